@@ -1,0 +1,34 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint types test fast clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/installed ## create .venv with the pinned dependencies
+
+# torch goes first and by its exact version, so that nothing pulls in another build of it.
+.venv/installed: pyproject.toml .constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[dev]'
+	touch $@
+
+lint: setup ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+test: setup lint types ## lint, types and every test, with coverage
+	HF_HUB_OFFLINE=1 $(BIN)/pytest --cov --cov-report=term
+
+fast: setup ## the tests that take seconds
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow"
+
+clean: ## remove what the targets above made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage .hypothesis build *.egg-info

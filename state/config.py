@@ -1,0 +1,398 @@
+"""The run configuration: one TOML file, one model, every field documented with its unit.
+
+The docstring under a field is its documentation everywhere: `reflectune init` writes it as the
+comment above the key. Loading resolves relative paths against the config file and refuses what it
+does not know; it opens no model and reads no data.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from state.errors import ConfigError
+from state.records import content_hash
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "RefinetuneConfig",
+    "RunConfig",
+    "SelectionConfig",
+    "StopConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "commented_config",
+    "load_config",
+    "parse_config",
+]
+
+PolicyName = Literal[
+    "ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all", "reject-all"
+]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """The instruction-tuning pairs to recycle: a file or a hub dataset."""
+
+    path: str | None = None
+    """File of pairs: JSON, JSONL, Parquet or CSV, told apart by content. Relative to this file."""
+    hf: str | None = None
+    """Name of a dataset on the Hugging Face hub, instead of `path`."""
+    split: str = "train"
+    """Split of the hub dataset."""
+    format: Literal["auto", "alpaca", "messages", "sharegpt"] = "auto"
+    """How a record holds its pair; auto looks at the fields."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take only the first so many pairs."""
+    holdout: int | float = Field(default=0.05, ge=0)
+    """Pairs kept apart for evaluation: a count (60) or a share (0.05). Whole instructions are held out."""
+    skip_invalid: bool = False
+    """Leave out records without an instruction or a response instead of refusing the data."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.hf is None):
+            raise ValueError("set exactly one of path and hf")
+        if isinstance(self.holdout, float) and self.holdout >= 1:
+            raise ValueError("a holdout share must be below 1; write a whole number for a count")
+        return self
+
+
+class TeacherConfig(_Section):
+    """The language model that criticises each pair and proposes a better one."""
+
+    engine: Literal["openai", "transformers", "recorded"]
+    """Where answers come from: an OpenAI-compatible server, a model on this machine, or a file."""
+    model: str | None = None
+    """Model name on the server, or folder or hub name of a local model."""
+    base_url: str | None = None
+    """Address of the server, such as http://localhost:8000/v1; unset means OpenAI's own."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the server's key; unset sends none."""
+    path: str | None = None
+    """File of recorded answers (engine recorded). Relative to this file."""
+    candidates: int = Field(default=1, ge=1)
+    """Proposals per pair and phase; the student takes the best."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling: share of the probability mass to draw from."""
+    max_tokens: int = Field(default=2048, ge=1)
+    """Longest answer, in tokens."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests under way at once."""
+    retries: int = Field(default=2, ge=0)
+    """How often a failed or unreadable answer is asked for again."""
+    structured: bool = True
+    """Ask for JSON by schema where the engine grants it; false always asks for tagged text."""
+    price_in: float | None = Field(default=None, ge=0.0)
+    """Price of prompt tokens, USD per million; unset leaves the cost unknown."""
+    price_out: float | None = Field(default=None, ge=0.0)
+    """Price of completion tokens, USD per million; unset leaves the cost unknown."""
+
+    @model_validator(mode="after")
+    def _engine_has_what_it_needs(self) -> Self:
+        if self.engine == "recorded":
+            if self.path is None:
+                raise ValueError('engine = "recorded" needs path, a file of recorded answers')
+        else:
+            if self.model is None:
+                raise ValueError(f'engine = "{self.engine}" needs model')
+            if self.candidates > 1 and self.temperature == 0:
+                raise ValueError("candidates > 1 needs temperature > 0, or every proposal is the same")
+        return self
+
+
+class StudentConfig(_Section):
+    """The language model that is trained, and that scores every proposal."""
+
+    model: str
+    """Folder or hub name of the base model. A folder is relative to this file."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    template: str = "chat"
+    """Prompts it is trained and scored with: chat (its own chat template), plain, or a TOML file."""
+    max_length: int = Field(default=2048, ge=8)
+    """Most tokens of prompt and target together; a longer target is cut at its end."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format; auto takes the model's own on a GPU and float32 on a CPU."""
+    device: str = "auto"
+    """torch device; auto takes cuda, then mps, then cpu."""
+    batch_tokens: int = Field(default=2048, ge=8)
+    """Most tokens in one forward pass; lower it where memory runs out."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; unset takes half of the visible CPUs, but at least two where there are two."""
+
+
+class SelectionConfig(_Section):
+    """Which proposals the student takes, and which pairs it trains on."""
+
+    policy: PolicyName = "ifd+r-ifd"
+    """Rule of both phases; ifd+r-ifd is the method, the others are control arms."""
+    margin: float = Field(default=0.0, ge=0.0)
+    """A proposal must be better by more than this, in the policy's unit."""
+    max_ifd: float = Field(default=1.0, gt=0.0)
+    """Train only on pairs with an IFD below this."""
+    max_r_ifd: float = Field(default=1.0, gt=0.0)
+    """Train only on pairs with a reversed IFD below this."""
+    keep: Literal["improved", "all"] = "improved"
+    """Train on pairs whose response was improved in some round, or on all."""
+    top_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Then train on this share only, hardest (highest IFD) first."""
+    random_rate: Share = 0.5
+    """Share of proposals that policy random takes."""
+
+
+class RefinetuneConfig(_Section):
+    """The LoRA refinetune that ends a round."""
+
+    r: int = Field(default=16, ge=1)
+    """LoRA rank."""
+    alpha: int = Field(default=32, ge=1)
+    """LoRA scale; the update is multiplied by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout in front of the LoRA matrices."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers that get an adapter: names, or all-linear for every linear layer but the head."""
+    lr: float = Field(default=2e-4, gt=0.0)
+    """Peak learning rate."""
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the round's training set."""
+    batch_tokens: int = Field(default=8192, ge=8)
+    """Tokens per optimizer step, prompts included."""
+    warmup: Share = 0.03
+    """Share of the steps in which the learning rate rises."""
+    start_from: Literal["base", "previous"] = "base"
+    """Start each round's adapter fresh on the base model, or go on with the previous round's."""
+    anchor: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training set that is original pairs, against collapse."""
+
+
+class EvaluateConfig(_Section):
+    """Held-out measures of each new student."""
+
+    every: int = Field(default=1, ge=1)
+    """Evaluate every so many rounds, and after the last."""
+    checker: str | None = None
+    """Function module:function(instruction, input, response, reference) that says if an answer is right."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest held-out answer the student may write, in tokens."""
+
+
+class StopConfig(_Section):
+    """When to stop before the last round. A round that accepts nothing always ends the run."""
+
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many evaluations in a row without a better held-out measure."""
+    min_acceptance: Share = 0.0
+    """Stop when a round accepts a smaller share of its proposals than this."""
+    max_drop: float | None = Field(default=None, ge=0.0)
+    """Stop when the held-out measure is worse than its best by more than this, relative to the best."""
+
+
+class RunConfig(_Section):
+    """Everything a run depends on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the run, and of its folder."""
+    rounds: int = Field(default=3, ge=1)
+    """Most rounds of reflection, selection and refinetune."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of everything random: split, sampling, training."""
+    data: DataConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    selection: SelectionConfig = SelectionConfig()
+    refinetune: RefinetuneConfig = RefinetuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    stop: StopConfig = StopConfig()
+
+    def content_hash(self) -> str:
+        """Hash of the resolved configuration."""
+        return content_hash(self.model_dump(mode="json"))
+
+    def to_toml(self) -> str:
+        """The resolved configuration as TOML; unset keys are left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, override and check a config file.
+
+    Args:
+        path: the TOML file; relative paths in it are relative to its folder.
+        overrides: "section.key=value" strings; a value is read as TOML, else as a plain string. A
+            relative path given here is relative to the working directory.
+
+    Raises:
+        ConfigError: file missing or not TOML, unknown key, impossible value.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; `reflectune init {path}` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    _resolve_paths(values, path.parent)
+    changed: dict[str, Any] = {}
+    for override in overrides:
+        _assign(changed, override)
+    _resolve_paths(changed, Path())
+    _merge(values, changed)
+    return parse_config(values, source=str(path))
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
+    """Check values already read; `source` names them in messages.
+
+    Raises:
+        ConfigError: unknown key (with the nearest known one) or impossible value.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(detail) for detail in error.errors())
+        raise ConfigError(f"{source}: {problems}") from None
+
+
+def commented_config() -> str:
+    """A config file with every key, its default and its documentation as a comment.
+
+    Keys that must be filled in or chosen carry an example; keys unset by default are commented out.
+    """
+    examples = {
+        ("name",): "my-run",
+        ("data", "path"): "data.json",
+        ("teacher", "engine"): "openai",
+        ("teacher", "model"): "my-teacher",
+        ("teacher", "base_url"): "http://localhost:8000/v1",
+        ("student", "model"): "path/to/student",
+    }
+    lines = ["# Reflectune run: edit, then `reflectune run` this file."]
+    sections: list[tuple[str, type[BaseModel]]] = []
+    for key, field in RunConfig.model_fields.items():
+        section = _section_of(field)
+        if section is None:
+            lines += _commented_key((key,), field, examples)
+        else:
+            sections.append((key, section))
+    for key, section in sections:
+        lines += ["", f"# {section.__doc__}", f"[{key}]"]
+        for name, field in section.model_fields.items():
+            lines += _commented_key((key, name), field, examples)
+    return "\n".join(lines) + "\n"
+
+
+def _commented_key(
+    key: tuple[str, ...], field: FieldInfo, examples: Mapping[tuple[str, ...], str]
+) -> list[str]:
+    default = None if field.default is PydanticUndefined else field.default
+    value = examples.get(key, default)
+    choices = _choices(field)
+    comment = f"# {field.description}" + (f" One of: {', '.join(choices)}." if choices else "")
+    if value is None:
+        return [comment, f"# {key[-1]} = (unset)"]
+    return [comment, tomli_w.dumps({key[-1]: value}).strip()]
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _choices(field: FieldInfo) -> list[str]:
+    return [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+
+
+def _assign(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: want section.key=value, such as refinetune.lr=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    target = values
+    for key in keys[:-1]:
+        target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override}: {key} is not a section")
+    target[keys[-1]] = value
+
+
+def _merge(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
+    for key, value in changed.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make the paths in raw values absolute. A model or template that is no path stays a name."""
+
+    def resolve(section: str, key: str, *, only_if_it_exists: bool) -> None:
+        table = values.get(section)
+        text = table.get(key) if isinstance(table, dict) else None
+        if not isinstance(text, str) or not text:
+            return
+        path = Path(os.path.abspath(folder / Path(text).expanduser()))
+        if not only_if_it_exists or path.exists() or text.startswith((".", "~")):
+            table[key] = str(path)
+
+    resolve("data", "path", only_if_it_exists=False)
+    resolve("teacher", "path", only_if_it_exists=False)
+    resolve("teacher", "model", only_if_it_exists=True)
+    resolve("student", "model", only_if_it_exists=True)
+    if not (
+        isinstance(values.get("student"), dict) and values["student"].get("template") in ("chat", "plain")
+    ):
+        resolve("student", "template", only_if_it_exists=False)
+
+
+def _explain(detail: ErrorDetails) -> str:
+    location = [str(part) for part in detail["loc"]]
+    where = ".".join(location)
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key{_nearest(location)}"
+        case "missing":
+            return f"{where}: missing"
+        case "value_error":
+            message = detail["msg"].removeprefix("Value error, ")
+            return f"{where}: {message}" if where else message
+        case _:
+            return f"{where}: {detail['msg'].lower()}, got {detail['input']!r}"
+
+
+def _nearest(location: list[str]) -> str:
+    section: type[BaseModel] = RunConfig
+    for part in location[:-1]:
+        section = _section_of(section.model_fields[part]) or section
+    near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    elsewhere = [
+        f"{key}.{location[-1]}"
+        for key, field in RunConfig.model_fields.items()
+        if (known := _section_of(field)) is not None and location[-1] in known.model_fields
+    ]
+    return (
+        f"; did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(section.model_fields)}"
+    )

@@ -1,0 +1,61 @@
+"""The errors Reflectune raises on purpose.
+
+    ReflectuneError
+    ├── ConfigError     a config file, an option or a run name that cannot be used
+    ├── DatasetError    given data that cannot be read or is not what it should be
+    ├── StudentError    a student model, tokenizer or template that cannot be used as given
+    ├── StoreError      a run folder or lineage database that is missing, newer, or in use
+    ├── TeacherError    the teacher cannot be reached or refuses everything
+    └── AdapterError    a LoRA adapter that could not be trained, written or read
+
+A message says what failed, where, what it got and wanted, and what to do next, on one line.
+One bad answer or one unscorable pair is data, not an error: it is recorded with a status.
+"""
+
+__all__ = [
+    "AdapterError",
+    "ConfigError",
+    "DatasetError",
+    "ReflectuneError",
+    "StoreError",
+    "StudentError",
+    "TeacherError",
+]
+
+
+class ReflectuneError(Exception):
+    """Anything that went wrong in a way Reflectune can explain."""
+
+    exit_code = 1
+
+
+class ConfigError(ReflectuneError):
+    """A config file, an option or a run name cannot be used."""
+
+    exit_code = 2
+
+
+class DatasetError(ReflectuneError):
+    """Given data cannot be read, or its records are not single-turn pairs."""
+
+    exit_code = 2
+
+
+class StudentError(ReflectuneError):
+    """A student model, tokenizer or template cannot be used as given."""
+
+    exit_code = 2
+
+
+class StoreError(ReflectuneError):
+    """A run folder or its database is missing, newer than this version, or in use."""
+
+    exit_code = 2
+
+
+class TeacherError(ReflectuneError):
+    """The teacher cannot be reached or refuses every request."""
+
+
+class AdapterError(ReflectuneError):
+    """A LoRA adapter could not be trained, written or read."""

@@ -1,0 +1,168 @@
+"""The nouns of Reflectune as immutable records, and the content hashes that tie them together.
+
+A record is one row or one message; none of them knows how it is stored, scored or shown.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Phase = Literal["instruction", "response"]
+Origin = Literal["original", "instruction", "response"]
+Split = Literal["train", "holdout"]
+Term = Literal[
+    "response_given_instruction",
+    "response_alone",
+    "instruction_given_response",
+    "instruction_alone",
+]
+ScoreStatus = Literal["ok", "empty", "truncated-away", "non-finite"]
+CallStatus = Literal["ok", "unparsable", "unchanged", "cut", "no-entry", "error"]
+Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "frozen", "policy"]
+
+PHASES: tuple[Phase, ...] = get_args(Phase)
+TERMS: tuple[Term, ...] = get_args(Term)
+
+
+def content_hash(*parts: object) -> str:
+    """Hash JSON-serialisable parts: the first 128 bits of SHA-256, as 32 hex digits."""
+    text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One instruction with its input (may be empty) and the response to it."""
+
+    instruction: str
+    input: str
+    response: str
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the three texts."""
+        return content_hash(self.instruction, self.input, self.response)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One record of the given dataset: the thing whose pair evolves."""
+
+    id: str
+    position: int  # index in the given data, from 0
+    split: Split
+    pair: Pair
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One state of a sample's pair: the given one, or what a teacher proposed for its parent."""
+
+    sample_id: str
+    parent_id: str | None  # None for the given pair
+    round: int  # 0 for the given pair
+    phase: Origin
+    candidate: int  # index among the proposals for one parent, from 0
+    pair: Pair
+    teacher_call_id: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Content hash over the pair, its place in the run and its parent's id."""
+        return content_hash(
+            self.sample_id,
+            self.parent_id,
+            self.round,
+            self.phase,
+            self.candidate,
+            self.pair.instruction,
+            self.pair.input,
+            self.pair.response,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherCall:
+    """One request to the teacher and what came of it."""
+
+    round: int
+    phase: Phase
+    sample_id: str
+    candidate: int
+    attempt: int  # from 1
+    engine: str
+    model: str
+    prompt_hash: str
+    text: str
+    finish_reason: str | None
+    status: CallStatus
+    error: str | None
+    critique: str | None  # None where the answer did not parse
+    prompt_tokens: int | None  # None where the engine does not count
+    completion_tokens: int | None
+    cost_usd: float | None  # None where prices are unknown
+    seconds: float
+
+    @property
+    def id(self) -> str:
+        """Hash of the call's place in the run: a resumed run gives the same call the same id."""
+        return content_hash(self.round, self.phase, self.sample_id, self.candidate, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log-probability of one target under one student.
+
+    `sum_logprob` is in nats over `num_tokens` target tokens. Both are None unless `status` is "ok".
+    """
+
+    sum_logprob: float | None
+    num_tokens: int | None
+    status: ScoreStatus
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a phase decided for one sample. Values are in the policy's unit; None where not compared."""
+
+    round: int
+    phase: Phase
+    sample_id: str
+    student_id: str | None  # whose scores were compared; None where none were
+    policy: str
+    incumbent_id: str
+    winner_id: str
+    challenger_id: str | None  # the best scorable candidate
+    reason: Reason
+    incumbent_value: float | None
+    winner_value: float | None
+    challenger_value: float | None
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class StudentRecord:
+    """One student: the base model (round 0) or the adapter that a round trained on it."""
+
+    id: str  # "s0", "s1", ...
+    round: int
+    base_model: str
+    base_revision: str | None
+    adapter: str | None  # folder relative to the run's; None for the base model
+    adapter_hash: str | None
+    parent_id: str | None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One held-out measure with its 95 % interval over `n` samples; None bounds where n < 2."""
+
+    name: str
+    value: float
+    n: int
+    low: float | None
+    high: float | None
