@@ -220,6 +220,12 @@ class RunConfig(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     stop: StopConfig = StopConfig()
 
+    @model_validator(mode="after")
+    def _stopping_has_a_measure(self) -> Self:
+        if self.data.holdout == 0 and (self.stop.patience or self.stop.max_drop is not None):
+            raise ValueError("stop.patience and stop.max_drop need held-out pairs; set data.holdout")
+        return self
+
     def content_hash(self) -> str:
         """Hash of the resolved configuration."""
         return content_hash(self.model_dump(mode="json"))
@@ -349,8 +355,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
 
     def resolve(section: str, key: str, *, only_if_it_exists: bool) -> None:
         table = values.get(section)
-        text = table.get(key) if isinstance(table, dict) else None
-        if not isinstance(text, str) or not text:
+        if not isinstance(table, dict) or not isinstance(text := table.get(key), str) or not text:
             return
         path = Path(os.path.abspath(folder / Path(text).expanduser()))
         if not only_if_it_exists or path.exists() or text.startswith((".", "~")):

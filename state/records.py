@@ -18,7 +18,7 @@ Term = Literal[
     "instruction_alone",
 ]
 ScoreStatus = Literal["ok", "empty", "truncated-away", "non-finite"]
-CallStatus = Literal["ok", "unparsable", "unchanged", "cut", "no-entry", "error"]
+CallStatus = Literal["ok", "unparsable", "unchanged", "cut", "no-entry", "refused", "error"]
 Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "frozen", "policy"]
 
 PHASES: tuple[Phase, ...] = get_args(Phase)

@@ -1,0 +1,47 @@
+"""The machine: a LangGraph StateGraph of four kinds of node, and the routes between them."""
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Checkpointer
+
+from loop.nodes import LoopContext, LoopState, evaluate, refinetune, reflect, select
+from state.records import content_hash
+
+__all__ = ["Loop", "build_graph", "draw_graph", "hash_graph"]
+
+Loop = CompiledStateGraph[LoopState, LoopContext, LoopState, LoopState]
+
+
+def build_graph(checkpointer: Checkpointer = None) -> Loop:
+    """The compiled machine of DESIGN: reflect and select for both phases, refinetune, evaluate."""
+    graph = StateGraph(LoopState, context_schema=LoopContext)
+    graph.add_node("reflect", reflect)
+    graph.add_node("select", select)
+    graph.add_node("refinetune", refinetune)
+    graph.add_node("evaluate", evaluate)
+    graph.add_edge(START, "reflect")
+    graph.add_edge("reflect", "select")
+    graph.add_conditional_edges("select", after_select, ["reflect", "refinetune"])
+    graph.add_edge("refinetune", "evaluate")
+    graph.add_conditional_edges("evaluate", after_evaluate, ["reflect", END])
+    return graph.compile(checkpointer=checkpointer)
+
+
+def after_select(state: LoopState) -> str:
+    """Reflect on the responses after the instructions; refinetune after both."""
+    return "reflect" if state["phase"] == "response" else "refinetune"
+
+
+def after_evaluate(state: LoopState) -> str:
+    """End once there is a reason to stop; else begin the next round."""
+    return END if state["stop_reason"] else "reflect"
+
+
+def draw_graph() -> str:
+    """The machine as a mermaid drawing."""
+    return build_graph().get_graph().draw_mermaid(with_styles=False)
+
+
+def hash_graph() -> str:
+    """Hash of the machine's shape: a run can only be resumed by a machine of the same shape."""
+    return content_hash(draw_graph())

@@ -1,0 +1,340 @@
+"""The four nodes of the machine.
+
+Every node asks the lineage store what is still missing for its round and phase, does that in small
+batches and commits each, so it can be killed at any instant and run again. A node opens the model it
+needs, only when there is work for it, and closes it before it returns.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from langgraph.runtime import Runtime
+
+from agents.evaluation import Checker, evaluate_student
+from agents.refinetune import hash_adapter, refinetune_student
+from agents.student import Student
+from agents.teacher import Question, Teacher
+from loop.display import Display
+from loop.selection import POLICIES, choose_training_set, decide, needed_versions
+from loop.stopping import stop_reason
+from state.config import RunConfig
+from state.folder import RunFolder
+from state.records import (
+    TERMS,
+    Evaluation,
+    Pair,
+    Phase,
+    Score,
+    StudentRecord,
+    Term,
+    Version,
+)
+from state.store import Contest, LineageStore, Scores
+
+__all__ = [
+    "LoopContext",
+    "LoopState",
+    "evaluate",
+    "evaluate_round",
+    "refinetune",
+    "reflect",
+    "select",
+]
+
+# How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
+# scores may differ in their last bits with what they are computed beside.
+_SAMPLES_AT_ONCE = 32
+
+
+class LoopState(TypedDict):
+    """What the machine carries: names and counters only; data lives in the lineage database."""
+
+    run: str
+    round: int  # the round under way, from 1
+    phase: Phase  # of the next reflection
+    student: str  # the newest student's id
+    stop_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoopContext:
+    """What the nodes work with. Tests put fakes in the place of models; nothing is global."""
+
+    config: RunConfig
+    folder: RunFolder
+    store: LineageStore
+    display: Display
+    checker: Checker | None
+    open_teacher: Callable[[], Teacher]
+    open_student: Callable[[Path | None], Student]
+    refinetune_student: Callable[..., dict[str, float]] = refinetune_student
+
+
+def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
+    """Ask the teacher for every proposal that is missing; commit each answer as it arrives."""
+    context, round, phase = runtime.context, state["round"], state["phase"]
+    store, teacher_config = context.store, context.config.teacher
+    store.start_round(round)
+    total = store.count_samples("train") * teacher_config.candidates
+    done = store.count_settled(round, phase, retries=teacher_config.retries)
+    questions = (
+        Question(
+            sample_id=pending.sample_id,
+            incumbent_id=pending.incumbent_id,
+            pair=pending.pair,
+            round=round,
+            phase=phase,
+            candidate=pending.candidate,
+            attempts=pending.attempts,
+        )
+        for pending in store.pending_reflections(
+            round, phase, candidates=teacher_config.candidates, retries=teacher_config.retries
+        )
+    )
+    with _timed(context, round, "reflect"), ExitStack() as stack:
+        stage = stack.enter_context(
+            context.display.stage(f"round {round} · reflect · {phase}", total=total, done=done)
+        )
+        if done == total:
+            return {}
+        teacher = stack.enter_context(context.open_teacher())
+        proposed = failed = 0
+        for reflection in teacher.reflect(questions):
+            call, question = reflection.call, reflection.question
+            proposals = []
+            if reflection.proposal is not None:
+                proposals.append(
+                    Version(
+                        sample_id=question.sample_id,
+                        parent_id=question.incumbent_id,
+                        round=round,
+                        phase=phase,
+                        candidate=question.candidate,
+                        pair=reflection.proposal,
+                        teacher_call_id=call.id,
+                    )
+                )
+            store.add_reflections([call], proposals)
+            proposed += len(proposals)
+            failed += reflection.final and not proposals
+            done += reflection.final
+            stage.update(done, total, proposed=str(proposed), failed=str(failed))
+    return {}
+
+
+def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
+    """Let the student of the last round decide every contest of a phase.
+
+    After the phase response every pair that goes on has all four scores under this student: what the
+    training filter needs.
+    """
+    context, round, phase = runtime.context, state["round"], state["phase"]
+    store = context.store
+    scorer = _student(store, round - 1)
+    total, done = store.count_samples("train"), store.count_decisions(round, phase)
+    accepted = compared = 0
+    with _timed(context, round, "select"), ExitStack() as stack:
+        stage = stack.enter_context(
+            context.display.stage(f"round {round} · select · {phase}", total=total, done=done)
+        )
+        judge = _Judge(context, scorer, stack)
+        for contests in store.contests(round, phase, _SAMPLES_AT_ONCE):
+            known = store.scores([v for contest in contests for v in contest.pairs], scorer.id)
+            selection = context.config.selection
+            rule = POLICIES[selection.policy].rule(phase)
+            fresh = judge.score_missing(
+                (
+                    (version, contest.pairs[version], term)
+                    for contest in contests
+                    for version in needed_versions(contest, POLICIES[selection.policy])
+                    for term in rule.terms
+                ),
+                known,
+            )
+            scores = _union(known, fresh)
+            decisions = [
+                decide(
+                    contest,
+                    scores,
+                    selection=selection,
+                    round=round,
+                    phase=phase,
+                    student_id=scorer.id,
+                    seed=context.config.seed,
+                )
+                for contest in contests
+            ]
+            if phase == "response":
+                winners = {decision.sample_id: decision.winner_id for decision in decisions}
+                rest = judge.score_missing(_all_terms(contests, winners), scores)
+                fresh = _union(fresh, rest)
+            store.add_decisions(fresh, scorer.id, decisions)
+            done += len(decisions)
+            compared += sum(decision.reason != "no-candidate" for decision in decisions)
+            accepted += sum(decision.reason == "accepted" for decision in decisions)
+            stage.update(done, total, accepted=f"{accepted} of {compared}")
+    return {"phase": "response" if phase == "instruction" else "instruction"}
+
+
+def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
+    """Choose the round's training set and train the next student on it.
+
+    An empty training set trains nothing: the round keeps the student it began with.
+    """
+    context, round = runtime.context, state["round"]
+    store, config = context.store, context.config
+    previous = _student(store, round - 1)
+    if (student := store.round_student(round)) is not None:
+        return {"student": student.id}
+    with _timed(context, round, "refinetune"):
+        pairs = store.training_pairs(round)
+        if not pairs:
+            store.set_training_set(
+                round,
+                choose_training_set(
+                    store.pool(round, previous.id),
+                    store.original_ids(),
+                    selection=config.selection,
+                    anchor=config.refinetune.anchor,
+                    round=round,
+                    seed=config.seed,
+                ),
+            )
+            pairs = store.training_pairs(round)
+        if not pairs:
+            context.display.say(f"round {round} · refinetune: no pair passes the filter, {previous.id} stays")
+            store.set_round_student(round, previous.id)
+            return {"student": previous.id}
+        student = _train(context, round, pairs, previous)
+        store.add_student(student)
+    return {"student": student.id}
+
+
+def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
+    """Measure the round's student on the held-out pairs, then stop or go to the next round."""
+    context, round = runtime.context, state["round"]
+    store, config = context.store, context.config
+    counts = {
+        "proposals": store.count_proposals(round),
+        "accepted": store.count_decisions(round, reason="accepted"),
+    }
+    ends = stop_reason(config, round, measures={}, **counts) is not None
+    if ends or round % config.evaluate.every == 0:
+        evaluate_round(context, round)
+    reason = stop_reason(config, round, measures=store.evaluations(), **counts)
+    store.finish_round(round, reason)
+    return {"stop_reason": reason} if reason else {"round": round + 1}
+
+
+def evaluate_round(context: LoopContext, round: int) -> None:
+    """Commit the held-out measures of a round's student, where they are missing."""
+    store = context.store
+    pairs = store.holdout_pairs()
+    measured = store.evaluations()
+    if not pairs or round in measured:
+        return
+    student = _student(store, round)
+    with _timed(context, round, "evaluate"):
+        evaluations: Iterable[Evaluation]
+        if student.round < round and student.round in measured:
+            evaluations = measured[student.round].values()  # nothing was trained since
+        else:
+            title = f"round {round} · evaluate · {student.id}"
+            with (
+                context.display.stage(title, total=len(pairs)) as stage,
+                context.open_student(_adapter(context, student)) as model,
+            ):
+                evaluations = evaluate_student(
+                    model, pairs, context.checker, max_tokens=context.config.evaluate.max_tokens
+                )
+                facts = {item.name: f"{item.value:.3f}" for item in evaluations}
+                stage.update(len(pairs), len(pairs), **facts)
+        store.add_evaluations(round, student.id, evaluations)
+
+
+class _Judge:
+    """Scores with one student, opened when the first score is really missing."""
+
+    def __init__(self, context: LoopContext, student: StudentRecord, stack: ExitStack) -> None:
+        self.context, self.student, self.stack = context, student, stack
+        self.model: Student | None = None
+
+    def score_missing(
+        self, wanted: Iterable[tuple[str, Pair, Term]], known: Scores
+    ) -> dict[str, dict[Term, Score]]:
+        """Score what is wanted and not known: version id -> term -> score."""
+        missing = [item for item in wanted if item[2] not in known.get(item[0], {})]
+        if not missing:
+            return {}
+        if self.model is None:
+            adapter = _adapter(self.context, self.student)
+            self.model = self.stack.enter_context(self.context.open_student(adapter))
+        scores: dict[str, dict[Term, Score]] = {}
+        results = self.model.score([(pair, term) for _, pair, term in missing])
+        for (version, _, term), score in zip(missing, results, strict=True):
+            scores.setdefault(version, {})[term] = score
+        return scores
+
+
+def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: StudentRecord) -> StudentRecord:
+    config = context.config
+    out = context.folder.adapter(round)
+    goes_on = config.refinetune.start_from == "previous" and previous.adapter is not None
+    with context.display.stage(f"round {round} · refinetune · {len(pairs)} pairs", total=0) as stage:
+
+        def on_step(step: int, steps: int, loss: float | None) -> None:
+            stage.update(step, steps, **({} if loss is None else {"loss": f"{loss:.3f}"}))
+
+        metrics = context.refinetune_student(
+            config,
+            pairs,
+            out,
+            previous=_adapter(context, previous) if goes_on else None,
+            round=round,
+            on_step=on_step,
+        )
+    return StudentRecord(
+        id=f"s{round}",
+        round=round,
+        base_model=config.student.model,
+        base_revision=config.student.revision,
+        adapter=str(out.relative_to(context.folder.path)),
+        adapter_hash=hash_adapter(out),
+        parent_id=previous.id if goes_on else "s0",
+        metrics=metrics,
+    )
+
+
+def _student(store: LineageStore, round: int) -> StudentRecord:
+    student = store.round_student(round)
+    assert student is not None, f"round {round} has no student"
+    return student
+
+
+def _adapter(context: LoopContext, student: StudentRecord) -> Path | None:
+    return context.folder.path / student.adapter if student.adapter else None
+
+
+def _all_terms(contests: Iterable[Contest], winners: Mapping[str, str]) -> Iterator[tuple[str, Pair, Term]]:
+    for contest in contests:
+        winner = winners[contest.sample_id]
+        for term in TERMS:
+            yield winner, contest.pairs[winner], term
+
+
+def _union(known: Scores, fresh: Scores) -> dict[str, dict[Term, Score]]:
+    versions = [*known, *(version for version in fresh if version not in known)]
+    return {version: {**known.get(version, {}), **fresh.get(version, {})} for version in versions}
+
+
+@contextmanager
+def _timed(context: LoopContext, round: int, node: str) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        context.store.add_seconds(round, node, time.monotonic() - began)

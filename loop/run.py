@@ -1,0 +1,142 @@
+"""Starting a run and going on with one: the run folder, the open models, the machine."""
+
+import importlib.metadata
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from agents.evaluation import load_checker
+from agents.student import Student, check_student
+from agents.teacher import check_teacher, open_teacher
+from loop.display import Display
+from loop.graph import build_graph, hash_graph
+from loop.nodes import LoopContext, LoopState, evaluate_round
+from state.config import RunConfig, load_config
+from state.datasets import assign_samples, dataset_hash, read_dataset
+from state.errors import StoreError
+from state.folder import RunFolder
+from state.records import StudentRecord
+from state.store import LineageStore
+
+__all__ = ["create_run", "run_loop"]
+
+# Supersteps of one round: two reflections, two selections, refinetune, evaluate.
+_STEPS_PER_ROUND = 6
+_LIBRARIES = ("reflectune", "torch", "transformers", "peft", "langgraph", "sqlite-utils")
+
+
+def create_run(config: RunConfig, runs: Path) -> RunFolder:
+    """Check everything a run needs and make its folder; on any error nothing stays behind.
+
+    Raises:
+        ConfigError: the name is taken, or teacher or checker cannot be used as configured.
+        DatasetError: the data cannot be read.
+        StudentError: the student model cannot be used.
+    """
+    with RunFolder.create(runs, config.name) as folder:
+        check_teacher(config.teacher)
+        check_student(config.student)
+        if config.evaluate.checker:
+            load_checker(config.evaluate.checker)
+        records = read_dataset(config.data)
+        samples = assign_samples(records, config.data.holdout, config.seed)
+        folder.config.write_text(config.to_toml(), encoding="utf-8")
+        with LineageStore.create(folder.lineage) as store:
+            versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+            store.add_run(
+                name=config.name,
+                config=config.model_dump(mode="json"),
+                config_hash=config.content_hash(),
+                data_hash=dataset_hash(samples),
+                versions=versions | {"graph": hash_graph()},
+                seed=config.seed,
+            )
+            store.add_samples(samples)
+            store.start_round(0)
+            student = config.student
+            store.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
+    return RunFolder(runs / config.name)
+
+
+def run_loop(folder: RunFolder, display: Display) -> str:
+    """Go on with a run from where its lineage says it is, to its end.
+
+    Returns:
+        Why the loop stopped.
+
+    Raises:
+        StoreError: another process works on the run, or another version of the machine began it.
+        ReflectuneError: whatever ended the run early; it can be resumed.
+    """
+    config = load_config(folder.config)
+    checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None
+    with folder.lock(), LineageStore.open(folder.lineage) as store:
+        _refuse_other_machine(store)
+        context = LoopContext(
+            config=config,
+            folder=folder,
+            store=store,
+            display=display,
+            checker=checker,
+            open_teacher=lambda: open_teacher(config.teacher, config.seed),
+            open_student=lambda adapter: Student.open(config.student, adapter),
+        )
+        with _status(store):
+            if not store.is_round_finished(0):
+                evaluate_round(context, 0)
+                store.finish_round(0, None)
+            return _invoke(context)
+
+
+def _invoke(context: LoopContext) -> str:
+    # Neither tracing nor unknown classes in checkpoints, whatever the environment says.
+    os.environ["LANGSMITH_TRACING"] = "false"
+    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+    config: RunnableConfig = {
+        "configurable": {"thread_id": "loop"},
+        "recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1,
+    }
+    connection = sqlite3.connect(context.folder.checkpoints, check_same_thread=False)
+    try:
+        graph = build_graph(SqliteSaver(connection))
+        start: LoopState | None = None  # None goes on from the last checkpoint
+        if not graph.get_state(config).values:
+            start = {
+                "run": context.config.name,
+                "round": 1,
+                "phase": "instruction",
+                "student": "s0",
+                "stop_reason": None,
+            }
+        end = graph.invoke(start, config, context=context, durability="sync")
+    finally:
+        connection.close()
+    return cast(str, end["stop_reason"])
+
+
+@contextmanager
+def _status(store: LineageStore) -> Iterator[None]:
+    store.set_run_status("running")
+    try:
+        yield
+    except KeyboardInterrupt:
+        store.set_run_status("interrupted")
+        raise
+    except BaseException:
+        store.set_run_status("failed")
+        raise
+    store.set_run_status("finished")
+
+
+def _refuse_other_machine(store: LineageStore) -> None:
+    if store.versions()["graph"] != hash_graph():
+        raise StoreError(
+            "this run was begun by a version of Reflectune whose machine has other nodes; "
+            "resume it with that version"
+        )

@@ -1,0 +1,300 @@
+"""What a run's lineage tells a reader: its rounds, one sample's story, the pairs to export.
+
+Only reads, and only over its own connection, so that it never stands in the writer's way.
+"""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from sqlite_utils.db import Database
+
+from state.errors import StoreError
+from state.records import PHASES, Pair
+from state.store import open_database
+
+__all__ = ["History", "Preference"]
+
+# The pool D[r] is what won the last phase of round r; the pool D[0] is the given training data.
+_POOL = """
+    SELECT samples.position, decisions.winner_id AS version_id FROM decisions
+    JOIN samples ON samples.id = decisions.sample_id
+    WHERE decisions.round = :round AND decisions.phase = 'response'
+    UNION ALL
+    SELECT samples.position, versions.id FROM versions
+    JOIN samples ON samples.id = versions.sample_id
+    WHERE :round = 0 AND versions.phase = 'original' AND samples.split = 'train'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two responses to one prompt, and which of them the student's decision preferred."""
+
+    instruction: str
+    input: str
+    chosen: str
+    rejected: str
+
+
+class History:
+    """Answers questions about one run from its lineage.db."""
+
+    def __init__(self, database: Database) -> None:
+        self.db = database
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a lineage database for reading.
+
+        Raises:
+            StoreError: no lineage database, or one made by a newer version.
+        """
+        database = open_database(path)
+        database.execute("PRAGMA query_only = ON")
+        return cls(database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.db.close()
+
+    # The run
+
+    def run(self) -> dict[str, Any]:
+        """Name, creation time, status as last written, seed, and why the loop stopped."""
+        row = self._one("SELECT name, created_at, status, seed FROM runs")
+        stop = self._one("SELECT MAX(stop_reason) AS stop_reason FROM rounds")
+        return row | stop
+
+    def samples(self) -> dict[str, int]:
+        """How many samples each split has."""
+        rows = self.db.query("SELECT split, COUNT(*) AS n FROM samples GROUP BY split")
+        return {"train": 0, "holdout": 0} | {row["split"]: row["n"] for row in rows}
+
+    def acceptance(self) -> float | None:
+        """Share of all decided proposals that were accepted; None before the first decision."""
+        row = self._one(
+            "SELECT AVG(reason = 'accepted') AS share FROM decisions WHERE reason <> 'no-candidate'"
+        )
+        return row["share"]  # type: ignore[no-any-return]
+
+    def last_round(self) -> int:
+        """The last round whose pool is complete; 0 is the given data."""
+        row = self._one(
+            "SELECT COALESCE(MAX(round), 0) AS round FROM decisions WHERE phase = 'response' AND "
+            "(SELECT COUNT(*) FROM samples WHERE split = 'train') = "
+            "(SELECT COUNT(*) FROM decisions AS d WHERE d.round = decisions.round AND d.phase = 'response')"
+        )
+        return int(row["round"])
+
+    def teacher(self, round: int | None = None) -> dict[str, Any]:
+        """Calls, tokens and cost of a round, or of all; None where not all of it is known."""
+        return self._one(
+            """
+            SELECT COUNT(*) AS calls, SUM(prompt_tokens) AS prompt_tokens,
+                SUM(completion_tokens) AS completion_tokens,
+                CASE WHEN SUM(status = 'ok' AND cost_usd IS NULL) = 0 THEN SUM(cost_usd) END AS cost_usd
+            FROM teacher_calls WHERE round = COALESCE(:round, round)
+            """,
+            round=round,
+        )
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """One document a round, as `show --json` prints it."""
+        rows = self.db.query("SELECT * FROM rounds ORDER BY round")
+        return [self._round(row) for row in list(rows)]
+
+    def _round(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        round = row["round"]
+        scores = self._pool_scores(round)
+        evaluations = self.db.query("SELECT name, value FROM evaluations WHERE round = ?", [round])
+        seconds = json.loads(row["metrics"]).get("seconds", {})
+        return {
+            "round": round,
+            "student": row["student_id"],
+            "pool": self._one(f"SELECT COUNT(*) AS n FROM ({_POOL})", round=round)["n"],
+            "training": self._one(
+                "SELECT COUNT(*) AS n FROM training_sets WHERE round = :round", round=round
+            )["n"],
+            **{phase: self._phase(round, phase) for phase in PHASES},
+            "ifd": _centre([score["ifd"] for score in scores]),
+            "r_ifd": _centre([score["r_ifd"] for score in scores]),
+            "response_tokens": _centre([score["response_tokens"] for score in scores])["mean"],
+            "evaluations": {item["name"]: item["value"] for item in evaluations},
+            "teacher": self.teacher(round),
+            "seconds": {
+                node: _tenths(seconds.get(node, 0.0))
+                for node in ("reflect", "select", "refinetune", "evaluate")
+            },
+        }
+
+    def _phase(self, round: int, phase: str) -> dict[str, int]:
+        return self._one(
+            """
+            SELECT
+                (SELECT COUNT(DISTINCT sample_id) FROM versions
+                 WHERE round = :round AND phase = :phase) AS reflected,
+                (SELECT COUNT(*) FROM (
+                    SELECT sample_id FROM teacher_calls WHERE round = :round AND phase = :phase
+                    GROUP BY sample_id HAVING SUM(status = 'ok') = 0)) AS failed,
+                (SELECT COUNT(*) FROM decisions
+                 WHERE round = :round AND phase = :phase AND reason = 'accepted') AS accepted
+            """,
+            round=round,
+            phase=phase,
+        )
+
+    def _pool_scores(self, round: int) -> list[dict[str, Any]]:
+        """Scores of the pool D[r] under s[r-1], the student that decided about it."""
+        return list(
+            self.db.query(
+                f"""
+                SELECT ifd, r_ifd, response_tokens FROM ({_POOL}) AS pool
+                JOIN pair_scores ON pair_scores.version_id = pool.version_id
+                WHERE pair_scores.student_id = (SELECT student_id FROM rounds WHERE round = :round - 1)
+                """,
+                {"round": round},
+            )
+        )
+
+    # One sample
+
+    def find_sample(self, text: str) -> str:
+        """The id of the sample that `text` names: its position, its id, or the start of its id.
+
+        Raises:
+            StoreError: no sample or several match.
+        """
+        if text.isdecimal() and len(text) < 10:
+            found = self.db.query("SELECT id FROM samples WHERE position = ?", [int(text)])
+        else:
+            found = self.db.query("SELECT id FROM samples WHERE id LIKE ? LIMIT 2", [f"{text}%"])
+        ids = [row["id"] for row in found]
+        if len(ids) == 1:
+            return str(ids[0])
+        last = self._one("SELECT MAX(position) AS position FROM samples")["position"]
+        problem = "several samples have an id that starts with" if ids else "no sample"
+        raise StoreError(f"{problem} {text}; give a position from 0 to {last} or a sample's id")
+
+    def trace(self, sample: str) -> dict[str, Any]:
+        """One sample through all rounds, as `trace --json` prints it.
+
+        Raises:
+            StoreError: no sample or several match.
+        """
+        sample_id = self.find_sample(sample)
+        decisions = list(
+            self.db.query(
+                """
+                SELECT round, phase, incumbent_id AS incumbent, winner_id AS winner, policy, reason,
+                    incumbent_value, winner_value, student_id AS student, challenger_id AS challenger,
+                    challenger_value, margin
+                FROM decisions WHERE sample_id = ? ORDER BY round, phase
+                """,
+                [sample_id],
+            )
+        )
+        versions = list(
+            self.db.query(
+                """
+                SELECT versions.id, parent_id AS parent, versions.round, versions.phase,
+                    versions.candidate, instruction, input, response, critique
+                FROM versions LEFT JOIN teacher_calls ON teacher_calls.id = teacher_call_id
+                WHERE versions.sample_id = ?
+                ORDER BY versions.round, versions.phase <> 'original', versions.phase, versions.candidate
+                """,
+                [sample_id],
+            )
+        )
+        current = decisions[-1]["winner"] if decisions else versions[0]["id"]
+        for version in versions:
+            version["scores"] = list(
+                self.db.query(
+                    "SELECT student_id AS student, ifd, r_ifd, status, response_tokens, truncated "
+                    "FROM pair_scores WHERE version_id = ? ORDER BY student_id",
+                    [version["id"]],
+                )
+            )
+            version["current"] = version["id"] == current
+        failures = self.db.query(
+            "SELECT round, phase, candidate, attempt, status, error FROM teacher_calls "
+            "WHERE sample_id = ? AND status <> 'ok' ORDER BY round, phase, candidate, attempt",
+            [sample_id],
+        )
+        trained = self.db.query(
+            "SELECT DISTINCT training_sets.round FROM training_sets JOIN versions "
+            "ON versions.id = version_id WHERE sample_id = ? ORDER BY training_sets.round",
+            [sample_id],
+        )
+        place = self._one("SELECT position, split FROM samples WHERE id = :id", id=sample_id)
+        return {
+            "sample": sample_id,
+            **place,
+            "versions": versions,
+            "decisions": decisions,
+            "failures": list(failures),
+            "trained_in": [row["round"] for row in trained],
+        }
+
+    # Pairs to export
+
+    def pool(self, round: int) -> Iterator[Pair]:
+        """The pairs of the pool D[r], by position."""
+        rows = self.db.query(
+            f"SELECT instruction, input, response FROM ({_POOL}) AS pool "
+            "JOIN versions ON versions.id = pool.version_id ORDER BY pool.position",
+            {"round": round},
+        )
+        return (Pair(**row) for row in rows)
+
+    def training(self, round: int) -> Iterator[Pair]:
+        """The pairs of the training set T[r], by rank."""
+        rows = self.db.query(
+            "SELECT instruction, input, response FROM training_sets "
+            "JOIN versions ON versions.id = version_id WHERE training_sets.round = ? ORDER BY rank",
+            [round],
+        )
+        return (Pair(**row) for row in rows)
+
+    def preferences(self, round: int) -> Iterator[Preference]:
+        """What the response phases up to a round decided: winner chosen, loser rejected.
+
+        Only decisions that compared two responses to the same prompt count: accepted and refused
+        ones, not ties, unscorable pairs or control arms that look at nothing.
+        """
+        rows = self.db.query(
+            """
+            SELECT winner.instruction, winner.input, winner.response AS chosen, loser.response AS rejected
+            FROM decisions
+            JOIN samples ON samples.id = decisions.sample_id
+            JOIN versions AS winner ON winner.id = decisions.winner_id
+            JOIN versions AS loser ON loser.id = CASE decisions.reason
+                WHEN 'accepted' THEN decisions.incumbent_id ELSE decisions.challenger_id END
+            WHERE decisions.phase = 'response' AND decisions.reason IN ('accepted', 'refused')
+                AND decisions.incumbent_value IS NOT NULL AND decisions.round <= ?
+            ORDER BY decisions.round, samples.position
+            """,
+            [round],
+        )
+        return (Preference(**row) for row in rows)
+
+    def _one(self, query: str, **params: object) -> dict[str, Any]:
+        return next(iter(self.db.query(query, params)))
+
+
+def _tenths(seconds: float) -> float:
+    """Seconds to a tenth, as they are shown."""
+    return round(seconds, 1)
+
+
+def _centre(values: list[float | None]) -> dict[str, float | None]:
+    """Mean and median of what could be measured; None where nothing could."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"mean": None, "median": None}
+    return {"mean": statistics.fmean(known), "median": statistics.median(known)}

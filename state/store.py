@@ -1,0 +1,518 @@
+"""The lineage database of one run, as the loop writes it and asks it what is still missing.
+
+Every write is one transaction; every question is answered from stored rows, so that an interrupted
+loop goes on where it stopped. What a finished run looks like to a reader is `state.history`'s business.
+"""
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from sqlite_utils.db import Database
+
+from state.errors import StoreError
+from state.migrations import migrations
+from state.records import (
+    PHASES,
+    Decision,
+    Evaluation,
+    Pair,
+    Phase,
+    Sample,
+    Score,
+    StudentRecord,
+    TeacherCall,
+    Term,
+    Version,
+)
+
+__all__ = ["Contest", "LineageStore", "Pending", "PoolPair", "Scores", "open_database"]
+
+Scores = Mapping[str, Mapping[Term, Score]]  # version id -> term -> score
+
+# How many samples one question to the database reads at a time.
+_PAGE = 500
+# Calls after which nothing more is asked for a proposal; other failures are asked again.
+_FINAL_STATUSES = ("ok", "no-entry", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A proposal that is still to be asked for."""
+
+    sample_id: str
+    incumbent_id: str
+    pair: Pair
+    candidate: int
+    attempts: int  # calls already made for it
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One sample's incumbent and the proposals that challenge it in a phase."""
+
+    sample_id: str
+    incumbent_id: str
+    candidate_ids: tuple[str, ...]
+    pairs: Mapping[str, Pair]  # of the incumbent and every candidate, by version id
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPair:
+    """One sample's pair in the pool D[r], with its scores under one student."""
+
+    sample_id: str
+    version_id: str
+    improved: bool  # whether its response was improved in this round or an earlier one
+    scores: Mapping[Term, Score]
+
+
+class LineageStore:
+    """Reads and writes one lineage.db over one connection; use it in one thread.
+
+    Raises:
+        StoreError: the database is missing, no lineage, or made by a newer version.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.db = database
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make a new, empty lineage database."""
+        database = _connect(path)
+        database.enable_wal()
+        migrations.apply(database)
+        return cls(database)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing lineage database and bring its schema up to date."""
+        database = open_database(path)
+        migrations.apply(database)
+        return cls(database)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def transaction(self) -> AbstractContextManager[Database]:
+        """All writes inside are committed together, or none of them."""
+        return self.db.atomic()
+
+    # The run and its rounds
+
+    def add_run(
+        self,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        config_hash: str,
+        data_hash: str,
+        versions: Mapping[str, str],
+        seed: int,
+    ) -> None:
+        """Write the run's one row."""
+        row = {
+            "name": name,
+            "created_at": _now(),
+            "config": json.dumps(config),
+            "config_hash": config_hash,
+            "data_hash": data_hash,
+            "versions": json.dumps(versions),
+            "status": "running",
+            "seed": seed,
+        }
+        self._insert("runs", [row])
+
+    def set_run_status(self, status: str) -> None:
+        """Change the run's status; a `runs` CHECK lists the possible ones."""
+        with self.transaction():
+            self.db.execute("UPDATE runs SET status = ?", [status])
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries, and the hash of the machine, that began the run."""
+        row = self.db.execute("SELECT versions FROM runs").fetchone()
+        return dict(json.loads(row[0]))
+
+    def start_round(self, round: int) -> None:
+        """Write a round's row where it is missing."""
+        row = {"round": round, "started_at": _now(), "status": "running", "metrics": "{}"}
+        self._insert("rounds", [row], ignore=True)
+
+    def set_round_student(self, round: int, student_id: str) -> None:
+        """Say which student a round ends with."""
+        with self.transaction():
+            self.db.execute("UPDATE rounds SET student_id = ? WHERE round = ?", [student_id, round])
+
+    def finish_round(self, round: int, stop_reason: str | None) -> None:
+        """Mark a round as finished, with why the loop stops after it, where it does."""
+        with self.transaction():
+            self.db.execute(
+                "UPDATE rounds SET status = 'finished', finished_at = ?, stop_reason = ? "
+                "WHERE round = ? AND status <> 'finished'",
+                [_now(), stop_reason, round],
+            )
+
+    def add_seconds(self, round: int, node: str, seconds: float) -> None:
+        """Add to the time a node has spent on a round."""
+        with self.transaction():
+            self.db.execute(
+                "UPDATE rounds SET metrics = json_set(metrics, :key, "
+                "COALESCE(json_extract(metrics, :key), 0) + :seconds) WHERE round = :round",
+                {"key": f"$.seconds.{node}", "seconds": seconds, "round": round},
+            )
+
+    def round_student(self, round: int) -> StudentRecord | None:
+        """The student a round ended with; None while it has none."""
+        query = "SELECT students.* FROM students JOIN rounds ON student_id = id WHERE rounds.round = ?"
+        for row in self.db.query(query, [round]):
+            return StudentRecord(**row | {"metrics": json.loads(row["metrics"])})
+        return None
+
+    def is_round_finished(self, round: int) -> bool:
+        """Whether a round has gone through its evaluation."""
+        return self._count("rounds WHERE round = ? AND status = 'finished'", round) > 0
+
+    # Samples and versions
+
+    def add_samples(self, samples: Iterable[Sample]) -> None:
+        """Write samples and their given pairs as version 0."""
+        with self.transaction():
+            for chunk in _chunks(samples, _PAGE):
+                self._insert(
+                    "samples",
+                    (
+                        {
+                            "id": sample.id,
+                            "position": sample.position,
+                            "source_hash": sample.pair.content_hash,
+                            "split": sample.split,
+                            "meta": json.dumps(sample.meta, ensure_ascii=False),
+                        }
+                        for sample in chunk
+                    ),
+                )
+                self._insert(
+                    "versions",
+                    (_version_row(Version(s.id, None, 0, "original", 0, s.pair)) for s in chunk),
+                )
+
+    def count_samples(self, split: str) -> int:
+        """How many samples a split has."""
+        return self._count("samples WHERE split = ?", split)
+
+    def holdout_pairs(self) -> list[Pair]:
+        """The held-out pairs, by position."""
+        rows = self.db.query(
+            "SELECT instruction, input, response FROM versions JOIN samples ON samples.id = sample_id "
+            "WHERE split = 'holdout' AND phase = 'original' ORDER BY position"
+        )
+        return [Pair(**row) for row in rows]
+
+    # Reflection
+
+    def pending_reflections(
+        self, round: int, phase: Phase, *, candidates: int, retries: int
+    ) -> Iterator[Pending]:
+        """Proposals still to be asked for in a phase, in the order of the samples.
+
+        A proposal is settled once a call for it is answered, once its failure is final, or after
+        1 + `retries` calls. Samples are read page by page, so rows may be written meanwhile.
+        """
+        for page in self._pool_pages(_before(round, phase), _PAGE):
+            calls = {
+                (row["sample_id"], row["candidate"]): row
+                for row in self.db.query(
+                    "SELECT sample_id, candidate, COUNT(*) AS attempts, "
+                    f"MAX(status IN ({_marks(_FINAL_STATUSES)})) AS settled FROM teacher_calls "
+                    f"WHERE round = ? AND phase = ? AND sample_id IN ({_marks(page)}) GROUP BY 1, 2",
+                    [*_FINAL_STATUSES, round, phase, *(row["sample_id"] for row in page)],
+                )
+            }
+            for row in page:
+                for candidate in range(candidates):
+                    call = calls.get((row["sample_id"], candidate))
+                    attempts = call["attempts"] if call else 0
+                    if attempts <= retries and not (call and call["settled"]):
+                        yield Pending(row["sample_id"], row["version_id"], _pair(row), candidate, attempts)
+
+    def add_reflections(self, calls: Iterable[TeacherCall], proposals: Iterable[Version]) -> None:
+        """Commit teacher calls with the versions they proposed."""
+        with self.transaction():
+            self._insert("teacher_calls", ({"id": call.id} | asdict(call) for call in calls))
+            self._insert("versions", map(_version_row, proposals))
+
+    def count_settled(self, round: int, phase: Phase, *, retries: int) -> int:
+        """How many of a phase's proposals need no further call."""
+        return self._count(
+            "(SELECT 1 FROM teacher_calls WHERE round = ? AND phase = ? GROUP BY sample_id, candidate "
+            f"HAVING COUNT(*) > ? OR MAX(status IN ({_marks(_FINAL_STATUSES)})))",
+            round,
+            phase,
+            retries,
+            *_FINAL_STATUSES,
+        )
+
+    # Selection
+
+    def contests(self, round: int, phase: Phase, size: int) -> Iterator[list[Contest]]:
+        """The samples a phase has not decided yet, in fixed groups of at most `size`.
+
+        A group is the same samples whether or not a run was interrupted, so whatever is computed
+        for a group at once comes out the same.
+        """
+        for page in self._pool_pages(_before(round, phase), size):
+            sample_ids = [row["sample_id"] for row in page]
+            decided = self._count(
+                f"decisions WHERE round = ? AND phase = ? AND sample_id IN ({_marks(page)})",
+                round,
+                phase,
+                *sample_ids,
+            )
+            if decided:
+                continue
+            candidates: dict[str, dict[str, Pair]] = {sample_id: {} for sample_id in sample_ids}
+            for row in self.db.query(
+                "SELECT id, sample_id, instruction, input, response FROM versions "
+                f"WHERE round = ? AND phase = ? AND sample_id IN ({_marks(page)}) ORDER BY candidate",
+                [round, phase, *sample_ids],
+            ):
+                candidates[row["sample_id"]][row["id"]] = _pair(row)
+            yield [
+                Contest(
+                    sample_id=row["sample_id"],
+                    incumbent_id=row["version_id"],
+                    candidate_ids=tuple(candidates[row["sample_id"]]),
+                    pairs={row["version_id"]: _pair(row)} | candidates[row["sample_id"]],
+                )
+                for row in page
+            ]
+
+    def scores(self, version_ids: Sequence[str], student_id: str) -> Scores:
+        """The scores some versions already have under one student."""
+        found: dict[str, dict[Term, Score]] = {version_id: {} for version_id in version_ids}
+        for row in self.db.query(
+            "SELECT version_id, term, sum_logprob, num_tokens, status, truncated FROM scores "
+            f"WHERE student_id = ? AND version_id IN ({_marks(version_ids)})",
+            [student_id, *version_ids],
+        ):
+            found[row["version_id"]][row["term"]] = _score(row)
+        return found
+
+    def add_decisions(self, scores: Scores, student_id: str, decisions: Sequence[Decision]) -> None:
+        """Commit new scores under one student with the decisions they led to."""
+        with self.transaction():
+            self._insert(
+                "scores",
+                (
+                    {"version_id": version_id, "student_id": student_id, "term": term}
+                    | asdict(score)
+                    | {"truncated": int(score.truncated)}
+                    for version_id, terms in scores.items()
+                    for term, score in terms.items()
+                ),
+            )
+            self._insert("decisions", map(asdict, decisions))
+
+    def count_decisions(self, round: int, phase: Phase | None = None, reason: str | None = None) -> int:
+        """How many decisions a round has taken, of one phase and with one reason if given."""
+        return self._count(
+            "decisions WHERE round = ? AND phase = COALESCE(?, phase) AND reason = COALESCE(?, reason)",
+            round,
+            phase,
+            reason,
+        )
+
+    def count_proposals(self, round: int) -> int:
+        """How many samples of a round got at least one proposal, summed over its phases."""
+        return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", round)
+
+    # Training and evaluation
+
+    def pool(self, round: int, student_id: str) -> Iterator[PoolPair]:
+        """The pool D[r] in the order of the samples, with scores under one student."""
+        for page in self._pool_pages((round, PHASES[-1]) if round else None, _PAGE):
+            scores = self.scores([row["version_id"] for row in page], student_id)
+            improved = {
+                row["sample_id"]
+                for row in self.db.query(
+                    "SELECT DISTINCT sample_id FROM decisions WHERE phase = 'response' "
+                    f"AND reason = 'accepted' AND round <= ? AND sample_id IN ({_marks(page)})",
+                    [round, *(row["sample_id"] for row in page)],
+                )
+            }
+            for row in page:
+                yield PoolPair(
+                    sample_id=row["sample_id"],
+                    version_id=row["version_id"],
+                    improved=row["sample_id"] in improved,
+                    scores=scores[row["version_id"]],
+                )
+
+    def original_ids(self) -> list[str]:
+        """Version ids of the given training pairs, by position."""
+        return [row["version_id"] for page in self._pool_pages(None, _PAGE) for row in page]
+
+    def training_pairs(self, round: int) -> list[Pair]:
+        """The pairs of T[r] by rank."""
+        rows = self.db.query(
+            "SELECT instruction, input, response FROM training_sets "
+            "JOIN versions ON versions.id = version_id WHERE training_sets.round = ? ORDER BY rank",
+            [round],
+        )
+        return [Pair(**row) for row in rows]
+
+    def set_training_set(self, round: int, version_ids: Sequence[str]) -> None:
+        """Commit T[r]."""
+        self._insert(
+            "training_sets",
+            ({"round": round, "version_id": v, "rank": rank} for rank, v in enumerate(version_ids)),
+        )
+
+    def add_student(self, student: StudentRecord) -> None:
+        """Commit a student as the one its round ends with."""
+        with self.transaction():
+            self._insert("students", [asdict(student) | {"metrics": json.dumps(student.metrics)}])
+            self.set_round_student(student.round, student.id)
+
+    def add_evaluations(self, round: int, student_id: str, evaluations: Iterable[Evaluation]) -> None:
+        """Commit the held-out measures of a round's student."""
+        self._insert(
+            "evaluations",
+            ({"round": round, "student_id": student_id} | asdict(item) for item in evaluations),
+        )
+
+    def evaluations(self) -> dict[int, dict[str, Evaluation]]:
+        """All held-out measures: round -> name -> measure, rounds ascending."""
+        measures: dict[int, dict[str, Evaluation]] = {}
+        for row in self.db.query(
+            "SELECT round, name, value, n, low, high FROM evaluations ORDER BY round, name"
+        ):
+            round = row.pop("round")
+            measures.setdefault(round, {})[row["name"]] = Evaluation(**row)
+        return measures
+
+    # How rows are found
+
+    def _pool_pages(self, decided_in: tuple[int, Phase] | None, size: int) -> Iterator[list[dict[str, Any]]]:
+        """Training samples with the version that won a phase (None: the given one), page by page."""
+        if decided_in is None:
+            winner = "versions.sample_id = samples.id AND versions.phase = 'original'"
+            place: tuple[int, Phase] | tuple[()] = ()
+            join = f"JOIN versions ON {winner}"
+        else:
+            place = decided_in
+            join = (
+                "JOIN decisions ON decisions.round = ? AND decisions.phase = ? "
+                "AND decisions.sample_id = samples.id JOIN versions ON versions.id = decisions.winner_id"
+            )
+        query = (
+            "SELECT samples.position, samples.id AS sample_id, versions.id AS version_id, "
+            f"versions.instruction, versions.input, versions.response FROM samples {join} "
+            "WHERE samples.split = 'train' AND samples.position > ? ORDER BY samples.position LIMIT ?"
+        )
+        position = -1
+        while page := list(self.db.query(query, [*place, position, size])):
+            yield page
+            position = page[-1]["position"]
+
+    def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, ignore: bool = False) -> None:
+        with self.transaction():
+            self.db.table(table).insert_all((dict(row) for row in rows), ignore=ignore)
+
+    def _count(self, source: str, *params: object) -> int:
+        return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
+
+
+def open_database(path: Path) -> Database:
+    """Connect to an existing lineage database without changing it.
+
+    Raises:
+        StoreError: no file, no lineage database, or a schema from a newer version.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path}: no lineage database there")
+    try:
+        database = _connect(path)
+        applied = {migration.name for migration in migrations.applied(database)}
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path}: not a lineage database: {error}") from error
+    pending = {migration.name for migration in migrations.pending(database)}
+    known = pending | {migration.name for migration in migrations._migrations}
+    if newer := sorted(applied - known):
+        database.close()
+        raise StoreError(
+            f"{path}: made by a newer version of Reflectune (schema {newer[-1]}); upgrade to open it"
+        )
+    if not applied:
+        database.close()
+        raise StoreError(f"{path}: not a lineage database")
+    return database
+
+
+def _connect(path: Path) -> Database:
+    database = Database(path)
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("PRAGMA synchronous = NORMAL")
+    try:
+        database.execute("SELECT exp(1)")
+    except sqlite3.OperationalError:  # SQLite built without its mathematical functions
+        database.register_function(_exp, name="exp", deterministic=True)
+    return database
+
+
+def _exp(value: float | None) -> float | None:
+    return None if value is None else math.exp(value)
+
+
+def _before(round: int, phase: Phase) -> tuple[int, Phase] | None:
+    """The (round, phase) whose winners are the incumbents of this one; None for the given pairs."""
+    if phase == PHASES[0]:
+        return (round - 1, PHASES[-1]) if round > 1 else None
+    return (round, PHASES[0])
+
+
+def _pair(row: Mapping[str, Any]) -> Pair:
+    return Pair(row["instruction"], row["input"], row["response"])
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    return Score(row["sum_logprob"], row["num_tokens"], row["status"], bool(row["truncated"]))
+
+
+def _version_row(version: Version) -> dict[str, Any]:
+    row = {"id": version.id} | asdict(version)
+    row |= row.pop("pair")
+    return row
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _chunks(items: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    chunk: list[Sample] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
