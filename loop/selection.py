@@ -53,7 +53,7 @@ def _response_tokens(scores: TermScores) -> float | None:
 
 
 def _perplexity(scores: TermScores) -> float | None:
-    return perplexity(scores["response_given_instruction"])
+    return perplexity(scores, "response_given_instruction")
 
 
 _HIGHEST_IFD = Rule(("response_given_instruction", "response_alone"), ifd, +1)

@@ -5,7 +5,7 @@ Only reads, and only over its own connection, so that it never stands in the wri
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from state.errors import StoreError
 from state.records import PHASES, Pair
 from state.store import open_database
 
-__all__ = ["History", "Preference"]
+__all__ = ["History", "Preference", "mean_and_median"]
 
 # The pool D[r] is what won the last phase of round r; the pool D[0] is the given training data.
 _POOL = """
@@ -66,8 +66,10 @@ class History:
     # The run
 
     def run(self) -> dict[str, Any]:
-        """Name, creation time, status as last written, seed, and why the loop stopped."""
-        row = self._one("SELECT name, created_at, status, seed FROM runs")
+        """Name, creation time, status as last written, most rounds, and why the loop stopped."""
+        row = self._one(
+            "SELECT name, created_at, status, json_extract(config, '$.rounds') AS rounds FROM runs"
+        )
         stop = self._one("SELECT MAX(stop_reason) AS stop_reason FROM rounds")
         return row | stop
 
@@ -122,9 +124,9 @@ class History:
                 "SELECT COUNT(*) AS n FROM training_sets WHERE round = :round", round=round
             )["n"],
             **{phase: self._phase(round, phase) for phase in PHASES},
-            "ifd": _centre([score["ifd"] for score in scores]),
-            "r_ifd": _centre([score["r_ifd"] for score in scores]),
-            "response_tokens": _centre([score["response_tokens"] for score in scores])["mean"],
+            "ifd": mean_and_median([score["ifd"] for score in scores]),
+            "r_ifd": mean_and_median([score["r_ifd"] for score in scores]),
+            "response_tokens": mean_and_median([score["response_tokens"] for score in scores])["mean"],
             "evaluations": {item["name"]: item["value"] for item in evaluations},
             "teacher": self.teacher(round),
             "seconds": {
@@ -173,7 +175,9 @@ class History:
         if text.isdecimal() and len(text) < 10:
             found = self.db.query("SELECT id FROM samples WHERE position = ?", [int(text)])
         else:
-            found = self.db.query("SELECT id FROM samples WHERE id LIKE ? LIMIT 2", [f"{text}%"])
+            found = self.db.query(
+                "SELECT id FROM samples WHERE substr(id, 1, ?) = ? LIMIT 2", [len(text), text]
+            )
         ids = [row["id"] for row in found]
         if len(ids) == 1:
             return str(ids[0])
@@ -292,7 +296,7 @@ def _tenths(seconds: float) -> float:
     return round(seconds, 1)
 
 
-def _centre(values: list[float | None]) -> dict[str, float | None]:
+def mean_and_median(values: Sequence[float | None]) -> dict[str, float | None]:
     """Mean and median of what could be measured; None where nothing could."""
     known = [value for value in values if value is not None]
     if not known:

@@ -167,9 +167,12 @@ def create_views(db: Database) -> None:
                 MAX(truncated) AS truncated
             FROM scores GROUP BY version_id, student_id
         )
+        -- exp(709.78) is the largest finite double.
         SELECT *,
-            exp(nll_response_given_instruction - nll_response_alone) AS ifd,
-            exp(nll_instruction_given_response - nll_instruction_alone) AS r_ifd
+            CASE WHEN nll_response_given_instruction - nll_response_alone < 709.78
+                THEN exp(nll_response_given_instruction - nll_response_alone) END AS ifd,
+            CASE WHEN nll_instruction_given_response - nll_instruction_alone < 709.78
+                THEN exp(nll_instruction_given_response - nll_instruction_alone) END AS r_ifd
         FROM terms;
 
         -- Every version of every sample in the order it came, with its scores under the student that

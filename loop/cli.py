@@ -1,0 +1,326 @@
+"""The `reflectune` command: parses first, imports models and machine in the command that needs them."""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import click
+import typer
+
+from state.errors import ConfigError, ReflectuneError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from state.folder import RunFolder
+    from state.history import History
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="reflectune",
+    help="Recycle an instruction-tuning dataset: a teacher reflects, the student selects, LoRA refinetunes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Runs = Annotated[Path, typer.Option("--runs", envvar="REFLECTUNE_RUNS", help="Folder that holds the runs.")]
+Name = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
+RUNS = Path("runs")
+
+
+def main() -> None:
+    """Run the command line; exit 0, 1 on failure, 2 on wrong use or bad input, 130 on Ctrl-C."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:  # noqa: BLE001 (the last resort: one line instead of a traceback)
+        code = _fail(error)
+    sys.exit(code)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="REFLECTUNE_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+    if debug:
+        os.environ["REFLECTUNE_DEBUG"] = "1"
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml"),
+) -> None:
+    """Write a commented config file."""
+    from state.config import commented_config
+
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(commented_config())
+    except FileExistsError:
+        raise ConfigError(f"{file} exists; name another file or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
+    _say(f"wrote {file}: edit it, then `reflectune run {file}`")
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the run, instead of the config's.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable."),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Start a run and stay with it to its end."""
+    from state.config import load_config
+
+    overrides = [*(set_ or []), *([f'name="{name}"'] if name else [])]
+    settings = load_config(config, overrides)
+    from loop.run import create_run
+
+    folder = create_run(settings, runs)
+    _loop(folder, as_json)
+
+
+@app.command()
+def resume(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
+    """Go on with a run where it stopped."""
+    from state.folder import RunFolder
+
+    _loop(RunFolder.find(runs, name), as_json)
+
+
+@app.command("runs")
+def list_runs(runs: Runs = RUNS, as_json: Json = False) -> None:
+    """List all runs."""
+    from loop.tables import render_runs
+    from state.folder import RunFolder
+
+    documents = [_overview(folder) for folder in RunFolder.all(runs)]
+    _show(documents, render_runs(documents), as_json)
+
+
+@app.command()
+def show(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
+    """Show the rounds of one run."""
+    from state.folder import RunFolder
+
+    _show_rounds(RunFolder.find(runs, name), as_json)
+
+
+@app.command()
+def trace(
+    name: Name,
+    sample: Annotated[
+        str, typer.Argument(help="Position in the given data, id, or start of an id.", show_default=False)
+    ],
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Follow one sample through all rounds."""
+    from rich.console import Console
+
+    from loop.tables import render_trace
+    from state.folder import RunFolder
+
+    with _history(RunFolder.find(runs, name)) as history:
+        document = history.trace(sample)
+    _show(document, render_trace(document, Console()), as_json)
+
+
+@app.command()
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write.", show_default=False)],
+    round: Annotated[
+        int | None, typer.Option(min=0, help="Round to export.", show_default="the last complete one")
+    ] = None,
+    what: Annotated[
+        Literal["pool", "training", "preferences"],
+        typer.Option(help="Every sample's pair, the pairs trained on, or winner and loser of each decision."),
+    ] = "pool",
+    format: Annotated[
+        Literal["alpaca", "messages", "sharegpt", "parquet"],
+        typer.Option(help="How a record is written; JSON Lines where OUT ends in .jsonl."),
+    ] = "alpaca",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Write a round's pool, training set or preference pairs to a file."""
+    from state.exports import write_pairs, write_preferences
+    from state.folder import RunFolder
+
+    with _history(RunFolder.find(runs, name)) as history:
+        last = history.last_round()
+        chosen = last if round is None else round
+        if chosen > last:
+            raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
+        match what:
+            case "pool":
+                written = write_pairs(out, format, history.pool(chosen))
+            case "training":
+                written = write_pairs(out, format, history.training(chosen))
+            case "preferences":
+                written = write_preferences(out, format, history.preferences(chosen))
+    document = {"name": name, "round": chosen, "what": what, "format": format, "written": written}
+    line = f"wrote {written} records to {out} ({what} of round {chosen})"
+    _show(document | {"out": str(out)}, line, as_json)
+
+
+@app.command()
+def score(
+    data: Annotated[Path, typer.Argument(help="File of pairs.", show_default=False)],
+    student: Annotated[str, typer.Option(help="Folder or hub name of the model.", show_default=False)],
+    adapter: Annotated[Path | None, typer.Option(help="LoRA adapter folder on top of it.")] = None,
+    template: Annotated[str, typer.Option(help="chat, plain, or a template file.")] = "chat",
+    format: Annotated[
+        Literal["auto", "alpaca", "messages", "sharegpt"], typer.Option(help="How a record holds its pair.")
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first so many pairs.")] = None,
+    max_length: Annotated[int, typer.Option(min=8, help="Most tokens of prompt and target.")] = 2048,
+    batch_tokens: Annotated[int, typer.Option(min=8, help="Most tokens in one forward pass.")] = 2048,
+    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format.")
+    ] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="JSON Lines file; standard output if left out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score any dataset with any student: IFD and r-IFD, one JSON object a line."""
+    from state.config import DataConfig, StudentConfig
+
+    if as_json and out is None:
+        raise ConfigError("--json prints a summary; say with -o FILE where the scores go")
+    student_config = StudentConfig(
+        model=_model_path(student),
+        template=template if template in ("chat", "plain") else str(Path(template).absolute()),
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        device=device,
+        dtype=dtype,
+    )
+    data_config = DataConfig(path=str(data), format=format, limit=limit)
+    from agents.student import check_student
+    from loop.display import open_display
+    from loop.score import score_dataset
+    from state.exports import open_replacing
+
+    check_student(student_config)
+    if out is None:
+        score_dataset(data_config, student_config, adapter, sys.stdout, open_display())
+        return
+    with open_replacing(out) as stream:
+        summary = score_dataset(data_config, student_config, adapter, stream, open_display())
+    line = f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
+    _show(summary | {"out": str(out)}, line, as_json)
+
+
+def _loop(folder: "RunFolder", as_json: bool) -> None:
+    from loop.display import open_display
+    from loop.run import run_loop
+
+    name = folder.path.name
+    try:
+        run_loop(folder, open_display())
+    except (KeyboardInterrupt, click.Abort):
+        _say(f"interrupted; go on with `reflectune resume {name}`")
+        raise
+    except ReflectuneError as error:
+        raise type(error)(f"{error} (run {name} can go on: `reflectune resume {name}`)") from error
+    _show_rounds(folder, as_json)
+
+
+def _history(folder: "RunFolder") -> "History":
+    from state.history import History
+
+    return History.open(folder.lineage)
+
+
+def _status(folder: "RunFolder", written: str) -> str:
+    """The run's status: one that says it is running without a live process was interrupted."""
+    return "interrupted" if written == "running" and not folder.is_locked() else written
+
+
+def _show_rounds(folder: "RunFolder", as_json: bool) -> None:
+    from loop.tables import render_rounds
+
+    with _history(folder) as history:
+        run = history.run()
+        document = {
+            "name": folder.path.name,
+            "status": _status(folder, run["status"]),
+            "stop_reason": run["stop_reason"],
+            "rounds": history.rounds(),
+        }
+    _show(document, render_rounds(document), as_json)
+
+
+def _overview(folder: "RunFolder") -> dict[str, Any]:
+    with _history(folder) as history:
+        run = history.run()
+        samples = history.samples()
+        return {
+            "name": folder.path.name,
+            "status": _status(folder, run["status"]),
+            "round": history.last_round(),
+            "rounds": run["rounds"],
+            "samples": samples["train"] + samples["holdout"],
+            "acceptance": history.acceptance(),
+            "cost_usd": history.teacher()["cost_usd"],
+            "created_at": run["created_at"],
+        }
+
+
+def _model_path(model: str) -> str:
+    return str(Path(model).absolute()) if Path(model).exists() or model.startswith((".", "/")) else model
+
+
+def _show(document: object, rendered: "RenderableType", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=1))
+        return
+    from rich.console import Console
+
+    Console().print(rendered, markup=False, highlight=False)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _fail(error: Exception) -> int:
+    if os.environ.get("REFLECTUNE_DEBUG"):
+        traceback.print_exception(error)
+    if isinstance(error, ReflectuneError):
+        _say(f"reflectune: {error}")
+        return error.exit_code
+    _say(f"reflectune: unexpected {type(error).__name__}: {error}; `reflectune --debug ...` tells where")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""How runs, rounds and samples look in a terminal. Takes the documents that --json prints."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from loop.words import inert, render_diff
+
+__all__ = ["render_rounds", "render_runs", "render_trace"]
+
+Document = Mapping[str, Any]
+
+_UNITS = {
+    "ifd+r-ifd": {"instruction": "IFD", "response": "r-IFD"},
+    "ifd": {"instruction": "IFD", "response": "IFD"},
+    "r-ifd": {"instruction": "r-IFD", "response": "r-IFD"},
+    "perplexity": {"instruction": "perplexity", "response": "perplexity"},
+    "longest": {"instruction": "response tokens", "response": "response tokens"},
+}
+
+
+def render_runs(runs: Sequence[Document]) -> RenderableType:
+    """All runs, one row each."""
+    if not runs:
+        return Text("no runs yet; `reflectune init` writes a config to start from")
+    table = _table("run", "status", "round", "samples", "acceptance", "cost USD")
+    for run in runs:
+        table.add_row(
+            run["name"],
+            run["status"],
+            f"{run['round']} of {run['rounds']}",
+            str(run["samples"]),
+            _share(run["acceptance"]),
+            _number(run["cost_usd"], ".4f"),
+        )
+    return table
+
+
+def render_rounds(run: Document) -> RenderableType:
+    """The rounds of one run: what was decided, and what came of it."""
+    stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
+    decided = _table("round", "student", "pool", "instruction", "failed", "response", "failed", "training")
+    measured = _table("round", "IFD", "r-IFD", "response tokens", "held-out", "calls", "cost USD", "seconds")
+    for row in run["rounds"]:
+        decided.add_row(
+            str(row["round"]),
+            row["student"] or "-",
+            str(row["pool"]),
+            _accepted(row["instruction"]),
+            str(row["instruction"]["failed"]),
+            _accepted(row["response"]),
+            str(row["response"]["failed"]),
+            str(row["training"]),
+        )
+        measured.add_row(
+            str(row["round"]),
+            _number(row["ifd"]["mean"], ".3f"),
+            _number(row["r_ifd"]["mean"], ".3f"),
+            _number(row["response_tokens"], ".1f"),
+            "\n".join(f"{name} {value:.3f}" for name, value in row["evaluations"].items()) or "-",
+            str(row["teacher"]["calls"]),
+            _number(row["teacher"]["cost_usd"], ".4f"),
+            f"{sum(row['seconds'].values()):.1f}",
+        )
+    return Group(
+        Text(f"{run['name']}: {run['status']}{stop}", style="bold"),
+        Text("Accepted of reflected, by phase; failed reflections; pairs trained on"),
+        decided,
+        Text("Means over the pool under the student that decided (IFD, r-IFD); held-out measures"),
+        measured,
+    )
+
+
+def render_trace(trace: Document, console: Console) -> RenderableType:
+    """One sample's story: versions with word diffs, criticism, scores, decisions in a sentence."""
+    head = f"sample {trace['sample']} at position {trace['position']} ({trace['split']})"
+    trained = ", ".join(map(str, trace["trained_in"])) or "none"
+    return Group(
+        Text(head, style="bold"),
+        *_story(trace, colour=console.color_system is not None),
+        Text(f"\ntrained on in rounds: {trained}"),
+    )
+
+
+def _story(trace: Document, *, colour: bool) -> Iterator[RenderableType]:
+    versions = {version["id"]: version for version in trace["versions"]}
+    decisions = {(item["round"], item["phase"]): item for item in trace["decisions"]}
+    told: set[tuple[int, str]] = set()
+    for version in trace["versions"]:
+        place = (version["round"], version["phase"])
+        if version["parent"] is None:
+            yield _version(version, None, colour=colour)
+            continue
+        yield _version(version, versions[version["parent"]], colour=colour)
+        last_of_phase = all(
+            other["candidate"] <= version["candidate"]
+            for other in trace["versions"]
+            if (other["round"], other["phase"]) == place
+        )
+        if last_of_phase and place in decisions:
+            told.add(place)
+            yield Padding(Text(_sentence(decisions[place]), style="bold"), (0, 0, 0, 2))
+    for place in sorted(decisions.keys() - told):
+        yield Text(f"\nround {place[0]} · {place[1]}: {_sentence(decisions[place])}")
+    for failure in trace["failures"]:
+        place_text = f"round {failure['round']} · {failure['phase']} · attempt {failure['attempt']}"
+        yield Text(f"{place_text}: the teacher's answer failed: {_failure(failure)}", style="yellow")
+
+
+def _version(version: Document, parent: Document | None, *, colour: bool) -> RenderableType:
+    mark = " (current)" if version["current"] else ""
+    parts: list[RenderableType] = [
+        Text(
+            f"\nround {version['round']} · {version['phase']} · {version['id'][:12]}{mark}",
+            style="bold cyan",
+        )
+    ]
+    if version.get("critique"):
+        parts.append(_field("criticism", Text(inert(version["critique"]), style="italic")))
+    for name in ("instruction", "input", "response"):
+        if parent is not None and parent[name] == version[name]:
+            continue
+        if parent is None and not version[name]:
+            continue
+        text = (
+            Text(inert(version[name]))
+            if parent is None
+            else render_diff(parent[name], version[name], colour=colour)
+        )
+        parts.append(_field(name, text))
+    for score in version["scores"]:
+        values = f"IFD {_number(score['ifd'], '.4f')}, r-IFD {_number(score['r_ifd'], '.4f')}"
+        status = "" if score["status"] == "ok" else f" ({score['status']})"
+        parts.append(_field(f"under {score['student']}", Text(values + status)))
+    return Group(*parts)
+
+
+def _field(name: str, text: Text) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=13, style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row(f"  {name}", text)
+    return grid
+
+
+def _sentence(decision: Document) -> str:
+    """Why a decision fell as it did."""
+    policy, phase = decision["policy"], decision["phase"]
+    unit = _UNITS.get(policy, {}).get(phase, "value")
+    incumbent, challenger = decision["incumbent_value"], decision["challenger_value"]
+    numbers = (
+        f"{unit} {_number(challenger, '.4f')} against the incumbent's {_number(incumbent, '.4f')} "
+        f"under {decision['student']}"
+    )
+    match decision["reason"]:
+        case "accepted" if challenger is None:
+            return f"accepted: policy {policy} takes it"
+        case "accepted" if incumbent is None:
+            return f"accepted: the incumbent cannot be scored under {decision['student']}"
+        case "accepted":
+            return f"accepted: {numbers}"
+        case "refused":
+            return f"refused: {numbers}"
+        case "tie":
+            return f"refused, not better by more than the margin {decision['margin']:g}: {numbers}"
+        case "unscorable":
+            return "refused: no proposal can be scored"
+        case "no-candidate":
+            return "the teacher made no proposal; the incumbent stays"
+        case "frozen":
+            return "left alone after repeated refusals"
+        case _:
+            return f"refused: policy {policy} keeps the incumbent"
+
+
+def _failure(failure: Document) -> str:
+    return failure["status"] + (f" ({inert(failure['error'])})" if failure["error"] else "")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def _accepted(phase: Document) -> str:
+    return f"{phase['accepted']} of {phase['reflected']}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

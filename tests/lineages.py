@@ -1,0 +1,119 @@
+"""Small lineages with known contents, for tests of whatever reads or writes them."""
+
+import math
+from pathlib import Path
+
+from state.records import (
+    TERMS,
+    Decision,
+    Pair,
+    Phase,
+    Reason,
+    Sample,
+    Score,
+    StudentRecord,
+    TeacherCall,
+    Term,
+    Version,
+)
+from state.store import LineageStore
+
+
+def make_store(path: Path, train: int = 3, holdout: int = 1) -> LineageStore:
+    """A store with samples "a", "b", ... (held-out ones last), round 0 and student s0."""
+    store = LineageStore.create(path)
+    store.add_run(
+        name="run",
+        config={"rounds": 2},
+        config_hash="c",
+        data_hash="d",
+        versions={"graph": "g"},
+        seed=0,
+    )
+    store.add_samples(
+        Sample(name(index), index, "train" if index < train else "holdout", given(name(index)))
+        for index in range(train + holdout)
+    )
+    store.start_round(0)
+    store.add_student(StudentRecord("s0", 0, "base", None, None, None, None))
+    store.finish_round(0, None)
+    return store
+
+
+def name(index: int) -> str:
+    return chr(ord("a") + index)
+
+
+def given(sample: str) -> Pair:
+    return Pair(f"ask {sample}", "", f"answer {sample}")
+
+
+def call(
+    sample: str, round: int = 1, phase: Phase = "response", attempt: int = 1, status: str = "ok"
+) -> TeacherCall:
+    return TeacherCall(
+        round=round,
+        phase=phase,
+        sample_id=sample,
+        candidate=0,
+        attempt=attempt,
+        engine="recorded",
+        model="m",
+        prompt_hash="p",
+        text="text",
+        finish_reason="stop",
+        status=status,  # type: ignore[arg-type]
+        error=None if status == "ok" else "broken",
+        critique="too short" if status == "ok" else None,
+        prompt_tokens=10,
+        completion_tokens=5,
+        cost_usd=0.25,
+        seconds=0.1,
+    )
+
+
+def propose(store: LineageStore, parent: Version, response: str, *, round: int, phase: Phase) -> Version:
+    """Commit a teacher call with the version it proposed."""
+    made = call(parent.sample_id, round, phase)
+    pair = Pair(parent.pair.instruction, parent.pair.input, response)
+    version = Version(parent.sample_id, parent.id, round, phase, 0, pair, made.id)
+    store.add_reflections([made], [version])
+    return version
+
+
+def original(sample: str) -> Version:
+    return Version(sample, None, 0, "original", 0, given(sample))
+
+
+def scores_of(ifd: float, r_ifd: float, tokens: int = 4) -> dict[Term, Score]:
+    """All four scores, such that the measures come out as given: the alone passes have nll 1."""
+    nlls = (1 + math.log(ifd), 1.0, 1 + math.log(r_ifd), 1.0)
+    return {term: Score(-nll * tokens, tokens, "ok") for term, nll in zip(TERMS, nlls, strict=True)}
+
+
+def decided(
+    incumbent: Version,
+    challenger: Version | None = None,
+    *,
+    reason: Reason = "no-candidate",
+    round: int = 1,
+    phase: Phase = "response",
+    values: tuple[float | None, float | None] = (None, None),
+) -> Decision:
+    """A decision; `values` are the incumbent's and the challenger's."""
+    accepted = reason == "accepted" and challenger is not None
+    return Decision(
+        round=round,
+        phase=phase,
+        sample_id=incumbent.sample_id,
+        student_id="s0",
+        policy="ifd+r-ifd",
+        incumbent_id=incumbent.id,
+        winner_id=challenger.id if accepted and challenger else incumbent.id,
+        challenger_id=challenger.id if challenger else None,
+        reason=reason,
+        incumbent_value=values[0],
+        winner_value=values[1] if accepted else values[0],
+        challenger_value=values[1],
+        margin=0.0,
+    )

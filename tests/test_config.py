@@ -1,0 +1,122 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from state.config import RunConfig, commented_config, load_config, parse_config
+from state.errors import ConfigError
+
+MINIMAL = """
+name = "r"
+[data]
+path = "data.json"
+[teacher]
+engine = "recorded"
+path = "teacher.jsonl"
+[student]
+model = "org/model"
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_config_paths_are_relative_to_its_file(config_file: Path) -> None:
+    config = load_config(config_file)
+    assert config.data.path == str(config_file.parent / "data.json")
+    assert config.teacher.path == str(config_file.parent / "teacher.jsonl")
+
+
+def test_config_model_that_is_no_folder_stays_a_hub_name(config_file: Path) -> None:
+    assert load_config(config_file).student.model == "org/model"
+
+
+def test_config_model_folder_becomes_absolute(config_file: Path) -> None:
+    (config_file.parent / "org/model").mkdir(parents=True)
+    assert load_config(config_file).student.model == str(config_file.parent / "org/model")
+
+
+def test_config_round_trips_through_its_resolved_toml(config_file: Path) -> None:
+    config = load_config(config_file, ["refinetune.lr=1e-3", "stop.patience=2"])
+    again = parse_config(tomllib.loads(config.to_toml()), "resolved")
+    assert again == config
+    assert again.content_hash() == config.content_hash()
+
+
+def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) -> None:
+    config = load_config(config_file, ["rounds=7", "name=other", 'student.template="plain"'])
+    assert (config.rounds, config.name, config.student.template) == (7, "other", "plain")
+
+
+def test_config_override_path_is_relative_to_the_working_directory(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_config(config_file, ["data.path=x.json"]).data.path == str(tmp_path / "elsewhere/x.json")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("selection.margn=1", "selection.margn: unknown key; did you mean margin?"),
+        ("margin=1", "margin: unknown key; did you mean selection.margin?"),
+        ("rounds=0", "rounds: input should be greater than or equal to 1, got 0"),
+        ("refinetune.lr=-1", "refinetune.lr: input should be greater than 0, got -1"),
+        ("selection.max_ifd=nan", "selection.max_ifd: input should be a finite number"),
+        ("teacher.engine=llama", "teacher.engine: input should be"),
+        ("teacher.engine=openai", 'teacher: engine = "openai" needs model'),
+        ("data.hf=org/data", "data: set exactly one of path and hf"),
+        ("data.holdout=1.5", "data: a holdout share must be below 1"),
+        ("name=../up", "name: string should match pattern"),
+        ("rounds", "--set rounds: want section.key=value"),
+        ("name.x=1", "name: input should be a valid string"),
+    ],
+)
+def test_config_refuses_what_it_cannot_use(config_file: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(config_file, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_config_without_a_held_out_set_cannot_stop_by_it(config_file: Path) -> None:
+    with pytest.raises(ConfigError, match="need held-out pairs"):
+        load_config(config_file, ["data.holdout=0", "stop.patience=1"])
+
+
+def test_config_of_greedy_candidates_is_refused(config_file: Path) -> None:
+    overrides = ["teacher.engine=openai", "teacher.model=m", "teacher.candidates=2"]
+    with pytest.raises(ConfigError, match="candidates > 1 needs temperature > 0"):
+        load_config(config_file, overrides)
+
+
+def test_config_file_problems_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such config file"):
+        load_config(tmp_path / "missing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(broken)
+    broken.write_text('name = "x"')
+    with pytest.raises(ConfigError, match="data: missing; teacher: missing; student: missing"):
+        load_config(broken)
+
+
+def test_commented_config_loads_and_documents_every_key(tmp_path: Path) -> None:
+    path = tmp_path / "reflectune.toml"
+    path.write_text(commented_config())
+    assert load_config(path).name == "my-run"
+    for name, field in RunConfig.model_fields.items():
+        section = getattr(field.annotation, "model_fields", {name: field})
+        for key, inner in section.items():
+            assert key in path.read_text()
+            if inner is not field or section == {name: field}:
+                assert inner.description, f"{name}.{key} has no documentation"

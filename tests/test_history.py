@@ -1,0 +1,186 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from state.errors import StoreError
+from state.history import History, Preference, mean_and_median
+from state.records import Evaluation, StudentRecord
+from state.store import LineageStore
+from tests.lineages import call, decided, given, make_store, original, propose, scores_of
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """One round: "a" is improved, "b" is refused, "c" gets no proposal."""
+    path = tmp_path / "lineage.db"
+    with make_store(path) as store:
+        write_round(store)
+    return path
+
+
+@pytest.fixture
+def history(path: Path) -> Iterator[History]:
+    with History.open(path) as history:
+        yield history
+
+
+def write_round(store: LineageStore) -> None:
+    store.start_round(1)
+    old = {sample: original(sample) for sample in "abc"}
+    store.add_decisions({}, "s0", [decided(old[sample], phase="instruction") for sample in "abc"])
+    good = propose(store, old["a"], "better a", round=1, phase="response")
+    bad = propose(store, old["b"], "worse b", round=1, phase="response")
+    store.add_reflections([call("c", attempt=1, status="unparsable"), call("c", attempt=2, status="cut")], [])
+    store.add_decisions(
+        {
+            good.id: scores_of(0.5, 0.2, tokens=8),
+            bad.id: scores_of(0.6, 0.9),
+            old["a"].id: scores_of(0.9, 0.8),
+            old["b"].id: scores_of(0.7, 0.4, tokens=4),
+            old["c"].id: scores_of(0.9, 0.6, tokens=6),
+        },
+        "s0",
+        [
+            decided(old["a"], good, reason="accepted", values=(0.8, 0.2)),
+            decided(old["b"], bad, reason="refused", values=(0.4, 0.9)),
+            decided(old["c"]),
+        ],
+    )
+    store.set_training_set(1, [good.id])
+    store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
+    store.add_evaluations(1, "s1", [Evaluation("nll", 2.5, 1, None, None)])
+    store.add_seconds(1, "select", 2.04)
+    store.finish_round(1, "rounds")
+
+
+def test_history_rounds_have_the_documented_keys_and_values(history: History) -> None:
+    zero, one = history.rounds()
+    assert zero["round"] == 0
+    assert (zero["student"], zero["pool"], zero["training"]) == ("s0", 3, 0)
+    assert zero["ifd"] == {"mean": None, "median": None}
+    assert one == {
+        "round": 1,
+        "student": "s1",
+        "pool": 3,
+        "training": 1,
+        "instruction": {"reflected": 0, "failed": 0, "accepted": 0},
+        "response": {"reflected": 2, "failed": 1, "accepted": 1},
+        # The pool D[1] is better a, b, c with IFD 0.5, 0.7, 0.9 and r-IFD 0.2, 0.4, 0.6.
+        "ifd": {"mean": pytest.approx(0.7), "median": pytest.approx(0.7)},
+        "r_ifd": {"mean": pytest.approx(0.4), "median": pytest.approx(0.4)},
+        "response_tokens": 6.0,
+        "evaluations": {"nll": 2.5},
+        "teacher": {"calls": 4, "prompt_tokens": 40, "completion_tokens": 20, "cost_usd": 1.0},
+        "seconds": {"reflect": 0.0, "select": 2.0, "refinetune": 0.0, "evaluate": 0.0},
+    }
+
+
+def test_history_run_overview(history: History) -> None:
+    assert history.run()["stop_reason"] == "rounds"
+    assert history.run()["rounds"] == 2
+    assert history.samples() == {"train": 3, "holdout": 1}
+    assert history.acceptance() == 0.5
+    assert history.last_round() == 1
+
+
+def test_history_cost_is_unknown_where_a_price_is(path: Path) -> None:
+    with LineageStore.open(path) as store:
+        store.db.execute("UPDATE teacher_calls SET cost_usd = NULL WHERE sample_id = 'a'")
+    with History.open(path) as history:
+        assert history.teacher()["cost_usd"] is None
+
+
+def test_history_trace_tells_the_whole_story(history: History) -> None:
+    trace = history.trace("0")
+    assert (trace["sample"], trace["position"], trace["split"]) == ("a", 0, "train")
+    assert [(version["phase"], version["current"]) for version in trace["versions"]] == [
+        ("original", False),
+        ("response", True),
+    ]
+    improved = trace["versions"][1]
+    assert improved["parent"] == trace["versions"][0]["id"]
+    assert (improved["critique"], improved["response"]) == ("too short", "better a")
+    (score,) = improved["scores"]
+    assert (score["student"], score["status"]) == ("s0", "ok")
+    assert (score["ifd"], score["r_ifd"]) == (pytest.approx(0.5), pytest.approx(0.2))
+    assert [(item["phase"], item["reason"]) for item in trace["decisions"]] == [
+        ("instruction", "no-candidate"),
+        ("response", "accepted"),
+    ]
+    assert trace["trained_in"] == [1]
+    assert trace["failures"] == []
+
+
+def test_history_trace_of_a_failed_reflection_names_each_attempt(history: History) -> None:
+    trace = history.trace("c")
+    assert [(item["attempt"], item["status"]) for item in trace["failures"]] == [
+        (1, "unparsable"),
+        (2, "cut"),
+    ]
+    assert trace["trained_in"] == []
+
+
+def test_history_finds_samples_by_position_and_id(history: History) -> None:
+    assert history.find_sample("2") == "c"
+    assert history.find_sample("c") == "c"
+    with pytest.raises(StoreError, match="no sample 9; give a position from 0 to 3"):
+        history.find_sample("9")
+    with pytest.raises(StoreError, match="several samples"):
+        history.find_sample("")
+    with pytest.raises(StoreError, match="no sample %"):
+        history.find_sample("%")
+
+
+def test_history_exports_follow_the_pool(history: History) -> None:
+    assert [pair.response for pair in history.pool(1)] == ["better a", "answer b", "answer c"]
+    assert list(history.pool(0)) == [given(sample) for sample in "abc"]
+    assert [pair.response for pair in history.training(1)] == ["better a"]
+
+
+def test_history_preferences_are_winner_and_loser_of_compared_responses(history: History) -> None:
+    assert list(history.preferences(1)) == [
+        Preference("ask a", "", chosen="better a", rejected="answer a"),
+        Preference("ask b", "", chosen="answer b", rejected="worse b"),
+    ]
+    assert list(history.preferences(0)) == []
+
+
+def test_history_counts_a_round_only_when_all_is_decided(path: Path) -> None:
+    with LineageStore.open(path) as store:
+        store.start_round(2)
+        store.add_decisions({}, "s0", [decided(original("a"), round=2)])
+    with History.open(path) as history:
+        assert history.last_round() == 1
+
+
+def test_history_cannot_write(history: History) -> None:
+    with pytest.raises(Exception, match="readonly"):
+        history.db.execute("DELETE FROM runs")
+
+
+def test_evolution_view_has_a_row_per_version(history: History) -> None:
+    rows = list(history.db.query("SELECT sample_id, phase, outcome, ifd FROM evolution"))
+    assert [(row["sample_id"], row["phase"], row["outcome"]) for row in rows] == [
+        ("a", "original", None),
+        ("a", "response", "accepted"),
+        ("b", "original", None),
+        ("b", "response", "refused"),
+        ("c", "original", None),
+        ("d", "original", None),
+    ]
+    assert rows[1]["ifd"] == pytest.approx(0.5)
+    assert rows[5]["ifd"] is None
+
+
+def test_round_summary_view_counts_reasons(history: History) -> None:
+    rows = {row["phase"]: row for row in history.db.query("SELECT * FROM round_summary")}
+    assert rows["instruction"]["no_candidate"] == 3
+    response = rows["response"]
+    assert (response["pool"], response["accepted"], response["refused"]) == (3, 1, 1)
+    assert (response["no_candidate"], response["training"]) == (1, 1)
+
+
+def test_mean_and_median_leave_out_what_is_unknown() -> None:
+    assert mean_and_median([1.0, None, 2.0, 6.0]) == {"mean": 3.0, "median": 2.0}
+    assert mean_and_median([None]) == {"mean": None, "median": None}

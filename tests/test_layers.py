@@ -1,0 +1,71 @@
+"""Imports point down, and asking for help loads no model."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODEL_LIBRARIES = {"torch", "transformers", "peft", "vllm", "accelerate"}
+FORBIDDEN = {
+    "state": {"agents", "loop", "langgraph", "rich", "typer"} | MODEL_LIBRARIES,
+    "agents": {"loop", "langgraph", "langchain_core", "rich", "typer", "sqlite3", "sqlite_utils"},
+    "loop": MODEL_LIBRARIES,
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module a file imports anywhere in it, by full name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def sources() -> list[Path]:
+    return sorted(path for layer in FORBIDDEN for path in (ROOT / layer).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    layer = path.relative_to(ROOT).parts[0]
+    imported = imports_of(path)
+    assert not {name.split(".")[0] for name in imported} & FORBIDDEN[layer]
+    if layer == "agents":
+        assert not {"state.store", "state.history", "state.migrations"} & imported
+
+
+def test_only_the_state_layer_speaks_sql() -> None:
+    for path in sources():
+        if path.is_relative_to(ROOT / "state"):
+            continue
+        strings = [
+            node.value
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        assert not [text for text in strings if text.startswith(("SELECT ", "INSERT ", "UPDATE "))], path
+
+
+def test_help_is_fast_and_loads_no_model_library() -> None:
+    code = (
+        "import sys; sys.argv = ['reflectune', '--help']\n"
+        "from loop.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "print(sorted(set(sys.modules) & {'torch', 'transformers', 'vllm', 'langgraph', 'datasets'}))"
+    )
+    fastest = float("inf")
+    for _ in range(3):
+        began = time.monotonic()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        fastest = min(fastest, time.monotonic() - began)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert fastest < 1.0

@@ -1,0 +1,217 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loop.selection import POLICIES, choose_training_set, decide, needed_versions
+from state.config import PolicyName, SelectionConfig
+from state.records import TERMS, Decision, Pair, Phase, Score, Term
+from state.store import Contest, PoolPair
+
+FAILURES = ("empty", "truncated-away", "non-finite")
+
+
+def scores_of(ifd: float = 1.0, r_ifd: float = 1.0, tokens: int = 10) -> dict[Term, Score]:
+    """Scores whose IFD and r-IFD are the given ones: the alone passes have an nll of 2 nats per token."""
+    alone = 2.0
+    nlls = {
+        "response_given_instruction": alone + math.log(ifd),
+        "response_alone": alone,
+        "instruction_given_response": alone + math.log(r_ifd),
+        "instruction_alone": alone,
+    }
+    return {term: Score(-nlls[term] * tokens, tokens, "ok") for term in TERMS}
+
+
+def failed(scores: dict[Term, Score], term: Term, status: str) -> dict[Term, Score]:
+    return scores | {term: Score(None, None, status)}  # type: ignore[arg-type]
+
+
+def contest(candidates: int) -> Contest:
+    names = ["old", *(f"new{index}" for index in range(candidates))]
+    return Contest("sample", "old", tuple(names[1:]), {name: Pair(name, "", name) for name in names})
+
+
+def decide_between(
+    old: dict[Term, Score],
+    *new: dict[Term, Score],
+    phase: Phase = "response",
+    policy: PolicyName = "ifd+r-ifd",
+    margin: float = 0.0,
+    rate: float = 0.5,
+    seed: int = 0,
+) -> Decision:
+    scores = {"old": old} | {f"new{index}": terms for index, terms in enumerate(new)}
+    return decide(
+        contest(len(new)),
+        scores,
+        selection=SelectionConfig(policy=policy, margin=margin, random_rate=rate),
+        round=1,
+        phase=phase,
+        student_id="s0",
+        seed=seed,
+    )
+
+
+def test_decide_takes_the_highest_ifd_in_phase_instruction() -> None:
+    decision = decide_between(scores_of(ifd=0.5), scores_of(ifd=0.8), phase="instruction")
+    assert (decision.reason, decision.winner_id) == ("accepted", "new0")
+    assert decision.incumbent_value == pytest.approx(0.5)
+    assert decision.winner_value == decision.challenger_value == pytest.approx(0.8)
+
+
+def test_decide_takes_the_lowest_r_ifd_in_phase_response() -> None:
+    decision = decide_between(scores_of(r_ifd=0.9), scores_of(r_ifd=0.7), scores_of(r_ifd=0.6))
+    assert (decision.reason, decision.winner_id, decision.student_id) == ("accepted", "new1", "s0")
+
+
+def test_decide_refuses_a_worse_candidate_and_keeps_its_value() -> None:
+    decision = decide_between(scores_of(r_ifd=0.7), scores_of(r_ifd=0.9))
+    assert (decision.reason, decision.winner_id, decision.challenger_id) == ("refused", "old", "new0")
+    assert decision.winner_value == pytest.approx(0.7)
+    assert decision.challenger_value == pytest.approx(0.9)
+
+
+def test_decide_gives_ties_to_the_incumbent() -> None:
+    assert decide_between(scores_of(), scores_of()).reason == "tie"
+
+
+def test_decide_wants_more_than_the_margin() -> None:
+    within = decide_between(scores_of(r_ifd=0.9), scores_of(r_ifd=0.85), margin=0.1)
+    beyond = decide_between(scores_of(r_ifd=0.9), scores_of(r_ifd=0.75), margin=0.1)
+    assert (within.reason, beyond.reason) == ("tie", "accepted")
+
+
+def test_decide_without_candidates_has_its_own_reason() -> None:
+    for policy in POLICIES:
+        decision = decide_between(scores_of(), policy=policy)
+        assert (decision.reason, decision.winner_id, decision.student_id) == ("no-candidate", "old", None)
+
+
+@pytest.mark.parametrize("status", FAILURES)
+@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("phase", ["instruction", "response"])
+def test_decide_never_lets_a_failure_win(status: str, policy: PolicyName, phase: Phase) -> None:
+    for term in POLICIES[policy].rule(phase).terms:
+        perfect = scores_of(ifd=99.0, r_ifd=0.0001, tokens=9999)
+        decision = decide_between(
+            scores_of(), failed(perfect, term, status), phase=phase, policy=policy, rate=1.0
+        )
+        assert decision.winner_id == "old"
+        assert decision.reason == ("policy" if policy == "reject-all" else "unscorable")
+
+
+def test_decide_treats_missing_scores_as_unscorable() -> None:
+    assert decide_between(scores_of(), {}).reason == "unscorable"
+
+
+def test_decide_replaces_an_unscorable_incumbent() -> None:
+    old = failed(scores_of(), "instruction_alone", "empty")
+    decision = decide_between(old, scores_of(r_ifd=5.0), margin=10.0)
+    assert (decision.reason, decision.winner_id, decision.incumbent_value) == ("accepted", "new0", None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "better", "worse"),
+    [
+        ("ifd", scores_of(ifd=0.9), scores_of(ifd=0.4)),
+        ("r-ifd", scores_of(r_ifd=0.4), scores_of(r_ifd=0.9)),
+        ("perplexity", scores_of(ifd=0.4), scores_of(ifd=0.9)),
+        ("longest", scores_of(tokens=20), scores_of(tokens=19)),
+    ],
+)
+def test_decide_control_arms_compare_alike_in_both_phases(
+    policy: PolicyName, better: dict[Term, Score], worse: dict[Term, Score]
+) -> None:
+    phases: tuple[Phase, Phase] = ("instruction", "response")
+    for phase in phases:
+        assert decide_between(worse, better, policy=policy, phase=phase).reason == "accepted"
+        assert decide_between(better, worse, policy=policy, phase=phase).reason == "refused"
+
+
+def test_decide_accept_all_and_reject_all_look_at_no_value() -> None:
+    worse = scores_of(ifd=0.1, r_ifd=9.0, tokens=1)
+    accepted = decide_between(scores_of(), worse, policy="accept-all")
+    refused = decide_between(scores_of(), worse, policy="reject-all")
+    assert (accepted.reason, accepted.winner_value) == ("accepted", None)
+    assert (refused.reason, refused.winner_id) == ("policy", "old")
+
+
+def test_decide_random_accepts_about_its_rate_and_repeats_with_its_seed() -> None:
+    def draw(seed: int) -> str:
+        return decide_between(scores_of(), scores_of(), policy="random", rate=0.3, seed=seed).reason
+
+    reasons = [draw(seed) for seed in range(1000)]
+    # Binomial(1000, 0.3): mean 300, standard deviation 14.5; five of them on either side.
+    assert 227 <= reasons.count("accepted") <= 373
+    assert reasons == [draw(seed) for seed in range(1000)]
+
+
+@given(old=st.floats(0.01, 100), new=st.lists(st.floats(0.01, 100), min_size=1), margin=st.floats(0, 5))
+def test_decide_winner_is_best_or_incumbent_within_the_margin(
+    old: float, new: list[float], margin: float
+) -> None:
+    decision = decide_between(scores_of(r_ifd=old), *(scores_of(r_ifd=value) for value in new), margin=margin)
+    assert decision.challenger_value == pytest.approx(min(new))
+    if decision.reason == "accepted":
+        assert decision.winner_id == decision.challenger_id
+        assert old - min(new) > margin - 1e-9
+    else:
+        assert decision.winner_id == "old"
+        assert old - min(new) <= margin + 1e-9
+
+
+def test_needed_versions_leave_out_what_the_policy_does_not_compare() -> None:
+    assert needed_versions(contest(2), POLICIES["r-ifd"]) == ("old", "new0", "new1")
+    assert needed_versions(contest(2), POLICIES["accept-all"]) == ("new0", "new1")
+    assert needed_versions(contest(0), POLICIES["r-ifd"]) == ()
+
+
+def pool_pair(name: str, ifd: float, r_ifd: float, improved: bool = True) -> PoolPair:
+    return PoolPair(f"sample-{name}", name, improved, scores_of(ifd, r_ifd))
+
+
+def choose(pool: list[PoolPair], anchor: float = 0.0, **selection: object) -> list[str]:
+    return choose_training_set(
+        pool,
+        [f"original-{index}" for index in range(10)],
+        selection=SelectionConfig.model_validate(selection),
+        anchor=anchor,
+        round=1,
+        seed=0,
+    )
+
+
+def test_training_set_filters_and_ranks_by_ifd() -> None:
+    pool = [
+        pool_pair("easy", 0.2, 0.5),
+        pool_pair("hard", 0.9, 0.5),
+        pool_pair("useless", 1.0, 0.5),  # IFD < 1 is strict
+        pool_pair("unfit", 0.5, 1.0),  # so is r-IFD < 1
+        pool_pair("unimproved", 0.5, 0.5, improved=False),
+    ]
+    assert choose(pool) == ["hard", "easy"]
+    assert choose(pool, keep="all") == ["hard", "unimproved", "easy"]
+    assert choose(pool, top_fraction=0.5) == ["hard"]
+    assert choose(pool, max_ifd=2.0, max_r_ifd=2.0) == ["useless", "hard", "unfit", "easy"]
+
+
+def test_training_set_leaves_out_what_cannot_be_scored() -> None:
+    broken = PoolPair("s", "broken", True, failed(scores_of(0.5, 0.5), "response_alone", "empty"))
+    assert choose([broken, pool_pair("whole", 0.5, 0.5)]) == ["whole"]
+    assert choose([broken]) == []
+
+
+def test_training_set_anchors_are_their_share_of_the_whole() -> None:
+    pool = [pool_pair(str(index), 0.5, 0.5) for index in range(6)]
+    chosen = choose(pool, anchor=0.4)
+    assert len(chosen) == 10
+    assert sum(version.startswith("original-") for version in chosen) == 4
+    assert chosen == choose(pool, anchor=0.4)
+
+
+def test_training_set_takes_no_anchor_twice() -> None:
+    pool = [pool_pair("original-0", 0.5, 0.5)]
+    chosen = choose(pool, anchor=0.95, keep="all")
+    assert sorted(chosen) == sorted({f"original-{index}" for index in range(10)})

@@ -1,0 +1,80 @@
+import pytest
+
+from loop.stopping import quality, stop_reason
+from state.config import RunConfig
+from state.records import Evaluation
+
+
+def config_with(**stop: object) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "r",
+            "rounds": 3,
+            "data": {"path": "d"},
+            "teacher": {"engine": "recorded", "path": "t"},
+            "student": {"model": "m"},
+            "stop": stop,
+        }
+    )
+
+
+def measured(*nlls: float) -> dict[int, dict[str, Evaluation]]:
+    return {round: {"nll": Evaluation("nll", nll, 9, None, None)} for round, nll in enumerate(nlls)}
+
+
+def reason(
+    round: int = 1, proposals: int = 10, accepted: int = 5, nlls: tuple[float, ...] = (), **stop: object
+) -> str | None:
+    return stop_reason(
+        config_with(**stop), round, proposals=proposals, accepted=accepted, measures=measured(*nlls)
+    )
+
+
+def test_stop_after_the_last_round_and_not_before() -> None:
+    assert reason(round=2) is None
+    assert reason(round=3) == "rounds"
+
+
+def test_stop_when_a_round_accepts_nothing() -> None:
+    assert reason(accepted=0) == "nothing-accepted"
+
+
+def test_stop_tells_a_silent_teacher_from_refused_proposals() -> None:
+    assert reason(proposals=0, accepted=0) == "no-proposals"
+
+
+def test_stop_below_the_least_acceptance() -> None:
+    assert reason(accepted=1, min_acceptance=0.2) == "min-acceptance"
+    assert reason(accepted=2, min_acceptance=0.2) is None
+
+
+def test_stop_when_patience_runs_out() -> None:
+    assert reason(round=2, nlls=(3.0, 2.0, 2.5), patience=2) is None
+    assert reason(round=2, nlls=(2.0, 2.5, 2.4), patience=2) == "patience"
+
+
+def test_stop_when_the_measure_drops_too_far_below_its_best() -> None:
+    # nll 2.0 -> 2.3 is 15 % worse than the best.
+    assert reason(round=2, nlls=(3.0, 2.0, 2.3), max_drop=0.1) == "max-drop"
+    assert reason(round=2, nlls=(3.0, 2.0, 2.3), max_drop=0.2) is None
+
+
+def test_stop_judges_only_rounds_that_were_evaluated() -> None:
+    assert reason(round=2, nlls=(2.0, 9.0), max_drop=0.1) is None
+
+
+def test_quality_prefers_accuracy_and_turns_nll_round() -> None:
+    accuracy = Evaluation("accuracy", 0.5, 9, None, None)
+    assert quality(measured(2.0)[0]) == -2.0
+    assert quality(measured(2.0)[0] | {"accuracy": accuracy}) == 0.5
+    assert quality({}) is None
+
+
+@pytest.mark.parametrize("best", [0.0, 0.4])
+def test_stop_by_accuracy_handles_a_best_of_zero(best: float) -> None:
+    measures = {
+        round: {"accuracy": Evaluation("accuracy", value, 9, None, None)}
+        for round, value in enumerate((best, 0.0))
+    }
+    found = stop_reason(config_with(max_drop=0.5), 1, proposals=2, accepted=1, measures=measures)
+    assert found == ("max-drop" if best else None)

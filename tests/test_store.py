@@ -1,0 +1,219 @@
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from state.errors import StoreError
+from state.records import Evaluation, Score, StudentRecord
+from state.store import LineageStore, Pending
+from tests.lineages import call, decided, given, make_store, original, propose, scores_of
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LineageStore]:
+    with make_store(tmp_path / "lineage.db") as store:
+        yield store
+
+
+def pending(store: LineageStore, round: int = 1, retries: int = 1, candidates: int = 1) -> list[Pending]:
+    return list(store.pending_reflections(round, "response", candidates=candidates, retries=retries))
+
+
+def decide_all(store: LineageStore, round: int, phase: str, accepted: str = "") -> None:
+    """Decide a phase for every sample; samples named in `accepted` take their one proposal."""
+    for (contest,) in store.contests(round, phase, 1):  # type: ignore[arg-type]
+        winner = contest.candidate_ids[0] if contest.sample_id in accepted else contest.incumbent_id
+        decision = decided(original(contest.sample_id), round=round, phase=phase)  # type: ignore[arg-type]
+        fields = {"incumbent_id": contest.incumbent_id, "winner_id": winner}
+        if contest.sample_id in accepted:
+            fields["reason"] = "accepted"
+        row = {name: getattr(decision, name) for name in decision.__slots__} | fields
+        store.add_decisions({}, "s0", [type(decision)(**row)])
+
+
+def test_store_asks_for_every_missing_proposal_of_training_samples(store: LineageStore) -> None:
+    store.start_round(1)
+    decide_all(store, 1, "instruction")
+    assert [(item.sample_id, item.candidate, item.attempts) for item in pending(store, candidates=2)] == [
+        (sample, candidate, 0) for sample in "abc" for candidate in (0, 1)
+    ]
+    assert pending(store)[0].pair == given("a")
+
+
+def test_store_asks_no_more_for_settled_proposals(store: LineageStore) -> None:
+    store.start_round(1)
+    decide_all(store, 1, "instruction")
+    propose(store, original("a"), "better", round=1, phase="response")
+    store.add_reflections([call("b", status="unparsable")], [])
+    store.add_reflections([call("c", status="no-entry")], [])
+    assert [(item.sample_id, item.attempts) for item in pending(store)] == [("b", 1)]
+    assert store.count_settled(1, "response", retries=1) == 2
+    store.add_reflections([call("b", attempt=2, status="error")], [])
+    assert pending(store) == []
+    assert store.count_settled(1, "response", retries=1) == 3
+
+
+def test_store_commits_calls_and_proposals_together_or_not_at_all(store: LineageStore) -> None:
+    orphan = original("a").__class__("nobody", None, 1, "response", 0, given("a"), None)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add_reflections([call("a")], [orphan])
+    assert store.count_settled(1, "response", retries=0) == 0
+
+
+def test_store_incumbents_follow_the_decisions(store: LineageStore) -> None:
+    store.start_round(1)
+    first = propose(store, original("a"), "better", round=1, phase="instruction")
+    decide_all(store, 1, "instruction", accepted="a")
+    contests = {item.sample_id: item for item in next(store.contests(1, "response", 10))}
+    assert contests["a"].incumbent_id == first.id
+    assert contests["b"].incumbent_id == original("b").id
+    second = propose(store, first, "best", round=1, phase="response")
+    decide_all(store, 1, "response", accepted="a")
+    store.start_round(2)
+    assert [item.incumbent_id for item in next(store.contests(2, "instruction", 10))] == [
+        second.id,
+        original("b").id,
+        original("c").id,
+    ]
+
+
+def test_store_contests_come_in_the_same_groups_after_an_interruption(store: LineageStore) -> None:
+    store.start_round(1)
+    groups = [[item.sample_id for item in group] for group in store.contests(1, "instruction", 2)]
+    assert groups == [["a", "b"], ["c"]]
+    store.add_decisions({}, "s0", [decided(original(sample), phase="instruction") for sample in "ab"])
+    groups = [[item.sample_id for item in group] for group in store.contests(1, "instruction", 2)]
+    assert groups == [["c"]]
+
+
+def test_store_scores_come_back_as_they_were(store: LineageStore) -> None:
+    version = original("a")
+    scores = {
+        version.id: scores_of(0.5, 0.7)
+        | {"instruction_alone": Score(None, None, "non-finite", truncated=True)}
+    }
+    store.add_decisions(scores, "s0", [])
+    assert store.scores([version.id, original("b").id], "s0") == scores | {original("b").id: {}}
+
+
+def test_store_refuses_a_failure_that_carries_a_number(store: LineageStore) -> None:
+    scores = {original("a").id: {"response_alone": Score(-1.0, 1, "non-finite")}}
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add_decisions(scores, "s0", [])  # type: ignore[arg-type]
+
+
+def test_store_refuses_an_acceptance_that_changes_nothing(store: LineageStore) -> None:
+    store.start_round(1)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add_decisions({}, "s0", [decided(original("a"), reason="accepted")])
+
+
+def test_store_pool_tells_improved_responses_and_their_scores(store: LineageStore) -> None:
+    store.start_round(1)
+    decide_all(store, 1, "instruction")
+    better = propose(store, original("a"), "better", round=1, phase="response")
+    decide_all(store, 1, "response", accepted="a")
+    store.add_decisions({better.id: scores_of(0.5, 0.7)}, "s0", [])
+    pool = list(store.pool(1, "s0"))
+    assert [(pair.version_id, pair.improved) for pair in pool] == [
+        (better.id, True),
+        (original("b").id, False),
+        (original("c").id, False),
+    ]
+    assert pool[0].scores == scores_of(0.5, 0.7)
+    store.start_round(2)
+    decide_all(store, 2, "instruction")
+    decide_all(store, 2, "response")
+    assert [pair.improved for pair in store.pool(2, "s0")] == [True, False, False]
+    assert (store.count_decisions(1, reason="accepted"), store.count_decisions(2, reason="accepted")) == (
+        1,
+        0,
+    )
+    assert (store.count_proposals(1), store.count_proposals(2)) == (1, 0)
+
+
+def test_store_training_set_keeps_its_order(store: LineageStore) -> None:
+    assert store.training_pairs(0) == []
+    store.set_training_set(0, [original("c").id, original("a").id])
+    assert store.training_pairs(0) == [given("c"), given("a")]
+    assert store.original_ids() == [original(sample).id for sample in "abc"]
+
+
+def test_store_round_student_is_none_until_there_is_one(store: LineageStore) -> None:
+    store.start_round(1)
+    assert store.round_student(1) is None
+    student = StudentRecord("s1", 1, "base", "rev", "adapters/round-01", "hash", "s0", {"loss": 1.5})
+    store.add_student(student)
+    assert store.round_student(1) == student
+    store.start_round(2)
+    store.set_round_student(2, "s1")
+    assert store.round_student(2) == student
+
+
+def test_store_keeps_the_time_of_every_visit(store: LineageStore) -> None:
+    store.add_seconds(0, "select", 1.5)
+    store.add_seconds(0, "select", 2.0)
+    metrics = store.db.execute("SELECT metrics FROM rounds WHERE round = 0").fetchone()[0]
+    assert metrics == '{"seconds":{"select":3.5}}'
+
+
+def test_store_evaluations_come_back_by_round(store: LineageStore) -> None:
+    nll = Evaluation("nll", 2.5, 4, 2.0, 3.0)
+    store.add_evaluations(0, "s0", [nll])
+    assert store.evaluations() == {0: {"nll": nll}}
+    assert store.holdout_pairs() == [given("d")]
+
+
+def test_store_survives_reopening(tmp_path: Path) -> None:
+    make_store(tmp_path / "lineage.db").close()
+    with LineageStore.open(tmp_path / "lineage.db") as store:
+        assert store.count_samples("train") == 3
+        assert store.versions() == {"graph": "g"}
+        assert store.is_round_finished(0)
+        assert not store.is_round_finished(1)
+
+
+def test_store_enforces_foreign_keys(store: LineageStore) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        store.set_training_set(0, ["no such version"])
+
+
+def test_store_opens_only_lineages_it_understands(tmp_path: Path) -> None:
+    path = tmp_path / "lineage.db"
+    with pytest.raises(StoreError, match="no lineage database there"):
+        LineageStore.open(path)
+    path.write_text("this is no database at all, but long enough to be read as one")
+    with pytest.raises(StoreError, match="not a lineage database"):
+        LineageStore.open(path)
+    path.unlink()
+    sqlite3.connect(path).execute("CREATE TABLE other (x)").connection.close()
+    with pytest.raises(StoreError, match="not a lineage database"):
+        LineageStore.open(path)
+
+
+def test_store_refuses_a_newer_schema(tmp_path: Path) -> None:
+    path = tmp_path / "lineage.db"
+    with make_store(path) as store:
+        store.db.table("_sqlite_migrations").insert(
+            {"migration_set": "reflectune", "name": "9999_future", "applied_at": "later"}
+        )
+    with pytest.raises(StoreError, match=r"made by a newer version .*9999_future"):
+        LineageStore.open(path)
+
+
+def test_store_tables_are_strict(store: LineageStore) -> None:
+    tables = store.db.query("SELECT name, strict FROM pragma_table_list WHERE type = 'table'")
+    strict = {row["name"] for row in tables if row["strict"]}
+    assert strict >= {
+        "runs", "rounds", "samples", "versions", "teacher_calls", "students",
+        "scores", "decisions", "training_sets", "evaluations",
+    }  # fmt: skip
+
+
+def test_store_ids_change_with_the_parent() -> None:
+    version = original("a")
+    child = version.__class__("a", version.id, 1, "response", 0, given("a"))
+    other = version.__class__("a", "another parent", 1, "response", 0, given("a"))
+    assert len({version.id, child.id, other.id}) == 3
+    assert child.id == version.__class__("a", version.id, 1, "response", 0, given("a")).id

@@ -1,0 +1,39 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loop.words import diff_words, inert, render_diff
+
+
+def test_diff_words_keeps_what_both_share() -> None:
+    assert diff_words("the red cat", "the big cat") == [
+        ("same", "the "),
+        ("removed", "red"),
+        ("added", "big"),
+        ("same", " cat"),
+    ]
+
+
+def test_diff_words_of_equal_and_empty_texts() -> None:
+    assert diff_words("same", "same") == [("same", "same")]
+    assert diff_words("", "new") == [("added", "new")]
+    assert diff_words("", "") == []
+
+
+@given(old=st.text(), new=st.text())
+def test_diff_words_gives_both_texts_back(old: str, new: str) -> None:
+    changes = diff_words(old, new)
+    assert "".join(text for change, text in changes if change != "added") == old
+    assert "".join(text for change, text in changes if change != "removed") == new
+
+
+def test_render_diff_marks_changes_with_and_without_colour() -> None:
+    assert render_diff("a b", "a c", colour=False).plain == "a [-b-]{+c+}"
+    coloured = render_diff("a b", "a c", colour=True)
+    assert coloured.plain == "a bc"
+    assert [str(span.style) for span in coloured.spans] == ["red strike", "green"]
+
+
+def test_inert_text_cannot_steer_a_terminal() -> None:
+    assert inert("red \x1b[31m\rover\u202e\x9b2J") == "red \ufffd[31m\ufffdover\ufffd\ufffd2J"
+    assert inert("tab\tand\nline") == "tab\tand\nline"
+    assert render_diff("a", "\x1b]0;title\x07", colour=True).plain.count("\x1b") == 0
