@@ -5,7 +5,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -43,10 +42,21 @@ def render_runs(runs: Sequence[Document]) -> RenderableType:
 
 def render_rounds(run: Document) -> RenderableType:
     """The rounds of one run: what was decided, and what came of it."""
+    rounds = run["rounds"]
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
+    measures = sorted({name for row in rounds for name in row["evaluations"]})
     decided = _table("round", "student", "pool", "instruction", "failed", "response", "failed", "training")
-    measured = _table("round", "IFD", "r-IFD", "response tokens", "held-out", "calls", "cost USD", "seconds")
-    for row in run["rounds"]:
+    measured = _table(
+        "round",
+        "IFD",
+        "r-IFD",
+        "tokens",
+        *(f"held-out\n{name.replace('_', ' ')}" for name in measures),
+        "calls",
+        "USD",
+        "seconds",
+    )
+    for row in rounds:
         decided.add_row(
             str(row["round"]),
             row["student"] or "-",
@@ -62,16 +72,16 @@ def render_rounds(run: Document) -> RenderableType:
             _number(row["ifd"]["mean"], ".3f"),
             _number(row["r_ifd"]["mean"], ".3f"),
             _number(row["response_tokens"], ".1f"),
-            "\n".join(f"{name} {value:.3f}" for name, value in row["evaluations"].items()) or "-",
+            *(_number(row["evaluations"].get(name), ".3f") for name in measures),
             str(row["teacher"]["calls"]),
             _number(row["teacher"]["cost_usd"], ".4f"),
             f"{sum(row['seconds'].values()):.1f}",
         )
     return Group(
         Text(f"{run['name']}: {run['status']}{stop}", style="bold"),
-        Text("Accepted of reflected, by phase; failed reflections; pairs trained on"),
+        Text("\nAccepted of proposed and failed reflections, by phase; pairs trained on"),
         decided,
-        Text("Means over the pool under the student that decided (IFD, r-IFD); held-out measures"),
+        Text("Means over the pool under the student that decided; held-out measures; teacher"),
         measured,
     )
 
@@ -88,38 +98,32 @@ def render_trace(trace: Document, console: Console) -> RenderableType:
 
 
 def _story(trace: Document, *, colour: bool) -> Iterator[RenderableType]:
+    """Round by round and phase by phase: proposals, failures, and what was decided about them."""
     versions = {version["id"]: version for version in trace["versions"]}
-    decisions = {(item["round"], item["phase"]): item for item in trace["decisions"]}
-    told: set[tuple[int, str]] = set()
-    for version in trace["versions"]:
-        place = (version["round"], version["phase"])
-        if version["parent"] is None:
-            yield _version(version, None, colour=colour)
-            continue
-        yield _version(version, versions[version["parent"]], colour=colour)
-        last_of_phase = all(
-            other["candidate"] <= version["candidate"]
-            for other in trace["versions"]
-            if (other["round"], other["phase"]) == place
-        )
-        if last_of_phase and place in decisions:
-            told.add(place)
-            yield Padding(Text(_sentence(decisions[place]), style="bold"), (0, 0, 0, 2))
-    for place in sorted(decisions.keys() - told):
-        yield Text(f"\nround {place[0]} · {place[1]}: {_sentence(decisions[place])}")
-    for failure in trace["failures"]:
-        place_text = f"round {failure['round']} · {failure['phase']} · attempt {failure['attempt']}"
-        yield Text(f"{place_text}: the teacher's answer failed: {_failure(failure)}", style="yellow")
+    places = {
+        (item["round"], item["phase"])
+        for kind in ("versions", "failures", "decisions")
+        for item in trace[kind]
+    }
+    for round, phase in sorted(places):
+
+        def here(kind: str, place: tuple[int, str] = (round, phase)) -> list[Document]:
+            return [item for item in trace[kind] if (item["round"], item["phase"]) == place]
+
+        yield Text(f"\nround {round} · {phase}", style="bold cyan")
+        for version in here("versions"):
+            yield _version(version, versions.get(version["parent"]), colour=colour)
+        for failure in here("failures"):
+            error = f": {inert(failure['error'])}" if failure["error"] else ""
+            line = f"attempt {failure['attempt']} failed, {failure['status']}{error}"
+            yield _field("teacher", Text(line, style="yellow"))
+        for decision in here("decisions"):
+            yield _field("decision", Text(_sentence(decision), style="bold"))
 
 
 def _version(version: Document, parent: Document | None, *, colour: bool) -> RenderableType:
     mark = " (current)" if version["current"] else ""
-    parts: list[RenderableType] = [
-        Text(
-            f"\nround {version['round']} · {version['phase']} · {version['id'][:12]}{mark}",
-            style="bold cyan",
-        )
-    ]
+    parts: list[RenderableType] = [_field("version", Text(version["id"][:12] + mark, style="cyan"))]
     if version.get("critique"):
         parts.append(_field("criticism", Text(inert(version["critique"]), style="italic")))
     for name in ("instruction", "input", "response"):
@@ -134,9 +138,10 @@ def _version(version: Document, parent: Document | None, *, colour: bool) -> Ren
         )
         parts.append(_field(name, text))
     for score in version["scores"]:
-        values = f"IFD {_number(score['ifd'], '.4f')}, r-IFD {_number(score['r_ifd'], '.4f')}"
-        status = "" if score["status"] == "ok" else f" ({score['status']})"
-        parts.append(_field(f"under {score['student']}", Text(values + status)))
+        known = {"IFD": score["ifd"], "r-IFD": score["r_ifd"]}
+        values = [f"{name} {value:.4f}" for name, value in known.items() if value is not None]
+        status = [] if score["status"] == "ok" else [f"cannot be scored: {score['status']}"]
+        parts.append(_field(f"under {score['student']}", Text(", ".join(values + status))))
     return Group(*parts)
 
 
@@ -171,26 +176,22 @@ def _sentence(decision: Document) -> str:
         case "unscorable":
             return "refused: no proposal can be scored"
         case "no-candidate":
-            return "the teacher made no proposal; the incumbent stays"
+            return "no proposal to decide about; the incumbent stays"
         case "frozen":
             return "left alone after repeated refusals"
         case _:
             return f"refused: policy {policy} keeps the incumbent"
 
 
-def _failure(failure: Document) -> str:
-    return failure["status"] + (f" ({inert(failure['error'])})" if failure["error"] else "")
-
-
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     return table
 
 
 def _accepted(phase: Document) -> str:
-    return f"{phase['accepted']} of {phase['reflected']}"
+    return f"{phase['accepted']}/{phase['reflected']}"
 
 
 def _share(value: float | None) -> str:

@@ -6,17 +6,17 @@ Only reads, and only over its own connection, so that it never stands in the wri
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from sqlite_utils.db import Database
 
 from state.errors import StoreError
+from state.exports import Preference
 from state.records import PHASES, Pair
 from state.store import open_database
 
-__all__ = ["History", "Preference", "mean_and_median"]
+__all__ = ["History", "mean_and_median"]
 
 # The pool D[r] is what won the last phase of round r; the pool D[0] is the given training data.
 _POOL = """
@@ -28,16 +28,6 @@ _POOL = """
     JOIN samples ON samples.id = versions.sample_id
     WHERE :round = 0 AND versions.phase = 'original' AND samples.split = 'train'
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """Two responses to one prompt, and which of them the student's decision preferred."""
-
-    instruction: str
-    input: str
-    chosen: str
-    rejected: str
 
 
 class History:
@@ -217,13 +207,13 @@ class History:
         )
         current = decisions[-1]["winner"] if decisions else versions[0]["id"]
         for version in versions:
-            version["scores"] = list(
-                self.db.query(
-                    "SELECT student_id AS student, ifd, r_ifd, status, response_tokens, truncated "
-                    "FROM pair_scores WHERE version_id = ? ORDER BY student_id",
-                    [version["id"]],
-                )
+            scores = self.db.query(
+                "SELECT student_id AS student, ifd, r_ifd, status, response_tokens, truncated "
+                "FROM pair_scores JOIN students ON students.id = student_id "
+                "WHERE version_id = ? ORDER BY students.round",
+                [version["id"]],
             )
+            version["scores"] = [row | {"truncated": bool(row["truncated"])} for row in scores]
             version["current"] = version["id"] == current
         failures = self.db.query(
             "SELECT round, phase, candidate, attempt, status, error FROM teacher_calls "

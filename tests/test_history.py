@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from state.errors import StoreError
-from state.history import History, Preference, mean_and_median
+from state.exports import Preference
+from state.history import History, mean_and_median
 from state.records import Evaluation, StudentRecord
 from state.store import LineageStore
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of

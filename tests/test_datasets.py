@@ -1,0 +1,539 @@
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from state.config import DataConfig
+from state.datasets import Record, assign_samples, dataset_hash, read_dataset
+from state.errors import DatasetError
+from state.records import Pair, content_hash
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data"
+FRENCH = {"instruction": "Say hello in French.", "input": "", "output": "Bonjour"}
+SUM = {"instruction": "Add.", "input": "1 2", "output": "3"}
+PAIRS = [Pair("Say hello in French.", "", "Bonjour"), Pair("Add.", "1 2", "3")]
+
+Format = Literal["auto", "alpaca", "messages", "sharegpt"]
+
+
+def given_data(name: str) -> Path:
+    path = DATA / name
+    if not path.is_file():
+        pytest.skip(f"needs the shared data file {name}")
+    return path
+
+
+def written(path: Path, content: str | bytes) -> str:
+    path.write_bytes(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
+    return str(path)
+
+
+def read(path: str | Path, **settings: Any) -> list[Record]:
+    return read_dataset(DataConfig(path=str(path), **settings))
+
+
+def read_rows(tmp_path: Path, *rows: object, allow_empty: bool = False, **settings: Any) -> list[Record]:
+    path = written(tmp_path / "rows.json", json.dumps(rows))
+    return read_dataset(DataConfig(path=path, **settings), allow_empty=allow_empty)
+
+
+def refusal(tmp_path: Path, *rows: object, **settings: Any) -> str:
+    with pytest.raises(DatasetError) as caught:
+        read_rows(tmp_path, *rows, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def messages(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def conversation(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
+
+
+def as_csv(rows: list[dict[str, str]], path: Path) -> str:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+# Files
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([FRENCH, SUM]),
+        "\n " + json.dumps([FRENCH, SUM], indent=2),
+        f"{json.dumps(FRENCH)}\n{json.dumps(SUM)}",
+        f"\n{json.dumps(FRENCH)}\r\n\r\n{json.dumps(SUM)}\r\n",
+        'instruction,input,output\nSay hello in French.,,Bonjour\nAdd.,"1 2",3\n',
+        'output,instruction,input\r\nBonjour,Say hello in French.,\r\n"3","Add.","1 2"\r\n',
+    ],
+    ids=["array", "indented-array", "lines", "lines-crlf", "csv", "csv-crlf"],
+)
+def test_read_dataset_tells_text_formats_apart_by_content(tmp_path: Path, text: str, bom: bytes) -> None:
+    path = written(tmp_path / "pairs.data", bom + text.encode())
+    assert [record.pair for record in read(path)] == PAIRS
+
+
+def test_read_dataset_tells_parquet_apart_by_content(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([FRENCH, SUM]), tmp_path / "pairs.json")
+    assert [record.pair for record in read(tmp_path / "pairs.json")] == PAIRS
+
+
+def test_read_dataset_takes_one_pretty_printed_record(tmp_path: Path) -> None:
+    assert [r.pair for r in read(written(tmp_path / "one.json", json.dumps(SUM, indent=2)))] == PAIRS[1:]
+
+
+def test_read_dataset_keeps_texts_exactly(tmp_path: Path) -> None:
+    text = '  a\r\n"b",\tc\u2028d\u0085e \U0001f600 e\u0301\n\n'
+    row = {"instruction": text, "input": text, "output": text}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p")
+    paths = [
+        written(tmp_path / "a", json.dumps([row], ensure_ascii=False)),
+        written(tmp_path / "l", json.dumps(row, ensure_ascii=False) + "\n" + json.dumps(row)),
+        as_csv([row], tmp_path / "c"),
+        str(tmp_path / "p"),
+    ]
+    assert [read(path)[-1].pair for path in paths] == [Pair(text, text, text)] * 4
+
+
+def test_read_dataset_takes_large_csv_fields(tmp_path: Path) -> None:
+    long = "word " * 100_000  # the csv module's own limit is 131,072
+    path = as_csv([{"instruction": "Repeat.", "output": long}], tmp_path / "large.csv")
+    assert read(path)[0].pair == Pair("Repeat.", "", long)
+
+
+@pytest.mark.parametrize("escape", [r"\ud800", r"\udfff", r"\u0000"])
+def test_read_dataset_replaces_what_sqlite_cannot_hold(tmp_path: Path, escape: str) -> None:
+    row = f'{{"instruction": "a{escape}b", "output": "c", "k{escape}": ["x{escape}"]}}'
+    record = read(written(tmp_path / "odd.jsonl", row))[0]
+    assert record == Record(Pair("a\ufffdb", "", "c"), {"k\ufffd": ["x\ufffd"]})
+
+
+def test_read_dataset_keeps_paired_surrogates_as_one_character(tmp_path: Path) -> None:
+    path = written(tmp_path / "emoji.jsonl", r'{"instruction": "\ud83d\ude00", "output": "c"}')
+    assert read(path)[0].pair.instruction == "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", ["is empty", "JSON Lines"]),
+        (" \n\n", ["is empty"]),
+        ("[]", ["no records"]),
+        ("instruction,output\n", ["no records"]),
+        ('[{"instruction": "a",\n "output": }]', ["line 2", "not valid JSON"]),
+        ('[{"instruction": "a", "output": "b"},\n', ["line 2", "not valid JSON"]),
+        (f'{json.dumps(SUM)}\n\n{{"instruction": "a"\n{json.dumps(SUM)}', ["line 3", "not valid JSON"]),
+        ('{"instruction": "cut', ["line 1", "not valid JSON", "one record a line"]),
+        ('{"data": [],\n"version": 1}', ["one JSON object", "data, version", "one array of records"]),
+        ('{"data": []}', ["one JSON object", "data"]),
+        ("[" * 100_000, ["line 1", "cannot be read"]),
+        (b'{"instruction": "a",\n"output": "caf\xe9"}', ["line 2", "not UTF-8", "0xe9", "save it as UTF-8"]),
+        ("question,answer\na,b\n", ["question, answer", "want instruction and output"]),
+        ("<html>\nno table\n", ["<html>", "want instruction and output"]),
+        ("instruction,output\na,b,c\n", ["line 2", "more fields than the header"]),
+        ('instruction,output\na,b\nc,"d\ne,f\n', ["line 3", "not valid CSV"]),
+        (b"PAR1 but nothing more", ["not readable as Parquet", "write it anew"]),
+    ],
+)
+def test_read_dataset_refuses_unreadable_files(
+    tmp_path: Path, content: str | bytes, named: list[str]
+) -> None:
+    path = written(tmp_path / "broken", content)
+    with pytest.raises(DatasetError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(path)
+    for part in named:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("missing.json", "No such file"), ("", "Is a directory"), ("a/" * 3000, "too long")]
+)
+def test_read_dataset_says_why_a_path_cannot_be_read(tmp_path: Path, name: str, named: str) -> None:
+    with pytest.raises(DatasetError, match=named) as caught:
+        read(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert "data.path wants a file, data.hf takes a folder" in str(caught.value)
+
+
+def test_read_dataset_refuses_parquet_without_the_needed_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"instruction": ["a"], "answer": ["b"]}), tmp_path / "p.parquet")
+    with pytest.raises(DatasetError, match=r"p\.parquet: its columns are instruction, answer; want"):
+        read(tmp_path / "p.parquet")
+
+
+def test_read_dataset_refuses_parquet_of_bytes(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"instruction": [b"a"], "output": [b"b"]}), tmp_path / "p.parquet")
+    with pytest.raises(DatasetError, match="instruction is of type bytes, not text"):
+        read(tmp_path / "p.parquet")
+
+
+# Records
+
+
+@pytest.mark.parametrize(
+    ("row", "pair", "meta"),
+    [
+        ({"instruction": "a", "output": "b"}, Pair("a", "", "b"), {}),
+        ({"instruction": "a", "input": None, "response": "b"}, Pair("a", "", "b"), {}),
+        (
+            {"instruction": "a", "output": "b", "response": "c", "n": 1},
+            Pair("a", "", "b"),
+            {"response": "c", "n": 1},
+        ),
+        ({"instruction": "a", "output": "b", "history": [], "system": ""}, Pair("a", "", "b"), None),
+        (messages(("user", "a"), ("assistant", "b")) | {"id": 7}, Pair("a", "", "b"), {"id": 7}),
+        (messages(("system", " "), ("user", "a"), ("assistant", "b")), Pair("a", "", "b"), {}),
+        (conversation(("human", "a"), ("gpt", "b")) | {"id": "x"}, Pair("a", "", "b"), {"id": "x"}),
+        (conversation(("user", "a"), ("assistant", "b")), Pair("a", "", "b"), {}),
+        (
+            messages(("user", "a"), ("assistant", "b")) | {"instruction": "z", "output": None},
+            Pair("a", "", "b"),
+            {"instruction": "z", "output": None},
+        ),
+    ],
+)
+def test_read_dataset_reads_each_record_shape(
+    tmp_path: Path, row: dict[str, Any], pair: Pair, meta: dict[str, Any] | None
+) -> None:
+    record = read_rows(tmp_path, row)[0]
+    assert record.pair == pair
+    if meta is not None:
+        assert record.meta == meta
+
+
+def test_read_dataset_reads_conversations_from_parquet(tmp_path: Path) -> None:
+    rows = [messages(("user", "a"), ("assistant", "b")) | {"source": "x"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    assert read(tmp_path / "p.parquet") == [Record(Pair("a", "", "b"), {"source": "x"})]
+
+
+def test_read_dataset_makes_other_fields_json_serialisable(tmp_path: Path) -> None:
+    row = {
+        "instruction": "a",
+        "output": "b",
+        "day": date(2024, 2, 29),
+        "weights": [0.5, float("nan"), float("inf")],
+        "nested": {"deep": [True, None], "count": 3},
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
+    assert read(tmp_path / "p.parquet")[0].meta == {
+        "day": "2024-02-29",
+        "weights": [0.5, None, None],
+        "nested": {"deep": [True, None], "count": 3},
+    }
+
+
+@pytest.mark.parametrize("skip_invalid", [False, True])
+def test_read_dataset_refuses_several_exchanges_with_their_count(tmp_path: Path, skip_invalid: bool) -> None:
+    long = messages(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    old = FRENCH | {"history": [["a", "b"]]}
+    chat = conversation(("human", "a"), ("gpt", "b"), ("human", "c"))
+    message = refusal(tmp_path, SUM, long, old, chat, long, SUM, skip_invalid=skip_invalid)
+    assert "rows.json: 4 of 6 records not a single exchange" in message
+    assert "(index 1: 4 turns; index 2: has a history; index 3: 3 turns; ...)" in message
+    assert "split or remove" in message
+
+
+@pytest.mark.parametrize("skip_invalid", [False, True])
+@pytest.mark.parametrize(
+    "row",
+    [
+        messages(("system", "Be brief."), ("user", "a"), ("assistant", "b")),
+        messages(("developer", "Be brief."), ("user", "a"), ("assistant", "b")),
+        conversation(("system", "Be brief."), ("human", "a"), ("gpt", "b")),
+        FRENCH | {"system": "Be brief."},
+    ],
+)
+def test_read_dataset_refuses_system_messages(
+    tmp_path: Path, row: dict[str, Any], skip_invalid: bool
+) -> None:
+    message = refusal(tmp_path, SUM, row, skip_invalid=skip_invalid)
+    assert "1 of 2 records with a system message" in message
+    assert "index 1" in message
+    assert "template" in message
+
+
+INVALID: list[tuple[object, str]] = [
+    ({"instruction": "a"}, "no output"),
+    ({"instruction": "a", "output": None}, "no output"),
+    ({"instruction": "a", "output": " \n"}, "blank response"),
+    ({"instruction": "", "output": "b"}, "blank instruction"),
+    ({"instruction": "a", "output": 3}, "output is of type int, not text"),
+    ({"instruction": ["a"], "output": "b"}, "instruction is of type list, not text"),
+    ({"instruction": "a", "input": {}, "output": "b"}, "input is of type dict, not text"),
+    ({"instruction": None, "output": "b"}, "no messages or conversations or instruction"),
+    (
+        {"q": "a", "line\nbreak": "b"},
+        "no messages or conversations or instruction; its fields: q, line break",
+    ),
+    ({}, "no messages or conversations or instruction; its fields: none"),
+    ("text", "str instead of an object"),
+    ({"messages": "text"}, "messages is not a list of turns"),
+    ({"conversations": ["text"]}, "conversations is not a list of turns"),
+    ({"messages": []}, "its turns: none; want user, assistant"),
+    (messages(("user", "a")), "its turns: user; want user, assistant"),
+    (messages(("assistant", "a"), ("user", "b")), "its turns: assistant, user"),
+    (messages(("user", "a"), ("tool", "b")), "its turns: user, tool"),
+    ({"messages": [{"role": ["x"]}, {"content": "b"}]}, "its turns: ['x'], None"),
+    ({"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "b"}]}, "no content"),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text"}]},
+                {"role": "assistant", "content": "b"},
+            ]
+        },
+        "content is of type list",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "named"), INVALID)
+def test_read_dataset_refuses_invalid_records(tmp_path: Path, row: object, named: str) -> None:
+    message = refusal(tmp_path, SUM, row)
+    assert "rows.json: 1 of 2 records without a usable instruction or response" in message
+    assert f"(index 1: {named}" in message
+    assert "data.skip_invalid = true" in message
+
+
+@pytest.mark.parametrize(("row", "named"), INVALID)
+def test_read_dataset_leaves_invalid_records_out_when_told_to(
+    tmp_path: Path, row: object, named: str
+) -> None:
+    assert [record.pair for record in read_rows(tmp_path, row, SUM, skip_invalid=True)] == PAIRS[1:]
+    assert f"no records that can be used (index 0: {named}" in refusal(tmp_path, row, skip_invalid=True)
+
+
+def test_read_dataset_names_lines_in_json_lines_and_csv(tmp_path: Path) -> None:
+    lines = written(tmp_path / "l", f'{json.dumps(SUM)}\n\n{{"instruction": "a"}}\n7\n')
+    with pytest.raises(DatasetError, match=r"\(line 3: no output; line 4: int instead of an object\)"):
+        read(lines)
+    table = written(tmp_path / "c", 'instruction,output\n"two\nlines",b\nshort\n,d\n')
+    with pytest.raises(DatasetError, match=r"\(line 4: no output; line 5: blank instruction\)"):
+        read(table)
+
+
+def test_read_dataset_names_every_kind_of_problem_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {"instruction": "a"}, FRENCH | {"history": [["a", "b"]]})
+    assert "not a single exchange (index 1" in message
+    assert "Also 1 of 2 records without a usable instruction or response (index 0" in message
+
+
+def test_read_dataset_takes_blank_but_not_missing_texts_when_empty_is_allowed(tmp_path: Path) -> None:
+    rows = [{"instruction": "", "output": "b"}, messages(("user", "a"), ("assistant", " "))]
+    records = read_rows(tmp_path, *rows, allow_empty=True)
+    assert [record.pair for record in records] == [Pair("", "", "b"), Pair("a", "", " ")]
+    assert "index 2: no output" in refusal(tmp_path, *rows, {"instruction": "a"}, allow_empty=True)
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "shape"),
+    [
+        ("messages", FRENCH, "alpaca"),
+        ("alpaca", conversation(("human", "a"), ("gpt", "b")), "sharegpt"),
+        ("sharegpt", messages(("user", "a"), ("assistant", "b")), "messages"),
+    ],
+)
+def test_read_dataset_refuses_records_of_another_format(
+    tmp_path: Path, format: Format, row: dict[str, Any], shape: str
+) -> None:
+    assert len(read_rows(tmp_path, row, format=shape)) == 1
+    message = refusal(tmp_path, row, format=format, skip_invalid=True)
+    assert (
+        f"1 of 1 records of another format than the configured one (index 0: looks like {shape})" in message
+    )
+    assert 'data.format to "auto"' in message
+
+
+def test_read_dataset_of_a_set_format_says_which_field_is_missing(tmp_path: Path) -> None:
+    assert "index 0: no messages; its fields: q" in refusal(tmp_path, {"q": "a"}, format="messages")
+
+
+def test_read_dataset_of_a_set_format_looks_at_its_own_field(tmp_path: Path) -> None:
+    both = FRENCH | messages(("user", "a"), ("assistant", "b"))
+    assert read_rows(tmp_path, both)[0].pair == Pair("a", "", "b")
+    assert read_rows(tmp_path, both, format="alpaca")[0].pair == PAIRS[0]
+
+
+def test_read_dataset_limit_counts_valid_pairs_and_stops(tmp_path: Path) -> None:
+    bad = {"instruction": "a"}
+    rows = [bad, FRENCH, bad, SUM, bad]
+    assert [r.pair for r in read_rows(tmp_path, *rows, limit=2, skip_invalid=True)] == PAIRS
+    assert [r.pair for r in read_rows(tmp_path, FRENCH, SUM, bad, limit=2)] == PAIRS
+    assert "1 of 3 records" in refusal(tmp_path, FRENCH, bad, SUM, bad, limit=2)
+
+
+def test_read_dataset_reads_real_pairs() -> None:
+    records = read(given_data("recycle-800.json"))
+    assert len(records) == 797
+    assert Counter(len(record.meta) for record in records) == {1: 797}
+    assert records[0].meta == {"source": "text_davinci_001"}
+    assert all(record.pair.input == "" for record in records)
+
+
+def test_read_dataset_finds_the_blank_response_in_real_pairs() -> None:
+    path = given_data("alpaca-2000.json")
+    with pytest.raises(DatasetError, match=r"1 of 2000 records without .*: blank response\)"):
+        read(path)
+    assert len(read(path, skip_invalid=True)) == 1999
+    assert len(read_dataset(DataConfig(path=str(path)), allow_empty=True)) == 2000
+
+
+# Hub datasets, as local folders
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path) -> Iterator[None]:
+    import datasets
+
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path / "cache"
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, hub_cache: None) -> Path:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    written(folder / "train.jsonl", f"{json.dumps(FRENCH | {'n': 1})}\n{json.dumps(SUM | {'n': 2})}\n")
+    written(folder / "test.jsonl", json.dumps(SUM | {"n": 3}))
+    return folder
+
+
+def test_read_dataset_reads_a_hub_dataset(hub_folder: Path) -> None:
+    expected = [Record(pair, {"n": n}) for n, pair in enumerate(PAIRS, start=1)]
+    assert read_dataset(DataConfig(hf=str(hub_folder))) == expected
+    assert read_dataset(DataConfig(hf=str(hub_folder), limit=1)) == expected[:1]
+    assert read_dataset(DataConfig(hf=str(hub_folder), split="test"))[0].meta == {"n": 3}
+
+
+def test_read_dataset_names_the_hub_dataset_it_cannot_use(tmp_path: Path, hub_folder: Path) -> None:
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    written(torn / "train.jsonl", '{"instruction": "a", "output": "b"}\n{"instr')
+    for source, split, named in [
+        (str(hub_folder), "dev", "cannot be loaded: .*dev"),
+        (str(tmp_path / "nowhere"), "train", "cannot be loaded: .*data file"),
+        (str(torn), "train", "cannot be loaded: .* generating the dataset: .*JSON"),
+    ]:
+        with pytest.raises(DatasetError, match=named) as caught:
+            read_dataset(DataConfig(hf=source, split=split))
+        assert str(caught.value).startswith(f"data.hf = {source}, split {split}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_read_dataset_checks_the_columns_of_a_hub_dataset(tmp_path: Path, hub_cache: None) -> None:
+    (tmp_path / "odd").mkdir()
+    written(tmp_path / "odd" / "train.jsonl", json.dumps({"question": "a", "answer": "b"}))
+    with pytest.raises(DatasetError, match="split train: its columns are question, answer; want instruction"):
+        read_dataset(DataConfig(hf=str(tmp_path / "odd")))
+
+
+def test_datasets_module_loads_neither_datasets_nor_pyarrow() -> None:
+    loaded = "import sys, state.datasets, state.exports; print({'datasets', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+# Samples
+
+
+def records_of(*pairs: tuple[str, str, str]) -> list[Record]:
+    return [Record(Pair(*pair), {"n": n}) for n, pair in enumerate(pairs)]
+
+
+FOUR_EACH = records_of(*((f"question {n // 4}", "", f"answer {n}") for n in range(40)))
+
+
+def test_assign_samples_gives_ids_by_content_and_occurrence() -> None:
+    samples = assign_samples(records_of(("a", "", "b"), ("c", "", "d"), ("a", "", "b")), 0, seed=0)
+    first, again = (content_hash(Pair("a", "", "b").content_hash, n)[:16] for n in (0, 1))
+    assert [sample.id for sample in samples][::2] == [first, again]
+    assert [sample.position for sample in samples] == [0, 1, 2]
+    assert [sample.meta for sample in samples] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert {sample.split for sample in samples} == {"train"}
+
+
+@given(st.permutations(FOUR_EACH + FOUR_EACH[:3]), st.sampled_from([0, 5, 0.2]))
+def test_assign_samples_ignores_the_order_of_the_data(shuffled: list[Record], holdout: int | float) -> None:
+    in_order = assign_samples(FOUR_EACH + FOUR_EACH[:3], holdout, seed=3)
+    samples = assign_samples(shuffled, holdout, seed=3)
+    assert {(s.id, s.split) for s in samples} == {(s.id, s.split) for s in in_order}
+    assert len({sample.id for sample in samples}) == 43
+
+
+@pytest.mark.parametrize(
+    ("holdout", "held"),
+    [(0, 0), (0.0, 0), (1, 4), (4, 4), (5, 8), (0.001, 4), (0.1, 4), (0.25, 12), (36, 36), (0.9, 36)],
+)
+def test_assign_samples_holds_out_whole_instructions(holdout: int | float, held: int) -> None:
+    samples = assign_samples(FOUR_EACH, holdout, seed=1)
+    kept_apart = [sample for sample in samples if sample.split == "holdout"]
+    assert len(kept_apart) == held
+    assert set(Counter(sample.pair.instruction for sample in kept_apart).values()) <= {4}
+
+
+def test_assign_samples_keeps_instructions_alike_on_one_side() -> None:
+    alike = records_of(
+        ("Name a  FRUIT", "red", "x"), ("name\na fruit ", "Red", "y"), ("Other", "", "z"), ("Third", "", "w")
+    )
+    for seed in range(20):
+        first, second, *_ = assign_samples(alike, 1, seed)
+        assert first.split == second.split
+
+
+def test_assign_samples_draws_by_seed() -> None:
+    drawn = {
+        tuple(s.position for s in assign_samples(FOUR_EACH, 4, seed) if s.split == "holdout")
+        for seed in range(10)
+    }
+    assert len(drawn) > 1
+    assert assign_samples(FOUR_EACH, 4, 7) == assign_samples(FOUR_EACH, 4, 7)
+
+
+@pytest.mark.parametrize("holdout", [37, 40, 1000, 0.99])
+def test_assign_samples_refuses_to_hold_out_everything(holdout: int | float) -> None:
+    with pytest.raises(DatasetError, match=rf"data.holdout = {holdout} .* all 40 pairs .* set it to 0"):
+        assign_samples(FOUR_EACH, holdout, seed=0)
+
+
+def test_assign_samples_splits_real_pairs_by_instruction() -> None:
+    samples = assign_samples(read(given_data("recycle-800.json")), 60, seed=0)
+    sides = {side: {s.pair.instruction for s in samples if s.split == side} for side in ("train", "holdout")}
+    assert not sides["train"] & sides["holdout"]
+    assert 60 <= sum(sample.split == "holdout" for sample in samples) < 64
+    assert len({sample.id for sample in samples}) == 797
+
+
+def test_dataset_hash_changes_with_pairs_and_order_only() -> None:
+    samples = assign_samples(FOUR_EACH, 0, seed=0)
+    assert dataset_hash(samples) == dataset_hash(samples[::-1])
+    assert dataset_hash(samples) == dataset_hash(assign_samples(FOUR_EACH, 8, seed=5))
+    assert dataset_hash(samples) != dataset_hash(assign_samples(FOUR_EACH[::-1], 0, seed=0))
+    assert dataset_hash(samples) != dataset_hash(samples[1:])

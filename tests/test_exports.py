@@ -1,0 +1,258 @@
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from state.config import DataConfig
+from state.datasets import read_dataset
+from state.errors import DatasetError
+from state.exports import ExportFormat, Preference, user_turn, write_pairs, write_preferences
+from state.records import Pair
+
+FORMATS: list[ExportFormat] = ["alpaca", "messages", "sharegpt", "parquet"]
+PAIRS = [Pair("Say hello.", "", "Bonjour, ça va?"), Pair("Add.", "1 2", "3")]
+PREFERENCES = [Preference("Add.", "1 2", "3", "4"), Preference("Say hello.", "", "Hello", "Bye")]
+
+
+def rows_of(path: Path) -> list[Any]:
+    """The records of a written file, as they are in it."""
+    if path.read_bytes().startswith(b"PAR1"):
+        rows: list[Any] = pq.read_table(path).to_pylist()
+        return rows
+    text = path.read_text(encoding="utf-8")
+    if text.startswith("["):
+        return list(json.loads(text))
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "input", "expected"),
+    [
+        ("Add.", "1 2", "Add.\n\n1 2"),
+        ("Add.", "", "Add."),
+        ("Add.", " \n", "Add."),
+        (" a\n", " b", " a\n\n\n b"),
+    ],
+)
+def test_user_turn_puts_a_blank_line_before_the_input(instruction: str, input: str, expected: str) -> None:
+    assert user_turn(instruction, input) == expected
+
+
+@pytest.mark.parametrize(
+    ("format", "second"),
+    [
+        ("alpaca", {"instruction": "Add.", "input": "1 2", "output": "3"}),
+        ("parquet", {"instruction": "Add.", "input": "1 2", "output": "3"}),
+        (
+            "messages",
+            {
+                "messages": [
+                    {"role": "user", "content": "Add.\n\n1 2"},
+                    {"role": "assistant", "content": "3"},
+                ]
+            },
+        ),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "human", "value": "Add.\n\n1 2"}, {"from": "gpt", "value": "3"}]},
+        ),
+    ],
+)
+def test_write_pairs_writes_the_keys_of_each_format(
+    tmp_path: Path, format: ExportFormat, second: dict[str, Any]
+) -> None:
+    assert write_pairs(tmp_path / "out", format, PAIRS) == 2
+    assert rows_of(tmp_path / "out")[1] == second
+
+
+@pytest.mark.parametrize(
+    ("format", "first"),
+    [
+        ("alpaca", {"prompt": "Add.\n\n1 2", "chosen": "3", "rejected": "4"}),
+        ("parquet", {"prompt": "Add.\n\n1 2", "chosen": "3", "rejected": "4"}),
+        (
+            "messages",
+            {
+                "prompt": [{"role": "user", "content": "Add.\n\n1 2"}],
+                "chosen": [{"role": "assistant", "content": "3"}],
+                "rejected": [{"role": "assistant", "content": "4"}],
+            },
+        ),
+        (
+            "sharegpt",
+            {
+                "conversations": [{"from": "human", "value": "Add.\n\n1 2"}],
+                "chosen": {"from": "gpt", "value": "3"},
+                "rejected": {"from": "gpt", "value": "4"},
+            },
+        ),
+    ],
+)
+def test_write_preferences_writes_the_keys_of_each_format(
+    tmp_path: Path, format: ExportFormat, first: dict[str, Any]
+) -> None:
+    assert write_preferences(tmp_path / "out", format, iter(PREFERENCES)) == 2
+    assert rows_of(tmp_path / "out")[0] == first
+    assert len(rows_of(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "as_array"),
+    [
+        ("alpaca", "out.json", True),
+        ("alpaca", "out", True),
+        ("alpaca", "out.jsonl", False),
+        ("messages", "out.jsonl", False),
+        ("messages", "out", False),
+        ("messages", "out.json", True),
+        ("sharegpt", "out.txt", False),
+        ("sharegpt", "OUT.JSON", True),
+    ],
+)
+def test_write_pairs_suffix_says_array_or_lines(
+    tmp_path: Path, format: ExportFormat, name: str, as_array: bool
+) -> None:
+    write_pairs(tmp_path / name, format, PAIRS)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert text.startswith("[" if as_array else "{")
+    assert text.endswith("\n]\n" if as_array else "}\n")
+    assert "ça" in text
+
+
+def test_write_pairs_array_is_what_json_writes_with_an_indent_of_one(tmp_path: Path) -> None:
+    pairs = [*PAIRS, Pair("two\nlines\u2028and\u0085more", "{\n}", "\n ")]
+    write_pairs(tmp_path / "out.json", "alpaca", pairs)
+    rows = [{"instruction": p.instruction, "input": p.input, "output": p.response} for p in pairs]
+    expected = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    assert (tmp_path / "out.json").read_bytes() == expected.encode()
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "content"),
+    [("alpaca", "out.json", b"[]\n"), ("alpaca", "out.jsonl", b""), ("messages", "out", b"")],
+)
+def test_write_pairs_of_nothing_is_an_empty_list(
+    tmp_path: Path, format: ExportFormat, name: str, content: bytes
+) -> None:
+    assert write_pairs(tmp_path / name, format, []) == 0
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_write_parquet_of_nothing_keeps_the_columns(tmp_path: Path) -> None:
+    assert write_preferences(tmp_path / "out.parquet", "parquet", []) == 0
+    assert pq.read_table(tmp_path / "out.parquet").column_names == ["prompt", "chosen", "rejected"]
+
+
+def test_write_parquet_writes_row_groups(tmp_path: Path) -> None:
+    pairs = (Pair(f"i{n}", "", f"r{n}") for n in range(25_000))
+    assert write_pairs(tmp_path / "out.parquet", "parquet", pairs) == 25_000
+    file = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [file.metadata.row_group(n).num_rows for n in range(3)] == [10_000, 10_000, 5_000]
+    assert file.read().column("output")[24_999].as_py() == "r24999"
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+full_texts = texts.filter(str.strip)
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.jsonl"])
+@pytest.mark.parametrize("format", FORMATS)
+@given(pairs=st.lists(st.builds(Pair, full_texts, texts, full_texts), min_size=1, max_size=4))
+def test_write_pairs_round_trips_any_text(
+    tmp_path_factory: pytest.TempPathFactory, format: ExportFormat, name: str, pairs: list[Pair]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"{format}-{name}"
+    assert write_pairs(path, format, pairs) == len(pairs)
+    read = [record.pair for record in read_dataset(DataConfig(path=str(path)))]
+    if format in ("messages", "sharegpt"):
+        assert read == [Pair(user_turn(pair.instruction, pair.input), "", pair.response) for pair in pairs]
+    else:
+        assert read == pairs
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_exports_of_equal_records_are_equal_bytes(tmp_path: Path, format: ExportFormat) -> None:
+    for name in ("a", "b"):
+        write_pairs(tmp_path / f"pairs-{name}", format, iter(PAIRS * 100))
+        write_preferences(tmp_path / f"preferences-{name}", format, iter(PREFERENCES * 100))
+    for kind in ("pairs", "preferences"):
+        assert (tmp_path / f"{kind}-a").read_bytes() == (tmp_path / f"{kind}-b").read_bytes()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_write_pairs_that_fails_leaves_the_target_as_it_was(tmp_path: Path, format: ExportFormat) -> None:
+    def breaks_off() -> Iterator[Pair]:
+        yield from PAIRS * 10_000
+        raise RuntimeError("the source broke off")
+
+    (tmp_path / "out").write_text("before")
+    with pytest.raises(RuntimeError, match="broke off"):
+        write_pairs(tmp_path / "out", format, breaks_off())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_text() == "before"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_write_pairs_replaces_the_target_only_at_the_end(tmp_path: Path, format: ExportFormat) -> None:
+    target = tmp_path / "out"
+    target.write_text("before")
+
+    def watched() -> Iterator[Pair]:
+        for pair in PAIRS:
+            assert target.read_text() == "before"
+            yield pair
+
+    write_pairs(target, format, watched())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len(rows_of(target)) == 2
+
+
+def test_write_pairs_through_a_link_keeps_the_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("before")
+    (tmp_path / "link").symlink_to("real")
+    write_pairs(tmp_path / "link", "alpaca", PAIRS)
+    assert (tmp_path / "link").is_symlink()
+    assert len(rows_of(tmp_path / "real")) == 2
+
+
+def test_write_pairs_gives_the_file_ordinary_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_pairs(tmp_path / "out", "alpaca", PAIRS)
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("missing/out", "there is no folder .*missing; make it first"),
+        ("file/out", "there is no folder .*file; make it first"),
+        ("folder", "folder: is not a regular file"),
+        ("pipe", "pipe: is not a regular file"),
+        ("x" * 300, "cannot be written: File name too long"),
+    ],
+)
+def test_write_pairs_says_why_the_target_cannot_be_written(
+    tmp_path: Path, format: ExportFormat, name: str, named: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DatasetError, match=named) as caught:
+        write_pairs(tmp_path / name, format, PAIRS)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+
+
+def test_write_pairs_never_replaces_a_device() -> None:
+    null = Path("/dev/null")
+    with pytest.raises(DatasetError, match="is not a regular file"):
+        write_pairs(null, "alpaca", PAIRS)
+    assert null.is_char_device()

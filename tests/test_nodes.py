@@ -1,0 +1,334 @@
+"""The nodes over a real store and a real recorded teacher; only the student's numbers are made up."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from langgraph.runtime import Runtime
+
+from agents.student import Response
+from agents.teacher import open_teacher
+from loop.display import LineDisplay
+from loop.nodes import LoopContext, LoopState, evaluate, evaluate_round, refinetune, reflect, select
+from state.config import RunConfig, load_config
+from state.datasets import assign_samples, read_dataset
+from state.folder import RunFolder
+from state.records import TERMS, Pair, Phase, Score, StudentRecord, Term
+from state.store import LineageStore
+from tests.worlds import write_world
+
+Scorer = Callable[[Pair, Term], Score]
+
+
+def prefers_proposals(pair: Pair, term: Term) -> Score:
+    """Nll of 2 nats per token; proposals have a higher IFD and a lower r-IFD, later ones most of all."""
+    shift = {"response_given_instruction": 0.5, "instruction_given_response": -0.5}.get(term, 0.0)
+    steps = 2 * pair.response.startswith("Here are") + pair.response.startswith("There are")
+    return Score(-10 * (2 + shift * steps), 10, "ok")
+
+
+def is_proposed(pair: Pair) -> bool:
+    return pair.response.startswith(("There are", "Here are"))
+
+
+@dataclass
+class FakeStudent:
+    """A student with invented scores that notes what it is asked."""
+
+    scorer: Scorer = prefers_proposals
+    asked: list[tuple[Pair, Term]] = field(default_factory=list)
+    opened: list[Path | None] = field(default_factory=list)
+    closed: int = 0
+    fails_after: int | None = None  # calls of score
+
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        if self.fails_after is not None:
+            self.fails_after -= 1
+            if self.fails_after < 0:
+                raise KeyboardInterrupt
+        self.asked += questions
+        return [self.scorer(pair, term) for pair, term in questions]
+
+    def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
+        return [Response("word " * max_tokens, max_tokens) for _ in pairs]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.closed += 1
+
+
+@dataclass
+class World:
+    context: LoopContext
+    student: FakeStudent
+    trained: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def store(self) -> LineageStore:
+        return self.context.store
+
+    def runtime(self) -> Runtime[LoopContext]:
+        return Runtime(context=self.context)
+
+    def through(self, round: int, *phases: Phase) -> None:
+        """Reflect and select in the given phases of a round."""
+        for phase in phases:
+            reflect(state(round, phase), self.runtime())
+            select(state(round, phase), self.runtime())
+
+
+def state(round: int = 1, phase: Phase = "instruction") -> LoopState:
+    return {"run": "tiny", "round": round, "phase": phase, "student": "s0", "stop_reason": None}
+
+
+def make_world(folder: Path, student: FakeStudent | None = None, **sections: Any) -> World:
+    config = load_config(write_world(folder, **sections))
+    student = student or FakeStudent()
+    run = RunFolder(folder / "run")
+    run.path.mkdir()
+    store = LineageStore.create(run.lineage)
+    store.add_run(name="tiny", config={}, config_hash="", data_hash="", versions={}, seed=0)
+    store.add_samples(assign_samples(read_dataset(config.data), config.data.holdout, config.seed))
+    store.start_round(0)
+    store.add_student(StudentRecord("s0", 0, "base", None, None, None, None))
+
+    def open_student(adapter: Path | None) -> Any:
+        student.opened.append(adapter)
+        return student
+
+    world = World(None, student)  # type: ignore[arg-type]
+
+    def train(config: RunConfig, pairs: Sequence[Pair], out: Path, **options: Any) -> dict[str, float]:
+        world.trained.append({"pairs": list(pairs), **options})
+        out.mkdir(parents=True)
+        (out / "adapter_model.safetensors").write_bytes(b"weights")
+        (out / "adapter_config.json").write_bytes(b"{}")
+        options["on_step"](1, 1, 0.5)
+        return {"train_loss": 0.5}
+
+    world.context = LoopContext(
+        config=config,
+        folder=run,
+        store=store,
+        display=LineDisplay(),
+        checker=None,
+        open_teacher=lambda: open_teacher(config.teacher, config.seed),
+        open_student=open_student,
+        refinetune_student=train,
+    )
+    return world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = make_world(tmp_path)
+    yield world
+    world.store.close()
+
+
+def test_reflect_stores_every_call_and_proposal_once(world: World) -> None:
+    reflect(state(), world.runtime())
+    calls = list(world.store.db.query("SELECT * FROM teacher_calls"))
+    proposals = list(world.store.db.query("SELECT * FROM versions WHERE phase = 'instruction'"))
+    answered = [call for call in calls if call["status"] == "ok"]
+    assert len(calls) == 34  # 40 samples less 6 held out
+    assert {call["status"] for call in calls} == {"ok", "no-entry"}
+    assert len(proposals) == len(answered) < 34
+    assert {row["teacher_call_id"] for row in proposals} == {call["id"] for call in answered}
+    assert all(row["input"] == "" and row["instruction"].startswith("List ") for row in proposals)
+
+    def refuse() -> Any:
+        raise AssertionError("nothing is missing, so no teacher may be opened")
+
+    again = replace(world.context, open_teacher=refuse)
+    reflect(state(), Runtime(context=again))
+    assert list(world.store.db.query("SELECT * FROM teacher_calls")) == calls
+
+
+def test_reflect_never_shows_held_out_samples_to_the_teacher(world: World) -> None:
+    world.through(1, "instruction", "response")
+    seen = world.store.db.query(
+        "SELECT COUNT(*) AS n FROM teacher_calls JOIN samples ON samples.id = sample_id "
+        "WHERE split = 'holdout'"
+    )
+    assert next(iter(seen))["n"] == 0
+
+
+def test_select_decides_every_sample_of_the_pool_once(world: World) -> None:
+    world.through(1, "instruction", "response")
+    for phase in ("instruction", "response"):
+        rows = list(world.store.db.query("SELECT sample_id, reason FROM decisions WHERE phase = ?", [phase]))
+        assert len({row["sample_id"] for row in rows}) == len(rows) == 34
+        assert {row["reason"] for row in rows} == {"accepted", "no-candidate"}
+
+
+def test_select_leaves_the_whole_pool_with_all_four_scores(world: World) -> None:
+    world.through(1, "instruction", "response")
+    pool = list(world.store.pool(1, "s0"))
+    assert len(pool) == 34
+    assert all(set(pair.scores) == set(TERMS) for pair in pool)
+
+
+def test_select_makes_only_the_passes_that_decisions_and_filter_need(world: World) -> None:
+    world.through(1, "instruction", "response")
+    assert len(set(world.student.asked)) == len(world.student.asked), "something was scored twice"
+    by_sample = {}
+    for pair, term in world.student.asked:
+        text = (pair.instruction, pair.input) if term == "instruction_alone" else pair
+        by_sample.setdefault(term, set()).add(text)
+    distinct = sum(map(len, by_sample.values()))
+    # 7 passes for both decisions and 2 for the filter, where there are proposals in both phases.
+    assert distinct <= 9 * 34
+
+
+def test_select_opens_no_student_where_nothing_needs_scores(tmp_path: Path) -> None:
+    world = make_world(tmp_path, phases=("response",))
+    world.through(1, "instruction")
+    assert world.student.opened == []
+    world.through(1, "response")
+    assert world.student.opened == [None]
+    assert world.student.closed == 1
+
+
+def test_select_goes_on_after_an_interruption_where_it_stopped(tmp_path: Path) -> None:
+    world = make_world(tmp_path, FakeStudent(fails_after=1))
+    reflect(state(), world.runtime())
+    with pytest.raises(KeyboardInterrupt):
+        select(state(), world.runtime())
+    assert world.store.count_decisions(1, "instruction") == 32  # one group of two is committed
+    assert world.student.closed == 1
+    world.student.fails_after = None
+    asked = len(world.student.asked)
+    select(state(), world.runtime())
+    assert world.store.count_decisions(1, "instruction") == 34
+    assert len(world.student.asked) - asked <= 2 * 4
+
+
+@pytest.mark.parametrize("status", ["empty", "truncated-away", "non-finite"])
+@pytest.mark.parametrize(
+    "policy", ["ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all"]
+)
+def test_select_never_takes_a_proposal_that_cannot_be_scored(
+    tmp_path: Path, status: str, policy: str
+) -> None:
+    def scorer(pair: Pair, term: Term) -> Score:
+        if is_proposed(pair):
+            return Score(None, None, status)  # type: ignore[arg-type]
+        return prefers_proposals(pair, term)
+
+    world = make_world(tmp_path, FakeStudent(scorer), selection={"policy": policy, "random_rate": 1.0})
+    world.through(1, "instruction", "response")
+    refinetune(state(), world.runtime())
+    reasons = {row["reason"] for row in world.store.db.query("SELECT reason FROM decisions")}
+    assert reasons == {"unscorable", "no-candidate"}
+    assert world.trained == []
+
+
+def test_reflect_makes_no_proposal_of_an_unchanged_answer(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    unchanged = [
+        json.dumps(
+            {
+                "phase": "response",
+                "instruction": record.pair.instruction,
+                "input": record.pair.input,
+                "new_response": record.pair.response,
+            }
+        )
+        for record in read_dataset(world.context.config.data)
+    ]
+    (tmp_path / "teacher.jsonl").write_text("\n".join(unchanged))
+    world.through(1, "instruction", "response")
+    statuses = {row["status"] for row in world.store.db.query("SELECT status FROM teacher_calls")}
+    assert statuses == {"no-entry", "unchanged"}
+    assert world.store.count_decisions(1, reason="no-candidate") == 2 * 34
+
+
+def test_second_round_is_scored_by_the_student_the_first_one_trained(world: World) -> None:
+    world.through(1, "instruction", "response")
+    assert refinetune(state(), world.runtime()) == {"student": "s1"}
+    world.through(2, "instruction")
+    assert world.student.opened == [None, None, world.context.folder.adapter(1)]
+    scorers = world.store.db.query("SELECT DISTINCT student_id FROM decisions WHERE round = 2")
+    assert {row["student_id"] for row in scorers} <= {"s1", None}
+
+
+def test_refinetune_trains_on_the_filtered_pool_once(world: World) -> None:
+    world.through(1, "instruction", "response")
+    refinetune(state(), world.runtime())
+    (training,) = world.trained
+    assert training["previous"] is None
+    assert training["round"] == 1
+    assert training["pairs"]
+    assert all(pair.response.startswith("Here are") for pair in training["pairs"])
+    assert refinetune(state(), world.runtime()) == {"student": "s1"}
+    assert len(world.trained) == 1
+    student = world.store.round_student(1)
+    assert student is not None
+    assert (student.adapter, student.parent_id) == ("adapters/round-01", "s0")
+
+
+def test_refinetune_goes_on_from_the_previous_adapter_when_asked(tmp_path: Path) -> None:
+    world = make_world(tmp_path, refinetune={"start_from": "previous"})
+    for round in (1, 2):
+        world.through(round, "instruction", "response")
+        refinetune(state(round), world.runtime())
+    assert [training["previous"] for training in world.trained] == [None, world.context.folder.adapter(1)]
+    student = world.store.round_student(2)
+    assert student is not None
+    assert student.parent_id == "s1"
+
+
+def test_refinetune_keeps_the_student_where_no_pair_passes_the_filter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = make_world(tmp_path, selection={"max_ifd": 1e-6})
+    world.through(1, "instruction", "response")
+    assert refinetune(state(), world.runtime()) == {"student": "s0"}
+    assert world.trained == []
+    assert "no pair passes the filter, s0 stays" in capsys.readouterr().err
+    assert evaluate(state(), world.runtime()) == {"round": 2}
+
+
+def test_evaluate_measures_each_student_once(world: World) -> None:
+    evaluate_round(world.context, 0)
+    measures = world.store.evaluations()[0]
+    assert measures["nll"].value == pytest.approx(2.0)
+    assert measures["response_tokens"].value == 8
+    assert measures["nll"].n == 6
+    evaluate_round(world.context, 0)
+    assert world.student.opened == [None]
+
+
+def test_evaluate_repeats_the_measures_of_a_student_that_stayed(tmp_path: Path) -> None:
+    world = make_world(tmp_path, selection={"max_ifd": 1e-6})
+    evaluate_round(world.context, 0)
+    world.through(1, "instruction", "response")
+    refinetune(state(), world.runtime())
+    opened = len(world.student.opened)
+    evaluate(state(), world.runtime())
+    assert world.store.evaluations()[1] == world.store.evaluations()[0]
+    assert len(world.student.opened) == opened
+
+
+def test_evaluate_stops_the_loop_with_a_reason(tmp_path: Path) -> None:
+    world = make_world(tmp_path, selection={"policy": "reject-all"})
+    world.through(1, "instruction", "response")
+    refinetune(state(), world.runtime())
+    assert evaluate(state(), world.runtime()) == {"stop_reason": "nothing-accepted"}
+    (row,) = world.store.db.query("SELECT stop_reason, status FROM rounds WHERE round = 1")
+    assert row == {"stop_reason": "nothing-accepted", "status": "finished"}
+
+
+def test_evaluate_skips_rounds_but_never_the_last(tmp_path: Path) -> None:
+    world = make_world(tmp_path, evaluate={"every": 3, "max_tokens": 8})
+    for round in (1, 2):
+        world.through(round, "instruction", "response")
+        refinetune(state(round), world.runtime())
+        evaluate(state(round), world.runtime())
+    assert list(world.store.evaluations()) == [2]

@@ -1,0 +1,116 @@
+"""A small world on disk for whole runs: a tiny random student, a dataset, a recording, a config."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.tiny_models import save_tiny_llama
+
+ROOT = Path(__file__).parent.parent
+COLOURS = ("red", "green", "blue", "black", "white", "grey", "brown", "pink")
+
+
+def make_records(count: int) -> list[dict[str, str]]:
+    """Alpaca records; every third has an input."""
+    return [
+        {
+            "instruction": f"Name {index} things that are {COLOURS[index % len(COLOURS)]}.",
+            "input": f"Only things of size {index}." if index % 3 == 0 else "",
+            "output": f"Thing {index} is {COLOURS[index % len(COLOURS)]}.",
+        }
+        for index in range(count)
+    ]
+
+
+def make_recording(records: list[dict[str, str]], phases: tuple[str, ...]) -> list[dict[str, object]]:
+    """Proposals of two rounds for whatever may be the incumbent; one record in ten has none."""
+    entries: list[dict[str, object]] = []
+    for index, record in enumerate(records):
+        if index % 10 == 9:
+            continue
+        given = {key: record[key] for key in ("instruction", "input")}
+        rewritten = {
+            round: {"instruction": f"List {index} things, attempt {round}.", "input": ""} for round in (1, 2)
+        }
+        for round in (1, 2):
+            if "instruction" in phases:
+                proposal = {
+                    "new_instruction": rewritten[round]["instruction"],
+                    "new_response": f"There are {index} of them after {round} rounds.",
+                }
+                for asked in (given, rewritten[1]):
+                    entries.append({"phase": "instruction", "round": round, **asked, **proposal})
+            if "response" in phases:
+                answer = f"Here are {index} things: the first is a thing, number {round} is another."
+                for asked in (given, *rewritten.values()):
+                    entries.append({"phase": "response", "round": round, **asked, "new_response": answer})
+    return entries
+
+
+def write_world(
+    folder: Path,
+    *,
+    samples: int = 40,
+    phases: tuple[str, ...] = ("instruction", "response"),
+    **sections: Mapping[str, Any],
+) -> Path:
+    """Write everything a run needs into a folder.
+
+    Args:
+        folder: where to; made if missing.
+        samples: pairs in the dataset.
+        phases: phases that the recording answers.
+        sections: config sections whose keys are added or replaced.
+
+    Returns:
+        The config file.
+    """
+    import tomli_w
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tiny_llama(folder / "student")
+    records = make_records(samples)
+    (folder / "data.json").write_text(json.dumps(records))
+    recording = make_recording(records, phases)
+    (folder / "teacher.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in recording))
+    config: dict[str, Any] = {
+        "name": "tiny",
+        "rounds": 2,
+        "data": {"path": "data.json", "holdout": 6},
+        "teacher": {"engine": "recorded", "path": "teacher.jsonl"},
+        "student": {"model": "student", "template": "plain", "max_length": 256, "threads": 2},
+        # A random student's measures mean nothing; the loop must turn all the same.
+        "selection": {"max_ifd": 1e6, "max_r_ifd": 1e6},
+        "refinetune": {"r": 4, "alpha": 8, "lr": 1e-2, "epochs": 2, "batch_tokens": 512},
+        "evaluate": {"max_tokens": 8},
+    }
+    for name, section in sections.items():
+        config[name] = config.get(name, {}) | section
+    path = folder / "config.toml"
+    path.write_text(tomli_w.dumps(config))
+    return path
+
+
+def reflectune(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command in a process of its own."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=child_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "loop.cli", *map(str, arguments)]
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | changes
