@@ -227,13 +227,13 @@ def score(
     from agents.student import check_student
     from loop.display import open_display
     from loop.score import score_dataset
-    from state.exports import open_replacing
+    from state.exports import put_into_place
 
     check_student(student_config)
     if out is None:
         score_dataset(data_config, student_config, adapter, sys.stdout, open_display())
         return
-    with open_replacing(out) as stream:
+    with put_into_place(out) as part, part.open("w", encoding="utf-8") as stream:
         summary = score_dataset(data_config, student_config, adapter, stream, open_display())
     line = f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
     _show(summary | {"out": str(out)}, line, as_json)

@@ -6,7 +6,7 @@ decision can be derived again from the rows it was taken on.
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.formulas import ifd, perplexity, r_ifd
@@ -169,7 +169,7 @@ def needed_versions(contest: Contest, policy: Policy) -> tuple[str, ...]:
 
 
 def choose_training_set(
-    pool: Sequence[PoolPair],
+    pool: Iterable[PoolPair],
     originals: Sequence[str],
     *,
     selection: SelectionConfig,

@@ -21,18 +21,23 @@ def diff_words(old: str, new: str) -> list[tuple[Change, str]]:
     Joining all runs but "added" gives `old`, all but "removed" gives `new`.
     """
     before, after = _WORDS.findall(old), _WORDS.findall(new)
-    changes: list[tuple[Change, str]] = []
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    for _, start, end, new_start, new_end in matcher.get_opcodes():
-        removed, added = "".join(before[start:end]), "".join(after[new_start:new_end])
-        if removed == added:
-            changes.append(("same", removed))
-            continue
-        if removed:
-            changes.append(("removed", removed))
-        if added:
-            changes.append(("added", added))
-    return changes
+    changes: list[tuple[Change, str]] = []
+    removed = added = ""
+    for opcode, start, end, new_start, new_end in matcher.get_opcodes():
+        gone, come = "".join(before[start:end]), "".join(after[new_start:new_end])
+        if opcode == "equal" and not (gone.isspace() and (removed or added)):
+            changes += _changes(removed, added)
+            changes.append(("same", gone))
+            removed = added = ""
+        else:  # a space between two changes belongs to both
+            removed, added = removed + gone, added + come
+    return changes + _changes(removed, added)
+
+
+def _changes(removed: str, added: str) -> list[tuple[Change, str]]:
+    pairs: tuple[tuple[Change, str], ...] = (("removed", removed), ("added", added))
+    return [(change, text) for change, text in pairs if text]
 
 
 def render_diff(old: str, new: str, *, colour: bool) -> Text:

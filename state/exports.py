@@ -18,7 +18,7 @@ from typing import Any, Literal
 from state.errors import DatasetError
 from state.records import Pair
 
-__all__ = ["ExportFormat", "Preference", "user_turn", "write_pairs", "write_preferences"]
+__all__ = ["ExportFormat", "Preference", "put_into_place", "user_turn", "write_pairs", "write_preferences"]
 
 ExportFormat = Literal["alpaca", "messages", "sharegpt", "parquet"]
 
@@ -131,14 +131,14 @@ def _write(
 ) -> int:
     suffix = path.suffix.lower()
     as_array = suffix != ".jsonl" if format == "alpaca" else suffix == ".json"
-    with _put_into_place(path) as part:
+    with put_into_place(path) as part:
         if format == "parquet":
             return _write_parquet(part, records, columns)
         return _write_array(part, records) if as_array else _write_lines(part, records)
 
 
 @contextmanager
-def _put_into_place(path: Path) -> Iterator[Path]:
+def put_into_place(path: Path) -> Iterator[Path]:
     """A file beside the target that becomes the target when the block ends well, and goes otherwise."""
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:

@@ -1,17 +1,20 @@
 """Engines: what turns a teacher's prompts into text.
 
 An engine knows nothing of reflection: it takes requests and gives each answer back as it finishes.
+`ENGINES` maps the names of `teacher.engine` to functions that open one; each imports its own libraries
+only then.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from state.config import TeacherConfig
 from state.records import Pair, Phase
 
-__all__ = ["Answer", "AnswerError", "Engine", "Request"]
+__all__ = ["ENGINES", "Answer", "AnswerError", "Engine", "Request"]
 
-AnswerError = Literal["refused-request", "no-entry", "failed"]
+AnswerError = Literal["refused-request", "no-entry", "unavailable", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,11 @@ class Request:
 class Answer:
     """What became of one request.
 
-    `error` is None for an answered request; "refused-request" where the server says the request
-    itself is wrong (asking again the same way is useless), "no-entry" where a recording has nothing
-    for it, "failed" for anything that may pass (network, overload).
+    `error` is None for an answered request, else
+        refused-request  the server says the request itself is wrong: asking the same again is useless
+        no-entry         a recording has nothing for it
+        unavailable      nobody took the request: no connection, or too busy; not the request's fault
+        failed           anything else that may pass
     """
 
     request_id: str
@@ -63,7 +68,36 @@ class Engine(Protocol):
         """Take one request. Returns at once."""
 
     def next_answer(self) -> Answer:
-        """Wait for the next finished answer, in any order. Only call with a request under way."""
+        """Wait for the next finished answer, in any order. Only call with a request under way.
+
+        Raises:
+            TeacherError: no request can succeed, such as with a wrong key or model name.
+        """
 
     def close(self) -> None:
-        """Drop what is under way and give back memory, threads and connections."""
+        """Drop what is under way and give back memory, threads and connections. Never waits for it."""
+
+
+def _open_openai(config: TeacherConfig) -> Engine:
+    from agents.engines.openai_server import OpenAIEngine
+
+    return OpenAIEngine(config)
+
+
+def _open_recorded(config: TeacherConfig) -> Engine:
+    from agents.engines.recorded import RecordedEngine
+
+    return RecordedEngine(config)
+
+
+def _open_transformers(config: TeacherConfig) -> Engine:
+    from agents.engines.local_transformers import TransformersEngine
+
+    return TransformersEngine(config)
+
+
+ENGINES: dict[str, Callable[[TeacherConfig], Engine]] = {
+    "openai": _open_openai,
+    "recorded": _open_recorded,
+    "transformers": _open_transformers,
+}
