@@ -7,18 +7,18 @@ from loop.words import diff_words, inert, render_diff
 def test_diff_words_keeps_what_both_share() -> None:
     assert diff_words("the red cat", "the big cat") == [
         ("same", "the "),
-        ("removed", "red "),
-        ("added", "big "),
-        ("same", "cat"),
+        ("removed", "red"),
+        ("added", "big"),
+        ("same", " cat"),
     ]
 
 
 def test_diff_words_joins_changes_with_only_a_space_between() -> None:
     assert diff_words("a red cat sat", "a big dog sat") == [
         ("same", "a "),
-        ("removed", "red cat "),
-        ("added", "big dog "),
-        ("same", "sat"),
+        ("removed", "red cat"),
+        ("added", "big dog"),
+        ("same", " sat"),
     ]
 
 
