@@ -7,7 +7,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 
 from state.errors import ConfigError, ReflectuneError
@@ -39,12 +38,8 @@ def main() -> None:
     """Run the command line; exit 0, 1 on failure, 2 on wrong use or bad input, 130 on Ctrl-C."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        code = 130
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        _say(f"reflectune: {error.format_message()} `reflectune --help` lists the commands and options")
         code = error.exit_code
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -246,7 +241,7 @@ def _loop(folder: "RunFolder", as_json: bool) -> None:
     name = folder.path.name
     try:
         run_loop(folder, open_display())
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         _say(f"interrupted; go on with `reflectune resume {name}`")
         raise
     except ReflectuneError as error:

@@ -1,0 +1,277 @@
+"""The teacher: asks an engine for reflections on pairs, and makes proposals of its answers.
+
+Keeps the engine busy, asks again where that can help, and hands over every finished call as soon as it
+is there. It stores nothing: what was already asked comes in with the questions.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+from agents.engines import ENGINES, Answer, Engine, Request
+from agents.prompts import (
+    Proposal,
+    answer_schema,
+    build_messages,
+    clean_text,
+    hash_messages,
+    make_nonce,
+    parse_answer,
+)
+from state.config import TeacherConfig
+from state.errors import TeacherError
+from state.records import CallStatus, Pair, Phase, TeacherCall, content_hash
+
+__all__ = ["Question", "Reflection", "Teacher", "check_teacher", "open_teacher"]
+
+# Asking again changes nothing; the other failures may pass.
+_FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "no-entry", "refused")
+# So many questions may fail before anything was ever answered, or the engine's capacity if that is more.
+_PATIENCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A proposal to ask for: one candidate for one incumbent in one round and phase."""
+
+    sample_id: str
+    incumbent_id: str  # version id
+    pair: Pair
+    round: int
+    phase: Phase
+    candidate: int
+    attempts: int = 0  # calls already made for it before an interruption
+
+
+@dataclass(frozen=True, slots=True)
+class Reflection:
+    """One finished call, and what the teacher proposed in it."""
+
+    question: Question
+    call: TeacherCall
+    proposal: Pair | None  # None unless the call's status is "ok"
+    final: bool  # whether nothing more is asked for this question
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """An attempt at a question that is to be made."""
+
+    question: Question
+    attempt: int  # from 1
+    schema_refused: bool = False  # in this very attempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """An attempt under way."""
+
+    ask: _Ask
+    nonce: str
+    request: Request
+
+
+class Teacher:
+    """Reflects on pairs through an engine.
+
+    The first attempt at a question asks for JSON by schema, where config and engine allow it; further
+    attempts ask for tagged text, so that even a greedy model reads something new. What an attempt asks
+    follows from seed, question and attempt alone, and so is the same in a resumed run.
+    """
+
+    def __init__(self, engine: Engine, config: TeacherConfig, seed: int) -> None:
+        self._engine = engine
+        self._config = config
+        self._seed = seed
+        self._attempts = 1 + config.retries
+        self._request_ids = map(str, count())
+        self._grants_schemas: bool | None = None  # None until the server has shown it
+        self._has_answered = False
+        self._unavailable = 0  # requests in a row that nobody took
+
+    def reflect(self, questions: Iterable[Question]) -> Iterator[Reflection]:
+        """Ask every question, again where an answer is no use, and yield every finished call.
+
+        Questions are pulled when there is room for them, so they may be far more than fit in memory.
+        Failures before the teacher's first answer are held back until it has answered something: they
+        may be the teacher's fault rather than the pair's.
+
+        Raises:
+            TeacherError: the teacher cannot be reached, or answers nothing. Calls not yielded cost nothing
+                that counts: ask their questions again.
+        """
+        new = (_Ask(q, q.attempts + 1) for q in questions if q.attempts < self._attempts)
+        again: deque[_Ask] = deque()
+        under_way: dict[str, _Sent] = {}
+        held: list[Reflection] = []
+        while True:
+            while len(under_way) < self._engine.capacity and (
+                ask := again.popleft() if again else next(new, None)
+            ):
+                sent = self._prepare(ask)
+                under_way[sent.request.id] = sent
+                self._engine.submit(sent.request)
+            if not under_way:
+                yield from held
+                return
+            answer = self._engine.next_answer()
+            if answer.request_id not in under_way:
+                continue  # asked by an earlier reflect() whose reader stopped early
+            sent = under_way.pop(answer.request_id)
+            self._learn(sent, answer, len(under_way))
+            if answer.error == "unavailable":
+                again.append(sent.ask)
+                continue
+            if answer.error == "refused-request" and sent.request.schema is not None:
+                again.append(replace(sent.ask, schema_refused=True))
+                continue
+            reflection = self._conclude(sent, answer)
+            if not reflection.final:
+                again.append(_Ask(sent.ask.question, sent.ask.attempt + 1))
+            held.append(reflection)
+            if self._has_answered:
+                yield from held
+                held = []
+            elif len(held) > self._attempts * max(_PATIENCE, self._engine.capacity):
+                raise self._error(f"{len(held)} calls failed and none was answered", answer)
+
+    def close(self) -> None:
+        """Give back the engine's memory, threads and connections."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _prepare(self, ask: _Ask) -> _Sent:
+        question = ask.question
+        place = question.round, question.phase, question.sample_id, question.candidate, ask.attempt
+        nonce = make_nonce(question.pair, self._seed, *place)
+        structured = (
+            ask.attempt == 1
+            and not ask.schema_refused
+            and self._config.structured
+            and self._engine.structured
+            and self._grants_schemas is not False
+        )
+        request = Request(
+            id=next(self._request_ids),
+            messages=build_messages(question.phase, question.pair, structured=structured, nonce=nonce),
+            schema=answer_schema(question.phase) if structured else None,
+            seed=int(content_hash("seed", self._seed, *place)[:8], 16) >> 1,  # 31 bits
+            pair=question.pair,
+            phase=question.phase,
+            round=question.round,
+            candidate=question.candidate,
+        )
+        return _Sent(ask, nonce, request)
+
+    def _learn(self, sent: _Sent, answer: Answer, others_under_way: int) -> None:
+        """Note what an answer tells about the teacher as a whole.
+
+        Raises:
+            TeacherError: nobody took any of the requests under way.
+        """
+        if answer.error == "unavailable":
+            self._unavailable += 1
+            if self._unavailable > max(others_under_way, self._config.retries):
+                raise self._error("cannot be reached", answer)
+            return
+        self._unavailable = 0
+        self._has_answered |= answer.error in (None, "no-entry")
+        granted = sent.request.schema is not None
+        if answer.error is None and self._grants_schemas is None and (granted or sent.ask.schema_refused):
+            self._grants_schemas = granted
+
+    def _conclude(self, sent: _Sent, answer: Answer) -> Reflection:
+        """Make a call's record of an answer, with the proposal in it."""
+        question, attempt = sent.ask.question, sent.ask.attempt
+        status, proposal = self._read(sent, answer)
+        call = TeacherCall(
+            round=question.round,
+            phase=question.phase,
+            sample_id=question.sample_id,
+            candidate=question.candidate,
+            attempt=attempt,
+            engine=self._engine.name,
+            model=self._engine.model,
+            prompt_hash=hash_messages(sent.request.messages),
+            text=clean_text(answer.text),
+            finish_reason=answer.finish_reason,
+            status=status,
+            error=None if answer.message is None else clean_text(answer.message),
+            critique=proposal.critique if proposal else None,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            cost_usd=self._cost(answer),
+            seconds=answer.seconds,
+        )
+        final = status in _FINAL_STATUSES or attempt >= self._attempts
+        return Reflection(question, call, proposal.pair if proposal else None, final)
+
+    def _read(self, sent: _Sent, answer: Answer) -> tuple[CallStatus, Proposal | None]:
+        match answer.error:
+            case None:
+                question = sent.ask.question
+                parsed = parse_answer(
+                    answer.text,
+                    phase=question.phase,
+                    pair=question.pair,
+                    nonce=sent.nonce,
+                    finish_reason=answer.finish_reason,
+                )
+                return ("ok", parsed) if isinstance(parsed, Proposal) else (parsed, None)
+            case "refused-request":
+                return "refused", None
+            case "no-entry":
+                return "no-entry", None
+            case _:
+                return "error", None
+
+    def _cost(self, answer: Answer) -> float | None:
+        """Price of one call in USD; None where a price or a count is unknown."""
+        price_in, price_out = self._config.price_in, self._config.price_out
+        tokens_in, tokens_out = answer.prompt_tokens, answer.completion_tokens
+        if price_in is None or price_out is None or tokens_in is None or tokens_out is None:
+            return None
+        return (price_in * tokens_in + price_out * tokens_out) / 1e6
+
+    def _error(self, what: str, answer: Answer) -> TeacherError:
+        message = clean_text(answer.message or "no reason given")
+        return TeacherError(f"teacher {self._engine.model}: {what}: {message}; once mended, resume the run")
+
+
+def open_teacher(config: TeacherConfig, seed: int) -> Teacher:
+    """Open the configured engine and a teacher on it; close the teacher after use.
+
+    Raises:
+        ConfigError: the engine cannot be used as configured.
+        TeacherError: a local model cannot be opened.
+    """
+    return Teacher(ENGINES[config.engine](config), config, seed)
+
+
+def check_teacher(config: TeacherConfig) -> None:
+    """Refuse a teacher that surely cannot work. Looks at files and environment, at no server or model.
+
+    Raises:
+        ConfigError: a recording that is missing or wrong, an unset key, or no model in the folder.
+    """
+    match config.engine:
+        case "recorded":
+            from agents.engines.recorded import read_recording
+
+            read_recording(Path(config.path or ""))
+        case "openai":
+            from agents.engines.openai_server import read_api_key
+
+            read_api_key(config)
+        case "transformers":
+            from agents.engines.local_transformers import check_model
+
+            check_model(config.model or "")

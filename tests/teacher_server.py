@@ -1,0 +1,186 @@
+"""A real OpenAI-compatible HTTP server on loopback, for tests: says whatever a function tells it to say.
+
+with serve_teacher() as server:                  # improves every pair it is asked about
+    config = TeacherConfig(engine="openai", model="fake", base_url=server.url)
+
+with serve_teacher(lambda request, number: Reply(status=500)) as server: ...
+"""
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server sends back. `body`, where given, replaces the chat completion."""
+
+    text: str | None = ""
+    finish_reason: str = "stop"
+    status: int = 200
+    delay: float = 0.0  # seconds
+    body: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+ReplyFunction = Callable[[dict[str, Any], int], Reply]
+
+
+@dataclass
+class TeacherServer:
+    """A running server and what it was asked."""
+
+    url: str
+    requests: list[dict[str, Any]] = field(default_factory=list)  # bodies, in the order they came
+    keys: list[str | None] = field(default_factory=list)  # Authorization headers
+    most_at_once: int = 0
+    under_way: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@contextmanager
+def serve_teacher(reply: ReplyFunction | None = None) -> Iterator[TeacherServer]:
+    """Serve /v1/chat/completions on a free port of loopback until the block ends.
+
+    Args:
+        reply: gets the request's JSON and its number, from 0; by default every pair is improved.
+    """
+    httpd = _Server(reply or improve)
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield httpd.state
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
+
+
+def prompt_of(request: Mapping[str, Any]) -> str:
+    """The text of a request's prompt."""
+    return "\n".join(message["content"] for message in request["messages"])
+
+
+def is_structured(request: Mapping[str, Any]) -> bool:
+    """Whether a request carries a schema."""
+    return "response_format" in request
+
+
+def given(request: Mapping[str, Any], name: str) -> str:
+    """A text of the pair a prompt is about: name is instruction, input or response."""
+    found = re.search(rf"<given-{name}-(\w+)>\n(.*?)\n</given-{name}-\1>", prompt_of(request), re.DOTALL)
+    return found[2] if found else ""
+
+
+def is_about_instruction(request: Mapping[str, Any]) -> bool:
+    """Whether a prompt asks for a new instruction too."""
+    if is_structured(request):
+        return "instruction" in request["response_format"]["json_schema"]["schema"]["properties"]
+    return "<new-instruction-" in prompt_of(request)
+
+
+def answer_text(
+    request: Mapping[str, Any], *, response: str, instruction: str = "", critique: str = "Too short."
+) -> str:
+    """An answer in the form that the request asks for."""
+    texts = {"instruction": instruction} if is_about_instruction(request) else {}
+    texts["response"] = response
+    if is_structured(request):
+        return json.dumps({"critique": critique, **texts})
+    nonce = re.findall(r"</critique-(\w+)>", prompt_of(request))[-1]
+    tags = {"critique": critique} | {f"new-{name}": text for name, text in texts.items()}
+    return "\n".join(f"<{tag}-{nonce}>\n{text}\n</{tag}-{nonce}>" for tag, text in tags.items())
+
+
+def improve(request: dict[str, Any], number: int) -> Reply:
+    """Improve the pair of any prompt: always the same for the same pair."""
+    response = f"{given(request, 'response')} And more than that."
+    instruction = f"{given(request, 'instruction')} Explain why."
+    return Reply(answer_text(request, instruction=instruction, response=response))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a slow reply must not hold up the test that gave up on it
+    request_queue_size = 128  # many clients come at once
+
+    def __init__(self, reply: ReplyFunction) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.reply = reply
+        self.state = TeacherServer(f"http://127.0.0.1:{self.server_port}/v1")
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client that has gone is no fault
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Headers and body leave in one packet; else Nagle's algorithm adds 40 ms to a reply.
+    wbufsize = -1
+    server: _Server
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        if len(body := self.rfile.read(length)) < length:
+            self.close_connection = True  # the client has gone
+            return
+        request = json.loads(body)
+        state = self.server.state
+        with state.lock:
+            number = len(state.requests)
+            state.requests.append(request)
+            state.keys.append(self.headers.get("Authorization"))
+            state.under_way += 1
+            state.most_at_once = max(state.most_at_once, state.under_way)
+        try:
+            if self.path == "/v1/chat/completions":
+                reply = self.server.reply(request, number)
+            else:
+                reply = Reply(status=404)
+            time.sleep(reply.delay)
+        finally:
+            with state.lock:
+                state.under_way -= 1
+        self._send(request, reply)
+
+    def _send(self, request: Mapping[str, Any], reply: Reply) -> None:
+        body = (reply.body if reply.body is not None else _body(request, reply)).encode()
+        try:
+            self.send_response(reply.status)
+            for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        except OSError:
+            self.close_connection = True  # the client has gone
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def _body(request: Mapping[str, Any], reply: Reply) -> str:
+    if reply.status != 200:
+        return json.dumps({"error": {"message": f"status {reply.status}", "type": "fake"}})
+    message = {"role": "assistant", "content": reply.text}
+    return json.dumps(
+        {
+            "id": "chatcmpl-0",
+            "object": "chat.completion",
+            "created": 0,
+            "model": request["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
+            "usage": {
+                "prompt_tokens": len(prompt_of(request).split()),
+                "completion_tokens": len((reply.text or "").split()),
+            },
+        }
+    )

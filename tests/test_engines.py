@@ -1,0 +1,465 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agents.engines import ENGINES, Answer, Engine, Request
+from agents.engines.local_transformers import TransformersEngine
+from agents.engines.openai_server import OpenAIEngine
+from agents.engines.recorded import RecordedEngine
+from agents.prompts import answer_schema
+from agents.teacher import Question, open_teacher
+from state.config import TeacherConfig
+from state.errors import ConfigError, TeacherError
+from state.records import Pair, Phase
+from tests.teacher_server import Reply, serve_teacher
+from tests.tiny_models import save_bigram_llama, save_tiny_llama
+
+PAIR = Pair("Say it.", "", "It.")
+
+
+def request(id: str = "0", text: str = "Say something.", **changes: Any) -> Request:
+    fields: dict[str, Any] = {
+        "messages": ({"role": "user", "content": text},),
+        "schema": None,
+        "seed": 7,
+        "pair": PAIR,
+        "phase": "response",
+        "round": 1,
+        "candidate": 0,
+    }
+    return Request(id, **fields | changes)
+
+
+def ask(engine: Engine, *requests: Request) -> dict[str, Answer]:
+    for item in requests:
+        engine.submit(item)
+    answers = [engine.next_answer() for _ in requests]
+    return {answer.request_id: answer for answer in answers}
+
+
+# Recorded
+
+
+def recorded(tmp_path: Path, *entries: Mapping[str, object]) -> RecordedEngine:
+    path = tmp_path / "recorded.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    return RecordedEngine(TeacherConfig(engine="recorded", path=str(path)))
+
+
+def entry(phase: Phase = "response", new: str = "better", **changes: object) -> dict[str, object]:
+    return {"phase": phase, "instruction": "Say it.", "input": "", "new_response": new} | changes
+
+
+def played(engine: RecordedEngine, **changes: Any) -> str | None:
+    """The new response that is played for a request; None where there is no entry."""
+    (answer,) = ask(engine, request(**changes)).values()
+    if answer.error is not None:
+        assert answer.error == "no-entry"
+        return None
+    return str(json.loads(answer.text)["response"])
+
+
+def test_recorded_answers_in_json(tmp_path: Path) -> None:
+    engine = recorded(
+        tmp_path,
+        entry(new="r", critique="Weak.", teacher="someone"),
+        entry("instruction", "ir", new_instruction="i"),
+    )
+    answers = ask(engine, request("a"), request("b", phase="instruction"))
+    assert json.loads(answers["a"].text) == {"critique": "Weak.", "response": "r"}
+    assert json.loads(answers["b"].text) == {"critique": "", "instruction": "i", "response": "ir"}
+    assert answers["a"].finish_reason == "stop"
+    assert engine.model == "recorded"
+
+
+def test_recorded_matches_phase_instruction_and_input(tmp_path: Path) -> None:
+    engine = recorded(tmp_path, entry(new="plain"), entry(new="with input", input="x"))
+    assert played(engine) == "plain"
+    assert played(engine, pair=Pair("Say it.", "x", "It.")) == "with input"
+    assert played(engine, pair=Pair("Say it.", "y", "It.")) is None
+    assert played(engine, pair=Pair("Say that.", "", "It.")) is None
+    assert played(engine, phase="instruction") is None
+
+
+def test_recorded_entry_naming_the_response_answers_that_alone_and_first(tmp_path: Path) -> None:
+    engine = recorded(tmp_path, entry(new="any", round=1), entry(new="exact", response="It."))
+    assert played(engine) == "exact"
+    assert played(engine, pair=Pair("Say it.", "", "Other.")) == "any"
+
+
+def test_recorded_entry_naming_the_round_answers_that_alone_and_first(tmp_path: Path) -> None:
+    engine = recorded(tmp_path, entry(new="any"), entry(new="second", round=2))
+    assert [played(engine, round=round) for round in (1, 2, 3)] == ["any", "second", "any"]
+    assert played(recorded(tmp_path, entry(round=2)), round=1) is None
+
+
+def test_recorded_alike_entries_are_candidates(tmp_path: Path) -> None:
+    engine = recorded(tmp_path, entry(new="a"), entry(new="b"), entry(new="c", round=9))
+    assert [played(engine, candidate=candidate) for candidate in (0, 1, 2)] == ["a", "b", None]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[1]", "want a JSON object, got list"),
+        (json.dumps(entry() | {"phase": "both"}), "phase is 'both', want one of: instruction, response"),
+        (json.dumps(entry(round="1")), "round is '1', want a whole number"),
+        (json.dumps(entry(instruction=None)), "instruction is missing"),
+        (json.dumps(entry(input=3)), "input is 3, want a text"),
+        (json.dumps(entry(new=" ")), "new_response is empty"),
+        (json.dumps(entry("instruction")), "new_instruction is missing"),
+    ],
+)
+def test_recorded_names_the_line_that_is_no_entry(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "recorded.jsonl"
+    path.write_text(json.dumps(entry()) + "\n" + line + "\n")
+    with pytest.raises(ConfigError) as caught:
+        RecordedEngine(TeacherConfig(engine="recorded", path=str(path)))
+    assert str(caught.value).startswith(f"{path}, line 2: ")
+    assert problem in str(caught.value)
+
+
+def test_recorded_refuses_an_unreadable_file(tmp_path: Path) -> None:
+    for name, content, problem in [("empty", b"\n", "holds no"), ("latin", b'"\xe4"', "cannot be read")]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=problem):
+            RecordedEngine(TeacherConfig(engine="recorded", path=str(tmp_path / name)))
+
+
+def test_recorded_close_forgets_answers(tmp_path: Path) -> None:
+    engine = recorded(tmp_path, entry())
+    engine.submit(request())
+    engine.close()
+    with pytest.raises(IndexError):
+        engine.next_answer()
+
+
+# OpenAI-compatible server
+
+
+def server_config(url: str | None, **changes: Any) -> TeacherConfig:
+    return TeacherConfig(**{"engine": "openai", "model": "fake", "base_url": url, "retries": 0} | changes)
+
+
+def test_openai_sends_what_is_configured() -> None:
+    with serve_teacher(lambda r, n: Reply("hello")) as server:
+        engine = OpenAIEngine(server_config(server.url, temperature=0.5, top_p=0.9, max_tokens=11))
+        schema = answer_schema("response")
+        answer = ask(engine, request(schema=schema, text="Hi"))["0"]
+        engine.close()
+        (sent,) = server.requests
+    assert sent == {
+        "model": "fake",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 11,
+        "seed": 7,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "reflection", "schema": schema, "strict": True},
+        },
+    }
+    assert (answer.text, answer.finish_reason, answer.error) == ("hello", "stop", None)
+    assert (answer.prompt_tokens, answer.completion_tokens) == (1, 1)
+    assert answer.seconds > 0
+
+
+def test_openai_asks_openai_itself_without_a_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://somewhere.else")
+    engine = OpenAIEngine(server_config(None, max_tokens=11))
+    assert str(engine._client.base_url) == "https://api.openai.com/v1/"
+    assert engine._arguments(request())["max_completion_tokens"] == 11
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "not a chat completion"),
+        ("[]", "not a chat completion"),
+        ("[" * 100_000, "not a chat completion"),
+        ('{"choices": null}', "not a chat completion"),
+        ('{"choices": [{"message": null}]}', "not a chat completion"),
+        (
+            '{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}',
+            "content_filter",
+        ),
+        ('{"choices": [{"message": {"content": 3}}]}', "no text in the answer"),
+        ('{"choices": [{"message": {"content": null, "refusal": "I will not"}}]}', "declined: I will not"),
+    ],
+)
+def test_openai_reply_without_an_answer_fails(body: str, message: str) -> None:
+    with serve_teacher(lambda r, n: Reply(body=body)) as server:
+        engine = OpenAIEngine(server_config(server.url, concurrency=1))
+        answer = ask(engine, request())["0"]
+        engine.close()
+    assert (answer.error, answer.text) == ("failed", "")
+    assert message in (answer.message or "")
+    assert len(answer.message or "") <= 500
+
+
+def test_openai_counts_are_unknown_where_the_server_gives_none() -> None:
+    choices = [{"message": {"content": "hi"}, "finish_reason": None}]
+    body = json.dumps({"choices": choices, "usage": {"prompt_tokens": "?"}})
+    with serve_teacher(lambda r, n: Reply(body=body)) as server:
+        engine = OpenAIEngine(server_config(server.url, concurrency=1))
+        answer = ask(engine, request())["0"]
+        engine.close()
+    assert (answer.text, answer.finish_reason, answer.error) == ("hi", None, None)
+    assert (answer.prompt_tokens, answer.completion_tokens) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, "refused-request"),
+        (422, "refused-request"),
+        (429, "unavailable"),
+        (503, "unavailable"),
+        (418, "failed"),
+        (500, "failed"),
+        (502, "failed"),
+    ],
+)
+def test_openai_error_status_becomes_an_answer(status: int, error: str) -> None:
+    with serve_teacher(lambda r, n: Reply(status=status)) as server:
+        engine = OpenAIEngine(server_config(server.url, concurrency=1))
+        answer = ask(engine, request())["0"]
+        engine.close()
+    assert answer.error == error
+    assert f"status {status}" in (answer.message or "")
+
+
+def test_openai_client_retries_as_configured() -> None:
+    with serve_teacher(lambda r, n: Reply(status=500) if n == 0 else Reply("at last")) as server:
+        engine = OpenAIEngine(server_config(server.url, retries=1, concurrency=1))
+        assert ask(engine, request())["0"].text == "at last"
+        engine.close()
+
+
+def test_openai_forbidden_after_an_answer_is_one_refused_request() -> None:
+    with serve_teacher(lambda r, n: Reply(status=403) if n else Reply("fine")) as server:
+        engine = OpenAIEngine(server_config(server.url, concurrency=1))
+        answers = ask(engine, request("0"), request("1"))
+        engine.close()
+    assert answers["0"].text == "fine"
+    assert answers["1"].error == "refused-request"
+
+
+def test_openai_broken_connection_fails_the_request() -> None:
+    # The server promises more bytes than it sends and goes away.
+    headers = {"Content-Length": "1000", "Connection": "close"}
+    with serve_teacher(lambda r, n: Reply("half", headers=headers)) as server:
+        engine = OpenAIEngine(server_config(server.url, concurrency=1))
+        answer = ask(engine, request())["0"]
+        engine.close()
+    assert answer.error == "failed"
+    assert server.url in (answer.message or "")
+
+
+def test_openai_unreachable_server_is_unavailable() -> None:
+    with serve_teacher() as server:
+        pass
+    engine = OpenAIEngine(server_config(server.url, concurrency=1))
+    answer = ask(engine, request())["0"]
+    engine.close()
+    assert answer.error == "unavailable"
+    assert server.url in (answer.message or "")
+
+
+def test_openai_unforeseen_error_reaches_the_caller() -> None:
+    engine = OpenAIEngine(server_config("http://127.0.0.1:9", concurrency=1))
+    engine.submit(request(schema={"not": {"json"}}))
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        engine.next_answer()
+    engine.close()
+
+
+def test_openai_close_does_not_wait_for_requests_under_way() -> None:
+    with serve_teacher(lambda r, n: Reply(status=500, delay=0.5)) as server:
+        engine = OpenAIEngine(server_config(server.url, concurrency=2, retries=5))
+        for number in range(6):
+            engine.submit(request(str(number)))
+        while server.under_way < 2:
+            time.sleep(0.01)
+        began = time.monotonic()
+        engine.close()
+        assert time.monotonic() - began < 0.4
+        time.sleep(1.8)  # long enough for the reply and the client's pause before it asks again
+        assert len(server.requests) == 2  # nothing that waited was sent, nothing was sent again
+
+
+def test_openai_request_under_way_does_not_hold_up_exit() -> None:
+    script = (
+        "import sys\n"
+        "from agents.engines import Request\n"
+        "from agents.engines.openai_server import OpenAIEngine\n"
+        "from state.config import TeacherConfig\n"
+        "engine = OpenAIEngine(TeacherConfig(engine='openai', model='fake', base_url=sys.argv[1]))\n"
+        "engine.submit(Request('0', (), None, 0, None, 'response', 1, 0))\n"
+        "sys.stdin.readline()\n"
+    )
+    root = Path(__file__).parent.parent
+    with (
+        serve_teacher(lambda r, n: Reply("late", delay=60)) as server,
+        subprocess.Popen(
+            [sys.executable, "-c", script, server.url],
+            cwd=root,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
+        while not server.under_way and process.poll() is None:
+            time.sleep(0.01)
+        _, errors = process.communicate(b"\n", timeout=20)
+    assert (process.returncode, errors) == (0, b"")
+
+
+# Local model
+
+
+def local(folder: Path, **changes: Any) -> TransformersEngine:
+    settings = {"engine": "transformers", "model": str(folder), "max_tokens": 8, "concurrency": 4} | changes
+    return TransformersEngine(TeacherConfig(**settings))
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("models") / "llama", chat=True, context=512)
+
+
+@pytest.fixture(scope="module")
+def alphabet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that goes on with the alphabet; after d it stops."""
+    follows = {"a": {"b": 1.0}, "b": {"c": 1.0}, "c": {"d": 1.0}, "d": {"</s>": 1.0}, "x": {"x": 1.0}}
+    return save_bigram_llama(tmp_path_factory.mktemp("models") / "alphabet", "abcdx", follows)
+
+
+def test_transformers_writes_until_the_model_stops(alphabet: Path) -> None:
+    engine = local(alphabet)
+    answers = ask(engine, request("0", "xxa"), request("1", "c"), request("2", "x"))
+    engine.close()
+    assert (answers["0"].text, answers["0"].finish_reason) == ("bcd", "stop")
+    assert (answers["1"].text, answers["1"].finish_reason) == ("d", "stop")
+    assert (answers["2"].text, answers["2"].finish_reason) == ("x" * 8, "length")
+    # The prompts are their letters; the end token counts as written.
+    assert [answers[id].prompt_tokens for id in "012"] == [3, 1, 1]
+    assert [answers[id].completion_tokens for id in "012"] == [4, 2, 8]
+    assert all(answer.seconds > 0 for answer in answers.values())
+    assert not engine.structured
+
+
+def test_transformers_batch_changes_no_answer(tiny_llama: Path) -> None:
+    texts = [
+        "Name a colour.",
+        "Why?",
+        "Explain why the sky is blue, at length and in detail.",
+        "Add 12 and 30.",
+    ]
+    engine = local(tiny_llama)
+    together = ask(engine, *(request(str(n), text) for n, text in enumerate(texts)))
+    for number, text in enumerate(texts):
+        alone = ask(engine, request("alone", text))["alone"]
+        assert alone.text == together[str(number)].text
+    engine.close()
+
+
+def test_transformers_uses_the_chat_template(tiny_llama: Path) -> None:
+    engine = local(tiny_llama)
+    ids = engine._render(request(text="Hello"))
+    assert engine._tokenizer.decode(ids) == "<user>Hello\n<assistant>"
+    engine._tokenizer.chat_template = None
+    assert (
+        engine._tokenizer.decode(engine._render(request(text="Hello")), skip_special_tokens=True) == "Hello"
+    )
+    engine.close()
+
+
+def test_transformers_samples_by_seed(tiny_llama: Path) -> None:
+    engine = local(tiny_llama, temperature=2.0, max_tokens=32)
+    state = torch.random.get_rng_state()
+    texts = [ask(engine, request(seed=seed))["0"].text for seed in (1, 1, 2)]
+    engine.close()
+    assert texts[0] == texts[1] != texts[2]
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_transformers_greedy_needs_no_seed(tiny_llama: Path) -> None:
+    engine = local(tiny_llama)
+    assert ask(engine, request(seed=1))["0"].text == ask(engine, request(seed=2))["0"].text
+    engine.close()
+
+
+def test_transformers_long_prompt_shortens_no_other_answer(alphabet: Path) -> None:
+    engine = local(alphabet, max_tokens=100)  # the context is 512
+    answers = ask(
+        engine, request("0", "x" * 510), request("1", "x"), request("2", "x" * 512), request("3", "x")
+    )
+    engine.close()
+    assert (answers["0"].text, answers["0"].finish_reason) == ("xx", "length")
+    assert answers["1"].text == answers["3"].text == "x" * 100
+    assert answers["2"].error == "refused-request"
+    assert "512" in (answers["2"].message or "")
+
+
+def test_transformers_missing_model_is_a_teacher_error(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"check teacher\.model"):
+        local(tmp_path / "nothing")
+
+
+def test_transformers_out_of_memory_is_a_teacher_error(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = local(tiny_llama)
+
+    def run_out(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engine._network, "generate", run_out)
+    engine.submit(request())
+    with pytest.raises(TeacherError, match=r"lower teacher\.concurrency"):
+        engine.next_answer()
+
+
+def test_transformers_model_without_a_limit_takes_any_prompt(tiny_llama: Path) -> None:
+    engine = local(tiny_llama)
+    engine._context = None
+    assert engine._room([0] * 10_000) == 8
+    engine.close()
+
+
+def test_transformers_teacher_runs_to_the_end(tiny_llama: Path) -> None:
+    settings = TeacherConfig(
+        engine="transformers", model=str(tiny_llama), max_tokens=8, concurrency=4, retries=1
+    )
+    with open_teacher(settings, 0) as teacher:
+        asked = [Question(f"s{n}", f"v{n}", PAIR, 1, "response", 0) for n in range(3)]
+        reflections = list(teacher.reflect(asked))
+    # A random model says nothing that parses, and its context of 512 may not hold the prompt at all.
+    assert {r.question.sample_id for r in reflections if r.final} == {"s0", "s1", "s2"}
+    assert {r.call.status for r in reflections} <= {"cut", "unparsable", "refused"}
+    assert not any(r.proposal for r in reflections)
+
+
+def test_registry_opens_every_configurable_engine(tmp_path: Path, tiny_llama: Path) -> None:
+    (tmp_path / "r.jsonl").write_text(json.dumps(entry()))
+    settings = {
+        "recorded": TeacherConfig(engine="recorded", path=str(tmp_path / "r.jsonl")),
+        "openai": server_config("http://127.0.0.1:9"),
+        "transformers": TeacherConfig(engine="transformers", model=str(tiny_llama)),
+    }
+    assert settings.keys() == ENGINES.keys()
+    for name, config in settings.items():
+        engine = ENGINES[name](config)
+        assert engine.name == name
+        engine.close()

@@ -1,0 +1,564 @@
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.engines import Answer, Request
+from agents.teacher import Question, Reflection, Teacher, check_teacher, open_teacher
+from state.config import TeacherConfig
+from state.errors import ConfigError, TeacherError
+from state.records import Pair, Phase
+from tests.teacher_server import (
+    Reply,
+    answer_text,
+    given,
+    improve,
+    is_about_instruction,
+    is_structured,
+    serve_teacher,
+)
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+def config(url: str = "http://unused", **changes: Any) -> TeacherConfig:
+    return TeacherConfig(**{"engine": "openai", "model": "fake", "base_url": url, "retries": 0} | changes)
+
+
+def question(number: int = 0, phase: Phase = "response", **changes: Any) -> Question:
+    fields: dict[str, Any] = {
+        "sample_id": f"sample-{number}",
+        "incumbent_id": f"version-{number}",
+        "pair": Pair(f"Say {number}.", "", f"{number}"),
+        "round": 1,
+        "phase": phase,
+        "candidate": 0,
+    }
+    return Question(**fields | changes)
+
+
+def reflect(teacher_config: TeacherConfig, questions: list[Question], seed: int = 0) -> list[Reflection]:
+    with open_teacher(teacher_config, seed) as teacher:
+        return list(teacher.reflect(questions))
+
+
+def statuses(reflections: list[Reflection]) -> list[str]:
+    return [reflection.call.status for reflection in reflections]
+
+
+class ScriptedEngine:
+    """Answers each request as a function says, in order; the real interface without a model."""
+
+    name = "scripted"
+    model = "script"
+
+    def __init__(self, answer: Callable[[Request], Answer], *, structured: bool = True, capacity: int = 4):
+        self.answer, self.structured, self.capacity = answer, structured, capacity
+        self.requests: list[Request] = []
+        self.waiting: deque[Request] = deque()
+        self.closed = False
+
+    def submit(self, request: Request) -> None:
+        assert len(self.waiting) < self.capacity
+        self.requests.append(request)
+        self.waiting.append(request)
+
+    def next_answer(self) -> Answer:
+        return self.answer(self.waiting.popleft())
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def well(request: Request, **changes: Any) -> Answer:
+    text = json.dumps({"critique": "c", "instruction": "New.", "response": f"{request.pair.response} more"})
+    return Answer(**{"request_id": request.id, "text": text, "finish_reason": "stop"} | changes)
+
+
+def test_reflect_makes_a_proposal_of_each_phase() -> None:
+    with serve_teacher() as server:
+        instruction, response = reflect(
+            config(server.url, concurrency=1), [question(1, "instruction"), question(2, "response")]
+        )
+    assert instruction.proposal == Pair("Say 1. Explain why.", "", "1 And more than that.")
+    assert response.proposal == Pair("Say 2.", "", "2 And more than that.")
+    assert instruction.final
+    assert response.final
+
+
+def test_reflect_records_the_whole_call() -> None:
+    with serve_teacher() as server:
+        asked = question(3, candidate=0, round=2)
+        (reflection,) = reflect(config(server.url, price_in=2.0, price_out=10.0), [asked])
+    call = reflection.call
+    assert reflection.question is asked
+    assert (call.round, call.phase, call.sample_id, call.candidate, call.attempt) == (
+        2,
+        "response",
+        "sample-3",
+        0,
+        1,
+    )
+    assert (call.engine, call.model, call.status, call.error) == ("openai", "fake", "ok", None)
+    assert call.finish_reason == "stop"
+    assert call.critique == "Too short."
+    assert json.loads(call.text)["response"] == "3 And more than that."
+    assert len(call.prompt_hash) == 32
+    assert call.seconds > 0
+    assert call.prompt_tokens
+    assert call.completion_tokens
+    # 2 USD per million prompt tokens, 10 per million completion tokens
+    assert call.cost_usd == pytest.approx((2 * call.prompt_tokens + 10 * call.completion_tokens) / 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("prices", "tokens", "cost"),
+    [
+        ({"price_in": 1.0, "price_out": 2.0}, (1000, 500), 0.002),
+        ({"price_in": 0.0, "price_out": 0.0}, (1000, 500), 0.0),
+        ({"price_in": 1.0}, (1000, 500), None),
+        ({"price_in": 1.0, "price_out": 2.0}, (1000, None), None),
+    ],
+)
+def test_cost_is_unknown_where_price_or_count_is(
+    prices: dict[str, float], tokens: tuple[int | None, int | None], cost: float | None
+) -> None:
+    engine = ScriptedEngine(lambda r: well(r, prompt_tokens=tokens[0], completion_tokens=tokens[1]))
+    (reflection,) = Teacher(engine, config(**prices), 0).reflect([question()])
+    assert reflection.call.cost_usd == cost
+
+
+def test_reflect_keeps_the_server_busy() -> None:
+    def slowly(request: dict[str, Any], number: int) -> Reply:
+        return Reply(improve(request, number).text, delay=0.1)
+
+    with serve_teacher(slowly) as server, open_teacher(config(server.url, concurrency=8), 0) as teacher:
+        began = time.monotonic()
+        reflections = list(teacher.reflect(question(n) for n in range(32)))
+        seconds = time.monotonic() - began
+        assert server.most_at_once == 8
+    assert len(reflections) == 32
+    # One after another takes 3.2 s, eight at once 0.4 s.
+    assert seconds < 1.6
+
+
+def test_reflect_yields_answers_as_they_finish() -> None:
+    def one_slow(request: dict[str, Any], number: int) -> Reply:
+        return Reply(improve(request, number).text, delay=1.0 if given(request, "response") == "0" else 0.0)
+
+    with serve_teacher(one_slow) as server:
+        reflections = reflect(config(server.url, concurrency=2), [question(n) for n in range(20)])
+    assert [r.question.sample_id for r in reflections][-1] == "sample-0"
+
+
+def test_reflect_pulls_questions_as_it_needs_them() -> None:
+    pulled = 0
+
+    def questions() -> Iterator[Question]:
+        nonlocal pulled
+        for number in range(1000):
+            pulled += 1
+            yield question(number)
+
+    engine = ScriptedEngine(well, capacity=4)
+    reflections = Teacher(engine, config(), 0).reflect(questions())
+    assert pulled == 0
+    next(reflections)
+    assert pulled == 4
+    next(reflections)
+    assert pulled == 5
+
+
+def test_reflect_can_stop_early_and_go_on() -> None:
+    engine = ScriptedEngine(well, capacity=4)
+    teacher = Teacher(engine, config(), 0)
+    first = teacher.reflect(question(n) for n in range(10))
+    next(first)
+    first.close()
+    rest = list(teacher.reflect([question(20)]))
+    assert [r.question.sample_id for r in rest] == ["sample-20"]
+
+
+@pytest.mark.parametrize("structured", [True, False])
+def test_reflect_asks_in_the_form_that_is_set(structured: bool) -> None:
+    with serve_teacher() as server:
+        reflections = reflect(config(server.url, structured=structured), [question(n) for n in range(3)])
+        assert [is_structured(request) for request in server.requests] == [structured] * 3
+    assert statuses(reflections) == ["ok"] * 3
+
+
+def test_reflect_asks_no_schema_of_an_engine_without() -> None:
+    engine = ScriptedEngine(well, structured=False)
+    list(Teacher(engine, config(), 0).reflect([question()]))
+    assert [request.schema for request in engine.requests] == [None]
+
+
+def no_schemas(request: dict[str, Any], number: int) -> Reply:
+    return Reply(status=400) if is_structured(request) else improve(request, number)
+
+
+def test_reflect_falls_back_to_tags_and_remembers() -> None:
+    with serve_teacher(no_schemas) as server:
+        reflections = reflect(config(server.url, concurrency=1), [question(n) for n in range(10)])
+        forms = [is_structured(request) for request in server.requests]
+    assert forms == [True] + [False] * 10
+    assert statuses(reflections) == ["ok"] * 10
+    assert {reflection.call.attempt for reflection in reflections} == {1}
+
+
+def test_reflect_falls_back_for_all_requests_under_way() -> None:
+    with serve_teacher(no_schemas) as server:
+        reflections = reflect(config(server.url, concurrency=8), [question(n) for n in range(50)])
+        assert sum(map(is_structured, server.requests)) <= 16
+    assert statuses(reflections) == ["ok"] * 50
+
+
+def test_reflect_keeps_schemas_that_were_granted_once() -> None:
+    def refuse_one(request: Request) -> Answer:
+        if request.schema and request.pair.response == "1":
+            return Answer(request.id, error="refused-request", message="no")
+        return well(request)
+
+    engine = ScriptedEngine(refuse_one, capacity=1)
+    reflections = list(Teacher(engine, config(), 0).reflect(question(n) for n in range(4)))
+    assert [request.schema is not None for request in engine.requests] == [True, True, False, True, True]
+    assert statuses(reflections) == ["ok"] * 4
+
+
+def test_reflect_failed_attempt_does_not_end_schemas() -> None:
+    def fail_once(request: Request) -> Answer:
+        return well(request) if len(engine.requests) > 1 else Answer(request.id, error="failed")
+
+    engine = ScriptedEngine(fail_once, capacity=1)
+    list(Teacher(engine, config(retries=1), 0).reflect([question(0), question(1)]))
+    assert [request.schema is not None for request in engine.requests] == [True, False, True]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_reflect_refused_question_fails_alone(status: int) -> None:
+    def poisoned(request: dict[str, Any], number: int) -> Reply:
+        return Reply(status=status) if given(request, "response") == "0" else improve(request, number)
+
+    with serve_teacher(poisoned) as server:
+        reflections = reflect(config(server.url, concurrency=2, retries=3), [question(n) for n in range(10)])
+        asked = Counter(given(request, "response") for request in server.requests)
+        assert sum(map(is_structured, server.requests)) == 10
+    by_sample = {r.question.sample_id: r for r in reflections}
+    assert len(reflections) == len(by_sample) == 10
+    refused = by_sample.pop("sample-0")
+    assert refused.call.status == "refused"
+    assert f"status {status}" in (refused.call.error or "")
+    assert refused.proposal is None
+    assert refused.final
+    assert asked["0"] == 2  # once with a schema, once without, never again
+    assert all(r.proposal for r in by_sample.values())
+
+
+def test_reflect_retries_are_bounded() -> None:
+    with serve_teacher(lambda request, number: Reply("nonsense")) as server:
+        reflections = reflect(config(server.url, retries=2), [question(0)])
+        assert [is_structured(request) for request in server.requests] == [True, False, False]
+    assert statuses(reflections) == ["unparsable"] * 3
+    assert [r.call.attempt for r in reflections] == [1, 2, 3]
+    assert [r.final for r in reflections] == [False, False, True]
+    assert len({r.call.id for r in reflections}) == 3
+    assert {r.call.critique for r in reflections} == {None}
+
+
+def test_reflect_goes_on_after_a_failed_attempt() -> None:
+    def second_time_lucky(request: dict[str, Any], number: int) -> Reply:
+        return Reply("hm") if number == 0 else improve(request, number)
+
+    with serve_teacher(second_time_lucky) as server:
+        failed, made = reflect(config(server.url, retries=2), [question(0)])
+        first, second = server.requests
+    assert (failed.call.status, failed.proposal, failed.final) == ("unparsable", None, False)
+    assert (made.call.status, made.call.attempt, made.final) == ("ok", 2, True)
+    assert made.proposal
+    assert first["seed"] != second["seed"]
+
+
+def test_reflect_counts_earlier_attempts() -> None:
+    with serve_teacher(lambda request, number: Reply("nonsense")) as server:
+        asked = [question(0, attempts=1), question(1, attempts=3)]
+        reflections = reflect(config(server.url, retries=2), asked)
+        assert not any(map(is_structured, server.requests))
+    assert [(r.question.sample_id, r.call.attempt) for r in reflections] == [("sample-0", 2), ("sample-0", 3)]
+
+
+def test_reflect_resumed_attempt_is_the_undisturbed_one() -> None:
+    with serve_teacher(lambda request, number: Reply("nonsense")) as server:
+        whole = reflect(config(server.url, retries=2), [question(0)])
+        resumed = reflect(config(server.url, retries=2), [question(0, attempts=1)])
+        assert server.requests[1:3] == server.requests[3:]
+    assert [r.call.prompt_hash for r in whole[1:]] == [r.call.prompt_hash for r in resumed]
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "error"),
+    [
+        (Reply("nonsense"), "unparsable", None),
+        (Reply(""), "unparsable", None),
+        (Reply('{"critique": "c", "response": "0"}'), "unchanged", None),
+        (Reply('{"critique": "c", "resp', finish_reason="length"), "cut", None),
+        (Reply(None), "error", "no text in the answer"),
+        (Reply(status=400), "refused", "status 400"),
+        (Reply(status=500), "error", "status 500"),
+        (Reply(body="<html>garbage"), "error", "not a chat completion"),
+        (Reply(body='{"choices": []}'), "error", "not a chat completion"),
+    ],
+)
+def test_reflect_failure_has_a_status_and_no_proposal(reply: Reply, status: str, error: str | None) -> None:
+    with serve_teacher(lambda request, number: reply) as server:
+        (reflection,) = reflect(config(server.url), [question(0)])
+    assert reflection.proposal is None
+    assert reflection.final
+    assert reflection.call.status == status
+    assert reflection.call.critique is None
+    assert reflection.call.error is None if error is None else error in (reflection.call.error or "")
+
+
+@pytest.mark.parametrize("phase", ["instruction", "response"])
+def test_reflect_survives_texts_that_cannot_be_stored(phase: Phase) -> None:
+    def dirty(request: dict[str, Any], number: int) -> Reply:
+        # The completion's own JSON escapes reach the client as a lone surrogate and a NUL.
+        return Reply(answer_text(request, instruction="a\ud800", response="b\x00", critique="c\ud800"))
+
+    with serve_teacher(dirty) as server:
+        for structured in (True, False):
+            settings = config(server.url, structured=structured)
+            (reflection,) = reflect(settings, [question(0, phase)])
+            assert reflection.proposal
+            assert reflection.proposal.response == "b\ufffd"
+            assert reflection.call.critique == "c\ufffd"
+            reflection.call.text.encode("utf-8")
+            assert "\x00" not in reflection.call.text
+
+
+def test_reflect_unreachable_server_is_a_teacher_error() -> None:
+    with serve_teacher() as server:
+        pass  # the port was free a moment ago, and is again
+    began = time.monotonic()
+    with pytest.raises(TeacherError, match=r"teacher fake: cannot be reached: .*refused") as caught:
+        reflect(config(server.url, concurrency=4), [question(n) for n in range(100)])
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_reflect_rejected_key_or_model_is_a_teacher_error(status: int) -> None:
+    with (
+        serve_teacher(lambda request, number: Reply(status=status)) as server,
+        pytest.raises(TeacherError, match=rf"teacher fake at {server.url}: .*status {status}; check "),
+    ):
+        reflect(config(server.url), [question(n) for n in range(100)])
+
+
+def test_reflect_wrong_address_is_a_teacher_error() -> None:
+    with serve_teacher() as server, pytest.raises(TeacherError, match=r"check teacher\.base_url"):
+        reflect(config(f"{server.url}/wrong"), [question(0)])
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_reflect_teacher_that_answers_nothing_marks_no_pair(status: int) -> None:
+    yielded = []
+    with (
+        serve_teacher(lambda request, number: Reply(status=status)) as server,
+        open_teacher(config(server.url, concurrency=2), 0) as teacher,
+        pytest.raises(TeacherError, match="9 calls failed and none was answered"),
+    ):
+        yielded.extend(teacher.reflect(question(n) for n in range(1000)))
+    assert len(server.requests) < 50
+    assert yielded == []
+
+
+def test_reflect_failures_before_the_first_answer_are_kept() -> None:
+    def fail_first(request: Request) -> Answer:
+        return Answer(request.id, error="failed") if request.pair.response in "012" else well(request)
+
+    reflections = list(
+        Teacher(ScriptedEngine(fail_first), config(), 0).reflect(question(n) for n in range(6))
+    )
+    assert statuses(reflections) == ["error"] * 3 + ["ok"] * 3
+
+
+def test_reflect_asks_again_what_nobody_took() -> None:
+    busy = iter([True, False, True, True])
+
+    def sometimes_busy(request: Request) -> Answer:
+        if next(busy, False):
+            return Answer(request.id, error="unavailable", message="busy")
+        return well(request)
+
+    engine = ScriptedEngine(sometimes_busy)
+    reflections = list(Teacher(engine, config(), 0).reflect(question(n) for n in range(6)))
+    assert statuses(reflections) == ["ok"] * 6
+    assert {r.call.attempt for r in reflections} == {1}
+    assert len(engine.requests) == 9
+
+
+def test_reflect_bears_any_number_of_short_outages() -> None:
+    asked = 0
+
+    def two_of_three_times_busy(request: Request) -> Answer:
+        nonlocal asked
+        asked += 1
+        return well(request) if asked % 3 == 0 else Answer(request.id, error="unavailable")
+
+    engine = ScriptedEngine(two_of_three_times_busy, capacity=4)
+    reflections = list(Teacher(engine, config(retries=2), 0).reflect(question(n) for n in range(20)))
+    assert statuses(reflections) == ["ok"] * 20
+
+
+def test_reflect_server_that_dies_leaves_the_rest_unasked() -> None:
+    answers = 0
+
+    def die_after_five(request: Request) -> Answer:
+        nonlocal answers
+        answers += 1
+        return well(request) if answers <= 5 else Answer(request.id, error="unavailable", message="gone")
+
+    yielded: list[Reflection] = []
+    teacher = Teacher(ScriptedEngine(die_after_five), config(), 0)
+    with pytest.raises(TeacherError, match="cannot be reached: gone; once mended, resume the run"):
+        yielded.extend(teacher.reflect(question(n) for n in range(100)))
+    assert statuses(yielded) == ["ok"] * 5
+
+
+def test_reflect_busy_server_is_asked_again() -> None:
+    def busy_once(request: dict[str, Any], number: int) -> Reply:
+        return Reply(status=429, headers={"Retry-After": "0"}) if number == 0 else improve(request, number)
+
+    with serve_teacher(busy_once) as server:
+        (reflection,) = reflect(config(server.url, retries=1), [question(0)])
+    assert (reflection.call.status, reflection.call.attempt) == ("ok", 1)
+
+
+def test_seeds_follow_from_the_place_of_a_call() -> None:
+    def seeds(seed: int) -> list[int]:
+        engine = ScriptedEngine(well)
+        places = [{}, {"sample_id": "other"}, {"candidate": 1}, {"round": 2}, {"phase": "instruction"}]
+        list(Teacher(engine, config(), seed).reflect(question(**place) for place in places))
+        return [request.seed for request in engine.requests]
+
+    first = seeds(0)
+    assert first == seeds(0)
+    assert len({*first, *seeds(1)}) == 10
+    assert all(0 <= seed < 2**31 for seed in first)
+
+
+def test_prompts_of_a_server_test_tell_their_phase() -> None:
+    with serve_teacher() as server:
+        for structured in (True, False):
+            settings = config(server.url, structured=structured, concurrency=1)
+            reflect(settings, [question(0, "instruction"), question(0, "response")])
+        assert [is_about_instruction(request) for request in server.requests] == [True, False] * 2
+
+
+def test_close_closes_the_engine() -> None:
+    engine = ScriptedEngine(well)
+    with Teacher(engine, config(), 0):
+        assert not engine.closed
+    assert engine.closed
+
+
+def test_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-very-secret-0123456789"
+    monkeypatch.setenv("SOME_KEY", key)
+
+    def quote_the_key(request: dict[str, Any], number: int) -> Reply:
+        body = json.dumps({"error": {"message": f"Bearer {key} may not do this"}})
+        return Reply(status=401 if number else 500, body=body)
+
+    settings = {"api_key_env": "SOME_KEY", "concurrency": 1}
+    with serve_teacher(quote_the_key) as server, open_teacher(config(server.url, **settings), 0) as teacher:
+        (failed,) = teacher.reflect([question(0)])
+        with pytest.raises(TeacherError) as caught:
+            list(teacher.reflect([question(0)]))
+        assert server.keys == [f"Bearer {key}"] * 2
+    assert "Bearer [key] may not" in (failed.call.error or "")
+    assert "Bearer [key] may not" in str(caught.value)
+    assert key not in repr(failed)
+    assert key not in repr(caught.value)
+    with serve_teacher(lambda request, number: Reply(body=f'"{key}')) as server:
+        (failed,) = reflect(config(server.url, **settings), [question(0)])
+    assert key not in repr(failed)
+
+
+def test_no_key_is_sent_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-for-another-server")
+    with serve_teacher() as server:
+        reflect(config(server.url), [question(0)])
+        assert server.keys == [None]
+
+
+def test_check_teacher_wants_the_key_to_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(api_key_env="SOME_KEY")
+    for value in ("", "  ", "kéy", "two\nlines"):
+        monkeypatch.setenv("SOME_KEY", value)
+        with pytest.raises(ConfigError, match="SOME_KEY"):
+            check_teacher(settings)
+    monkeypatch.delenv("SOME_KEY")
+    with pytest.raises(ConfigError, match="SOME_KEY is not set"):
+        check_teacher(settings)
+    with pytest.raises(ConfigError, match="SOME_KEY is not set"):
+        open_teacher(settings, 0)
+    monkeypatch.setenv("SOME_KEY", "sk-1")
+    check_teacher(settings)
+    check_teacher(config())
+
+
+def test_check_teacher_wants_a_web_address() -> None:
+    with pytest.raises(ConfigError, match=r"base_url = 'localhost:8000': want http"):
+        check_teacher(config("localhost:8000"))
+
+
+def test_check_teacher_wants_a_recording(tmp_path: Path) -> None:
+    path = tmp_path / "recorded.jsonl"
+    settings = TeacherConfig(engine="recorded", path=str(path))
+    with pytest.raises(ConfigError, match="no such file"):
+        check_teacher(settings)
+    good = {"phase": "response", "instruction": "i", "input": "", "new_response": "r"}
+    path.write_text(json.dumps(good) + "\n\n" + "{broken\n")
+    with pytest.raises(ConfigError, match=r"recorded\.jsonl, line 3: not valid JSON"):
+        check_teacher(settings)
+    path.write_text(json.dumps(good))
+    check_teacher(settings)
+
+
+def test_check_teacher_wants_a_model_folder(tmp_path: Path) -> None:
+    settings = TeacherConfig(engine="transformers", model=str(tmp_path / "model"))
+    with pytest.raises(ConfigError, match="no such model folder"):
+        check_teacher(settings)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        check_teacher(settings)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="weights"):
+        check_teacher(settings)
+    (tmp_path / "model" / "model.safetensors").write_text("")
+    check_teacher(settings)
+    check_teacher(TeacherConfig(engine="transformers", model="organisation/name"))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the shared data in {SHARED}")
+def test_recorded_teacher_answers_every_shared_pair() -> None:
+    settings = TeacherConfig(engine="recorded", path=str(SHARED / "data" / "recorded-teacher.jsonl"))
+    records = json.loads((SHARED / "data" / "recycle-800.json").read_text(encoding="utf-8"))
+    pairs = [Pair(record["instruction"], record["input"], record["output"]) for record in records]
+    for round in (1, 2):
+        asked = [question(n, pair=pair, round=round) for n, pair in enumerate(pairs)]
+        found = reflect(settings, asked)
+        # A few of the given responses are what the stronger models said too.
+        assert Counter(statuses(found)).keys() <= {"ok", "unchanged"}
+        proposals = {r.question.sample_id: r.proposal for r in found}
+        assert len(proposals) == 797
+        assert sum(proposal is not None for proposal in proposals.values()) > 780
+        assert all(r.proposal.instruction == r.question.pair.instruction for r in found if r.proposal)
+    instruction = reflect(settings, [question(0, "instruction", pair=pairs[0])])
+    assert statuses(instruction) == ["no-entry"]
+    assert instruction[0].final
