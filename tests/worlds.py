@@ -64,7 +64,7 @@ def write_world(
         folder: where to; made if missing.
         samples: pairs in the dataset.
         phases: phases that the recording answers.
-        sections: config sections whose keys are added or replaced.
+        sections: config sections whose keys are added, replaced, or with None removed.
 
     Returns:
         The config file.
@@ -89,7 +89,8 @@ def write_world(
         "evaluate": {"max_tokens": 8},
     }
     for name, section in sections.items():
-        config[name] = config.get(name, {}) | section
+        merged = config.get(name, {}) | section
+        config[name] = {key: value for key, value in merged.items() if value is not None}
     path = folder / "config.toml"
     path.write_text(tomli_w.dumps(config))
     return path

@@ -1,0 +1,132 @@
+"""The whole loop with teachers that answer while it runs: a real HTTP server, a real local model."""
+
+import json
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from state.history import History
+from tests.teacher_server import Reply, given, improve, is_about_instruction, is_structured, serve_teacher
+from tests.tiny_models import save_tiny_llama
+from tests.worlds import child_environment, command, reflectune, write_world
+
+pytestmark = pytest.mark.slow
+
+SAMPLES, TRAIN = 40, 34
+
+
+def live_world(folder: Path, url: str, **teacher: Any) -> Path:
+    settings = {"engine": "openai", "model": "fake", "base_url": url, "path": None}
+    return write_world(folder, samples=SAMPLES, teacher=settings | teacher)
+
+
+def shown(folder: Path) -> dict[str, Any]:
+    result = reflectune("show", "tiny", "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+@pytest.mark.parametrize("grants_schemas", [True, False])
+def test_loop_against_a_server_runs_both_phases(tmp_path: Path, grants_schemas: bool) -> None:
+    def reply(request: Mapping[str, Any], number: int) -> Reply:
+        if is_structured(request) and not grants_schemas:
+            return Reply(status=400, body='{"error": {"message": "response_format is not supported"}}')
+        return improve(dict(request), number)
+
+    with serve_teacher(reply) as server:
+        live_world(tmp_path, server.url, price_in=1.0, price_out=2.0)
+        result = reflectune("run", "config.toml", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        asked = list(server.requests)
+        assert server.most_at_once > 1
+    assert {is_about_instruction(request) for request in asked} == {True, False}
+    structured = sum(map(is_structured, asked))
+    assert structured == len(asked) if grants_schemas else structured < len(asked) / 2
+    run = shown(tmp_path)
+    assert run["status"] == "finished"
+    one = run["rounds"][1]
+    assert one["instruction"] == {"reflected": TRAIN, "failed": 0, "accepted": one["instruction"]["accepted"]}
+    assert one["response"]["reflected"] == TRAIN
+    assert one["teacher"]["calls"] == 2 * TRAIN
+    assert one["teacher"]["cost_usd"] > 0
+
+
+def test_loop_never_pays_twice_for_an_answer_after_a_kill(tmp_path: Path) -> None:
+    answered: Counter[tuple[bool, str, str]] = Counter()
+
+    def reply(request: Mapping[str, Any], number: int) -> Reply:
+        answer = improve(dict(request), number)
+        question = (is_about_instruction(request), given(request, "instruction"), given(request, "response"))
+        answered[question] += 1
+        return Reply(answer.text, delay=0.1)
+
+    with serve_teacher(reply) as server:
+        live_world(tmp_path, server.url, concurrency=4)
+        with subprocess.Popen(
+            command("run", "config.toml", "--set", "rounds=1"),
+            cwd=tmp_path,
+            env=child_environment(),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        ) as process:
+            while len(server.requests) < 15:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+        with History.open(tmp_path / "runs/tiny/lineage.db") as history:
+            committed = history.teacher()["calls"]
+        assert 15 - 2 * 4 <= committed <= 15 + 4
+        result = reflectune("resume", "tiny", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    repeated = {question: times for question, times in answered.items() if times > 1}
+    assert len(repeated) <= 4, "only what was in flight may be asked again"
+    assert max(answered.values()) <= 2
+
+
+def test_loop_with_a_dead_server_stops_and_can_go_on(tmp_path: Path) -> None:
+    with serve_teacher() as server:
+        url = server.url
+    config = live_world(tmp_path, url, retries=0)
+    failed = reflectune("run", "config.toml", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "cannot be reached" in failed.stderr.splitlines()[-1]
+    assert "`reflectune resume tiny`" in failed.stderr.splitlines()[-1]
+    assert shown(tmp_path)["status"] == "failed"
+    assert config.is_file()
+
+
+def test_loop_with_a_babbling_local_teacher_accepts_nothing(tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path / "teacher", context=2048)
+    settings = {"engine": "transformers", "model": "teacher", "path": None}
+    write_world(tmp_path, samples=12, teacher=settings | {"max_tokens": 8, "retries": 1})
+    result = reflectune("run", "config.toml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = shown(tmp_path)
+    assert (run["status"], run["stop_reason"]) == ("finished", "no-proposals")
+    one = run["rounds"][1]
+    for phase in ("instruction", "response"):
+        assert one[phase] == {"reflected": 0, "failed": 6, "accepted": 0}
+    assert one["teacher"]["calls"] == 2 * 2 * 6
+    assert one["student"] == "s0"
+
+
+def test_api_key_is_nowhere_in_the_run_folder(tmp_path: Path) -> None:
+    secret = "sk-very-secret-0123456789"
+    with serve_teacher() as server:
+        live_world(tmp_path, server.url, api_key_env="TEACHER_KEY")
+        unset = reflectune("run", "config.toml", cwd=tmp_path)
+        assert unset.returncode == 2
+        assert "TEACHER_KEY is not set" in unset.stderr
+        assert not (tmp_path / "runs/tiny").exists()
+        result = reflectune("run", "config.toml", "--set", "rounds=1", cwd=tmp_path, TEACHER_KEY=secret)
+        assert result.returncode == 0, result.stderr
+        assert server.keys[0] == f"Bearer {secret}"
+    for path in (tmp_path / "runs").rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
