@@ -6,7 +6,7 @@ needs, only when there is work for it, and closes it before it returns.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from state.config import RunConfig
 from state.folder import RunFolder
 from state.records import (
     TERMS,
+    Decision,
     Evaluation,
     Pair,
     Phase,
@@ -48,6 +49,9 @@ __all__ = [
 # How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
 # scores may differ in their last bits with what they are computed beside.
 _SAMPLES_AT_ONCE = 32
+
+
+_Wanted = tuple[str, Pair, Term]  # version id, its pair, which score
 
 
 class LoopState(TypedDict):
@@ -143,36 +147,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
         )
         judge = _Judge(context, scorer, stack)
         for contests in store.contests(round, phase, _SAMPLES_AT_ONCE):
-            known = store.scores([v for contest in contests for v in contest.pairs], scorer.id)
-            selection = context.config.selection
-            rule = POLICIES[selection.policy].rule(phase)
-            fresh = judge.score_missing(
-                (
-                    (version, contest.pairs[version], term)
-                    for contest in contests
-                    for version in needed_versions(contest, POLICIES[selection.policy])
-                    for term in rule.terms
-                ),
-                known,
-            )
-            scores = _union(known, fresh)
-            decisions = [
-                decide(
-                    contest,
-                    scores,
-                    selection=selection,
-                    round=round,
-                    phase=phase,
-                    student_id=scorer.id,
-                    seed=context.config.seed,
-                )
-                for contest in contests
-            ]
-            if phase == "response":
-                winners = {decision.sample_id: decision.winner_id for decision in decisions}
-                rest = judge.score_missing(_all_terms(contests, winners), scores)
-                fresh = _union(fresh, rest)
-            store.add_decisions(fresh, scorer.id, decisions)
+            decisions = _decide_together(judge, contests, round, phase)
             done += len(decisions)
             compared += sum(decision.reason != "no-candidate" for decision in decisions)
             accepted += sum(decision.reason == "accepted" for decision in decisions)
@@ -263,9 +238,7 @@ class _Judge:
         self.context, self.student, self.stack = context, student, stack
         self.model: Student | None = None
 
-    def score_missing(
-        self, wanted: Iterable[tuple[str, Pair, Term]], known: Scores
-    ) -> dict[str, dict[Term, Score]]:
+    def score_missing(self, wanted: Iterable[_Wanted], known: Scores) -> Scores:
         """Score what is wanted and not known: version id -> term -> score."""
         missing = [item for item in wanted if item[2] not in known.get(item[0], {})]
         if not missing:
@@ -278,6 +251,44 @@ class _Judge:
         for (version, _, term), score in zip(missing, results, strict=True):
             scores.setdefault(version, {})[term] = score
         return scores
+
+
+def _decide_together(judge: _Judge, contests: Sequence[Contest], round: int, phase: Phase) -> list[Decision]:
+    """Score, decide and commit a group of contests."""
+    store, config = judge.context.store, judge.context.config
+    policy = POLICIES[config.selection.policy]
+    known = store.scores([version for contest in contests for version in contest.pairs], judge.student.id)
+    fresh = judge.score_missing(
+        (
+            (version, contest.pairs[version], term)
+            for contest in contests
+            for version in needed_versions(contest, policy)
+            for term in policy.rule(phase).terms
+        ),
+        known,
+    )
+    scores = _union(known, fresh)
+    decisions = [
+        decide(
+            contest,
+            scores,
+            selection=config.selection,
+            round=round,
+            phase=phase,
+            student_id=judge.student.id,
+            seed=config.seed,
+        )
+        for contest in contests
+    ]
+    if phase == "response":
+        winners = (
+            (decision.winner_id, contest.pairs[decision.winner_id], term)
+            for decision, contest in zip(decisions, contests, strict=True)
+            for term in TERMS
+        )
+        fresh = _union(fresh, judge.score_missing(winners, scores))
+    store.add_decisions(fresh, judge.student.id, decisions)
+    return decisions
 
 
 def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: StudentRecord) -> StudentRecord:
@@ -319,14 +330,7 @@ def _adapter(context: LoopContext, student: StudentRecord) -> Path | None:
     return context.folder.path / student.adapter if student.adapter else None
 
 
-def _all_terms(contests: Iterable[Contest], winners: Mapping[str, str]) -> Iterator[tuple[str, Pair, Term]]:
-    for contest in contests:
-        winner = winners[contest.sample_id]
-        for term in TERMS:
-            yield winner, contest.pairs[winner], term
-
-
-def _union(known: Scores, fresh: Scores) -> dict[str, dict[Term, Score]]:
+def _union(known: Scores, fresh: Scores) -> Scores:
     versions = [*known, *(version for version in fresh if version not in known)]
     return {version: {**known.get(version, {}), **fresh.get(version, {})} for version in versions}
 

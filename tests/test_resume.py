@@ -60,8 +60,14 @@ def count(database: Path, query: str) -> int:
         return 0
 
 
-def kill_when(world: Path, runs: Path, is_time: Callable[[Path], bool]) -> None:
-    """Start the run and send SIGKILL at the first moment that `is_time` of its folder."""
+def kill_when(
+    world: Path, runs: Path, is_time: Callable[[Path], bool], how: signal.Signals = signal.SIGKILL
+) -> tuple[int, str]:
+    """Start the run, send it a signal at the first moment that `is_time` of its folder, and wait.
+
+    Returns:
+        Its exit code and what it wrote to stderr.
+    """
     with subprocess.Popen(
         command("run", "config.toml", "--runs", runs),
         cwd=world,
@@ -72,11 +78,12 @@ def kill_when(world: Path, runs: Path, is_time: Callable[[Path], bool]) -> None:
     ) as process:
         deadline = time.monotonic() + 120
         while not is_time(runs / "tiny"):
-            assert process.poll() is None, f"the run ended first: {process.stderr and process.stderr.read()}"
+            assert process.poll() is None, "the run ended first"
             assert time.monotonic() < deadline
             time.sleep(0.0005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+        return process.returncode, err
 
 
 def decided(round: int, phase: str) -> Callable[[Path], bool]:
@@ -130,7 +137,8 @@ MOMENTS: dict[str, tuple[Callable[[Path], bool], str, int]] = {
 def test_resume_after_a_kill_ends_like_an_undisturbed_run(node: str, world: Path, tmp_path: Path) -> None:
     is_time, missing, whole = MOMENTS[node]
     runs = tmp_path / "runs"
-    kill_when(world, runs, is_time)
+    code, _ = kill_when(world, runs, is_time)
+    assert code == -signal.SIGKILL
     assert count(runs / "tiny/lineage.db", missing) < whole, "killed too late to prove anything"
     before = rows(runs / "tiny/lineage.db")
 
@@ -154,6 +162,17 @@ def test_resume_after_a_kill_ends_like_an_undisturbed_run(node: str, world: Path
             exported.append(out.read_bytes())
         assert exported[0] == exported[1]
         assert len(exported[0]) > 10
+
+
+def test_interrupt_in_the_middle_of_a_node_exits_130_and_can_go_on(world: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    code, err = kill_when(world, runs, decided(1, "response"), signal.SIGINT)
+    assert code == 130
+    assert err.splitlines()[-1] == "interrupted; go on with `reflectune resume tiny`"
+    assert "Traceback" not in err
+    resumed = reflectune("resume", "tiny", "--runs", runs, cwd=world)
+    assert resumed.returncode == 0, resumed.stderr
+    assert rows(runs / "tiny/lineage.db") == rows(world / "calm/tiny/lineage.db")
 
 
 def test_resume_of_a_finished_run_changes_nothing(world: Path) -> None:

@@ -1,0 +1,158 @@
+import math
+import sys
+
+import pytest
+
+from agents.evaluation import evaluate_student, load_checker
+from agents.student import Response
+from state.errors import ConfigError
+from state.records import Pair, Score
+
+PAIRS = [Pair(f"Add {number}.", "", str(number)) for number in range(10)]
+
+
+class FakeStudent:
+    """Scores of 2 tokens each with the given sums, and the given answers; None cannot be measured."""
+
+    def __init__(self, sums, answers):
+        self._sums, self._answers = sums, answers
+
+    def score(self, questions):
+        assert {term for _, term in questions} == {"response_given_instruction"}
+        return [
+            Score(None, None, "non-finite") if total is None else Score(total, 2, "ok")
+            for total in self._sums
+        ]
+
+    def respond(self, pairs, max_tokens):
+        assert max_tokens == 7
+        return [None if text is None else Response(text, len(text)) for text in self._answers]
+
+
+def is_reference(instruction, given_input, response, reference):
+    return response == reference
+
+
+def evaluate(sums, answers, checker=None):
+    pairs = PAIRS[: len(sums)]
+    return {item.name: item for item in evaluate_student(FakeStudent(sums, answers), pairs, checker, 7)}
+
+
+def test_evaluate_nll_is_the_mean_over_pairs_with_a_normal_interval():
+    # nll 1, 2 and 3 nats per token: mean 2, s = 1, half width 1.96 / sqrt(3)
+    measure = evaluate([-2.0, -4.0, -6.0], ["a", "b", "c"])["nll"]
+    assert (measure.value, measure.n) == (2.0, 3)
+    assert measure.low == pytest.approx(2 - 1.96 / math.sqrt(3))
+    assert measure.high == pytest.approx(2 + 1.96 / math.sqrt(3))
+
+
+def test_evaluate_response_tokens_counts_the_students_own_answers():
+    # 1, 3 and 5 tokens: mean 3, s = 2
+    measure = evaluate([-2.0] * 3, ["a", "abc", "abcde"])["response_tokens"]
+    assert (measure.value, measure.n) == (3.0, 3)
+    assert measure.high == pytest.approx(3 + 1.96 * 2 / math.sqrt(3))
+
+
+def test_evaluate_accuracy_has_wilsons_interval():
+    # 8 of 10 right. z² = 3.8416: centre (0.8 + 0.19208) / 1.38416 = 0.716738,
+    # half width 1.96 sqrt(0.016 + 0.009604) / 1.38416 = 0.226578
+    answers = [pair.response for pair in PAIRS[:8]] + ["?", "?"]
+    measure = evaluate([-2.0] * 10, answers, is_reference)["accuracy"]
+    assert (measure.value, measure.n) == (0.8, 10)
+    assert measure.low == pytest.approx(0.716738 - 0.226578, abs=1e-5)
+    assert measure.high == pytest.approx(0.716738 + 0.226578, abs=1e-5)
+
+
+@pytest.mark.parametrize(("verdict", "low", "high"), [(True, 0.34238, 1.0), (False, 0.0, 0.65762)])
+def test_evaluate_accuracy_of_all_or_nothing_stays_within_0_and_1(verdict, low, high):
+    # 2 of 2: (1 + z²/4 - z sqrt(z²/16)) / (1 + z²/2) = 1 / 2.9208; 0 of 2 is its mirror image
+    measure = evaluate([-2.0] * 2, ["a", "b"], lambda *texts: verdict)["accuracy"]
+    assert measure.low == pytest.approx(low, abs=1e-5)
+    assert measure.high == pytest.approx(high, abs=1e-5)
+    assert 0.0 <= measure.low <= measure.high <= 1.0
+
+
+def test_evaluate_accuracy_of_marks_has_a_normal_interval():
+    # Marks 0, 0.5 and 1: mean 0.5, s = 0.5
+    marks = iter([0.0, 0.5, 1.0])
+    measure = evaluate([-2.0] * 3, ["a", "b", "c"], lambda *texts: next(marks))["accuracy"]
+    assert measure.value == 0.5
+    assert measure.low == pytest.approx(0.5 - 1.96 * 0.5 / math.sqrt(3))
+
+
+def test_evaluate_leaves_out_what_cannot_be_measured():
+    measures = evaluate([-2.0, None, -6.0], ["0", None, "x"], is_reference)
+    assert (measures["nll"].value, measures["nll"].n) == (2.0, 2)
+    assert measures["response_tokens"].n == 2
+    assert (measures["accuracy"].value, measures["accuracy"].n) == (0.5, 2)
+
+
+def test_evaluate_names_no_measure_without_samples():
+    assert evaluate([None], [None], is_reference) == {}
+
+
+def test_evaluate_gives_a_single_sample_no_interval():
+    measures = evaluate([-2.0], ["0"], is_reference)
+    assert [(m.value, m.n, m.low, m.high) for m in measures.values()] == [
+        (1.0, 1, None, None),
+        (1.0, 1, None, None),
+        (1.0, 1, None, None),
+    ]
+
+
+def test_evaluate_without_a_checker_has_no_accuracy():
+    assert set(evaluate([-2.0], ["0"])) == {"nll", "response_tokens"}
+
+
+def test_evaluate_shows_the_checker_all_four_texts():
+    seen = []
+    student = FakeStudent([-2.0], ["the answer"])
+    evaluate_student(student, [Pair("Add.", "1 2", "3")], lambda *texts: seen.append(texts) or True, 7)
+    assert seen == [("Add.", "1 2", "the answer", "3")]
+
+
+def test_evaluate_names_the_sample_its_checker_failed_on():
+    def divide(instruction, given_input, response, reference):
+        return 1 / int(reference)
+
+    with pytest.raises(ConfigError, match=r"failed on the answer to 'Add 0\.': ZeroDivisionError") as caught:
+        evaluate([-2.0], ["a"], divide)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("verdict", [None, "yes", math.nan, math.inf])
+def test_evaluate_refuses_a_verdict_that_is_no_number(verdict):
+    with pytest.raises(ConfigError, match=r"on the answer to 'Add 0\.'; want true, false or a number"):
+        evaluate([-2.0], ["a"], lambda *texts: verdict)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def test_load_checker_imports_from_the_working_directory(here):
+    (here / "my_checker_a.py").write_text(
+        "def check(i, n, response, reference): return response == reference"
+    )
+    assert load_checker("my_checker_a:check")("", "", "1", "1") is True
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_checker_b", "want module:function"),
+        (":check", "want module:function"),
+        ("my_checker_b:missing", "module my_checker_b has no missing"),
+        ("my_checker_b:NUMBER", "my_checker_b:NUMBER is not a function"),
+        ("no_such_module:check", "cannot import no_such_module: ModuleNotFoundError"),
+        ("my_checker_c:check", "cannot import my_checker_c: SyntaxError"),
+    ],
+)
+def test_load_checker_says_what_it_could_not_use(here, name, message):
+    (here / "my_checker_b.py").write_text("NUMBER = 3")
+    (here / "my_checker_c.py").write_text("def check(")
+    with pytest.raises(ConfigError, match=message):
+        load_checker(name)

@@ -1,0 +1,276 @@
+import itertools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+
+from agents.scoring import build_row, pack, row_budget, score_sequences, target_logprobs
+from agents.targets import Encoded, TargetEncoder
+from state.errors import StudentError
+from state.records import Score
+from tests.tiny_models import (
+    build_model,
+    byte_level_tokenizer,
+    metaspace_tokenizer,
+    save_bigram_llama,
+    save_tiny_adapter,
+)
+
+torch.set_num_threads(2)
+VOCABULARY = 400
+MODELS = {name: build_model(name, vocabulary=VOCABULARY) for name in ("llama", "qwen2", "gpt2")}
+ENCODERS = [
+    TargetEncoder(make(bos=bos), max_length=24)
+    for make in (byte_level_tokenizer, metaspace_tokenizer)
+    for bos in (True, False)
+]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A Llama with a random adapter, and the same without it."""
+    folder = save_tiny_adapter(tmp_path_factory.mktemp("adapter"), build_model(vocabulary=VOCABULARY))
+    return PeftModel.from_pretrained(build_model(vocabulary=VOCABULARY), folder).eval()
+
+
+@pytest.fixture(scope="module")
+def bigram(tmp_path_factory):
+    """p(a|<s>) = 1/2, p(b|a) = 1/4, p(a|b) = 1/8, all else as unlikely as it may be."""
+    table = {
+        "<s>": {"a": 1 / 2, "b": 1 / 2},
+        "a": {"b": 1 / 4, "a": 3 / 4},
+        "b": {"a": 1 / 8, "b": 7 / 8},
+    }
+    return AutoModelForCausalLM.from_pretrained(
+        save_bigram_llama(tmp_path_factory.mktemp("bigram"), "ab", table)
+    )
+
+
+def score_alone(model, sequence):
+    """The plain way: one sequence, all logits, no positions, no packing."""
+    with torch.no_grad():
+        logits = model(torch.tensor([sequence.ids])).logits[0].double()
+    logprobs = logits.log_softmax(-1)
+    places = range(sequence.first_target, len(sequence.ids))
+    return sum(float(logprobs[place - 1, sequence.ids[place]]) for place in places)
+
+
+def a_sequence(draw, longest=40):
+    ids = draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=2, max_size=longest))
+    return Encoded(ids, draw(st.integers(1, len(ids) - 1)))
+
+
+sequences = st.lists(st.composite(a_sequence)(), max_size=12)
+
+
+def test_score_sums_the_known_probabilities_of_a_bigram_model(bigram):
+    # <s> | a b a: log 1/2 + log 1/4 + log 1/8;  <s> a | b a: log 1/4 + log 1/8;  <s> b | a: log 1/8
+    scores = score_sequences(
+        bigram, [Encoded([0, 2, 3, 2], 1), Encoded([0, 2, 3, 2], 2), Encoded([0, 3, 2], 2)], 100
+    )
+    assert [score.sum_logprob for score in scores] == pytest.approx(
+        [math.log(1 / 64), math.log(1 / 32), math.log(1 / 8)], abs=1e-5
+    )
+    assert [score.num_tokens for score in scores] == [3, 2, 1]
+    assert {score.status for score in scores} == {"ok"}
+
+
+def test_score_passes_the_truncated_flag_on(bigram):
+    (score,) = score_sequences(bigram, [Encoded([0, 2], 1, truncated=True)], 100)
+    assert score.truncated
+
+
+@settings(max_examples=40, deadline=None)
+@given(sequences, st.integers(1, 100), st.sampled_from(sorted(MODELS)))
+def test_packed_scores_equal_one_by_one(items, budget, name):
+    scores = score_sequences(MODELS[name], items, budget)
+    for score, sequence in zip(scores, items, strict=True):
+        count = len(sequence.ids) - sequence.first_target
+        assert score.num_tokens == count
+        assert score.sum_logprob / count == pytest.approx(
+            score_alone(MODELS[name], sequence) / count, abs=1e-5
+        )
+
+
+@settings(max_examples=20, deadline=None)
+@given(sequences, st.integers(1, 100))
+def test_packed_scores_equal_one_by_one_with_an_adapter(adapted, items, budget):
+    scores = score_sequences(adapted, items, budget)
+    alone = [score_alone(adapted, sequence) for sequence in items]
+    assert [score.sum_logprob for score in scores] == pytest.approx(alone, rel=1e-5, abs=1e-5)
+
+
+def test_an_adapter_changes_scores_and_disabled_it_does_not(adapted):
+    sequence = Encoded([0, 5, 9, 77, 300], 2)
+    base = score_sequences(MODELS["llama"], [sequence], 100)
+    assert abs(score_sequences(adapted, [sequence], 100)[0].sum_logprob - base[0].sum_logprob) > 0.01
+    with adapted.disable_adapter():
+        assert score_sequences(adapted, [sequence], 100) == base
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.text(max_size=12), st.text(min_size=1, max_size=12)), max_size=8),
+    st.sampled_from(ENCODERS),
+    st.randoms(),
+)
+def test_scores_of_texts_do_not_depend_on_their_order(items, encoder, random):
+    encoded = [item for item in encoder.encode(items) if isinstance(item, Encoded)]
+    shuffled = random.sample(range(len(encoded)), len(encoded))
+    scores = score_sequences(MODELS["llama"], encoded, 50)
+    again = score_sequences(MODELS["llama"], [encoded[index] for index in shuffled], 50)
+    for index, score in zip(shuffled, again, strict=True):
+        assert score.sum_logprob == pytest.approx(scores[index].sum_logprob, rel=1e-5, abs=1e-5)
+
+
+def test_scores_of_the_same_list_are_the_same_bits():
+    items = [Encoded(list(range(length)), 1) for length in (30, 3, 17)]
+    assert score_sequences(MODELS["llama"], items, 40) == score_sequences(MODELS["llama"], items, 40)
+
+
+def test_score_of_a_long_row_goes_through_the_head_in_chunks():
+    sequence = Encoded([index % VOCABULARY for index in range(1100)], 1)
+    model = build_model(vocabulary=VOCABULARY, context=2048)
+    (score,) = score_sequences(model, [sequence], 2000)
+    assert score.num_tokens == 1099
+    assert score.sum_logprob == pytest.approx(score_alone(model, sequence), rel=1e-6)
+
+
+def test_score_runs_the_head_on_predicting_tokens_only():
+    rows = []
+    model = build_model(vocabulary=VOCABULARY)
+    model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
+    score_sequences(model, [Encoded([0, 1, 2, 3, 4], 3), Encoded([0, 1, 2], 2)], 100)
+    assert rows == [2 + 1]
+
+
+def test_score_does_without_logits_to_keep_and_positions():
+    model = MODELS["llama"]
+
+    class Bare:
+        """The least a causal language model can take."""
+
+        device = model.device
+
+        def forward(self, input_ids, use_cache):
+            return SimpleNamespace(logits=model(input_ids, use_cache=use_cache).logits)
+
+        __call__ = forward
+
+    items = [Encoded([0, 5, 9, 77], 2), Encoded([0, 8, 3], 1)]
+    assert row_budget(Bare(), 100) == 1
+    scores = score_sequences(Bare(), items, 1)
+    assert [score.sum_logprob for score in scores] == pytest.approx([score_alone(model, i) for i in items])
+
+
+def broken_model(token):
+    model = build_model(vocabulary=VOCABULARY)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token] = math.nan
+    return model
+
+
+def test_score_that_is_not_finite_is_a_failure_and_spares_its_neighbours():
+    items = [Encoded([0, 5, 9, 77], 2), Encoded([0, 13, 3], 1), Encoded([0, 8, 3], 1)]
+    scores = score_sequences(broken_model(13), items, 100)
+    assert scores[1] == Score(None, None, "non-finite")
+    healthy = [score_alone(MODELS["llama"], items[index]) for index in (0, 2)]
+    assert [scores[0].sum_logprob, scores[2].sum_logprob] == pytest.approx(healthy)
+
+
+def test_score_of_a_broken_model_is_non_finite_everywhere():
+    model = build_model(vocabulary=VOCABULARY)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    scores = score_sequences(model, [Encoded([0, 1], 1, truncated=True), Encoded([0, 2], 1)], 100)
+    assert scores == [Score(None, None, "non-finite", True), Score(None, None, "non-finite", False)]
+
+
+def test_score_of_an_impossible_token_is_non_finite():
+    model = build_model(vocabulary=VOCABULARY)
+    head = torch.nn.Linear(32, VOCABULARY)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+        head.bias[7] = -math.inf
+    model.lm_head = head
+    assert [
+        score.status for score in score_sequences(model, [Encoded([0, 7], 1), Encoded([0, 6], 1)], 9)
+    ] == [
+        "non-finite",
+        "ok",
+    ]
+
+
+def test_score_out_of_memory_says_what_to_lower(monkeypatch):
+    model = build_model(vocabulary=VOCABULARY)
+
+    def forward(input_ids, use_cache):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "forward", forward)
+    with pytest.raises(StudentError, match=r"over 2 tokens; lower student\.batch_tokens"):
+        score_sequences(model, [Encoded([0, 1], 1)], 9)
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 60))
+def test_pack_keeps_order_and_budget(lengths, budget):
+    rows = pack(lengths, budget)
+    assert [index for row in rows for index in row] == list(range(len(lengths)))
+    assert all(len(row) == 1 or sum(lengths[index] for index in row) <= budget for row in rows)
+    # No row could have taken the first of the next.
+    for row, following in itertools.pairwise(rows):
+        assert sum(lengths[index] for index in [*row, following[0]]) > budget
+
+
+def test_build_row_restarts_positions_and_predicts_no_sequence_from_another():
+    row = build_row([Encoded([10, 11, 12], 1), Encoded([20, 21], 1)])
+    assert row.ids.tolist() == [10, 11, 12, 20, 21]
+    assert row.positions.tolist() == [0, 1, 2, 0, 1]
+    assert row.predicting.tolist() == [0, 1, 3]
+    assert row.targets.tolist() == [11, 12, 21]
+
+
+def test_target_logprobs_let_gradients_through():
+    model = build_model(vocabulary=VOCABULARY)
+    target_logprobs(model, build_row([Encoded([0, 1, 2], 1)])).sum().backward()
+    assert model.lm_head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_row_budget_of_a_transformer_on_a_cpu_is_at_most_512(name):
+    assert row_budget(MODELS[name], 2048) == 512
+    assert row_budget(MODELS[name], 100) == 100
+
+
+def test_row_budget_of_a_recurrent_model_keeps_every_sequence_alone():
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=1, initializer_range=0.5
+    )
+    model = MambaForCausalLM(config).eval()
+    assert row_budget(model, 100) == 1
+    items = [Encoded([5, 9, 77, 30], 2), Encoded([8, 3, 12], 1)]
+    scores = score_sequences(model, items, row_budget(model, 100))
+    assert [score.sum_logprob for score in scores] == pytest.approx([score_alone(model, i) for i in items])
+
+
+def test_row_budget_sees_what_leaks_though_positions_are_taken(monkeypatch):
+    model = build_model(vocabulary=VOCABULARY)
+    whole = model.forward
+
+    def forward(input_ids, position_ids, use_cache, logits_to_keep):
+        positions = torch.arange(input_ids.shape[1])[None]  # takes positions and forgets them
+        return whole(input_ids, position_ids=positions, use_cache=use_cache, logits_to_keep=logits_to_keep)
+
+    monkeypatch.setattr(model, "forward", forward)
+    assert row_budget(model, 100) == 1
+
+
+def test_row_budget_of_a_broken_model_is_no_error():
+    assert row_budget(broken_model(0), 100) in (1, 100)

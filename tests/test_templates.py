@@ -1,0 +1,137 @@
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.templates import Template, check_template, open_template
+from state.errors import StudentError
+from state.records import Pair
+from tests.tiny_models import byte_level_tokenizer
+
+OWN = {
+    "prompt": "Q: {instruction}\nA: ",
+    "prompt_with_input": "Q: {instruction} [{input}]\nA: ",
+    "reverse": "A: {response}\nQ: ",
+    "target_with_input": "{instruction}{input}",
+}
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    def write(**changes):
+        lines = [f"{key} = '''{text}'''" for key, text in (OWN | changes).items() if text is not None]
+        path = tmp_path / "own.toml"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_template_plain_shows_instruction_input_and_response():
+    template = open_template("plain", None)
+    assert template.prompt(Pair("Add.", "", "3")) == "### Instruction\nAdd.\n\n### Response\n"
+    assert (
+        template.prompt(Pair("Add.", "1 2", "3"))
+        == "### Instruction\nAdd.\n\n### Input\n1 2\n\n### Response\n"
+    )
+    assert template.reverse("three") == (
+        "### Instruction\nWrite the instruction that the input is a response to.\n\n"
+        "### Input\nthree\n\n### Response\n"
+    )
+
+
+def test_template_plain_target_joins_instruction_and_input_by_a_line_break():
+    template = open_template("plain", None)
+    assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.\n1 2"
+    assert template.instruction_target(Pair("Add.", " \n", "3")) == "Add."
+
+
+def test_template_file_is_rendered_as_written(own_file):
+    template = open_template(own_file(), None)
+    assert template.prompt(Pair("Add.", "1 2", "3")) == "Q: Add. [1 2]\nA: "
+    assert template.reverse("3") == "A: 3\nQ: "
+    assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.1 2"
+
+
+def test_template_file_need_not_say_how_the_instruction_is_a_target(own_file):
+    template = open_template(own_file(target_with_input=None), None)
+    assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.\n1 2"
+
+
+def test_template_keeps_braces_of_its_own_that_are_no_fields(own_file):
+    template = open_template(own_file(prompt='{"q": "{instruction}"} {} '), None)
+    assert template.prompt(Pair("Add.", "", "3")) == '{"q": "Add."} {} '
+
+
+@given(st.text(), st.text(min_size=1).filter(str.strip), st.text())
+def test_template_never_substitutes_into_a_value(instruction, given_input, response):
+    template = Template(OWN)
+    pair = Pair("{input}{response}" + instruction, "{instruction}{0}" + given_input, response + "{")
+    assert template.prompt(pair) == f"Q: {pair.instruction} [{pair.input}]\nA: "
+    assert template.reverse(pair.response) == f"A: {pair.response}\nQ: "
+    assert template.instruction_target(pair) == pair.instruction + pair.input
+
+
+def test_template_chat_is_one_user_turn_that_awaits_an_answer():
+    template = open_template("chat", byte_level_tokenizer(chat=True))
+    assert template.prompt(Pair("Add.", "", "3")) == "<user>Add.\n<assistant>"
+    assert template.prompt(Pair("Add.", "1 2", "3")) == "<user>Add.\n\n1 2\n<assistant>"
+    assert template.reverse("Three.").startswith("<user>Below is a response to an instruction.")
+    assert template.reverse("Three.").endswith("\n\nThree.\n<assistant>")
+    assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.\n1 2"
+
+
+def test_template_chat_asks_for_no_deliberation_and_a_fixed_date():
+    tokenizer = byte_level_tokenizer(chat=True)
+    tokenizer.chat_template = "{{ date_string }}|{{ enable_thinking }}|{{ messages[0]['content'] }}"
+    assert open_template("chat", tokenizer).prompt(Pair("Add.", "", "3")) == "26 Jul 2024|False|Add."
+
+
+def test_template_chat_without_a_chat_template_says_what_to_set():
+    with pytest.raises(StudentError, match=r'set student\.template = "plain"'):
+        open_template("chat", byte_level_tokenizer())
+
+
+def test_template_chat_that_cannot_be_rendered_is_refused():
+    tokenizer = byte_level_tokenizer(chat=True)
+    tokenizer.chat_template = "{{ raise_exception('only with a system turn') }}"
+    with pytest.raises(StudentError, match="only with a system turn"):
+        open_template("chat", tokenizer).prompt(Pair("Add.", "", "3"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reverse": None}, "reverse must be a string, got nothing"),
+        ({"prompts": "x"}, "unknown key prompts; a template has prompt, prompt_with_input, reverse"),
+        ({"prompt": "{instruction} {response}"}, r"prompt cannot use \{response\}"),
+        ({"prompt": "{instruktion}"}, r"prompt cannot use \{instruktion\}; its fields are \{instruction\}"),
+        ({"prompt_with_input": "{instruction}"}, r"must use \{instruction\} and \{input\}"),
+        ({"reverse": "what was it?"}, r"reverse must use \{response\}"),
+    ],
+)
+def test_template_file_with_a_mistake_is_refused(own_file, changes, message):
+    with pytest.raises(StudentError, match=message) as caught:
+        check_template(own_file(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_template_file_with_a_number_for_a_text_is_refused(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text("prompt = 3", encoding="utf-8")
+    with pytest.raises(StudentError, match="prompt must be a string, got 3"):
+        open_template(str(path), SimpleNamespace(chat_template=None))
+
+
+def test_template_file_that_is_missing_or_no_toml_is_refused(tmp_path):
+    with pytest.raises(StudentError, match="no such template; want chat, plain or a TOML file"):
+        check_template(str(tmp_path / "none.toml"))
+    (tmp_path / "broken.toml").write_text("prompt = ", encoding="utf-8")
+    with pytest.raises(StudentError, match="not a readable TOML template"):
+        check_template(str(tmp_path / "broken.toml"))
+
+
+@pytest.mark.parametrize("name", ["plain", "chat"])
+def test_check_template_takes_the_shipped_ones(name):
+    check_template(name)
