@@ -23,12 +23,10 @@ from agents.prompts import (
 )
 from state.config import TeacherConfig
 from state.errors import TeacherError
-from state.records import CallStatus, Pair, Phase, TeacherCall, content_hash
+from state.records import FINAL_STATUSES, CallStatus, Pair, Phase, TeacherCall, content_hash
 
 __all__ = ["Question", "Reflection", "Teacher", "check_teacher", "open_teacher"]
 
-# Asking again changes nothing; the other failures may pass.
-_FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "no-entry", "refused")
 # So many questions may fail before anything was ever answered, or the engine's capacity if that is more.
 _PATIENCE = 8
 
@@ -211,7 +209,7 @@ class Teacher:
             cost_usd=self._cost(answer),
             seconds=answer.seconds,
         )
-        final = status in _FINAL_STATUSES or attempt >= self._attempts
+        final = status in FINAL_STATUSES or attempt >= self._attempts
         return Reflection(question, call, proposal.pair if proposal else None, final)
 
     def _read(self, sent: _Sent, answer: Answer) -> tuple[CallStatus, Proposal | None]:

@@ -23,6 +23,8 @@ Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "fr
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 TERMS: tuple[Term, ...] = get_args(Term)
+# Statuses of a call after which its question is not asked again; the other failures may pass.
+FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "no-entry", "refused")
 
 
 def content_hash(*parts: object) -> str:

@@ -19,6 +19,7 @@ from sqlite_utils.db import Database
 from state.errors import StoreError
 from state.migrations import migrations
 from state.records import (
+    FINAL_STATUSES,
     PHASES,
     Decision,
     Evaluation,
@@ -38,8 +39,6 @@ Scores = Mapping[str, Mapping[Term, Score]]  # version id -> term -> score
 
 # How many samples one question to the database reads at a time.
 _PAGE = 500
-# Calls after which nothing more is asked for a proposal; other failures are asked again.
-_FINAL_STATUSES = ("ok", "no-entry", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +236,9 @@ class LineageStore:
                 (row["sample_id"], row["candidate"]): row
                 for row in self.db.query(
                     "SELECT sample_id, candidate, COUNT(*) AS attempts, "
-                    f"MAX(status IN ({_marks(_FINAL_STATUSES)})) AS settled FROM teacher_calls "
+                    f"MAX(status IN ({_marks(FINAL_STATUSES)})) AS settled FROM teacher_calls "
                     f"WHERE round = ? AND phase = ? AND sample_id IN ({_marks(page)}) GROUP BY 1, 2",
-                    [*_FINAL_STATUSES, round, phase, *(row["sample_id"] for row in page)],
+                    [*FINAL_STATUSES, round, phase, *(row["sample_id"] for row in page)],
                 )
             }
             for row in page:
@@ -259,11 +258,11 @@ class LineageStore:
         """How many of a phase's proposals need no further call."""
         return self._count(
             "(SELECT 1 FROM teacher_calls WHERE round = ? AND phase = ? GROUP BY sample_id, candidate "
-            f"HAVING COUNT(*) > ? OR MAX(status IN ({_marks(_FINAL_STATUSES)})))",
+            f"HAVING COUNT(*) > ? OR MAX(status IN ({_marks(FINAL_STATUSES)})))",
             round,
             phase,
             retries,
-            *_FINAL_STATUSES,
+            *FINAL_STATUSES,
         )
 
     # Selection

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agents.refinetune import hash_adapter, refinetune_student
 from agents.student import Student
 from agents.targets import Encoded
-from agents.trainer import TrainingRows
+from agents.trainer import TrainingRows, _keep_device
 from state.config import RunConfig
 from state.errors import AdapterError, StudentError
 from state.records import Pair
@@ -122,6 +123,13 @@ def test_refinetune_lowers_the_loss_and_leaves_a_whole_adapter(folder, tmp_path)
     assert metrics["steps"] == len(steps)
     assert metrics["train_loss"] == pytest.approx(sum(loss for _, _, loss in steps) / len(steps))
     assert (metrics["pairs"], metrics["left_out"]) == (16, 0)
+
+
+def test_adapter_configuration_does_not_depend_on_the_order_of_sets(folder, tmp_path):
+    train(configure(folder, epochs=1), tmp_path / "adapter")
+    modules = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(modules) == 14
+    assert modules == sorted(modules)
 
 
 def test_refinetuned_student_answers_what_it_learned(folder, tmp_path):
@@ -366,6 +374,16 @@ def test_refinetune_in_bfloat16_trains_float32_adapters(folder, tmp_path):
     assert {values.dtype for values in trained.values()} == {torch.float32}
     with Student.open(config.student, tmp_path / "adapter") as student:
         assert student.score([(PAIRS[0], "response_alone")])[0].status == "ok"
+
+
+def test_training_stays_on_the_gpu_of_the_student(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    arguments = SimpleNamespace(device=torch.device("cuda:0"), _n_gpu=2)
+    _keep_device(arguments, torch.device("cuda:1"))
+    assert chosen == [torch.device("cuda:1")]
+    assert arguments._n_gpu == 1
+    assert arguments._setup_devices == torch.device("cuda:1")
 
 
 def test_hash_adapter_depends_on_weights_and_configuration_only(folder, tmp_path):
