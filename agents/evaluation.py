@@ -1,0 +1,119 @@
+"""Held-out measures of a student, each with its 95 % interval.
+
+A sample that cannot be measured is left out of n, never counted as 0. Nothing here stores a measure or
+compares two students.
+"""
+
+import importlib
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agents.formulas import nll
+from agents.student import Student
+from state.errors import ConfigError
+from state.records import Evaluation, Pair, Term
+
+__all__ = ["Checker", "evaluate_student", "load_checker"]
+
+Checker = Callable[[str, str, str, str], bool | float]
+"""Says how right an answer is: checker(instruction, input, response, reference)."""
+
+_Z = 1.96  # two-sided 95 % of a normal distribution
+
+
+def evaluate_student(
+    student: Student, pairs: Sequence[Pair], checker: Checker | None, max_tokens: int
+) -> list[Evaluation]:
+    """Measure a student on pairs it was not trained on.
+
+    "nll": mean over pairs of nll(y|x), nats per token. "response_tokens": mean length of the student's
+    own greedy answers, tokens. "accuracy", with a checker: mean of what it says of those answers.
+    A measure that no pair allows is left out.
+
+    Args:
+        student: an open student.
+        pairs: held-out pairs; their responses are the references.
+        checker: judge of answers, or None.
+        max_tokens: longest answer, in tokens.
+
+    Raises:
+        ConfigError: the checker failed on an answer, or said neither yes, no nor a number.
+    """
+    term: Term = "response_given_instruction"
+    scores = student.score([(pair, term) for pair in pairs])
+    nlls = [value for score in scores if (value := nll({term: score}, term)) is not None]
+    answers = [
+        (pair, response)
+        for pair, response in zip(pairs, student.respond(pairs, max_tokens), strict=True)
+        if response is not None
+    ]
+    measures = {"nll": nlls, "response_tokens": [float(response.num_tokens) for _, response in answers]}
+    if checker is not None:
+        measures["accuracy"] = [_check(checker, pair, response.text) for pair, response in answers]
+    return [_summarise(name, values) for name, values in measures.items() if values]
+
+
+def load_checker(name: str) -> Checker:
+    """Import the function that "module:function" names; the working directory is importable.
+
+    Raises:
+        ConfigError: not of that form, or there is no such module or function.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ConfigError(f"evaluate.checker = {name!r}: want module:function")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        checker = getattr(importlib.import_module(module_name), function_name)
+    except AttributeError:
+        raise ConfigError(f"evaluate.checker: module {module_name} has no {function_name}") from None
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(
+            f"evaluate.checker: cannot import {module_name}: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(checker):
+        raise ConfigError(f"evaluate.checker: {name} is not a function")
+    return checker  # type: ignore[no-any-return]  # its annotations, if any, are the user's
+
+
+def _check(checker: Checker, pair: Pair, response: str) -> float:
+    where = f"on the answer to {pair.instruction[:60]!r}"
+    try:
+        verdict = checker(pair.instruction, pair.input, response, pair.response)
+    except Exception as error:
+        raise ConfigError(f"evaluate.checker failed {where}: {type(error).__name__}: {error}") from error
+    if not isinstance(verdict, bool | int | float) or not math.isfinite(verdict):
+        raise ConfigError(f"evaluate.checker said {verdict!r} {where}; want true, false or a number")
+    return float(verdict)
+
+
+def _summarise(name: str, values: Sequence[float]) -> Evaluation:
+    """Mean with its 95 % interval; no interval from a single value."""
+    count, mean = len(values), statistics.fmean(values)
+    if count < 2:
+        return Evaluation(name, mean, count, None, None)
+    if name == "accuracy" and set(values) <= {0.0, 1.0}:
+        low, high = _wilson(mean, count)
+    else:
+        half = _Z * statistics.stdev(values) / math.sqrt(count)
+        low, high = mean - half, mean + half
+    return Evaluation(name, mean, count, low, high)
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """Interval of a proportion p over n trials, within [0, 1] also where p is 0 or 1.
+
+    Formula: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    squared = _Z * _Z / count
+    centre = share + squared / 2
+    half = _Z * math.sqrt(share * (1 - share) / count + squared / (4 * count))
+    # Rounding may put a bound an ulp outside.
+    return max(0.0, (centre - half) / (1 + squared)), min(1.0, (centre + half) / (1 + squared))

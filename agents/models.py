@@ -1,0 +1,232 @@
+"""Opens a student's model and tokenizer from disk or hub, and lets it write.
+
+The only place that knows devices, number formats, threads and PEFT folders. Nothing here knows pairs,
+prompts or scores.
+"""
+
+import gc
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from state.config import StudentConfig
+from state.errors import AdapterError, StudentError
+
+__all__ = [
+    "attach_adapter",
+    "check_match",
+    "context_length",
+    "free_memory",
+    "generate_greedy",
+    "open_model",
+    "open_tokenizer",
+    "set_threads",
+    "stop_ids",
+]
+
+# A key-value cache takes about an eighth of what a training pass keeps per token, or less.
+_CACHE_FACTOR = 8
+
+# Bars and warnings of the library would break into our own display; what goes wrong is raised.
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+
+def set_threads(threads: int | None) -> None:
+    """Set torch's CPU threads; None takes half of the visible CPUs, but two where there are two."""
+    visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(visible // 2, min(visible, 2)))
+
+
+def open_tokenizer(config: StudentConfig) -> Any:
+    """The student's tokenizer.
+
+    Raises:
+        StudentError: there is none, or it is not a fast one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.model, revision=config.revision, trust_remote_code=False
+        )
+    except Exception as error:  # whatever foreign files can cause
+        raise _not_opened(config, "tokenizer", error) from error
+    if not tokenizer.is_fast:
+        raise StudentError(f"{config.model}: its tokenizer is a slow one; scoring needs a tokenizer.json")
+    return tokenizer
+
+
+def open_model(config: StudentConfig) -> Any:
+    """The student's base model on its device, in eval mode. Remote code is never run.
+
+    Raises:
+        StudentError: no such model, incomplete weights, or no such device.
+    """
+    device = _device(config.device)
+    dtype = "float32" if config.dtype == "auto" and device.type == "cpu" else config.dtype
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            config.model,
+            revision=config.revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever foreign files can cause
+        raise _not_opened(config, "model", error) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
+    try:
+        return model.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise StudentError(f"{config.model}: does not fit into the memory of {device}") from error
+
+
+def check_match(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer with more tokens than the model has embeddings.
+
+    Added tokens do not count: some models come with a padding token that they cannot embed.
+
+    Raises:
+        StudentError: the tokenizer is another model's.
+    """
+    tokens, known = tokenizer.vocab_size, model.get_input_embeddings().num_embeddings
+    if tokens > known:
+        raise StudentError(
+            f"{model.name_or_path}: another model's tokenizer: {tokens} tokens, where the model knows {known}"
+        )
+
+
+def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """A PEFT model: `model` with the LoRA adapter of a folder, which must fit it in every layer.
+
+    Raises:
+        AdapterError: missing, unreadable, or trained on another model.
+    """
+    weights = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(weights, framework="pt") as tensors:
+            given = set(tensors.keys())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about missing keys: checked below, and refused
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except FileNotFoundError:
+        raise AdapterError(f"{folder}: no adapter here; want adapter_model.safetensors") from None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise AdapterError(f"{folder}: not a readable LoRA adapter: {_first_line(error)}") from error
+    except RuntimeError as error:
+        raise AdapterError(f"{folder}: an adapter of another model: {_first_line(error)}") from error
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if given != wanted:
+        raise AdapterError(
+            f"{folder}: an adapter of another model: {len(given ^ wanted)} of its weights have no counterpart"
+        )
+    return adapted
+
+
+def context_length(model: Any) -> int | None:
+    """Most positions the model was made for; None where it does not say."""
+    length = getattr(model.config, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Token ids that end an answer: the tokenizer's EOS and those of the generation config."""
+    given = getattr(model.generation_config, "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
+    return sorted(token for token in ids if token is not None)
+
+
+def generate_greedy(
+    model: Any, prompts: Sequence[list[int]], stops: list[int], max_tokens: int, budget: int
+) -> list[list[int]]:
+    """Continue each prompt with the likeliest token until a stop id, which is left out, or the limit.
+
+    Args:
+        model: a causal language model in eval mode.
+        prompts: token ids, each with room for at least one more token in the model's context.
+        stops: ids that end an answer.
+        max_tokens: most tokens to write per prompt; fewer where the context ends.
+        budget: most prompt tokens in one forward pass, padding included.
+
+    Returns:
+        New token ids, aligned with `prompts`.
+    """
+    written: dict[int, list[int]] = {}
+    for batch in _batches(prompts, max_tokens, budget):
+        longest = len(prompts[batch[0]])
+        room = min(max_tokens, (context_length(model) or longest + max_tokens) - longest)
+        for index, ids in zip(batch, _continue(model, [prompts[i] for i in batch], stops, room), strict=True):
+            end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
+            written[index] = ids[:end]
+    return [written[index] for index in range(len(prompts))]
+
+
+def free_memory() -> None:
+    """Give memory of dropped models back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _batches(prompts: Sequence[list[int]], max_tokens: int, budget: int) -> list[list[int]]:
+    """Indexes of the prompts, longest first, in batches that fit the pass and the cache."""
+    batches: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
+        length = len(prompts[index])
+        if room == 0:
+            batches.append([])
+            room = max(1, min(budget // length, _CACHE_FACTOR * budget // (length + max_tokens)))
+        batches[-1].append(index)
+        room -= 1
+    return batches
+
+
+def _continue(model: Any, prompts: list[list[int]], stops: list[int], max_tokens: int) -> list[list[int]]:
+    longest = max(map(len, prompts))
+    # Padding stands on the left and is masked away, so that every prompt ends where writing begins.
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])  # (B, T)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])  # (B, T)
+    greedy = GenerationConfig(
+        do_sample=False, max_new_tokens=max_tokens, eos_token_id=stops or None, pad_token_id=(stops or [0])[0]
+    )
+    model.generation_config = GenerationConfig()  # the model's own may ask for sampling or penalties
+    try:
+        with torch.inference_mode():
+            full = model.generate(
+                ids.to(model.device), attention_mask=mask.to(model.device), generation_config=greedy
+            )
+    except torch.OutOfMemoryError as error:
+        raise StudentError(
+            f"out of memory writing {len(prompts)} answers; lower student.batch_tokens or evaluate.max_tokens"
+        ) from error
+    written: list[list[int]] = full[:, longest:].tolist()  # (B, <= max_tokens)
+    return written
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise StudentError(f"student.device = {name!r} is not there: {_first_line(error)}") from error
+
+
+def _not_opened(config: StudentConfig, what: str, error: Exception) -> StudentError:
+    kind = "" if Path(config.model).is_dir() else " (no folder here, so taken for a hub name)"
+    return StudentError(f"{config.model}{kind}: the {what} could not be opened: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

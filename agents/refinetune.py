@@ -1,0 +1,245 @@
+"""The LoRA refinetune that ends a round: pairs in, a PEFT adapter folder out.
+
+It encodes and packs the pairs, has them trained, and renames the finished adapter into place; until
+then everything lives in a hidden folder beside it. Nothing here chooses the pairs.
+"""
+
+import json
+import os
+import random
+import shutil
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import set_seed
+
+from agents import models
+from agents.scoring import pack, row_budget
+from agents.targets import Encoded, TargetEncoder
+from agents.templates import open_template
+from agents.trainer import NotFiniteError, OnStep, save_adapter, train_rows
+from state.config import RefinetuneConfig, RunConfig
+from state.errors import AdapterError, StudentError
+from state.records import Pair, content_hash
+
+__all__ = ["hash_adapter", "refinetune_student"]
+
+_FILES = ("adapter_model.safetensors", "adapter_config.json")
+_METRICS = "metrics.json"
+_FINGERPRINT = "fingerprint"
+
+
+def refinetune_student(
+    config: RunConfig,
+    pairs: Sequence[Pair],
+    out: Path,
+    *,
+    previous: Path | None,
+    round: int,
+    on_step: OnStep,
+) -> dict[str, float]:
+    """Train the LoRA adapter of one round; called again after a kill, it goes on where it was.
+
+    Loss: mean negative log-likelihood over the target tokens of a whole optimizer step, nats per token.
+    Targets are the response and the EOS after it; a response cut by max_length has no EOS, and a pair
+    with nothing left of it is left out. Sequences are packed as in scoring, in an order drawn anew for
+    every epoch from (seed, round). On a CPU a killed and resumed training gives the same bits.
+
+    Args:
+        config: its student, refinetune and seed.
+        pairs: the round's training set.
+        out: folder that appears when the adapter is whole. Checkpoints live beside it until then.
+        previous: adapter to go on with; None starts fresh from the base model.
+        round: number of the round, part of the seed.
+        on_step: told (steps done, all steps, loss of the step) after every optimizer step.
+
+    Returns:
+        train_loss (mean over steps, nats per token), steps, tokens (all epochs, prompts included),
+        target_tokens (the same, targets only), pairs, left_out, seconds (of this call). Where `out` is
+        there already, the metrics of the training that made it.
+
+    Raises:
+        AdapterError: nothing to train on, a loss that is not finite, target_modules the model does not
+            have, out of memory, or an `out` that is not a finished adapter.
+        StudentError: the base model cannot be opened.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    if out.exists():
+        metrics = _read_metrics(out)
+    else:
+        _claim(partial, _fingerprint(config, pairs, previous, round))
+        try:
+            metrics = _train(config, pairs, partial, previous, round, on_step)
+        except NotFiniteError as error:
+            shutil.rmtree(partial)
+            raise AdapterError(f"{out}: {error}; try a lower refinetune.lr") from error
+        except torch.OutOfMemoryError as error:
+            raise AdapterError(f"{out}: out of memory; lower student.batch_tokens") from error
+        finally:
+            models.free_memory()
+        _publish(partial / "adapter", metrics, out)
+    shutil.rmtree(partial, ignore_errors=True)
+    return metrics
+
+
+def hash_adapter(folder: Path) -> str:
+    """Hash of an adapter's weights and configuration, 32 hex digits.
+
+    Raises:
+        AdapterError: not an adapter folder.
+    """
+    try:
+        return content_hash(*(sha256((folder / name).read_bytes()).hexdigest() for name in _FILES))
+    except OSError as error:
+        raise AdapterError(f"{folder}: not an adapter folder: {error}") from error
+
+
+def _train(
+    config: RunConfig,
+    pairs: Sequence[Pair],
+    partial: Path,
+    previous: Path | None,
+    round: int,
+    on_step: OnStep,
+) -> dict[str, float]:
+    started = time.monotonic()
+    student, refinetune = config.student, config.refinetune
+    models.set_threads(student.threads)
+    tokenizer = models.open_tokenizer(student)
+    base = models.open_model(student)
+    models.check_match(base, tokenizer)
+    sequences = _encode(config, tokenizer, base, pairs)
+    seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
+    budget = row_budget(base, min(student.batch_tokens, refinetune.batch_tokens))
+    rows = [
+        row for epoch in range(refinetune.epochs) for row in _pack_epoch(sequences, budget, f"{seed}-{epoch}")
+    ]
+    tokens = sum(len(sequence.ids) for row in rows for sequence in row)
+    set_seed(seed)
+    model = _adapt(base, refinetune, previous)
+    losses = train_rows(
+        model,
+        rows,
+        partial,
+        rows_per_step=_rows_per_step(refinetune.batch_tokens, tokens, len(rows)),
+        lr=refinetune.lr,
+        warmup=refinetune.warmup,
+        seed=seed,
+        on_step=on_step,
+    )
+    save_adapter(model, partial / "adapter")
+    return {
+        "train_loss": statistics.fmean(losses),
+        "steps": len(losses),
+        "tokens": tokens,
+        "target_tokens": sum(len(sequence.ids) - sequence.first_target for row in rows for sequence in row),
+        "pairs": len(sequences),
+        "left_out": len(pairs) - len(sequences),
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _encode(config: RunConfig, tokenizer: Any, model: Any, pairs: Sequence[Pair]) -> list[Encoded]:
+    """Prompt, response and EOS of every pair of which max_length leaves some response."""
+    student = config.student
+    template = open_template(student.template, tokenizer)
+    max_length = min(student.max_length, models.context_length(model) or student.max_length)
+    encoder = TargetEncoder(tokenizer, max_length)
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise StudentError(f"{student.model}: its tokenizer has no EOS token to end a response with")
+    encodings = encoder.encode([(template.prompt(pair), pair.response) for pair in pairs])
+    sequences = [
+        replace(encoded, ids=[*encoded.ids, eos]) if len(encoded.ids) < max_length else encoded
+        for encoded in encodings
+        if isinstance(encoded, Encoded)
+    ]
+    if not sequences:
+        raise AdapterError(
+            f"none of {len(pairs)} pairs can be trained on: no response fits behind its prompt "
+            f"into {max_length} tokens; raise student.max_length"
+        )
+    return sequences
+
+
+def _pack_epoch(sequences: Sequence[Encoded], budget: int, seed: str) -> list[list[Encoded]]:
+    shuffled = random.Random(seed).sample(sequences, len(sequences))
+    rows = pack([len(sequence.ids) for sequence in shuffled], budget)
+    return [[shuffled[index] for index in row] for row in rows]
+
+
+def _rows_per_step(batch_tokens: int, tokens: int, rows: int) -> int:
+    return max(1, round(batch_tokens * rows / tokens))
+
+
+def _adapt(base: Any, config: RefinetuneConfig, previous: Path | None) -> Any:
+    """The base model with a trainable LoRA adapter: the previous one, or a fresh one."""
+    if previous is not None:
+        model = models.attach_adapter(base, previous, trainable=True)
+    else:
+        fresh = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.r,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=config.target_modules,
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # peft adjusts itself to GPT-2's layers and says so
+                model = get_peft_model(base, fresh)
+        except ValueError as error:
+            raise AdapterError(f"refinetune.target_modules = {config.target_modules!r}: {error}") from error
+    settings = model.peft_config["default"]
+    if not isinstance(settings.target_modules, str):
+        # A set: its order, and so the bytes of the configuration, would differ between processes.
+        settings.target_modules = sorted(settings.target_modules)
+    return model
+
+
+def _fingerprint(config: RunConfig, pairs: Sequence[Pair], previous: Path | None, round: int) -> str:
+    """What a training depends on: checkpoints of another one are of no use."""
+    return content_hash(
+        config.student.model_dump(mode="json"),
+        config.refinetune.model_dump(mode="json"),
+        config.seed,
+        round,
+        [pair.content_hash for pair in pairs],
+        None if previous is None else hash_adapter(previous),
+    )
+
+
+def _claim(partial: Path, fingerprint: str) -> None:
+    """Make the folder of the work under way, or keep one that belongs to the same training."""
+    note = partial / _FINGERPRINT
+    if not note.is_file() or note.read_text(encoding="utf-8") != fingerprint:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        note.write_text(fingerprint, encoding="utf-8")
+    shutil.rmtree(partial / "adapter", ignore_errors=True)
+
+
+def _publish(adapter: Path, metrics: dict[str, float], out: Path) -> None:
+    """Put the finished adapter in its place: all of it, on disk, or nothing."""
+    (adapter / _METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    for path in [*adapter.iterdir(), adapter]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    adapter.rename(out)
+
+
+def _read_metrics(out: Path) -> dict[str, float]:
+    missing = [name for name in (*_FILES, _METRICS) if not (out / name).is_file()]
+    if missing:
+        raise AdapterError(f"{out}: not a finished adapter, it has no {missing[0]}; move it out of the way")
+    metrics: dict[str, float] = json.loads((out / _METRICS).read_text(encoding="utf-8"))
+    return metrics

@@ -1,0 +1,158 @@
+"""The student: scores pairs from its own token probabilities and answers instructions.
+
+Importing this loads neither torch nor transformers; opening a student does. Nothing here decides
+anything about a pair.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from agents.targets import Encoded, TargetEncoder, TargetFailure
+from agents.templates import Template, check_template, open_template
+from state.config import StudentConfig
+from state.errors import StudentError
+from state.records import Pair, Score, Term
+
+__all__ = ["Response", "Student", "check_student"]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a student answered. `num_tokens` counts its own tokens, without the one that ends it."""
+
+    text: str
+    num_tokens: int
+
+
+class Student:
+    """One open model, the base or with an adapter. A context manager; closing gives memory back."""
+
+    def __init__(self, model: Any, tokenizer: Any, template: Template, config: StudentConfig) -> None:
+        """Prefer `Student.open`; this takes parts that are open already."""
+        from agents import models, scoring
+
+        self._model = model
+        self._tokenizer = tokenizer
+        self._template = template
+        self._batch_tokens = config.batch_tokens
+        self._stops = models.stop_ids(model, tokenizer)
+        self.max_length = min(config.max_length, models.context_length(model) or config.max_length)
+        self._encoder = TargetEncoder(tokenizer, self.max_length)
+        self._row_tokens = scoring.row_budget(model, config.batch_tokens)
+
+    @classmethod
+    def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
+        """Load the base model, with a LoRA adapter where one is given.
+
+        A `max_length` above the model's context counts as the model's context.
+
+        Raises:
+            StudentError: model, tokenizer, template or device cannot be used.
+            AdapterError: the adapter is missing, damaged or of another model.
+        """
+        check_student(config)
+        from agents import models  # torch loads here, so that checking and importing stay cheap
+
+        models.set_threads(config.threads)
+        tokenizer = models.open_tokenizer(config)
+        template = open_template(config.template, tokenizer)
+        model = models.open_model(config)
+        models.check_match(model, tokenizer)
+        if adapter is not None:
+            model = models.attach_adapter(model, adapter).get_base_model()
+        return cls(model, tokenizer, template, config)
+
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        """Score targets, aligned with the questions; equal renderings are computed once.
+
+        Returns:
+            One score a question. One that cannot be scored says so in its status and has no sums.
+
+        Raises:
+            StudentError: out of memory.
+        """
+        from agents.scoring import score_sequences
+
+        texts = [self._render(pair, term) for pair, term in questions]
+        distinct = list(dict.fromkeys(texts))
+        encoded = self._encoder.encode(distinct)
+        sequences = [item for item in encoded if isinstance(item, Encoded)]
+        scored = iter(score_sequences(self._model, sequences, self._row_tokens))
+        scores = {
+            text: next(scored) if isinstance(item, Encoded) else _failed(item)
+            for text, item in zip(distinct, encoded, strict=True)
+        }
+        return [scores[text] for text in texts]
+
+    def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
+        """Answer instructions greedily, in the given order, at most `max_tokens` tokens each.
+
+        None where the prompt alone fills `max_length`. Special tokens are stripped.
+
+        Raises:
+            StudentError: out of memory.
+        """
+        from agents.models import generate_greedy
+
+        prompts = self._encoder.encode_prompts([self._template.prompt(pair) for pair in pairs])
+        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self.max_length]
+        written = generate_greedy(
+            self._model, [prompts[index] for index in fitting], self._stops, max_tokens, self._batch_tokens
+        )
+        responses: list[Response | None] = [None] * len(pairs)
+        for index, ids in zip(fitting, written, strict=True):
+            text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            responses[index] = Response(text, len(ids))
+        return responses
+
+    def close(self) -> None:
+        """Drop the model and give its memory back. The student cannot be used afterwards."""
+        from agents.models import free_memory
+
+        self._model = None
+        free_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _render(self, pair: Pair, term: Term) -> tuple[str, str]:
+        match term:
+            case "response_given_instruction":
+                return self._template.prompt(pair), pair.response
+            case "response_alone":
+                return "", pair.response
+            case "instruction_given_response":
+                return self._template.reverse(pair.response), self._template.instruction_target(pair)
+            case "instruction_alone":
+                return "", self._template.instruction_target(pair)
+
+
+def check_student(config: StudentConfig) -> None:
+    """Refuse a student that surely cannot be opened. Looks at files only; a hub name passes.
+
+    Raises:
+        StudentError: missing folder, config.json, weights, tokenizer.json, or an unusable template.
+    """
+    check_template(config.template)
+    folder = Path(config.model)
+    if not folder.is_dir():
+        if folder.is_absolute():
+            raise StudentError(f"{folder}: no such model folder")
+        return
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise StudentError(f"{folder}: not a usable model folder, it has no {name}")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise StudentError(f"{folder}: not a usable model folder, it has no *.safetensors or *.bin weights")
+
+
+def _failed(status: TargetFailure) -> Score:
+    return Score(None, None, status, truncated=status == "truncated-away")

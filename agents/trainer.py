@@ -1,0 +1,205 @@
+"""transformers' Trainer over packed rows, for work that may be killed at any instant.
+
+It saves LoRA weights only, keeps quiet, and stops where a number is no longer finite. Nothing here
+knows pairs, prompts or rounds.
+"""
+
+import json
+import math
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from agents.scoring import Row, build_row, target_logprobs
+from agents.targets import Encoded
+
+__all__ = ["NotFiniteError", "OnStep", "save_adapter", "train_rows"]
+
+OnStep = Callable[[int, int, float | None], None]
+
+_SAVES = 5  # checkpoints in a training, at least
+_SAVE_SECONDS = 300.0  # and one whenever so much time has passed
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or gradient is no longer a finite number."""
+
+
+class TrainingRows:
+    """Rows in the order of training, as a causal language model takes them.
+
+    Labels are -100 where nothing is learned: on prompts, and so on the first token of every sequence.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[Encoded]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = build_row(self._rows[index])
+        labels = torch.full_like(row.ids, -100)
+        labels[row.predicting + 1] = row.targets
+        inputs = {"input_ids": row.ids, "position_ids": row.positions, "labels": labels}
+        return {name: values[None] for name, values in inputs.items()}  # (1, T)
+
+
+def train_rows(
+    model: Any,
+    rows: Sequence[Sequence[Encoded]],
+    folder: Path,
+    *,
+    rows_per_step: int,
+    lr: float,
+    warmup: float,
+    seed: int,
+    on_step: OnStep,
+) -> list[float]:
+    """Train a PEFT model in place, once over the rows, in order; go on from a checkpoint in `folder`.
+
+    AdamW, linear warm-up, cosine decay, gradients clipped at norm 1.
+
+    Args:
+        model: a PEFT model with a trainable adapter called "default".
+        rows: sequences of each forward pass.
+        folder: where checkpoints live.
+        rows_per_step: forward passes per optimizer step.
+        lr: peak learning rate.
+        warmup: share of the steps in which the learning rate rises.
+        seed: of dropout.
+        on_step: told (steps done, all steps, loss of the step) after every step.
+
+    Returns:
+        The loss of every step: mean over its target tokens, nats per token.
+
+    Raises:
+        NotFiniteError: a loss or gradient is NaN or infinite.
+    """
+    steps = math.ceil(len(rows) / rows_per_step)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=rows_per_step,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        learning_rate=lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(warmup * steps),
+        optim="adamw_torch",
+        seed=seed,
+        use_cpu=model.device.type == "cpu",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # the callback says when
+        save_total_limit=2,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    _keep_device(arguments, model.device)
+    trainer = _LoraTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=TrainingRows(rows),
+        data_collator=lambda batch: batch[0],
+        callbacks=[_Watch(on_step)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = _last_whole_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter called "default": its weights and its configuration, nothing else."""
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """Loss over the target tokens of a whole step, from logits of target tokens only."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = True  # count a step's targets and leave the division to us
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Sum of the row's negative log-probabilities over the number of targets in the step."""
+        labels = inputs["labels"][0]  # (T,)
+        predicting = (labels[1:] != -100).nonzero()[:, 0]  # (N,)
+        row = Row(inputs["input_ids"][0], inputs["position_ids"][0], predicting, labels[predicting + 1])
+        return -target_logprobs(model, row).sum() / num_items_in_batch
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter of a checkpoint."""
+        save_adapter(self.model, Path(output_dir or self.args.output_dir))
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Reports steps, asks for checkpoints, and stops training that has broken down."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
+        self._saved_at = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint every fifth of the steps, and whenever five minutes have passed."""
+        now = time.monotonic()
+        due = state.global_step % math.ceil(state.max_steps / _SAVES) == 0
+        if (due or now - self._saved_at > _SAVE_SECONDS) and state.global_step < state.max_steps:
+            control.should_save = True
+            self._saved_at = now
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """Report a step, before a checkpoint of it is written."""
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
+            raise NotFiniteError(f"loss or gradient is not finite at step {state.global_step}")
+        self._on_step(state.global_step, state.max_steps, logs["loss"])
+
+
+def _keep_device(arguments: Any, device: torch.device) -> None:
+    """Train where the student is: left alone, Trainer spreads over all GPUs, the first one foremost."""
+    if device.type == "cuda":
+        arguments.device  # noqa: B018 - makes Trainer choose, so that the choice can be replaced
+        torch.cuda.set_device(device)
+        arguments._n_gpu = 1
+        arguments.__dict__["_setup_devices"] = device
+
+
+def _last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; what is cut short is removed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        with safe_open(checkpoint / "adapter_model.safetensors", framework="pt"):
+            pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return all(
+        zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+    )
