@@ -21,11 +21,16 @@ __all__ = ["Checker", "evaluate_student", "load_checker"]
 Checker = Callable[[str, str, str, str], bool | float]
 """Says how right an answer is: checker(instruction, input, response, reference)."""
 
+_AT_ONCE = 64  # pairs between two reports of progress
 _Z = 1.96  # two-sided 95 % of a normal distribution
 
 
 def evaluate_student(
-    student: Student, pairs: Sequence[Pair], checker: Checker | None, max_tokens: int
+    student: Student,
+    pairs: Sequence[Pair],
+    checker: Checker | None,
+    max_tokens: int,
+    on_done: Callable[[int], None],
 ) -> list[Evaluation]:
     """Measure a student on pairs it was not trained on.
 
@@ -38,21 +43,25 @@ def evaluate_student(
         pairs: held-out pairs; their responses are the references.
         checker: judge of answers, or None.
         max_tokens: longest answer, in tokens.
+        on_done: told how many pairs are done, now and then.
 
     Raises:
         ConfigError: the checker failed on an answer, or said neither yes, no nor a number.
     """
     term: Term = "response_given_instruction"
-    scores = student.score([(pair, term) for pair in pairs])
-    nlls = [value for score in scores if (value := nll({term: score}, term)) is not None]
-    answers = [
-        (pair, response)
-        for pair, response in zip(pairs, student.respond(pairs, max_tokens), strict=True)
-        if response is not None
-    ]
-    measures = {"nll": nlls, "response_tokens": [float(response.num_tokens) for _, response in answers]}
-    if checker is not None:
-        measures["accuracy"] = [_check(checker, pair, response.text) for pair, response in answers]
+    measures: dict[str, list[float]] = {"nll": [], "response_tokens": [], "accuracy": []}
+    for start in range(0, len(pairs), _AT_ONCE):
+        batch = pairs[start : start + _AT_ONCE]
+        scores = student.score([(pair, term) for pair in batch])
+        nlls = [nll({term: score}, term) for score in scores]
+        measures["nll"] += [value for value in nlls if value is not None]
+        for pair, response in zip(batch, student.respond(batch, max_tokens), strict=True):
+            if response is None:
+                continue
+            measures["response_tokens"].append(response.num_tokens)
+            if checker is not None:
+                measures["accuracy"].append(_check(checker, pair, response.text))
+        on_done(start + len(batch))
     return [_summarise(name, values) for name, values in measures.items() if values]
 
 

@@ -1,4 +1,4 @@
-"""Opens a student's model and tokenizer from disk or hub, and lets it write.
+"""Opens models, tokenizers and adapters from disk or hub.
 
 The only place that knows devices, number formats, threads and PEFT folders. Nothing here knows pairs,
 prompts or scores.
@@ -7,7 +7,6 @@ prompts or scores.
 import gc
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from state.config import StudentConfig
 from state.errors import AdapterError, StudentError
@@ -25,15 +24,10 @@ __all__ = [
     "check_match",
     "context_length",
     "free_memory",
-    "generate_greedy",
     "open_model",
     "open_tokenizer",
     "set_threads",
-    "stop_ids",
 ]
-
-# A key-value cache takes about an eighth of what a training pass keeps per token, or less.
-_CACHE_FACTOR = 8
 
 # Bars and warnings of the library would break into our own display; what goes wrong is raised.
 transformers.utils.logging.disable_progress_bar()
@@ -137,38 +131,6 @@ def context_length(model: Any) -> int | None:
     return length if isinstance(length, int) and length > 0 else None
 
 
-def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Token ids that end an answer: the tokenizer's EOS and those of the generation config."""
-    given = getattr(model.generation_config, "eos_token_id", None)
-    ids = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
-    return sorted(token for token in ids if token is not None)
-
-
-def generate_greedy(
-    model: Any, prompts: Sequence[list[int]], stops: list[int], max_tokens: int, budget: int
-) -> list[list[int]]:
-    """Continue each prompt with the likeliest token until a stop id, which is left out, or the limit.
-
-    Args:
-        model: a causal language model in eval mode.
-        prompts: token ids, each with room for at least one more token in the model's context.
-        stops: ids that end an answer.
-        max_tokens: most tokens to write per prompt; fewer where the context ends.
-        budget: most prompt tokens in one forward pass, padding included.
-
-    Returns:
-        New token ids, aligned with `prompts`.
-    """
-    written: dict[int, list[int]] = {}
-    for batch in _batches(prompts, max_tokens, budget):
-        longest = len(prompts[batch[0]])
-        room = min(max_tokens, (context_length(model) or longest + max_tokens) - longest)
-        for index, ids in zip(batch, _continue(model, [prompts[i] for i in batch], stops, room), strict=True):
-            end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-            written[index] = ids[:end]
-    return [written[index] for index in range(len(prompts))]
-
-
 def free_memory() -> None:
     """Give memory of dropped models back to the device."""
     gc.collect()
@@ -176,42 +138,6 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
-
-
-def _batches(prompts: Sequence[list[int]], max_tokens: int, budget: int) -> list[list[int]]:
-    """Indexes of the prompts, longest first, in batches that fit the pass and the cache."""
-    batches: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
-        length = len(prompts[index])
-        if room == 0:
-            batches.append([])
-            room = max(1, min(budget // length, _CACHE_FACTOR * budget // (length + max_tokens)))
-        batches[-1].append(index)
-        room -= 1
-    return batches
-
-
-def _continue(model: Any, prompts: list[list[int]], stops: list[int], max_tokens: int) -> list[list[int]]:
-    longest = max(map(len, prompts))
-    # Padding stands on the left and is masked away, so that every prompt ends where writing begins.
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])  # (B, T)
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])  # (B, T)
-    greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=max_tokens, eos_token_id=stops or None, pad_token_id=(stops or [0])[0]
-    )
-    model.generation_config = GenerationConfig()  # the model's own may ask for sampling or penalties
-    try:
-        with torch.inference_mode():
-            full = model.generate(
-                ids.to(model.device), attention_mask=mask.to(model.device), generation_config=greedy
-            )
-    except torch.OutOfMemoryError as error:
-        raise StudentError(
-            f"out of memory writing {len(prompts)} answers; lower student.batch_tokens or evaluate.max_tokens"
-        ) from error
-    written: list[list[int]] = full[:, longest:].tolist()  # (B, <= max_tokens)
-    return written
 
 
 def _device(name: str) -> torch.device:

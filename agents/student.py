@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from agents.model_files import find_fault
 from agents.targets import Encoded, TargetEncoder, TargetFailure
-from agents.templates import Template, check_template, open_template
+from agents.templates import NO_CHAT_TEMPLATE, Template, check_template, open_template
 from state.config import StudentConfig
 from state.errors import StudentError
 from state.records import Pair, Score, Term
@@ -32,13 +33,13 @@ class Student:
 
     def __init__(self, model: Any, tokenizer: Any, template: Template, config: StudentConfig) -> None:
         """Prefer `Student.open`; this takes parts that are open already."""
-        from agents import models, scoring
+        from agents import generation, models, scoring
 
         self._model = model
         self._tokenizer = tokenizer
         self._template = template
         self._batch_tokens = config.batch_tokens
-        self._stops = models.stop_ids(model, tokenizer)
+        self._stops = generation.stop_ids(model, tokenizer)
         self.max_length = min(config.max_length, models.context_length(model) or config.max_length)
         self._encoder = TargetEncoder(tokenizer, self.max_length)
         self._row_tokens = scoring.row_budget(model, config.batch_tokens)
@@ -95,13 +96,20 @@ class Student:
         Raises:
             StudentError: out of memory.
         """
-        from agents.models import generate_greedy
+        import torch
+
+        from agents.generation import generate_greedy
 
         prompts = self._encoder.encode_prompts([self._template.prompt(pair) for pair in pairs])
         fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self.max_length]
-        written = generate_greedy(
-            self._model, [prompts[index] for index in fitting], self._stops, max_tokens, self._batch_tokens
-        )
+        asked = [prompts[index] for index in fitting]
+        try:
+            written = generate_greedy(self._model, asked, self._stops, max_tokens, self._batch_tokens)
+        except torch.OutOfMemoryError as error:
+            raise StudentError(
+                f"out of memory writing {len(asked)} answers; lower student.batch_tokens "
+                "or evaluate.max_tokens"
+            ) from error
         responses: list[Response | None] = [None] * len(pairs)
         for index, ids in zip(fitting, written, strict=True):
             text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -139,19 +147,20 @@ def check_student(config: StudentConfig) -> None:
     """Refuse a student that surely cannot be opened. Looks at files only; a hub name passes.
 
     Raises:
-        StudentError: missing folder, config.json, weights, tokenizer.json, or an unusable template.
+        StudentError: missing folder, config.json, weights, tokenizer.json, or a template it cannot use.
     """
     check_template(config.template)
-    folder = Path(config.model)
-    if not folder.is_dir():
-        if folder.is_absolute():
-            raise StudentError(f"{folder}: no such model folder")
-        return
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise StudentError(f"{folder}: not a usable model folder, it has no {name}")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise StudentError(f"{folder}: not a usable model folder, it has no *.safetensors or *.bin weights")
+    if fault := find_fault(config.model):
+        raise StudentError(fault)
+    if config.template == "chat" and Path(config.model).is_dir() and not _has_chat_template(config.model):
+        raise StudentError(f"{config.model}: {NO_CHAT_TEMPLATE}")
+
+
+def _has_chat_template(folder: str) -> bool:
+    if (Path(folder) / "chat_template.jinja").is_file():
+        return True
+    settings = Path(folder) / "tokenizer_config.json"
+    return settings.is_file() and "chat_template" in settings.read_text(encoding="utf-8", errors="replace")
 
 
 def _failed(status: TargetFailure) -> Score:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from agents.engines import ENGINES, Answer, Engine, Request
+from agents.model_files import find_fault
 from agents.prompts import (
     Proposal,
     answer_schema,
@@ -22,7 +23,7 @@ from agents.prompts import (
     parse_answer,
 )
 from state.config import TeacherConfig
-from state.errors import TeacherError
+from state.errors import ConfigError, TeacherError
 from state.records import FINAL_STATUSES, CallStatus, Pair, Phase, TeacherCall, content_hash
 
 __all__ = ["Question", "Reflection", "Teacher", "check_teacher", "open_teacher"]
@@ -270,6 +271,5 @@ def check_teacher(config: TeacherConfig) -> None:
 
             read_api_key(config)
         case "transformers":
-            from agents.engines.local_transformers import check_model
-
-            check_model(config.model or "")
+            if fault := find_fault(config.model or ""):
+                raise ConfigError(f"teacher.model: {fault}")

@@ -14,7 +14,7 @@ from typing import Any
 from state.errors import StudentError
 from state.records import Pair
 
-__all__ = ["Template", "check_template", "open_template"]
+__all__ = ["NO_CHAT_TEMPLATE", "Template", "check_template", "open_template"]
 
 # Key of a template file -> the fields its text must hold.
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -25,6 +25,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 _DEFAULTS = {"target_with_input": "{instruction}\n{input}"}
 _FIELD = re.compile(r"\{(\w+)\}")
+NO_CHAT_TEMPLATE = 'the student has no chat template; set student.template = "plain"'
 _SHIPPED = Path(__file__).parent
 
 
@@ -68,7 +69,7 @@ def open_template(name: str, tokenizer: Any) -> Template:
     if name != "chat":
         return Template(_read_texts(_SHIPPED / "plain.toml" if name == "plain" else Path(name)))
     if not tokenizer.chat_template:
-        raise StudentError('the student has no chat template; set student.template = "plain"')
+        raise StudentError(f"{tokenizer.name_or_path}: {NO_CHAT_TEMPLATE}")
     return Template(_read_texts(_SHIPPED / "chat.toml"), wrap=lambda turn: _chat(tokenizer, turn))
 
 

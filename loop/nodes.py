@@ -224,7 +224,11 @@ def evaluate_round(context: LoopContext, round: int) -> None:
                 context.open_student(_adapter(context, student)) as model,
             ):
                 evaluations = evaluate_student(
-                    model, pairs, context.checker, max_tokens=context.config.evaluate.max_tokens
+                    model,
+                    pairs,
+                    context.checker,
+                    max_tokens=context.config.evaluate.max_tokens,
+                    on_done=lambda done: stage.update(done, len(pairs)),
                 )
                 facts = {item.name: f"{item.value:.3f}" for item in evaluations}
                 stage.update(len(pairs), len(pairs), **facts)

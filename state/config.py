@@ -132,7 +132,7 @@ class StudentConfig(_Section):
     device: str = "auto"
     """torch device; auto takes cuda, then mps, then cpu."""
     batch_tokens: int = Field(default=2048, ge=8)
-    """Most tokens in one forward pass; lower it where memory runs out."""
+    """Most tokens in one forward pass; lower it where memory runs out. On a CPU 512 are the most."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; unset takes half of the visible CPUs, but at least two where there are two."""
 

@@ -35,7 +35,8 @@ def is_reference(instruction, given_input, response, reference):
 
 def evaluate(sums, answers, checker=None):
     pairs = PAIRS[: len(sums)]
-    return {item.name: item for item in evaluate_student(FakeStudent(sums, answers), pairs, checker, 7)}
+    student = FakeStudent(sums, answers)
+    return {item.name: item for item in evaluate_student(student, pairs, checker, 7, lambda done: None)}
 
 
 def test_evaluate_nll_is_the_mean_over_pairs_with_a_normal_interval():
@@ -107,7 +108,8 @@ def test_evaluate_without_a_checker_has_no_accuracy():
 def test_evaluate_shows_the_checker_all_four_texts():
     seen = []
     student = FakeStudent([-2.0], ["the answer"])
-    evaluate_student(student, [Pair("Add.", "1 2", "3")], lambda *texts: seen.append(texts) or True, 7)
+    pairs = [Pair("Add.", "1 2", "3")]
+    evaluate_student(student, pairs, lambda *texts: seen.append(texts) or True, 7, lambda done: None)
     assert seen == [("Add.", "1 2", "the answer", "3")]
 
 
@@ -156,3 +158,21 @@ def test_load_checker_says_what_it_could_not_use(here, name, message):
     (here / "my_checker_c.py").write_text("def check(")
     with pytest.raises(ConfigError, match=message):
         load_checker(name)
+
+
+def test_evaluate_reports_progress_and_measures_every_batch():
+    class Counting:
+        def score(self, questions):
+            return [Score(-4.0, 2, "ok") for _ in questions]
+
+        def respond(self, pairs, max_tokens):
+            return [Response("x", 1) for _ in pairs]
+
+    reports = []
+    pairs = PAIRS * 13  # 130
+    measures = evaluate_student(Counting(), pairs, None, 7, reports.append)
+    assert reports == [64, 128, 130]
+    assert {(item.name, item.value, item.n) for item in measures} == {
+        ("nll", 2.0, 130),
+        ("response_tokens", 1.0, 130),
+    }

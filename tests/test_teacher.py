@@ -538,6 +538,7 @@ def test_check_teacher_wants_a_model_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json"):
         check_teacher(settings)
     (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="weights"):
         check_teacher(settings)
     (tmp_path / "model" / "model.safetensors").write_text("")

@@ -6,14 +6,12 @@ model to a schema.
 
 import time
 from collections import deque
-from pathlib import Path
-from typing import Any
 
 from agents.engines import Answer, Request
 from state.config import StudentConfig, TeacherConfig
-from state.errors import ConfigError, StudentError, TeacherError
+from state.errors import StudentError, TeacherError
 
-__all__ = ["TransformersEngine", "check_model"]
+__all__ = ["TransformersEngine"]
 
 
 class TransformersEngine:
@@ -28,7 +26,8 @@ class TransformersEngine:
         Raises:
             TeacherError: model or tokenizer cannot be opened.
         """
-        from agents.models import context_length, open_model, open_tokenizer, set_threads, stop_ids
+        from agents.generation import stop_ids
+        from agents.models import context_length, open_model, open_tokenizer, set_threads
 
         assert config.model is not None
         self.model = config.model
@@ -109,42 +108,18 @@ class TransformersEngine:
 
     def _write(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
         import torch
-        from transformers import GenerationConfig
 
-        longest = max(map(len, prompts))
-        # Padding stands on the left and is masked away, so that every prompt ends where writing begins.
-        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])  # (B, T)
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        device = self._network.device
-        sampling: dict[str, Any] = {"do_sample": False}
-        if self._config.temperature > 0:
-            sampling = {
-                "do_sample": True,
-                "temperature": self._config.temperature,
-                "top_p": self._config.top_p,
-                "top_k": 0,
-            }
-        settings = GenerationConfig(
-            max_new_tokens=self._room(prompts[0]),
-            eos_token_id=self._stops or None,
-            pad_token_id=(self._stops or [0])[0],
-            **sampling,
-        )
-        self._network.generation_config = GenerationConfig()  # the model's own may add penalties
-        devices = [device] if device.type == "cuda" else []
+        from agents.generation import Sampling, continue_prompts
+
+        config = self._config
+        sampling = Sampling(config.temperature, config.top_p, seed) if config.temperature > 0 else None
         try:
-            with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-                torch.manual_seed(seed)  # generate() takes no generator of its own
-                full = self._network.generate(
-                    ids.to(device), attention_mask=mask.to(device), generation_config=settings
-                )
+            return continue_prompts(self._network, prompts, self._stops, self._room(prompts[0]), sampling)
         except torch.OutOfMemoryError as error:
             raise TeacherError(
                 f"teacher {self.model}: out of memory writing {len(prompts)} answers at once; "
                 "lower teacher.concurrency or teacher.max_tokens"
             ) from error
-        written: list[list[int]] = full[:, longest:].tolist()  # (B, <= max_new_tokens)
-        return written
 
     def _answer(self, request: Request, prompt: list[int], tokens: list[int], seconds: float) -> Answer:
         end = next((place for place, token in enumerate(tokens) if token in self._stops), None)
@@ -157,20 +132,3 @@ class TransformersEngine:
             completion_tokens=len(tokens) if end is None else end + 1,
             seconds=seconds,
         )
-
-
-def check_model(name: str) -> None:
-    """Refuse a model that surely cannot be opened. Looks at files only; a hub name passes.
-
-    Raises:
-        ConfigError: a folder that is missing, or has no config.json or no weights.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.is_absolute():
-            raise ConfigError(f"teacher.model: {folder}: no such model folder")
-        return
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"teacher.model: {folder}: not a model folder, it has no config.json")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise ConfigError(f"teacher.model: {folder}: it has no *.safetensors or *.bin weights")
