@@ -203,7 +203,7 @@ def test_init_writes_a_config_once(
         (["show", "../runs/tiny"], "no run called"),
         (["trace", "tiny", "999"], "no sample 999; give a position from 0 to 39"),
         (["export", "tiny", "-o", "no/folder/x.json"], "no/folder"),
-        (["score", "missing.json", "--student", "student"], "missing.json"),
+        (["score", "missing.json", "--student", "student", "--template", "plain"], "missing.json"),
         (["score", "data.json", "--student", "./none"], "no such model folder"),
         (["score", "data.json", "--student", "student", "--json"], "say with -o FILE"),
     ],
