@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import set_seed
 
 from agents import models
-from agents.scoring import pack, row_budget
+from agents.scoring import choose_packing, pack
 from agents.targets import Encoded, TargetEncoder
 from agents.templates import open_template
 from agents.trainer import NotFiniteError, OnStep, save_adapter, train_rows
@@ -118,7 +118,8 @@ def _train(
     models.check_match(base, tokenizer)
     sequences = _encode(config, tokenizer, base, pairs)
     seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
-    budget = row_budget(base, min(student.batch_tokens, refinetune.batch_tokens))
+    most = min(student.batch_tokens, refinetune.batch_tokens)
+    budget = choose_packing(base, most, share_prefixes=False).row_tokens
     rows = [
         row for epoch in range(refinetune.epochs) for row in _pack_epoch(sequences, budget, f"{seed}-{epoch}")
     ]

@@ -42,7 +42,7 @@ class Student:
         self._stops = generation.stop_ids(model, tokenizer)
         self.max_length = min(config.max_length, models.context_length(model) or config.max_length)
         self._encoder = TargetEncoder(tokenizer, self.max_length)
-        self._row_tokens = scoring.row_budget(model, config.batch_tokens)
+        self._packing = scoring.choose_packing(model, config.batch_tokens, share_prefixes=True)
 
     @classmethod
     def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
@@ -81,7 +81,7 @@ class Student:
         distinct = list(dict.fromkeys(texts))
         encoded = self._encoder.encode(distinct)
         sequences = [item for item in encoded if isinstance(item, Encoded)]
-        scored = iter(score_sequences(self._model, sequences, self._row_tokens))
+        scored = iter(score_sequences(self._model, sequences, self._packing))
         scores = {
             text: next(scored) if isinstance(item, Encoded) else _failed(item)
             for text, item in zip(distinct, encoded, strict=True)

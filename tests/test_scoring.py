@@ -7,9 +7,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
-from agents.scoring import build_row, pack, row_budget, score_sequences, target_logprobs
+from agents.scoring import (
+    Packing,
+    build_row,
+    build_tree_row,
+    choose_packing,
+    pack,
+    score_sequences,
+    target_logprobs,
+)
 from agents.targets import Encoded, TargetEncoder
 from state.errors import StudentError
 from state.records import Score
@@ -60,8 +74,21 @@ def score_alone(model, sequence):
     return sum(float(logprobs[place - 1, sequence.ids[place]]) for place in places)
 
 
+def tree(row_tokens):
+    return Packing(row_tokens, shares_prefixes=True)
+
+
+def choose(model, batch_tokens):
+    return choose_packing(model, batch_tokens, share_prefixes=True)
+
+
+OPENINGS = ([], [7], [7, 8, 9, 10, 11], [7, 8, 9, 200, 201, 202], list(range(20, 40)))
+
+
 def a_sequence(draw, longest=40):
-    ids = draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=2, max_size=longest))
+    """Some begin alike, some are the beginning of others, some are equal."""
+    own = st.lists(st.integers(0, VOCABULARY - 1) | st.just(7), min_size=2, max_size=longest)
+    ids = draw(st.sampled_from(OPENINGS)) + draw(own)
     return Encoded(ids, draw(st.integers(1, len(ids) - 1)))
 
 
@@ -71,7 +98,7 @@ sequences = st.lists(st.composite(a_sequence)(), max_size=12)
 def test_score_sums_the_known_probabilities_of_a_bigram_model(bigram):
     # <s> | a b a: log 1/2 + log 1/4 + log 1/8;  <s> a | b a: log 1/4 + log 1/8;  <s> b | a: log 1/8
     scores = score_sequences(
-        bigram, [Encoded([0, 2, 3, 2], 1), Encoded([0, 2, 3, 2], 2), Encoded([0, 3, 2], 2)], 100
+        bigram, [Encoded([0, 2, 3, 2], 1), Encoded([0, 2, 3, 2], 2), Encoded([0, 3, 2], 2)], tree(100)
     )
     assert [score.sum_logprob for score in scores] == pytest.approx(
         [math.log(1 / 64), math.log(1 / 32), math.log(1 / 8)], abs=1e-5
@@ -81,14 +108,14 @@ def test_score_sums_the_known_probabilities_of_a_bigram_model(bigram):
 
 
 def test_score_passes_the_truncated_flag_on(bigram):
-    (score,) = score_sequences(bigram, [Encoded([0, 2], 1, truncated=True)], 100)
+    (score,) = score_sequences(bigram, [Encoded([0, 2], 1, truncated=True)], tree(100))
     assert score.truncated
 
 
 @settings(max_examples=40, deadline=None)
-@given(sequences, st.integers(1, 100), st.sampled_from(sorted(MODELS)))
-def test_packed_scores_equal_one_by_one(items, budget, name):
-    scores = score_sequences(MODELS[name], items, budget)
+@given(sequences, st.builds(Packing, st.integers(1, 100), st.booleans()), st.sampled_from(sorted(MODELS)))
+def test_packed_scores_equal_one_by_one(items, packing, name):
+    scores = score_sequences(MODELS[name], items, packing)
     for score, sequence in zip(scores, items, strict=True):
         count = len(sequence.ids) - sequence.first_target
         assert score.num_tokens == count
@@ -100,17 +127,17 @@ def test_packed_scores_equal_one_by_one(items, budget, name):
 @settings(max_examples=20, deadline=None)
 @given(sequences, st.integers(1, 100))
 def test_packed_scores_equal_one_by_one_with_an_adapter(adapted, items, budget):
-    scores = score_sequences(adapted, items, budget)
+    scores = score_sequences(adapted, items, tree(budget))
     alone = [score_alone(adapted, sequence) for sequence in items]
     assert [score.sum_logprob for score in scores] == pytest.approx(alone, rel=1e-5, abs=1e-5)
 
 
 def test_an_adapter_changes_scores_and_disabled_it_does_not(adapted):
     sequence = Encoded([0, 5, 9, 77, 300], 2)
-    base = score_sequences(MODELS["llama"], [sequence], 100)
-    assert abs(score_sequences(adapted, [sequence], 100)[0].sum_logprob - base[0].sum_logprob) > 0.01
+    base = score_sequences(MODELS["llama"], [sequence], tree(100))
+    assert abs(score_sequences(adapted, [sequence], tree(100))[0].sum_logprob - base[0].sum_logprob) > 0.01
     with adapted.disable_adapter():
-        assert score_sequences(adapted, [sequence], 100) == base
+        assert score_sequences(adapted, [sequence], tree(100)) == base
 
 
 @settings(max_examples=30, deadline=None)
@@ -122,21 +149,23 @@ def test_an_adapter_changes_scores_and_disabled_it_does_not(adapted):
 def test_scores_of_texts_do_not_depend_on_their_order(items, encoder, random):
     encoded = [item for item in encoder.encode(items) if isinstance(item, Encoded)]
     shuffled = random.sample(range(len(encoded)), len(encoded))
-    scores = score_sequences(MODELS["llama"], encoded, 50)
-    again = score_sequences(MODELS["llama"], [encoded[index] for index in shuffled], 50)
+    scores = score_sequences(MODELS["llama"], encoded, tree(50))
+    again = score_sequences(MODELS["llama"], [encoded[index] for index in shuffled], tree(50))
     for index, score in zip(shuffled, again, strict=True):
         assert score.sum_logprob == pytest.approx(scores[index].sum_logprob, rel=1e-5, abs=1e-5)
 
 
 def test_scores_of_the_same_list_are_the_same_bits():
     items = [Encoded(list(range(length)), 1) for length in (30, 3, 17)]
-    assert score_sequences(MODELS["llama"], items, 40) == score_sequences(MODELS["llama"], items, 40)
+    assert score_sequences(MODELS["llama"], items, tree(40)) == score_sequences(
+        MODELS["llama"], items, tree(40)
+    )
 
 
 def test_score_of_a_long_row_goes_through_the_head_in_chunks():
     sequence = Encoded([index % VOCABULARY for index in range(1100)], 1)
     model = build_model(vocabulary=VOCABULARY, context=2048)
-    (score,) = score_sequences(model, [sequence], 2000)
+    (score,) = score_sequences(model, [sequence], tree(2000))
     assert score.num_tokens == 1099
     assert score.sum_logprob == pytest.approx(score_alone(model, sequence), rel=1e-6)
 
@@ -145,7 +174,7 @@ def test_score_runs_the_head_on_predicting_tokens_only():
     rows = []
     model = build_model(vocabulary=VOCABULARY)
     model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
-    score_sequences(model, [Encoded([0, 1, 2, 3, 4], 3), Encoded([0, 1, 2], 2)], 100)
+    score_sequences(model, [Encoded([0, 1, 2, 3, 4], 3), Encoded([0, 1, 2], 2)], tree(100))
     assert rows == [2 + 1]
 
 
@@ -163,8 +192,8 @@ def test_score_does_without_logits_to_keep_and_positions():
         __call__ = forward
 
     items = [Encoded([0, 5, 9, 77], 2), Encoded([0, 8, 3], 1)]
-    assert row_budget(Bare(), 100) == 1
-    scores = score_sequences(Bare(), items, 1)
+    assert choose(Bare(), 100) == Packing(1, shares_prefixes=False)
+    scores = score_sequences(Bare(), items, choose(Bare(), 100))
     assert [score.sum_logprob for score in scores] == pytest.approx([score_alone(model, i) for i in items])
 
 
@@ -177,7 +206,7 @@ def broken_model(token):
 
 def test_score_that_is_not_finite_is_a_failure_and_spares_its_neighbours():
     items = [Encoded([0, 5, 9, 77], 2), Encoded([0, 13, 3], 1), Encoded([0, 8, 3], 1)]
-    scores = score_sequences(broken_model(13), items, 100)
+    scores = score_sequences(broken_model(13), items, tree(100))
     assert scores[1] == Score(None, None, "non-finite")
     healthy = [score_alone(MODELS["llama"], items[index]) for index in (0, 2)]
     assert [scores[0].sum_logprob, scores[2].sum_logprob] == pytest.approx(healthy)
@@ -187,7 +216,7 @@ def test_score_of_a_broken_model_is_non_finite_everywhere():
     model = build_model(vocabulary=VOCABULARY)
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
-    scores = score_sequences(model, [Encoded([0, 1], 1, truncated=True), Encoded([0, 2], 1)], 100)
+    scores = score_sequences(model, [Encoded([0, 1], 1, truncated=True), Encoded([0, 2], 1)], tree(100))
     assert scores == [Score(None, None, "non-finite", True), Score(None, None, "non-finite", False)]
 
 
@@ -200,7 +229,7 @@ def test_score_of_an_impossible_token_is_non_finite():
         head.bias[7] = -math.inf
     model.lm_head = head
     assert [
-        score.status for score in score_sequences(model, [Encoded([0, 7], 1), Encoded([0, 6], 1)], 9)
+        score.status for score in score_sequences(model, [Encoded([0, 7], 1), Encoded([0, 6], 1)], tree(9))
     ] == [
         "non-finite",
         "ok",
@@ -210,12 +239,12 @@ def test_score_of_an_impossible_token_is_non_finite():
 def test_score_out_of_memory_says_what_to_lower(monkeypatch):
     model = build_model(vocabulary=VOCABULARY)
 
-    def forward(input_ids, use_cache):
+    def forward(input_ids, use_cache, attention_mask):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model, "forward", forward)
     with pytest.raises(StudentError, match=r"over 2 tokens; lower student\.batch_tokens"):
-        score_sequences(model, [Encoded([0, 1], 1)], 9)
+        score_sequences(model, [Encoded([0, 1], 1)], tree(9))
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 60))
@@ -242,35 +271,73 @@ def test_target_logprobs_let_gradients_through():
     assert model.lm_head.weight.grad.abs().sum() > 0
 
 
+@given(sequences.filter(len))
+def test_tree_row_holds_what_sequences_begin_with_once(items):
+    ordered = sorted(items, key=lambda sequence: sequence.ids)
+    row = build_tree_row(ordered)
+    assert len(row.ids) <= sum(len(sequence.ids) for sequence in ordered)
+    read = iter(zip(row.predicting.tolist(), row.targets.tolist(), strict=True))
+    for sequence in ordered:
+        for place in range(sequence.first_target, len(sequence.ids)):
+            at, target = next(read)
+            assert target == sequence.ids[place]
+            seen = row.mask[at].nonzero()[:, 0]
+            assert row.ids[seen].tolist() == sequence.ids[:place]
+            assert row.positions[seen].tolist() == list(range(place))
+    assert next(read, None) is None
+
+
+def test_tree_row_of_a_shared_prompt_is_as_long_as_its_parts():
+    prompt = list(range(50))
+    row = build_tree_row([Encoded([*prompt, 60, 61], 50), Encoded([*prompt, 70], 50)])
+    assert row.ids.tolist() == [*prompt, 60, 61, 70]
+    assert row.positions.tolist() == [*range(50), 50, 51, 50]
+    assert row.predicting.tolist() == [49, 50, 49]
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_row_budget_of_a_transformer_on_a_cpu_is_at_most_512(name):
-    assert row_budget(MODELS[name], 2048) == 512
-    assert row_budget(MODELS[name], 100) == 100
+def test_packing_of_a_transformer_on_a_cpu_shares_prefixes_in_rows_of_at_most_512(name):
+    assert choose(MODELS[name], 2048) == Packing(512, shares_prefixes=True)
+    assert choose(MODELS[name], 100) == Packing(100, shares_prefixes=True)
+    assert choose_packing(MODELS[name], 100, share_prefixes=False) == Packing(100, shares_prefixes=False)
 
 
-def test_row_budget_of_a_recurrent_model_keeps_every_sequence_alone():
+def test_packing_leaves_the_masks_of_a_sliding_window_alone():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(**shape, vocab_size=VOCABULARY, num_key_value_heads=2, sliding_window=4)
+    model = MistralForCausalLM(config).eval()
+    packing = choose(model, 100)
+    assert packing == Packing(100, shares_prefixes=False)
+    items = [Encoded(list(range(5, 25)), 3), Encoded(list(range(5, 40)), 3)]
+    scores = score_sequences(model, items, packing)
+    assert [score.sum_logprob for score in scores] == pytest.approx([score_alone(model, i) for i in items])
+
+
+def test_packing_of_a_recurrent_model_keeps_every_sequence_alone():
     torch.manual_seed(0)
     config = MambaConfig(
         vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=1, initializer_range=0.5
     )
     model = MambaForCausalLM(config).eval()
-    assert row_budget(model, 100) == 1
+    packing = choose(model, 100)
+    assert packing == Packing(1, shares_prefixes=False)
     items = [Encoded([5, 9, 77, 30], 2), Encoded([8, 3, 12], 1)]
-    scores = score_sequences(model, items, row_budget(model, 100))
+    scores = score_sequences(model, items, packing)
     assert [score.sum_logprob for score in scores] == pytest.approx([score_alone(model, i) for i in items])
 
 
-def test_row_budget_sees_what_leaks_though_positions_are_taken(monkeypatch):
+def test_packing_sees_what_leaks_though_positions_are_taken(monkeypatch):
     model = build_model(vocabulary=VOCABULARY)
     whole = model.forward
 
-    def forward(input_ids, position_ids, use_cache, logits_to_keep):
+    def forward(input_ids, position_ids, use_cache, logits_to_keep, attention_mask=None):
         positions = torch.arange(input_ids.shape[1])[None]  # takes positions and forgets them
         return whole(input_ids, position_ids=positions, use_cache=use_cache, logits_to_keep=logits_to_keep)
 
     monkeypatch.setattr(model, "forward", forward)
-    assert row_budget(model, 100) == 1
+    assert choose(model, 100) == Packing(1, shares_prefixes=False)
 
 
-def test_row_budget_of_a_broken_model_is_no_error():
-    assert row_budget(broken_model(0), 100) in (1, 100)
+def test_packing_of_a_broken_model_is_no_error():
+    assert choose(broken_model(0), 100).row_tokens in (1, 100)
