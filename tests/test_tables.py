@@ -1,0 +1,107 @@
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from loop.tables import render_rounds, render_runs, render_trace
+
+
+def shown(renderable: Any, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable, markup=False, highlight=False)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def decision(**changes: Any) -> dict[str, Any]:
+    return {
+        "round": 1,
+        "phase": "response",
+        "policy": "ifd+r-ifd",
+        "reason": "accepted",
+        "student": "s0",
+        "challenger": "v1",
+        "incumbent_value": 0.9,
+        "challenger_value": 0.75,
+        "margin": 0.1,
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "accepted: r-IFD 0.7500 against the incumbent's 0.9000 under s0"),
+        ({"reason": "refused"}, "refused: r-IFD 0.7500 against the incumbent's 0.9000 under s0"),
+        ({"phase": "instruction"}, "accepted: IFD 0.7500 against the incumbent's 0.9000 under s0"),
+        ({"policy": "perplexity"}, "accepted: perplexity 0.7500 against"),
+        ({"reason": "tie"}, "refused, not better by more than the margin 0.1: r-IFD 0.7500"),
+        ({"incumbent_value": None}, "accepted: the incumbent cannot be scored under s0"),
+        ({"reason": "unscorable"}, "refused: no proposal can be scored"),
+        ({"reason": "no-candidate"}, "no proposal to decide about; the incumbent stays"),
+        ({"reason": "frozen"}, "left alone after repeated refusals"),
+        (
+            {"policy": "accept-all", "incumbent_value": None, "challenger_value": None},
+            "accepted: policy accept-all takes it",
+        ),
+        ({"policy": "random", "reason": "policy"}, "refused: policy random keeps the incumbent"),
+    ],
+)
+def test_trace_says_why_in_a_sentence(changes: dict[str, Any], sentence: str) -> None:
+    trace = {
+        "sample": "abc",
+        "position": 3,
+        "split": "train",
+        "versions": [],
+        "failures": [],
+        "decisions": [decision(**changes)],
+        "trained_in": [],
+    }
+    console = Console(file=io.StringIO(), width=100)
+    assert sentence in shown(render_trace(trace, console))
+
+
+def test_trace_of_hostile_text_only_shows_it() -> None:
+    version = {
+        "id": "v0", "parent": None, "round": 0, "phase": "original", "instruction": "[bold]ask[/bold]",
+        "input": "", "response": "\x1b[2Jgone", "critique": None, "current": True,
+        "scores": [{"student": "s0", "ifd": None, "r_ifd": None, "status": "empty"}],
+    }  # fmt: skip
+    failure = {
+        "round": 1, "phase": "response", "attempt": 2, "status": "error", "error": "\x1b]0;x\x07 [red]",
+    }  # fmt: skip
+    trace = {
+        "sample": "abc", "position": 0, "split": "train", "versions": [version], "failures": [failure],
+        "decisions": [], "trained_in": [1, 2],
+    }  # fmt: skip
+    text = shown(render_trace(trace, Console(file=io.StringIO(), width=100)))
+    assert "[bold]ask[/bold]" in text
+    assert "\ufffd[2Jgone" in text
+    assert "\x1b" not in text
+    assert "under s0    cannot be scored: empty" in text
+    assert "attempt 2 failed, error: \ufffd]0;x\ufffd [red]" in text
+    assert "trained on in rounds: 1, 2" in text
+
+
+def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
+    phase = {"reflected": 0, "failed": 0, "accepted": 0}
+    row = {
+        "round": 0, "student": None, "pool": 5, "training": 0, "instruction": phase, "response": phase,
+        "ifd": {"mean": None, "median": None}, "r_ifd": {"mean": None, "median": None},
+        "response_tokens": None, "evaluations": {"nll": 2.5},
+        "teacher": {"calls": 0, "cost_usd": None}, "seconds": {"reflect": 1.25},
+    }  # fmt: skip
+    other = row | {"round": 1, "student": "s1", "evaluations": {}}
+    run = {"name": "r", "status": "running", "stop_reason": None, "rounds": [row, other]}
+    lines = shown(render_rounds(run), width=80).splitlines()
+    assert lines[0] == "r: running"
+    assert [line.split() for line in lines if line.startswith((" 0 ", " 1 "))] == [
+        ["0", "-", "5", "0/0", "0", "0/0", "0", "0"],
+        ["1", "s1", "5", "0/0", "0", "0/0", "0", "0"],
+        ["0", "-", "-", "-", "2.500", "0", "-", "1.2"],
+        ["1", "-", "-", "-", "-", "0", "-", "1.2"],
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+def test_runs_without_any_say_how_to_begin() -> None:
+    assert "reflectune init" in shown(render_runs([]))
