@@ -71,12 +71,11 @@ class RunFolder:
         Raises:
             StoreError: no run of that name.
         """
-        folder = cls(runs / name)
-        if Path(name).name != name or not folder.lineage.is_file():
-            known = [found.path.name for found in cls.all(runs)]
-            listed = f"known: {', '.join(known)}" if known else "there are no runs yet"
+        folders = {folder.path.name: folder for folder in cls.all(runs)}
+        if name not in folders:
+            listed = f"known: {', '.join(folders)}" if folders else "there are no runs yet"
             raise StoreError(f"no run called {name} in {runs}; {listed}")
-        return folder
+        return folders[name]
 
     @classmethod
     def all(cls, runs: Path) -> list[Self]:
