@@ -51,9 +51,9 @@ def generate_greedy(
         New token ids, aligned with `prompts`.
     """
     written: dict[int, list[int]] = {}
-    for batch in _batches(prompts, max_tokens, budget):
-        longest = len(prompts[batch[0]])
-        room = min(max_tokens, (context_length(model) or longest + max_tokens) - longest)
+    context = context_length(model)
+    for batch in _batches(prompts, context, max_tokens, budget):
+        room = _room(prompts[batch[0]], context, max_tokens)
         answers = continue_prompts(model, [prompts[index] for index in batch], stops, room)
         for index, ids in zip(batch, answers, strict=True):
             end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
@@ -98,15 +98,25 @@ def continue_prompts(
     return written
 
 
-def _batches(prompts: Sequence[list[int]], max_tokens: int, budget: int) -> list[list[int]]:
-    """Indexes of the prompts, longest first, in batches that fit the pass and the cache."""
+def _room(prompt: list[int], context: int | None, max_tokens: int) -> int:
+    """Most tokens that can be written after a prompt."""
+    return max_tokens if context is None else min(max_tokens, context - len(prompt))
+
+
+def _batches(
+    prompts: Sequence[list[int]], context: int | None, max_tokens: int, budget: int
+) -> list[list[int]]:
+    """Indexes of the prompts, longest first, in batches that fit the pass and the cache.
+
+    Prompts of a batch have equal room to write in, so that no answer is cut for another's prompt.
+    """
     batches: list[list[int]] = []
-    room = 0
+    places = 0
     for index in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
-        length = len(prompts[index])
-        if room == 0:
+        length, room = len(prompts[index]), _room(prompts[index], context, max_tokens)
+        if places == 0 or room != _room(prompts[batches[-1][0]], context, max_tokens):
             batches.append([])
-            room = max(1, min(budget // length, _CACHE_FACTOR * budget // (length + max_tokens)))
+            places = max(1, min(budget // length, _CACHE_FACTOR * budget // (length + max_tokens)))
         batches[-1].append(index)
-        room -= 1
+        places -= 1
     return batches

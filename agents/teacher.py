@@ -28,7 +28,7 @@ from state.records import FINAL_STATUSES, CallStatus, Pair, Phase, TeacherCall, 
 
 __all__ = ["Question", "Reflection", "Teacher", "check_teacher", "open_teacher"]
 
-# So many questions may fail before anything was ever answered, or the engine's capacity if that is more.
+# So many questions in a row may fail, or the engine's capacity if that is more.
 _PATIENCE = 8
 
 
@@ -85,7 +85,7 @@ class Teacher:
         self._engine = engine
         self._config = config
         self._seed = seed
-        self._attempts = 1 + config.retries
+        self._attempts = config.attempts
         self._request_ids = map(str, count())
         self._grants_schemas: bool | None = None  # None until the server has shown it
         self._has_answered = False
@@ -95,8 +95,8 @@ class Teacher:
         """Ask every question, again where an answer is no use, and yield every finished call.
 
         Questions are pulled when there is room for them, so they may be far more than fit in memory.
-        Failures before the teacher's first answer are held back until it has answered something: they
-        may be the teacher's fault rather than the pair's.
+        Failures in a row are held back until the teacher answers something: they may be its fault rather
+        than the pairs'. A refused request is the pair's fault once anything was answered.
 
         Raises:
             TeacherError: the teacher cannot be reached, or answers nothing. Calls not yielded cost nothing
@@ -131,11 +131,11 @@ class Teacher:
             if not reflection.final:
                 again.append(_Ask(sent.ask.question, sent.ask.attempt + 1))
             held.append(reflection)
-            if self._has_answered:
+            if answer.error in (None, "no-entry") or (answer.error != "failed" and self._has_answered):
                 yield from held
                 held = []
             elif len(held) > self._attempts * max(_PATIENCE, self._engine.capacity):
-                raise self._error(f"{len(held)} calls failed and none was answered", answer)
+                raise self._error(f"{len(held)} calls in a row failed", answer)
 
     def close(self) -> None:
         """Give back the engine's memory, threads and connections."""

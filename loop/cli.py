@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import sys
 import traceback
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from state.errors import ConfigError, ReflectuneError
+from state.errors import AdapterError, ConfigError, ReflectuneError, TeacherError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +40,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        _say(f"reflectune: {error.format_message()} `reflectune --help` lists the commands and options")
+        if message := error.format_message():  # empty where help was shown instead
+            _say(f"reflectune: {message} `reflectune --help` lists the commands and options")
         code = error.exit_code
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -91,7 +93,7 @@ def run(
     """Start a run and stay with it to its end."""
     from state.config import load_config
 
-    overrides = [*(set_ or []), *([f'name="{name}"'] if name else [])]
+    overrides = [*(set_ or []), *([] if name is None else [f"name={json.dumps(name)}"])]
     settings = load_config(config, overrides)
     from loop.run import create_run
 
@@ -113,7 +115,7 @@ def list_runs(runs: Runs = RUNS, as_json: Json = False) -> None:
     from loop.tables import render_runs
     from state.folder import RunFolder
 
-    documents = [_overview(folder) for folder in RunFolder.all(runs)]
+    documents = [_readable_overview(folder) for folder in RunFolder.all(runs)]
     _show(documents, render_runs(documents), as_json)
 
 
@@ -225,6 +227,8 @@ def score(
     from state.exports import put_into_place
 
     check_student(student_config)
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise ConfigError(f"{adapter}: no LoRA adapter there; want a folder with adapter_config.json")
     if out is None:
         score_dataset(data_config, student_config, adapter, sys.stdout, open_display())
         return
@@ -244,8 +248,8 @@ def _loop(folder: "RunFolder", as_json: bool) -> None:
     except KeyboardInterrupt:
         _say(f"interrupted; go on with `reflectune resume {name}`")
         raise
-    except ReflectuneError as error:
-        raise type(error)(f"{error} (run {name} can go on: `reflectune resume {name}`)") from error
+    except (TeacherError, AdapterError) as error:
+        raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error
     _show_rounds(folder, as_json)
 
 
@@ -272,6 +276,15 @@ def _show_rounds(folder: "RunFolder", as_json: bool) -> None:
             "rounds": history.rounds(),
         }
     _show(document, render_rounds(document), as_json)
+
+
+def _readable_overview(folder: "RunFolder") -> dict[str, Any]:
+    """One line of `runs`; a folder that cannot be read has a line too, and keeps no other from its own."""
+    try:
+        return _overview(folder)
+    except (ReflectuneError, sqlite3.DatabaseError) as error:
+        unknown = dict.fromkeys(("round", "rounds", "samples", "acceptance", "cost_usd", "created_at"))
+        return {"name": folder.path.name, "status": "unreadable", **unknown, "error": str(error)}
 
 
 def _overview(folder: "RunFolder") -> dict[str, Any]:

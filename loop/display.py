@@ -88,7 +88,8 @@ class LineDisplay:
         line = _Line(title, total, done)
         line.write()
         yield line
-        line.write()
+        if line.unwritten:
+            line.write()
 
     def say(self, text: str) -> None:
         """Show one line that stays."""
@@ -112,15 +113,16 @@ class _Line:
     def __init__(self, title: str, total: int, done: int) -> None:
         self.title, self.total, self.done = title, total, done
         self.facts: dict[str, str] = {}
+        self.unwritten = False
         self.began, self.written, self.before = time.monotonic(), time.monotonic(), done
 
     def update(self, done: int, total: int, **facts: str) -> None:
-        self.done, self.total, self.facts = done, total, facts
+        self.done, self.total, self.facts, self.unwritten = done, total, facts, True
         if time.monotonic() - self.written >= _LINE_EVERY:
             self.write()
 
     def write(self) -> None:
-        self.written = time.monotonic()
+        self.written, self.unwritten = time.monotonic(), False
         parts = [f"{self.title}: {self.done}/{self.total}"]
         if self.done > self.before and (seconds := self.written - self.began) > 0:
             rate = (self.done - self.before) / seconds

@@ -84,7 +84,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     store, teacher_config = context.store, context.config.teacher
     store.start_round(round)
     total = store.count_samples("train") * teacher_config.candidates
-    done = store.count_settled(round, phase, retries=teacher_config.retries)
+    done = store.count_settled(round, phase, attempts=teacher_config.attempts)
     questions = (
         Question(
             sample_id=pending.sample_id,
@@ -96,7 +96,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             attempts=pending.attempts,
         )
         for pending in store.pending_reflections(
-            round, phase, candidates=teacher_config.candidates, retries=teacher_config.retries
+            round, phase, candidates=teacher_config.candidates, attempts=teacher_config.attempts
         )
     )
     with _timed(context, round, "reflect"), ExitStack() as stack:
@@ -106,7 +106,8 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         if done == total:
             return {}
         teacher = stack.enter_context(context.open_teacher())
-        proposed = failed = 0
+        proposed = store.count_proposals(round, phase)
+        failed = done - proposed
         for reflection in teacher.reflect(questions):
             call, question = reflection.call, reflection.question
             proposals = []
@@ -140,7 +141,8 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     store = context.store
     scorer = _student(store, round - 1)
     total, done = store.count_samples("train"), store.count_decisions(round, phase)
-    accepted = compared = 0
+    accepted = store.count_decisions(round, phase, "accepted")
+    compared = done - store.count_decisions(round, phase, "no-candidate")
     with _timed(context, round, "select"), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · select · {phase}", total=total, done=done)

@@ -3,10 +3,10 @@
 import importlib.metadata
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -19,7 +19,7 @@ from loop.graph import build_graph, hash_graph
 from loop.nodes import LoopContext, LoopState, evaluate_round
 from state.config import RunConfig, load_config
 from state.datasets import assign_samples, dataset_hash, read_dataset
-from state.errors import StoreError
+from state.errors import ConfigError, StoreError
 from state.folder import RunFolder
 from state.records import StudentRecord
 from state.store import LineageStore
@@ -78,6 +78,7 @@ def run_loop(folder: RunFolder, display: Display) -> str:
     checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None
     with folder.lock(), LineageStore.open(folder.lineage) as store:
         _refuse_other_machine(store)
+        _refuse_changed_config(store, config)
         context = LoopContext(
             config=config,
             folder=folder,
@@ -115,6 +116,10 @@ def _invoke(context: LoopContext) -> str:
                 "stop_reason": None,
             }
         end = graph.invoke(start, config, context=context, durability="sync")
+    except sqlite3.DatabaseError as error:
+        raise StoreError(
+            f"{context.folder.checkpoints}: {error}; delete it, the lineage alone says where to go on"
+        ) from error
     finally:
         connection.close()
     return cast(str, end["stop_reason"])
@@ -132,6 +137,24 @@ def _status(store: LineageStore) -> Iterator[None]:
         store.set_run_status("failed")
         raise
     store.set_run_status("finished")
+
+
+def _refuse_changed_config(store: LineageStore, config: RunConfig) -> None:
+    """A run is one experiment: scores and decisions of different settings must not mix in it."""
+    begun, now = _flatten(store.config()), _flatten(config.model_dump(mode="json"))
+    changed = [key for key in begun | now if begun.get(key) != now.get(key)]
+    if changed:
+        raise ConfigError(
+            f"config.toml was changed since the run began ({', '.join(changed)}); "
+            "put it back, or start another run"
+        )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _refuse_other_machine(store: LineageStore) -> None:

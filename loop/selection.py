@@ -181,8 +181,8 @@ def choose_training_set(
 
     A pair is taken where its IFD is below `max_ifd`, its r-IFD below `max_r_ifd`, and, unless `keep`
     is "all", its response was improved in some round; of those, the `top_fraction` with the highest
-    IFD. Then original pairs are drawn until they make up a share `anchor` of the whole, as far as there
-    are any left. A pair that cannot be scored is never trained on.
+    IFD. Then original pairs are drawn, unfiltered, until they make up a share `anchor` of the whole, as
+    far as there are any left. A proposal that cannot be scored is never trained on.
 
     Source: the filter of arXiv 2402.10110, section 3.4.
     """
@@ -195,11 +195,14 @@ def choose_training_set(
         if wanted and pair_ifd < selection.max_ifd and pair_r_ifd < selection.max_r_ifd:
             hardness[pair.version_id] = pair_ifd
     ranked = sorted(hardness, key=lambda version: (-hardness[version], version))
-    chosen = ranked[: math.ceil(len(ranked) * selection.top_fraction)]
+    # In floating point 100 * 0.07 is a little more than 7.
+    chosen = ranked[: math.ceil(len(ranked) * selection.top_fraction - 1e-9)]
     taken = set(chosen)
     drawn = [version for version in originals if version not in taken]
     random.Random(f"{seed}/{round}/anchor").shuffle(drawn)
-    return chosen + drawn[: int(len(chosen) * anchor / (1 - anchor) + 0.5)]
+    already = len(originals) - len(drawn)
+    missing = math.floor((anchor * len(chosen) - already) / (1 - anchor) + 0.5)
+    return chosen + drawn[: max(missing, 0)]
 
 
 def _value(rule: Rule, scores: TermScores) -> float | None:

@@ -1,5 +1,6 @@
 """When the loop stops: pure functions of counts and held-out measures."""
 
+import math
 from collections.abc import Mapping
 
 from state.config import RunConfig
@@ -8,16 +9,17 @@ from state.records import Evaluation
 __all__ = ["quality", "stop_reason"]
 
 
-def quality(measures: Mapping[str, Evaluation]) -> float | None:
-    """The held-out measure that stopping goes by, higher is better; None where there is none.
+def quality(measures: Mapping[str, Evaluation], most: int) -> float:
+    """The held-out measure that stopping goes by; higher is better.
 
-    A checker's accuracy where there is one, else the negated held-out nll (nats per token).
+    A checker's accuracy where there is one, else the negated held-out nll (nats per token). A student
+    that could be measured on fewer samples than another (`most`) is worse than any: what fails on the
+    hard ones must not look better for it.
     """
-    if "accuracy" in measures:
-        return measures["accuracy"].value
-    if "nll" in measures:
-        return -measures["nll"].value
-    return None
+    measure = measures.get("accuracy") or measures.get("nll")
+    if measure is None or measure.n < most:
+        return -math.inf
+    return measure.value if measure.name == "accuracy" else -measure.value
 
 
 def stop_reason(
@@ -47,11 +49,13 @@ def stop_reason(
         return "nothing-accepted"
     if accepted / proposals < config.stop.min_acceptance:
         return "min-acceptance"
-    values = [value for at in sorted(measures) if (value := quality(measures[at])) is not None]
-    if round in measures and len(values) > 1:
+    if round in measures and len(measures) > 1:
+        most = max((item.n for named in measures.values() for item in named.values()), default=0)
+        values = [quality(measures[at], most) for at in sorted(measures)]
         best = max(values)
-        drop = (best - values[-1]) / abs(best) if best else best - values[-1]
-        if config.stop.max_drop is not None and drop > config.stop.max_drop:
+        drop = best - values[-1]
+        relative = drop / abs(best) if best and math.isfinite(drop) else drop
+        if config.stop.max_drop is not None and relative > config.stop.max_drop:
             return "max-drop"
         since_best = len(values) - 1 - values.index(best)
         if config.stop.patience is not None and since_best >= config.stop.patience:

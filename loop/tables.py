@@ -32,8 +32,8 @@ def render_runs(runs: Sequence[Document]) -> RenderableType:
         table.add_row(
             run["name"],
             run["status"],
-            f"{run['round']} of {run['rounds']}",
-            str(run["samples"]),
+            "-" if run["round"] is None else f"{run['round']} of {run['rounds']}",
+            _number(run["samples"], "d"),
             _share(run["acceptance"]),
             _number(run["cost_usd"], ".4f"),
         )
@@ -115,7 +115,8 @@ def _story(trace: Document, *, colour: bool) -> Iterator[RenderableType]:
             yield _version(version, versions.get(version["parent"]), colour=colour)
         for failure in here("failures"):
             error = f": {inert(failure['error'])}" if failure["error"] else ""
-            line = f"attempt {failure['attempt']} failed, {failure['status']}{error}"
+            which = f"candidate {failure['candidate']}, " if failure["candidate"] else ""
+            line = f"{which}attempt {failure['attempt']} failed, {failure['status']}{error}"
             yield _field("teacher", Text(line, style="yellow"))
         for decision in here("decisions"):
             yield _field("decision", Text(_sentence(decision), style="bold"))

@@ -11,16 +11,21 @@ __all__ = ["diff_words", "inert", "render_diff"]
 Change = Literal["same", "removed", "added"]
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+_SENTENCES = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+")
+# Comparing takes the product of the lengths: beyond this, whole sentences are compared.
+_MOST_COMPARISONS = 4_000_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STYLES = {"same": "", "removed": "red strike", "added": "green"}
 
 
 def diff_words(old: str, new: str) -> list[tuple[Change, str]]:
-    """The way from `old` to `new` as runs of words that stay, go or come.
+    """The way from `old` to `new` as runs of words (sentences, in long texts) that stay, go or come.
 
     Joining all runs but "added" gives `old`, all but "removed" gives `new`.
     """
     before, after = _WORDS.findall(old), _WORDS.findall(new)
+    if len(before) * len(after) > _MOST_COMPARISONS:
+        before, after = _SENTENCES.findall(old), _SENTENCES.findall(new)
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     changes: list[tuple[Change, str]] = []
     removed = added = ""

@@ -123,10 +123,12 @@ def assign_samples(records: Sequence[Record], holdout: int | float, seed: int) -
     if isinstance(holdout, float) and holdout > 0:
         wanted = max(1, round(holdout * len(records)))
     held: set[int] = set()
-    for group in sorted(groups, key=lambda text: content_hash(seed, text)):
-        if len(held) >= wanted:
-            break
-        held.update(groups[group])
+    order = sorted(groups, key=lambda text: content_hash(seed, text))
+    for group in order:
+        if len(held) + len(groups[group]) <= wanted:
+            held.update(groups[group])
+    if wanted and not held:
+        held.update(groups[min(order, key=lambda text: len(groups[text]))])
     if held and len(held) == len(records):
         raise DatasetError(
             f"data.holdout = {holdout} holds out all {len(records)} pairs (different instructions: "

@@ -3,11 +3,12 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from state.errors import ConfigError, StoreError
 
@@ -47,22 +48,31 @@ class RunFolder:
         Raises:
             ConfigError: a run of that name exists, or the runs folder cannot be written.
         """
-        final = runs / name
-        if final.exists():
-            raise ConfigError(
-                f"a run called {name} exists in {runs}; go on with `reflectune resume {name}`, "
-                "or give this one another name with --name"
-            )
+        taken = ConfigError(
+            f"a run called {name} exists in {runs}; go on with `reflectune resume {name}`, "
+            "or give this one another name with --name"
+        )
+        if (runs / name).exists():
+            raise taken
         partial = runs / f".{name}.{os.getpid()}.partial"
+        new_runs = not runs.exists()
         try:
+            _sweep(runs)
             partial.mkdir(parents=True)
         except OSError as error:
             raise ConfigError(f"{runs}: cannot make a run there: {error}") from error
         try:
             yield cls(partial)
-            partial.rename(final)
-        finally:
+            try:
+                partial.rename(runs / name)
+            except OSError:  # another process was faster
+                raise taken from None
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            if new_runs:
+                with suppress(OSError):
+                    runs.rmdir()
+            raise
 
     @classmethod
     def find(cls, runs: Path, name: str) -> Self:
@@ -94,12 +104,10 @@ class RunFolder:
             StoreError: another process works on it.
         """
         with self._lock_path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(file):
                 file.seek(0)
                 owner = file.read().strip() or "unknown"
-                raise StoreError(f"{self.path.name}: process {owner} is working on this run") from None
+                raise StoreError(f"{self.path.name}: process {owner} is working on this run")
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -119,3 +127,33 @@ class RunFolder:
     @property
     def _lock_path(self) -> Path:
         return self.path / ".lock"
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """Take the exclusive lock; wait a moment, for `is_locked` of another process holds it an instant."""
+    for _ in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
+
+
+def _sweep(runs: Path) -> None:
+    """Remove what processes that were killed while making a run left behind."""
+    for partial in runs.glob(".*.partial"):
+        owner = partial.name.split(".")[-2]
+        if owner.isdecimal() and not _is_alive(int(owner)):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, and is somebody else's
+        return True
+    return True

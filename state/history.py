@@ -43,9 +43,7 @@ class History:
         Raises:
             StoreError: no lineage database, or one made by a newer version.
         """
-        database = open_database(path)
-        database.execute("PRAGMA query_only = ON")
-        return cls(database)
+        return cls(open_database(path, read_only=True))
 
     def __enter__(self) -> Self:
         return self
@@ -78,21 +76,22 @@ class History:
     def last_round(self) -> int:
         """The last round whose pool is complete; 0 is the given data."""
         row = self._one(
-            "SELECT COALESCE(MAX(round), 0) AS round FROM decisions WHERE phase = 'response' AND "
-            "(SELECT COUNT(*) FROM samples WHERE split = 'train') = "
-            "(SELECT COUNT(*) FROM decisions AS d WHERE d.round = decisions.round AND d.phase = 'response')"
+            """
+            SELECT COALESCE(MAX(round), 0) AS round FROM (
+                SELECT round FROM decisions WHERE phase = 'response' GROUP BY round
+                HAVING COUNT(*) = (SELECT COUNT(*) FROM samples WHERE split = 'train'))
+            """
         )
         return int(row["round"])
 
     def teacher(self, round: int | None = None) -> dict[str, Any]:
-        """Calls, tokens and cost of a round, or of all; None where not all of it is known."""
+        """Calls, tokens and cost of a round, or of all; None where an answered call's is not known."""
+        sums = ", ".join(
+            f"CASE WHEN SUM(status = 'ok' AND {name} IS NULL) = 0 THEN SUM({name}) END AS {name}"
+            for name in ("prompt_tokens", "completion_tokens", "cost_usd")
+        )
         return self._one(
-            """
-            SELECT COUNT(*) AS calls, SUM(prompt_tokens) AS prompt_tokens,
-                SUM(completion_tokens) AS completion_tokens,
-                CASE WHEN SUM(status = 'ok' AND cost_usd IS NULL) = 0 THEN SUM(cost_usd) END AS cost_usd
-            FROM teacher_calls WHERE round = COALESCE(:round, round)
-            """,
+            f"SELECT COUNT(*) AS calls, {sums} FROM teacher_calls WHERE round = COALESCE(:round, round)",
             round=round,
         )
 

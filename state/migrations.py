@@ -167,11 +167,11 @@ def create_views(db: Database) -> None:
                 MAX(truncated) AS truncated
             FROM scores GROUP BY version_id, student_id
         )
-        -- exp(709.78) is the largest finite double.
+        -- Between these, exp() neither overflows nor becomes 0.
         SELECT *,
-            CASE WHEN nll_response_given_instruction - nll_response_alone < 709.78
+            CASE WHEN nll_response_given_instruction - nll_response_alone BETWEEN -744 AND 709
                 THEN exp(nll_response_given_instruction - nll_response_alone) END AS ifd,
-            CASE WHEN nll_instruction_given_response - nll_instruction_alone < 709.78
+            CASE WHEN nll_instruction_given_response - nll_instruction_alone BETWEEN -744 AND 709
                 THEN exp(nll_instruction_given_response - nll_instruction_alone) END AS r_ifd
         FROM terms;
 

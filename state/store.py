@@ -141,6 +141,10 @@ class LineageStore:
         with self.transaction():
             self.db.execute("UPDATE runs SET status = ?", [status])
 
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run began with."""
+        return dict(json.loads(self.db.execute("SELECT config FROM runs").fetchone()[0]))
+
     def versions(self) -> dict[str, str]:
         """Versions of the libraries, and the hash of the machine, that began the run."""
         row = self.db.execute("SELECT versions FROM runs").fetchone()
@@ -224,12 +228,12 @@ class LineageStore:
     # Reflection
 
     def pending_reflections(
-        self, round: int, phase: Phase, *, candidates: int, retries: int
+        self, round: int, phase: Phase, *, candidates: int, attempts: int
     ) -> Iterator[Pending]:
         """Proposals still to be asked for in a phase, in the order of the samples.
 
         A proposal is settled once a call for it is answered, once its failure is final, or after
-        1 + `retries` calls. Samples are read page by page, so rows may be written meanwhile.
+        `attempts` calls. Samples are read page by page, so rows may be written meanwhile.
         """
         for page in self._pool_pages(_before(round, phase), _PAGE):
             calls = {
@@ -244,9 +248,9 @@ class LineageStore:
             for row in page:
                 for candidate in range(candidates):
                     call = calls.get((row["sample_id"], candidate))
-                    attempts = call["attempts"] if call else 0
-                    if attempts <= retries and not (call and call["settled"]):
-                        yield Pending(row["sample_id"], row["version_id"], _pair(row), candidate, attempts)
+                    made = call["attempts"] if call else 0
+                    if made < attempts and not (call and call["settled"]):
+                        yield Pending(row["sample_id"], row["version_id"], _pair(row), candidate, made)
 
     def add_reflections(self, calls: Iterable[TeacherCall], proposals: Iterable[Version]) -> None:
         """Commit teacher calls with the versions they proposed."""
@@ -254,14 +258,14 @@ class LineageStore:
             self._insert("teacher_calls", ({"id": call.id} | asdict(call) for call in calls))
             self._insert("versions", map(_version_row, proposals))
 
-    def count_settled(self, round: int, phase: Phase, *, retries: int) -> int:
+    def count_settled(self, round: int, phase: Phase, *, attempts: int) -> int:
         """How many of a phase's proposals need no further call."""
         return self._count(
             "(SELECT 1 FROM teacher_calls WHERE round = ? AND phase = ? GROUP BY sample_id, candidate "
-            f"HAVING COUNT(*) > ? OR MAX(status IN ({_marks(FINAL_STATUSES)})))",
+            f"HAVING COUNT(*) >= ? OR MAX(status IN ({_marks(FINAL_STATUSES)})))",
             round,
             phase,
-            retries,
+            attempts,
             *FINAL_STATUSES,
         )
 
@@ -335,9 +339,13 @@ class LineageStore:
             reason,
         )
 
-    def count_proposals(self, round: int) -> int:
-        """How many samples of a round got at least one proposal, summed over its phases."""
-        return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", round)
+    def count_proposals(self, round: int, phase: Phase | None = None) -> int:
+        """How many samples of a round got at least one proposal, in one phase or summed over both."""
+        return self._count(
+            "(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ? AND phase = COALESCE(?, phase))",
+            round,
+            phase,
+        )
 
     # Training and evaluation
 
@@ -436,7 +444,7 @@ class LineageStore:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
 
 
-def open_database(path: Path) -> Database:
+def open_database(path: Path, *, read_only: bool = False) -> Database:
     """Connect to an existing lineage database without changing it.
 
     Raises:
@@ -444,12 +452,15 @@ def open_database(path: Path) -> Database:
     """
     if not path.is_file():
         raise StoreError(f"{path}: no lineage database there")
+    database = None
     try:
-        database = _connect(path)
+        database = _connect_read_only(path) if read_only else _connect(path)
         applied = {migration.name for migration in migrations.applied(database)}
+        pending = {migration.name for migration in migrations.pending(database)}
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{path}: cannot be opened: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{path}: not a lineage database: {error}") from error
-    pending = {migration.name for migration in migrations.pending(database)}
     known = pending | {migration.name for migration in migrations._migrations}
     if newer := sorted(applied - known):
         database.close()
@@ -466,6 +477,23 @@ def _connect(path: Path) -> Database:
     database = Database(path)
     database.execute("PRAGMA foreign_keys = ON")
     database.execute("PRAGMA synchronous = NORMAL")
+    return _with_mathematics(database)
+
+
+def _connect_read_only(path: Path) -> Database:
+    """A connection that cannot write, also where the folder cannot be written and nobody else writes."""
+    for option in ("mode=ro", "immutable=1"):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{option}", uri=True)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master")
+        except sqlite3.OperationalError:  # write-ahead logging without a place for its index
+            connection.close()
+        else:
+            return _with_mathematics(Database(connection))
+    raise sqlite3.OperationalError("unable to open database file")
+
+
+def _with_mathematics(database: Database) -> Database:
     try:
         database.execute("SELECT exp(1)")
     except sqlite3.OperationalError:  # SQLite built without its mathematical functions

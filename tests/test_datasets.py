@@ -490,7 +490,7 @@ def test_assign_samples_ignores_the_order_of_the_data(shuffled: list[Record], ho
 
 @pytest.mark.parametrize(
     ("holdout", "held"),
-    [(0, 0), (0.0, 0), (1, 4), (4, 4), (5, 8), (0.001, 4), (0.1, 4), (0.25, 12), (36, 36), (0.9, 36)],
+    [(0, 0), (0.0, 0), (1, 4), (4, 4), (5, 4), (0.001, 4), (0.1, 4), (0.25, 8), (36, 36), (0.9, 36)],
 )
 def test_assign_samples_holds_out_whole_instructions(holdout: int | float, held: int) -> None:
     samples = assign_samples(FOUR_EACH, holdout, seed=1)
@@ -517,7 +517,17 @@ def test_assign_samples_draws_by_seed() -> None:
     assert assign_samples(FOUR_EACH, 4, 7) == assign_samples(FOUR_EACH, 4, 7)
 
 
-@pytest.mark.parametrize("holdout", [37, 40, 1000, 0.99])
+@pytest.mark.parametrize("seed", range(12))
+def test_assign_samples_holds_out_no_more_than_asked_for(seed: int) -> None:
+    common = [Record(Pair("asked by many", "", f"answer {n}"), {}) for n in range(90)]
+    rare = [Record(Pair(f"question {n}", "", "answer"), {}) for n in range(10)]
+    samples = assign_samples([*common, *rare], 5, seed)
+    held = [sample.pair.instruction for sample in samples if sample.split == "holdout"]
+    assert len(held) == 5
+    assert "asked by many" not in held
+
+
+@pytest.mark.parametrize("holdout", [40, 1000, 0.99])
 def test_assign_samples_refuses_to_hold_out_everything(holdout: int | float) -> None:
     with pytest.raises(DatasetError, match=rf"data.holdout = {holdout} .* all 40 pairs .* set it to 0"):
         assign_samples(FOUR_EACH, holdout, seed=0)

@@ -228,7 +228,8 @@ def test_openai_counts_are_unknown_where_the_server_gives_none() -> None:
         (503, "unavailable"),
         (418, "failed"),
         (500, "failed"),
-        (502, "failed"),
+        (502, "unavailable"),
+        (504, "unavailable"),
     ],
 )
 def test_openai_error_status_becomes_an_answer(status: int, error: str) -> None:

@@ -23,9 +23,32 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail_half_way()
-    assert list(runs.iterdir()) == []
+    assert not runs.exists()
     make(runs, "one")
     assert [path.name for path in runs.iterdir()] == ["one"]
+
+
+def test_folder_that_a_killed_process_half_made_is_swept_away(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    alive, gone = (tmp_path / f".one.{pid}.partial" for pid in (1, dead.pid))
+    for partial in (alive, gone):
+        partial.mkdir()
+    make(tmp_path, "two")
+    assert alive.exists()
+    assert not gone.exists()
+
+
+def test_folder_that_another_process_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    def be_late() -> None:
+        with RunFolder.create(tmp_path, "one"):
+            (tmp_path / "one").mkdir()
+            (tmp_path / "one/config.toml").write_text("theirs")
+
+    with pytest.raises(ConfigError, match="a run called one exists"):
+        be_late()
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert (tmp_path / "one/config.toml").read_text() == "theirs"
 
 
 def test_folder_of_an_existing_name_is_left_alone(tmp_path: Path) -> None:

@@ -211,7 +211,15 @@ def test_training_set_anchors_are_their_share_of_the_whole() -> None:
     assert chosen == choose(pool, anchor=0.4)
 
 
-def test_training_set_takes_no_anchor_twice() -> None:
-    pool = [pool_pair("original-0", 0.5, 0.5)]
-    chosen = choose(pool, anchor=0.95, keep="all")
-    assert sorted(chosen) == sorted({f"original-{index}" for index in range(10)})
+def test_training_set_counts_originals_it_has_as_anchors_and_takes_none_twice() -> None:
+    pool = [pool_pair("original-0", 0.5, 0.5), pool_pair("improved", 0.4, 0.5)]
+    assert choose(pool, anchor=0.5, keep="all") == ["original-0", "improved"]
+    chosen = choose(pool, anchor=0.9, keep="all")
+    assert len(chosen) == len(set(chosen)) == 10
+    assert sum(version.startswith("original-") for version in chosen) == 9
+
+
+@pytest.mark.parametrize(("pairs", "share", "kept"), [(100, 0.07, 7), (100, 0.55, 55), (10, 0.25, 3)])
+def test_training_set_top_fraction_is_rounded_up_exactly(pairs: int, share: float, kept: int) -> None:
+    pool = [pool_pair(f"{index:03}", 0.5, 0.5) for index in range(pairs)]
+    assert len(choose(pool, top_fraction=share)) == kept

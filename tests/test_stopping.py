@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from loop.stopping import quality, stop_reason
@@ -65,9 +67,17 @@ def test_stop_judges_only_rounds_that_were_evaluated() -> None:
 
 def test_quality_prefers_accuracy_and_turns_nll_round() -> None:
     accuracy = Evaluation("accuracy", 0.5, 9, None, None)
-    assert quality(measured(2.0)[0]) == -2.0
-    assert quality(measured(2.0)[0] | {"accuracy": accuracy}) == 0.5
-    assert quality({}) is None
+    assert quality(measured(2.0)[0], most=9) == -2.0
+    assert quality(measured(2.0)[0] | {"accuracy": accuracy}, most=9) == 0.5
+
+
+def test_quality_of_a_student_that_fails_on_some_samples_is_worse_than_any() -> None:
+    assert quality(measured(0.1)[0], most=10) == -math.inf
+    assert quality({}, most=9) == -math.inf
+    fewer = {0: measured(2.0)[0], 1: {"nll": Evaluation("nll", 0.5, 8, None, None)}}
+    for stop, expected in (({"max_drop": 0.5}, "max-drop"), ({"patience": 1}, "patience")):
+        found = stop_reason(config_with(**stop), 1, proposals=2, accepted=1, measures=fewer)
+        assert found == expected
 
 
 @pytest.mark.parametrize("best", [0.0, 0.4])

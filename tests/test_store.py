@@ -16,8 +16,8 @@ def store(tmp_path: Path) -> Iterator[LineageStore]:
         yield store
 
 
-def pending(store: LineageStore, round: int = 1, retries: int = 1, candidates: int = 1) -> list[Pending]:
-    return list(store.pending_reflections(round, "response", candidates=candidates, retries=retries))
+def pending(store: LineageStore, round: int = 1, attempts: int = 2, candidates: int = 1) -> list[Pending]:
+    return list(store.pending_reflections(round, "response", candidates=candidates, attempts=attempts))
 
 
 def decide_all(store: LineageStore, round: int, phase: str, accepted: str = "") -> None:
@@ -48,17 +48,17 @@ def test_store_asks_no_more_for_settled_proposals(store: LineageStore) -> None:
     store.add_reflections([call("b", status="unparsable")], [])
     store.add_reflections([call("c", status="no-entry")], [])
     assert [(item.sample_id, item.attempts) for item in pending(store)] == [("b", 1)]
-    assert store.count_settled(1, "response", retries=1) == 2
+    assert store.count_settled(1, "response", attempts=2) == 2
     store.add_reflections([call("b", attempt=2, status="error")], [])
     assert pending(store) == []
-    assert store.count_settled(1, "response", retries=1) == 3
+    assert store.count_settled(1, "response", attempts=2) == 3
 
 
 def test_store_commits_calls_and_proposals_together_or_not_at_all(store: LineageStore) -> None:
     orphan = original("a").__class__("nobody", None, 1, "response", 0, given("a"), None)
     with pytest.raises(sqlite3.IntegrityError):
         store.add_reflections([call("a")], [orphan])
-    assert store.count_settled(1, "response", retries=0) == 0
+    assert store.count_settled(1, "response", attempts=1) == 0
 
 
 def test_store_incumbents_follow_the_decisions(store: LineageStore) -> None:

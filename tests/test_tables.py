@@ -67,7 +67,8 @@ def test_trace_of_hostile_text_only_shows_it() -> None:
         "scores": [{"student": "s0", "ifd": None, "r_ifd": None, "status": "empty"}],
     }  # fmt: skip
     failure = {
-        "round": 1, "phase": "response", "attempt": 2, "status": "error", "error": "\x1b]0;x\x07 [red]",
+        "round": 1, "phase": "response", "candidate": 1, "attempt": 2, "status": "error",
+        "error": "\x1b]0;x\x07 [red]",
     }  # fmt: skip
     trace = {
         "sample": "abc", "position": 0, "split": "train", "versions": [version], "failures": [failure],
@@ -78,7 +79,7 @@ def test_trace_of_hostile_text_only_shows_it() -> None:
     assert "\ufffd[2Jgone" in text
     assert "\x1b" not in text
     assert "under s0    cannot be scored: empty" in text
-    assert "attempt 2 failed, error: \ufffd]0;x\ufffd [red]" in text
+    assert "candidate 1, attempt 2 failed, error: \ufffd]0;x\ufffd [red]" in text
     assert "trained on in rounds: 1, 2" in text
 
 

@@ -1,3 +1,5 @@
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,3 +48,16 @@ def test_inert_text_cannot_steer_a_terminal() -> None:
     assert inert("red \x1b[31m\rover\u202e\x9b2J") == "red \ufffd[31m\ufffdover\ufffd\ufffd2J"
     assert inert("tab\tand\nline") == "tab\tand\nline"
     assert render_diff("a", "\x1b]0;title\x07", colour=True).plain.count("\x1b") == 0
+
+
+def test_diff_words_of_long_texts_goes_by_sentences_and_is_quick() -> None:
+    old = " ".join(f"Sentence {index} says {index * 7}." for index in range(3000))
+    new = old.replace("Sentence 17 says 119.", "Sentence 17 says nothing!")
+    began = time.monotonic()
+    changes = diff_words(old, new)
+    assert time.monotonic() - began < 5
+    assert [text for change, text in changes if change != "same"] == [
+        "Sentence 17 says 119. ",
+        "Sentence 17 says nothing! ",
+    ]
+    assert "".join(text for change, text in changes if change != "added") == old

@@ -25,7 +25,7 @@ _OPENAI_URL = "https://api.openai.com/v1"
 # Faults of key, credit, address or model: no request of this run can succeed.
 _FATAL = (401, 402, 403, 404)
 _REFUSED = (400, 413, 422)
-_BUSY = (429, 503)
+_BUSY = (429, 502, 503, 504)  # nobody behind the address could take the request
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
 _MESSAGE_LENGTH = 500
