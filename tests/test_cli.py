@@ -1,8 +1,13 @@
 """The real command on a tiny real world: what it prints, what it exits with, what it leaves behind."""
 
 import json
+import os
 import re
+import shutil
+import sqlite3
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +203,18 @@ def test_init_writes_a_config_once(
         (["run", "config.toml", "--name", "new", "--set", "student.template=chat"], "chat template"),
         (["run", "config.toml", "--name", "new", "--set", "evaluate.checker=nope:f"], "cannot import nope"),
         (["run", "config.toml", "--name", "new", "--set", "selection.policy=best"], "selection.policy"),
+        (["run", "config.toml", "--name", ""], "name: string should match pattern"),
+        (["run", "config.toml", "--name", "new", "--set", "data.holdout=true"], "data.holdout"),
         (["resume", "missing"], "no run called missing in runs; known: tiny"),
         (["show", "missing"], "no run called missing"),
         (["show", "../runs/tiny"], "no run called"),
         (["trace", "tiny", "999"], "no sample 999; give a position from 0 to 39"),
         (["export", "tiny", "-o", "no/folder/x.json"], "no/folder"),
         (["score", "missing.json", "--student", "student", "--template", "plain"], "missing.json"),
+        (
+            ["score", "data.json", "--student", "student", "--template", "plain", "--adapter", "none"],
+            "no LoRA adapter there",
+        ),
         (["score", "data.json", "--student", "./none"], "no such model folder"),
         (["score", "data.json", "--student", "student", "--json"], "say with -o FILE"),
     ],
@@ -240,9 +251,6 @@ def test_wrong_use_is_explained(
 
 
 def test_run_made_by_a_newer_version_is_refused(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-    import sqlite3
-
     shutil.copytree(inside / "runs/tiny", inside / "later/newer")
     with sqlite3.connect(inside / "later/newer/lineage.db") as connection:
         connection.execute(
@@ -254,13 +262,74 @@ def test_run_made_by_a_newer_version_is_refused(inside: Path, capsys: pytest.Cap
 
 
 def test_run_made_by_another_machine_is_not_resumed(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-    import sqlite3
-
     shutil.copytree(inside / "runs/tiny", inside / "other/tiny")
     with sqlite3.connect(inside / "other/tiny/lineage.db") as connection:
         connection.execute("UPDATE runs SET versions = json_set(versions, '$.graph', 'another')")
     assert "whose machine has other nodes" in complaint(capsys, "resume", "tiny", "--runs", "other")
+
+
+def copy_of_run(world: Path, runs: str) -> Path:
+    shutil.copytree(world / "runs/tiny", world / runs / "tiny")
+    return world / runs / "tiny"
+
+
+def test_run_whose_config_was_changed_is_not_resumed(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = copy_of_run(inside, "changed") / "config.toml"
+    config.write_text(config.read_text().replace("rounds = 2", "rounds = 5").replace("r = 4", "r = 8"))
+    message = complaint(capsys, "resume", "tiny", "--runs", "changed")
+    assert "config.toml was changed since the run began (rounds, refinetune.r)" in message
+
+
+def test_run_with_broken_checkpoints_goes_on_without_them(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of_run(inside, "broken")
+    before = document(capsys, "show", "tiny", "--runs", "broken")
+    (folder / "checkpoints.db").write_bytes(b"no database" * 100)
+    assert invoke("resume", "tiny", "--runs", "broken") == 2
+    assert "delete it, the lineage alone says where to go on" in capsys.readouterr().err
+    (folder / "checkpoints.db").unlink()
+    assert invoke("resume", "tiny", "--runs", "broken") == 0
+    after = document(capsys, "show", "tiny", "--runs", "broken")
+    for row in (*before["rounds"], *after["rounds"]):
+        row.pop("seconds")
+    assert after == before | {"status": "finished"}
+
+
+def test_run_can_be_moved_and_read_where_nothing_can_be_written(world: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("takes root, to run as somebody who may not write")
+    with tempfile.TemporaryDirectory() as elsewhere:
+        os.chmod(elsewhere, 0o755)
+        moved = Path(elsewhere) / "tiny"
+        shutil.copytree(world / "runs/tiny", moved)
+        for name in ("lineage.db-wal", "lineage.db-shm"):
+            (moved / name).unlink(missing_ok=True)
+        code = (
+            "import os, sys; from pathlib import Path; from state.history import History\n"
+            "import sqlite_utils; sqlite_utils.Database(memory=True)  # loads plugins, while it may\n"
+            "os.setuid(65534)\n"
+            "with History.open(Path(sys.argv[1]) / 'lineage.db') as history: print(history.last_round())"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(moved)],
+            cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (result.stdout, result.stderr) == ("2\n", "")
+
+
+def test_runs_lists_what_cannot_be_read_beside_the_others(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_of_run(inside, "mixed")
+    (inside / "mixed/junk").mkdir()
+    (inside / "mixed/junk/lineage.db").write_text("this is no database, whatever its name may say")
+    listed = {run["name"]: run["status"] for run in document(capsys, "runs", "--runs", "mixed")}
+    assert listed == {"tiny": "finished", "junk": "unreadable"}
+    assert invoke("runs", "--runs", "mixed") == 0
+    assert "unreadable" in capsys.readouterr().out
 
 
 def test_unexpected_errors_are_one_line_and_a_traceback_on_request(

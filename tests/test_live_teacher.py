@@ -102,6 +102,25 @@ def test_loop_with_a_dead_server_stops_and_can_go_on(tmp_path: Path) -> None:
     assert config.is_file()
 
 
+def test_loop_survives_a_server_that_breaks_down_on_the_way(tmp_path: Path) -> None:
+    broken = True
+
+    def reply(request: Mapping[str, Any], number: int) -> Reply:
+        return Reply(status=500) if broken and number >= 10 else improve(dict(request), number)
+
+    with serve_teacher(reply) as server:
+        live_world(tmp_path, server.url, concurrency=2, retries=0)
+        failed = reflectune("run", "config.toml", "--set", "rounds=1", cwd=tmp_path)
+        assert failed.returncode == 1
+        assert "calls in a row failed" in failed.stderr.splitlines()[-1]
+        broken = False
+        result = reflectune("resume", "tiny", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    one = shown(tmp_path)["rounds"][1]
+    assert one["instruction"]["reflected"] == TRAIN, "the outage is no fault of any pair"
+    assert one["instruction"]["failed"] == 0
+
+
 def test_loop_with_a_babbling_local_teacher_accepts_nothing(tmp_path: Path) -> None:
     save_tiny_llama(tmp_path / "teacher", context=2048)
     settings = {"engine": "transformers", "model": "teacher", "path": None}
