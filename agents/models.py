@@ -5,7 +5,7 @@ prompts or scores.
 """
 
 import gc
-import os
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,21 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
 from state.config import StudentConfig
 from state.errors import AdapterError, StudentError
 
 __all__ = [
     "attach_adapter",
+    "check_four_bit",
     "check_match",
     "context_length",
     "free_memory",
     "open_model",
     "open_tokenizer",
+    "resolve_student",
     "set_threads",
 ]
 
@@ -34,9 +37,27 @@ transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
 
+def resolve_student(config: StudentConfig) -> StudentConfig:
+    """The same student with its CPU threads and number format settled, by measuring where it leaves them.
+
+    Measuring gives other answers at other times: a run does this once and keeps them. A number format
+    stays "auto" only off the CPU, for a model whose config.json does not name its own.
+
+    Raises:
+        StudentError: no such model or device.
+    """
+    if config.threads is None:
+        config = config.model_copy(update={"threads": measure_threads()})
+    return config.model_copy(update={"dtype": _dtype(config)})
+
+
 def set_threads(threads: int | None) -> None:
-    """Set torch's CPU threads; None takes half of the visible CPUs, but two where there are two."""
-    visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Set torch's CPU threads.
+
+    None takes half of the visible CPUs, but two where there are two: the same in every process, unlike
+    what is measured.
+    """
+    visible = visible_cpus()
     torch.set_num_threads(threads or max(visible // 2, min(visible, 2)))
 
 
@@ -57,14 +78,20 @@ def open_tokenizer(config: StudentConfig) -> Any:
     return tokenizer
 
 
-def open_model(config: StudentConfig) -> Any:
+def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
     """The student's base model on its device, in eval mode. Remote code is never run.
+
+    With `load_in_4bit` its linear layers hold NF4 weights and compute in `dtype`: for training only, and
+    only where `check_four_bit` has nothing against it.
 
     Raises:
         StudentError: no such model, incomplete weights, or no such device.
     """
     device = _device(config.device)
-    dtype = "float32" if config.dtype == "auto" and device.type == "cpu" else config.dtype
+    dtype = _dtype(config)
+    how: dict[str, Any] = {}
+    if load_in_4bit:
+        how = {"quantization_config": _four_bit(dtype), "device_map": {"": device}}
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             config.model,
@@ -72,15 +99,30 @@ def open_model(config: StudentConfig) -> Any:
             dtype=dtype,
             trust_remote_code=False,
             output_loading_info=True,
+            **how,
         )
     except Exception as error:  # whatever foreign files can cause
         raise _not_opened(config, "model", error) from error
     if missing := sorted(loading["missing_keys"]):
         raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
     try:
-        return model.to(device).eval()
+        return model.eval() if load_in_4bit else model.to(device).eval()
     except torch.OutOfMemoryError as error:
         raise StudentError(f"{config.model}: does not fit into the memory of {device}") from error
+
+
+def check_four_bit(config: StudentConfig) -> None:
+    """Refuse 4-bit base weights where they cannot be had.
+
+    Raises:
+        AdapterError: the student's device is no CUDA device, or bitsandbytes is not installed.
+        StudentError: no such device.
+    """
+    device = _device(config.device)
+    if device.type != "cuda":
+        raise AdapterError(f"refinetune.load_in_4bit needs a CUDA device, and the student is on {device}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise AdapterError("refinetune.load_in_4bit needs bitsandbytes; `pip install bitsandbytes`")
 
 
 def check_match(model: Any, tokenizer: Any) -> None:
@@ -138,6 +180,32 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def _dtype(config: StudentConfig) -> str:
+    """For "auto" the model's own number format; on a CPU float32, unless it is bfloat16 and faster there."""
+    if config.dtype != "auto":
+        return config.dtype
+    try:
+        own = AutoConfig.from_pretrained(
+            config.model, revision=config.revision, trust_remote_code=False
+        ).dtype
+    except Exception as error:  # whatever foreign files can cause
+        raise _not_opened(config, "model", error) from error
+    if _device(config.device).type == "cpu":
+        # bfloat16 would be coarser than a float16 model's own weights.
+        return "bfloat16" if own == torch.bfloat16 and prefers_bfloat16() else "float32"
+    names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+    return names.get(own, "auto")
+
+
+def _four_bit(dtype: str) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=None if dtype == "auto" else dtype,
+    )
 
 
 def _device(name: str) -> torch.device:

@@ -30,7 +30,7 @@ from state.config import RefinetuneConfig, RunConfig
 from state.errors import AdapterError, StudentError
 from state.records import Pair, content_hash
 
-__all__ = ["hash_adapter", "refinetune_student"]
+__all__ = ["check_refinetune", "hash_adapter", "refinetune_student"]
 
 _FILES = ("adapter_model.safetensors", "adapter_config.json")
 _METRICS = "metrics.json"
@@ -51,7 +51,8 @@ def refinetune_student(
     Loss: mean negative log-likelihood over the target tokens of a whole optimizer step, nats per token.
     Targets are the response and the EOS after it; a response cut by max_length has no EOS, and a pair
     with nothing left of it is left out. Sequences are packed as in scoring, in an order drawn anew for
-    every epoch from (seed, round). On a CPU a killed and resumed training gives the same bits.
+    every epoch from (seed, round). The base computes in `student.dtype`, the adapter and the optimizer
+    in float32. On a CPU a killed and resumed training gives the same bits.
 
     Args:
         config: its student, refinetune and seed.
@@ -68,13 +69,15 @@ def refinetune_student(
 
     Raises:
         AdapterError: nothing to train on, a loss that is not finite, target_modules the model does not
-            have, out of memory, or an `out` that is not a finished adapter.
+            have, out of memory, 4-bit weights where there is no CUDA or bitsandbytes, or an `out` that is
+            not a finished adapter.
         StudentError: the base model cannot be opened.
     """
     partial = out.with_name(f".{out.name}.partial")
     if out.exists():
         metrics = _read_metrics(out)
     else:
+        _check_four_bit(config)
         _claim(partial, _fingerprint(config, pairs, previous, round))
         try:
             metrics = _train(config, pairs, partial, previous, round, on_step)
@@ -82,12 +85,35 @@ def refinetune_student(
             shutil.rmtree(partial)
             raise AdapterError(f"{out}: {error}; try a lower refinetune.lr") from error
         except torch.OutOfMemoryError as error:
-            raise AdapterError(f"{out}: out of memory; lower student.batch_tokens") from error
+            raise AdapterError(
+                f"{out}: out of memory; set refinetune.gradient_checkpointing or lower student.batch_tokens"
+            ) from error
         finally:
             models.free_memory()
         _publish(partial / "adapter", metrics, out)
     shutil.rmtree(partial, ignore_errors=True)
     return metrics
+
+
+def check_refinetune(config: RunConfig) -> None:
+    """Open the student as a round will, adapter and all: what cannot work shows before anything is paid.
+
+    Raises:
+        AdapterError: target_modules the model does not have, or 4-bit weights without CUDA or bitsandbytes.
+        StudentError: model, tokenizer, template or device cannot be used.
+    """
+    _check_four_bit(config)
+    tokenizer = models.open_tokenizer(config.student)
+    open_template(config.student.template, tokenizer)
+    base = models.open_model(config.student)
+    models.check_match(base, tokenizer)
+    _adapt(base, config.refinetune, None)
+    models.free_memory()
+
+
+def _check_four_bit(config: RunConfig) -> None:
+    if config.refinetune.load_in_4bit:
+        models.check_four_bit(config.student)
 
 
 def hash_adapter(folder: Path) -> str:
@@ -111,10 +137,10 @@ def _train(
     on_step: OnStep,
 ) -> dict[str, float]:
     started = time.monotonic()
-    student, refinetune = config.student, config.refinetune
+    student, refinetune = models.resolve_student(config.student), config.refinetune
     models.set_threads(student.threads)
     tokenizer = models.open_tokenizer(student)
-    base = models.open_model(student)
+    base = models.open_model(student, load_in_4bit=refinetune.load_in_4bit)
     models.check_match(base, tokenizer)
     sequences = _encode(config, tokenizer, base, pairs)
     seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
@@ -134,6 +160,7 @@ def _train(
         lr=refinetune.lr,
         warmup=refinetune.warmup,
         seed=seed,
+        gradient_checkpointing=refinetune.gradient_checkpointing,
         on_step=on_step,
     )
     save_adapter(model, partial / "adapter")

@@ -3,22 +3,29 @@
 Sequences stand one behind the other in a row without padding. Where the model heeds a mask of ours, what
 they begin with in common (BOS, a prompt's opening, a whole prompt) stands there once, as in a tree: every
 token attends to the tokens before it in its own sequence. Else positions that restart tell the model
-where each sequence begins. Nothing here knows texts, pairs or terms.
+where each sequence begins. On a CPU attention goes branch by branch, so that what the mask hides costs
+nothing. Nothing here knows texts, pairs or terms.
 """
 
 import inspect
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from agents.targets import Encoded
 from state.errors import StudentError
 from state.records import Score
 
 __all__ = [
+    "Branch",
     "Packing",
     "Row",
     "build_row",
@@ -31,9 +38,22 @@ __all__ = [
 
 _CHUNK = 512  # rows of logits taken to float32 at a time
 
-# On a CPU attention pays for the masked-away part of a row too, which grows with its square: a 6M model
-# scores 11 k tokens/s in rows of 512 and 7 k in rows of 2,048, larger models are equally fast in both.
+# On a CPU attention under a mask pays for the masked-away part of a row too, which grows with its square;
+# branch by branch it does not, and longer rows share more. Beyond 1,024 tokens nothing more is gained.
 _CPU_ROW = 512
+_CPU_TREE_ROW = 1024
+
+_BY_BRANCHES = "reflectune_branches"  # what transformers calls our attention
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The tokens of a tree row from `start` to `end`: one sequence's own, B in number."""
+
+    start: int
+    end: int
+    seen: torch.Tensor | slice  # indexes of the S tokens they attend to: shared ones, then their own
+    mask: torch.Tensor | None  # (B, S) which of them each attends to; None: its own up to itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +65,12 @@ class Row:
     predicting: torch.Tensor  # (N,) indexes of the tokens that predict a target
     targets: torch.Tensor  # (N,) the ids they should predict
     mask: torch.Tensor | None = None  # (T, T) which tokens each token attends to; None: by positions
+    branches: Sequence[Branch] = ()  # the same as the mask, without what it hides
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Packing:
-    """How sequences go into rows for one model."""
+    """How sequences go into rows for one model. Scoring halves the rows when memory runs out."""
 
     row_tokens: int  # most tokens of a row; 1 where every sequence needs a row of its own
     shares_prefixes: bool  # whether what sequences begin with in common is computed once
@@ -96,13 +117,13 @@ def build_tree_row(sequences: Sequence[Encoded]) -> Row:
     positions: list[int] = []
     predicting: list[int] = []
     targets: list[int] = []
-    branches: list[tuple[int, int, list[int]]] = []  # new tokens from start to end, shared ones before
+    spans: list[tuple[int, int, list[int]]] = []  # new tokens from start to end, shared ones before
     path: list[int] = []  # where the tokens of the sequence before stand
     before: list[int] = []
     for sequence in sequences:
         shared = _count_shared(before, sequence.ids)
         start, end = len(ids), len(ids) + len(sequence.ids) - shared
-        branches.append((start, end, path[:shared]))
+        spans.append((start, end, path[:shared]))
         path = path[:shared] + list(range(start, end))
         ids += sequence.ids[shared:]
         positions += range(shared, len(sequence.ids))
@@ -110,11 +131,14 @@ def build_tree_row(sequences: Sequence[Encoded]) -> Row:
         targets += sequence.ids[sequence.first_target :]
         before = sequence.ids
     mask = torch.zeros(len(ids), len(ids), dtype=torch.bool)
-    for start, end, shared_path in branches:
-        mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
-        mask[start:end, shared_path] = True
+    branches = [_branch(mask, start, end, shared_path) for start, end, shared_path in spans]
     return Row(
-        torch.tensor(ids), torch.tensor(positions), torch.tensor(predicting), torch.tensor(targets), mask
+        torch.tensor(ids),
+        torch.tensor(positions),
+        torch.tensor(predicting),
+        torch.tensor(targets),
+        mask,
+        branches,
     )
 
 
@@ -122,7 +146,10 @@ def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) 
     """Sum the log-probabilities of each sequence's targets, in nats, in the given order.
 
     Formula: sum_logprob = sum_t log softmax(logits_(t-1))[id_t], in float32 per token and float64 in
-    sums. Every score depends on its own sequence only (float32: within 1e-5 of it alone).
+    sums. Every score depends on its own sequence only (float32: within 1e-5 of it alone). On a GPU the
+    passes follow one another without waiting; what they give is fetched once, at the end. A row that
+    memory runs out on is packed anew with the rows still to come, at half of `packing.row_tokens`,
+    which stays halved.
 
     Args:
         model: a causal language model in eval mode.
@@ -131,62 +158,68 @@ def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) 
 
     Returns:
         Scores that are "ok" or, where a sum is not a finite number, "non-finite" without sums.
+
+    Raises:
+        StudentError: out of memory in a pass over one sequence.
     """
-    scores: dict[int, Score] = {}
-    for members in _rows(sequences, packing):
-        row = [sequences[member] for member in members]
-        sums = _sum_logprobs(model, row, packing)
+    totals: dict[int, float] = {}
+    for row, sums in _sum_logprobs(model, sequences, packing):
         if len(row) > 1 and not all(map(math.isfinite, sums)):
             # Attention multiplies what is masked away by 0, and 0 * NaN is NaN: ask for each alone.
-            sums = [_sum_logprobs(model, [sequence], packing)[0] for sequence in row]
-        scores |= zip(members, map(_score, row, sums), strict=True)
-    return [scores[index] for index in range(len(sequences))]
+            sums = [_sum_logprobs(model, [sequences[index]], packing)[0][1][0] for index in row]
+        totals |= zip(row, sums, strict=True)
+    return [_score(sequence, totals[index]) for index, sequence in enumerate(sequences)]
 
 
 def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     """Log-probability of every target in a row, nats, float32 (N,).
 
     The head runs on the predicting tokens only, where the model knows `logits_to_keep`; its own
-    forward applies whatever it does to logits. Gradients flow if they are on.
+    forward applies whatever it does to logits. Gradients flow if they are on. The values stay on the
+    model's device, and nothing here waits for them.
 
     Raises:
-        StudentError: out of memory.
+        torch.OutOfMemoryError: the row is too long for the device.
     """
-    device = model.device
-    predicting, targets = row.predicting.to(device), row.targets.to(device)
-    inputs: dict[str, Any] = {"input_ids": row.ids.to(device)[None], "use_cache": False}  # (1, T)
+    predicting, targets = _send(row.predicting, model.device), _send(row.targets, model.device)
+    inputs: dict[str, Any] = {"input_ids": _send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
     if row.mask is not None:
-        inputs["attention_mask"] = row.mask.to(device)[None, None]  # (1, 1, T, T)
+        inputs["attention_mask"] = _send(row.mask, model.device)[None, None]  # (1, 1, T, T)
+    if row.branches and model.config._attn_implementation == _BY_BRANCHES:
+        inputs["branches"] = row.branches
     if _accepts(model, "position_ids"):
-        inputs["position_ids"] = row.positions.to(device)[None]  # (1, T)
+        inputs["position_ids"] = _send(row.positions, model.device)[None]  # (1, T)
     keeps = _accepts(model, "logits_to_keep")
     if keeps:
         inputs["logits_to_keep"] = predicting
-    try:
-        logits = model(**inputs).logits[0]  # (N, V), or (T, V) where the model keeps all
-        logits = logits if keeps else logits[predicting]
-        chunks = zip(logits.split(_CHUNK), targets.split(_CHUNK), strict=True)
-        return torch.cat([_gather_logprobs(chunk, ids) for chunk, ids in chunks])
-    except torch.OutOfMemoryError as error:
-        raise StudentError(
-            f"out of memory in a pass over {len(row.ids)} tokens; lower student.batch_tokens "
-            "(or student.max_length, if it is one long pair)"
-        ) from error
+    logits = model(**inputs).logits[0]  # (N, V), or (T, V) where the model keeps all
+    logits = logits if keeps else logits[predicting]
+    chunks = zip(logits.split(_CHUNK), targets.split(_CHUNK), strict=True)
+    return torch.cat([_gather_logprobs(chunk, ids) for chunk, ids in chunks])
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
     """How to put sequences into rows for a model, found by trying what it heeds.
 
+    On a CPU the model is made to attend branch by branch in rows that share prefixes; in all other
+    passes it attends as before.
+
     Args:
         model: a causal language model in eval mode.
         batch_tokens: most tokens of a row.
         share_prefixes: compute what sequences begin with in common once, where the model allows it.
+
+    Raises:
+        StudentError: out of memory at once.
     """
-    row_tokens = min(batch_tokens, _CPU_ROW) if model.device.type == "cpu" else batch_tokens
     if not _accepts(model, "position_ids"):
         return Packing(1, shares_prefixes=False)
-    if share_prefixes and _attends_to_everything(model) and _is_exact(model, build_tree_row):
-        return Packing(row_tokens, shares_prefixes=True)
+    on_cpu = model.device.type == "cpu"
+    row_tokens = min(batch_tokens, _CPU_ROW) if on_cpu else batch_tokens
+    if share_prefixes and _attends_to_everything(model):
+        by_branches = on_cpu and _attend_by_branches(model)
+        if _is_exact(model, build_tree_row):
+            return Packing(min(batch_tokens, _CPU_TREE_ROW) if by_branches else row_tokens, True)
     return Packing(row_tokens if _is_exact(model, build_row) else 1, shares_prefixes=False)
 
 
@@ -199,6 +232,70 @@ def _attends_to_everything(model: Any) -> bool:
     return not getattr(config, "sliding_window", None)
 
 
+def _attend_by_branches(model: Any) -> bool:
+    """Have a model call our attention instead of torch's; whether it can."""
+    kinds = [parameter.kind for parameter in inspect.signature(_base(model).forward).parameters.values()]
+    if model.config._attn_implementation == "sdpa" and inspect.Parameter.VAR_KEYWORD in kinds:
+        model.set_attn_implementation(_BY_BRANCHES)
+    return bool(model.config._attn_implementation == _BY_BRANCHES)
+
+
+def _branch_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    branches: Sequence[Branch] = (),
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of transformers' models, branch by branch where a row comes with branches.
+
+    Args:
+        module: the attention layer.
+        query: (1, H, T, D).
+        key: (1, G, T, D), each of the G heads for H / G heads of the query.
+        value: (1, G, T, D).
+        attention_mask: (1, 1, T, T), the same as the branches.
+        branches: of a tree row, in its order; none in any other pass.
+        settings: what the model asks for besides; `scaling` counts.
+
+    Returns:
+        (1, T, H, D), and no weights.
+    """
+    if not branches:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+        return output, None
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    outputs = [
+        torch.nn.functional.scaled_dot_product_attention(
+            query[:, :, branch.start : branch.end],
+            key[:, :, branch.seen],
+            value[:, :, branch.seen],
+            attn_mask=branch.mask,
+            is_causal=branch.mask is None,
+            scale=settings.get("scaling"),
+        )
+        for branch in branches
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_BY_BRANCHES, _branch_attention)
+AttentionMaskInterface.register(_BY_BRANCHES, sdpa_mask)
+
+
+def _branch(mask: torch.Tensor, start: int, end: int, shared: list[int]) -> Branch:
+    """A branch after the shared tokens, written into the mask (T, T) of its row."""
+    mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+    mask[start:end, shared] = True
+    if not shared:
+        return Branch(start, end, slice(start, end), None)
+    seen = torch.tensor([*shared, *range(start, end)])
+    return Branch(start, end, seen, mask[start:end, seen])
+
+
 def _is_exact(model: Any, build: Callable[[Sequence[Encoded]], Row]) -> bool:
     """Whether a row of sequences, some of which begin alike, gives what each of them gives alone.
 
@@ -209,25 +306,27 @@ def _is_exact(model: Any, build: Callable[[Sequence[Encoded]], Row]) -> bool:
     sequences = [
         Encoded([token[index] for index in line], 1) for line in ((0, 1, 2, 3), (0, 1, 4, 5), (6, 7))
     ]
-    with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
-        together = target_logprobs(model, build(sequences))
-        alone = torch.cat([target_logprobs(model, build_row([sequence])) for sequence in sequences])
+    try:
+        with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
+            together = target_logprobs(model, build(sequences))
+            alone = torch.cat([target_logprobs(model, build_row([sequence])) for sequence in sequences])
+    except torch.OutOfMemoryError as error:
+        raise StudentError(f"no memory is left on {model.device} for a pass over 12 tokens") from error
     together, alone = together.nan_to_num(), alone.nan_to_num()
     # Kernels may round differently by what stands beside; a leak is far larger.
     tolerance = torch.finfo(model.dtype).eps ** 0.5 * alone.abs().max()
     return bool((together - alone).abs().max() <= tolerance)
 
 
-def _rows(sequences: Sequence[Encoded], packing: Packing) -> list[list[int]]:
-    """Indexes of the sequences of each row; those that begin alike stand together if that saves work."""
-    order = list(range(len(sequences)))
+def _rows(sequences: Sequence[Encoded], indexes: Sequence[int], packing: Packing) -> list[list[int]]:
+    """Those indexes, row by row; sequences that begin alike stand together if that saves work."""
     if not packing.shares_prefixes:
-        return pack([len(sequences[index].ids) for index in order], packing.row_tokens)
-    order.sort(key=lambda index: sequences[index].ids)
+        packed = pack([len(sequences[index].ids) for index in indexes], packing.row_tokens)
+        return [[indexes[place] for place in row] for row in packed]
     rows: list[list[int]] = []
     room = 0
     before: list[int] = []
-    for index in order:
+    for index in sorted(indexes, key=lambda index: sequences[index].ids):
         ids = sequences[index].ids
         new = len(ids) - _count_shared(before, ids)
         if not rows or new > room:
@@ -250,12 +349,55 @@ def _gather_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)  # (n,)
 
 
-def _sum_logprobs(model: Any, sequences: Sequence[Encoded], packing: Packing) -> list[float]:
+def _sum_logprobs(
+    model: Any, sequences: Sequence[Encoded], packing: Packing
+) -> list[tuple[list[int], list[float]]]:
+    """Indexes of the sequences of each row, and their sums."""
+    passed = list(_pass_rows(model, sequences, packing))
+    if not passed:
+        return []
+    logprobs = torch.cat([logprobs for _, logprobs in passed]).cpu().double()  # the only wait for a GPU
+    counts = torch.tensor([_num_targets(sequences[index]) for row, _ in passed for index in row])
+    owners = torch.arange(len(counts)).repeat_interleave(counts)  # of every target
+    sums = iter(logprobs.new_zeros(len(counts)).index_add_(0, owners, logprobs).tolist())
+    return [(row, list(itertools.islice(sums, len(row)))) for row, _ in passed]
+
+
+def _pass_rows(
+    model: Any, sequences: Sequence[Encoded], packing: Packing
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Indexes of the sequences of each row, and the log-probabilities (N,) of the row on the device."""
+    rows = deque(_rows(sequences, range(len(sequences)), packing))
+    while rows:
+        row = rows.popleft()
+        logprobs = _try_row(model, [sequences[index] for index in row], packing)
+        if logprobs is not None:
+            yield row, logprobs
+        elif len(row) > 1:
+            packing.row_tokens = max(1, packing.row_tokens // 2)
+            rows = deque(_rows(sequences, sorted(itertools.chain(row, *rows)), packing))
+        else:
+            raise StudentError(
+                f"out of memory in a pass over one sequence of {len(sequences[row[0]].ids)} tokens; "
+                "lower student.max_length"
+            )
+
+
+def _try_row(model: Any, sequences: Sequence[Encoded], packing: Packing) -> torch.Tensor | None:
+    """Log-probabilities of a row; None where memory runs out, with nothing left that holds some."""
     row = build_tree_row(sequences) if packing.shares_prefixes else build_row(sequences)
-    with torch.inference_mode():
-        logprobs = target_logprobs(model, row).cpu().double()  # (N,)
-    parts = logprobs.split([_num_targets(sequence) for sequence in sequences])
-    return [float(part.sum()) for part in parts]
+    try:
+        with torch.inference_mode():
+            return target_logprobs(model, row)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values on a device; a copy to a GPU is queued there, from memory it can read by itself."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def _score(sequence: Encoded, total: float) -> Score:
@@ -269,5 +411,8 @@ def _num_targets(sequence: Encoded) -> int:
 
 
 def _accepts(model: Any, parameter: str) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return parameter in inspect.signature(base.forward).parameters
+    return parameter in inspect.signature(_base(model).forward).parameters
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

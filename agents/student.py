@@ -19,6 +19,12 @@ from state.records import Pair, Score, Term
 
 __all__ = ["Response", "Student", "check_student"]
 
+# A target alone -> the same target behind its prompt.
+_BEHIND_PROMPT: dict[Term, Term] = {
+    "response_alone": "response_given_instruction",
+    "instruction_alone": "instruction_given_response",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -57,6 +63,7 @@ class Student:
         check_student(config)
         from agents import models  # torch loads here, so that checking and importing stay cheap
 
+        config = models.resolve_student(config)
         models.set_threads(config.threads)
         tokenizer = models.open_tokenizer(config)
         template = open_template(config.template, tokenizer)
@@ -69,6 +76,9 @@ class Student:
     def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
         """Score targets, aligned with the questions; equal renderings are computed once.
 
+        Where max_length cuts a target behind its prompt, the same target alone is cut to as many tokens:
+        the two sides of an IFD or r-IFD are about the same tokens.
+
         Returns:
             One score a question. One that cannot be scored says so in its status and has no sums.
 
@@ -77,9 +87,10 @@ class Student:
         """
         from agents.scoring import score_sequences
 
-        texts = [self._render(pair, term) for pair, term in questions]
+        rooms = self._find_rooms(questions)
+        texts = [(self._render(*question), rooms.get(index)) for index, question in enumerate(questions)]
         distinct = list(dict.fromkeys(texts))
-        encoded = self._encoder.encode(distinct)
+        encoded = self._encoder.encode([text for text, _ in distinct], [room for _, room in distinct])
         sequences = [item for item in encoded if isinstance(item, Encoded)]
         scored = iter(score_sequences(self._model, sequences, self._packing))
         scores = {
@@ -130,6 +141,30 @@ class Student:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _find_rooms(self, questions: Sequence[tuple[Pair, Term]]) -> dict[int, int]:
+        """Tokens that max_length leaves of a target behind its prompt, for targets alone that it cuts.
+
+        Returns:
+            Index of the question -> tokens; questions about a target that is not cut are missing.
+        """
+        asked = {
+            index: self._render(pair, _BEHIND_PROMPT[term])
+            for index, (pair, term) in enumerate(questions)
+            if term in _BEHIND_PROMPT
+        }
+        # A text has about as many tokens as bytes at the most: the others need no look.
+        long = [
+            i
+            for i, (prefix, target) in asked.items()
+            if len((prefix + target).encode()) + 9 > self.max_length
+        ]
+        encoded = self._encoder.encode([asked[index] for index in long])
+        return {
+            index: len(item.ids) - item.first_target
+            for index, item in zip(long, encoded, strict=True)
+            if isinstance(item, Encoded) and item.truncated
+        }
 
     def _render(self, pair: Pair, term: Term) -> tuple[str, str]:
         match term:

@@ -53,17 +53,25 @@ class TargetEncoder:
         # would then seem to end before the space that begins the target.
         self._backend.post_processor = None
 
-    def encode(self, texts: Sequence[tuple[str, str]]) -> list[Encoded | TargetFailure]:
+    def encode(
+        self, texts: Sequence[tuple[str, str]], most_targets: Sequence[int | None] | None = None
+    ) -> list[Encoded | TargetFailure]:
         """Encode (prefix, target) texts, in order.
 
         A target text that is empty or gives no token is "empty"; one that max_length leaves nothing of
         is "truncated-away".
+
+        Args:
+            texts: prefix and target of each.
+            most_targets: of each, how many target tokens to keep; None for as many as fit.
         """
         joined = [prefix + target for prefix, target in texts]
         encodings = self._backend.encode_batch(joined, add_special_tokens=False)
         return [
-            self._cut(encoding.ids, encoding.offsets, len(prefix))
-            for encoding, (prefix, _) in zip(encodings, texts, strict=True)
+            self._cut(encoding.ids, encoding.offsets, len(prefix), most)
+            for encoding, (prefix, _), most in zip(
+                encodings, texts, most_targets or [None] * len(texts), strict=True
+            )
         ]
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
@@ -74,7 +82,9 @@ class TargetEncoder:
             for encoding in encodings
         ]
 
-    def _cut(self, ids: list[int], offsets: list[tuple[int, int]], boundary: int) -> Encoded | TargetFailure:
+    def _cut(
+        self, ids: list[int], offsets: list[tuple[int, int]], boundary: int, most: int | None
+    ) -> Encoded | TargetFailure:
         first_target = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
         if first_target == len(ids):
             return "empty"
@@ -82,4 +92,5 @@ class TargetEncoder:
             ids, first_target = [self._first_id, *ids], first_target + 1
         if first_target >= self._max_length:
             return "truncated-away"
-        return Encoded(ids[: self._max_length], first_target, truncated=len(ids) > self._max_length)
+        end = self._max_length if most is None else min(self._max_length, first_target + most)
+        return Encoded(ids[:end], first_target, truncated=len(ids) > end)

@@ -61,6 +61,7 @@ def train_rows(
     lr: float,
     warmup: float,
     seed: int,
+    gradient_checkpointing: bool,
     on_step: OnStep,
 ) -> list[float]:
     """Train a PEFT model in place, once over the rows, in order; go on from a checkpoint in `folder`.
@@ -75,6 +76,7 @@ def train_rows(
         lr: peak learning rate.
         warmup: share of the steps in which the learning rate rises.
         seed: of dropout.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping it.
         on_step: told (steps done, all steps, loss of the step) after every step.
 
     Returns:
@@ -95,6 +97,9 @@ def train_rows(
         warmup_steps=math.ceil(warmup * steps),
         optim="adamw_torch",
         seed=seed,
+        gradient_checkpointing=gradient_checkpointing,
+        # The reentrant kind gives no gradients where a layer's input, from a frozen base, needs none.
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=model.device.type == "cpu",
         logging_steps=1,
         logging_nan_inf_filter=False,

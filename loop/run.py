@@ -12,6 +12,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from agents.evaluation import load_checker
+from agents.models import resolve_student
+from agents.refinetune import check_refinetune
 from agents.student import Student, check_student
 from agents.teacher import check_teacher, open_teacher
 from loop.display import Display
@@ -34,16 +36,22 @@ _LIBRARIES = ("reflectune", "torch", "transformers", "peft", "langgraph", "sqlit
 def create_run(config: RunConfig, runs: Path) -> RunFolder:
     """Check everything a run needs and make its folder; on any error nothing stays behind.
 
+    The config that is written has the student's threads and number format settled, so that a resumed run
+    computes the same bits.
+
     Raises:
         ConfigError: the name is taken, or teacher or checker cannot be used as configured.
         DatasetError: the data cannot be read.
         StudentError: the student model cannot be used.
+        AdapterError: the student cannot be given the configured adapter.
     """
     with RunFolder.create(runs, config.name) as folder:
         check_teacher(config.teacher)
         check_student(config.student)
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
+        config = config.model_copy(update={"student": resolve_student(config.student)})
+        check_refinetune(config)
         records = read_dataset(config.data)
         samples = assign_samples(records, config.data.holdout, config.seed)
         folder.config.write_text(config.to_toml(), encoding="utf-8")

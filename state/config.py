@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -57,7 +65,7 @@ class DataConfig(_Section):
     """How a record holds its pair; auto looks at the fields."""
     limit: int | None = Field(default=None, ge=1)
     """Take only the first so many pairs."""
-    holdout: int | float = Field(default=0.05, ge=0)
+    holdout: StrictInt | StrictFloat = Field(default=0.05, ge=0)
     """Pairs kept apart for evaluation: a count (60) or a share (0.05). Whole instructions are held out."""
     skip_invalid: bool = False
     """Leave out records without an instruction or a response instead of refusing the data."""
@@ -95,13 +103,18 @@ class TeacherConfig(_Section):
     concurrency: int = Field(default=16, ge=1)
     """Requests under way at once."""
     retries: int = Field(default=2, ge=0)
-    """How often a failed or unreadable answer is asked for again."""
+    """How often a failed or unreadable answer is asked for again; a recording is never asked again."""
     structured: bool = True
     """Ask for JSON by schema where the engine grants it; false always asks for tagged text."""
     price_in: float | None = Field(default=None, ge=0.0)
     """Price of prompt tokens, USD per million; unset leaves the cost unknown."""
     price_out: float | None = Field(default=None, ge=0.0)
     """Price of completion tokens, USD per million; unset leaves the cost unknown."""
+
+    @property
+    def attempts(self) -> int:
+        """Most calls for one proposal. A recording says the same again, so it is asked once."""
+        return 1 if self.engine == "recorded" else 1 + self.retries
 
     @model_validator(mode="after")
     def _engine_has_what_it_needs(self) -> Self:
@@ -128,13 +141,13 @@ class StudentConfig(_Section):
     max_length: int = Field(default=2048, ge=8)
     """Most tokens of prompt and target together; a longer target is cut at its end."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format; auto takes the model's own on a GPU and float32 on a CPU."""
+    """Number format; auto takes the model's own, on a CPU float32 unless that is bfloat16 and faster."""
     device: str = "auto"
     """torch device; auto takes cuda, then mps, then cpu."""
     batch_tokens: int = Field(default=2048, ge=8)
-    """Most tokens in one forward pass; lower it where memory runs out. On a CPU 512 are the most."""
+    """Most tokens in one forward pass; scoring halves it where memory runs out. On a CPU 1024 at most."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; unset takes half of the visible CPUs, but at least two where there are two."""
+    """CPU threads; unset takes the number that a short measurement finds fastest. A run keeps it."""
 
 
 class SelectionConfig(_Section):
@@ -177,6 +190,10 @@ class RefinetuneConfig(_Section):
     """Share of the steps in which the learning rate rises."""
     start_from: Literal["base", "previous"] = "base"
     """Start each round's adapter fresh on the base model, or go on with the previous round's."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again in the backward pass: a third more time for much less memory."""
+    load_in_4bit: bool = False
+    """Train on 4-bit (NF4) base weights; needs CUDA and bitsandbytes. Scoring keeps student.dtype."""
     anchor: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training set that is original pairs, against collapse."""
 
@@ -383,7 +400,7 @@ def _explain(detail: ErrorDetails) -> str:
             message = detail["msg"].removeprefix("Value error, ")
             return f"{where}: {message}" if where else message
         case _:
-            return f"{where}: {detail['msg'].lower()}, got {detail['input']!r}"
+            return f"{where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {detail['input']!r}"
 
 
 def _nearest(location: list[str]) -> str:

@@ -201,6 +201,8 @@ def test_init_writes_a_config_once(
         (["run", "config.toml", "--name", "new", "--set", "student.model=./hollow"], "weights"),
         (["run", "config.toml", "--name", "new", "--set", "student.model=./none"], "no such model"),
         (["run", "config.toml", "--name", "new", "--set", "student.template=chat"], "chat template"),
+        (["run", "config.toml", "--name", "new", "--set", "student.model=./cut"], "could not be opened"),
+        (["run", "config.toml", "--name", "new", "--set", "student.device=nowhere"], "student.device"),
         (["run", "config.toml", "--name", "new", "--set", "evaluate.checker=nope:f"], "cannot import nope"),
         (["run", "config.toml", "--name", "new", "--set", "selection.policy=best"], "selection.policy"),
         (["run", "config.toml", "--name", ""], "name: string should match pattern"),
@@ -230,6 +232,8 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(
     (inside / "hollow").mkdir(exist_ok=True)
     for name in ("config.json", "tokenizer.json"):
         (inside / "hollow" / name).write_bytes((inside / "student" / name).read_bytes())
+    shutil.copytree(inside / "student", inside / "cut", dirs_exist_ok=True)
+    (inside / "cut/model.safetensors").write_bytes((inside / "student/model.safetensors").read_bytes()[:999])
     before = sorted((inside / "runs").rglob("*"))
     assert message in complaint(capsys, *arguments)
     assert sorted((inside / "runs").rglob("*")) == before
@@ -266,6 +270,15 @@ def test_run_made_by_another_machine_is_not_resumed(inside: Path, capsys: pytest
     with sqlite3.connect(inside / "other/tiny/lineage.db") as connection:
         connection.execute("UPDATE runs SET versions = json_set(versions, '$.graph', 'another')")
     assert "whose machine has other nodes" in complaint(capsys, "resume", "tiny", "--runs", "other")
+
+
+def test_run_with_an_impossible_adapter_ends_before_it_begins(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--name", "new", "--set", "refinetune.target_modules=nonesuch")
+    assert invoke("run", "config.toml", *options) == 1
+    assert "refinetune.target_modules" in capsys.readouterr().err
+    assert not (inside / "runs/new").exists()
 
 
 def copy_of_run(world: Path, runs: str) -> Path:

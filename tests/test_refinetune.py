@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from agents.refinetune import hash_adapter, refinetune_student
+from agents.refinetune import check_refinetune, hash_adapter, refinetune_student
 from agents.student import Student
 from agents.targets import Encoded
 from agents.trainer import TrainingRows, _keep_device
@@ -106,6 +108,20 @@ def mean_target_nll(folder, pairs):
         total += float(losses[start - 1 :].sum())
         count += len(ids) - start
     return total / count
+
+
+@contextmanager
+def counted_layers(architecture):
+    """One entry for every pass through a layer's first norm."""
+    calls = []
+    norm = {"llama": LlamaRMSNorm, "gpt2": torch.nn.LayerNorm}[architecture]
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: calls.append(1) if isinstance(module, norm) else None
+    )
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 def test_refinetune_lowers_the_loss_and_leaves_a_whole_adapter(folder, tmp_path):
@@ -347,7 +363,7 @@ def test_refinetune_out_of_memory_says_what_to_lower(folder, tmp_path, monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("agents.refinetune.train_rows", run_out)
-    with pytest.raises(AdapterError, match=r"out of memory; lower student\.batch_tokens"):
+    with pytest.raises(AdapterError, match=r"memory; set refinetune\.gradient_checkpointing or lower"):
         train(configure(folder), tmp_path / "adapter")
 
 
@@ -374,6 +390,41 @@ def test_refinetune_in_bfloat16_trains_float32_adapters(folder, tmp_path):
     assert {values.dtype for values in trained.values()} == {torch.float32}
     with Student.open(config.student, tmp_path / "adapter") as student:
         assert student.score([(PAIRS[0], "response_alone")])[0].status == "ok"
+
+
+def test_refinetune_in_bfloat16_learns(folder, tmp_path):
+    steps = []
+    train(configure(folder, student={"dtype": "bfloat16"}, epochs=12), tmp_path / "adapter", steps=steps)
+    losses = [loss for _, _, loss in steps]
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0] - 2.0
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradient_checkpointing_trains_the_same_adapter(tmp_path, architecture, dtype):
+    model = save_tiny_model(tmp_path / "model", architecture)
+    passes, trained = [], []
+    for checkpointing in (False, True):
+        config = configure(model, student={"dtype": dtype}, epochs=2, gradient_checkpointing=checkpointing)
+        out = tmp_path / f"checkpointing-{checkpointing}"
+        with counted_layers(architecture) as calls:
+            train(config, out)
+        passes.append(len(calls))
+        trained.append(load_file(out / "adapter_model.safetensors"))
+    assert passes[1] > passes[0]  # layers are computed again, not kept
+    for name, values in trained[0].items():
+        assert torch.equal(values, trained[1][name]), name
+
+
+def test_four_bit_base_is_refused_where_it_cannot_be(folder, tmp_path):
+    config = configure(folder, load_in_4bit=True, student={"device": "cpu"})
+    with pytest.raises(AdapterError, match=r"refinetune\.load_in_4bit needs a CUDA device"):
+        train(config, tmp_path / "adapter")
+    with pytest.raises(AdapterError, match=r"refinetune\.load_in_4bit needs a CUDA device"):
+        check_refinetune(config)
+    check_refinetune(configure(folder))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_training_stays_on_the_gpu_of_the_student(monkeypatch):

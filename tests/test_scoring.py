@@ -132,6 +132,50 @@ def test_packed_scores_equal_one_by_one_with_an_adapter(adapted, items, budget):
     assert [score.sum_logprob for score in scores] == pytest.approx(alone, rel=1e-5, abs=1e-5)
 
 
+BRANCHING = {name: build_model(name, vocabulary=VOCABULARY) for name in MODELS}
+for branching in BRANCHING.values():
+    choose(branching, 100)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sequences, st.integers(1, 200), st.sampled_from(sorted(BRANCHING)))
+def test_scores_branch_by_branch_equal_one_by_one(items, budget, name):
+    scores = score_sequences(BRANCHING[name], items, tree(budget))
+    for score, sequence in zip(scores, items, strict=True):
+        alone = score_alone(MODELS[name], sequence)
+        assert score.sum_logprob / score.num_tokens == pytest.approx(alone / score.num_tokens, abs=1e-5)
+
+
+HALVED = {name: build_model(name, vocabulary=VOCABULARY, scale=0.05).bfloat16() for name in MODELS}
+WHOLE = {name: build_model(name, vocabulary=VOCABULARY, scale=0.05) for name in MODELS}
+
+
+@settings(max_examples=30, deadline=None)
+@given(sequences, st.sampled_from(sorted(MODELS)))
+def test_scores_in_bfloat16_are_near_those_in_float32(items, name):
+    halved = score_sequences(HALVED[name], items, choose(HALVED[name], 100))
+    whole = score_sequences(WHOLE[name], items, choose(WHOLE[name], 100))
+    for one, other in zip(halved, whole, strict=True):
+        assert one.sum_logprob / one.num_tokens == pytest.approx(
+            other.sum_logprob / other.num_tokens, abs=2e-2
+        )
+
+
+def test_branches_reach_the_attention_of_every_layer(monkeypatch):
+    # Under a mask alone the scores would be as right, and slower.
+    seen = []
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def attend(query, *rest, **settings):
+        seen.append(query.shape[2])
+        return plain(query, *rest, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    for name in sorted(BRANCHING):
+        score_sequences(BRANCHING[name], [Encoded([0, 1, 2, 3], 1), Encoded([0, 1, 4], 2)], tree(100))
+    assert seen == [4, 1] * 2 * len(BRANCHING)
+
+
 def test_an_adapter_changes_scores_and_disabled_it_does_not(adapted):
     sequence = Encoded([0, 5, 9, 77, 300], 2)
     base = score_sequences(MODELS["llama"], [sequence], tree(100))
@@ -236,15 +280,58 @@ def test_score_of_an_impossible_token_is_non_finite():
     ]
 
 
-def test_score_out_of_memory_says_what_to_lower(monkeypatch):
-    model = build_model(vocabulary=VOCABULARY)
+class LimitedModel:
+    """A Llama that runs out of memory in a pass over more tokens than `limit`."""
 
-    def forward(input_ids, use_cache, attention_mask):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def __init__(self, limit):
+        self.model, self.limit, self.passed = MODELS["llama"], limit, []
 
-    monkeypatch.setattr(model, "forward", forward)
-    with pytest.raises(StudentError, match=r"over 2 tokens; lower student\.batch_tokens"):
-        score_sequences(model, [Encoded([0, 1], 1)], tree(9))
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def __call__(self, **inputs):
+        tokens = inputs["input_ids"].shape[1]
+        if tokens > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.passed.append(tokens)
+        return self.model(**inputs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sequences, st.booleans(), st.integers(60, 120))
+def test_score_out_of_memory_halves_the_rows_and_loses_nothing(items, shares, limit):
+    model, packing = LimitedModel(limit), Packing(200, shares)
+    scores = score_sequences(model, items, packing)
+    alone = [score_alone(model.model, sequence) for sequence in items]
+    assert [score.sum_logprob for score in scores] == pytest.approx(alone, rel=1e-5, abs=1e-4)
+    assert packing.row_tokens in (200, 100, 50)
+    if not shares:  # every token went through the model once
+        assert sum(model.passed) == sum(len(sequence.ids) for sequence in items)
+    again = score_sequences(model, items, packing)
+    assert [score.sum_logprob for score in again] == pytest.approx(alone, rel=1e-5, abs=1e-4)
+
+
+def test_score_out_of_memory_packs_what_is_left_anew():
+    # Rows of 16: 6 + 6 tokens pass, 8 + 7 do not; rows of 8 take each alone, and stay for the next call.
+    lengths = [6, 6, 8, 7, 3, 4]
+    items = [Encoded(list(range(length)), 1) for length in lengths]
+    model, packing = LimitedModel(12), Packing(16, shares_prefixes=False)
+    score_sequences(model, items, packing)
+    assert model.passed == [12, 8, 7, 7]
+    assert packing.row_tokens == 8
+    score_sequences(model, items[:2], packing)
+    assert model.passed[4:] == [6, 6]
+
+
+def test_score_out_of_memory_on_one_sequence_says_what_to_lower():
+    items = [Encoded(list(range(length)), 1) for length in (5, 30)]
+    with pytest.raises(StudentError, match=r"one sequence of 30 tokens; lower student\.max_length"):
+        score_sequences(LimitedModel(20), items, tree(100))
+
+
+def test_packing_without_memory_for_anything_says_so():
+    with pytest.raises(StudentError, match="no memory is left on cpu"):
+        choose(LimitedModel(2), 100)
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 60))
@@ -284,6 +371,12 @@ def test_tree_row_holds_what_sequences_begin_with_once(items):
             seen = row.mask[at].nonzero()[:, 0]
             assert row.ids[seen].tolist() == sequence.ids[:place]
             assert row.positions[seen].tolist() == list(range(place))
+            (branch,) = [branch for branch in row.branches if branch.start <= at < branch.end]
+            among = torch.arange(len(row.ids))[branch.seen]
+            if branch.mask is not None:
+                assert among[branch.mask[at - branch.start]].tolist() == seen.tolist()
+            else:
+                assert among[: at - branch.start + 1].tolist() == seen.tolist()
     assert next(read, None) is None
 
 
@@ -296,10 +389,18 @@ def test_tree_row_of_a_shared_prompt_is_as_long_as_its_parts():
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_packing_of_a_transformer_on_a_cpu_shares_prefixes_in_rows_of_at_most_512(name):
-    assert choose(MODELS[name], 2048) == Packing(512, shares_prefixes=True)
-    assert choose(MODELS[name], 100) == Packing(100, shares_prefixes=True)
-    assert choose_packing(MODELS[name], 100, share_prefixes=False) == Packing(100, shares_prefixes=False)
+def test_packing_of_a_transformer_on_a_cpu_shares_prefixes_in_rows_of_at_most_1024(name):
+    model = build_model(name, vocabulary=VOCABULARY)
+    assert choose_packing(model, 2048, share_prefixes=False) == Packing(512, shares_prefixes=False)
+    assert choose(model, 2048) == Packing(1024, shares_prefixes=True)
+    assert choose(model, 100) == Packing(100, shares_prefixes=True)
+
+
+def test_packing_leaves_a_model_that_does_not_ask_for_sdpa_as_it_is():
+    model = build_model(vocabulary=VOCABULARY)
+    model.set_attn_implementation("eager")  # adds masks to the weights, and so takes none of ours
+    assert choose(model, 2048) == Packing(512, shares_prefixes=False)
+    assert model.config._attn_implementation == "eager"
 
 
 def test_packing_leaves_the_masks_of_a_sliding_window_alone():
@@ -309,6 +410,7 @@ def test_packing_leaves_the_masks_of_a_sliding_window_alone():
     model = MistralForCausalLM(config).eval()
     packing = choose(model, 100)
     assert packing == Packing(100, shares_prefixes=False)
+    assert model.config._attn_implementation == "sdpa"
     items = [Encoded(list(range(5, 25)), 3), Encoded(list(range(5, 40)), 3)]
     scores = score_sequences(model, items, packing)
     assert [score.sum_logprob for score in scores] == pytest.approx([score_alone(model, i) for i in items])

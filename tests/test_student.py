@@ -69,6 +69,27 @@ def write_template(folder):
     return str(path)
 
 
+def test_score_of_a_cut_target_compares_the_same_tokens(tmp_path):
+    # The table of the next test. Behind <s> and x| or y|, five letters, 8 tokens leave two of a target.
+    table = {
+        "<s>": {"a": 1 / 2, "b": 1 / 4, "|": 1 / 4},
+        "|": {"a": 1 / 4, "b": 1 / 2, "|": 1 / 4},
+        "a": {"b": 1 / 8, "a": 7 / 8},
+        "b": {"a": 1 / 4, "b": 3 / 4},
+    }
+    model = save_bigram_llama(tmp_path / "bigram", "ab|", table)
+    config = configure(model, template=write_template(tmp_path), max_length=8)
+    with Student.open(config) as student:
+        scores = by_term(student.score(questions(Pair("abab", "", "baab"))))
+        whole = by_term(student.score(questions(Pair("a", "", "ba"))))
+    assert {(score.num_tokens, score.truncated) for score in scores.values()} == {(2, True)}
+    # log p(b||) + log p(a|b) against log p(b|<s>) + log p(a|b): log 8 and log 16 over 2 tokens.
+    assert ifd(scores) == pytest.approx(math.sqrt(8 / 16), abs=1e-5)
+    # log p(a||) + log p(b|a) against log p(a|<s>) + log p(b|a): log 32 and log 16 over 2 tokens.
+    assert r_ifd(scores) == pytest.approx(math.sqrt(32 / 16), abs=1e-5)
+    assert not any(score.truncated for score in whole.values())
+
+
 def test_score_gives_the_ifd_worked_out_by_hand(tmp_path):
     # Letters as tokens, next letter by a table: x = "ab", y = "ba", P(x) = "ab|", R(y) = "ba|".
     table = {

@@ -1,0 +1,62 @@
+import os
+import time
+
+import pytest
+import torch
+
+from agents import hardware
+from agents.hardware import fastest_count, measure_threads, prefers_bfloat16, visible_cpus
+
+
+@pytest.mark.parametrize(
+    ("seconds", "threads"),
+    [
+        ({1: 0.9}, 1),
+        ({1: 1.0, 2: 0.5, 4: 0.3}, 4),
+        ({1: 1.0, 2: 0.5, 4: 0.46}, 2),  # 0.5 <= 1.1 * 0.46: not worth two threads more
+        ({1: 1.0, 2: 0.5, 4: 0.45}, 4),  # 0.5 > 1.1 * 0.45
+        ({1: 1.0, 2: 0.5, 4: 15.0}, 2),
+    ],
+)
+def test_fastest_count_takes_no_threads_that_gain_nothing(seconds, threads):
+    assert fastest_count(seconds) == threads
+
+
+@pytest.mark.parametrize(("visible", "tried"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_measure_threads_tries_doubling_counts_up_to_all_visible(monkeypatch, visible, tried):
+    asked = []
+
+    def seconds(dtype, threads):
+        asked.append(threads)
+        return 1.0 / threads
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(visible)), raising=False)
+    monkeypatch.setattr(hardware, "_matmul_seconds", seconds)
+    assert measure_threads.__wrapped__() == visible
+    assert asked == tried
+
+
+def test_measure_threads_is_short_and_leaves_torch_as_it_was():
+    torch.set_num_threads(2)
+    start = time.process_time()
+    assert 1 <= measure_threads.__wrapped__() <= visible_cpus()
+    assert time.process_time() - start < 0.5 * visible_cpus()
+    assert torch.get_num_threads() == 2
+
+
+def test_measure_threads_answers_the_same_in_one_process():
+    assert measure_threads() == measure_threads()
+
+
+@pytest.mark.parametrize(("bfloat16", "preferred"), [(0.7, True), (0.8, False), (2.0, False)])
+def test_bfloat16_is_preferred_where_it_is_faster_by_a_third(monkeypatch, bfloat16, preferred):
+    # 1 / 0.7 = 1.43 and 1 / 0.8 = 1.25, either side of 1.3
+    seconds = {torch.float32: 1.0, torch.bfloat16: bfloat16}
+    monkeypatch.setattr(hardware, "_matmul_seconds", lambda dtype, threads: seconds[dtype])
+    assert prefers_bfloat16.__wrapped__() is preferred
+
+
+def test_prefers_bfloat16_measures_this_cpu():
+    torch.set_num_threads(2)
+    assert prefers_bfloat16.__wrapped__() in (True, False)
+    assert torch.get_num_threads() == 2

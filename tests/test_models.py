@@ -1,0 +1,78 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents import models
+from state.config import StudentConfig
+from state.errors import AdapterError, StudentError
+from tests.tiny_models import save_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def save_as(folder, copy, dtype):
+    """A copy of the model whose config.json names another number format, or none."""
+    path = Path(shutil.copytree(folder, copy)) / "config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"dtype": dtype}))
+    return copy
+
+
+def configure(folder, **values):
+    return StudentConfig(**({"model": str(folder), "template": "plain", "device": "cpu"} | values))
+
+
+@pytest.mark.parametrize(
+    ("own", "faster", "resolved"),
+    [
+        ("float32", True, "float32"),
+        (None, True, "float32"),
+        ("bfloat16", True, "bfloat16"),
+        ("bfloat16", False, "float32"),
+        ("float16", True, "float32"),  # bfloat16 has fewer digits than the model's own weights
+    ],
+)
+def test_dtype_on_a_cpu_is_never_below_the_models_own(folder, tmp_path, monkeypatch, own, faster, resolved):
+    monkeypatch.setattr(models, "prefers_bfloat16", lambda: faster)
+    config = configure(save_as(folder, tmp_path / "copy", own), threads=1)
+    assert models.resolve_student(config).dtype == resolved
+    assert models.open_model(config).dtype == getattr(torch, resolved)
+
+
+@pytest.mark.parametrize(
+    ("own", "resolved"), [("float16", "float16"), ("bfloat16", "bfloat16"), (None, "auto")]
+)
+def test_dtype_elsewhere_is_the_models_own(folder, tmp_path, monkeypatch, own, resolved):
+    monkeypatch.setattr(models, "_device", lambda name: torch.device("meta"))
+    config = configure(save_as(folder, tmp_path / "copy", own), threads=1)
+    assert models.resolve_student(config).dtype == resolved
+
+
+def test_resolve_student_measures_what_is_left_open_and_nothing_else(folder, monkeypatch):
+    monkeypatch.setattr(models, "measure_threads", lambda: 3)
+    assert models.resolve_student(configure(folder)) == configure(folder, threads=3, dtype="float32")
+    settled = configure(folder, threads=1, dtype="bfloat16")
+    assert models.resolve_student(settled) == settled
+
+
+def test_resolve_student_names_a_model_it_cannot_read(tmp_path):
+    with pytest.raises(StudentError, match=r"nothing .* the model could not be opened"):
+        models.resolve_student(configure(tmp_path / "nothing"))
+
+
+def test_four_bit_weights_need_cuda(folder):
+    with pytest.raises(AdapterError, match=r"^refinetune\.load_in_4bit needs a CUDA device, .* on cpu$"):
+        models.check_four_bit(configure(folder))
+
+
+def test_four_bit_weights_need_bitsandbytes(folder, monkeypatch):
+    monkeypatch.setattr(models, "_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(AdapterError, match="needs bitsandbytes; `pip install bitsandbytes`"):
+        models.check_four_bit(configure(folder))
