@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types test fast clean
+.PHONY: help setup lint types test fast bench bench-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,14 @@ test: setup lint types ## lint, types and every test, with coverage
 
 fast: setup ## the tests that take seconds
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow"
+
+bench: setup ## measure speed, memory and exactness; writes tests/bench/RESULTS.md
+	for name in scoring refinetune memory reference; do \
+		HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.$$name --record || exit 1; \
+	done
+
+bench-gpu: ## the same for scoring on a GPU; needs only torch and transformers
+	$(PYTHON) -m tests.bench.gpu --record
 
 clean: ## remove what the targets above made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage .hypothesis build *.egg-info

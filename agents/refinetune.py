@@ -22,7 +22,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import set_seed
 
 from agents import models
-from agents.scoring import choose_packing, pack
+from agents.rows import pack
+from agents.scoring import choose_packing
 from agents.targets import Encoded, TargetEncoder
 from agents.templates import open_template
 from agents.trainer import NotFiniteError, OnStep, save_adapter, train_rows

@@ -1,10 +1,7 @@
 """Exact log-probabilities of targets, many sequences in one forward pass.
 
-Sequences stand one behind the other in a row without padding. Where the model heeds a mask of ours, what
-they begin with in common (BOS, a prompt's opening, a whole prompt) stands there once, as in a tree: every
-token attends to the tokens before it in its own sequence. Else positions that restart tell the model
-where each sequence begins. On a CPU attention goes branch by branch, so that what the mask hides costs
-nothing. Nothing here knows texts, pairs or terms.
+Finds out by trying how sequences may stand in one row for a model, runs the rows, and halves them where
+memory runs out. Nothing here knows texts, pairs or terms.
 """
 
 import inspect
@@ -16,25 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from agents.attention import attend_by_branches, attends_by_branches
+from agents.rows import Row, build_row, build_tree_row, count_shared, pack
 from agents.targets import Encoded
 from state.errors import StudentError
 from state.records import Score
 
-__all__ = [
-    "Branch",
-    "Packing",
-    "Row",
-    "build_row",
-    "build_tree_row",
-    "choose_packing",
-    "pack",
-    "score_sequences",
-    "target_logprobs",
-]
+__all__ = ["Packing", "choose_packing", "score_sequences", "target_logprobs"]
 
 _CHUNK = 512  # rows of logits taken to float32 at a time
 
@@ -43,30 +29,6 @@ _CHUNK = 512  # rows of logits taken to float32 at a time
 _CPU_ROW = 512
 _CPU_TREE_ROW = 1024
 
-_BY_BRANCHES = "reflectune_branches"  # what transformers calls our attention
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """The tokens of a tree row from `start` to `end`: one sequence's own, B in number."""
-
-    start: int
-    end: int
-    seen: torch.Tensor | slice  # indexes of the S tokens they attend to: shared ones, then their own
-    mask: torch.Tensor | None  # (B, S) which of them each attends to; None: its own up to itself
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Sequences behind one another: T tokens, of which N are targets."""
-
-    ids: torch.Tensor  # (T,) token ids
-    positions: torch.Tensor  # (T,) from 0 in every sequence
-    predicting: torch.Tensor  # (N,) indexes of the tokens that predict a target
-    targets: torch.Tensor  # (N,) the ids they should predict
-    mask: torch.Tensor | None = None  # (T, T) which tokens each token attends to; None: by positions
-    branches: Sequence[Branch] = ()  # the same as the mask, without what it hides
-
 
 @dataclass(slots=True)
 class Packing:
@@ -74,72 +36,6 @@ class Packing:
 
     row_tokens: int  # most tokens of a row; 1 where every sequence needs a row of its own
     shares_prefixes: bool  # whether what sequences begin with in common is computed once
-
-
-def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indexes of sequences for each row, filled in the given order with at most `budget` tokens.
-
-    A sequence longer than that has a row of its own.
-    """
-    rows: list[list[int]] = []
-    room = 0
-    for index, length in enumerate(lengths):
-        if not rows or length > room:
-            rows.append([])
-            room = budget
-        rows[-1].append(index)
-        room -= length
-    return rows
-
-
-def build_row(sequences: Sequence[Encoded]) -> Row:
-    """Put sequences behind one another."""
-    ids: list[int] = []
-    positions: list[int] = []
-    predicting: list[int] = []
-    targets: list[int] = []
-    for sequence in sequences:
-        start, end = len(ids), len(ids) + len(sequence.ids)
-        ids += sequence.ids
-        positions += range(len(sequence.ids))
-        predicting += range(start + sequence.first_target - 1, end - 1)
-        targets += sequence.ids[sequence.first_target :]
-    return Row(torch.tensor(ids), torch.tensor(positions), torch.tensor(predicting), torch.tensor(targets))
-
-
-def build_tree_row(sequences: Sequence[Encoded]) -> Row:
-    """Put sequences behind one another, each without what it begins with in common with the one before.
-
-    In lexicographic order that is all there is in common with any before. At least the last token of a
-    sequence is its own.
-    """
-    ids: list[int] = []
-    positions: list[int] = []
-    predicting: list[int] = []
-    targets: list[int] = []
-    spans: list[tuple[int, int, list[int]]] = []  # new tokens from start to end, shared ones before
-    path: list[int] = []  # where the tokens of the sequence before stand
-    before: list[int] = []
-    for sequence in sequences:
-        shared = _count_shared(before, sequence.ids)
-        start, end = len(ids), len(ids) + len(sequence.ids) - shared
-        spans.append((start, end, path[:shared]))
-        path = path[:shared] + list(range(start, end))
-        ids += sequence.ids[shared:]
-        positions += range(shared, len(sequence.ids))
-        predicting += path[sequence.first_target - 1 : -1]
-        targets += sequence.ids[sequence.first_target :]
-        before = sequence.ids
-    mask = torch.zeros(len(ids), len(ids), dtype=torch.bool)
-    branches = [_branch(mask, start, end, shared_path) for start, end, shared_path in spans]
-    return Row(
-        torch.tensor(ids),
-        torch.tensor(positions),
-        torch.tensor(predicting),
-        torch.tensor(targets),
-        mask,
-        branches,
-    )
 
 
 def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) -> list[Score]:
@@ -181,21 +77,21 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     Raises:
         torch.OutOfMemoryError: the row is too long for the device.
     """
-    predicting, targets = _send(row.predicting, model.device), _send(row.targets, model.device)
+    predicting, predictors = _send(row.predicting, model.device), _send(row.predictors, model.device)
     inputs: dict[str, Any] = {"input_ids": _send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
     if row.mask is not None:
         inputs["attention_mask"] = _send(row.mask, model.device)[None, None]  # (1, 1, T, T)
-    if row.branches and model.config._attn_implementation == _BY_BRANCHES:
+    if row.branches and attends_by_branches(model):
         inputs["branches"] = row.branches
     if _accepts(model, "position_ids"):
         inputs["position_ids"] = _send(row.positions, model.device)[None]  # (1, T)
     keeps = _accepts(model, "logits_to_keep")
     if keeps:
         inputs["logits_to_keep"] = predicting
-    logits = model(**inputs).logits[0]  # (N, V), or (T, V) where the model keeps all
+    logits = model(**inputs).logits[0]  # (P, V), or (T, V) where the model keeps all
     logits = logits if keeps else logits[predicting]
-    chunks = zip(logits.split(_CHUNK), targets.split(_CHUNK), strict=True)
-    return torch.cat([_gather_logprobs(chunk, ids) for chunk, ids in chunks])
+    normalizers = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(_CHUNK)])  # (P,)
+    return logits[predictors, _send(row.targets, model.device)].float() - normalizers[predictors]
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
@@ -217,7 +113,7 @@ def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Pa
     on_cpu = model.device.type == "cpu"
     row_tokens = min(batch_tokens, _CPU_ROW) if on_cpu else batch_tokens
     if share_prefixes and _attends_to_everything(model):
-        by_branches = on_cpu and _attend_by_branches(model)
+        by_branches = on_cpu and attend_by_branches(_base(model))
         if _is_exact(model, build_tree_row):
             return Packing(min(batch_tokens, _CPU_TREE_ROW) if by_branches else row_tokens, True)
     return Packing(row_tokens if _is_exact(model, build_row) else 1, shares_prefixes=False)
@@ -230,70 +126,6 @@ def _attends_to_everything(model: Any) -> bool:
     if layers is not None:
         return set(layers) == {"full_attention"}
     return not getattr(config, "sliding_window", None)
-
-
-def _attend_by_branches(model: Any) -> bool:
-    """Have a model call our attention instead of torch's; whether it can."""
-    kinds = [parameter.kind for parameter in inspect.signature(_base(model).forward).parameters.values()]
-    if model.config._attn_implementation == "sdpa" and inspect.Parameter.VAR_KEYWORD in kinds:
-        model.set_attn_implementation(_BY_BRANCHES)
-    return bool(model.config._attn_implementation == _BY_BRANCHES)
-
-
-def _branch_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    branches: Sequence[Branch] = (),
-    **settings: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of transformers' models, branch by branch where a row comes with branches.
-
-    Args:
-        module: the attention layer.
-        query: (1, H, T, D).
-        key: (1, G, T, D), each of the G heads for H / G heads of the query.
-        value: (1, G, T, D).
-        attention_mask: (1, 1, T, T), the same as the branches.
-        branches: of a tree row, in its order; none in any other pass.
-        settings: what the model asks for besides; `scaling` counts.
-
-    Returns:
-        (1, T, H, D), and no weights.
-    """
-    if not branches:
-        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-        return output, None
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    outputs = [
-        torch.nn.functional.scaled_dot_product_attention(
-            query[:, :, branch.start : branch.end],
-            key[:, :, branch.seen],
-            value[:, :, branch.seen],
-            attn_mask=branch.mask,
-            is_causal=branch.mask is None,
-            scale=settings.get("scaling"),
-        )
-        for branch in branches
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(_BY_BRANCHES, _branch_attention)
-AttentionMaskInterface.register(_BY_BRANCHES, sdpa_mask)
-
-
-def _branch(mask: torch.Tensor, start: int, end: int, shared: list[int]) -> Branch:
-    """A branch after the shared tokens, written into the mask (T, T) of its row."""
-    mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
-    mask[start:end, shared] = True
-    if not shared:
-        return Branch(start, end, slice(start, end), None)
-    seen = torch.tensor([*shared, *range(start, end)])
-    return Branch(start, end, seen, mask[start:end, seen])
 
 
 def _is_exact(model: Any, build: Callable[[Sequence[Encoded]], Row]) -> bool:
@@ -328,7 +160,7 @@ def _rows(sequences: Sequence[Encoded], indexes: Sequence[int], packing: Packing
     before: list[int] = []
     for index in sorted(indexes, key=lambda index: sequences[index].ids):
         ids = sequences[index].ids
-        new = len(ids) - _count_shared(before, ids)
+        new = len(ids) - count_shared(before, ids)
         if not rows or new > room:
             rows.append([])
             room, new = packing.row_tokens, len(ids)
@@ -336,17 +168,6 @@ def _rows(sequences: Sequence[Encoded], indexes: Sequence[int], packing: Packing
         room -= new
         before = ids
     return rows
-
-
-def _count_shared(before: Sequence[int], ids: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common, leaving the second one its last."""
-    most = min(len(before), len(ids) - 1)
-    return next((place for place in range(most) if before[place] != ids[place]), most)
-
-
-def _gather_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    logits = logits.float()  # (n, V)
-    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)  # (n,)
 
 
 def _sum_logprobs(

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from agents.scoring import Row, build_row, target_logprobs
+from agents.rows import Row, build_row
+from agents.scoring import target_logprobs
 from agents.targets import Encoded
 
 __all__ = ["NotFiniteError", "OnStep", "save_adapter", "train_rows"]
@@ -148,7 +149,8 @@ class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Sum of the row's negative log-probabilities over the number of targets in the step."""
         labels = inputs["labels"][0]  # (T,)
         predicting = (labels[1:] != -100).nonzero()[:, 0]  # (N,)
-        row = Row(inputs["input_ids"][0], inputs["position_ids"][0], predicting, labels[predicting + 1])
+        each = torch.arange(len(predicting), device=predicting.device)  # predicts one target
+        row = Row(inputs["input_ids"][0], inputs["position_ids"][0], predicting, each, labels[predicting + 1])
         return -target_logprobs(model, row).sum() / num_items_in_batch
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

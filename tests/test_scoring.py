@@ -15,15 +15,8 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from agents.scoring import (
-    Packing,
-    build_row,
-    build_tree_row,
-    choose_packing,
-    pack,
-    score_sequences,
-    target_logprobs,
-)
+from agents.rows import build_row, build_tree_row, pack
+from agents.scoring import Packing, choose_packing, score_sequences, target_logprobs
 from agents.targets import Encoded, TargetEncoder
 from state.errors import StudentError
 from state.records import Score
@@ -348,7 +341,7 @@ def test_build_row_restarts_positions_and_predicts_no_sequence_from_another():
     row = build_row([Encoded([10, 11, 12], 1), Encoded([20, 21], 1)])
     assert row.ids.tolist() == [10, 11, 12, 20, 21]
     assert row.positions.tolist() == [0, 1, 2, 0, 1]
-    assert row.predicting.tolist() == [0, 1, 3]
+    assert row.predicting[row.predictors].tolist() == [0, 1, 3]
     assert row.targets.tolist() == [11, 12, 21]
 
 
@@ -363,7 +356,7 @@ def test_tree_row_holds_what_sequences_begin_with_once(items):
     ordered = sorted(items, key=lambda sequence: sequence.ids)
     row = build_tree_row(ordered)
     assert len(row.ids) <= sum(len(sequence.ids) for sequence in ordered)
-    read = iter(zip(row.predicting.tolist(), row.targets.tolist(), strict=True))
+    read = iter(zip(row.predicting[row.predictors].tolist(), row.targets.tolist(), strict=True))
     for sequence in ordered:
         for place in range(sequence.first_target, len(sequence.ids)):
             at, target = next(read)
@@ -380,12 +373,23 @@ def test_tree_row_holds_what_sequences_begin_with_once(items):
     assert next(read, None) is None
 
 
+def test_head_runs_once_on_a_token_that_many_sequences_share():
+    rows = []
+    model = build_model(vocabulary=VOCABULARY)
+    model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
+    shared = list(range(100))
+    items = [Encoded([*shared, last], 1) for last in range(200, 250)]
+    scores = score_sequences(model, items, tree(1000))
+    assert rows == [100]  # tokens that predict one, whoever's target it is
+    assert scores[7].sum_logprob == pytest.approx(score_alone(model, items[7]), rel=1e-5)
+
+
 def test_tree_row_of_a_shared_prompt_is_as_long_as_its_parts():
     prompt = list(range(50))
     row = build_tree_row([Encoded([*prompt, 60, 61], 50), Encoded([*prompt, 70], 50)])
     assert row.ids.tolist() == [*prompt, 60, 61, 70]
     assert row.positions.tolist() == [*range(50), 50, 51, 50]
-    assert row.predicting.tolist() == [49, 50, 49]
+    assert row.predicting[row.predictors].tolist() == [49, 50, 49]
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

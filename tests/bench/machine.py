@@ -1,0 +1,88 @@
+"""Which machine a benchmark ran on, and the matmul rate that its figures are shares of.
+
+The rate is what torch itself reaches here with the same threads at the same time, not a data sheet's.
+
+    python -m tests.bench.machine
+"""
+
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+__all__ = ["describe_machine", "matmul_rate"]
+
+# Square sizes to try: which one is fastest differs between machines and number formats.
+_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
+
+
+def describe_machine(device: str = "cpu") -> str:
+    """One line: processor or GPU, visible CPUs, memory, torch, threads, and how busy all of it is."""
+    parts = []
+    if device == "cuda":
+        gpu = torch.cuda.get_device_properties(0)
+        parts.append(f"{gpu.name} with {gpu.total_memory / 2**30:.0f} GiB")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    parts += [
+        f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs visible, {memory:.0f} GiB",
+        f"Python {platform.python_version()}, torch {torch.__version__}",
+        f"torch threads: {torch.get_num_threads()}",
+        f"load average at the end: {os.getloadavg()[0]:.1f}",
+    ]
+    return "; ".join(parts)
+
+
+def matmul_rate(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0) -> float:
+    """The best matmul rate seen, FLOP/s: 2 n^3 over the time of one product of square matrices.
+
+    Args:
+        dtype: number format of both factors and the product.
+        device: "cpu" or "cuda".
+        seconds: how long each size is tried.
+    """
+    return max(_rate(size, dtype, device, seconds) for size in _SIZES[device])
+
+
+def _rate(size: int, dtype: torch.dtype, device: str, seconds: float) -> float:
+    left = torch.randn(size, size, device=device).to(dtype)
+    right = torch.randn(size, size, device=device).to(dtype)
+    out = left @ right  # kernels are chosen and compiled at the first call
+    best = float("inf")
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        _wait(device)
+        began = time.perf_counter()
+        torch.mm(left, right, out=out)
+        _wait(device)
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    names = {name.strip(): value.strip() for name, value in facts.items()}
+    model = f"family {names.get('cpu family')}, model {names.get('model')}"
+    return f"{names.get('model name', platform.machine())} ({model})"
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(describe_machine(device))
+    for dtype in (torch.float32, torch.bfloat16):
+        print(f"matmul {dtype}: {matmul_rate(dtype, device) / 1e9:,.0f} GFLOP/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Counts what reaches a model: tokens, rows of logits, and the floating-point operations they take.
+
+It listens at the embedding and at the head, so it counts the same for every way of calling a model.
+"""
+
+from typing import Any
+
+import torch
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """What has gone through the models it listens to, which are alike.
+
+    FLOP: 2 x parameters in matrices x tokens for the layers, 2 x width x vocabulary a row of logits for
+    the head. Attention is at most 4 x width of attention x T^2 a layer and forward pass of T tokens: less
+    where a kernel leaves out what a mask hides. Norms, activations and softmax are not counted.
+    """
+
+    def __init__(self) -> None:
+        self.listening = True
+        self.passes = 0
+        self.tokens = 0
+        self.logit_rows = 0
+        self.most_logit_bytes = 0  # of one call of the head
+        self.matmul_flop = 0.0
+        self.attention_flop = 0.0  # at most
+        self._flop_of_token = self._flop_of_row = self._flop_of_square = 0.0
+
+    def attach(self, model: Any) -> Any:
+        """Listen to a model, and give it back."""
+        head, config = model.get_output_embeddings(), model.config
+        self._flop_of_row = 2.0 * head.weight.numel()
+        self._flop_of_token = 2.0 * sum(
+            module.weight.numel()
+            for module in model.modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        )
+        heads = config.num_attention_heads
+        width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+        self._flop_of_square = 4.0 * config.num_hidden_layers * width
+        model.get_input_embeddings().register_forward_pre_hook(self._count_tokens)
+        head.register_forward_hook(self._count_logits)
+        return model
+
+    def _count_tokens(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        if self.listening:
+            batch, length = inputs[0].shape  # (B, T)
+            self.passes += 1
+            self.tokens += batch * length
+            self.matmul_flop += self._flop_of_token * batch * length
+            self.attention_flop += self._flop_of_square * batch * length**2
+
+    def _count_logits(self, module: Any, inputs: Any, logits: torch.Tensor) -> None:
+        if self.listening:
+            rows = logits.numel() // logits.shape[-1]
+            self.logit_rows += rows
+            self.matmul_flop += self._flop_of_row * rows
+            self.most_logit_bytes = max(self.most_logit_bytes, logits.numel() * logits.element_size())

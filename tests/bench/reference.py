@@ -1,0 +1,96 @@
+"""Our scores against the reference figures that the published scoring script gave for 300 records.
+
+Every one of the 1,200 losses is compared; those that differ are listed.
+
+    python -m tests.bench.reference
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from loop.display import LineDisplay
+from loop.score import score_dataset
+from state.config import DataConfig
+from state.records import Term
+from tests.bench.results import SHARED, options, publish, table
+from tests.bench.scoring import STUDENT, TEMPLATE, run_config
+
+__all__ = ["Difference", "compare_figures"]
+
+# The order of a line of figures.jsonl.
+_TERMS: tuple[Term, ...] = (
+    "instruction_alone",
+    "response_alone",
+    "instruction_given_response",
+    "response_given_instruction",
+)
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One loss and what the reference says; nats per token, None where we have none."""
+
+    record: int
+    term: Term
+    reference: float
+    ours: float | None
+
+    @property
+    def relative(self) -> float:
+        """|ours / reference - 1|; infinite where we have none."""
+        return float("inf") if self.ours is None else abs(self.ours / self.reference - 1)
+
+
+def main() -> None:
+    parser = options(__doc__, pairs=300)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    figures = SHARED / "reference" / "figures.jsonl"
+    reference = [json.loads(line)["loss"] for line in figures.read_text(encoding="utf-8").splitlines()]
+    with tempfile.TemporaryDirectory() as folder:
+        config = run_config(STUDENT, TEMPLATE, "float32", arguments.threads).student
+        records = json.loads((SHARED / "reference" / "alpaca-300.json").read_text(encoding="utf-8"))
+        data = Path(folder) / "records.json"
+        data.write_text(json.dumps(records[: arguments.pairs]), encoding="utf-8")
+        out = io.StringIO()
+        score_dataset(DataConfig(path=str(data)), config, None, out, LineDisplay())
+    lines = [json.loads(line)["nll"] for line in out.getvalue().splitlines()]
+    differences = compare_figures(reference[: len(lines)], lines)
+    wrong = [difference for difference in differences if difference.relative > _TOLERANCE]
+    rows = [
+        [str(item.record), item.term, f"{item.reference:.6f}", f"{item.ours}", f"{item.relative:.1e}"]
+        for item in wrong
+    ]
+    body = [
+        f"`reflectune score` with the reference template and student-6m in float32 against the losses of the "
+        f"published script: {len(differences) - len(wrong):,} of {len(differences):,} agree within "
+        f"{_TOLERANCE:.0e} (relative). The largest difference is "
+        f"{max(difference.relative for difference in differences):.1e}.",
+        "",
+        "Records that differ, with the fault of the script that explains them:" + ("" if wrong else " none."),
+        "",
+        *(table(["record", "term", "reference", "ours", "relative"], rows) if wrong else []),
+    ]
+    publish("Exactness", body, arguments)
+
+
+def compare_figures(
+    reference: Sequence[Sequence[float]], ours: Sequence[dict[Term, float | None]]
+) -> list[Difference]:
+    """Pair losses up: a reference line has them in the order of figures.jsonl, ours by term."""
+    return [
+        Difference(record, term, loss, line[term])
+        for record, (losses, line) in enumerate(zip(reference, ours, strict=True))
+        for term, loss in zip(_TERMS, losses, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The benchmarks' parts do what the figures say they do, on tiny models."""
+
+import math
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from agents.rows import build_row
+from agents.scoring import choose_packing, score_sequences
+from agents.student import Student
+from agents.targets import Encoded
+from agents.templates import open_template
+from state.config import RunConfig
+from state.records import PHASES, TERMS, Pair, Term
+from tests.bench import gpu, memory, refinetune
+from tests.bench.machine import describe_machine, matmul_rate
+from tests.bench.meter import Meter
+from tests.bench.one_at_a_time import OneAtATime, measure_loss
+from tests.bench.reference import compare_figures
+from tests.bench.results import SHARED, replace_section, table
+from tests.bench.scoring import compare_choices, compare_losses, read_pairs, run_config
+from tests.bench.selection_round import Round, choose_one_at_a_time, select_round
+from tests.bench.stopwatch import stopwatch
+from tests.tiny_models import build_model, save_tiny_llama
+
+RECORDS = [Pair(f"Name {n} colours.", "Bright ones." * (n % 2), f"Red, {n} blues, green.") for n in range(12)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    folder = save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+    return run_config(folder, "plain", "float32", threads=2)
+
+
+@pytest.fixture(scope="module")
+def baseline(config: RunConfig) -> OneAtATime:
+    folder = config.student.model
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    # What transformers puts in front of a text comes from the tokenizer's post-processor.
+    tokenizer.add_bos_token = True
+    tokenizer.update_post_processor()
+    return OneAtATime(
+        LlamaForCausalLM.from_pretrained(folder).eval(), tokenizer, open_template("plain", tokenizer), 256
+    )
+
+
+def test_baseline_agrees_with_exact_scores_where_it_scores_the_same_tokens(
+    config: RunConfig, baseline: OneAtATime
+) -> None:
+    with Student.open(config.student) as student:
+        ours = student.score([(pair, term) for pair in RECORDS for term in TERMS])
+    theirs = [score for pair in RECORDS for score in baseline.score(pair).values()]
+    same = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.num_tokens == b.num_tokens]
+    assert len(same) > len(ours) / 2
+    for score, perplexity in same:
+        assert score.sum_logprob is not None
+        assert score.num_tokens is not None
+        loss = -score.sum_logprob / score.num_tokens
+        assert perplexity.loss == pytest.approx(loss, rel=1e-5)
+        assert perplexity.value == pytest.approx(math.exp(loss), rel=1e-4)
+
+
+def test_both_ways_choose_the_same_pairs_in_a_round(
+    config: RunConfig, baseline: OneAtATime, tmp_path: Path
+) -> None:
+    ours = select_round(config, RECORDS, tmp_path)
+    theirs = choose_one_at_a_time(baseline, RECORDS, 4)
+    assert ours.choices.keys() == {(phase, position) for phase in PHASES for position in range(4)}
+    assert compare_choices(ours, theirs) == (8, 0)
+    assert ours.choices["instruction", 0].incumbent == RECORDS[0]
+    assert ours.choices["instruction", 0].winner in (RECORDS[0], RECORDS[4])
+    assert ours.choices["response", 0].winner.response in (
+        ours.choices["instruction", 0].winner.response,
+        RECORDS[8].response,
+    )
+    shared, other, worst = compare_losses(theirs, ours)
+    assert shared == len(ours.losses)
+    assert other < shared / 2
+    assert 0 < worst < 1e-5
+    assert 7 * 4 <= ours.texts <= 9 * 4
+    assert ours.seconds > 0
+
+
+def test_compare_losses_counts_what_the_baseline_took_over_other_tokens() -> None:
+    one, other = Round(), Round()
+    for pair, theirs, ours, tokens in (
+        (RECORDS[0], 2.0, 2.0, 5),
+        (RECORDS[1], 2.2, 2.0, 5),
+        (RECORDS[2], 9.9, 2.0, 4),
+        (RECORDS[3], math.nan, 2.0, 5),
+    ):
+        one.losses[pair, "response_alone"], other.losses[pair, "response_alone"] = theirs, ours
+        one.num_tokens[pair, "response_alone"], other.num_tokens[pair, "response_alone"] = tokens, 5
+    shared, unequal, worst = compare_losses(one, other)
+    assert (shared, unequal) == (4, 2)
+    assert worst == pytest.approx(0.1)
+
+
+def test_meter_counts_tokens_rows_and_flop() -> None:
+    model = build_model(vocabulary=400)
+    meter = Meter()
+    meter.attach(model)
+    with torch.no_grad():
+        model(torch.zeros(2, 5, dtype=torch.long), logits_to_keep=torch.tensor([3, 4]))
+        meter.listening = False
+        model(torch.zeros(1, 3, dtype=torch.long))
+    # A layer of width 32: q and o 32 x 32, k and v 32 x 16, gate, up and down 32 x 64; two layers.
+    layers = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    assert (meter.passes, meter.tokens, meter.logit_rows) == (1, 10, 4)
+    assert meter.matmul_flop == 2 * layers * 10 + 2 * 32 * 400 * 4
+    assert meter.attention_flop == 4 * 2 * 32 * 2 * 5**2
+    assert meter.most_logit_bytes == 4 * 400 * 4
+
+
+def test_stopwatch_counts_the_innermost_part_and_puts_everything_back() -> None:
+    def inner() -> None:
+        time.sleep(0.02)
+
+    def outer() -> None:
+        time.sleep(0.01)
+        box.inner()
+
+    box = SimpleNamespace(inner=inner, outer=outer)
+    parts = [(box, "outer", "outer"), (box, "inner", "inner"), (box, "absent", "absent")]
+    with stopwatch(parts, "rest") as seconds:
+        box.outer()
+    assert seconds.keys() == {"rest", "outer", "inner"}
+    assert seconds["inner"] >= 0.02
+    assert 0.01 <= seconds["outer"] < 0.02
+    assert box.inner is inner
+    assert box.outer is outer
+
+
+def test_replace_section_changes_one_section_only() -> None:
+    text = "# Benchmarks\n\nWords.\n\n## One\n\n1\n\n### Part\n\na\n\n## Two\n\n2\n"
+    changed = replace_section(text, "One", "uno")
+    assert changed == "# Benchmarks\n\nWords.\n\n## One\n\nuno\n\n## Two\n\n2\n"
+    assert replace_section(changed, "One", "uno") == changed
+    assert replace_section(text, "Three", "3") == text + "\n## Three\n\n3\n"
+
+
+def test_table_is_markdown() -> None:
+    assert table(["a", "b"], [["1", "2"]]) == ["| a | b |", "| --- | --- |", "| 1 | 2 |", ""]
+
+
+def test_machine_figures_are_positive() -> None:
+    assert "torch threads" in describe_machine()
+    for dtype in (torch.float32, torch.bfloat16):
+        assert 1e8 < matmul_rate(dtype, seconds=0.01) < 1e15
+
+
+def test_compare_figures_pairs_terms_up() -> None:
+    ours: dict[Term, float | None] = {
+        "response_given_instruction": None,
+        "response_alone": 2.0,
+        "instruction_given_response": 4.04,
+        "instruction_alone": 1.0,
+    }
+    found = compare_figures([[1.0, 2.0, 4.0, 3.0]], [ours])
+    assert [item.term for item in found] == [
+        "instruction_alone",
+        "response_alone",
+        "instruction_given_response",
+        "response_given_instruction",
+    ]
+    assert [item.relative for item in found] == pytest.approx([0, 0, 0.01, math.inf])
+
+
+def test_padded_batch_has_labels_on_targets_only() -> None:
+    batch = refinetune.pad_batch([Encoded([1, 5, 6, 7], 2), Encoded([1, 8], 1)], pad=0)
+    assert batch["input_ids"].tolist() == [[1, 5, 6, 7], [1, 8, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 6, 7], [-100, 8, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+def test_padded_training_takes_the_steps_it_is_told(config: RunConfig, tmp_path: Path) -> None:
+    training = refinetune.train_padded(config, RECORDS, tmp_path, steps=3)
+    assert training.samples == 12
+    assert len(training.ends) == len(training.losses) == 3
+    assert all(math.isfinite(loss) for loss in training.losses)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+
+
+def test_training_rate_leaves_the_first_step_out() -> None:
+    # 12 samples in 3 steps are 4 a step; two steps in 4 seconds.
+    assert refinetune.Training(12, ends=[10.0, 12.0, 14.0]).samples_per_second == 2.0
+
+
+def test_memory_is_sampled_while_it_is_held() -> None:
+    with memory.watch_memory() as watched:
+        held = bytearray(b"x" * 200 * 2**20)
+        time.sleep(0.1)
+        del held
+    assert watched.peak - watched.samples[0] > 150 * 2**20
+
+
+def test_gpu_sequences_hold_four_terms_of_a_pair_and_are_scored_as_one_by_one() -> None:
+    sequences = gpu.make_sequences(3, vocabulary=400)
+    given, alone, reverse, instruction = sequences[:4]
+    assert given.ids[given.first_target :] == alone.ids[alone.first_target :]
+    assert reverse.ids[reverse.first_target :] == instruction.ids[instruction.first_target :]
+    assert all(sequence.ids[0] == 1 for sequence in sequences)
+    model = build_model(vocabulary=400)
+    scores = score_sequences(model, sequences, choose_packing(model, 512, share_prefixes=True))
+    for sequence, score in zip(sequences, scores, strict=True):
+        loss = measure_loss(model, build_row([sequence]).ids[None], sequence.first_target)
+        assert score.sum_logprob == pytest.approx(-loss * (score.num_tokens or 0), rel=1e-4)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the shared data in {SHARED}")
+def test_real_pairs_are_read() -> None:
+    pairs = read_pairs(10)
+    assert len(set(pairs)) == 10
+    assert all(pair.instruction.strip() and pair.response.strip() for pair in pairs)
