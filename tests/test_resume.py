@@ -136,10 +136,14 @@ MOMENTS: dict[str, tuple[Callable[[Path], bool], str, int]] = {
 @pytest.mark.parametrize("node", MOMENTS)
 def test_resume_after_a_kill_ends_like_an_undisturbed_run(node: str, world: Path, tmp_path: Path) -> None:
     is_time, missing, whole = MOMENTS[node]
-    runs = tmp_path / "runs"
-    code, _ = kill_when(world, runs, is_time)
-    assert code == -signal.SIGKILL
-    assert count(runs / "tiny/lineage.db", missing) < whole, "killed too late to prove anything"
+    for attempt in range(5):  # on a crowded machine the signal may come when the node is done
+        runs = tmp_path / f"runs-{attempt}"
+        code, _ = kill_when(world, runs, is_time)
+        assert code == -signal.SIGKILL
+        if count(runs / "tiny/lineage.db", missing) < whole:
+            break
+    else:
+        pytest.fail("killed too late, five times, to prove anything")
     before = rows(runs / "tiny/lineage.db")
 
     shown = reflectune("runs", "--runs", runs, "--json", cwd=world)
