@@ -13,7 +13,7 @@ Loop = CompiledStateGraph[LoopState, LoopContext, LoopState, LoopState]
 
 
 def build_graph(checkpointer: Checkpointer = None) -> Loop:
-    """The compiled machine of DESIGN: reflect and select for both phases, refinetune, evaluate."""
+    """The compiled machine: reflect and select for both phases, then refinetune and evaluate."""
     graph = StateGraph(LoopState, context_schema=LoopContext)
     graph.add_node("reflect", reflect)
     graph.add_node("select", select)

@@ -27,6 +27,13 @@ from tests.tiny_models import (
 
 PAIR = Pair("Name three colours.", "", "Red, yellow and blue.")
 WITH_INPUT = Pair("Add.", "12 and 30", "The sum is 42.")
+# Next letter by the one before: log-probabilities that can be worked out by hand.
+TABLE = {
+    "<s>": {"a": 1 / 2, "b": 1 / 4, "|": 1 / 4},
+    "|": {"a": 1 / 4, "b": 1 / 2, "|": 1 / 4},
+    "a": {"b": 1 / 8, "a": 7 / 8},
+    "b": {"a": 1 / 4, "b": 3 / 4},
+}
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -70,14 +77,8 @@ def write_template(folder):
 
 
 def test_score_of_a_cut_target_compares_the_same_tokens(tmp_path):
-    # The table of the next test. Behind <s> and x| or y|, five letters, 8 tokens leave two of a target.
-    table = {
-        "<s>": {"a": 1 / 2, "b": 1 / 4, "|": 1 / 4},
-        "|": {"a": 1 / 4, "b": 1 / 2, "|": 1 / 4},
-        "a": {"b": 1 / 8, "a": 7 / 8},
-        "b": {"a": 1 / 4, "b": 3 / 4},
-    }
-    model = save_bigram_llama(tmp_path / "bigram", "ab|", table)
+    # Behind <s> and x| or y|, five letters, 8 tokens leave two of a target.
+    model = save_bigram_llama(tmp_path / "bigram", "ab|", TABLE)
     config = configure(model, template=write_template(tmp_path), max_length=8)
     with Student.open(config) as student:
         scores = by_term(student.score(questions(Pair("abab", "", "baab"))))
@@ -91,14 +92,8 @@ def test_score_of_a_cut_target_compares_the_same_tokens(tmp_path):
 
 
 def test_score_gives_the_ifd_worked_out_by_hand(tmp_path):
-    # Letters as tokens, next letter by a table: x = "ab", y = "ba", P(x) = "ab|", R(y) = "ba|".
-    table = {
-        "<s>": {"a": 1 / 2, "b": 1 / 4, "|": 1 / 4},
-        "|": {"a": 1 / 4, "b": 1 / 2, "|": 1 / 4},
-        "a": {"b": 1 / 8, "a": 7 / 8},
-        "b": {"a": 1 / 4, "b": 3 / 4},
-    }
-    model = save_bigram_llama(tmp_path / "bigram", "ab|", table)
+    # Letters as tokens, next letter by TABLE: x = "ab", y = "ba", P(x) = "ab|", R(y) = "ba|".
+    model = save_bigram_llama(tmp_path / "bigram", "ab|", TABLE)
     with Student.open(configure(model, template=write_template(tmp_path))) as student:
         scores = by_term(student.score(questions(Pair("ab", "", "ba"))))
     # nll(y|x) = -(log p(b||) + log p(a|b)) / 2 = (log 2 + log 4) / 2
@@ -208,7 +203,7 @@ def test_respond_continues_each_prompt_greedily(folder, batch_tokens):
 
 def test_respond_stops_at_eos_and_leaves_it_out(tmp_path):
     table = {"|": {"a": 0.9, "b": 0.1}, "a": {"b": 0.9, "a": 0.1}, "b": {"</s>": 0.9, "a": 0.1}}
-    model = save_bigram_llama(tmp_path / "bigram", "ab|", table)
+    model = save_bigram_llama(tmp_path / "bigram", "ab|", TABLE)
     with Student.open(configure(model, template=write_template(tmp_path))) as student:
         long, short = student.respond([Pair("ab", "", ""), Pair("a", "", "")], 50)
         (cut,) = student.respond([Pair("a", "", "")], 1)
