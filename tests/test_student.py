@@ -203,7 +203,7 @@ def test_respond_continues_each_prompt_greedily(folder, batch_tokens):
 
 def test_respond_stops_at_eos_and_leaves_it_out(tmp_path):
     table = {"|": {"a": 0.9, "b": 0.1}, "a": {"b": 0.9, "a": 0.1}, "b": {"</s>": 0.9, "a": 0.1}}
-    model = save_bigram_llama(tmp_path / "bigram", "ab|", TABLE)
+    model = save_bigram_llama(tmp_path / "bigram", "ab|", table)
     with Student.open(configure(model, template=write_template(tmp_path))) as student:
         long, short = student.respond([Pair("ab", "", ""), Pair("a", "", "")], 50)
         (cut,) = student.respond([Pair("a", "", "")], 1)
