@@ -17,7 +17,7 @@ from agents.refinetune import check_refinetune
 from agents.student import Student, check_student
 from agents.teacher import check_teacher, open_teacher
 from loop.display import Display
-from loop.graph import build_graph, hash_graph
+from loop.graph import Loop, build_graph, hash_graph
 from loop.nodes import LoopContext, LoopState, evaluate_round
 from state.config import RunConfig, load_config
 from state.datasets import assign_samples, dataset_hash, read_dataset
@@ -50,10 +50,10 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         check_student(config.student)
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
-        config = config.model_copy(update={"student": resolve_student(config.student)})
-        check_refinetune(config)
         records = read_dataset(config.data)
         samples = assign_samples(records, config.data.holdout, config.seed)
+        config = config.model_copy(update={"student": resolve_student(config.student)})
+        check_refinetune(config)  # last: it opens the model
         folder.config.write_text(config.to_toml(), encoding="utf-8")
         with LineageStore.create(folder.lineage) as store:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
@@ -115,7 +115,7 @@ def _invoke(context: LoopContext) -> str:
     try:
         graph = build_graph(SqliteSaver(connection))
         start: LoopState | None = None  # None goes on from the last checkpoint
-        if not graph.get_state(config).values:
+        if not _has_checkpoint(graph, config, context.folder):
             start = {
                 "run": context.config.name,
                 "round": 1,
@@ -124,13 +124,18 @@ def _invoke(context: LoopContext) -> str:
                 "stop_reason": None,
             }
         end = graph.invoke(start, config, context=context, durability="sync")
-    except sqlite3.DatabaseError as error:
-        raise StoreError(
-            f"{context.folder.checkpoints}: {error}; delete it, the lineage alone says where to go on"
-        ) from error
     finally:
         connection.close()
     return cast(str, end["stop_reason"])
+
+
+def _has_checkpoint(graph: Loop, config: RunnableConfig, folder: RunFolder) -> bool:
+    try:
+        return bool(graph.get_state(config).values)
+    except sqlite3.DatabaseError as error:
+        raise StoreError(
+            f"{folder.checkpoints}: {error}; delete it, the lineage alone says where to go on"
+        ) from error
 
 
 @contextmanager
