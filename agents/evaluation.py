@@ -18,8 +18,12 @@ from state.records import Evaluation, Pair, Term
 
 __all__ = ["Checker", "evaluate_student", "load_checker"]
 
-Checker = Callable[[str, str, str, str], bool | float]
-"""Says how right an answer is: checker(instruction, input, response, reference)."""
+Checker = Callable[[str, str, str, str], bool | float | None]
+"""Says how right an answer is: checker(instruction, input, response, reference).
+
+None where nothing can say, such as for an instruction without one right answer. That should depend on the
+question alone: students whose accuracies are over different samples cannot be compared.
+"""
 
 _AT_ONCE = 64  # pairs between two reports of progress
 _Z = 1.96  # two-sided 95 % of a normal distribution
@@ -35,8 +39,8 @@ def evaluate_student(
     """Measure a student on pairs it was not trained on.
 
     "nll": mean over pairs of nll(y|x), nats per token. "response_tokens": mean length of the student's
-    own greedy answers, tokens. "accuracy", with a checker: mean of what it says of those answers.
-    A measure that no pair allows is left out.
+    own greedy answers, tokens. "accuracy", with a checker: mean of what it says of those answers,
+    without the ones of which it says None. A measure that no pair allows is left out.
 
     Args:
         student: an open student.
@@ -46,7 +50,7 @@ def evaluate_student(
         on_done: told how many pairs are done, now and then.
 
     Raises:
-        ConfigError: the checker failed on an answer, or said neither yes, no nor a number.
+        ConfigError: the checker failed on an answer, or said neither yes, no, a number nor None.
     """
     term: Term = "response_given_instruction"
     measures: dict[str, list[float]] = {"nll": [], "response_tokens": [], "accuracy": []}
@@ -59,8 +63,8 @@ def evaluate_student(
             if response is None:
                 continue
             measures["response_tokens"].append(response.num_tokens)
-            if checker is not None:
-                measures["accuracy"].append(_check(checker, pair, response.text))
+            if checker is not None and (verdict := _check(checker, pair, response.text)) is not None:
+                measures["accuracy"].append(verdict)
         on_done(start + len(batch))
     return [_summarise(name, values) for name, values in measures.items() if values]
 
@@ -90,14 +94,16 @@ def load_checker(name: str) -> Checker:
     return checker  # type: ignore[no-any-return]  # its annotations, if any, are the user's
 
 
-def _check(checker: Checker, pair: Pair, response: str) -> float:
+def _check(checker: Checker, pair: Pair, response: str) -> float | None:
     where = f"on the answer to {pair.instruction[:60]!r}"
     try:
         verdict = checker(pair.instruction, pair.input, response, pair.response)
     except Exception as error:
         raise ConfigError(f"evaluate.checker failed {where}: {type(error).__name__}: {error}") from error
+    if verdict is None:
+        return None
     if not isinstance(verdict, bool | int | float) or not math.isfinite(verdict):
-        raise ConfigError(f"evaluate.checker said {verdict!r} {where}; want true, false or a number")
+        raise ConfigError(f"evaluate.checker said {verdict!r} {where}; want true, false, a number or None")
     return float(verdict)
 
 

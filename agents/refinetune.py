@@ -4,7 +4,9 @@ It encodes and packs the pairs, has them trained, and renames the finished adapt
 then everything lives in a hidden folder beside it. Nothing here chooses the pairs.
 """
 
+import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -52,8 +54,9 @@ def refinetune_student(
     Loss: mean negative log-likelihood over the target tokens of a whole optimizer step, nats per token.
     Targets are the response and the EOS after it; a response cut by max_length has no EOS, and a pair
     with nothing left of it is left out. Sequences are packed as in scoring, in an order drawn anew for
-    every epoch from (seed, round). The base computes in `student.dtype`, the adapter and the optimizer
-    in float32. On a CPU a killed and resumed training gives the same bits.
+    every epoch from (seed, round). With `refinetune.tokens` the last row is the one that reaches them, in
+    whichever epoch that is. The base computes in `student.dtype`, the adapter and the optimizer in float32.
+    On a CPU a killed and resumed training gives the same bits.
 
     Args:
         config: its student, refinetune and seed.
@@ -147,10 +150,8 @@ def _train(
     seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
     most = min(student.batch_tokens, refinetune.batch_tokens)
     budget = choose_packing(base, most, share_prefixes=False).row_tokens
-    rows = [
-        row for epoch in range(refinetune.epochs) for row in _pack_epoch(sequences, budget, f"{seed}-{epoch}")
-    ]
-    tokens = sum(len(sequence.ids) for row in rows for sequence in row)
+    rows = _pack_epochs(sequences, budget, seed, refinetune)
+    tokens = sum(map(_count_tokens, rows))
     set_seed(seed)
     model = _adapt(base, refinetune, previous)
     losses = train_rows(
@@ -197,6 +198,26 @@ def _encode(config: RunConfig, tokenizer: Any, model: Any, pairs: Sequence[Pair]
             f"into {max_length} tokens; raise student.max_length"
         )
     return sequences
+
+
+def _pack_epochs(
+    sequences: Sequence[Encoded], budget: int, seed: int, config: RefinetuneConfig
+) -> list[list[Encoded]]:
+    """All rows in the order of training: of so many epochs, or until so many tokens are reached."""
+    epochs = itertools.count() if config.epochs is None else range(config.epochs)
+    left = math.inf if config.tokens is None else config.tokens
+    rows: list[list[Encoded]] = []
+    for epoch in epochs:
+        for row in _pack_epoch(sequences, budget, f"{seed}-{epoch}"):
+            rows.append(row)
+            left -= _count_tokens(row)
+            if left <= 0:
+                return rows
+    return rows
+
+
+def _count_tokens(row: Sequence[Encoded]) -> int:
+    return sum(len(sequence.ids) for sequence in row)
 
 
 def _pack_epoch(sequences: Sequence[Encoded], budget: int, seed: str) -> list[list[Encoded]]:

@@ -9,14 +9,12 @@ from state.records import Evaluation
 __all__ = ["quality", "stop_reason"]
 
 
-def quality(measures: Mapping[str, Evaluation], most: int) -> float:
-    """The held-out measure that stopping goes by; higher is better.
+def quality(measure: Evaluation | None, most: int) -> float:
+    """A held-out measure as stopping goes by it, accuracy or nll (nats per token, negated): higher is better.
 
-    A checker's accuracy where there is one, else the negated held-out nll (nats per token). A student
-    that could be measured on fewer samples than another (`most`) is worse than any: what fails on the
-    hard ones must not look better for it.
+    A student that could be measured on fewer samples than another (`most`) is worse than any: what fails
+    on the hard ones must not look better for it.
     """
-    measure = measures.get("accuracy") or measures.get("nll")
     if measure is None or measure.n < most:
         return -math.inf
     return measure.value if measure.name == "accuracy" else -measure.value
@@ -37,7 +35,8 @@ def stop_reason(
         round: the round just evaluated, from 1.
         proposals: samples that got at least one proposal, summed over the round's phases.
         accepted: decisions of the round that took one.
-        measures: held-out measures by round and name, up to this round.
+        measures: held-out measures by round and name, up to this round. A checker's accuracy counts where
+            there is one, else nll.
 
     Returns:
         "no-proposals" (the teacher gave none), "nothing-accepted", "min-acceptance", "max-drop",
@@ -50,8 +49,10 @@ def stop_reason(
     if accepted / proposals < config.stop.min_acceptance:
         return "min-acceptance"
     if round in measures and len(measures) > 1:
-        most = max((item.n for named in measures.values() for item in named.values()), default=0)
-        values = [quality(measures[at], most) for at in sorted(measures)]
+        name = "accuracy" if any("accuracy" in named for named in measures.values()) else "nll"
+        by_round = [measures[at].get(name) for at in sorted(measures)]
+        most = max((item.n for item in by_round if item), default=0)
+        values = [quality(item, most) for item in by_round]
         best = max(values)
         drop = best - values[-1]
         relative = drop / abs(best) if best and math.isfinite(drop) else drop

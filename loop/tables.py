@@ -10,7 +10,7 @@ from rich.text import Text
 
 from loop.words import inert, render_diff
 
-__all__ = ["render_rounds", "render_runs", "render_trace"]
+__all__ = ["format_number", "format_share", "new_table", "render_rounds", "render_runs", "render_trace"]
 
 Document = Mapping[str, Any]
 
@@ -27,15 +27,15 @@ def render_runs(runs: Sequence[Document]) -> RenderableType:
     """All runs, one row each."""
     if not runs:
         return Text("no runs yet; `reflectune init` writes a config to start from")
-    table = _table("run", "status", "round", "samples", "acceptance", "cost USD")
+    table = new_table("run", "status", "round", "samples", "acceptance", "cost USD")
     for run in runs:
         table.add_row(
             run["name"],
             run["status"],
             "-" if run["round"] is None else f"{run['round']} of {run['rounds']}",
-            _number(run["samples"], "d"),
-            _share(run["acceptance"]),
-            _number(run["cost_usd"], ".4f"),
+            format_number(run["samples"], "d"),
+            format_share(run["acceptance"]),
+            format_number(run["cost_usd"], ".4f"),
         )
     return table
 
@@ -45,8 +45,8 @@ def render_rounds(run: Document) -> RenderableType:
     rounds = run["rounds"]
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
     measures = sorted({name for row in rounds for name in row["evaluations"]})
-    decided = _table("round", "student", "pool", "instruction", "failed", "response", "failed", "training")
-    measured = _table(
+    decided = new_table("round", "student", "pool", "instruction", "failed", "response", "failed", "training")
+    measured = new_table(
         "round",
         "IFD",
         "r-IFD",
@@ -69,12 +69,12 @@ def render_rounds(run: Document) -> RenderableType:
         )
         measured.add_row(
             str(row["round"]),
-            _number(row["ifd"]["mean"], ".3f"),
-            _number(row["r_ifd"]["mean"], ".3f"),
-            _number(row["response_tokens"], ".1f"),
-            *(_number(row["evaluations"].get(name), ".3f") for name in measures),
+            format_number(row["ifd"]["mean"], ".3f"),
+            format_number(row["r_ifd"]["mean"], ".3f"),
+            format_number(row["response_tokens"], ".1f"),
+            *(format_number(row["evaluations"].get(name), ".3f") for name in measures),
             str(row["teacher"]["calls"]),
-            _number(row["teacher"]["cost_usd"], ".4f"),
+            format_number(row["teacher"]["cost_usd"], ".4f"),
             f"{sum(row['seconds'].values()):.1f}",
         )
     return Group(
@@ -160,7 +160,7 @@ def _sentence(decision: Document) -> str:
     unit = _UNITS.get(policy, {}).get(phase, "value")
     incumbent, challenger = decision["incumbent_value"], decision["challenger_value"]
     numbers = (
-        f"{unit} {_number(challenger, '.4f')} against the incumbent's {_number(incumbent, '.4f')} "
+        f"{unit} {format_number(challenger, '.4f')} against the incumbent's {format_number(incumbent, '.4f')} "
         f"under {decision['student']}"
     )
     match decision["reason"]:
@@ -184,7 +184,8 @@ def _sentence(decision: Document) -> str:
             return f"refused: policy {policy} keeps the incumbent"
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """A table with these column heads; all but the first are set to the right."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
@@ -195,9 +196,11 @@ def _accepted(phase: Document) -> str:
     return f"{phase['accepted']}/{phase['reflected']}"
 
 
-def _share(value: float | None) -> str:
+def format_share(value: float | None) -> str:
+    """A share in percent; a dash for None."""
     return "-" if value is None else f"{value:.0%}"
 
 
-def _number(value: float | None, form: str) -> str:
+def format_number(value: float | None, form: str) -> str:
+    """A number by a format specification; a dash for None."""
     return "-" if value is None else format(value, form)

@@ -182,8 +182,10 @@ class RefinetuneConfig(_Section):
     """Layers that get an adapter: names, or all-linear for every linear layer but the head."""
     lr: float = Field(default=2e-4, gt=0.0)
     """Peak learning rate."""
-    epochs: int = Field(default=3, ge=1)
-    """Passes over the round's training set."""
+    epochs: int | None = Field(default=3, ge=1)
+    """Passes over the round's training set; set this or `tokens`."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Train on about so many tokens instead, prompts included, however many passes that takes."""
     batch_tokens: int = Field(default=8192, ge=8)
     """Tokens per optimizer step, prompts included."""
     warmup: Share = 0.03
@@ -197,6 +199,19 @@ class RefinetuneConfig(_Section):
     anchor: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training set that is original pairs, against collapse."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tokens_take_the_place_of_epochs(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("tokens") is not None:
+            return {"epochs": None} | values
+        return values
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.tokens is None):
+            raise ValueError("set epochs or tokens, not both")
+        return self
+
 
 class EvaluateConfig(_Section):
     """Held-out measures of each new student."""
@@ -204,7 +219,7 @@ class EvaluateConfig(_Section):
     every: int = Field(default=1, ge=1)
     """Evaluate every so many rounds, and after the last."""
     checker: str | None = None
-    """Function module:function(instruction, input, response, reference) that says if an answer is right."""
+    """module:function(instruction, input, response, reference): is an answer right? None: nobody can say."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest held-out answer the student may write, in tokens."""
 

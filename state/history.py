@@ -6,6 +6,7 @@ Only reads, and only over its own connection, so that it never stands in the wri
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +14,10 @@ from sqlite_utils.db import Database
 
 from state.errors import StoreError
 from state.exports import Preference
-from state.records import PHASES, Pair
+from state.records import PHASES, Pair, Phase
 from state.store import open_database
 
-__all__ = ["History", "mean_and_median"]
+__all__ = ["History", "Proposed", "mean_and_median"]
 
 # The pool D[r] is what won the last phase of round r; the pool D[0] is the given training data.
 _POOL = """
@@ -28,6 +29,16 @@ _POOL = """
     JOIN samples ON samples.id = versions.sample_id
     WHERE :round = 0 AND versions.phase = 'original' AND samples.split = 'train'
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """One proposal of the teacher, the pair it was made for, and whether it was taken."""
+
+    position: int  # of the sample in the given data
+    incumbent: Pair
+    candidate: Pair
+    accepted: bool
 
 
 class History:
@@ -100,6 +111,15 @@ class History:
         rows = self.db.query("SELECT * FROM rounds ORDER BY round")
         return [self._round(row) for row in list(rows)]
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """All held-out measures with their 95 % intervals, by round and name."""
+        return list(
+            self.db.query(
+                "SELECT round, student_id AS student, name, value, n, low, high FROM evaluations "
+                "ORDER BY round, name"
+            )
+        )
+
     def _round(self, row: Mapping[str, Any]) -> dict[str, Any]:
         round = row["round"]
         scores = self._pool_scores(round)
@@ -152,6 +172,34 @@ class History:
                 {"round": round},
             )
         )
+
+    # What was proposed
+
+    def proposed(self, round: int, phase: Phase) -> Iterator[Proposed]:
+        """The proposals of a phase that have been decided about, by position and candidate."""
+        rows = self.db.query(
+            """
+            SELECT samples.position, decisions.winner_id = candidate.id AS accepted,
+                incumbent.instruction, incumbent.input, incumbent.response,
+                candidate.instruction AS new_instruction, candidate.input AS new_input,
+                candidate.response AS new_response
+            FROM versions AS candidate
+            JOIN versions AS incumbent ON incumbent.id = candidate.parent_id
+            JOIN samples ON samples.id = candidate.sample_id
+            JOIN decisions ON decisions.sample_id = candidate.sample_id
+                AND decisions.round = candidate.round AND decisions.phase = candidate.phase
+            WHERE candidate.round = ? AND candidate.phase = ?
+            ORDER BY samples.position, candidate.candidate
+            """,
+            [round, phase],
+        )
+        for row in rows:
+            yield Proposed(
+                position=row["position"],
+                incumbent=Pair(row["instruction"], row["input"], row["response"]),
+                candidate=Pair(row["new_instruction"], row["new_input"], row["new_response"]),
+                accepted=bool(row["accepted"]),
+            )
 
     # One sample
 

@@ -68,6 +68,7 @@ def test_config_override_path_is_relative_to_the_working_directory(
         ("rounds=0", "rounds: input should be greater than or equal to 1, got 0"),
         ("refinetune.lr=-1", "refinetune.lr: input should be greater than 0, got -1"),
         ("selection.max_ifd=nan", "selection.max_ifd: input should be a finite number"),
+        ("refinetune.tokens=0", "refinetune.tokens: input should be greater than or equal to 1, got 0"),
         ("teacher.engine=llama", "teacher.engine: input should be"),
         ("teacher.engine=openai", 'teacher: engine = "openai" needs model'),
         ("data.hf=org/data", "data: set exactly one of path and hf"),
@@ -93,6 +94,21 @@ def test_config_of_greedy_candidates_is_refused(config_file: Path) -> None:
     overrides = ["teacher.engine=openai", "teacher.model=m", "teacher.candidates=2"]
     with pytest.raises(ConfigError, match="candidates > 1 needs temperature > 0"):
         load_config(config_file, overrides)
+
+
+def test_config_trains_for_epochs_or_for_tokens(config_file: Path) -> None:
+    by_default = load_config(config_file).refinetune
+    assert (by_default.epochs, by_default.tokens) == (3, None)
+    by_tokens = load_config(config_file, ["refinetune.tokens=5000"]).refinetune
+    assert (by_tokens.epochs, by_tokens.tokens) == (None, 5000)
+    with pytest.raises(ConfigError, match="refinetune: set epochs or tokens, not both"):
+        load_config(config_file, ["refinetune.tokens=5000", "refinetune.epochs=3"])
+
+
+def test_config_of_so_many_tokens_round_trips_as_toml_and_as_json(config_file: Path) -> None:
+    config = load_config(config_file, ["refinetune.tokens=5000"])
+    assert parse_config(tomllib.loads(config.to_toml()), "resolved") == config
+    assert parse_config(config.model_dump(mode="json"), "stored") == config
 
 
 def test_config_file_problems_are_named(tmp_path: Path) -> None:

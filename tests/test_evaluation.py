@@ -88,6 +88,22 @@ def test_evaluate_leaves_out_what_cannot_be_measured():
     assert (measures["accuracy"].value, measures["accuracy"].n) == (0.5, 2)
 
 
+def test_evaluate_accuracy_leaves_out_what_its_checker_cannot_say():
+    # Of 4 answers 1 is right, 1 wrong, 2 unknown: 1 of 2. Wilson with z² = 3.8416: centre 0.5,
+    # half width 1.96 sqrt(0.125 + 0.2401) / 2.9208 = 0.405467
+    verdicts = iter([True, None, False, None])
+    measures = evaluate([-2.0] * 4, ["a", "b", "c", "d"], lambda *texts: next(verdicts))
+    accuracy = measures["accuracy"]
+    assert (accuracy.value, accuracy.n) == (0.5, 2)
+    assert accuracy.low == pytest.approx(0.5 - 0.405467, abs=1e-5)
+    assert accuracy.high == pytest.approx(0.5 + 0.405467, abs=1e-5)
+    assert (measures["nll"].n, measures["response_tokens"].n) == (4, 4)
+
+
+def test_evaluate_has_no_accuracy_where_its_checker_can_say_nothing():
+    assert set(evaluate([-2.0] * 2, ["a", "b"], lambda *texts: None)) == {"nll", "response_tokens"}
+
+
 def test_evaluate_names_no_measure_without_samples():
     assert evaluate([None], [None], is_reference) == {}
 
@@ -122,9 +138,9 @@ def test_evaluate_names_the_sample_its_checker_failed_on():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("verdict", [None, "yes", math.nan, math.inf])
+@pytest.mark.parametrize("verdict", ["yes", math.nan, math.inf])
 def test_evaluate_refuses_a_verdict_that_is_no_number(verdict):
-    with pytest.raises(ConfigError, match=r"on the answer to 'Add 0\.'; want true, false or a number"):
+    with pytest.raises(ConfigError, match=r"on the answer to 'Add 0\.'; want true, false, a number or None"):
         evaluate([-2.0], ["a"], lambda *texts: verdict)
 
 

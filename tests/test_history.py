@@ -5,8 +5,8 @@ import pytest
 
 from state.errors import StoreError
 from state.exports import Preference
-from state.history import History, mean_and_median
-from state.records import Evaluation, StudentRecord
+from state.history import History, Proposed, mean_and_median
+from state.records import Evaluation, Pair, StudentRecord, Version
 from state.store import LineageStore
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
@@ -145,6 +145,50 @@ def test_history_preferences_are_winner_and_loser_of_compared_responses(history:
         Preference("ask b", "", chosen="answer b", rejected="worse b"),
     ]
     assert list(history.preferences(0)) == []
+
+
+def test_history_proposed_has_each_proposal_with_its_incumbent(history: History) -> None:
+    assert list(history.proposed(1, "response")) == [
+        Proposed(0, given("a"), Pair("ask a", "", "better a"), accepted=True),
+        Proposed(1, given("b"), Pair("ask b", "", "worse b"), accepted=False),
+    ]
+    assert list(history.proposed(1, "instruction")) == []
+
+
+def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> None:
+    with LineageStore.open(path) as store:
+        store.start_round(2)
+        taken = Version("a", original("a").id, 1, "response", 0, Pair("ask a", "", "better a"))
+        best = propose(store, taken, "best a", round=2, phase="instruction")
+        ours = propose(store, original("b"), "new b", round=2, phase="instruction")
+        undecided = propose(store, original("c"), "new c", round=2, phase="instruction")
+        store.add_decisions(
+            {},
+            "s0",
+            [
+                decided(original("b"), reason="policy", round=2, phase="instruction"),
+                decided(taken, best, reason="accepted", round=2, phase="instruction"),
+            ],
+        )
+    with History.open(path) as history:
+        proposed = list(history.proposed(2, "instruction"))
+    assert proposed == [
+        Proposed(0, taken.pair, best.pair, accepted=True),
+        Proposed(1, given("b"), ours.pair, accepted=False),  # refused by lot, without a look at it
+    ]
+    assert undecided.pair not in [item.candidate for item in proposed]
+
+
+def test_history_evaluations_are_all_measures_by_round_and_name(path: Path) -> None:
+    with LineageStore.open(path) as store:
+        store.add_evaluations(0, "s0", [Evaluation("nll", 3.0, 4, 2.5, 3.5)])
+        store.add_evaluations(1, "s1", [Evaluation("accuracy", 0.5, 2, 0.1, 0.9)])
+    with History.open(path) as history:
+        assert history.evaluations() == [
+            {"round": 0, "student": "s0", "name": "nll", "value": 3.0, "n": 4, "low": 2.5, "high": 3.5},
+            {"round": 1, "student": "s1", "name": "accuracy", "value": 0.5, "n": 2, "low": 0.1, "high": 0.9},
+            {"round": 1, "student": "s1", "name": "nll", "value": 2.5, "n": 1, "low": None, "high": None},
+        ]
 
 
 def test_history_counts_a_round_only_when_all_is_decided(path: Path) -> None:

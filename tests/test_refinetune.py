@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from agents.refinetune import check_refinetune, hash_adapter, refinetune_student
+from agents.refinetune import _pack_epochs, check_refinetune, hash_adapter, refinetune_student
 from agents.student import Student
 from agents.targets import Encoded
 from agents.trainer import TrainingRows, _keep_device
-from state.config import RunConfig
+from state.config import RefinetuneConfig, RunConfig
 from state.errors import AdapterError, StudentError
 from state.records import Pair
 from tests.tiny_models import save_tiny_llama, save_tiny_model
@@ -202,6 +202,45 @@ def test_refinetune_gives_the_same_bits_again(folder, tmp_path):
     torch.manual_seed(77)
     train(config, tmp_path / "other" / "adapter")
     assert hash_adapter(tmp_path / "one" / "adapter") == hash_adapter(tmp_path / "other" / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lengths"),
+    # Three sequences of 4 tokens in rows of at most 8: 8 and 4 tokens an epoch.
+    [(1, [8]), (8, [8]), (9, [8, 4]), (12, [8, 4]), (13, [8, 4, 8]), (30, [8, 4, 8, 4, 8])],
+)
+def test_training_by_tokens_ends_with_the_row_that_reaches_them(tokens, lengths):
+    sequences = [Encoded([start, 1, 2, 3], 1) for start in (10, 20, 30)]
+    rows = _pack_epochs(sequences, 8, 7, RefinetuneConfig(tokens=tokens))
+    assert [sum(len(sequence.ids) for sequence in row) for row in rows] == lengths
+    assert rows == _pack_epochs(sequences, 8, 7, RefinetuneConfig(epochs=3))[: len(rows)]
+
+
+@pytest.mark.parametrize("size", [2, 16, 160])
+def test_refinetune_by_tokens_trains_as_much_on_few_pairs_as_on_many(folder, tmp_path, size):
+    # Rows of at most 64 tokens: past 1200 tokens by less than that. Steps of about 300 tokens: about 4.
+    config = configure(folder, student={"batch_tokens": 64}, tokens=1200)
+    metrics = train(config, tmp_path / "adapter", pairs=(PAIRS * 10)[:size])
+    assert 1200 <= metrics["tokens"] < 1264
+    assert 4 <= metrics["steps"] <= 5
+    assert metrics["pairs"] == size
+
+
+def test_refinetune_by_the_tokens_of_its_epochs_gives_the_same_bits(folder, undisturbed, tmp_path):
+    metrics = json.loads((undisturbed / "metrics.json").read_text())
+    train(configure(folder, tokens=int(metrics["tokens"])), tmp_path / "adapter")
+    assert hash_adapter(tmp_path / "adapter") == hash_adapter(undisturbed)
+
+
+def test_refinetune_by_tokens_that_is_interrupted_gives_the_same_bits(folder, tmp_path):
+    config = configure(folder, tokens=2000, dropout=0.1)
+    whole = train(config, tmp_path / "whole")
+    assert interrupt(config, tmp_path / "resumed", 5)
+    steps = []
+    resumed = train(config, tmp_path / "resumed", steps=steps)
+    assert steps[0][0] > 1
+    assert resumed | {"seconds": 0} == whole | {"seconds": 0}
+    assert hash_adapter(tmp_path / "resumed") == hash_adapter(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"round": 2}])

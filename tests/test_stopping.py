@@ -65,15 +65,36 @@ def test_stop_judges_only_rounds_that_were_evaluated() -> None:
     assert reason(round=2, nlls=(2.0, 9.0), max_drop=0.1) is None
 
 
-def test_quality_prefers_accuracy_and_turns_nll_round() -> None:
-    accuracy = Evaluation("accuracy", 0.5, 9, None, None)
-    assert quality(measured(2.0)[0], most=9) == -2.0
-    assert quality(measured(2.0)[0] | {"accuracy": accuracy}, most=9) == 0.5
+def with_accuracy(nll: float, accuracy: float, n: int) -> dict[str, Evaluation]:
+    """Measures of one round: nll over 9 samples, accuracy over the n that a checker could judge."""
+    return measured(nll)[0] | {"accuracy": Evaluation("accuracy", accuracy, n, None, None)}
+
+
+def test_quality_takes_accuracy_as_it_is_and_turns_nll_round() -> None:
+    assert quality(Evaluation("nll", 2.0, 9, None, None), most=9) == -2.0
+    assert quality(Evaluation("accuracy", 0.5, 9, None, None), most=9) == 0.5
+
+
+def test_stop_goes_by_accuracy_over_the_samples_that_a_checker_could_judge() -> None:
+    # Accuracy 0.5 -> 0.6 over 4 of 9 samples is better, whatever nll does; 0.5 -> 0.2 is 60 % worse.
+    for accuracy, expected in ((0.6, (None, None)), (0.2, ("max-drop", "patience"))):
+        measures = {0: with_accuracy(2.0, 0.5, n=4), 1: with_accuracy(9.0 - 10 * accuracy, accuracy, n=4)}
+        found = tuple(
+            stop_reason(config_with(**stop), 1, proposals=2, accepted=1, measures=measures)
+            for stop in ({"max_drop": 0.5}, {"patience": 1})
+        )
+        assert found == expected
+
+
+def test_stop_when_a_student_has_no_accuracy_and_the_one_before_had() -> None:
+    measures = {0: with_accuracy(2.0, 0.0, n=4), 1: measured(1.0)[0]}
+    found = stop_reason(config_with(patience=1), 1, proposals=2, accepted=1, measures=measures)
+    assert found == "patience"
 
 
 def test_quality_of_a_student_that_fails_on_some_samples_is_worse_than_any() -> None:
-    assert quality(measured(0.1)[0], most=10) == -math.inf
-    assert quality({}, most=9) == -math.inf
+    assert quality(Evaluation("nll", 0.1, 9, None, None), most=10) == -math.inf
+    assert quality(None, most=9) == -math.inf
     fewer = {0: measured(2.0)[0], 1: {"nll": Evaluation("nll", 0.5, 8, None, None)}}
     for stop, expected in (({"max_drop": 0.5}, "max-drop"), ({"patience": 1}, "patience")):
         found = stop_reason(config_with(**stop), 1, proposals=2, accepted=1, measures=fewer)
