@@ -1,11 +1,11 @@
 """What the teacher reads and how its answer is understood.
 
-All wording comes from prompts.toml. An answer comes in one of two forms: a JSON object, or text between
-tags that carry a nonce, which data cannot fake. Whatever a teacher writes, parsing ends in a proposal
-or in a status; it never raises, and never lets words of the prompt into a pair.
+All wording comes from TOML: prompts.toml in this folder, whose comments document the format, or a file of
+the user's. An answer comes in one of two forms: a JSON object, or text between tags that carry a nonce,
+which data cannot fake. Whatever a teacher writes, parsing ends in a proposal or in a status; it never
+raises, and never lets words of the prompt into a pair.
 """
 
-import functools
 import itertools
 import json
 import re
@@ -15,26 +15,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from state.records import Pair, Phase, content_hash
+from state.errors import ConfigError
+from state.records import PHASES, Pair, Phase, content_hash
 
 __all__ = [
+    "SHIPPED",
     "ParseFailure",
+    "Prompts",
     "Proposal",
     "answer_schema",
-    "build_messages",
     "clean_text",
     "hash_messages",
     "make_nonce",
-    "parse_answer",
+    "open_prompts",
 ]
+
+SHIPPED = Path(__file__).parent / "prompts.toml"
 
 ParseFailure = Literal["unparsable", "unchanged", "cut"]
 
 # What an answer holds besides the critique: key of the JSON form -> tag of the tagged form.
-_FIELDS: dict[Phase, dict[str, str]] = {
+_FIELDS: dict[str, dict[str, str]] = {
     "instruction": {"instruction": "new-instruction", "response": "new-response"},
     "response": {"response": "new-response"},
 }
+# Section of a prompts file -> its keys.
+_KEYS: dict[str, tuple[str, ...]] = {
+    "task": PHASES,
+    "pair": ("opening", "instruction", "input", "response"),
+    "structured": PHASES,
+    "tagged": PHASES,  # the only section that may be left out
+}
+_FIELD = re.compile(r"\{(text|nonce)\}")
 # No text of SQLite, JSON or a tokenizer may hold these.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # Shorter lines of the prompt may well occur in an honest answer.
@@ -47,6 +59,125 @@ class Proposal:
 
     critique: str  # may be empty
     pair: Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The words of one prompts file, and how answers to them are read.
+
+    `texts` maps the sections of the file to their keys and texts.
+    """
+
+    texts: Mapping[str, Mapping[str, str]]
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether there are words that ask for tagged text; without them every prompt asks for JSON."""
+        return "tagged" in self.texts
+
+    def messages(
+        self, phase: Phase, pair: Pair, *, structured: bool, nonce: str
+    ) -> tuple[Mapping[str, str], ...]:
+        """The prompt that asks for a reflection on a pair.
+
+        One user message: some chat templates know no system role. The part that all pairs share stands
+        first, so that servers can reuse its prefix.
+
+        Args:
+            phase: what is criticised and rewritten.
+            pair: the incumbent.
+            structured: ask for JSON, else for tagged text where there are words for it.
+            nonce: from `make_nonce` for this pair.
+        """
+        marks = self.texts["pair"]
+        form = "tagged" if self.has_tags and not structured else "structured"
+        parts = [_fill(self.texts["task"][phase], nonce=nonce), _fill(marks["opening"], nonce=nonce)]
+        for name in ("instruction", "input", "response"):
+            text = clean_text(getattr(pair, name))
+            if text.strip() or name != "input":
+                parts.append(_fill(marks[name], nonce=nonce, text=text))
+        parts.append(_fill(self.texts[form][phase], nonce=nonce))
+        return ({"role": "user", "content": "\n".join(parts)},)
+
+    def parse(
+        self, text: str, *, phase: Phase, pair: Pair, nonce: str, finish_reason: str | None = None
+    ) -> Proposal | ParseFailure:
+        """Read a teacher's answer about a pair, in whichever of the two forms it comes.
+
+        The last complete answer in the text counts; code fences, prose and earlier drafts around it do
+        not.
+
+        Args:
+            text: what the teacher wrote.
+            phase: what was asked.
+            pair: the incumbent.
+            nonce: the one its prompt was built with.
+            finish_reason: "length" where the answer hit the token limit.
+
+        Returns:
+            The proposal; or "cut" for an answer that hit the limit, "unparsable" for one without the asked
+            texts or with the prompt's own words in them, "unchanged" for one that proposes the given pair.
+        """
+        if finish_reason == "length":
+            return "cut"
+        fields = _FIELDS[phase]
+        found = _find_tags(text, nonce, fields) or _find_json(text, fields)
+        if found is None:
+            return "unparsable"
+        found = {key: clean_text(value).strip() for key, value in found.items()}
+        proposed_texts = [found[key] for key in fields]
+        if not all(proposed_texts) or nonce in found["critique"]:
+            return "unparsable"
+        if self._are_echoed(proposed_texts, phase, pair, nonce):
+            return "unparsable"
+        if phase == "instruction":
+            proposed = Pair(found["instruction"], "", found["response"])
+        else:
+            proposed = Pair(pair.instruction, pair.input, found["response"])
+        if _stripped(proposed) == _stripped(pair):
+            return "unchanged"
+        return Proposal(found["critique"], proposed)
+
+    def _are_echoed(self, proposed: Sequence[str], phase: Phase, pair: Pair, nonce: str) -> bool:
+        """Whether proposed texts repeat the prompt.
+
+        That is: they hold its nonce or a long line of it that is not the pair's own, or one of them is all
+        that stands in an example answer of the prompt.
+        """
+        words = [_fill(section[phase], nonce=nonce) for name, section in self.texts.items() if name != "pair"]
+        if not _example_texts("\n".join(words), phase, nonce).isdisjoint(proposed):
+            return True
+        own = "\n".join((pair.instruction, pair.input, pair.response))
+        telltales = [nonce, *(line for line in self._long_lines() if line not in own)]
+        return any(telltale in text for text in proposed for telltale in telltales)
+
+    def _long_lines(self) -> set[str]:
+        """Lines of the file, or parts of lines beside a field, that no honest answer would hold."""
+        lines = [
+            line for texts in self.texts.values() for text in texts.values() for line in text.splitlines()
+        ]
+        parts = {part.strip() for line in lines for part in _FIELD.split(line)}
+        return {part for part in parts if len(part) >= _TELLTALE_LENGTH}
+
+
+def open_prompts(path: Path | None) -> Prompts:
+    """The prompts of a file; None opens the shipped one.
+
+    Raises:
+        ConfigError: the file is missing, or not a prompts file.
+    """
+    path = path or SHIPPED
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such prompts file; `reflectune prompts` prints one to edit") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    if fault := _find_fault(values):
+        raise ConfigError(f"{path}: {fault}")
+    return Prompts(values)
 
 
 def clean_text(text: str) -> str:
@@ -63,31 +194,6 @@ def make_nonce(pair: Pair, *parts: object) -> str:
     raise AssertionError  # count() has no end
 
 
-def build_messages(
-    phase: Phase, pair: Pair, *, structured: bool, nonce: str
-) -> tuple[Mapping[str, str], ...]:
-    """The prompt that asks for a reflection on a pair.
-
-    One user message: some chat templates know no system role. The part that all pairs share stands
-    first, so that servers can reuse its prefix.
-
-    Args:
-        phase: what is criticised and rewritten.
-        pair: the incumbent.
-        structured: ask for JSON, else for tagged text.
-        nonce: from `make_nonce` for this pair.
-    """
-    prompts = _prompts()
-    wrap = prompts["pair"]
-    parts = [prompts["task"][phase], wrap["opening"]]
-    for name in ("instruction", "input", "response"):
-        text = clean_text(getattr(pair, name))
-        if text.strip() or name != "input":
-            parts.append(wrap[name].format(nonce=nonce, text=text))
-    parts.append(prompts["structured" if structured else "tagged"][phase].format(nonce=nonce))
-    return ({"role": "user", "content": "\n".join(parts)},)
-
-
 def answer_schema(phase: Phase) -> dict[str, Any]:
     """JSON schema of an answer in structured form; the critique comes first, to guide the rest."""
     keys = ["critique", *_FIELDS[phase]]
@@ -102,43 +208,6 @@ def answer_schema(phase: Phase) -> dict[str, Any]:
 def hash_messages(messages: Sequence[Mapping[str, str]]) -> str:
     """Content hash of a prompt."""
     return content_hash([dict(message) for message in messages])
-
-
-def parse_answer(
-    text: str, *, phase: Phase, pair: Pair, nonce: str, finish_reason: str | None = None
-) -> Proposal | ParseFailure:
-    """Read a teacher's answer about a pair, in whichever of the two forms it comes.
-
-    The last complete answer in the text counts; code fences, prose and earlier drafts around it do not.
-
-    Args:
-        text: what the teacher wrote.
-        phase: what was asked.
-        pair: the incumbent.
-        nonce: the one its prompt was built with.
-        finish_reason: "length" where the answer hit the token limit.
-
-    Returns:
-        The proposal; or "cut" for an answer that hit the limit, "unparsable" for one without the asked
-        texts or with the prompt's own words in them, "unchanged" for one that proposes the given pair.
-    """
-    if finish_reason == "length":
-        return "cut"
-    fields = _FIELDS[phase]
-    found = _find_tags(text, nonce, fields) or _find_json(text, fields)
-    if found is None:
-        return "unparsable"
-    found = {key: clean_text(value).strip() for key, value in found.items()}
-    proposed_texts = [found[key] for key in fields]
-    if not all(proposed_texts) or nonce in found["critique"] or _echoes_prompt(proposed_texts, pair, nonce):
-        return "unparsable"
-    if phase == "instruction":
-        proposed = Pair(found["instruction"], "", found["response"])
-    else:
-        proposed = Pair(pair.instruction, pair.input, found["response"])
-    if _stripped(proposed) == _stripped(pair):
-        return "unchanged"
-    return Proposal(found["critique"], proposed)
 
 
 def _find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> dict[str, str] | None:
@@ -176,24 +245,55 @@ def _find_json(text: str, fields: Mapping[str, str]) -> dict[str, str] | None:
     return found
 
 
-def _echoes_prompt(texts: Sequence[str], pair: Pair, nonce: str) -> bool:
-    """Whether proposed texts repeat the prompt: its nonce, or a whole line that is not the pair's own."""
-    own = "\n".join((pair.instruction, pair.input, pair.response))
-    telltales = [nonce, *(line for line in _telltale_lines() if line not in own)]
-    return any(telltale in text for text in texts for telltale in telltales)
+def _example_texts(words: str, phase: Phase, nonce: str) -> set[str]:
+    """What a parser would find in words of the prompt: placeholders, which a model may copy."""
+    fields = _FIELDS[phase]
+    examples = (_find_tags(words, nonce, fields), _find_json(words, fields))
+    return {text.strip() for example in examples if example for text in example.values()}
 
 
-@functools.cache
-def _telltale_lines() -> tuple[str, ...]:
-    texts = [text for section in _prompts().values() for text in section.values()]
-    lines = {line for text in texts for line in text.splitlines() if len(line) >= _TELLTALE_LENGTH}
-    return tuple(sorted(lines))
+def _fill(text: str, /, **values: str) -> str:
+    """Replace fields once and literally: all other braces, and those of the values, stay."""
+    return _FIELD.sub(lambda match: values.get(match[1], match[0]), text)
 
 
-@functools.cache
-def _prompts() -> dict[str, dict[str, str]]:
-    text = (Path(__file__).parent / "prompts.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+def _find_fault(values: Mapping[str, object]) -> str | None:
+    """What keeps TOML from being a prompts file; None where nothing does."""
+    if unknown := [name for name in values if name not in _KEYS]:
+        known = ", ".join(f"[{section}]" for section in _KEYS)
+        return f"unknown section {unknown[0]!r}; a prompts file has {known}"
+    for section, keys in _KEYS.items():
+        if section not in values:
+            if section == "tagged":
+                continue
+            return f"section [{section}] is missing; want its texts {', '.join(keys)}"
+        texts = values[section]
+        if not isinstance(texts, dict):
+            return f"{section} must be a section [{section}], got {texts!r}"
+        if unknown := [key for key in texts if key not in keys]:
+            return f"[{section}] has an unknown key {unknown[0]!r}; its keys are {', '.join(keys)}"
+        for key in keys:
+            if fault := _find_text_fault(section, key, texts.get(key)):
+                return f"[{section}].{key} {fault}"
+    return None
+
+
+def _find_text_fault(section: str, key: str, text: object) -> str | None:
+    if text is None:
+        return "is missing; want a text"
+    if not isinstance(text, str):
+        return f"must be a text, got {text!r}"
+    if section == "pair":
+        if key == "opening" or "{text}" in text:
+            return None
+        return f"must hold {{text}}, which the pair's {key} replaces"
+    if not text.strip():
+        return "must not be empty"
+    if section == "tagged":
+        for tag in _FIELDS[key].values():
+            if _last_block(text, f"{tag}-{{nonce}}") is None:
+                return f"must hold <{tag}-{{nonce}}> and, after it, </{tag}-{{nonce}}>"
+    return None
 
 
 def _stripped(pair: Pair) -> tuple[str, str, str]:

@@ -14,13 +14,13 @@ from typing import Self
 from agents.engines import ENGINES, Answer, Engine, Request
 from agents.model_files import find_fault
 from agents.prompts import (
+    Prompts,
     Proposal,
     answer_schema,
-    build_messages,
     clean_text,
     hash_messages,
     make_nonce,
-    parse_answer,
+    open_prompts,
 )
 from state.config import TeacherConfig
 from state.errors import ConfigError, TeacherError
@@ -77,12 +77,14 @@ class Teacher:
     """Reflects on pairs through an engine.
 
     The first attempt at a question asks for JSON by schema, where config and engine allow it; further
-    attempts ask for tagged text, so that even a greedy model reads something new. What an attempt asks
-    follows from seed, question and attempt alone, and so is the same in a resumed run.
+    attempts ask for tagged text, so that even a greedy model reads something new. Prompts without words
+    for tagged text ask for JSON in every attempt, with a schema wherever one is allowed. What an attempt
+    asks follows from seed, question and attempt alone, and so is the same in a resumed run.
     """
 
-    def __init__(self, engine: Engine, config: TeacherConfig, seed: int) -> None:
+    def __init__(self, engine: Engine, prompts: Prompts, config: TeacherConfig, seed: int) -> None:
         self._engine = engine
+        self._prompts = prompts
         self._config = config
         self._seed = seed
         self._attempts = config.attempts
@@ -152,7 +154,7 @@ class Teacher:
         place = question.round, question.phase, question.sample_id, question.candidate, ask.attempt
         nonce = make_nonce(question.pair, self._seed, *place)
         structured = (
-            ask.attempt == 1
+            (ask.attempt == 1 or not self._prompts.has_tags)
             and not ask.schema_refused
             and self._config.structured
             and self._engine.structured
@@ -160,7 +162,9 @@ class Teacher:
         )
         request = Request(
             id=next(self._request_ids),
-            messages=build_messages(question.phase, question.pair, structured=structured, nonce=nonce),
+            messages=self._prompts.messages(
+                question.phase, question.pair, structured=structured, nonce=nonce
+            ),
             schema=answer_schema(question.phase) if structured else None,
             seed=int(content_hash("seed", self._seed, *place)[:8], 16) >> 1,  # 31 bits
             pair=question.pair,
@@ -217,7 +221,7 @@ class Teacher:
         match answer.error:
             case None:
                 question = sent.ask.question
-                parsed = parse_answer(
+                parsed = self._prompts.parse(
                     answer.text,
                     phase=question.phase,
                     pair=question.pair,
@@ -246,21 +250,24 @@ class Teacher:
 
 
 def open_teacher(config: TeacherConfig, seed: int) -> Teacher:
-    """Open the configured engine and a teacher on it; close the teacher after use.
+    """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
 
     Raises:
-        ConfigError: the engine cannot be used as configured.
+        ConfigError: prompts or engine cannot be used as configured.
         TeacherError: a local model cannot be opened.
     """
-    return Teacher(ENGINES[config.engine](config), config, seed)
+    prompts = _open_prompts(config)
+    return Teacher(ENGINES[config.engine](config), prompts, config, seed)
 
 
 def check_teacher(config: TeacherConfig) -> None:
     """Refuse a teacher that surely cannot work. Looks at files and environment, at no server or model.
 
     Raises:
-        ConfigError: a recording that is missing or wrong, an unset key, or no model in the folder.
+        ConfigError: prompts or a recording that are missing or wrong, an unset key, or no model in the
+            folder.
     """
+    _open_prompts(config)
     match config.engine:
         case "recorded":
             from agents.engines.recorded import read_recording
@@ -273,3 +280,7 @@ def check_teacher(config: TeacherConfig) -> None:
         case "transformers":
             if fault := find_fault(config.model or ""):
                 raise ConfigError(f"teacher.model: {fault}")
+
+
+def _open_prompts(config: TeacherConfig) -> Prompts:
+    return open_prompts(None if config.prompts is None else Path(config.prompts))

@@ -80,6 +80,14 @@ def init(
 
 
 @app.command()
+def prompts() -> None:
+    """Print the teacher's prompts: a file to edit, for teacher.prompts."""
+    from agents.prompts import SHIPPED
+
+    typer.echo(SHIPPED.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
     name: Annotated[str | None, typer.Option(help="Name of the run, instead of the config's.")] = None,

@@ -92,6 +92,8 @@ class TeacherConfig(_Section):
     """Name of the environment variable that holds the server's key; unset sends none."""
     path: str | None = None
     """File of recorded answers (engine recorded). Relative to this file."""
+    prompts: str | None = None
+    """TOML file of your own prompts; unset takes what `reflectune prompts` prints. Relative to this file."""
     candidates: int = Field(default=1, ge=1)
     """Proposals per pair and phase; the student takes the best."""
     temperature: float = Field(default=0.0, ge=0.0)
@@ -105,7 +107,7 @@ class TeacherConfig(_Section):
     retries: int = Field(default=2, ge=0)
     """How often a failed or unreadable answer is asked for again; a recording is never asked again."""
     structured: bool = True
-    """Ask for JSON by schema where the engine grants it; false always asks for tagged text."""
+    """Ask for JSON by schema where the engine grants it; false asks for tagged text, if `prompts` has it."""
     price_in: float | None = Field(default=None, ge=0.0)
     """Price of prompt tokens, USD per million; unset leaves the cost unknown."""
     price_out: float | None = Field(default=None, ge=0.0)
@@ -395,6 +397,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
 
     resolve("data", "path", only_if_it_exists=False)
     resolve("teacher", "path", only_if_it_exists=False)
+    resolve("teacher", "prompts", only_if_it_exists=False)
     resolve("teacher", "model", only_if_it_exists=True)
     resolve("student", "model", only_if_it_exists=True)
     if not (

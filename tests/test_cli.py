@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agents.prompts import SHIPPED, open_prompts
 from loop import cli
 from loop.cli import app, main
 from tests.worlds import ROOT, child_environment, command, reflectune, write_world
@@ -185,6 +186,20 @@ def test_init_writes_a_config_once(
     assert "cannot be written" in complaint(capsys, "init", "no/such/folder.toml")
 
 
+def test_prompts_prints_a_file_that_opens(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['reflectune', 'prompts']\n"
+        "from loop.cli import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'transformers', 'langgraph'} & set(sys.modules)\n"
+    )
+    mine = tmp_path / "mine.toml"
+    with mine.open("wb") as stream:
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=stream, check=True)
+    assert mine.read_bytes() == SHIPPED.read_bytes()
+    assert open_prompts(mine) == open_prompts(None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -198,6 +213,8 @@ def test_init_writes_a_config_once(
         (["run", "config.toml", "--name", "new", "--set", "data.path=turns.json"], "single-turn"),
         (["run", "config.toml", "--name", "new", "--set", "data.path=holes.json"], "1 of 2 records"),
         (["run", "config.toml", "--name", "new", "--set", "teacher.path=none.jsonl"], "none.jsonl"),
+        (["run", "config.toml", "--name", "new", "--set", "teacher.prompts=none.toml"], "no such prompts"),
+        (["run", "config.toml", "--name", "new", "--set", "teacher.prompts=config.toml"], "unknown section"),
         (["run", "config.toml", "--name", "new", "--set", "student.model=./hollow"], "weights"),
         (["run", "config.toml", "--name", "new", "--set", "student.model=./none"], "no such model"),
         (["run", "config.toml", "--name", "new", "--set", "student.template=chat"], "chat template"),

@@ -31,6 +31,12 @@ def test_config_paths_are_relative_to_its_file(config_file: Path) -> None:
     assert config.teacher.path == str(config_file.parent / "teacher.jsonl")
 
 
+def test_config_path_of_prompts_is_relative_to_its_file(config_file: Path) -> None:
+    assert load_config(config_file).teacher.prompts is None
+    config_file.write_text(MINIMAL.replace("[teacher]", '[teacher]\nprompts = "mine.toml"'))
+    assert load_config(config_file).teacher.prompts == str(config_file.parent / "mine.toml")
+
+
 def test_config_model_that_is_no_folder_stays_a_hub_name(config_file: Path) -> None:
     assert load_config(config_file).student.model == "org/model"
 

@@ -3,24 +3,19 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import agents.prompts
-from agents.prompts import (
-    Proposal,
-    answer_schema,
-    build_messages,
-    hash_messages,
-    make_nonce,
-    parse_answer,
-)
+from agents.prompts import SHIPPED, Proposal, answer_schema, hash_messages, make_nonce, open_prompts
+from state.errors import ConfigError
 from state.records import PHASES, Pair, Phase
 
 PAIR = Pair("Name three colours.", "", "Red.")
 PAIR_WITH_INPUT = Pair("Translate.", "Guten Tag", "Good day")
 NONCE = "5eed1234"
-PROMPTS = tomllib.loads(Path(agents.prompts.__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
+PROMPTS = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+shipped = open_prompts(None)
 
 # Texts that naive parsers cut, drop or obey.
 AWKWARD_TEXTS = [
@@ -36,7 +31,7 @@ AWKWARD_TEXTS = [
 
 
 def prompt(phase: Phase, pair: Pair, *, structured: bool = False, nonce: str = NONCE) -> str:
-    (message,) = build_messages(phase, pair, structured=structured, nonce=nonce)
+    (message,) = shipped.messages(phase, pair, structured=structured, nonce=nonce)
     assert message["role"] == "user"
     return message["content"]
 
@@ -49,7 +44,7 @@ def tagged(nonce: str = NONCE, **texts: str) -> str:
 
 
 def parse(text: str, phase: Phase = "response", pair: Pair = PAIR, finish_reason: str = "stop") -> object:
-    return parse_answer(text, phase=phase, pair=pair, nonce=NONCE, finish_reason=finish_reason)
+    return shipped.parse(text, phase=phase, pair=pair, nonce=NONCE, finish_reason=finish_reason)
 
 
 @pytest.mark.parametrize("structured", [True, False])
@@ -102,9 +97,9 @@ def test_messages_can_always_be_encoded() -> None:
 
 
 def test_hash_messages_follows_the_content() -> None:
-    first = build_messages("response", PAIR, structured=False, nonce=NONCE)
-    again = build_messages("response", PAIR, structured=False, nonce=NONCE)
-    other = build_messages("response", PAIR, structured=False, nonce="00000000")
+    first = shipped.messages("response", PAIR, structured=False, nonce=NONCE)
+    again = shipped.messages("response", PAIR, structured=False, nonce=NONCE)
+    other = shipped.messages("response", PAIR, structured=False, nonce="00000000")
     assert hash_messages(first) == hash_messages(again) != hash_messages(other)
 
 
@@ -272,7 +267,7 @@ _ANSWERS = st.lists(_PIECES | st.text(st.characters(), max_size=20), max_size=20
 @settings(max_examples=500, deadline=None)
 @given(text=_ANSWERS, phase=st.sampled_from(PHASES), finish=st.sampled_from([None, "stop", "length"]))
 def test_parse_survives_any_text(text: str, phase: Phase, finish: str | None) -> None:
-    parsed = parse_answer(text, phase=phase, pair=PAIR, nonce=NONCE, finish_reason=finish)
+    parsed = shipped.parse(text, phase=phase, pair=PAIR, nonce=NONCE, finish_reason=finish)
     if not isinstance(parsed, Proposal):
         assert parsed in ("unparsable", "unchanged", "cut")
         return
@@ -306,3 +301,224 @@ def test_parse_returns_every_text_written_as_asked(
         assert parsed == Proposal(stripped[0], Pair(stripped[1], "", stripped[2]))
     else:
         assert parsed == "unparsable"
+
+
+# A prompts file of somebody's own: one line a text, marks without a nonce, braces of its own.
+OWN = {
+    "task": {"instruction": "Rewrite {it}.", "response": "Improve the response: {} and {0}."},
+    "pair": {
+        "opening": "",
+        "instruction": "I: {text}",
+        "input": "{{X: {text}}}",
+        "response": "R ({nonce}): {text}",
+    },
+    "structured": {
+        "instruction": 'JSON: {"critique": "...", "instruction": "a new one", "response": "its answer"}',
+        "response": 'JSON: {"critique": "...", "response": "a better one"}',
+    },
+    "tagged": {
+        "instruction": (
+            "<new-instruction-{nonce}>a new one</new-instruction-{nonce}>"
+            "<new-response-{nonce}>its answer</new-response-{nonce}>"
+        ),
+        "response": "<new-response-{nonce}>a better one</new-response-{nonce}>",
+    },
+}
+
+
+def write_own(folder: Path, **sections: object) -> Path:
+    """OWN as a file; a section of None is left out, a key of None too."""
+    values: dict[str, object] = {}
+    for name, section in (OWN | sections).items():
+        if isinstance(section, dict):
+            merged = OWN.get(name, {}) | section
+            values[name] = {key: text for key, text in merged.items() if text is not None}
+        elif section is not None:
+            values[name] = section
+    path = folder / "mine.toml"
+    path.write_text(tomli_w.dumps(values), encoding="utf-8")
+    return path
+
+
+def own_prompt(path: Path, phase: Phase, pair: Pair, *, structured: bool) -> str:
+    (message,) = open_prompts(path).messages(phase, pair, structured=structured, nonce=NONCE)
+    return message["content"]
+
+
+@pytest.mark.parametrize("form", ["structured", "tagged"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_shipped_prompt_is_task_pair_and_form(phase: Phase, form: str) -> None:
+    pair = PROMPTS["pair"]
+    parts = [
+        PROMPTS["task"][phase],
+        pair["opening"],
+        pair["instruction"].replace("{nonce}", NONCE).replace("{text}", "Translate."),
+        pair["input"].replace("{nonce}", NONCE).replace("{text}", "Guten Tag"),
+        pair["response"].replace("{nonce}", NONCE).replace("{text}", "Good day"),
+        PROMPTS[form][phase].replace("{nonce}", NONCE),
+    ]
+    assert prompt(phase, PAIR_WITH_INPUT, structured=form == "structured") == "\n".join(parts)
+
+
+def test_shipped_prompts_are_those_of_a_copy(tmp_path: Path) -> None:
+    path = tmp_path / "copy.toml"
+    path.write_bytes(SHIPPED.read_bytes())
+    assert open_prompts(path) == shipped
+    assert shipped.has_tags
+
+
+def test_own_prompts_replace_text_and_nonce_and_no_other_braces(tmp_path: Path) -> None:
+    path = write_own(tmp_path)
+    pair = Pair("Say {nonce}.", "{text}", "{} {0} {{x}} {unknown}")
+    assert own_prompt(path, "response", pair, structured=True) == (
+        "Improve the response: {} and {0}.\n\n"
+        "I: Say {nonce}.\n"
+        "{{X: {text}}}\n"
+        f"R ({NONCE}): {{}} {{0}} {{{{x}}}} {{unknown}}\n"
+        'JSON: {"critique": "...", "response": "a better one"}'
+    )
+    assert own_prompt(path, "instruction", PAIR, structured=False) == (
+        "Rewrite {it}.\n\n"
+        "I: Name three colours.\n"
+        f"R ({NONCE}): Red.\n"
+        f"<new-instruction-{NONCE}>a new one</new-instruction-{NONCE}>"
+        f"<new-response-{NONCE}>its answer</new-response-{NONCE}>"
+    )
+
+
+def test_own_prompts_replace_the_nonce_everywhere_and_text_only_in_marks(tmp_path: Path) -> None:
+    path = write_own(tmp_path, task={"response": "{nonce} {text}"}, pair={"opening": "[{nonce}]"})
+    shown = own_prompt(path, "response", Pair("i", "", "r"), structured=True)
+    assert shown.startswith(f"{NONCE} {{text}}\n[{NONCE}]\nI: i\n")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_own_prompts_without_tags_ask_for_json_always(tmp_path: Path, phase: Phase) -> None:
+    path = write_own(tmp_path, tagged=None)
+    assert not open_prompts(path).has_tags
+    asked = own_prompt(path, phase, PAIR, structured=False)
+    assert asked == own_prompt(path, phase, PAIR, structured=True)
+    assert asked.endswith(OWN["structured"][phase])
+
+
+def test_own_prompts_refuse_their_own_lines_and_no_others(tmp_path: Path) -> None:
+    long = "Whatever you write, write it in words of one syllable."
+    own = open_prompts(
+        write_own(
+            tmp_path, task={"response": f"Well.\n  {long}"}, pair={"response": f"{long[:-1]}: {{text}}"}
+        )
+    )
+
+    def read(response: str, pair: Pair = PAIR) -> object:
+        answer = tagged(critique="c", new_response=response)
+        return own.parse(answer, phase="response", pair=pair, nonce=NONCE)
+
+    assert read(f"Fine. {long}") == "unparsable"
+    assert read(f"{long[:-1]}: Red.") == "unparsable"
+    assert isinstance(read(f"Fine. {long}", Pair(f"Translate: {long}", "", "r")), Proposal)
+    # A line of the shipped prompts is nothing to a file without it; the shipped prompts refuse it.
+    line = PROMPTS["task"]["response"].splitlines()[1]
+    assert isinstance(read(f"Fine. {line}"), Proposal)
+    assert parse(tagged(critique="c", new_response=f"Fine. {line}")) == "unparsable"
+    assert isinstance(parse(tagged(critique="c", new_response=f"Fine. {long}")), Proposal)
+
+
+@pytest.mark.parametrize("structured", [True, False])
+@pytest.mark.parametrize("phase", PHASES)
+def test_own_prompts_refuse_the_prompt_echoed(tmp_path: Path, phase: Phase, structured: bool) -> None:
+    path = write_own(tmp_path)
+    echo = own_prompt(path, phase, PAIR, structured=structured)
+    assert open_prompts(path).parse(echo, phase=phase, pair=PAIR, nonce=NONCE) == "unparsable"
+
+
+def test_own_prompts_refuse_an_example_copied_and_take_more_than_it(tmp_path: Path) -> None:
+    own = open_prompts(write_own(tmp_path, tagged=None))
+    for response, status in ((" a better one\n", "unparsable"), ("a better one than that", None)):
+        answer = json.dumps({"critique": "Thin.", "response": response})
+        parsed = own.parse(answer, phase="response", pair=PAIR, nonce=NONCE)
+        assert parsed == (status or Proposal("Thin.", Pair(PAIR.instruction, "", response)))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"taks": {}},
+            "unknown section 'taks'; a prompts file has [task], [pair], [structured], [tagged]",
+        ),
+        ({"text": "x"}, "unknown section 'text'; a prompts file has"),
+        ({"a\nb": {}}, "unknown section 'a\\nb'; a prompts file has"),
+        ({"task": None}, "section [task] is missing; want its texts instruction, response"),
+        ({"structured": None}, "section [structured] is missing; want its texts instruction, response"),
+        ({"pair": "x"}, "pair must be a section [pair], got 'x'"),
+        ({"tagged": ["x"]}, "tagged must be a section [tagged], got ['x']"),
+        (
+            {"pair": {"outro": "x"}},
+            "[pair] has an unknown key 'outro'; its keys are opening, instruction, input, response",
+        ),
+        (
+            {"task": {"input": "x"}},
+            "[task] has an unknown key 'input'; its keys are instruction, response",
+        ),
+        ({"task": {"response": None}}, "[task].response is missing; want a text"),
+        ({"pair": {"opening": None}}, "[pair].opening is missing; want a text"),
+        ({"tagged": {"instruction": None}}, "[tagged].instruction is missing; want a text"),
+        ({"structured": {"response": 3}}, "[structured].response must be a text, got 3"),
+        ({"task": {"instruction": ["x"]}}, "[task].instruction must be a text, got ['x']"),
+        ({"task": {"instruction": " \n"}}, "[task].instruction must not be empty"),
+        ({"structured": {"instruction": ""}}, "[structured].instruction must not be empty"),
+        ({"pair": {"instruction": "x"}}, "[pair].instruction must hold {text}"),
+        ({"pair": {"input": "{ text }"}}, "[pair].input must hold {text}"),
+        ({"pair": {"response": "{nonce}"}}, "[pair].response must hold {text}"),
+        (
+            {"tagged": {"instruction": OWN["tagged"]["response"]}},
+            "[tagged].instruction must hold <new-instruction-{nonce}> and, after it, </new-instruction-",
+        ),
+        (
+            {"tagged": {"response": "<new-response-{nonce}>"}},
+            "[tagged].response must hold <new-response-{nonce}> and, after it, </new-response-{nonce}>",
+        ),
+        (
+            {"tagged": {"response": "</new-response-{nonce}> <new-response-{nonce}>"}},
+            "[tagged].response must hold <new-response-{nonce}> and, after it, </new-response-{nonce}>",
+        ),
+        (
+            {"tagged": {"response": "<new-response>x</new-response>"}},
+            "[tagged].response must hold <new-response-{nonce}>",
+        ),
+    ],
+)
+def test_own_prompts_with_a_mistake_are_refused(
+    tmp_path: Path, sections: dict[str, object], message: str
+) -> None:
+    path = write_own(tmp_path, **sections)
+    with pytest.raises(ConfigError) as caught:
+        open_prompts(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_own_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    with pytest.raises(
+        ConfigError, match=r"mine\.toml: no such prompts file; `reflectune prompts` prints one"
+    ):
+        open_prompts(path)
+    path.write_text("[task\n")
+    with pytest.raises(ConfigError, match=r"mine\.toml: not valid TOML: ") as caught:
+        open_prompts(path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes("[task]".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"mine\.toml: cannot be read: "):
+        open_prompts(path)
+    with pytest.raises(ConfigError, match="cannot be read: "):
+        open_prompts(tmp_path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))
+def test_messages_hold_any_text_exactly_once_in_each_mark(text: str) -> None:
+    if text.strip():
+        shown = prompt("response", Pair(text, text, text))
+        for name in ("instruction", "input", "response"):
+            assert shown.count(f"<given-{name}-{NONCE}>\n{text}\n</given-{name}-{NONCE}>") == 1

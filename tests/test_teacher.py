@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from agents.engines import Answer, Request
+from agents.prompts import SHIPPED, open_prompts
 from agents.teacher import Question, Reflection, Teacher, check_teacher, open_teacher
 from state.config import TeacherConfig
 from state.errors import ConfigError, TeacherError
@@ -19,10 +21,12 @@ from tests.teacher_server import (
     improve,
     is_about_instruction,
     is_structured,
+    prompt_of,
     serve_teacher,
 )
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
+PROMPTS = open_prompts(None)
 
 
 def config(url: str = "http://unused", **changes: Any) -> TeacherConfig:
@@ -128,7 +132,7 @@ def test_cost_is_unknown_where_price_or_count_is(
     prices: dict[str, float], tokens: tuple[int | None, int | None], cost: float | None
 ) -> None:
     engine = ScriptedEngine(lambda r: well(r, prompt_tokens=tokens[0], completion_tokens=tokens[1]))
-    (reflection,) = Teacher(engine, config(**prices), 0).reflect([question()])
+    (reflection,) = Teacher(engine, PROMPTS, config(**prices), 0).reflect([question()])
     assert reflection.call.cost_usd == cost
 
 
@@ -165,7 +169,7 @@ def test_reflect_pulls_questions_as_it_needs_them() -> None:
             yield question(number)
 
     engine = ScriptedEngine(well, capacity=4)
-    reflections = Teacher(engine, config(), 0).reflect(questions())
+    reflections = Teacher(engine, PROMPTS, config(), 0).reflect(questions())
     assert pulled == 0
     next(reflections)
     assert pulled == 4
@@ -175,7 +179,7 @@ def test_reflect_pulls_questions_as_it_needs_them() -> None:
 
 def test_reflect_can_stop_early_and_go_on() -> None:
     engine = ScriptedEngine(well, capacity=4)
-    teacher = Teacher(engine, config(), 0)
+    teacher = Teacher(engine, PROMPTS, config(), 0)
     first = teacher.reflect(question(n) for n in range(10))
     next(first)
     first.close()
@@ -193,7 +197,7 @@ def test_reflect_asks_in_the_form_that_is_set(structured: bool) -> None:
 
 def test_reflect_asks_no_schema_of_an_engine_without() -> None:
     engine = ScriptedEngine(well, structured=False)
-    list(Teacher(engine, config(), 0).reflect([question()]))
+    list(Teacher(engine, PROMPTS, config(), 0).reflect([question()]))
     assert [request.schema for request in engine.requests] == [None]
 
 
@@ -224,7 +228,7 @@ def test_reflect_keeps_schemas_that_were_granted_once() -> None:
         return well(request)
 
     engine = ScriptedEngine(refuse_one, capacity=1)
-    reflections = list(Teacher(engine, config(), 0).reflect(question(n) for n in range(4)))
+    reflections = list(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(4)))
     assert [request.schema is not None for request in engine.requests] == [True, True, False, True, True]
     assert statuses(reflections) == ["ok"] * 4
 
@@ -234,8 +238,98 @@ def test_reflect_failed_attempt_does_not_end_schemas() -> None:
         return well(request) if len(engine.requests) > 1 else Answer(request.id, error="failed")
 
     engine = ScriptedEngine(fail_once, capacity=1)
-    list(Teacher(engine, config(retries=1), 0).reflect([question(0), question(1)]))
+    list(Teacher(engine, PROMPTS, config(retries=1), 0).reflect([question(0), question(1)]))
     assert [request.schema is not None for request in engine.requests] == [True, False, True]
+
+
+OWN_PROMPTS = """
+[task]
+instruction = "Rewrite."
+response = "Improve."
+[pair]
+opening = ""
+instruction = "I: {text}"
+input = "X: {text}"
+response = "R: {text}"
+[structured]
+instruction = 'Both as {"instruction", "response"}.'
+response = 'One as {"response"}.'
+"""
+OWN_TAGGED = '''
+[tagged]
+instruction = """
+<new-instruction-{nonce}></new-instruction-{nonce}>
+<new-response-{nonce}></new-response-{nonce}>"""
+response = "<new-response-{nonce}></new-response-{nonce}>"
+'''
+
+
+@pytest.fixture
+def own_prompts(tmp_path: Path) -> Path:
+    """A prompts file that knows only JSON."""
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN_PROMPTS)
+    return path
+
+
+def test_reflect_asks_in_the_words_of_own_prompts(own_prompts: Path) -> None:
+    reply = Reply('{"critique": "c", "instruction": "New.", "response": "More."}')
+    with serve_teacher(lambda request, number: reply) as server:
+        settings = config(server.url, prompts=str(own_prompts), concurrency=1)
+        asked = [question(1, "instruction"), question(2, "response")]
+        reflections = reflect(settings, asked)
+        assert [prompt_of(request) for request in server.requests] == [
+            'Rewrite.\n\nI: Say 1.\nR: 1\nBoth as {"instruction", "response"}.',
+            'Improve.\n\nI: Say 2.\nR: 2\nOne as {"response"}.',
+        ]
+        assert all(map(is_structured, server.requests))
+    assert [r.proposal for r in reflections] == [Pair("New.", "", "More."), Pair("Say 2.", "", "More.")]
+
+
+def test_reflect_asks_for_tagged_text_in_the_words_of_own_prompts(own_prompts: Path) -> None:
+    own_prompts.write_text(OWN_PROMPTS + OWN_TAGGED)
+    with serve_teacher(lambda request, number: Reply("nonsense")) as server:
+        reflect(config(server.url, prompts=str(own_prompts), retries=1), [question(2)])
+        first, second = server.requests
+    assert prompt_of(first).endswith('R: 2\nOne as {"response"}.')
+    assert re.search(r"R: 2\n<new-response-(\w{8})></new-response-\1>$", prompt_of(second))
+    assert [is_structured(first), is_structured(second)] == [True, False]
+
+
+@pytest.mark.parametrize("granted", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_reflect_by_prompts_without_tags_asks_for_json_in_every_attempt(
+    own_prompts: Path, granted: bool, wanted: bool
+) -> None:
+    engine = ScriptedEngine(lambda request: Answer(request.id, "nonsense"), structured=granted)
+    settings = config(structured=wanted, retries=2)
+    list(Teacher(engine, open_prompts(own_prompts), settings, 0).reflect([question(2)]))
+    contents = [request.messages[0]["content"] for request in engine.requests]
+    assert contents == ['Improve.\n\nI: Say 2.\nR: 2\nOne as {"response"}.'] * 3
+    assert [request.schema is not None for request in engine.requests] == [granted and wanted] * 3
+
+
+def test_reflect_by_prompts_without_tags_does_without_schemas_that_are_refused(own_prompts: Path) -> None:
+    def no_schemas_no_sense(request: dict[str, Any], number: int) -> Reply:
+        return Reply(status=400) if is_structured(request) else Reply("nonsense")
+
+    with serve_teacher(no_schemas_no_sense) as server:
+        settings = config(server.url, prompts=str(own_prompts), concurrency=1, retries=1)
+        reflections = reflect(settings, [question(1), question(2)])
+        assert [is_structured(request) for request in server.requests] == [True] + [False] * 4
+        assert all('One as {"response"}.' in prompt_of(request) for request in server.requests)
+    assert [(r.question.sample_id, r.call.attempt, r.call.status) for r in reflections] == [
+        (f"sample-{number}", attempt, "unparsable") for number in (1, 2) for attempt in (1, 2)
+    ]
+
+
+def test_prompts_of_an_own_copy_make_the_same_calls(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.toml"
+    copy.write_bytes(SHIPPED.read_bytes())
+    with serve_teacher() as server:
+        (shipped,) = reflect(config(server.url), [question(0)])
+        (copied,) = reflect(config(server.url, prompts=str(copy)), [question(0)])
+    assert shipped.call.prompt_hash == copied.call.prompt_hash
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -381,7 +475,7 @@ def test_reflect_failures_before_the_first_answer_are_kept() -> None:
         return Answer(request.id, error="failed") if request.pair.response in "012" else well(request)
 
     reflections = list(
-        Teacher(ScriptedEngine(fail_first), config(), 0).reflect(question(n) for n in range(6))
+        Teacher(ScriptedEngine(fail_first), PROMPTS, config(), 0).reflect(question(n) for n in range(6))
     )
     assert statuses(reflections) == ["error"] * 3 + ["ok"] * 3
 
@@ -395,7 +489,7 @@ def test_reflect_asks_again_what_nobody_took() -> None:
         return well(request)
 
     engine = ScriptedEngine(sometimes_busy)
-    reflections = list(Teacher(engine, config(), 0).reflect(question(n) for n in range(6)))
+    reflections = list(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(6)))
     assert statuses(reflections) == ["ok"] * 6
     assert {r.call.attempt for r in reflections} == {1}
     assert len(engine.requests) == 9
@@ -410,7 +504,7 @@ def test_reflect_bears_any_number_of_short_outages() -> None:
         return well(request) if asked % 3 == 0 else Answer(request.id, error="unavailable")
 
     engine = ScriptedEngine(two_of_three_times_busy, capacity=4)
-    reflections = list(Teacher(engine, config(retries=2), 0).reflect(question(n) for n in range(20)))
+    reflections = list(Teacher(engine, PROMPTS, config(retries=2), 0).reflect(question(n) for n in range(20)))
     assert statuses(reflections) == ["ok"] * 20
 
 
@@ -423,7 +517,7 @@ def test_reflect_server_that_dies_leaves_the_rest_unasked() -> None:
         return well(request) if answers <= 5 else Answer(request.id, error="unavailable", message="gone")
 
     yielded: list[Reflection] = []
-    teacher = Teacher(ScriptedEngine(die_after_five), config(), 0)
+    teacher = Teacher(ScriptedEngine(die_after_five), PROMPTS, config(), 0)
     with pytest.raises(TeacherError, match="cannot be reached: gone; once mended, resume the run"):
         yielded.extend(teacher.reflect(question(n) for n in range(100)))
     assert statuses(yielded) == ["ok"] * 5
@@ -442,7 +536,7 @@ def test_seeds_follow_from_the_place_of_a_call() -> None:
     def seeds(seed: int) -> list[int]:
         engine = ScriptedEngine(well)
         places = [{}, {"sample_id": "other"}, {"candidate": 1}, {"round": 2}, {"phase": "instruction"}]
-        list(Teacher(engine, config(), seed).reflect(question(**place) for place in places))
+        list(Teacher(engine, PROMPTS, config(), seed).reflect(question(**place) for place in places))
         return [request.seed for request in engine.requests]
 
     first = seeds(0)
@@ -461,7 +555,7 @@ def test_prompts_of_a_server_test_tell_their_phase() -> None:
 
 def test_close_closes_the_engine() -> None:
     engine = ScriptedEngine(well)
-    with Teacher(engine, config(), 0):
+    with Teacher(engine, PROMPTS, config(), 0):
         assert not engine.closed
     assert engine.closed
 
@@ -510,6 +604,15 @@ def test_check_teacher_wants_the_key_to_be_set(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SOME_KEY", "sk-1")
     check_teacher(settings)
     check_teacher(config())
+
+
+def test_check_teacher_wants_prompts_that_can_be_used(own_prompts: Path) -> None:
+    settings = config(prompts=str(own_prompts))
+    check_teacher(settings)
+    own_prompts.write_text(OWN_PROMPTS.replace("X: {text}", "X"))
+    for use in (check_teacher, lambda config: open_teacher(config, 0)):
+        with pytest.raises(ConfigError, match=r"mine\.toml: \[pair\]\.input must hold \{text\}"):
+            use(settings)
 
 
 def test_check_teacher_wants_a_web_address() -> None:
