@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types test fast bench bench-gpu clean
+.PHONY: help setup demo lint types test fast bench bench-arms bench-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[dev]'
 	touch $@
+
+demo: setup ## see the whole loop at work on the embedded models, in minutes
+	HF_HUB_OFFLINE=1 $(BIN)/reflectune demo
 
 lint: setup ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -34,6 +37,9 @@ bench: setup ## measure speed, memory and exactness; writes tests/bench/RESULTS.
 	for name in scoring refinetune memory reference; do \
 		HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.$$name --record || exit 1; \
 	done
+
+bench-arms: setup ## compare selection policies over several seeds; takes an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.arms --record
 
 bench-gpu: ## the same for scoring on a GPU; needs only torch and transformers
 	$(PYTHON) -m tests.bench.gpu --record

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from state.errors import AdapterError, ConfigError, ReflectuneError, TeacherError
+from state.records import PolicyName
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -246,7 +247,30 @@ def score(
     _show(summary | {"out": str(out)}, line, as_json)
 
 
+@app.command()
+def demo(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to run.")] = 3,
+    policy: Annotated[PolicyName, typer.Option(help="Who decides; see selection.policy.")] = "ifd+r-ifd",
+    seed: Annotated[int, typer.Option(min=0, help="Of data, teacher and training.")] = 0,
+    samples: Annotated[int, typer.Option(min=20, help="Pairs to recycle.")] = 500,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """See the whole loop at work on the embedded models and data; takes minutes on two CPU cores."""
+    from loop.demo.demo import conclude, open_demo
+
+    folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
+    _run_to_end(folder)
+    document, rendered = conclude(folder)
+    _show(document, rendered, as_json)
+
+
 def _loop(folder: "RunFolder", as_json: bool) -> None:
+    _run_to_end(folder)
+    _show_rounds(folder, as_json)
+
+
+def _run_to_end(folder: "RunFolder") -> None:
     from loop.display import open_display
     from loop.run import run_loop
 
@@ -258,7 +282,6 @@ def _loop(folder: "RunFolder", as_json: bool) -> None:
         raise
     except (TeacherError, AdapterError) as error:
         raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error
-    _show_rounds(folder, as_json)
 
 
 def _history(folder: "RunFolder") -> "History":

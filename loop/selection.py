@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.formulas import ifd, perplexity, r_ifd
-from state.config import PolicyName, SelectionConfig
-from state.records import Decision, Phase, Reason, Score, Term
+from state.config import SelectionConfig
+from state.records import Decision, Phase, PolicyName, Reason, Score, Term
 from state.store import Contest, PoolPair, Scores
 
 __all__ = ["POLICIES", "Policy", "Rule", "choose_training_set", "decide", "needed_versions"]

@@ -160,8 +160,8 @@ def _sentence(decision: Document) -> str:
     unit = _UNITS.get(policy, {}).get(phase, "value")
     incumbent, challenger = decision["incumbent_value"], decision["challenger_value"]
     numbers = (
-        f"{unit} {format_number(challenger, '.4f')} against the incumbent's {format_number(incumbent, '.4f')} "
-        f"under {decision['student']}"
+        f"{unit} {format_number(challenger, '.4f')} "
+        f"against the incumbent's {format_number(incumbent, '.4f')} under {decision['student']}"
     )
     match decision["reason"]:
         case "accepted" if challenger is None:

@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from state.errors import ConfigError
-from state.records import content_hash
+from state.records import PolicyName, content_hash
 
 __all__ = [
     "DataConfig",
@@ -42,9 +42,6 @@ __all__ = [
     "parse_config",
 ]
 
-PolicyName = Literal[
-    "ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all", "reject-all"
-]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -19,6 +19,9 @@ Term = Literal[
 ]
 ScoreStatus = Literal["ok", "empty", "truncated-away", "non-finite"]
 CallStatus = Literal["ok", "unparsable", "unchanged", "cut", "no-entry", "refused", "error"]
+PolicyName = Literal[
+    "ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all", "reject-all"
+]
 Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "frozen", "policy"]
 
 PHASES: tuple[Phase, ...] = get_args(Phase)

@@ -1,0 +1,144 @@
+"""What the exact checker says about a demo run: how much of its pool is true, and how well was selected.
+
+A real run has no such checker; this is what its decisions cannot see. Reads a finished or unfinished
+lineage, decides and stores nothing.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from loop.demo.world import is_right
+from loop.tables import format_number, format_share, new_table
+from state.history import History, Proposed
+from state.records import PHASES, Pair
+
+__all__ = ["account_for", "judge_phase", "render_account", "share", "telling_sample"]
+
+Document = Mapping[str, Any]
+
+
+def account_for(history: History) -> list[dict[str, Any]]:
+    """One document a round: what `show --json` has, and what the checker says.
+
+    Added keys: "exact_match" {value, low, high, n}, held-out, with its 95 % interval; "pool_right", the
+    share of the pool D[r] that is right; and for each phase "accepted_right", the share of accepted
+    proposals that are right, "refused_rightly", the share of refused ones that were wrong or stood against
+    a right incumbent, and the counts "mended" (wrong to right) and "damaged" (right to wrong). None where
+    there was nothing to judge.
+    """
+    measures = {item["round"]: item for item in history.evaluations() if item["name"] == "accuracy"}
+    documents = []
+    for document in history.rounds():
+        round = document["round"]
+        measure = measures.get(round)
+        document["exact_match"] = measure and {key: measure[key] for key in ("value", "low", "high", "n")}
+        document["pool_right"] = share(is_right(pair) for pair in history.pool(round))
+        for phase in PHASES:
+            document[phase] |= judge_phase(list(history.proposed(round, phase)))
+        documents.append(document)
+    return documents
+
+
+def judge_phase(proposals: list[Proposed]) -> dict[str, Any]:
+    """How well the proposals of one phase were accepted and refused."""
+    verdicts = [(item.accepted, is_right(item.incumbent), is_right(item.candidate)) for item in proposals]
+    accepted = [(before, after) for taken, before, after in verdicts if taken]
+    refused = [(before, after) for taken, before, after in verdicts if not taken]
+    return {
+        "accepted_right": share(after for _, after in accepted),
+        "refused_rightly": share(before or not after for before, after in refused),
+        "mended": sum(after and not before for before, after in accepted),
+        "damaged": sum(before and not after for before, after in accepted),
+    }
+
+
+def share(verdicts: Iterable[bool]) -> float | None:
+    """Share of true verdicts; None where there are none."""
+    values = list(verdicts)
+    return statistics.fmean(values) if values else None
+
+
+def telling_sample(history: History) -> int | None:
+    """The position of the sample with the longest way from a wrong pair to a right one.
+
+    Longest by accepted proposals; of several, the one with the fewest refused. None where no pair was
+    mended.
+    """
+    journeys: dict[int, list[Proposed]] = {}
+    for document in history.rounds():
+        for phase in PHASES:
+            for item in history.proposed(document["round"], phase):
+                journeys.setdefault(item.position, []).append(item)
+    lengths = {
+        position: (sum(item.accepted for item in journey), -len(journey))
+        for position, journey in journeys.items()
+        if not is_right(journey[0].incumbent) and is_right(_end(journey))
+    }
+    return max(lengths, key=lambda position: (*lengths[position], -position), default=None)
+
+
+def render_account(documents: list[dict[str, Any]]) -> RenderableType:
+    """The account of a demo run as two tables."""
+    decided = new_table(
+        "round",
+        *(head for phase in PHASES for head in (f"{phase}\naccepted", "of them\nright", "refused\nrightly")),
+        "pool\nright",
+    )
+    measured = new_table(
+        "round",
+        "student",
+        "trained\non",
+        "held-out\nexact match (95 %)",
+        "median\nIFD",
+        "median\nr-IFD",
+        "response\ntokens",
+        "seconds",
+    )
+    for row in documents:
+        phases = [row[phase] for phase in PHASES]
+        decided.add_row(
+            str(row["round"]),
+            *(
+                text
+                for phase in phases
+                for text in (
+                    f"{phase['accepted']}/{phase['reflected']}",
+                    format_share(phase["accepted_right"]),
+                    format_share(phase["refused_rightly"]),
+                )
+            ),
+            format_share(row["pool_right"]),
+        )
+        measured.add_row(
+            str(row["round"]),
+            row["student"] or "-",
+            str(row["training"]),
+            _interval(row["exact_match"]),
+            format_number(row["ifd"]["median"], ".3f"),
+            format_number(row["r_ifd"]["median"], ".3f"),
+            format_number(row["response_tokens"], ".1f"),
+            f"{sum(row['seconds'].values()):.1f}",
+        )
+    return Group(
+        Text("Accepted of proposed, and how rightly; share of the pool that is right"),
+        decided,
+        Text("The round's student; its pool under the student that decided; its seconds"),
+        measured,
+    )
+
+
+def _end(journey: list[Proposed]) -> Pair:
+    """The pair that goes on after the last proposal."""
+    return journey[-1].candidate if journey[-1].accepted else journey[-1].incumbent
+
+
+def _interval(measure: Document | None) -> str:
+    if measure is None:
+        return "-"
+    if measure["low"] is None:
+        return format_share(measure["value"])
+    return f"{measure['value']:.0%} ({measure['low']:.0%} to {measure['high']:.0%})"

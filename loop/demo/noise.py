@@ -1,0 +1,115 @@
+"""The demo's noisy dataset: pairs whose responses and instructions are faulty at known rates.
+
+Nothing here trains, scores or judges.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Literal
+
+from loop.demo.world import KINDS, OPPOSITES, Task, draw_task, is_right
+from state.records import Pair
+
+__all__ = [
+    "FAULTS",
+    "INPUT_RATE",
+    "LAZY",
+    "VAGUE",
+    "VAGUE_RATE",
+    "Fault",
+    "draw_instruction",
+    "draw_pair",
+    "write_dataset",
+]
+
+Fault = Literal["right", "wrong", "truncated", "lazy", "off-task"]
+
+# Shares of responses: right; wrong (another task's answer for the same operand, or a slip in the right
+# one); cut in the middle; no answer at all; the answer to something else.
+FAULTS: dict[Fault, float] = {"right": 0.4, "wrong": 0.2, "truncated": 0.15, "lazy": 0.15, "off-task": 0.1}
+# Share of instructions that do not say what to do, and of operands that stand in the input.
+VAGUE_RATE = 0.15
+INPUT_RATE = 0.25
+
+VAGUE = (
+    "Do something with {}.",
+    "Take care of {}.",
+    "You know what to do with {}.",
+    "Please handle {}.",
+)
+LAZY = (
+    "I do not know.",
+    "Sure.",
+    "That is easy.",
+    "No idea.",
+    "Ask me later.",
+    "It depends.",
+)
+
+
+def draw_pair(rng: random.Random, *, reserved: bool) -> tuple[Task, Pair, Fault]:
+    """Draw a task and a noisy pair for it; `reserved` as in `draw_task`."""
+    task = draw_task(rng, reserved=reserved)
+    instruction, input = draw_instruction(task, rng, input_rate=INPUT_RATE)
+    if rng.random() < VAGUE_RATE:
+        instruction, input = rng.choice(VAGUE).format(task.operand), ""
+    fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
+    if fault == "truncated" and len(task.answer) == 1:
+        fault = "lazy"
+    return task, Pair(instruction, input, _respond(task, fault, rng, reserved)), fault
+
+
+def draw_instruction(task: Task, rng: random.Random, *, input_rate: float) -> tuple[str, str]:
+    """A clear instruction for a task, and its input, which is mostly empty."""
+    if rng.random() < input_rate:
+        return rng.choice(task.kind.input_phrasings), task.operand
+    return rng.choice(task.kind.phrasings).format(task.operand), ""
+
+
+def write_dataset(path: Path, size: int, seed: int, *, clean: bool = False) -> None:
+    """Write noisy pairs about reserved operands as an Alpaca file; with `clean` only right ones."""
+    rng = random.Random(f"dataset/{seed}")
+    pairs: list[Pair] = []
+    while len(pairs) < size:
+        _, pair, _ = draw_pair(rng, reserved=True)
+        if not clean or is_right(pair):
+            pairs.append(pair)
+    records = [{"instruction": p.instruction, "input": p.input, "output": p.response} for p in pairs]
+    path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+def _respond(task: Task, fault: Fault, rng: random.Random, reserved: bool) -> str:
+    right = task.answer
+    if fault == "right":
+        return right
+    while True:
+        match fault:
+            case "wrong":
+                response = rng.choice((_confuse, _slip))(task, rng)
+            case "truncated":
+                response = right[: rng.randrange(1, len(right))].rstrip(" -")
+            case "lazy":
+                response = rng.choice(LAZY)
+            case "off-task":
+                response = draw_task(rng, reserved=reserved).answer
+        if response != right:
+            return response
+
+
+def _confuse(task: Task, rng: random.Random) -> str:
+    """The answer to another kind of task about the same operand."""
+    others = [kind for kind in KINDS.values() if kind.operand == task.kind.operand and kind is not task.kind]
+    return rng.choice(others).answer(task.operand) if others else _slip(task, rng)
+
+
+def _slip(task: Task, rng: random.Random) -> str:
+    """The right answer with one letter or the number changed."""
+    right = task.answer
+    if task.kind.operand == "known":
+        return rng.choice(list(OPPOSITES))
+    if right.isdecimal():
+        return str(max(0, int(right) + rng.choice((-10, -2, -1, 1, 2, 10))))
+    place = rng.choice([index for index, letter in enumerate(right) if letter.isalpha()])
+    letter = rng.choice("abcdefghijklmnopqrstuvwxyz")
+    return right[:place] + (letter.upper() if right[place].isupper() else letter) + right[place + 1 :]

@@ -1,0 +1,287 @@
+"""What selection is worth: students trained on what each policy keeps, at equal training tokens.
+
+Every arm is a run of the demo's world by its own configuration; a seed settles data, teacher's draws, split
+and training for all arms alike, so that arms compare pair by pair.
+
+    python -m tests.bench.arms
+"""
+
+import json
+import math
+import statistics
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from loop.demo.account import account_for
+from loop.demo.demo import demo_config
+from loop.demo.noise import FAULTS, INPUT_RATE, VAGUE_RATE, write_dataset
+from loop.display import Stage
+from loop.run import create_run, run_loop
+from state.config import RunConfig, parse_config
+from state.history import History
+from state.records import PHASES, PolicyName
+from tests.bench.results import options, publish, table
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+HOLDOUT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to get a training set.
+
+    Attributes:
+        name: as the table says it.
+        policy: who decides.
+        rounds: how many.
+        filtered: the published filter (improved responses, IFD < 1, r-IFD < 1), or the whole pool.
+        selection: other keys of the section, such as a margin.
+        clean: the data without any faults, for a ceiling.
+        teacher: whether the teacher is asked at all.
+    """
+
+    name: str
+    policy: PolicyName
+    rounds: int = 1
+    filtered: bool = False
+    selection: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    clean: bool = False
+    teacher: bool = True
+
+
+DEFAULT = Arm("IFD then r-IFD (default policy)", "ifd+r-ifd")
+RANDOM = Arm("random, at the default's acceptance rate", "random")
+ARMS = (
+    Arm("raw data", "reject-all", teacher=False),
+    Arm("data without faults", "reject-all", teacher=False, clean=True),
+    Arm("accept all (V1)", "accept-all"),
+    DEFAULT,
+    Arm("IFD", "ifd"),
+    Arm("r-IFD", "r-ifd"),
+    Arm("perplexity", "perplexity"),
+    Arm("longest", "longest"),
+    RANDOM,
+    Arm("accept all (V1), filtered", "accept-all", filtered=True),
+    Arm("IFD then r-IFD, filtered (default config)", "ifd+r-ifd", filtered=True),
+    Arm("r-IFD, filtered", "r-ifd", filtered=True),
+    Arm("accept all (V1)", "accept-all", rounds=3),
+    Arm("IFD then r-IFD (default policy)", "ifd+r-ifd", rounds=3),
+    Arm("r-IFD", "r-ifd", rounds=3),
+    Arm("accept all (V1), filtered", "accept-all", rounds=3, filtered=True),
+    Arm("IFD then r-IFD, filtered (default config)", "ifd+r-ifd", rounds=3, filtered=True),
+    Arm("r-IFD, filtered", "r-ifd", rounds=3, filtered=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One arm with one seed."""
+
+    arm: Arm
+    seed: int
+    pairs: int
+    tokens: int
+    random_rate: float | None = None
+
+
+class Silence:
+    """A display that shows nothing."""
+
+    @contextmanager
+    def stage(self, title: str, *, total: int, done: int = 0) -> Iterator[Stage]:
+        yield self  # type: ignore[misc]
+
+    def update(self, done: int, total: int, **facts: str) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Run one arm to its end and say what came of it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = create_run(configure(job, Path(scratch)), Path(scratch))
+        run_loop(folder, Silence())
+        with History.open(folder.lineage) as history:
+            return summarise(account_for(history))
+
+
+def configure(job: Job, scratch: Path) -> RunConfig:
+    """The run's configuration: the demo's but for what the arm changes."""
+    data = scratch / "data.json"
+    write_dataset(data, job.pairs + HOLDOUT, job.seed, clean=job.arm.clean)
+    config = demo_config("arm", data, rounds=job.arm.rounds, policy=job.arm.policy, seed=job.seed)
+    values = config.model_dump(mode="json")
+    values["data"]["holdout"] = HOLDOUT
+    values["refinetune"]["tokens"] = job.tokens
+    values["student"]["threads"] = 1
+    if not job.arm.filtered:
+        values["selection"] |= {"keep": "all", "max_ifd": 1e9, "max_r_ifd": 1e9}
+    values["selection"] |= job.arm.selection
+    if job.random_rate is not None:
+        values["selection"]["random_rate"] = job.random_rate
+    if not job.arm.teacher:
+        recording = scratch / "nothing.jsonl"
+        recording.write_text(
+            json.dumps({"phase": "response", "instruction": "-", "input": "", "new_response": "-"}) + "\n"
+        )
+        values["teacher"] = {"engine": "recorded", "path": str(recording)}
+    return parse_config(values, "arm")
+
+
+def summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of a run that the tables need, of its last round or over its rounds."""
+    last = rounds[-1]
+    proposals = sum(row[phase]["reflected"] for row in rounds for phase in PHASES)
+    accepted = sum(row[phase]["accepted"] for row in rounds for phase in PHASES)
+    figures = {
+        "exact_match": last["exact_match"]["value"],
+        "base": rounds[0]["exact_match"]["value"],
+        "first": rounds[1]["exact_match"]["value"],
+        "raw_right": rounds[0]["pool_right"],
+        "pool_right": last["pool_right"],
+        "training": last["training"],
+        "response_tokens": last["response_tokens"],
+        "acceptance": accepted / proposals if proposals else None,
+        "proposals": proposals,
+        "seconds": sum(sum(row["seconds"].values()) for row in rounds),
+    }
+    for phase in PHASES:
+        figures[phase] = last[phase]
+    return figures
+
+
+def measure(arguments: Namespace) -> dict[Arm, list[dict[str, Any]]]:
+    """The figures of all arms, one a seed."""
+    jobs = [
+        Job(arm, seed, arguments.pairs, arguments.tokens)
+        for seed in range(arguments.seeds)
+        for arm in ARMS
+        if arm is not RANDOM
+    ]
+    with ProcessPoolExecutor(arguments.threads, mp_context=get_context("spawn")) as pool:
+        figures = dict(zip(jobs, pool.map(run_job, jobs), strict=True))
+        lots = [
+            Job(RANDOM, job.seed, job.pairs, job.tokens, figures[job]["acceptance"])
+            for job in jobs
+            if job.arm is DEFAULT
+        ]
+        figures |= dict(zip(lots, pool.map(run_job, lots), strict=True))
+    return {arm: [row for job, row in figures.items() if job.arm is arm] for arm in ARMS}
+
+
+def interval(values: Sequence[float | None]) -> str:
+    """Mean of what could be measured and half its 95 % interval, in percent; seeds are the sample."""
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "-"
+    if len(known) < 2:
+        return f"{known[0]:.1f}"
+    half = T95[len(known) - 1] * statistics.stdev(known) / math.sqrt(len(known))
+    return f"{statistics.fmean(known):.1f} ± {half:.1f}"
+
+
+def outcome_rows(results: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Iterator[list[str]]:
+    """What each arm's last student can do, and what it was trained on."""
+    for arm, rows in results.items():
+        against = [
+            row["exact_match"] - other["exact_match"]
+            for row, other in zip(rows, results[_one_round_of_v1(results)], strict=True)
+        ]
+        yield [
+            arm.name,
+            str(arm.rounds) if arm.teacher else "-",
+            interval([row["exact_match"] for row in rows]),
+            interval(against),
+            interval([row["pool_right"] for row in rows]),
+            f"{statistics.fmean(row['training'] for row in rows):.0f}",
+            f"{statistics.fmean(row['response_tokens'] for row in rows):.2f}",
+        ]
+
+
+def decision_rows(results: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Iterator[list[str]]:
+    """How well each arm decided in its last round."""
+    for arm, rows in results.items():
+        if not arm.teacher:
+            continue
+        cells = [arm.name, str(arm.rounds)]
+        for phase in PHASES:
+            decided = [row[phase] for row in rows]
+            cells += [
+                interval([row["accepted"] / row["reflected"] for row in decided if row["reflected"]]),
+                interval([row["accepted_right"] for row in decided]),
+                interval([row["refused_rightly"] for row in decided]),
+                f"{statistics.fmean(row['mended'] for row in decided):.0f}",
+                f"{statistics.fmean(row['damaged'] for row in decided):.0f}",
+            ]
+        yield cells
+
+
+def _one_round_of_v1(results: Mapping[Arm, object]) -> Arm:
+    return next(arm for arm in results if arm.policy == "accept-all" and arm.rounds == 1 and not arm.filtered)
+
+
+def main() -> None:
+    parser = options(__doc__, pairs=400)
+    parser.add_argument("--seeds", type=int, default=5, help="seeds to run every arm with (default 5)")
+    parser.add_argument("--tokens", type=int, default=75_000, help="training tokens of every student")
+    arguments = parser.parse_args()
+    results = measure(arguments)
+    raw = next(iter(results.values()))
+    faults = ", ".join(f"{name} {share:.0%}" for name, share in FAULTS.items())
+    publish(
+        "Arms",
+        [
+            f"The demo's world, {arguments.pairs} pairs and {HOLDOUT} held out, "
+            f"seeds 0 to {arguments.seeds - 1}. Responses: {faults}; {VAGUE_RATE:.0%} of the instructions do not say what to do; "
+            f"{INPUT_RATE:.0%} have an input. Every student is LoRA on the same base, "
+            f"trained on {arguments.tokens:,} tokens, prompts included, of whatever its arm keeps. Before: "
+            f"exact match {interval([row['base'] for row in raw])} %, pool right "
+            f"{interval([row['raw_right'] for row in raw])} %. Mean over the seeds ± half the 95 % interval "
+            '(Student\'s t), in percent. Arms without "filtered" train on the whole pool D[r]; filtered ones '
+            "by the published filter.",
+            "",
+            *table(
+                [
+                    "arm",
+                    "rounds",
+                    "held-out exact match",
+                    "minus V1, one round",
+                    "pool right",
+                    "pairs trained on",
+                    "response tokens",
+                ],
+                outcome_rows(results),
+            ),
+            "The decisions of the last round, by the exact checker: accepted of all proposals, accepted "
+            "proposals that are right, refused ones that were wrong or stood against a right pair; pairs "
+            "mended (wrong to right) and damaged (right to wrong).",
+            "",
+            *table(
+                [
+                    "arm",
+                    "rounds",
+                    *(
+                        f"{phase}: {column}"
+                        for phase in PHASES
+                        for column in ("accepted", "rightly", "refused rightly", "mended", "damaged")
+                    ),
+                ],
+                decision_rows(results),
+            ),
+        ],
+        arguments,
+    )
+
+
+if __name__ == "__main__":
+    main()

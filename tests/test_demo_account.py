@@ -1,0 +1,133 @@
+"""What the checker says about a run, on a lineage worked out by hand."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from loop.demo.account import account_for, judge_phase, render_account, telling_sample
+from state.history import History, Proposed
+from state.records import Evaluation, Pair, Phase, Sample, StudentRecord, TeacherCall, Version
+from state.store import LineageStore
+from tests.lineages import call, decided
+
+WRONG, RIGHT, VAGUE = Pair("Shout cat.", "", "cat"), Pair("Shout cat.", "", "CAT"), Pair("Cat?", "", "CAT")
+
+
+def proposed(before: Pair, after: Pair, accepted: bool) -> Proposed:
+    return Proposed(0, before, after, accepted)
+
+
+def test_judge_phase_counts_what_was_mended_and_damaged() -> None:
+    judged = judge_phase(
+        [
+            proposed(WRONG, RIGHT, True),  # mended
+            proposed(VAGUE, RIGHT, True),  # mended
+            proposed(RIGHT, WRONG, True),  # damaged
+            proposed(WRONG, WRONG, True),
+            proposed(WRONG, RIGHT, False),  # refused, though it would have mended the pair
+            proposed(WRONG, WRONG, False),
+            proposed(RIGHT, RIGHT, False),
+        ]
+    )
+    assert judged == {
+        "accepted_right": 2 / 4,
+        "refused_rightly": pytest.approx(2 / 3),
+        "mended": 2,
+        "damaged": 1,
+    }
+
+
+def test_judge_phase_has_no_shares_of_nothing() -> None:
+    assert judge_phase([]) == {"accepted_right": None, "refused_rightly": None, "mended": 0, "damaged": 0}
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    """Three samples, one round.
+
+    Sample 0 is mended in both phases' course (instruction refused, response accepted), 1 is right and
+    stays, 2 is wrong and damaged further (a wrong response accepted).
+    """
+    pairs = [WRONG, RIGHT, Pair("Shout dog.", "", "dog")]
+    with LineageStore.create(tmp_path / "lineage.db") as store:
+        store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
+        samples = [Sample(str(index), index, "train", pair) for index, pair in enumerate(pairs)]
+        store.add_samples(samples)
+        store.start_round(0)
+        store.add_student(StudentRecord("s0", 0, "base", None, None, None, None))
+        store.add_evaluations(0, "s0", [Evaluation("accuracy", 0.1, 40, 0.04, 0.23)])
+        store.finish_round(0, None)
+        store.start_round(1)
+        old = [Version(str(index), None, 0, "original", 0, pair) for index, pair in enumerate(pairs)]
+
+        def propose(parent: Version, phase: Phase, pair: Pair) -> Version:
+            made: TeacherCall = call(parent.sample_id, 1, phase)
+            version = Version(parent.sample_id, parent.id, 1, phase, 0, pair, made.id)
+            store.add_reflections([made], [version])
+            return version
+
+        unclear = propose(old[0], "instruction", VAGUE)
+        store.add_decisions(
+            {},
+            "s0",
+            [
+                decided(old[0], unclear, reason="refused", phase="instruction"),
+                decided(old[1], phase="instruction"),
+                decided(old[2], phase="instruction"),
+            ],
+        )
+        mended = propose(old[0], "response", RIGHT)
+        worse = propose(old[2], "response", Pair("Shout dog.", "", "DO"))
+        store.add_decisions(
+            {},
+            "s0",
+            [
+                decided(old[0], mended, reason="accepted"),
+                decided(old[1]),
+                decided(old[2], worse, reason="accepted"),
+            ],
+        )
+        store.set_training_set(1, [mended.id])
+        store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
+        store.add_evaluations(1, "s1", [Evaluation("accuracy", 0.6, 40, 0.45, 0.74)])
+        store.finish_round(1, "rounds")
+    return History.open(tmp_path / "lineage.db")
+
+
+def test_account_says_what_is_right_and_how_it_was_selected(history: History) -> None:
+    with history:
+        zero, one = account_for(history)
+    assert zero["pool_right"] == pytest.approx(1 / 3)
+    assert zero["exact_match"] == {"value": 0.1, "low": 0.04, "high": 0.23, "n": 40}
+    assert zero["response"]["accepted_right"] is None
+    assert one["pool_right"] == pytest.approx(2 / 3)
+    assert one["exact_match"]["value"] == 0.6
+    assert one["instruction"] | {"refused_rightly": 1.0, "accepted_right": None} == one["instruction"]
+    assert one["response"] | {"accepted_right": 0.5, "mended": 1, "damaged": 0} == one["response"]
+    assert one["training"] == 1
+
+
+def test_render_account_shows_every_round_at_80_columns(history: History) -> None:
+    with history:
+        documents = account_for(history)
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(render_account(documents))
+    text = capture.get()
+    assert "60% (45% to 74%)" in text
+    assert "67%" in text
+    assert "…" not in text
+
+
+def test_telling_sample_was_mended_on_the_longest_way(history: History) -> None:
+    with history:
+        assert telling_sample(history) == 0
+
+
+def test_telling_sample_is_none_where_nothing_was_mended(tmp_path: Path) -> None:
+    with LineageStore.create(tmp_path / "lineage.db") as store:
+        store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
+        store.start_round(0)
+    with History.open(tmp_path / "lineage.db") as history:
+        assert telling_sample(history) is None

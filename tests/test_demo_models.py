@@ -1,0 +1,114 @@
+"""The demo's corpora and the two models that were trained on them."""
+
+import hashlib
+import itertools
+import random
+import re
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from agents.prompts import Proposal, open_prompts
+from loop.demo.corpus import student_texts, teacher_texts
+from loop.demo.demo import FOLDER, demo_config
+from loop.demo.measure import measure_student, measure_teacher
+from loop.demo.world import OPPOSITES, is_reserved, is_right
+from state.config import RunConfig
+from state.records import Pair, Phase
+
+MODELS = FOLDER / "models"
+PROMPTS = open_prompts(FOLDER / "prompts.toml")
+# Words of the world are longer than this or have another place in its phrasings.
+OPERAND = re.compile(r"\b[a-z]{3,9}\b|\b\d{1,2} and \d{1,2}\b")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return demo_config("demo", tmp_path / "data.json", rounds=1, policy="ifd+r-ifd", seed=0)
+
+
+def prompt_text(phase: Phase, pair: Pair) -> str:
+    (message,) = PROMPTS.messages(phase, pair, structured=False, nonce="")
+    return message["content"]
+
+
+def read_pair(prompt: str) -> Pair:
+    found = re.search(r"Instruction:\n(.*?)(?:\nInput:\n(.*?))?\nResponse:\n(.*?)\nJSON:\n", prompt)
+    assert found
+    return Pair(found[1], found[2] or "", found[3])
+
+
+def test_the_teacher_learns_answers_that_the_parser_takes_and_the_checker_passes() -> None:
+    answered = 0
+    for prompt, answer in itertools.islice(teacher_texts(random.Random(0), prompt_text), 600):
+        phase: Phase = "instruction" if "the pair" in prompt.partition("\n")[0] else "response"
+        pair = read_pair(prompt)
+        parsed = PROMPTS.parse(answer, phase=phase, pair=pair, nonce="")
+        if phase == "response" and is_right(pair):
+            assert parsed == "unchanged"
+            continue
+        if parsed == "unchanged":  # an instruction without a task, answered for the task that was meant
+            assert not is_right(pair)
+            continue
+        assert isinstance(parsed, Proposal)
+        assert parsed.critique
+        if phase == "instruction":
+            assert is_right(parsed.pair)
+            answered += 1
+    assert answered > 200
+
+
+def test_no_operand_of_the_demos_data_is_trained_on() -> None:
+    words = {word for prompt, _ in _teacher_sample() for word in OPERAND.findall(prompt)}
+    words |= {
+        word
+        for text in itertools.islice(student_texts(random.Random(0)), 3000)
+        for word in OPERAND.findall(text)
+    }
+    reserved = {word for word in words if is_reserved(word)}
+    # What is left are words of the phrasings, and slips and cuts of other words.
+    operands = {found for prompt, _ in _teacher_sample() for found in re.findall(r"Input:\n(.*?)\n", prompt)}
+    assert operands
+    assert not {operand for operand in operands if operand not in OPPOSITES and is_reserved(operand)}
+    assert len(reserved) < 0.05 * len(words)
+
+
+def _teacher_sample() -> list[tuple[str, str]]:
+    return list(itertools.islice(teacher_texts(random.Random(1), prompt_text), 2000))
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_model_cards_name_the_files_they_lie_beside(name: str) -> None:
+    card = (MODELS / name / "README.md").read_text(encoding="utf-8")
+    hashes = dict(re.findall(r"^- `([\w.]+)` ([0-9a-f]{64})$", card, flags=re.MULTILINE))
+    assert hashes.keys() == {"model.safetensors", "config.json", "tokenizer.json"}
+    for file, digest in hashes.items():
+        assert hashlib.sha256((MODELS / name / file).read_bytes()).hexdigest() == digest, file
+
+
+def test_models_are_small_enough_to_travel() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.suffix != ".pyc") < 10_000_000
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_tokenizers_spell_operands_letter_by_letter(name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / name)
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer("Write bemadok backwards.").input_ids)
+    assert pieces == ["<s>", "Write", "Ġ", *"bemadok", "Ġbackwards", "."]
+
+
+@pytest.mark.slow
+def test_the_teacher_is_good_but_fallible_on_words_it_never_saw(config: RunConfig) -> None:
+    figures = measure_teacher(config)
+    for phase, shares in figures.items():
+        assert 0.70 <= shares["repaired"] <= 0.95, (phase, shares)
+        assert 0.0 < shares["damaged"] < 0.3, (phase, shares)
+        assert shares["unusable"] < 0.05, (phase, shares)
+
+
+@pytest.mark.slow
+def test_the_base_student_follows_instructions_badly(config: RunConfig) -> None:
+    measure = measure_student(config)
+    assert measure.n == 1000
+    assert measure.value <= 0.35

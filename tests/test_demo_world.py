@@ -1,0 +1,113 @@
+"""The demo's world, its checker and its noise: exact answers, known rates."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loop.demo.noise import FAULTS, INPUT_RATE, LAZY, VAGUE, VAGUE_RATE, draw_pair, write_dataset
+from loop.demo.world import KINDS, OPPOSITES, check, draw_task, is_reserved, is_right, solve
+from state.records import Pair
+
+
+@pytest.mark.parametrize(
+    ("instruction", "input", "answer"),
+    [
+        ("Reverse planet.", "", "tenalp"),
+        ("Write the input backwards.", "planet", "tenalp"),
+        ("Shout planet.", "", "PLANET"),
+        ("Say planet twice.", "", "planet planet"),
+        ("Which two letters start planet?", "", "pl"),
+        ("Which two letters close planet?", "", "et"),
+        ("Spell planet with dashes.", "", "p-l-a-n-e-t"),
+        ("How long is planet?", "", "6"),
+        ("What is the sum of 17 and 25?", "", "42"),
+        ("Of 17 and 25, which is more?", "", "25"),
+        ("Which is larger of 9 and 10?", "", "10"),
+        ("Find an antonym of hot.", "", "cold"),
+        ("Give the opposite of the input.", "cold", "hot"),
+    ],
+)
+def test_solve_gives_the_one_right_answer(instruction: str, input: str, answer: str) -> None:
+    assert solve(instruction, input) == answer
+    assert check(instruction, input, answer) is True
+    assert check(instruction, input, answer + " ") is False
+    assert is_right(Pair(instruction, input, answer))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "input"),
+    [
+        ("Do something with planet.", ""),
+        ("Reverse planet. Then shout it.", ""),
+        ("Reverse .", ""),
+        ("Reverse planet.", "planet"),  # two operands
+        ("Write the input backwards.", ""),
+        ("Find an antonym of planet.", ""),
+        ("Add planet.", ""),
+        ("", ""),
+    ],
+)
+def test_check_does_not_judge_what_is_no_clear_task(instruction: str, input: str) -> None:
+    assert check(instruction, input, "planet") is None
+    assert not is_right(Pair(instruction, input, "planet"))
+
+
+@given(st.integers(), st.booleans())
+def test_every_phrasing_of_a_drawn_task_has_its_answer_and_no_other(seed: int, reserved: bool) -> None:
+    task = draw_task(random.Random(seed), reserved=reserved)
+    for phrasing in task.kind.phrasings:
+        assert solve(phrasing.format(task.operand), "") == task.answer
+    for phrasing in task.kind.input_phrasings:
+        assert solve(phrasing, task.operand) == task.answer
+    assert task.operand in OPPOSITES or is_reserved(task.operand) is reserved
+
+
+def test_no_two_kinds_share_a_phrasing() -> None:
+    phrasings = [text for kind in KINDS.values() for text in (*kind.phrasings, *kind.input_phrasings)]
+    assert len(KINDS) >= 8
+    assert len(set(phrasings)) == len(phrasings)
+
+
+def test_drawn_pairs_are_faulty_at_the_stated_rates() -> None:
+    rng = random.Random(0)
+    drawn = [draw_pair(rng, reserved=True) for _ in range(6000)]
+    counts = Counter(fault for _, _, fault in drawn)
+    # A cut answer of one letter is none at all: such faults count as lazy.
+    assert counts["right"] / 6000 == pytest.approx(FAULTS["right"], abs=0.02)
+    assert counts["wrong"] / 6000 == pytest.approx(FAULTS["wrong"], abs=0.02)
+    assert counts["off-task"] / 6000 == pytest.approx(FAULTS["off-task"], abs=0.02)
+    both = FAULTS["truncated"] + FAULTS["lazy"]
+    assert (counts["truncated"] + counts["lazy"]) / 6000 == pytest.approx(both, abs=0.02)
+    vague = [pair for _, pair, _ in drawn if pair.instruction.startswith(tuple(v[:7] for v in VAGUE))]
+    assert len(vague) / 6000 == pytest.approx(VAGUE_RATE, abs=0.02)
+    with_input = sum(bool(pair.input) for _, pair, _ in drawn) / 6000
+    assert with_input == pytest.approx(INPUT_RATE * (1 - VAGUE_RATE), abs=0.02)
+
+
+def test_faulty_pairs_are_wrong_and_others_right() -> None:
+    rng = random.Random(1)
+    for _ in range(2000):
+        task, pair, fault = draw_pair(rng, reserved=False)
+        clear = solve(pair.instruction, pair.input) is not None
+        assert is_right(pair) == (clear and fault == "right")
+        assert pair.response
+        if fault == "lazy":
+            assert pair.response in LAZY
+        if fault == "truncated":
+            assert task.answer.startswith(pair.response)
+
+
+def test_write_dataset_follows_from_its_seed(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_dataset(tmp_path / name, 50, seed)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+    assert len(json.loads((tmp_path / "a").read_text())) == 50
+    write_dataset(tmp_path / "clean", 50, 0, clean=True)
+    records = json.loads((tmp_path / "clean").read_text())
+    assert all(check(r["instruction"], r["input"], r["output"]) for r in records)
