@@ -58,8 +58,8 @@ one small made-up world, `loop/demo/world.py`, and is of no use outside of it.
 - Data: {texts:,} texts drawn by `loop/demo/corpus.py`. No operand that `is_reserved` sets apart, a fifth of
   all made-up words and pairs of numbers, was drawn for them; the demo's data has no others.
 - Training: {steps:,} steps of {batch} texts, seed {seed}, Muon on the matrices, AdamW on the rest, bfloat16
-  autocast; {minutes:.0f} minutes on two shared CPU cores; loss at the end {loss:.3f} nats per token. Stored as
-  float16.
+  autocast; {minutes:.0f} minutes on two shared CPU cores; loss at the end {loss:.3f} nats per token.
+  Stored as float16.
 - Made by `python -m loop.demo.train {name}`.
 
 ## On operands it never saw
@@ -74,8 +74,8 @@ Licence: Apache-2.0, as the rest of Reflectune.
 """
 _WHAT = {
     "teacher": "Reads a reflection prompt (`loop/demo/prompts.toml`), writes a critique and a better pair.",
-    "student": "A base model that has read riddles, facts and mostly evasive answers: it knows its world and\n"
-    "follows instructions badly.",
+    "student": "A base model that has read riddles, facts and mostly evasive answers: it knows its world\n"
+    "and follows instructions badly.",
 }
 
 

@@ -242,8 +242,8 @@ def main() -> None:
         "Arms",
         [
             f"The demo's world, {arguments.pairs} pairs and {HOLDOUT} held out, "
-            f"seeds 0 to {arguments.seeds - 1}. Responses: {faults}; {VAGUE_RATE:.0%} of the instructions do not say what to do; "
-            f"{INPUT_RATE:.0%} have an input. Every student is LoRA on the same base, "
+            f"seeds 0 to {arguments.seeds - 1}. Responses: {faults}; {VAGUE_RATE:.0%} of the instructions do "
+            f"not say what to do; {INPUT_RATE:.0%} have an input. Every student is LoRA on the same base, "
             f"trained on {arguments.tokens:,} tokens, prompts included, of whatever its arm keeps. Before: "
             f"exact match {interval([row['base'] for row in raw])} %, pool right "
             f"{interval([row['raw_right'] for row in raw])} %. Mean over the seeds ± half the 95 % interval "

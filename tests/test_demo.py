@@ -1,0 +1,130 @@
+"""The demo as a user starts it: the command, its run, and what must come out of it."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loop.demo.demo import open_demo
+from state.config import load_config
+from state.records import PHASES
+from tests.worlds import child_environment, command, reflectune
+
+SMALL = ("demo", "--rounds", "2", "--samples", "160", "--json")
+
+
+def test_open_demo_names_runs_by_what_is_changed_and_finds_them_again(tmp_path: Path) -> None:
+    folder = open_demo(tmp_path, samples=30)
+    assert folder.path.name == "demo-30-samples"
+    before = folder.config.read_text()
+    assert open_demo(tmp_path, samples=30).config.read_text() == before
+    other = open_demo(tmp_path, rounds=5, policy="r-ifd", seed=2, samples=30)
+    assert other.path.name == "demo-5-rounds-r-ifd-seed-2-30-samples"
+    config = load_config(other.config)
+    assert (config.rounds, config.selection.policy, config.seed) == (5, "r-ifd", 2)
+
+
+def test_demo_refuses_an_unknown_policy(tmp_path: Path) -> None:
+    result = reflectune("demo", "--policy", "best", "--runs", tmp_path, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "policy" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a small demo that was killed in the middle, and what it said when called again."""
+    folder = tmp_path_factory.mktemp("demo")
+    database = folder / "runs" / "demo-2-rounds-160-samples" / "lineage.db"
+    with subprocess.Popen(
+        command(*SMALL),
+        cwd=folder,
+        env=child_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while decided(database) < 200:  # in phase response of round 1, at the earliest
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert decided(database) < 640
+    result = reflectune(*SMALL, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, json.loads(result.stdout)
+
+
+def decided(database: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM decisions").fetchone()[0])
+    except sqlite3.OperationalError:  # not there yet
+        return 0
+
+
+@pytest.mark.slow
+def test_demo_ends_with_a_student_better_than_the_first_by_more_than_noise(
+    killed_and_resumed: tuple[Path, dict[str, Any]],
+) -> None:
+    _, document = killed_and_resumed
+    rounds = document["rounds"]
+    assert [row["round"] for row in rounds] == [0, 1, 2]
+    assert rounds[0]["exact_match"]["high"] < rounds[-1]["exact_match"]["low"]
+    assert rounds[0]["exact_match"]["value"] <= 0.35
+    assert rounds[-1]["pool_right"] > rounds[0]["pool_right"] + 0.2
+    for row in rounds[1:]:
+        assert row["training"] > 0
+        for phase in PHASES:
+            assert row[phase]["reflected"] > 0
+
+
+@pytest.mark.slow
+def test_demo_leaves_a_complete_lineage(killed_and_resumed: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = killed_and_resumed
+    with sqlite3.connect(folder / "runs" / document["name"] / "lineage.db") as connection:
+
+        def count(query: str) -> int:
+            return int(connection.execute(f"SELECT COUNT(*) FROM {query}").fetchone()[0])
+
+        assert count("samples WHERE split = 'train'") == 160
+        assert count("decisions") == 160 * 2 * 2
+        assert count("(SELECT DISTINCT round, phase, sample_id FROM teacher_calls)") == 160 * 2 * 2
+        answered = count("teacher_calls WHERE status = 'ok'")
+        assert count("versions WHERE parent_id IS NOT NULL") == answered > 0
+        assert (
+            count("versions WHERE parent_id IS NOT NULL AND parent_id NOT IN (SELECT id FROM versions)") == 0
+        )
+        # Whatever was compared or taken has its scores, under the student of the round before.
+        assert (
+            count(
+                "decisions JOIN rounds ON rounds.round = decisions.round - 1 "
+                "WHERE challenger_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM scores "
+                "WHERE version_id = challenger_id AND scores.student_id = rounds.student_id)"
+            )
+            == 0
+        )
+        assert count("evaluations WHERE name = 'accuracy'") == 3
+        assert connection.execute("SELECT status FROM runs").fetchone() == ("finished",)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+@pytest.mark.slow
+def test_demo_closes_with_tables_a_story_and_what_to_type_next(
+    killed_and_resumed: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, document = killed_and_resumed
+    result = reflectune(*(word for word in SMALL if word != "--json"), cwd=folder, COLUMNS="100")
+    assert result.returncode == 0, result.stderr
+    story = document["trace"]["position"]
+    for text in ("exact match (95 %)", "pool", f"at position {story} (train)", "criticism", "decision"):
+        assert text in result.stdout
+    next_steps = result.stdout.partition("\nNext\n")[2].splitlines()
+    first = next_steps[0].split("  ")[1].split()
+    assert first[:2] == ["reflectune", "trace"]
+    assert reflectune(*first[1:], cwd=folder).returncode == 0
