@@ -90,7 +90,8 @@ def decide(
 
     The incumbent wins ties. A candidate replaces it only by more than `selection.margin`, or where the
     incumbent itself cannot be scored; an unscorable candidate never wins. Among equal candidates the
-    first wins.
+    first wins. With `selection.ifd_cap`, where the highest IFD wins, any pair below the cap beats any that is
+    not, by whatever margin.
 
     Args:
         contest: the incumbent and its candidates.
@@ -105,7 +106,8 @@ def decide(
     rule = policy.rule(phase)
     values = {version: _value(rule, scores.get(version, {})) for version in contest.pairs}
     if policy.share is None:
-        reason, winner, challenger = _compare(contest, values, rule.sign, selection.margin)
+        cap = math.inf if selection.ifd_cap is None or rule is not _HIGHEST_IFD else selection.ifd_cap
+        reason, winner, challenger = _compare(contest, values, rule.sign, selection.margin, cap)
     else:
         draw = random.Random(f"{seed}/{round}/{phase}/{contest.sample_id}").random()
         reason, winner, challenger = _draw(contest, values, draw < policy.share(selection))
@@ -130,20 +132,22 @@ def decide(
 Outcome = tuple[Reason, str, str | None]  # why, the winner, the best scorable candidate
 
 
-def _compare(contest: Contest, values: Mapping[str, float | None], sign: int, margin: float) -> Outcome:
+def _compare(
+    contest: Contest, values: Mapping[str, float | None], sign: int, margin: float, cap: float
+) -> Outcome:
     incumbent = contest.incumbent_id
     if not contest.candidate_ids:
         return "no-candidate", incumbent, None
-    scorable = {
-        version: sign * value for version in contest.candidate_ids if (value := values[version]) is not None
-    }
+    scorable = {version: value for version in contest.candidate_ids if (value := values[version]) is not None}
     if not scorable:
         return "unscorable", incumbent, None
-    challenger = max(scorable, key=scorable.__getitem__)
-    incumbent_value = values[incumbent]
+    challenger = max(scorable, key=lambda version: (scorable[version] < cap, sign * scorable[version]))
+    value, incumbent_value = scorable[challenger], values[incumbent]
     if incumbent_value is None:
         return "accepted", challenger, challenger
-    gain = scorable[challenger] - sign * incumbent_value
+    if (value < cap) != (incumbent_value < cap):
+        return ("accepted", challenger, challenger) if value < cap else ("refused", incumbent, challenger)
+    gain = sign * (value - incumbent_value)
     if gain > margin:
         return "accepted", challenger, challenger
     return ("tie" if gain >= 0 else "refused"), incumbent, challenger

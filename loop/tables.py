@@ -168,6 +168,10 @@ def _sentence(decision: Document) -> str:
             return f"accepted: policy {policy} takes it"
         case "accepted" if incumbent is None:
             return f"accepted: the incumbent cannot be scored under {decision['student']}"
+        case "accepted" if unit == "IFD" and challenger < incumbent:
+            return f"accepted: {numbers}, which is not below the cap"
+        case "refused" if unit == "IFD" and challenger > incumbent:
+            return f"refused, not below the cap: {numbers}"
         case "accepted":
             return f"accepted: {numbers}"
         case "refused":

@@ -158,6 +158,8 @@ class SelectionConfig(_Section):
     """A proposal must be better by more than this, in the policy's unit."""
     max_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with an IFD below this."""
+    ifd_cap: float | None = Field(default=None, gt=0.0)
+    """Where the highest IFD wins, a pair not below this loses to any that is; 1 wants pairs that fit."""
     max_r_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with a reversed IFD below this."""
     keep: Literal["improved", "all"] = "improved"

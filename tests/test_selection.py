@@ -41,12 +41,13 @@ def decide_between(
     margin: float = 0.0,
     rate: float = 0.5,
     seed: int = 0,
+    ifd_cap: float | None = None,
 ) -> Decision:
     scores = {"old": old} | {f"new{index}": terms for index, terms in enumerate(new)}
     return decide(
         contest(len(new)),
         scores,
-        selection=SelectionConfig(policy=policy, margin=margin, random_rate=rate),
+        selection=SelectionConfig(policy=policy, margin=margin, random_rate=rate, ifd_cap=ifd_cap),
         round=1,
         phase=phase,
         student_id="s0",
@@ -64,6 +65,47 @@ def test_decide_takes_the_highest_ifd_in_phase_instruction() -> None:
 def test_decide_takes_the_lowest_r_ifd_in_phase_response() -> None:
     decision = decide_between(scores_of(r_ifd=0.9), scores_of(r_ifd=0.7), scores_of(r_ifd=0.6))
     assert (decision.reason, decision.winner_id, decision.student_id) == ("accepted", "new1", "s0")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "uncapped", "capped"),
+    [
+        (3.0, 0.2, "refused", "accepted"),  # the incumbent does not fit its instruction
+        (0.2, 3.0, "accepted", "refused"),  # the candidate does not
+        (0.2, 1.0, "accepted", "refused"),  # at the cap is not below it
+        (0.2, 0.8, "accepted", "accepted"),  # both fit: the highest wins
+        (0.8, 0.2, "refused", "refused"),
+        (2.0, 3.0, "accepted", "accepted"),  # neither fits
+        (0.5, 0.5, "tie", "tie"),
+    ],
+)
+def test_decide_with_a_cap_prefers_pairs_below_it(old: float, new: float, uncapped: str, capped: str) -> None:
+    contests = scores_of(ifd=old), scores_of(ifd=new)
+    assert decide_between(*contests, phase="instruction").reason == uncapped
+    assert decide_between(*contests, phase="instruction", ifd_cap=1.0).reason == capped
+    assert decide_between(*contests, policy="ifd", ifd_cap=1.0).reason == capped
+
+
+def test_decide_caps_nothing_but_ifd() -> None:
+    ours = decide_between(scores_of(r_ifd=3.0), scores_of(r_ifd=2.0), ifd_cap=1.0)
+    assert ours.reason == "accepted"
+    longer = decide_between(
+        scores_of(tokens=4), scores_of(tokens=8), phase="instruction", policy="longest", ifd_cap=1.0
+    )
+    assert longer.reason == "accepted"
+
+
+def test_decide_with_a_cap_takes_the_best_candidate_below_it_whatever_the_margin() -> None:
+    decision = decide_between(
+        scores_of(ifd=1.2),
+        scores_of(ifd=5.0),
+        scores_of(ifd=0.3),
+        scores_of(ifd=0.6),
+        phase="instruction",
+        margin=0.5,
+        ifd_cap=1.0,
+    )
+    assert (decision.reason, decision.winner_id) == ("accepted", "new2")
 
 
 def test_decide_refuses_a_worse_candidate_and_keeps_its_value() -> None:

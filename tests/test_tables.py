@@ -32,7 +32,18 @@ def decision(**changes: Any) -> dict[str, Any]:
     [
         ({}, "accepted: r-IFD 0.7500 against the incumbent's 0.9000 under s0"),
         ({"reason": "refused"}, "refused: r-IFD 0.7500 against the incumbent's 0.9000 under s0"),
-        ({"phase": "instruction"}, "accepted: IFD 0.7500 against the incumbent's 0.9000 under s0"),
+        (
+            {"phase": "instruction", "incumbent_value": 0.7},
+            "accepted: IFD 0.7500 against the incumbent's 0.7000 under s0",
+        ),
+        (
+            {"phase": "instruction", "incumbent_value": 1.3},
+            "accepted: IFD 0.7500 against the incumbent's 1.3000 under s0, which is not below the cap",
+        ),
+        (
+            {"phase": "instruction", "reason": "refused", "challenger_value": 1.2},
+            "refused, not below the cap: IFD 1.2000 against the incumbent's 0.9000 under s0",
+        ),
         ({"policy": "perplexity"}, "accepted: perplexity 0.7500 against"),
         ({"reason": "tie"}, "refused, not better by more than the margin 0.1: r-IFD 0.7500"),
         ({"incumbent_value": None}, "accepted: the incumbent cannot be scored under s0"),
@@ -56,8 +67,8 @@ def test_trace_says_why_in_a_sentence(changes: dict[str, Any], sentence: str) ->
         "decisions": [decision(**changes)],
         "trained_in": [],
     }
-    console = Console(file=io.StringIO(), width=100)
-    assert sentence in shown(render_trace(trace, console))
+    console = Console(file=io.StringIO())
+    assert sentence in shown(render_trace(trace, console), width=140)
 
 
 def test_trace_of_hostile_text_only_shows_it() -> None:

@@ -1,0 +1,156 @@
+"""Which decisions go wrong: the contests of the default policy, decided by other rules and judged exactly.
+
+Runs of the demo's world give the contests with the scores that decided them; each rule then decides the same
+contests, all of them and those alone in which both responses are equally long.
+
+    python -m tests.bench.rules
+"""
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from loop.demo.world import is_right
+from loop.run import create_run, run_loop
+from state.history import History
+from state.records import PHASES, Pair, Phase
+from tests.bench.arms import DEFAULT, Job, Silence, configure
+from tests.bench.results import options, publish, table
+
+MARGIN = 0.1
+Measures = Mapping[str, Any]  # of one version under the deciding student: ifd, r_ifd; its length
+TakesCandidate = Callable[[Measures, Measures], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """An incumbent and a candidate as the deciding student measured them, and whether each is right."""
+
+    round: int
+    phase: Phase
+    incumbent: Measures
+    candidate: Measures
+    incumbent_right: bool
+    candidate_right: bool
+
+
+def _fits(measures: Measures) -> bool:
+    return bool(measures["ifd"] < 1)
+
+
+RULES: Mapping[Phase, Mapping[str, TakesCandidate]] = {
+    "instruction": {
+        "highest IFD (the method)": lambda old, new: new["ifd"] > old["ifd"],
+        f"highest IFD by more than {MARGIN}": lambda old, new: new["ifd"] > old["ifd"] + MARGIN,
+        "highest IFD below 1 (ifd_cap)": lambda old, new: (_fits(new), new["ifd"]) > (_fits(old), old["ifd"]),
+        "lowest IFD": lambda old, new: new["ifd"] < old["ifd"],
+        "longest": lambda old, new: new["length"] > old["length"],
+        "accept all": lambda old, new: True,
+        "reject all": lambda old, new: False,
+    },
+    "response": {
+        "lowest r-IFD (the method)": lambda old, new: new["r_ifd"] < old["r_ifd"],
+        f"lowest r-IFD by more than {MARGIN}": lambda old, new: new["r_ifd"] < old["r_ifd"] - MARGIN,
+        "longest": lambda old, new: new["length"] > old["length"],
+        "accept all": lambda old, new: True,
+        "reject all": lambda old, new: False,
+    },
+}
+MEASURE: Mapping[Phase, str] = {"instruction": "ifd", "response": "r_ifd"}
+
+
+def play(job: Job) -> list[Contest]:
+    """Run the loop and read its contests."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = create_run(configure(job, Path(scratch)), Path(scratch))
+        run_loop(folder, Silence())
+        with History.open(folder.lineage) as history:
+            positions = range(sum(history.samples().values()))
+            return [contest for position in positions for contest in read(history.trace(str(position)))]
+
+
+def read(trace: Mapping[str, Any]) -> Iterator[Contest]:
+    """The contests of one sample in which both pairs were measured by what their phase compares."""
+    versions = {version["id"]: version for version in trace["versions"]}
+    for decision in trace["decisions"]:
+        sides = [versions.get(decision["incumbent"]), versions.get(decision["challenger"])]
+        measured = [
+            score | {"length": len(side["response"])}
+            for side in sides
+            if side is not None
+            for score in side["scores"]
+            if score["student"] == decision["student"] and score[MEASURE[decision["phase"]]] is not None
+        ]
+        if len(measured) == 2:
+            pairs = [Pair(side["instruction"], side["input"], side["response"]) for side in sides if side]
+            incumbent, candidate = measured
+            yield Contest(decision["round"], decision["phase"], incumbent, candidate, *map(is_right, pairs))
+
+
+def rows(contests: Sequence[Contest], phase: Phase) -> Iterator[list[str]]:
+    """One row a rule."""
+    for name, takes in RULES[phase].items():
+        cells = [phase, name]
+        for round in sorted({contest.round for contest in contests}):
+            here = [contest for contest in contests if (contest.round, contest.phase) == (round, phase)]
+            equal = [
+                contest for contest in here if contest.incumbent["length"] == contest.candidate["length"]
+            ]
+            cells += [judge(here, takes), judge(equal, takes)]
+        yield cells
+
+
+def judge(contests: Sequence[Contest], takes: TakesCandidate) -> str:
+    """What a rule makes of contests: pairs right afterwards, mended, damaged."""
+    taken = [takes(contest.incumbent, contest.candidate) for contest in contests]
+    decided = list(zip(contests, taken, strict=True))
+    right = sum(c.candidate_right if take else c.incumbent_right for c, take in decided)
+    mended = sum(take and c.candidate_right and not c.incumbent_right for c, take in decided)
+    damaged = sum(take and c.incumbent_right and not c.candidate_right for c, take in decided)
+    share = f"{right / len(contests):.1%}" if contests else "-"
+    return f"{share} (+{mended}, -{damaged})"
+
+
+def play_all(arguments: Namespace) -> list[Contest]:
+    """The contests of all seeds."""
+    arm = replace(DEFAULT, rounds=2)
+    jobs = [Job(arm, seed, arguments.pairs, arguments.tokens) for seed in range(arguments.seeds)]
+    with ProcessPoolExecutor(arguments.threads, mp_context=get_context("spawn")) as pool:
+        return [contest for contests in pool.map(play, jobs) for contest in contests]
+
+
+def main() -> None:
+    parser = options(__doc__, pairs=400)
+    parser.add_argument("--seeds", type=int, default=5, help="runs to take contests from (default 5)")
+    parser.add_argument("--tokens", type=int, default=75_000, help="training tokens of every student")
+    arguments = parser.parse_args()
+    contests = play_all(arguments)
+    counts = ", ".join(
+        f"{sum((c.round, c.phase) == (round, phase) for c in contests):,} in round {round} phase {phase}"
+        for round in (1, 2)
+        for phase in PHASES
+    )
+    publish(
+        "Rules",
+        [
+            f"The contests of the default policy over {arguments.seeds} seeds of {arguments.pairs} pairs: "
+            f"{counts}. Round 1 is scored by the base student, round 2 by the first trained one. Each cell: "
+            'pairs that are right afterwards (pairs mended, pairs damaged); "equal": contests in which both '
+            "responses are equally long.",
+            "",
+            *table(
+                ["phase", "rule", "round 1", "round 1, equal", "round 2", "round 2, equal"],
+                [row for phase in PHASES for row in rows(contests, phase)],
+            ),
+        ],
+        arguments,
+    )
+
+
+if __name__ == "__main__":
+    main()
