@@ -50,8 +50,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         check_student(config.student)
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
-        records = read_dataset(config.data)
-        samples = assign_samples(records, config.data.holdout, config.seed)
+        samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
         config = config.model_copy(update={"student": resolve_student(config.student)})
         check_refinetune(config)  # last: it opens the model
         folder.config.write_text(config.to_toml(), encoding="utf-8")

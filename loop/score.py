@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,8 +40,9 @@ def score_dataset(
         Student.open(student, adapter) as model,
         display.stage("score", total=len(records)) as stage,
     ):
+        given = (record.pair for record in records)
         for start in range(0, len(records), _AT_ONCE):
-            pairs = [record.pair for record in records[start : start + _AT_ONCE]]
+            pairs = list(islice(given, _AT_ONCE))
             for index, scores in enumerate(_score(model, pairs), start):
                 line = _line(index, scores)
                 scored += line["status"] == "ok"

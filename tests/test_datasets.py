@@ -1,7 +1,10 @@
 import csv
 import json
+import os
 import subprocess
 import sys
+import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
@@ -41,12 +44,12 @@ def written(path: Path, content: str | bytes) -> str:
 
 
 def read(path: str | Path, **settings: Any) -> list[Record]:
-    return read_dataset(DataConfig(path=str(path), **settings))
+    return list(read_dataset(DataConfig(path=str(path), **settings)))
 
 
 def read_rows(tmp_path: Path, *rows: object, allow_empty: bool = False, **settings: Any) -> list[Record]:
     path = written(tmp_path / "rows.json", json.dumps(rows))
-    return read_dataset(DataConfig(path=path, **settings), allow_empty=allow_empty)
+    return list(read_dataset(DataConfig(path=path, **settings), allow_empty=allow_empty))
 
 
 def refusal(tmp_path: Path, *rows: object, **settings: Any) -> str:
@@ -188,6 +191,97 @@ def test_read_dataset_refuses_parquet_of_bytes(tmp_path: Path) -> None:
     pq.write_table(pa.table({"instruction": [b"a"], "output": [b"b"]}), tmp_path / "p.parquet")
     with pytest.raises(DatasetError, match="instruction is of type bytes, not text"):
         read(tmp_path / "p.parquet")
+
+
+# Streams
+
+
+def test_read_dataset_gives_the_records_anew_at_every_pass(tmp_path: Path) -> None:
+    path = written(tmp_path / "l", f"{json.dumps(FRENCH)}\n{{}}\n{json.dumps(SUM)}\n")
+    dataset = read_dataset(DataConfig(path=path, skip_invalid=True))
+    first, second = iter(dataset), iter(dataset)
+    assert next(first) == next(second)
+    assert len(dataset) == 2
+    assert [record.pair for record in dataset] == PAIRS
+
+
+def test_read_dataset_finds_the_last_bad_record_before_it_gives_out_the_first(tmp_path: Path) -> None:
+    path = written(tmp_path / "l", f"{json.dumps(SUM)}\n" * 5000 + "{}\n")
+    with pytest.raises(DatasetError, match=r"1 of 5001 records .* \(line 5001: no messages"):
+        read_dataset(DataConfig(path=path))
+
+
+@pytest.mark.parametrize("now", [json.dumps(SUM), f"{json.dumps(SUM)}\n7\n"])
+def test_dataset_does_not_hide_that_pairs_were_lost_since_the_check(tmp_path: Path, now: str) -> None:
+    path = tmp_path / "l"
+    dataset = read_dataset(DataConfig(path=written(path, f"{json.dumps(SUM)}\n{json.dumps(FRENCH)}")))
+    written(path, now)
+    with pytest.raises(DatasetError, match="2 pairs when it was checked, 1 now; start again"):
+        list(dataset)
+
+
+def test_read_dataset_reads_a_pipe(tmp_path: Path) -> None:
+    for content in (json.dumps([FRENCH, SUM]), f"{json.dumps(FRENCH)}\n{json.dumps(SUM)}"):
+        pipe = tmp_path / f"pipe{content[0]}"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=written, args=(pipe, content))
+        writer.start()
+        assert [record.pair for record in read(pipe)] == PAIRS
+        writer.join()
+
+
+def test_read_dataset_reads_array_elements_wherever_the_file_is_torn_for_reading(tmp_path: Path) -> None:
+    row = r'{"instruction":"\ud83d\ude00é","output":"a\"]","n":[-1.5e-3,NaN,{"x":"\ud800"}]}'
+    tail = f",\n 12345.5 , {row} ,null]\n "
+    expected = Record(Pair("\U0001f600é", "", 'a"]'), {"n": [-0.0015, None, {"x": "\ufffd"}]})
+    for padding in range(len(tail) + 2):  # the file is read by 2**16 characters
+        opening = '[{"instruction": "'
+        long = "x" * (2**16 - len(opening) - len('", "output": "y"}') - padding)
+        path = written(tmp_path / "array", f'{opening}{long}", "output": "y"}}{tail}')
+        assert read(path, skip_invalid=True) == [Record(Pair(long, "", "y"), {}), expected]
+
+
+@pytest.mark.parametrize(
+    ("end", "named"),
+    [
+        (',\n{"instruction": }]', "line 2003: not valid JSON: Expecting value"),
+        (",\n]", "line 2003: not valid JSON: Expecting value"),
+        ("\n{}]", "line 2003: not valid JSON: Expecting ',' delimiter"),
+        ("\n", "line 2003: not valid JSON: Expecting ',' delimiter"),
+        ("]\n[", "line 2003: not valid JSON: Extra data"),
+        (",\n" + "9" * 5000 + "]", "line 2003: JSON that cannot be read: Exceeds the limit"),
+    ],
+)
+def test_read_dataset_names_the_line_far_into_an_array(tmp_path: Path, end: str, named: str) -> None:
+    rows = ",\n".join([json.dumps(SUM | {"n": "z" * 60})] * 2001)  # more than is read at once
+    path = written(tmp_path / "array", f"[\n{rows}{end}")
+    with pytest.raises(DatasetError, match=named):
+        read_dataset(DataConfig(path=path))
+
+
+@pytest.mark.parametrize("form", ["array", "indented", "lines", "csv", "parquet"])
+def test_read_dataset_holds_few_records_at_a_time(tmp_path: Path, form: str) -> None:
+    rows = [{"instruction": f"{n}", "output": f"{n} " * 200} for n in range(8000)]
+    path = tmp_path / "rows"
+    match form:
+        case "csv":
+            as_csv(rows, path)
+        case "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3000)
+        case "lines":
+            written(path, "".join(json.dumps(row) + "\n" for row in rows))
+        case _:
+            written(path, json.dumps(rows, indent=1 if form == "indented" else None))
+    read(path, limit=1)  # loads pyarrow
+    tracemalloc.start()
+    try:
+        dataset = read_dataset(DataConfig(path=str(path)))
+        assert [record.pair.instruction for record in dataset] == [row["instruction"] for row in rows]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(dataset) == 8000
+    assert peak < 2 * 2**20  # the texts alone are 7 MiB
 
 
 # Records
@@ -426,9 +520,11 @@ def hub_folder(tmp_path: Path, hub_cache: None) -> Path:
 
 def test_read_dataset_reads_a_hub_dataset(hub_folder: Path) -> None:
     expected = [Record(pair, {"n": n}) for n, pair in enumerate(PAIRS, start=1)]
-    assert read_dataset(DataConfig(hf=str(hub_folder))) == expected
-    assert read_dataset(DataConfig(hf=str(hub_folder), limit=1)) == expected[:1]
-    assert read_dataset(DataConfig(hf=str(hub_folder), split="test"))[0].meta == {"n": 3}
+    assert list(read_dataset(DataConfig(hf=str(hub_folder)))) == expected
+    assert list(read_dataset(DataConfig(hf=str(hub_folder), limit=1))) == expected[:1]
+    assert [record.meta for record in read_dataset(DataConfig(hf=str(hub_folder), split="test"))] == [
+        {"n": 3}
+    ]
 
 
 def test_read_dataset_names_the_hub_dataset_it_cannot_use(tmp_path: Path, hub_folder: Path) -> None:
