@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
+from agents.linear import multiply_by_onednn
 from state.config import StudentConfig
 from state.errors import AdapterError, StudentError
 
@@ -106,9 +107,12 @@ def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
     if missing := sorted(loading["missing_keys"]):
         raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
     try:
-        return model.eval() if load_in_4bit else model.to(device).eval()
+        model = model.eval() if load_in_4bit else model.to(device).eval()
     except torch.OutOfMemoryError as error:
         raise StudentError(f"{config.model}: does not fit into the memory of {device}") from error
+    if device.type == "cpu":
+        multiply_by_onednn(model)
+    return model
 
 
 def check_four_bit(config: StudentConfig) -> None:

@@ -12,7 +12,11 @@ import torch
 
 from agents.targets import Encoded
 
-__all__ = ["Branch", "Row", "build_row", "build_tree_row", "count_shared", "pack"]
+__all__ = ["Branch", "Row", "build_row", "build_tree_row", "count_shared", "pack", "pad_to_step"]
+
+# Longer rows are filled up to multiples of this: kernels are prepared for each length, and take memory.
+_STEP = 64
+_FEW = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Sequences behind one another: T tokens, of which N are targets."""
+    """Sequences behind one another, and what fills the row up: T tokens, of which N are targets."""
 
     ids: torch.Tensor  # (T,) token ids
     positions: torch.Tensor  # (T,) from 0 in every sequence
@@ -66,6 +70,9 @@ def build_row(sequences: Sequence[Encoded]) -> Row:
         positions += range(len(sequence.ids))
         predicting += range(start + sequence.first_target - 1, end - 1)
         targets += sequence.ids[sequence.first_target :]
+    filler = pad_to_step(len(ids))
+    ids += [0] * filler
+    positions += range(filler)
     return Row(torch.tensor(ids), torch.tensor(positions), *_count_once(predicting), torch.tensor(targets))
 
 
@@ -92,6 +99,10 @@ def build_tree_row(sequences: Sequence[Encoded]) -> Row:
         predicting += path[sequence.first_target - 1 : -1]
         targets += sequence.ids[sequence.first_target :]
         before = sequence.ids
+    if filler := pad_to_step(len(ids)):
+        spans.append((len(ids), len(ids) + filler, []))
+        ids += [0] * filler
+        positions += range(filler)
     mask = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     branches = [_branch(mask, start, end, shared_path) for start, end, shared_path in spans]
     return Row(
@@ -108,6 +119,11 @@ def _count_once(predicting: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The distinct indexes (P,), and which of them each of the N given ones is."""
     distinct, places = torch.tensor(predicting).unique(return_inverse=True)
     return distinct, places
+
+
+def pad_to_step(length: int) -> int:
+    """How many places fill `length` up to a multiple of the step; 0 for few places."""
+    return -length % _STEP if length > _FEW else 0
 
 
 def count_shared(before: Sequence[int], ids: Sequence[int]) -> int:

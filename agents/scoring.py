@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from agents.attention import attend_by_branches, attends_by_branches
-from agents.rows import Row, build_row, build_tree_row, count_shared, pack
+from agents.rows import Row, build_row, build_tree_row, count_shared, pack, pad_to_step
 from agents.targets import Encoded
 from state.errors import StudentError
 from state.records import Score
@@ -86,10 +86,11 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     if _accepts(model, "position_ids"):
         inputs["position_ids"] = _send(row.positions, model.device)[None]  # (1, T)
     keeps = _accepts(model, "logits_to_keep")
-    if keeps:
-        inputs["logits_to_keep"] = predicting
-    logits = model(**inputs).logits[0]  # (P, V), or (T, V) where the model keeps all
-    logits = logits if keeps else logits[predicting]
+    if keeps:  # the first one again and again where the number is filled up
+        filler = predicting[:1].expand(pad_to_step(len(predicting)))
+        inputs["logits_to_keep"] = torch.cat([predicting, filler])
+    logits = model(**inputs).logits[0]  # (P, V) and filler, or (T, V) where the model keeps all
+    logits = logits[: len(predicting)] if keeps else logits[predicting]
     normalizers = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(_CHUNK)])  # (P,)
     return logits[predictors, _send(row.targets, model.device)].float() - normalizers[predictors]
 
