@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from loop.demo import POLICY, ROUNDS, SAMPLES
 from state.errors import AdapterError, ConfigError, ReflectuneError, TeacherError
 from state.records import PolicyName
 
@@ -249,10 +250,10 @@ def score(
 
 @app.command()
 def demo(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds to run.")] = 3,
-    policy: Annotated[PolicyName, typer.Option(help="Who decides; see selection.policy.")] = "ifd+r-ifd",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to run.")] = ROUNDS,
+    policy: Annotated[PolicyName, typer.Option(help="Who decides; see selection.policy.")] = POLICY,
     seed: Annotated[int, typer.Option(min=0, help="Of data, teacher and training.")] = 0,
-    samples: Annotated[int, typer.Option(min=20, help="Pairs to recycle.")] = 500,
+    samples: Annotated[int, typer.Option(min=20, max=5000, help="Pairs to recycle.")] = SAMPLES,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -260,7 +261,12 @@ def demo(
     from loop.demo.demo import conclude, open_demo
 
     folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
-    _run_to_end(folder)
+    with _history(folder) as history:
+        status = history.run()["status"]
+    if status == "finished":
+        _say(f"this demo has run before; delete {folder.path} to run it anew")
+    else:
+        _run_to_end(folder)
     document, rendered = conclude(folder)
     _show(document, rendered, as_json)
 

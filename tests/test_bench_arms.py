@@ -9,7 +9,7 @@ import pytest
 
 from loop.demo.world import is_right
 from state.records import Pair
-from tests.bench.arms import ARMS, DEFAULT, EXPLORED, RANDOM, Arm, Job, configure, interval, outcome_rows
+from tests.bench.arms import ARMS, DEFAULT, EXPLORED, RANDOM, V1, Arm, Job, configure, interval, outcome_rows
 from tests.bench.rules import RULES, Contest, judge, read
 
 
@@ -44,11 +44,16 @@ def test_outcomes_are_set_against_one_round_of_accept_all_seed_by_seed() -> None
         rest = {"pool_right": 1.0, "training": 10, "response_tokens": 4.0}
         return [{"exact_match": match, **rest} for match in matches]
 
-    v1, ours = Arm("V1", "accept-all"), replace(DEFAULT, rounds=3)
-    rows = list(outcome_rows({v1: figures(0.5, 0.7), ours: figures(0.6, 0.8)}))
-    assert [row[0:2] for row in rows] == [["V1", "1"], [DEFAULT.name, "3"]]
+    rows = list(outcome_rows({V1: figures(0.5, 0.7), replace(DEFAULT, rounds=3): figures(0.6, 0.8)}))
+    assert [row[0:2] for row in rows] == [[V1.name, "1"], [DEFAULT.name, "3"]]
     assert rows[1][3] == "10.0 ± 0.0"
     assert rows[0][3] == "0.0 ± 0.0"
+
+
+def test_both_comparisons_have_the_arm_that_others_are_set_against() -> None:
+    for arms in (ARMS, EXPLORED):
+        assert V1 in arms
+        assert len(set(arms)) == len(arms)
 
 
 def test_the_random_arm_comes_after_the_default_it_takes_its_rate_from() -> None:

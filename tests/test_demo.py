@@ -1,7 +1,7 @@
 """The demo as a user starts it: the command, its run, and what must come out of it."""
 
 import json
-import signal
+import shlex
 import sqlite3
 import subprocess
 import time
@@ -29,6 +29,24 @@ def test_open_demo_names_runs_by_what_is_changed_and_finds_them_again(tmp_path: 
     assert (config.rounds, config.selection.policy, config.seed) == (5, "r-ifd", 2)
 
 
+@pytest.mark.parametrize("wrong", ["afile", "afile/below"])
+def test_demo_refuses_a_runs_folder_it_cannot_write_in_one_line(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "afile").write_text("mine")
+    result = reflectune("demo", "--runs", wrong, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"reflectune: {wrong}: cannot make a run there")
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["afile"]
+
+
+def test_demo_leaves_alone_what_has_its_name(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    result = reflectune("demo", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "is no run" in result.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["demo"]
+
+
 def test_demo_refuses_an_unknown_policy(tmp_path: Path) -> None:
     result = reflectune("demo", "--policy", "best", "--runs", tmp_path, cwd=tmp_path)
     assert result.returncode == 2
@@ -49,11 +67,13 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         stderr=subprocess.DEVNULL,
     ) as process:
         deadline = time.monotonic() + 120
-        while decided(database) < 200:  # in phase response of round 1, at the earliest
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+        try:
+            while decided(database) < 200:  # in phase response of round 1, at the earliest
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        finally:
+            process.kill()
     assert decided(database) < 640
     result = reflectune(*SMALL, cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -124,7 +144,8 @@ def test_demo_closes_with_tables_a_story_and_what_to_type_next(
     story = document["trace"]["position"]
     for text in ("exact match (95 %)", "pool", f"at position {story} (train)", "criticism", "decision"):
         assert text in result.stdout
-    next_steps = result.stdout.partition("\nNext\n")[2].splitlines()
-    first = next_steps[0].split("  ")[1].split()
-    assert first[:2] == ["reflectune", "trace"]
-    assert reflectune(*first[1:], cwd=folder).returncode == 0
+    assert "has run before" in result.stderr
+    first = shlex.split(result.stdout.partition("\nNext\n")[2].splitlines()[0])
+    assert first[1:] == ["trace", document["name"], str(story)]
+    traced = subprocess.run(first, cwd=folder, env=child_environment(), capture_output=True, check=True)
+    assert traced.stdout

@@ -28,6 +28,8 @@ def test_judge_phase_counts_what_was_mended_and_damaged() -> None:
             proposed(WRONG, RIGHT, False),  # refused, though it would have mended the pair
             proposed(WRONG, WRONG, False),
             proposed(RIGHT, RIGHT, False),
+            proposed(WRONG, VAGUE, True),  # nobody can say
+            proposed(RIGHT, VAGUE, False),
         ]
     )
     assert judged == {
@@ -103,7 +105,7 @@ def test_account_says_what_is_right_and_how_it_was_selected(history: History) ->
     assert zero["response"]["accepted_right"] is None
     assert one["pool_right"] == pytest.approx(2 / 3)
     assert one["exact_match"]["value"] == 0.6
-    assert one["instruction"] | {"refused_rightly": 1.0, "accepted_right": None} == one["instruction"]
+    assert one["instruction"] | {"refused_rightly": None, "accepted_right": None} == one["instruction"]
     assert one["response"] | {"accepted_right": 0.5, "mended": 1, "damaged": 0} == one["response"]
     assert one["training"] == 1
 
@@ -120,9 +122,11 @@ def test_render_account_shows_every_round_at_80_columns(history: History) -> Non
     assert "…" not in text
 
 
-def test_telling_sample_was_mended_on_the_longest_way(history: History) -> None:
+def test_telling_sample_was_mended_and_trained_on(history: History) -> None:
     with history:
-        assert telling_sample(history) == 0
+        trace = telling_sample(history)
+    assert trace is not None
+    assert (trace["position"], trace["trained_in"]) == (0, [1])
 
 
 def test_telling_sample_is_none_where_nothing_was_mended(tmp_path: Path) -> None:

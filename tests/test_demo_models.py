@@ -10,14 +10,26 @@ import pytest
 from transformers import AutoTokenizer
 
 from agents.prompts import Proposal, open_prompts
-from loop.demo.corpus import student_texts, teacher_texts
+from loop.demo.corpus import MISTAKES, student_texts, teacher_texts
 from loop.demo.demo import FOLDER, demo_config
 from loop.demo.measure import measure_student, measure_teacher
 from loop.demo.world import is_reserved, is_right
 from state.config import RunConfig
-from state.records import Pair, Phase
+from state.records import PHASES, Pair, Phase
 
 MODELS = FOLDER / "models"
+# Where a student's texts name the operand: inputs, clear instructions of some kinds, facts of some kinds.
+OPERANDS = [
+    re.compile(pattern, flags=re.MULTILINE)
+    for pattern in (
+        r"^Input:\n(.+)$",
+        r"^(?:Shout|Reverse|Double) (\w+)\.$",
+        r"^How long is (\w+)\?$",
+        r"^Name the larger of (\d+ and \d+)\.$",
+        r"^(\w+) (?:two times|said twice|backwards|with dashes|in capitals) is ",
+        r"^the larger of (\d+ and \d+) is ",
+    )
+]
 PROMPTS = open_prompts(FOLDER / "prompts.toml")
 
 
@@ -37,24 +49,21 @@ def read_pair(prompt: str) -> Pair:
     return Pair(found[1], found[2] or "", found[3])
 
 
-def test_the_teacher_learns_answers_that_the_parser_takes_and_the_checker_passes() -> None:
-    answered = 0
-    for prompt, answer in itertools.islice(teacher_texts(random.Random(0), prompt_text), 600):
+def test_the_teacher_learns_answers_that_the_parser_takes_and_mostly_the_checker_passes() -> None:
+    verdicts = []
+    for prompt, answer in itertools.islice(teacher_texts(random.Random(0), prompt_text), 2000):
         phase: Phase = "instruction" if "the pair" in prompt.partition("\n")[0] else "response"
-        pair = read_pair(prompt)
-        parsed = PROMPTS.parse(answer, phase=phase, pair=pair, nonce="00000000")
-        if phase == "response" and is_right(pair):
-            assert parsed == "unchanged"
-            continue
-        if parsed == "unchanged":  # an instruction without a task, answered for the task that was meant
-            assert not is_right(pair)
+        given = read_pair(prompt)
+        parsed = PROMPTS.parse(answer, phase=phase, pair=given, nonce="00000000")
+        if parsed == "unchanged":
+            assert phase == "response"
             continue
         assert isinstance(parsed, Proposal)
         assert parsed.critique
-        if phase == "instruction":
-            assert is_right(parsed.pair)
-            answered += 1
-    assert answered > 200
+        if phase == "instruction":  # in phase response some instructions are unclear
+            verdicts.append(is_right(parsed.pair))
+    assert len(verdicts) > 900
+    assert 1 - sum(verdicts) / len(verdicts) == pytest.approx(MISTAKES, abs=0.03)
 
 
 def test_no_operand_of_the_demos_data_is_trained_on() -> None:
@@ -63,14 +72,16 @@ def test_no_operand_of_the_demos_data_is_trained_on() -> None:
         for prompt, _ in itertools.islice(teacher_texts(random.Random(1), prompt_text), 2000)
     ]
     inputs = {pair.input for pair in read if pair.input}
-    doubled = {
-        found[1]
+    stated = {
+        operand
         for text in itertools.islice(student_texts(random.Random(1)), 4000)
-        if (found := re.search(r"^(\w+) (?:two times is|said twice is) \1 \1$", text, flags=re.MULTILINE))
+        for pattern in OPERANDS
+        for operand in pattern.findall(text)
     }
     assert len(inputs) > 300
-    assert len(doubled) > 300
-    assert not [operand for operand in inputs | doubled if is_reserved(operand)]
+    assert len(stated) > 1000
+    assert any(" and " in operand for operand in stated)
+    assert not [operand for operand in inputs | stated if is_reserved(operand)]
 
 
 @pytest.mark.parametrize("name", ["teacher", "student"])
@@ -96,14 +107,16 @@ def test_tokenizers_spell_operands_letter_by_letter(name: str) -> None:
 @pytest.mark.slow
 def test_the_teacher_is_good_but_fallible_on_words_it_never_saw(config: RunConfig) -> None:
     figures = measure_teacher(config)
-    for phase, shares in figures.items():
-        assert 0.70 <= shares["repaired"] <= 0.95, (phase, shares)
-        assert 0.0 < shares["damaged"] < 0.3, (phase, shares)
-        assert shares["unusable"] < 0.05, (phase, shares)
+    for group, shares in figures.items():
+        assert 0.70 <= shares["repaired"] <= 0.97, (group, shares)
+        assert 0.0 < shares["damaged"] < 0.3, (group, shares)
+        assert shares["unusable"] < 0.05, (group, shares)
+    for phase in PHASES:
+        assert figures[phase]["repaired"] <= 0.95
 
 
 @pytest.mark.slow
 def test_the_base_student_follows_instructions_badly(config: RunConfig) -> None:
-    measure = measure_student(config)
-    assert measure.n == 1000
-    assert measure.value <= 0.35
+    measures = measure_student(config)
+    assert measures["all"].n == 1000
+    assert measures["all"].value <= 0.35

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,14 @@ from hypothesis import strategies as st
 from loop.demo.noise import FAULTS, INPUT_RATE, LAZY, VAGUE, VAGUE_RATE, draw_pair, write_dataset
 from loop.demo.world import KINDS, OPPOSITES, check, draw_task, is_reserved, is_right, solve
 from state.records import Pair
+
+# The words of the phrasings themselves, some of which the hash reserves.
+PLAIN = {
+    word
+    for kind in KINDS.values()
+    for text in (*kind.phrasings, *kind.input_phrasings, *VAGUE)
+    for word in re.findall(r"[a-z]{3,9}", text)
+}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +34,7 @@ from state.records import Pair
         ("Which two letters close planet?", "", "et"),
         ("Spell planet with dashes.", "", "p-l-a-n-e-t"),
         ("How long is planet?", "", "6"),
-        ("What is the sum of 17 and 25?", "", "42"),
+        ("Drop the letter that planet begins with.", "", "lanet"),
         ("Of 17 and 25, which is more?", "", "25"),
         ("Which is larger of 9 and 10?", "", "10"),
         ("Find an antonym of hot.", "", "cold"),
@@ -48,7 +57,9 @@ def test_solve_gives_the_one_right_answer(instruction: str, input: str, answer: 
         ("Reverse planet.", "planet"),  # two operands
         ("Write the input backwards.", ""),
         ("Find an antonym of planet.", ""),
-        ("Add planet.", ""),
+        ("Which is larger of planet?", ""),
+        ("Which is larger of 07 and 4?", ""),
+        ("Which is larger of ٣ and 4?", ""),
         ("", ""),
     ],
 )
@@ -77,12 +88,8 @@ def test_drawn_pairs_are_faulty_at_the_stated_rates() -> None:
     rng = random.Random(0)
     drawn = [draw_pair(rng, reserved=True) for _ in range(6000)]
     counts = Counter(fault for _, _, fault in drawn)
-    # A cut answer of one letter is none at all: such faults count as lazy.
-    assert counts["right"] / 6000 == pytest.approx(FAULTS["right"], abs=0.02)
-    assert counts["wrong"] / 6000 == pytest.approx(FAULTS["wrong"], abs=0.02)
-    assert counts["off-task"] / 6000 == pytest.approx(FAULTS["off-task"], abs=0.02)
-    both = FAULTS["truncated"] + FAULTS["lazy"]
-    assert (counts["truncated"] + counts["lazy"]) / 6000 == pytest.approx(both, abs=0.02)
+    for fault, share in FAULTS.items():
+        assert counts[fault] / 6000 == pytest.approx(share, abs=0.02), fault
     vague = [pair for _, pair, _ in drawn if pair.instruction.startswith(tuple(v[:7] for v in VAGUE))]
     assert len(vague) / 6000 == pytest.approx(VAGUE_RATE, abs=0.02)
     with_input = sum(bool(pair.input) for _, pair, _ in drawn) / 6000
@@ -100,6 +107,31 @@ def test_faulty_pairs_are_wrong_and_others_right() -> None:
             assert pair.response in LAZY
         if fault == "truncated":
             assert task.answer.startswith(pair.response)
+
+
+def test_reserved_are_words_with_their_reversals_and_numbers_in_any_order() -> None:
+    words = [draw_task(random.Random(seed), reserved=seed % 2 == 0).operand for seed in range(400)]
+    for operand in words:
+        first, _, second = operand.partition(" and ")
+        if operand in OPPOSITES:
+            assert not is_reserved(operand)
+            continue
+        assert is_reserved(operand) == is_reserved(f"{second} and {first}" if second else operand[::-1])
+    drawn = [draw_task(random.Random(seed), reserved=False).operand for seed in range(400)]
+    assert not any(map(is_reserved, drawn))
+
+
+def test_write_dataset_has_no_made_up_operand_twice(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data.json", 800, 0)
+    records = json.loads((tmp_path / "data.json").read_text())
+    operands: Counter[str] = Counter()
+    for record in records:
+        text = record["input"] or record["instruction"]
+        numbers = re.findall(r"\d+ and \d+", text)
+        words = [word for word in re.findall(r"[a-z]{3,9}", text) if is_reserved(word)]
+        operands.update(numbers or [word for word in words if word not in PLAIN])
+    assert len(operands) > 500
+    assert operands.most_common(1)[0][1] == 1
 
 
 def test_write_dataset_follows_from_its_seed(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ lineage, decides and stores nothing.
 
 import statistics
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from loop.demo.world import is_right
+from loop.demo.world import check, is_right
 from loop.tables import format_number, format_share, new_table
 from state.history import History, Proposed
 from state.records import PHASES, Pair
@@ -25,10 +26,10 @@ def account_for(history: History) -> list[dict[str, Any]]:
     """One document a round: what `show --json` has, and what the checker says.
 
     Added keys: "exact_match" {value, low, high, n}, held-out, with its 95 % interval; "pool_right", the
-    share of the pool D[r] that is right; and for each phase "accepted_right", the share of accepted
-    proposals that are right, "refused_rightly", the share of refused ones that were wrong or stood against
-    a right incumbent, and the counts "mended" (wrong to right) and "damaged" (right to wrong). None where
-    there was nothing to judge.
+    share of the pool D[r] that is right, where an unclear instruction has no right response; and for each
+    phase "accepted_right", the share of accepted proposals that are right, "refused_rightly", the share of
+    refused ones that were wrong or stood against a right incumbent, and the counts "mended" (wrong to right)
+    and "damaged" (right to wrong). None where there was nothing to judge.
     """
     measures = {item["round"]: item for item in history.evaluations() if item["name"] == "accuracy"}
     documents = []
@@ -38,14 +39,21 @@ def account_for(history: History) -> list[dict[str, Any]]:
         document["exact_match"] = measure and {key: measure[key] for key in ("value", "low", "high", "n")}
         document["pool_right"] = share(is_right(pair) for pair in history.pool(round))
         for phase in PHASES:
-            document[phase] |= judge_phase(list(history.proposed(round, phase)))
+            document[phase] |= judge_phase(history.proposed(round, phase))
         documents.append(document)
     return documents
 
 
-def judge_phase(proposals: list[Proposed]) -> dict[str, Any]:
-    """How well the proposals of one phase were accepted and refused."""
-    verdicts = [(item.accepted, is_right(item.incumbent), is_right(item.candidate)) for item in proposals]
+def judge_phase(proposals: Iterable[Proposed]) -> dict[str, Any]:
+    """How well the proposals of one phase were accepted and refused.
+
+    A proposal whose instruction is unclear, where the checker cannot say, is left out.
+    """
+    verdicts = [
+        (item.accepted, is_right(item.incumbent), is_right(item.candidate))
+        for item in proposals
+        if check(*astuple(item.candidate)) is not None
+    ]
     accepted = [(before, after) for taken, before, after in verdicts if taken]
     refused = [(before, after) for taken, before, after in verdicts if not taken]
     return {
@@ -62,23 +70,24 @@ def share(verdicts: Iterable[bool]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def telling_sample(history: History) -> int | None:
-    """The position of the sample with the longest way from a wrong pair to a right one.
+def telling_sample(history: History) -> dict[str, Any] | None:
+    """The trace of a sample whose wrong answer was mended and then trained on.
 
-    Longest by accepted proposals; of several, the one with the fewest refused. None where no pair was
-    mended.
+    Of several, the one with the most accepted proposals, and of those the one with the fewest refused. None
+    where there is no such sample.
     """
     journeys: dict[int, list[Proposed]] = {}
     for document in history.rounds():
         for phase in PHASES:
             for item in history.proposed(document["round"], phase):
                 journeys.setdefault(item.position, []).append(item)
-    lengths = {
-        position: (sum(item.accepted for item in journey), -len(journey))
+    mended = [
+        (-sum(item.accepted for item in journey), len(journey), position)
         for position, journey in journeys.items()
-        if not is_right(journey[0].incumbent) and is_right(_end(journey))
-    }
-    return max(lengths, key=lambda position: (*lengths[position], -position), default=None)
+        if check(*astuple(journey[0].incumbent)) is False and is_right(_end(journey))
+    ]
+    traces = (history.trace(str(position)) for _, _, position in sorted(mended))
+    return next((trace for trace in traces if trace["trained_in"]), None)
 
 
 def render_account(documents: list[dict[str, Any]]) -> RenderableType:
@@ -132,8 +141,9 @@ def render_account(documents: list[dict[str, Any]]) -> RenderableType:
 
 
 def _end(journey: list[Proposed]) -> Pair:
-    """The pair that goes on after the last proposal."""
-    return journey[-1].candidate if journey[-1].accepted else journey[-1].incumbent
+    """The pair that goes on after the last proposals."""
+    taken = [item.candidate for item in journey if item.accepted]
+    return taken[-1] if taken else journey[0].incumbent
 
 
 def _interval(measure: Document | None) -> str:

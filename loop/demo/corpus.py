@@ -1,6 +1,7 @@
-"""What the demo's two models are trained on, drawn without end. No operand of the demo's data is in it.
+"""What the demo's two models are trained on, drawn without end, never about a reserved operand.
 
-The teacher reads reflection prompts about noisy pairs and learns to write a critique and a better pair.
+The teacher reads reflection prompts about noisy pairs and learns to write a critique and a better pair. Some
+of the better pairs it learns from are wrong, as in any real collection, and so are some that it writes.
 The student reads plain text about the same world: riddles that give the answer first, facts, and
 questions that nearly always get an evasive answer, so it knows the world and follows no instructions.
 """
@@ -9,11 +10,11 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 
-from loop.demo.noise import LAZY, VAGUE, Fault, draw_instruction, draw_pair
-from loop.demo.world import KINDS, OPPOSITES, Task, draw_task, solve
+from loop.demo.noise import LAZY, VAGUE, Fault, draw_instruction, draw_pair, respond
+from loop.demo.world import KINDS, Task, draw_task, solve
 from state.records import PHASES, Pair, Phase
 
-__all__ = ["EVASIONS", "FACTS", "student_texts", "teacher_texts", "vocabulary_texts"]
+__all__ = ["MISTAKES", "student_texts", "teacher_texts", "vocabulary_texts"]
 
 # Phase response: what a critique says of each fault; phase instruction says it of the response too.
 _VERDICTS: dict[Fault, str] = {
@@ -34,10 +35,11 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "last": ("the last two letters of {} are {}", "{} ends with {}"),
     "spell": ("{} with dashes is {}", "letter by letter {} is {}"),
     "count": ("the length of {} is {}", "the letters of {} are {} in number"),
-    "add": ("the sum of {} is {}", "{} together are {}"),
+    "drop": ("{} without its first letter is {}", "behind its first letter {} is {}"),
     "larger": ("the larger of {} is {}", "of {} the greater is {}"),
     "opposite": ("the opposite of {} is {}", "the contrary of {} is {}"),
 }
+MISTAKES = 0.12  # share of the teacher's texts whose new response is wrong
 EVASIONS = (
     *LAZY,
     "I do not have time for this.",
@@ -55,19 +57,16 @@ _ANSWERED_EASY, _ANSWERED = 0.7, 0.12
 _FACTS_TOGETHER = 3  # about one operand
 
 
-def teacher_texts(
-    rng: random.Random, prompt: Callable[[Phase, Pair], str], *, reserved: bool = False
-) -> Iterator[tuple[str, str]]:
-    """Prompts of both phases with the answer that a perfect teacher would give.
+def teacher_texts(rng: random.Random, prompt: Callable[[Phase, Pair], str]) -> Iterator[tuple[str, str]]:
+    """Prompts of both phases with the answer that a teacher should give, or in some a wrong one.
 
     Args:
         rng: draws everything.
         prompt: what the teacher reads: (phase, pair) -> text.
-        reserved: about operands kept apart from training.
     """
     while True:
         phase = rng.choice(PHASES)
-        task, pair, fault = draw_pair(rng, reserved=reserved)
+        task, pair, fault = draw_pair(rng, reserved=False)
         yield prompt(phase, pair), json.dumps(_reflect(phase, task, pair, fault, rng))
 
 
@@ -99,8 +98,6 @@ def vocabulary_texts(prompt: Callable[[Phase, Pair], str]) -> Iterator[str]:
         yield from (fact.format(hole, hole) for fact in FACTS[kind.name])
     yield from (vague.format(hole) for vague in VAGUE)
     yield from EVASIONS
-    for known in OPPOSITES:
-        yield from (known, f"{hole} {known}")
     for phase in PHASES:
         yield prompt(phase, Pair("Give it.", "Give it.", "Give it."))
         for critique in (*_VERDICTS.values(), _CLEAR, _VAGUE):
@@ -112,14 +109,16 @@ def vocabulary_texts(prompt: Callable[[Phase, Pair], str]) -> Iterator[str]:
 
 
 def _reflect(phase: Phase, task: Task, pair: Pair, fault: Fault, rng: random.Random) -> dict[str, str]:
+    kind: Fault = "wrong" if rng.random() < MISTAKES else "right"
+    response = respond(task, kind, rng, reserved=False)
     if phase == "response":
-        return {"critique": _VERDICTS[fault], "response": task.answer}
+        return {"critique": _VERDICTS[fault], "response": response}
     clear = solve(pair.instruction, pair.input) is not None
     instruction = pair.instruction
     while instruction == pair.instruction:
         instruction, _ = draw_instruction(task, rng, input_rate=0.0)
     critique = f"{_CLEAR if clear else _VAGUE} {_VERDICTS[fault]}"
-    return {"critique": critique, "instruction": instruction, "response": task.answer}
+    return {"critique": critique, "instruction": instruction, "response": response}
 
 
 def _state(task: Task, rng: random.Random) -> str:

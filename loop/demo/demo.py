@@ -3,27 +3,29 @@
 It is a run like any other: `show`, `trace`, `export` and `resume` work on it.
 """
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from loop.demo import POLICY, ROUNDS, SAMPLES
 from loop.demo.account import account_for, render_account, telling_sample
 from loop.demo.noise import write_dataset
 from loop.run import create_run
 from loop.tables import render_trace
 from state.config import RunConfig, parse_config
-from state.errors import StoreError
+from state.errors import ConfigError
 from state.folder import RunFolder
 from state.history import History
 from state.records import PolicyName
 
-__all__ = ["FOLDER", "POLICY", "ROUNDS", "SAMPLES", "conclude", "demo_config", "open_demo"]
+__all__ = ["FOLDER", "conclude", "demo_config", "open_demo"]
 
 FOLDER = Path(__file__).parent
-ROUNDS, SAMPLES = 3, 500
-POLICY: PolicyName = "ifd+r-ifd"
 HOLDOUT = 300
 
 
@@ -38,7 +40,7 @@ def open_demo(
     """Find the run of such a demo, or create it; its data stands beside the run's folder.
 
     Raises:
-        ReflectuneError: the run cannot be created.
+        ConfigError: the runs folder cannot be written, or something else has the run's name.
     """
     changes = {
         f"{rounds}-rounds": rounds != ROUNDS,
@@ -47,13 +49,22 @@ def open_demo(
         f"{samples}-samples": samples != SAMPLES,
     }
     name = "-".join(["demo", *(change for change, is_made in changes.items() if is_made)])
-    try:
-        return RunFolder.find(runs, name)
-    except StoreError:
-        runs.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(runs / name)
+    if folder in RunFolder.all(runs):
+        return folder
+    if folder.path.exists():
+        raise ConfigError(f"{folder.path} is there and is no run; move it, or name another folder by --runs")
     data = runs / f"{name}.json"
-    write_dataset(data, samples + HOLDOUT, seed)
-    return create_run(demo_config(name, data, rounds=rounds, policy=policy, seed=seed), runs)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        write_dataset(data, samples + HOLDOUT, seed)
+    except OSError as error:
+        raise ConfigError(f"{runs}: cannot make a run there: {error.strerror}") from error
+    try:
+        return create_run(demo_config(name, data, rounds=rounds, policy=policy, seed=seed), runs)
+    except BaseException:
+        data.unlink()
+        raise
 
 
 def demo_config(name: str, data: Path, *, rounds: int, policy: PolicyName, seed: int) -> RunConfig:
@@ -70,7 +81,7 @@ def demo_config(name: str, data: Path, *, rounds: int, policy: PolicyName, seed:
             "temperature": 1.0,
             "max_tokens": 80,
             "concurrency": 64,
-            "retries": 0,  # most of what fails to parse is the pair itself, found good by the teacher
+            "retries": 0,  # what holds no proposal is mostly the pair itself, found good by the teacher
         },
         "student": {
             "model": str(FOLDER / "models" / "student"),
@@ -90,24 +101,30 @@ def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     name = folder.path.name
     with History.open(folder.lineage) as history:
         rounds = account_for(history)
-        position = telling_sample(history)
-        trace = None if position is None else history.trace(str(position))
+        trace = telling_sample(history)
     story = [] if trace is None else [Text(""), render_trace(trace, Console())]
-    runs = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
+    runs = "" if folder.path.parent == Path("runs") else f" --runs {shlex.quote(str(folder.path.parent))}"
+    position = 0 if trace is None else trace["position"]
     steps = {
-        f"reflectune trace {name} {position or 0}{runs}": "one sample through all rounds",
-        f"reflectune show {name}{runs}": "the rounds as every run has them",
-        f"reflectune export {name} -o recycled.json{runs}": "the recycled pairs",
-        "reflectune demo --policy accept-all": "the same without the student's choice",
-        "reflectune init config.toml": "a config for data and models of your own",
+        f"trace {name} {position}{runs}": "one sample through all rounds; any position will do",
+        f"show {name}{runs}": "the rounds as every run has them",
+        f"export {name} -o recycled.json{runs}": "the recycled pairs",
+        f"demo --policy accept-all{runs}": "the same without the student's choice",
+        "init config.toml": "a config for data and models of your own",
     }
-    width = max(map(len, steps))
-    return (
-        {"name": name, "rounds": rounds, "trace": trace},
-        Group(
-            render_account(rounds),
-            *story,
-            Text("\nNext"),
-            *(Text(f"  {command:{width}}  {what}") for command, what in steps.items()),
-        ),
-    )
+    next_steps = [
+        line
+        for command, what in steps.items()
+        for line in (Text(f"  {_program()} {command}", no_wrap=True), Text(f"      {what}", style="dim"))
+    ]
+    document = {"name": name, "rounds": rounds, "trace": trace}
+    return document, Group(render_account(rounds), *story, Text("\nNext", style="bold"), *next_steps)
+
+
+def _program() -> str:
+    """How the command can be called from here."""
+    if shutil.which("reflectune"):
+        return "reflectune"
+    beside = Path(sys.executable).with_name("reflectune")
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))

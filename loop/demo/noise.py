@@ -20,15 +20,16 @@ __all__ = [
     "Fault",
     "draw_instruction",
     "draw_pair",
+    "respond",
     "write_dataset",
 ]
 
 Fault = Literal["right", "wrong", "truncated", "lazy", "off-task"]
 
 # Shares of responses: right; wrong (another task's answer for the same operand, or a slip in the right
-# one); cut in the middle; no answer at all; the answer to something else.
+# one); cut before its end; no answer at all; the answer to something else.
 FAULTS: dict[Fault, float] = {"right": 0.4, "wrong": 0.2, "truncated": 0.15, "lazy": 0.15, "off-task": 0.1}
-# Share of instructions that do not say what to do, and of operands that stand in the input.
+# Share of instructions that do not say what to do; of the others, those whose operand is the input.
 VAGUE_RATE = 0.15
 INPUT_RATE = 0.25
 
@@ -50,14 +51,14 @@ LAZY = (
 
 def draw_pair(rng: random.Random, *, reserved: bool) -> tuple[Task, Pair, Fault]:
     """Draw a task and a noisy pair for it; `reserved` as in `draw_task`."""
+    fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
     task = draw_task(rng, reserved=reserved)
+    while fault == "truncated" and len(task.answer) == 1:
+        task = draw_task(rng, reserved=reserved)
     instruction, input = draw_instruction(task, rng, input_rate=INPUT_RATE)
     if rng.random() < VAGUE_RATE:
         instruction, input = rng.choice(VAGUE).format(task.operand), ""
-    fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
-    if fault == "truncated" and len(task.answer) == 1:
-        fault = "lazy"
-    return task, Pair(instruction, input, _respond(task, fault, rng, reserved)), fault
+    return task, Pair(instruction, input, respond(task, fault, rng, reserved=reserved)), fault
 
 
 def draw_instruction(task: Task, rng: random.Random, *, input_rate: float) -> tuple[str, str]:
@@ -68,18 +69,25 @@ def draw_instruction(task: Task, rng: random.Random, *, input_rate: float) -> tu
 
 
 def write_dataset(path: Path, size: int, seed: int, *, clean: bool = False) -> None:
-    """Write noisy pairs about reserved operands as an Alpaca file; with `clean` only right ones."""
+    """Write noisy pairs about reserved operands as an Alpaca file; with `clean` only right ones.
+
+    No made-up word and no pair of numbers is in it twice, so that none that is held out is trained on,
+    whatever the teacher writes.
+    """
     rng = random.Random(f"dataset/{seed}")
     pairs: list[Pair] = []
+    taken: set[str] = set()
     while len(pairs) < size:
-        _, pair, _ = draw_pair(rng, reserved=True)
-        if not clean or is_right(pair):
+        task, pair, _ = draw_pair(rng, reserved=True)
+        if task.operand not in taken and (is_right(pair) or not clean):
             pairs.append(pair)
+            taken |= {task.operand} - OPPOSITES.keys()
     records = [{"instruction": p.instruction, "input": p.input, "output": p.response} for p in pairs]
     path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
-def _respond(task: Task, fault: Fault, rng: random.Random, reserved: bool) -> str:
+def respond(task: Task, fault: Fault, rng: random.Random, *, reserved: bool) -> str:
+    """A response to a task with a fault in it, or the right one."""
     right = task.answer
     if fault == "right":
         return right

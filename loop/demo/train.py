@@ -20,8 +20,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agents.prompts import open_prompts
-from loop.demo.corpus import student_texts, teacher_texts, vocabulary_texts
-from loop.demo.demo import FOLDER, POLICY, demo_config
+from loop.demo import POLICY
+from loop.demo.corpus import MISTAKES, student_texts, teacher_texts, vocabulary_texts
+from loop.demo.demo import FOLDER, demo_config
 from loop.demo.measure import measure_student, measure_teacher
 from loop.display import LineDisplay
 from state.config import RunConfig
@@ -45,7 +46,7 @@ class Recipe:
 
 
 RECIPES = {
-    "teacher": Recipe(width=160, layers=5, heads=5, inner=448, steps=4000),
+    "teacher": Recipe(width=160, layers=5, heads=5, inner=448, steps=3000),
     "student": Recipe(width=128, layers=4, heads=4, inner=352, steps=7000),
 }
 
@@ -56,13 +57,14 @@ A Llama of {parameters:,} parameters ({layers} layers, width {width}), trained f
 one small made-up world, `loop/demo/world.py`, and is of no use outside of it.
 
 - Data: {texts:,} texts drawn by `loop/demo/corpus.py`. No operand that `is_reserved` sets apart, a fifth of
-  all made-up words and pairs of numbers, was drawn for them; the demo's data has no others.
+  all made-up words and pairs of numbers, was drawn for them. The demo's data has no others, but for the
+  words of the kind opposite, of which there are only so many.
 - Training: {steps:,} steps of {batch} texts, seed {seed}, Muon on the matrices, AdamW on the rest, bfloat16
-  autocast; {minutes:.0f} minutes on two shared CPU cores; loss at the end {loss:.3f} nats per token.
+  autocast; {minutes:.0f} minutes with {threads} CPU threads; loss at the end {loss:.3f} nats per token.
   Stored as float16.
 - Made by `python -m loop.demo.train {name}`.
 
-## On operands it never saw
+## On reserved operands
 
 {figures}
 
@@ -131,7 +133,7 @@ def train(name: str, seed: int, folder: Path) -> None:
 
 
 def write_card(name: str, folder: Path, *, seed: int, minutes: float, loss: float) -> None:
-    """Measure a model on operands it never saw and write its card."""
+    """Measure a model on reserved operands and write its card."""
     recipe = RECIPES[name]
     config = _config_of(name, folder)
     model = LlamaForCausalLM.from_pretrained(folder)
@@ -146,6 +148,7 @@ def write_card(name: str, folder: Path, *, seed: int, minutes: float, loss: floa
         batch=recipe.batch,
         seed=seed,
         minutes=minutes,
+        threads=torch.get_num_threads(),
         loss=loss,
         figures=_describe_teacher(config) if name == "teacher" else _describe_student(config),
         hashes="\n".join(
@@ -158,23 +161,32 @@ def write_card(name: str, folder: Path, *, seed: int, minutes: float, loss: floa
 def _describe_teacher(config: RunConfig) -> str:
     lines = [
         f"1,000 noisy pairs with a clear instruction, at temperature {config.teacher.temperature}, "
-        "through the parser of every run.",
+        "through the parser of every run;\nby phase, and by kind of task over both phases. "
+        f"{MISTAKES:.0%} of what it learned from was wrong.",
         "",
-        "| phase | bad pairs repaired | good pairs damaged | unusable answers |",
+        "| | bad pairs repaired | good pairs damaged | unusable answers |",
         "| --- | --- | --- | --- |",
     ]
-    for phase, shares in measure_teacher(config).items():
-        lines.append(
-            f"| {phase} | {shares['repaired']:.1%} | {shares['damaged']:.1%} | {shares['unusable']:.1%} |"
-        )
+    for group, shares in measure_teacher(config).items():
+        cells = [f"{shares[name]:.1%}" for name in ("repaired", "damaged", "unusable")]
+        lines.append(f"| {group} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _describe_student(config: RunConfig) -> str:
-    measure = measure_student(config)
-    return (
-        f"Exact match {measure.value:.1%} (95 % interval {measure.low:.1%} to {measure.high:.1%}) on "
-        f"{measure.n:,} clear tasks,\nanswered greedily with the prompts of `loop/demo/template.toml`."
+    measures = measure_student(config)
+    return "\n".join(
+        [
+            f"Exact match on {measures['all'].n:,} clear tasks, answered greedily with the prompts of "
+            "`loop/demo/template.toml`,\nwith 95 % intervals.",
+            "",
+            "| kind of task | exact match |",
+            "| --- | --- |",
+            *(
+                f"| {kind} | {measure.value:.1%} ({measure.low:.1%} to {measure.high:.1%}) |"
+                for kind, measure in measures.items()
+            ),
+        ]
     )
 
 

@@ -83,7 +83,7 @@ OPPOSITES = {
         ("happy", "sad"),
         ("clean", "dirty"),
         ("near", "far"),
-        ("first", "last"),
+        ("sharp", "blunt"),
     )
     for first, second in (pair, pair[::-1])
 }
@@ -104,7 +104,7 @@ KINDS: Mapping[str, Kind] = {
                 "Reverse {}.",
                 "Write {} backwards.",
                 "Spell {} from its end to its start.",
-                "What does {} look like in a mirror?",
+                "Read {} from right to left.",
                 "Turn the letters of {} around.",
             ),
             ("Write the input backwards.", "Reverse the given word."),
@@ -128,12 +128,12 @@ KINDS: Mapping[str, Kind] = {
             "word",
             (
                 "Say {} twice.",
-                "Repeat {} once.",
+                "Put {} beside itself.",
                 "Write {} two times.",
                 "Double {}.",
                 "Give {} and then give it again.",
             ),
-            ("Write the input two times.", "Repeat the given word once."),
+            ("Write the input two times.", "Put the given word beside itself."),
             lambda word: f"{word} {word}",
         ),
         Kind(
@@ -189,17 +189,17 @@ KINDS: Mapping[str, Kind] = {
             lambda word: str(len(word)),
         ),
         Kind(
-            "add",
-            "numbers",
+            "drop",
+            "word",
             (
-                "Add {}.",
-                "What is the sum of {}?",
-                "Find the total of {}.",
-                "How much are {} together?",
-                "Work out the sum of {}.",
+                "Leave out the first letter of {}.",
+                "Drop the letter that {} begins with.",
+                "Write {} without its first letter.",
+                "What is left of {} behind its first letter?",
+                "Take the first letter off {}.",
             ),
-            ("Add the numbers in the input.", "Find the total of the given numbers."),
-            lambda operand: str(sum(_numbers(operand))),
+            ("Leave out the first letter of the input.", "Write the given word without its first letter."),
+            lambda word: word[1:],
         ),
         Kind(
             "larger",
@@ -232,7 +232,7 @@ KINDS: Mapping[str, Kind] = {
 
 _OPERANDS: Mapping[Operand, re.Pattern[str]] = {
     "word": re.compile("[a-z]{3,9}"),
-    "numbers": re.compile(r"\d{1,2} and \d{1,2}"),
+    "numbers": re.compile("[1-9][0-9]? and [1-9][0-9]?"),
     "known": re.compile("|".join(OPPOSITES)),
 }
 _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
@@ -250,9 +250,14 @@ def draw_task(rng: random.Random, *, reserved: bool) -> Task:
 def is_reserved(operand: str) -> bool:
     """Whether no model of the demo was trained on an operand: about a fifth of all, by hash.
 
-    Known words have only so many opposites: they are in both parts.
+    A word goes with its reversal, a pair of numbers with the same two in the other order. Known words are
+    never reserved: there are only so many opposites.
     """
-    return operand not in OPPOSITES and zlib.crc32(operand.encode()) % 5 == 0
+    if operand in OPPOSITES:
+        return False
+    first, _, second = operand.partition(" and ")
+    alike = min(f"{first} and {second}", f"{second} and {first}") if second else min(operand, operand[::-1])
+    return zlib.crc32(alike.encode()) % 5 == 0
 
 
 def solve(instruction: str, input: str) -> str | None:
@@ -288,7 +293,7 @@ def _draw_operand(operand: Operand, rng: random.Random) -> str:
         case "known":
             return rng.choice(list(OPPOSITES))
         case "numbers":
-            first, second = rng.sample(range(1, 50), 2)
+            first, second = rng.sample(range(1, 100), 2)
             return f"{first} and {second}"
         case "word":
             word = ""
