@@ -6,6 +6,7 @@ compares two students.
 
 import importlib
 import math
+import reprlib
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -87,7 +88,7 @@ def load_checker(name: str) -> Checker:
         raise ConfigError(f"evaluate.checker: module {module_name} has no {function_name}") from None
     except Exception as error:  # whatever the module does when it is imported
         raise ConfigError(
-            f"evaluate.checker: cannot import {module_name}: {type(error).__name__}: {error}"
+            f"evaluate.checker: cannot import {module_name}: {type(error).__name__}: {_one_line(str(error))}"
         ) from error
     if not callable(checker):
         raise ConfigError(f"evaluate.checker: {name} is not a function")
@@ -99,12 +100,21 @@ def _check(checker: Checker, pair: Pair, response: str) -> float | None:
     try:
         verdict = checker(pair.instruction, pair.input, response, pair.response)
     except Exception as error:
-        raise ConfigError(f"evaluate.checker failed {where}: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"evaluate.checker failed {where}: {type(error).__name__}: {_one_line(str(error))}"
+        ) from error
     if verdict is None:
         return None
     if not isinstance(verdict, bool | int | float) or not math.isfinite(verdict):
-        raise ConfigError(f"evaluate.checker said {verdict!r} {where}; want true, false, a number or None")
+        raise ConfigError(
+            f"evaluate.checker said {_one_line(reprlib.repr(verdict))} {where}; "
+            "want true, false, a number or None, in Python's own types"
+        )
     return float(verdict)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _summarise(name: str, values: Sequence[float]) -> Evaluation:

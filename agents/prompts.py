@@ -9,12 +9,13 @@ raises, and never lets words of the prompt into a pair.
 import itertools
 import json
 import re
-import tomllib
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from state.config import read_toml
 from state.errors import ConfigError
 from state.records import PHASES, Pair, Phase, content_hash
 
@@ -121,14 +122,12 @@ class Prompts:
         if finish_reason == "length":
             return "cut"
         fields = _FIELDS[phase]
-        found = _find_tags(text, nonce, fields) or _find_json(text, fields)
-        if found is None:
+        answers = _find_tags(text, nonce, fields) or _find_json(text, fields)
+        if not answers:
             return "unparsable"
-        found = {key: clean_text(value).strip() for key, value in found.items()}
-        proposed_texts = [found[key] for key in fields]
+        found = answers[-1]
+        proposed_texts = tuple(found[key] for key in fields)
         if not all(proposed_texts) or nonce in found["critique"]:
-            return "unparsable"
-        if self._are_echoed(proposed_texts, phase, pair, nonce):
             return "unparsable"
         if phase == "instruction":
             proposed = Pair(found["instruction"], "", found["response"])
@@ -136,20 +135,31 @@ class Prompts:
             proposed = Pair(pair.instruction, pair.input, found["response"])
         if _stripped(proposed) == _stripped(pair):
             return "unchanged"
+        if self._are_echoed(proposed_texts, phase, pair, nonce):
+            return "unparsable"
         return Proposal(found["critique"], proposed)
 
-    def _are_echoed(self, proposed: Sequence[str], phase: Phase, pair: Pair, nonce: str) -> bool:
+    def _are_echoed(self, proposed: tuple[str, ...], phase: Phase, pair: Pair, nonce: str) -> bool:
         """Whether proposed texts repeat the prompt.
 
-        That is: they hold its nonce or a long line of it that is not the pair's own, or one of them is all
-        that stands in an example answer of the prompt.
+        That is: one of them holds its nonce or a long line of it that is not the pair's own, or they all
+        are those of one example answer in it. A text that merely equals one in an example may be honest.
         """
-        words = [_fill(section[phase], nonce=nonce) for name, section in self.texts.items() if name != "pair"]
-        if not _example_texts("\n".join(words), phase, nonce).isdisjoint(proposed):
+        if proposed in self._examples(phase, nonce):
             return True
         own = "\n".join((pair.instruction, pair.input, pair.response))
         telltales = [nonce, *(line for line in self._long_lines() if line not in own)]
         return any(telltale in text for text in proposed for telltale in telltales)
+
+    def _examples(self, phase: Phase, nonce: str) -> set[tuple[str, ...]]:
+        """The proposed texts of every answer that stands in the words of a prompt, for a model to copy."""
+        fields = _FIELDS[phase]
+        sections = [section[phase] for name, section in self.texts.items() if name != "pair"]
+        words = _fill("\n".join([self.texts["pair"]["opening"], *sections]), nonce=nonce)
+        # Wherever a mark ends, a model may stop copying.
+        starts = (words[: mark.end()] for mark in re.finditer(re.escape(f"-{nonce}>"), words))
+        tagged = [answer for start in starts for answer in _find_tags(start, nonce, fields)]
+        return {tuple(answer[key] for key in fields) for answer in [*tagged, *_find_json(words, fields)]}
 
     def _long_lines(self) -> set[str]:
         """Lines of the file, or parts of lines beside a field, that no honest answer would hold."""
@@ -168,13 +178,9 @@ def open_prompts(path: Path | None) -> Prompts:
     """
     path = path or SHIPPED
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such prompts file; `reflectune prompts` prints one to edit") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     if fault := _find_fault(values):
         raise ConfigError(f"{path}: {fault}")
     return Prompts(values)
@@ -210,12 +216,13 @@ def hash_messages(messages: Sequence[Mapping[str, str]]) -> str:
     return content_hash([dict(message) for message in messages])
 
 
-def _find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> dict[str, str] | None:
+def _find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """The last answer between tags; none where a field's tags are missing."""
     found = {key: _last_block(text, f"{tag}-{nonce}") for key, tag in fields.items()}
     if any(block is None for block in found.values()):
-        return None
-    critique = _last_block(text, f"critique-{nonce}") or ""
-    return {"critique": critique} | {key: block or "" for key, block in found.items()}
+        return []
+    found["critique"] = _last_block(text, f"critique-{nonce}")
+    return [{key: clean_text(block or "").strip() for key, block in found.items()}]
 
 
 def _last_block(text: str, tag: str) -> str | None:
@@ -225,10 +232,11 @@ def _last_block(text: str, tag: str) -> str | None:
     return text[start + len(opening) : end] if start >= 0 else None
 
 
-def _find_json(text: str, fields: Mapping[str, str]) -> dict[str, str] | None:
+def _find_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """All answers that are JSON objects, in their order."""
     keys = ("critique", *fields)
     decoder = json.JSONDecoder(strict=False)  # models leave line breaks in strings
-    found = None
+    found = []
     start = text.find("{")
     while start >= 0:
         end = start + 1
@@ -240,16 +248,10 @@ def _find_json(text: str, fields: Mapping[str, str]) -> dict[str, str] | None:
             break
         else:
             if all(isinstance(value.get(key), str) for key in keys):
-                found, end = {key: value[key] for key in keys}, value_end
+                found.append({key: clean_text(value[key]).strip() for key in keys})
+                end = value_end
         start = text.find("{", end)
     return found
-
-
-def _example_texts(words: str, phase: Phase, nonce: str) -> set[str]:
-    """What a parser would find in words of the prompt: placeholders, which a model may copy."""
-    fields = _FIELDS[phase]
-    examples = (_find_tags(words, nonce, fields), _find_json(words, fields))
-    return {text.strip() for example in examples if example for text in example.values()}
 
 
 def _fill(text: str, /, **values: str) -> str:
@@ -269,7 +271,7 @@ def _find_fault(values: Mapping[str, object]) -> str | None:
             return f"section [{section}] is missing; want its texts {', '.join(keys)}"
         texts = values[section]
         if not isinstance(texts, dict):
-            return f"{section} must be a section [{section}], got {texts!r}"
+            return f"{section} must be a section [{section}], got {reprlib.repr(texts)}"
         if unknown := [key for key in texts if key not in keys]:
             return f"[{section}] has an unknown key {unknown[0]!r}; its keys are {', '.join(keys)}"
         for key in keys:
@@ -282,7 +284,7 @@ def _find_text_fault(section: str, key: str, text: object) -> str | None:
     if text is None:
         return "is missing; want a text"
     if not isinstance(text, str):
-        return f"must be a text, got {text!r}"
+        return f"must be a text, got {reprlib.repr(text)}"
     if section == "pair":
         if key == "opening" or "{text}" in text:
             return None

@@ -5,13 +5,14 @@ are replaced once and literally, so that pairs may hold braces. Nothing here tok
 """
 
 import re
-import tomllib
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from state.errors import StudentError
+from state.config import read_toml
+from state.errors import ConfigError, StudentError
 from state.records import Pair
 
 __all__ = ["NO_CHAT_TEMPLATE", "Template", "check_template", "open_template"]
@@ -110,11 +111,11 @@ def _chat(tokenizer: Any, turn: str) -> str:
 
 def _read_texts(path: Path) -> dict[str, str]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except FileNotFoundError:
         raise StudentError(f"{path}: no such template; want chat, plain or a TOML file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StudentError(f"{path}: not a readable TOML template: {error}") from error
+    except ConfigError as error:
+        raise StudentError(str(error)) from error
     if unknown := [key for key in values if key not in _FIELDS]:
         raise StudentError(f"{path}: unknown key {unknown[0]}; a template has {', '.join(_FIELDS)}")
     texts = {**_DEFAULTS, **values}
@@ -125,7 +126,8 @@ def _read_texts(path: Path) -> dict[str, str]:
 
 def _check_text(path: Path, key: str, text: object, fields: tuple[str, ...]) -> None:
     if not isinstance(text, str):
-        raise StudentError(f"{path}: {key} must be a string, got {'nothing' if text is None else repr(text)}")
+        got = "nothing" if text is None else reprlib.repr(text)
+        raise StudentError(f"{path}: {key} must be a string, got {got}")
     found = set(_FIELD.findall(text))
     wanted = " and ".join(f"{{{field}}}" for field in fields)
     if unknown := sorted(found - set(fields)):

@@ -6,6 +6,7 @@ needs, only when there is work for it, and closes it before it returns.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from state.config import RunConfig
 from state.folder import RunFolder
 from state.records import (
     TERMS,
+    CallStatus,
     Decision,
     Evaluation,
     Pair,
@@ -84,7 +86,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     store, teacher_config = context.store, context.config.teacher
     store.start_round(round)
     total = store.count_samples("train") * teacher_config.candidates
-    done = store.count_settled(round, phase, attempts=teacher_config.attempts)
+    settled = store.count_settled(round, phase, attempts=teacher_config.attempts)
     questions = (
         Question(
             sample_id=pending.sample_id,
@@ -101,13 +103,11 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     )
     with _timed(context, round, "reflect"), ExitStack() as stack:
         stage = stack.enter_context(
-            context.display.stage(f"round {round} · reflect · {phase}", total=total, done=done)
+            context.display.stage(f"round {round} · reflect · {phase}", total=total, done=settled.total())
         )
-        if done == total:
+        if settled.total() == total:
             return {}
         teacher = stack.enter_context(context.open_teacher())
-        proposed = store.count_proposals(round, phase)
-        failed = done - proposed
         for reflection in teacher.reflect(questions):
             call, question = reflection.call, reflection.question
             proposals = []
@@ -124,10 +124,8 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
                     )
                 )
             store.add_reflections([call], proposals)
-            proposed += len(proposals)
-            failed += reflection.final and not proposals
-            done += reflection.final
-            stage.update(done, total, proposed=str(proposed), failed=str(failed))
+            settled[call.status] += reflection.final
+            stage.update(settled.total(), total, **_reflection_facts(settled))
     return {}
 
 
@@ -324,6 +322,12 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
         parent_id=previous.id if goes_on else "s0",
         metrics=metrics,
     )
+
+
+def _reflection_facts(settled: Counter[CallStatus]) -> dict[str, str]:
+    proposed, unchanged = settled["ok"], settled["unchanged"]
+    failed = settled.total() - proposed - unchanged
+    return {"proposed": str(proposed), "unchanged": str(unchanged), "failed": str(failed)}
 
 
 def _student(store: LineageStore, round: int) -> StudentRecord:

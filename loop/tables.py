@@ -45,7 +45,8 @@ def render_rounds(run: Document) -> RenderableType:
     rounds = run["rounds"]
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
     measures = sorted({name for row in rounds for name in row["evaluations"]})
-    decided = new_table("round", "student", "pool", "instruction", "failed", "response", "failed", "training")
+    fruitless = "unchanged\n+ failed"
+    decided = new_table("round", "student", "pool", "instruction", fruitless, "response", fruitless, "train")
     measured = new_table(
         "round",
         "IFD",
@@ -62,9 +63,9 @@ def render_rounds(run: Document) -> RenderableType:
             row["student"] or "-",
             str(row["pool"]),
             _accepted(row["instruction"]),
-            str(row["instruction"]["failed"]),
+            _fruitless(row["instruction"]),
             _accepted(row["response"]),
-            str(row["response"]["failed"]),
+            _fruitless(row["response"]),
             str(row["training"]),
         )
         measured.add_row(
@@ -79,7 +80,7 @@ def render_rounds(run: Document) -> RenderableType:
         )
     return Group(
         Text(f"{run['name']}: {run['status']}{stop}", style="bold"),
-        Text("\nAccepted of proposed and failed reflections, by phase; pairs trained on"),
+        Text("\nAccepted of proposed, unchanged + failed reflections, by phase; pairs trained on"),
         decided,
         Text("Means over the pool under the student that decided; held-out measures; teacher"),
         measured,
@@ -114,10 +115,7 @@ def _story(trace: Document, *, colour: bool) -> Iterator[RenderableType]:
         for version in here("versions"):
             yield _version(version, versions.get(version["parent"]), colour=colour)
         for failure in here("failures"):
-            error = f": {inert(failure['error'])}" if failure["error"] else ""
-            which = f"candidate {failure['candidate']}, " if failure["candidate"] else ""
-            line = f"{which}attempt {failure['attempt']} failed, {failure['status']}{error}"
-            yield _field("teacher", Text(line, style="yellow"))
+            yield _field("teacher", _failure(failure))
         for decision in here("decisions"):
             yield _field("decision", Text(_sentence(decision), style="bold"))
 
@@ -146,6 +144,16 @@ def _version(version: Document, parent: Document | None, *, colour: bool) -> Ren
     return Group(*parts)
 
 
+def _failure(failure: Document) -> Text:
+    """What came of a call without a proposal."""
+    which = f"candidate {failure['candidate']}, " if failure["candidate"] else ""
+    which += f"attempt {failure['attempt']}"
+    if failure["status"] == "unchanged":
+        return Text(f"{which}: the teacher found nothing to improve")
+    error = f": {inert(failure['error'])}" if failure["error"] else ""
+    return Text(f"{which} failed, {failure['status']}{error}", style="yellow")
+
+
 def _field(name: str, text: Text) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=13, style="dim")
@@ -169,9 +177,15 @@ def _sentence(decision: Document) -> str:
         case "accepted" if incumbent is None:
             return f"accepted: the incumbent cannot be scored under {decision['student']}"
         case "accepted" if unit == "IFD" and challenger < incumbent:
-            return f"accepted: {numbers}, which is not below the cap"
+            return (
+                f"accepted: the incumbent's IFD {incumbent:.4f} is not below the cap, "
+                f"the proposal's {challenger:.4f} is, under {decision['student']}"
+            )
         case "refused" if unit == "IFD" and challenger > incumbent:
-            return f"refused, not below the cap: {numbers}"
+            return (
+                f"refused: the proposal's IFD {challenger:.4f} is not below the cap, "
+                f"the incumbent's {incumbent:.4f} is, under {decision['student']}"
+            )
         case "accepted":
             return f"accepted: {numbers}"
         case "refused":
@@ -198,6 +212,10 @@ def new_table(*columns: str) -> Table:
 
 def _accepted(phase: Document) -> str:
     return f"{phase['accepted']}/{phase['reflected']}"
+
+
+def _fruitless(phase: Document) -> str:
+    return f"{phase['unchanged']}+{phase['failed']}"
 
 
 def format_share(value: float | None) -> str:

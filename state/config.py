@@ -7,6 +7,7 @@ does not know; it opens no model and reads no data.
 
 import difflib
 import os
+import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ __all__ = [
     "commented_config",
     "load_config",
     "parse_config",
+    "read_toml",
 ]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -159,7 +161,7 @@ class SelectionConfig(_Section):
     max_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with an IFD below this."""
     ifd_cap: float | None = Field(default=None, gt=0.0)
-    """Where the highest IFD wins, a pair not below this loses to any that is; 1 wants pairs that fit."""
+    """Where the highest IFD wins, pairs below this beat all others, whatever the margin; unset: no cap."""
     max_r_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with a reversed IFD below this."""
     keep: Literal["improved", "all"] = "improved"
@@ -280,13 +282,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: file missing or not TOML, unknown key, impossible value.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; `reflectune init {path}` writes one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     _resolve_paths(values, path.parent)
     changed: dict[str, Any] = {}
     for override in overrides:
@@ -294,6 +292,25 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     _resolve_paths(changed, Path())
     _merge(values, changed)
     return parse_config(values, source=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. A byte order mark, which some editors write, is no part of it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: the file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: cannot be read: nested too deeply") from None
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
@@ -417,7 +434,8 @@ def _explain(detail: ErrorDetails) -> str:
             message = detail["msg"].removeprefix("Value error, ")
             return f"{where}: {message}" if where else message
         case _:
-            return f"{where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {detail['input']!r}"
+            got = reprlib.repr(detail["input"])
+            return f"{where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {got}"
 
 
 def _nearest(location: list[str]) -> str:

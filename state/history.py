@@ -145,14 +145,23 @@ class History:
         }
 
     def _phase(self, round: int, phase: str) -> dict[str, int]:
+        """Samples by what reflection came to, and the accepted.
+
+        Without a proposal, the last call of the last candidate tells an unchanged sample from a failed one.
+        """
         return self._one(
             """
+            WITH calls AS (
+                SELECT status, MAX(status = 'ok') OVER (PARTITION BY sample_id) AS answered,
+                    ROW_NUMBER() OVER (
+                        PARTITION BY sample_id ORDER BY candidate DESC, attempt DESC) AS nth_last
+                FROM teacher_calls WHERE round = :round AND phase = :phase),
+            fruitless AS (SELECT status FROM calls WHERE nth_last = 1 AND NOT answered)
             SELECT
                 (SELECT COUNT(DISTINCT sample_id) FROM versions
                  WHERE round = :round AND phase = :phase) AS reflected,
-                (SELECT COUNT(*) FROM (
-                    SELECT sample_id FROM teacher_calls WHERE round = :round AND phase = :phase
-                    GROUP BY sample_id HAVING SUM(status = 'ok') = 0)) AS failed,
+                (SELECT COUNT(*) FROM fruitless WHERE status = 'unchanged') AS unchanged,
+                (SELECT COUNT(*) FROM fruitless WHERE status <> 'unchanged') AS failed,
                 (SELECT COUNT(*) FROM decisions
                  WHERE round = :round AND phase = :phase AND reason = 'accepted') AS accepted
             """,

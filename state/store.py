@@ -7,6 +7,7 @@ loop goes on where it stopped. What a finished run looks like to a reader is `st
 import json
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from state.migrations import migrations
 from state.records import (
     FINAL_STATUSES,
     PHASES,
+    CallStatus,
     Decision,
     Evaluation,
     Pair,
@@ -258,16 +260,14 @@ class LineageStore:
             self._insert("teacher_calls", ({"id": call.id} | asdict(call) for call in calls))
             self._insert("versions", map(_version_row, proposals))
 
-    def count_settled(self, round: int, phase: Phase, *, attempts: int) -> int:
-        """How many of a phase's proposals need no further call."""
-        return self._count(
-            "(SELECT 1 FROM teacher_calls WHERE round = ? AND phase = ? GROUP BY sample_id, candidate "
-            f"HAVING COUNT(*) >= ? OR MAX(status IN ({_marks(FINAL_STATUSES)})))",
-            round,
-            phase,
-            attempts,
-            *FINAL_STATUSES,
+    def count_settled(self, round: int, phase: Phase, *, attempts: int) -> Counter[CallStatus]:
+        """How many of a phase's proposals need no further call, by the status of their last one."""
+        rows = self.db.query(
+            "SELECT status, COUNT(*) AS n FROM teacher_calls WHERE round = ? AND phase = ? "
+            f"AND (attempt >= ? OR status IN ({_marks(FINAL_STATUSES)})) GROUP BY status",
+            [round, phase, attempts, *FINAL_STATUSES],
         )
+        return Counter({row["status"]: row["n"] for row in rows})
 
     # Selection
 
@@ -339,13 +339,9 @@ class LineageStore:
             reason,
         )
 
-    def count_proposals(self, round: int, phase: Phase | None = None) -> int:
-        """How many samples of a round got at least one proposal, in one phase or summed over both."""
-        return self._count(
-            "(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ? AND phase = COALESCE(?, phase))",
-            round,
-            phase,
-        )
+    def count_proposals(self, round: int) -> int:
+        """How many samples of a round got at least one proposal, summed over both phases."""
+        return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", round)
 
     # Training and evaluation
 

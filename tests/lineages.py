@@ -49,13 +49,18 @@ def given(sample: str) -> Pair:
 
 
 def call(
-    sample: str, round: int = 1, phase: Phase = "response", attempt: int = 1, status: str = "ok"
+    sample: str,
+    round: int = 1,
+    phase: Phase = "response",
+    attempt: int = 1,
+    status: str = "ok",
+    candidate: int = 0,
 ) -> TeacherCall:
     return TeacherCall(
         round=round,
         phase=phase,
         sample_id=sample,
-        candidate=0,
+        candidate=candidate,
         attempt=attempt,
         engine="recorded",
         model="m",
@@ -72,11 +77,13 @@ def call(
     )
 
 
-def propose(store: LineageStore, parent: Version, response: str, *, round: int, phase: Phase) -> Version:
+def propose(
+    store: LineageStore, parent: Version, response: str, *, round: int, phase: Phase, candidate: int = 0
+) -> Version:
     """Commit a teacher call with the version it proposed."""
-    made = call(parent.sample_id, round, phase)
+    made = call(parent.sample_id, round, phase, candidate=candidate)
     pair = Pair(parent.pair.instruction, parent.pair.input, response)
-    version = Version(parent.sample_id, parent.id, round, phase, 0, pair, made.id)
+    version = Version(parent.sample_id, parent.id, round, phase, candidate, pair, made.id)
     store.add_reflections([made], [version])
     return version
 

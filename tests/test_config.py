@@ -1,3 +1,4 @@
+import codecs
 import tomllib
 from pathlib import Path
 
@@ -130,6 +131,27 @@ def test_config_file_problems_are_named(tmp_path: Path) -> None:
     broken.write_text('name = "x"')
     with pytest.raises(ConfigError, match="data: missing; teacher: missing; student: missing"):
         load_config(broken)
+
+
+def test_config_file_may_begin_with_a_byte_order_mark(config_file: Path) -> None:
+    expected = load_config(config_file)
+    config_file.write_bytes(codecs.BOM_UTF8 + config_file.read_bytes())
+    assert load_config(config_file) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("x = " + "[" * 100_000, "cannot be read: nested too deeply"),
+        ("name" + ".a" * 5000 + " = 1", "name: input should be a valid string, got {'a'"),
+    ],
+)
+def test_config_file_nested_absurdly_is_refused_in_a_line(config_file: Path, key: str, message: str) -> None:
+    config_file.write_text(key + MINIMAL.replace('name = "r"', ""))
+    with pytest.raises(ConfigError) as caught:
+        load_config(config_file)
+    assert str(caught.value).startswith(f"{config_file}: {message}")
+    assert "\n" not in str(caught.value)
 
 
 def test_commented_config_loads_and_documents_every_key(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 import math
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from agents.evaluation import evaluate_student, load_checker
 from agents.student import Response
@@ -142,6 +144,38 @@ def test_evaluate_names_the_sample_its_checker_failed_on():
 def test_evaluate_refuses_a_verdict_that_is_no_number(verdict):
     with pytest.raises(ConfigError, match=r"on the answer to 'Add 0\.'; want true, false, a number or None"):
         evaluate([-2.0], ["a"], lambda *texts: verdict)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("yes\nor no", r"said 'yes\nor no' on"),
+        ("x" * 1000, "said 'xxxxxxxxxxxx...xxxxxxxxxxxxx' on"),
+        (np.True_, "said np.True_ on"),
+        (np.float32(0.5), "said np.float32(0.5) on"),
+        (torch.tensor(1.0), "said tensor(1.) on"),
+        (torch.zeros(40, 40), "said tensor([["),
+        (np.zeros((40, 40)), "said array([["),
+    ],
+)
+def test_evaluate_refuses_verdicts_of_other_types_in_a_line(verdict, said):
+    with pytest.raises(ConfigError) as caught:
+        evaluate([-2.0], ["a"], lambda *texts: verdict)
+    message = str(caught.value)
+    assert message.startswith(f"evaluate.checker {said}")
+    assert message.endswith(
+        " on the answer to 'Add 0.'; want true, false, a number or None, in Python's own types"
+    )
+    assert "\n" not in message
+    assert len(message) < 200
+
+
+def test_evaluate_tells_a_checkers_long_failure_in_a_line():
+    def fail(*texts):
+        raise ValueError("first line\n  second line")
+
+    with pytest.raises(ConfigError, match=r"'Add 0\.': ValueError: first line second line$"):
+        evaluate([-2.0], ["a"], fail)
 
 
 @pytest.fixture

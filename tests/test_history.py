@@ -65,8 +65,8 @@ def test_history_rounds_have_the_documented_keys_and_values(history: History) ->
         "student": "s1",
         "pool": 3,
         "training": 1,
-        "instruction": {"reflected": 0, "failed": 0, "accepted": 0},
-        "response": {"reflected": 2, "failed": 1, "accepted": 1},
+        "instruction": {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0},
+        "response": {"reflected": 2, "unchanged": 0, "failed": 1, "accepted": 1},
         # The pool D[1] is better a, b, c with IFD 0.5, 0.7, 0.9 and r-IFD 0.2, 0.4, 0.6.
         "ifd": {"mean": pytest.approx(0.7), "median": pytest.approx(0.7)},
         "r_ifd": {"mean": pytest.approx(0.4), "median": pytest.approx(0.4)},
@@ -75,6 +75,30 @@ def test_history_rounds_have_the_documented_keys_and_values(history: History) ->
         "teacher": {"calls": 4, "prompt_tokens": 40, "completion_tokens": 20, "cost_usd": 1.0},
         "seconds": {"reflect": 0.0, "select": 2.0, "refinetune": 0.0, "evaluate": 0.0},
     }
+
+
+def test_history_counts_samples_without_a_proposal_by_their_last_call(path: Path) -> None:
+    statuses = {
+        "a": [("cut", "unchanged")],
+        "b": [("unchanged", "cut")],
+        "c": [("unchanged", "cut"), ("error", "unchanged")],
+    }
+    with LineageStore.open(path) as store:
+        store.start_round(2)
+        # In the order in which a busy server may answer: the last row need not be the last call.
+        for sample, of_candidates in reversed(statuses.items()):
+            for candidate, attempts in reversed(list(enumerate(of_candidates))):
+                for attempt, status in enumerate(attempts, start=1):
+                    made = call(sample, 2, "instruction", attempt, status, candidate)
+                    store.add_reflections([made], [])
+        propose(store, original("b"), "new b", round=2, phase="response")
+        store.add_reflections([call("b", 2, attempt=1, status="unchanged", candidate=1)], [])
+        store.add_reflections([call("a", 2, attempt=1, status="cut", candidate=1)], [])
+        store.add_reflections([call("a", 2, attempt=1, status="unchanged")], [])
+    with History.open(path) as history:
+        two = history.rounds()[2]
+    assert two["instruction"] == {"reflected": 0, "unchanged": 2, "failed": 1, "accepted": 0}
+    assert two["response"] == {"reflected": 1, "unchanged": 0, "failed": 1, "accepted": 0}
 
 
 def test_history_run_overview(history: History) -> None:
@@ -177,6 +201,20 @@ def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> 
         Proposed(1, given("b"), ours.pair, accepted=False),  # refused by lot, without a look at it
     ]
     assert undecided.pair not in [item.candidate for item in proposed]
+
+
+def test_history_proposed_has_every_candidate_and_which_was_accepted(path: Path) -> None:
+    with LineageStore.open(path) as store:
+        store.start_round(2)
+        old = original("b")
+        second = propose(store, old, "second b", round=2, phase="response", candidate=1)
+        first = propose(store, old, "first b", round=2, phase="response", candidate=0)
+        store.add_decisions({}, "s0", [decided(old, second, reason="accepted", round=2)])
+    with History.open(path) as history:
+        assert list(history.proposed(2, "response")) == [
+            Proposed(1, old.pair, first.pair, accepted=False),
+            Proposed(1, old.pair, second.pair, accepted=True),
+        ]
 
 
 def test_history_evaluations_are_all_measures_by_round_and_name(path: Path) -> None:

@@ -52,7 +52,8 @@ def test_loop_against_a_server_runs_both_phases(tmp_path: Path, grants_schemas: 
     run = shown(tmp_path)
     assert run["status"] == "finished"
     one = run["rounds"][1]
-    assert one["instruction"] == {"reflected": TRAIN, "failed": 0, "accepted": one["instruction"]["accepted"]}
+    for key, count in {"reflected": TRAIN, "unchanged": 0, "failed": 0}.items():
+        assert one["instruction"][key] == count
     assert one["response"]["reflected"] == TRAIN
     assert one["teacher"]["calls"] == 2 * TRAIN
     assert one["teacher"]["cost_usd"] > 0
@@ -131,7 +132,7 @@ def test_loop_with_a_babbling_local_teacher_accepts_nothing(tmp_path: Path) -> N
     assert (run["status"], run["stop_reason"]) == ("finished", "no-proposals")
     one = run["rounds"][1]
     for phase in ("instruction", "response"):
-        assert one[phase] == {"reflected": 0, "failed": 6, "accepted": 0}
+        assert one[phase] == {"reflected": 0, "unchanged": 0, "failed": 6, "accepted": 0}
     assert one["teacher"]["calls"] == 2 * 2 * 6
     assert one["student"] == "s0"
 

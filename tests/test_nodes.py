@@ -1,7 +1,8 @@
 """The nodes over a real store and a real recorded teacher; only the student's numbers are made up."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,14 +11,14 @@ import pytest
 from langgraph.runtime import Runtime
 
 from agents.student import Response
-from agents.teacher import open_teacher
+from agents.teacher import Question, Reflection, Teacher, open_teacher
 from loop.display import LineDisplay
 from loop.nodes import LoopContext, LoopState, evaluate, evaluate_round, refinetune, reflect, select
 from state.config import RunConfig, load_config
 from state.datasets import assign_samples, read_dataset
 from state.folder import RunFolder
 from state.records import TERMS, Pair, Phase, Score, StudentRecord, Term
-from state.store import LineageStore
+from state.store import LineageStore, Pending
 from tests.worlds import write_world
 
 Scorer = Callable[[Pair, Term], Score]
@@ -247,6 +248,58 @@ def test_reflect_makes_no_proposal_of_an_unchanged_answer(tmp_path: Path) -> Non
     statuses = {row["status"] for row in world.store.db.query("SELECT status FROM teacher_calls")}
     assert statuses == {"no-entry", "unchanged"}
     assert world.store.count_decisions(1, reason="no-candidate") == 2 * 34
+
+
+def test_reflect_counts_what_its_calls_came_to_also_after_an_interruption(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = make_world(tmp_path, phases=("response",))
+    world.through(1, "instruction")
+    pairs = [pending.pair for pending in pending_responses(world.store)]
+    answers = {"proposed": pairs[:9], "unchanged": pairs[9:20]}  # of 34; the other 14 have no entry
+    entries = [
+        {
+            "phase": "response",
+            "instruction": pair.instruction,
+            "input": pair.input,
+            "new_response": "Better." if name == "proposed" else pair.response,
+        }
+        for name, answered in answers.items()
+        for pair in answered
+    ]
+    (tmp_path / "teacher.jsonl").write_text("\n".join(map(json.dumps, entries)))
+
+    @dataclass
+    class Interrupted:
+        teacher: Teacher
+
+        def reflect(self, questions: Iterable[Question]) -> Iterator[Reflection]:
+            yield from itertools.islice(self.teacher.reflect(questions), 25)
+            raise KeyboardInterrupt
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *exc_info: object) -> None:
+            self.teacher.close()
+
+    def open_interrupted() -> Any:
+        return Interrupted(world.context.open_teacher())
+
+    with pytest.raises(KeyboardInterrupt):
+        reflect(
+            state(phase="response"),
+            Runtime(context=replace(world.context, open_teacher=open_interrupted)),
+        )
+    assert len(pending_responses(world.store)) == 34 - 25
+    reflect(state(phase="response"), world.runtime())
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("round 1 · reflect · response: 34/34, ")
+    assert last.endswith(", proposed 9, unchanged 11, failed 14")
+
+
+def pending_responses(store: LineageStore) -> list[Pending]:
+    return list(store.pending_reflections(1, "response", candidates=1, attempts=1))
 
 
 def test_second_round_is_scored_by_the_student_the_first_one_trained(world: World) -> None:

@@ -1,3 +1,4 @@
+import codecs
 import json
 import tomllib
 from pathlib import Path
@@ -439,6 +440,68 @@ def test_own_prompts_refuse_an_example_copied_and_take_more_than_it(tmp_path: Pa
         assert parsed == (status or Proposal("Thin.", Pair(PAIR.instruction, "", response)))
 
 
+# Two examples for each phase, as JSON in [task] and between tags in [tagged].
+EXAMPLES = {
+    "instruction": [("Add 2 and 3.", "5"), ("Name a planet.", "Mars")],
+    "response": [("Wrong.",), ("It is 5.",)],
+}
+FIELDS = {"instruction": ("instruction", "response"), "response": ("response",)}
+
+
+def write_examples(folder: Path, **sections: object) -> Path:
+    def as_json(phase: Phase, texts: tuple[str, ...]) -> str:
+        return json.dumps({"critique": "Too easy."} | dict(zip(FIELDS[phase], texts, strict=True)))
+
+    def as_tags(phase: Phase, texts: tuple[str, ...]) -> str:
+        named = {f"new_{name}": f"{text} (tagged)" for name, text in zip(FIELDS[phase], texts, strict=True)}
+        return tagged("{nonce}", critique="Too easy.", **named)
+
+    shown = {
+        "task": {phase: "\n".join(as_json(phase, texts) for texts in EXAMPLES[phase]) for phase in PHASES},
+        "tagged": {phase: "\n".join(as_tags(phase, texts) for texts in EXAMPLES[phase]) for phase in PHASES},
+    }
+    return write_own(folder, **shown | sections)
+
+
+@pytest.mark.parametrize("suffix", ["", " (tagged)"])
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("phase", PHASES)
+def test_own_prompts_refuse_each_of_their_examples(
+    tmp_path: Path, phase: Phase, number: int, suffix: str
+) -> None:
+    own = open_prompts(write_examples(tmp_path))
+    texts = [text + suffix for text in EXAMPLES[phase][number]]
+    named = dict(zip(FIELDS[phase], texts, strict=True))
+    for answer in (
+        json.dumps({"critique": "Other words."} | named),
+        tagged(**{f"new_{name}": text for name, text in named.items()}),
+    ):
+        assert own.parse(answer, phase=phase, pair=PAIR, nonce=NONCE) == "unparsable"
+
+
+def test_own_prompts_refuse_an_example_in_their_opening(tmp_path: Path) -> None:
+    example = '{"critique": "c", "response": "Four."}'
+    own = open_prompts(write_own(tmp_path, pair={"opening": example}))
+    assert own.parse(example, phase="response", pair=PAIR, nonce=NONCE) == "unparsable"
+
+
+def test_own_prompts_take_an_answer_that_shares_a_text_with_an_example(tmp_path: Path) -> None:
+    own = open_prompts(write_examples(tmp_path))
+
+    def read(phase: Phase, pair: Pair = PAIR, **texts: str) -> object:
+        answer = json.dumps({"critique": "Too easy."} | texts)
+        return own.parse(answer, phase=phase, pair=pair, nonce=NONCE)
+
+    assert read("instruction", instruction="Add 1 and 4.", response="5") == Proposal(
+        "Too easy.", Pair("Add 1 and 4.", "", "5")
+    )
+    # Texts of two examples are no copy of one, and a critique is no example of a response.
+    assert isinstance(read("instruction", instruction="Add 2 and 3.", response="Mars"), Proposal)
+    assert isinstance(read("response", response="Too easy."), Proposal)
+    # The pair itself may be what an example shows.
+    assert read("response", Pair("Is 2 + 2 = 5?", "", "Wrong."), response="Wrong.") == "unchanged"
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -513,6 +576,31 @@ def test_own_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         open_prompts(path)
     with pytest.raises(ConfigError, match="cannot be read: "):
         open_prompts(tmp_path)
+
+
+def test_own_prompts_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write_own(tmp_path)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert open_prompts(path).texts == OWN
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = " + "[" * 100_000, "cannot be read: nested too deeply"),
+        ("x = " + "{a = " * 100_000, "cannot be read: nested too deeply"),
+        ("task.instruction" + ".a" * 5000 + " = 1\ntask.response = ''", "[task].instruction must be a text"),
+        ("task = [" + "{a" + ".a" * 5000 + " = 1}]", "task must be a section [task], got [{'a'"),
+    ],
+)
+def test_own_prompts_nested_absurdly_are_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        open_prompts(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200 + len(str(path))
 
 
 @settings(max_examples=200, deadline=None)

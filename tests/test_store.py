@@ -48,17 +48,32 @@ def test_store_asks_no_more_for_settled_proposals(store: LineageStore) -> None:
     store.add_reflections([call("b", status="unparsable")], [])
     store.add_reflections([call("c", status="no-entry")], [])
     assert [(item.sample_id, item.attempts) for item in pending(store)] == [("b", 1)]
-    assert store.count_settled(1, "response", attempts=2) == 2
+    assert store.count_settled(1, "response", attempts=2) == {"ok": 1, "no-entry": 1}
     store.add_reflections([call("b", attempt=2, status="error")], [])
     assert pending(store) == []
-    assert store.count_settled(1, "response", attempts=2) == 3
+    assert store.count_settled(1, "response", attempts=2) == {"ok": 1, "no-entry": 1, "error": 1}
+
+
+def test_store_settles_proposals_by_the_last_call_for_each(store: LineageStore) -> None:
+    store.start_round(1)
+    decide_all(store, 1, "instruction")
+    store.add_reflections([call("a", status="unchanged"), call("a", attempt=2, status="cut")], [])
+    store.add_reflections([call("b", status="cut"), call("b", attempt=2, status="unchanged")], [])
+    store.add_reflections([call("c", status="unchanged")], [])  # to be asked again
+    propose(store, original("b"), "better", round=1, phase="response", candidate=1)
+    propose(store, original("c"), "better", round=1, phase="response", candidate=1)
+    assert store.count_settled(1, "response", attempts=2) == {"cut": 1, "unchanged": 1, "ok": 2}
+    assert [(item.sample_id, item.candidate) for item in pending(store, candidates=2)] == [
+        ("a", 1),
+        ("c", 0),
+    ]
 
 
 def test_store_commits_calls_and_proposals_together_or_not_at_all(store: LineageStore) -> None:
     orphan = original("a").__class__("nobody", None, 1, "response", 0, given("a"), None)
     with pytest.raises(sqlite3.IntegrityError):
         store.add_reflections([call("a")], [orphan])
-    assert store.count_settled(1, "response", attempts=1) == 0
+    assert store.count_settled(1, "response", attempts=1).total() == 0
 
 
 def test_store_incumbents_follow_the_decisions(store: LineageStore) -> None:

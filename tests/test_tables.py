@@ -38,11 +38,11 @@ def decision(**changes: Any) -> dict[str, Any]:
         ),
         (
             {"phase": "instruction", "incumbent_value": 1.3},
-            "accepted: IFD 0.7500 against the incumbent's 1.3000 under s0, which is not below the cap",
+            "accepted: the incumbent's IFD 1.3000 is not below the cap, the proposal's 0.7500 is, under s0",
         ),
         (
             {"phase": "instruction", "reason": "refused", "challenger_value": 1.2},
-            "refused, not below the cap: IFD 1.2000 against the incumbent's 0.9000 under s0",
+            "refused: the proposal's IFD 1.2000 is not below the cap, the incumbent's 0.9000 is, under s0",
         ),
         ({"policy": "perplexity"}, "accepted: perplexity 0.7500 against"),
         ({"reason": "tie"}, "refused, not better by more than the margin 0.1: r-IFD 0.7500"),
@@ -94,8 +94,21 @@ def test_trace_of_hostile_text_only_shows_it() -> None:
     assert "trained on in rounds: 1, 2" in text
 
 
+def test_trace_says_where_the_teacher_found_nothing_to_improve() -> None:
+    failure = {"round": 1, "phase": "response", "candidate": 0, "status": "unchanged", "error": None}
+    trace = {
+        "sample": "abc", "position": 0, "split": "train", "versions": [], "decisions": [], "trained_in": [],
+        "failures": [failure | {"attempt": 1, "status": "cut"}, failure | {"attempt": 2}],
+    }  # fmt: skip
+    lines = shown(render_trace(trace, Console(file=io.StringIO()))).splitlines()
+    assert [line.split("teacher", 1)[1].strip() for line in lines if "attempt" in line] == [
+        "attempt 1 failed, cut",
+        "attempt 2: the teacher found nothing to improve",
+    ]
+
+
 def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
-    phase = {"reflected": 0, "failed": 0, "accepted": 0}
+    phase = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0}
     row = {
         "round": 0, "student": None, "pool": 5, "training": 0, "instruction": phase, "response": phase,
         "ifd": {"mean": None, "median": None}, "r_ifd": {"mean": None, "median": None},
@@ -107,10 +120,27 @@ def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
     lines = shown(render_rounds(run), width=80).splitlines()
     assert lines[0] == "r: running"
     assert [line.split() for line in lines if line.startswith((" 0 ", " 1 "))] == [
-        ["0", "-", "5", "0/0", "0", "0/0", "0", "0"],
-        ["1", "s1", "5", "0/0", "0", "0/0", "0", "0"],
+        ["0", "-", "5", "0/0", "0+0", "0/0", "0+0", "0"],
+        ["1", "s1", "5", "0/0", "0+0", "0/0", "0+0", "0"],
         ["0", "-", "-", "-", "2.500", "0", "-", "1.2"],
         ["1", "-", "-", "-", "-", "0", "-", "1.2"],
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+def test_rounds_of_a_large_dataset_fit_80_columns() -> None:
+    instruction = {"reflected": 21000, "unchanged": 30000, "failed": 1002, "accepted": 12345}
+    response = {"reflected": 38000, "unchanged": 12000, "failed": 2002, "accepted": 33333}
+    row = {
+        "round": 1, "student": "s1", "pool": 52002, "training": 33000, "instruction": instruction,
+        "response": response, "ifd": {"mean": 0.5, "median": 0.5}, "r_ifd": {"mean": 0.5, "median": 0.5},
+        "response_tokens": 123.4, "evaluations": {"nll": 2.5},
+        "teacher": {"calls": 104004, "cost_usd": 12.5}, "seconds": {"reflect": 12345.6},
+    }  # fmt: skip
+    run = {"name": "r", "status": "running", "stop_reason": None, "rounds": [row]}
+    lines = shown(render_rounds(run), width=200).splitlines()
+    assert ["1", "s1", "52002", "12345/21000", "30000+1002", "33333/38000", "12000+2002", "33000"] in [
+        line.split() for line in lines
     ]
     assert max(map(len, lines)) <= 80
 

@@ -1,3 +1,5 @@
+import codecs
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -128,8 +130,23 @@ def test_template_file_that_is_missing_or_no_toml_is_refused(tmp_path):
     with pytest.raises(StudentError, match="no such template; want chat, plain or a TOML file"):
         check_template(str(tmp_path / "none.toml"))
     (tmp_path / "broken.toml").write_text("prompt = ", encoding="utf-8")
-    with pytest.raises(StudentError, match="not a readable TOML template"):
+    with pytest.raises(StudentError, match=r"broken\.toml: not valid TOML: "):
         check_template(str(tmp_path / "broken.toml"))
+
+
+def test_template_file_may_begin_with_a_byte_order_mark(own_file):
+    path = Path(own_file())
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert open_template(str(path), None) == Template(OWN)
+
+
+@pytest.mark.parametrize("text", ["prompt = " + "[" * 100_000, "prompt" + ".a" * 5000 + " = 1"])
+def test_template_file_nested_absurdly_is_refused_in_a_line(tmp_path, text):
+    (tmp_path / "deep.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(StudentError, match=r"deep\.toml: .*(nested too deeply|got \{)") as caught:
+        check_template(str(tmp_path / "deep.toml"))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["plain", "chat"])
