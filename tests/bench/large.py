@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents import models
+from agents.linear import multiply_by_onednn
 from agents.student import Student
 from agents.templates import open_template
 from state.config import StudentConfig
@@ -56,6 +57,7 @@ def score_shape(
 def _score(shape: Mapping[str, int], config: StudentConfig, pairs: Sequence[Pair]) -> tuple[Meter, float]:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**shape)).to(getattr(torch, config.dtype)).eval()
+    multiply_by_onednn(model)  # as models.open_model has it
     tokenizer = models.open_tokenizer(config)
     meter = Meter()
     student = Student(model, tokenizer, open_template(config.template, tokenizer), config)

@@ -19,7 +19,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from agents import models
 from agents.refinetune import refinetune_student
@@ -104,7 +111,7 @@ def train_padded(config: RunConfig, pairs: Sequence[Pair], out: Path, *, steps: 
     """Train a LoRA adapter as one does with Trainer alone: batches padded to their longest, full logits."""
     student, refinetune = config.student, config.refinetune
     tokenizer = models.open_tokenizer(student)
-    base = models.open_model(student)
+    base = AutoModelForCausalLM.from_pretrained(student.model, dtype=getattr(torch, student.dtype))
     sequences = _encode(config, tokenizer, pairs)
     random.Random(config.seed).shuffle(sequences)
     set_seed(config.seed)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from agents import models
 from agents.templates import open_template
@@ -58,7 +59,8 @@ def main() -> None:
     body = [
         f"One round's selection, phases instruction and response, of {arguments.pairs} samples with one "
         f"proposal a phase: usable pairs of alpaca-2000.json, none twice. student-6m, {arguments.threads} "
-        f"threads, one process. One at a time: {number} of these samples, once. Ours: the node `select` with "
+        f"threads, one process. One at a time: {number} of these samples, once, with torch's own products "
+        "(in float32 ours are oneDNN's, see agents/linear.py). Ours: the node `select` with "
         f"its database, median of {arguments.repeats} runs; opening and closing the student, twice a "
         f"round, is not counted (ours: {rounds['float32'][0].opening_seconds:.1f} s).",
         "",
@@ -133,7 +135,8 @@ def _run_baseline(config: RunConfig, records: Sequence[Pair], number: int) -> tu
     student = config.student
     tokenizer = models.open_tokenizer(student)
     meter = Meter()
-    model = meter.attach(models.open_model(student))
+    plain = AutoModelForCausalLM.from_pretrained(student.model, dtype=torch.float32).eval()
+    model = meter.attach(plain)
     scorer = OneAtATime(model, tokenizer, open_template(student.template, tokenizer), student.max_length)
     meter.listening = False
     scorer.score(records[0])  # the first pass is slower
