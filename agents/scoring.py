@@ -7,8 +7,9 @@ memory runs out. Nothing here knows texts, pairs or terms.
 import inspect
 import itertools
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,20 +190,42 @@ def _pass_rows(
     model: Any, sequences: Sequence[Encoded], packing: Packing
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Indexes of the sequences of each row, and the log-probabilities (N,) of the row on the device."""
-    rows = deque(_rows(sequences, range(len(sequences)), packing))
-    while rows:
-        row = rows.popleft()
-        logprobs = _try_row(model, [sequences[index] for index in row], packing)
-        if logprobs is not None:
-            yield row, logprobs
-        elif len(row) > 1:
-            packing.row_tokens = max(1, packing.row_tokens // 2)
-            rows = deque(_rows(sequences, sorted(itertools.chain(row, *rows)), packing))
-        else:
+    left: Sequence[int] = range(len(sequences))
+    while left:
+        rows = _rows(sequences, left, packing)
+        left = ()
+        with _side_by_side(model, len(rows)) as map_rows:
+            passed = map_rows(lambda row: _try_row(model, [sequences[i] for i in row], packing), rows)
+            for place, (row, logprobs) in enumerate(zip(rows, passed, strict=True)):
+                if logprobs is None:
+                    left = sorted(itertools.chain(*rows[place:]))
+                    break
+                yield row, logprobs
+        if left and len(row) == 1:
             raise StudentError(
                 f"out of memory in a pass over one sequence of {len(sequences[row[0]].ids)} tokens; "
                 "lower student.max_length"
             )
+        if left:
+            packing.row_tokens = max(1, packing.row_tokens // 2)
+
+
+@contextmanager
+def _side_by_side(model: Any, number: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Something that maps a function over rows, in order.
+
+    On a CPU each thread takes rows of its own: a third faster than all threads at one row. What a row gives
+    is the same to the bit, and does not depend on the number of threads.
+    """
+    threads = torch.get_num_threads()
+    if model.device.type != "cpu" or threads == 1 or number == 1:
+        yield map
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)  # what a worker sets is the default of threads to come
 
 
 def _try_row(model: Any, sequences: Sequence[Encoded], packing: Packing) -> torch.Tensor | None:

@@ -1,5 +1,6 @@
 import itertools
 import math
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -290,15 +291,28 @@ class LimitedModel:
         return self.model(**inputs)
 
 
+@contextmanager
+def torch_threads(number):
+    """One thread takes row after row, as a GPU does; several take rows side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @settings(max_examples=25, deadline=None)
-@given(sequences, st.booleans(), st.integers(60, 120))
-def test_score_out_of_memory_halves_the_rows_and_loses_nothing(items, shares, limit):
+@given(sequences, st.booleans(), st.integers(60, 120), st.sampled_from([1, 3]))
+def test_score_out_of_memory_halves_the_rows_and_loses_nothing(items, shares, limit, threads):
     model, packing = LimitedModel(limit), Packing(200, shares)
-    scores = score_sequences(model, items, packing)
+    with torch_threads(threads):
+        scores = score_sequences(model, items, packing)
+        assert torch.get_num_threads() == threads
     alone = [score_alone(model.model, sequence) for sequence in items]
     assert [score.sum_logprob for score in scores] == pytest.approx(alone, rel=1e-5, abs=1e-4)
     assert packing.row_tokens in (200, 100, 50)
-    if not shares:  # every token went through the model once
+    if not shares and threads == 1:  # every token went through the model once
         assert sum(model.passed) == sum(len(sequence.ids) for sequence in items)
     again = score_sequences(model, items, packing)
     assert [score.sum_logprob for score in again] == pytest.approx(alone, rel=1e-5, abs=1e-4)
@@ -309,11 +323,22 @@ def test_score_out_of_memory_packs_what_is_left_anew():
     lengths = [6, 6, 8, 7, 3, 4]
     items = [Encoded(list(range(length)), 1) for length in lengths]
     model, packing = LimitedModel(12), Packing(16, shares_prefixes=False)
-    score_sequences(model, items, packing)
-    assert model.passed == [12, 8, 7, 7]
-    assert packing.row_tokens == 8
-    score_sequences(model, items[:2], packing)
+    with torch_threads(1):
+        score_sequences(model, items, packing)
+        assert model.passed == [12, 8, 7, 7]
+        assert packing.row_tokens == 8
+        score_sequences(model, items[:2], packing)
     assert model.passed[4:] == [6, 6]
+
+
+def test_scores_do_not_depend_on_the_number_of_threads():
+    items = [Encoded([0, *range(1, length)], 2) for length in range(3, 40)]
+    found = []
+    for number in (1, 2, 4):
+        with torch_threads(number):
+            found.append(score_sequences(MODELS["llama"], items, Packing(64, shares_prefixes=False)))
+    assert len(pack([len(item.ids) for item in items], 64)) > 4
+    assert found[0] == found[1] == found[2]
 
 
 def test_score_out_of_memory_on_one_sequence_says_what_to_lower():

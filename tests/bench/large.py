@@ -56,6 +56,7 @@ def score_shape(
 
 def _score(shape: Mapping[str, int], config: StudentConfig, pairs: Sequence[Pair]) -> tuple[Meter, float]:
     torch.manual_seed(0)
+    models.set_threads(config.threads)
     model = LlamaForCausalLM(LlamaConfig(**shape)).to(getattr(torch, config.dtype)).eval()
     multiply_by_onednn(model)  # as models.open_model has it
     tokenizer = models.open_tokenizer(config)

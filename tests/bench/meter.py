@@ -3,6 +3,7 @@
 It listens at the embedding and at the head, so it counts the same for every way of calling a model.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Meter:
         self.most_logit_bytes = 0  # of one call of the head
         self.matmul_flop = 0.0
         self.attention_flop = 0.0  # at most
+        self._lock = threading.Lock()
         self._flop_of_token = self._flop_of_row = self._flop_of_square = 0.0
 
     def attach(self, model: Any) -> Any:
@@ -45,7 +47,9 @@ class Meter:
         return model
 
     def _count_tokens(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        if self.listening:
+        if not self.listening:
+            return
+        with self._lock:  # rows pass side by side
             batch, length = inputs[0].shape  # (B, T)
             self.passes += 1
             self.tokens += batch * length
@@ -53,7 +57,9 @@ class Meter:
             self.attention_flop += self._flop_of_square * batch * length**2
 
     def _count_logits(self, module: Any, inputs: Any, logits: torch.Tensor) -> None:
-        if self.listening:
+        if not self.listening:
+            return
+        with self._lock:
             rows = logits.numel() // logits.shape[-1]
             self.logit_rows += rows
             self.matmul_flop += self._flop_of_row * rows

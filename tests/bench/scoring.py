@@ -232,12 +232,19 @@ def _agreement(baseline: Round, rounds: dict[str, list[Round]]) -> list[str]:
 
 
 def _shares(configs: dict[str, RunConfig], records: Sequence[Pair]) -> list[str]:
-    """Where the time goes: by part of the program, and by torch's operation."""
+    """Where the time goes: by part of the program, and by torch's operation.
+
+    On one thread, where row passes after row and times add up.
+    """
     few = records[:192]
-    parts = [measure_parts(partial(_run, config, records)) for config in configs.values()]
-    operations = [measure_operations(partial(_run, config, few)) for config in configs.values()]
+    alone = [
+        config.model_copy(update={"student": config.student.model_copy(update={"threads": 1})})
+        for config in configs.values()
+    ]
+    parts = [measure_parts(partial(_run, config, records)) for config in alone]
+    operations = [measure_operations(partial(_run, config, few)) for config in alone]
     return [
-        f"### Where the time goes ({len(records) // 3} samples)",
+        f"### Where the time goes ({len(records) // 3} samples, one thread)",
         "",
         *table(["part", *configs], _share_rows(parts)),
         f"Of the time inside torch's operations ({len(few) // 3} samples, under its profiler, which adds "
