@@ -5,7 +5,7 @@ is there. It stores nothing: what was already asked comes in with the questions.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -93,8 +93,12 @@ class Teacher:
         self._has_answered = False
         self._unavailable = 0  # requests in a row that nobody took
 
-    def reflect(self, questions: Iterable[Question]) -> Iterator[Reflection]:
+    def reflect(
+        self, questions: Iterable[Question], may_ask: Callable[[], bool] = lambda: True
+    ) -> Iterator[Reflection]:
         """Ask every question, again where an answer is no use, and yield every finished call.
+
+        Once `may_ask` says no, nothing more is asked; calls under way are still taken in.
 
         Questions are pulled when there is room for them, so they may be far more than fit in memory.
         Failures in a row are held back until the teacher answers something: they may be its fault rather
@@ -109,8 +113,10 @@ class Teacher:
         under_way: dict[str, _Sent] = {}
         held: list[Reflection] = []
         while True:
-            while len(under_way) < self._engine.capacity and (
-                ask := again.popleft() if again else next(new, None)
+            while (
+                len(under_way) < self._engine.capacity
+                and may_ask()
+                and (ask := again.popleft() if again else next(new, None))
             ):
                 sent = self._prepare(ask)
                 under_way[sent.request.id] = sent

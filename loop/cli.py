@@ -112,11 +112,47 @@ def run(
 
 
 @app.command()
-def resume(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
+def resume(
+    name: Name,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change rounds, the teacher's budget or concurrency; repeatable.",
+        ),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
     """Go on with a run where it stopped."""
     from state.folder import RunFolder
 
-    _loop(RunFolder.find(runs, name), as_json)
+    folder = RunFolder.find(runs, name)
+    if set_:
+        from loop.run import change_run
+
+        change_run(folder, set_)
+    _loop(folder, as_json)
+
+
+@app.command()
+def estimate(
+    config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate a run's teacher calls, tokens and cost; asks no teacher and creates no run."""
+    from state.config import load_config
+
+    settings = load_config(config, set_ or [])
+    from loop.estimate import estimate_run, render_estimate
+
+    document = estimate_run(settings)
+    _show(document, render_estimate(document), as_json)
 
 
 @app.command("runs")
@@ -282,12 +318,25 @@ def _run_to_end(folder: "RunFolder") -> None:
 
     name = folder.path.name
     try:
-        run_loop(folder, open_display())
+        if run_loop(folder, open_display()) == "budget":
+            _say(
+                f"{name}: the teacher's budget is spent; go on by a higher one: "
+                f"`reflectune resume {name} --set {_capped_keys(folder)}`"
+            )
     except KeyboardInterrupt:
         _say(f"interrupted; go on with `reflectune resume {name}`")
         raise
     except (TeacherError, AdapterError) as error:
         raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error
+
+
+def _capped_keys(folder: "RunFolder") -> str:
+    """The budget keys that a run has set, as --set takes them."""
+    from state.config import load_config
+
+    teacher = load_config(folder.config).teacher
+    caps = {"budget_tokens": teacher.budget_tokens, "budget_usd": teacher.budget_usd}
+    return " --set ".join(f"teacher.{key}=N" for key, cap in caps.items() if cap is not None)
 
 
 def _history(folder: "RunFolder") -> "History":

@@ -7,7 +7,7 @@ needs, only when there is work for it, and closes it before it returns.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +21,22 @@ from agents.student import Student
 from agents.teacher import Question, Teacher
 from loop.display import Display
 from loop.selection import POLICIES, choose_training_set, decide, needed_versions
-from loop.stopping import stop_reason
-from state.config import RunConfig
+from loop.stopping import is_spent, stop_reason
+from state.config import RunConfig, TeacherConfig
+from state.errors import TeacherError
 from state.folder import RunFolder
 from state.records import (
+    PHASES,
     TERMS,
     CallStatus,
     Decision,
     Evaluation,
     Pair,
     Phase,
+    Reason,
     Score,
     StudentRecord,
+    TeacherCall,
     Term,
     Version,
 )
@@ -46,12 +50,17 @@ __all__ = [
     "refinetune",
     "reflect",
     "select",
+    "why_stop",
 ]
 
 # How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
 # scores may differ in their last bits with what they are computed beside.
 _SAMPLES_AT_ONCE = 32
 
+# Reasons of decisions that compared nothing, for want of a proposal.
+_UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")
+# Statuses of calls that brought no answer, and so no token counts either.
+_UNANSWERED: tuple[CallStatus, ...] = ("no-entry", "refused", "error")
 
 _Wanted = tuple[str, Pair, Term]  # version id, its pair, which score
 
@@ -85,7 +94,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     context, round, phase = runtime.context, state["round"], state["phase"]
     store, teacher_config = context.store, context.config.teacher
     store.start_round(round)
-    total = store.count_samples("train") * teacher_config.candidates
+    total = _count_wanted(context, round)
     settled = store.count_settled(round, phase, attempts=teacher_config.attempts)
     questions = (
         Question(
@@ -98,17 +107,28 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             attempts=pending.attempts,
         )
         for pending in store.pending_reflections(
-            round, phase, candidates=teacher_config.candidates, attempts=teacher_config.attempts
+            round,
+            phase,
+            candidates=teacher_config.candidates,
+            attempts=teacher_config.attempts,
+            patience=teacher_config.patience,
         )
     )
+    spending = store.spending()
+
+    def may_ask() -> bool:
+        return not is_spent(teacher_config, spending)
+
     with _timed(context, round, "reflect"), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · reflect · {phase}", total=total, done=settled.total())
         )
-        if settled.total() == total:
+        # What was not asked before a phase was decided is asked no more: nobody would decide about it.
+        is_over = settled.total() == total or store.count_decisions(round, phase) > 0
+        if is_over or not may_ask():
             return {}
         teacher = stack.enter_context(context.open_teacher())
-        for reflection in teacher.reflect(questions):
+        for reflection in teacher.reflect(questions, may_ask):
             call, question = reflection.call, reflection.question
             proposals = []
             if reflection.proposal is not None:
@@ -124,6 +144,8 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
                     )
                 )
             store.add_reflections([call], proposals)
+            _refuse_uncounted(teacher_config, call)
+            spending = spending.plus(call)
             settled[call.status] += reflection.final
             stage.update(settled.total(), total, **_reflection_facts(settled))
     return {}
@@ -140,16 +162,17 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     scorer = _student(store, round - 1)
     total, done = store.count_samples("train"), store.count_decisions(round, phase)
     accepted = store.count_decisions(round, phase, "accepted")
-    compared = done - store.count_decisions(round, phase, "no-candidate")
+    compared = done - sum(store.count_decisions(round, phase, reason) for reason in _UNCONTESTED)
     with _timed(context, round, "select"), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · select · {phase}", total=total, done=done)
         )
         judge = _Judge(context, scorer, stack)
-        for contests in store.contests(round, phase, _SAMPLES_AT_ONCE):
+        patience = context.config.teacher.patience
+        for contests in store.contests(round, phase, _SAMPLES_AT_ONCE, patience=patience):
             decisions = _decide_together(judge, contests, round, phase)
             done += len(decisions)
-            compared += sum(decision.reason != "no-candidate" for decision in decisions)
+            compared += sum(decision.reason not in _UNCONTESTED for decision in decisions)
             accepted += sum(decision.reason == "accepted" for decision in decisions)
             stage.update(done, total, accepted=f"{accepted} of {compared}")
     return {"phase": "response" if phase == "instruction" else "instruction"}
@@ -192,17 +215,31 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
 def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
     """Measure the round's student on the held-out pairs, then stop or go to the next round."""
     context, round = runtime.context, state["round"]
-    store, config = context.store, context.config
-    counts = {
-        "proposals": store.count_proposals(round),
-        "accepted": store.count_decisions(round, reason="accepted"),
-    }
-    ends = stop_reason(config, round, measures={}, **counts) is not None
-    if ends or round % config.evaluate.every == 0:
+    ends = why_stop(context, round, {}) is not None
+    if ends or round % context.config.evaluate.every == 0:
         evaluate_round(context, round)
-    reason = stop_reason(config, round, measures=store.evaluations(), **counts)
-    store.finish_round(round, reason)
+    reason = why_stop(context, round, context.store.evaluations())
+    context.store.finish_round(round, reason)
     return {"stop_reason": reason} if reason else {"round": round + 1}
+
+
+def why_stop(
+    context: LoopContext, round: int, measures: Mapping[int, Mapping[str, Evaluation]]
+) -> str | None:
+    """Why the loop ends after a round, by its stored rows and these measures; None where it goes on."""
+    store, teacher = context.store, context.config.teacher
+    wanted = _count_wanted(context, round)
+    return stop_reason(
+        context.config,
+        round,
+        proposals=store.count_proposals(round),
+        accepted=store.count_decisions(round, reason="accepted"),
+        measures=measures,
+        cut=any(
+            store.count_settled(round, phase, attempts=teacher.attempts).total() < wanted for phase in PHASES
+        ),
+        spent=is_spent(teacher, store.spending()),
+    )
 
 
 def evaluate_round(context: LoopContext, round: int) -> None:
@@ -322,6 +359,25 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
         parent_id=previous.id if goes_on else "s0",
         metrics=metrics,
     )
+
+
+def _count_wanted(context: LoopContext, round: int) -> int:
+    """How many proposals a phase of the round asks for."""
+    store, teacher = context.store, context.config.teacher
+    return (store.count_samples("train") - store.count_frozen(round, teacher.patience)) * teacher.candidates
+
+
+def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:
+    """A budget that cannot be kept must not be overrun in silence."""
+    is_counted = call.prompt_tokens is not None and call.completion_tokens is not None
+    if call.status in _UNANSWERED or is_counted:
+        return
+    budget = [key for key in ("budget_tokens", "budget_usd") if getattr(teacher, key) is not None]
+    if budget:
+        raise TeacherError(
+            f"teacher {call.model}: answers without token counts, so teacher.{budget[0]} cannot be kept; "
+            f"resume with {' '.join(f'--set teacher.{key}=unset' for key in budget)}"
+        )
 
 
 def _reflection_facts(settled: Counter[CallStatus]) -> dict[str, str]:

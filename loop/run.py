@@ -3,13 +3,14 @@
 import importlib.metadata
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.types import StateSnapshot
 
 from agents.evaluation import load_checker
 from agents.models import resolve_student
@@ -18,15 +19,15 @@ from agents.student import Student, check_student
 from agents.teacher import check_teacher, open_teacher
 from loop.display import Display
 from loop.graph import Loop, build_graph, hash_graph
-from loop.nodes import LoopContext, LoopState, evaluate_round
-from state.config import RunConfig, load_config
+from loop.nodes import LoopContext, LoopState, evaluate_round, why_stop
+from state.config import CHANGEABLE, RunConfig, change_config, load_config, parse_config
 from state.datasets import assign_samples, dataset_hash, read_dataset
 from state.errors import ConfigError, StoreError
 from state.folder import RunFolder
 from state.records import StudentRecord
 from state.store import LineageStore
 
-__all__ = ["create_run", "run_loop"]
+__all__ = ["change_run", "create_run", "run_loop"]
 
 # Supersteps of one round: two reflections, two selections, refinetune, evaluate.
 _STEPS_PER_ROUND = 6
@@ -71,6 +72,33 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
     return RunFolder(runs / config.name)
 
 
+def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
+    """Change keys of a run's config that do not alter its history, in config.toml and in the lineage.
+
+    Killed in between, the same call again brings both to the same end.
+
+    Raises:
+        ConfigError: a key that a run keeps, an impossible value, or a config.toml changed by hand.
+        StoreError: another process works on the run.
+    """
+    written = load_config(folder.config)
+    change_config(written, overrides)  # what is impossible shall touch nothing
+    with folder.lock(), LineageStore.open(folder.lineage) as store:
+        before = parse_config(store.config(), source=str(folder.lineage))
+        after = change_config(before, overrides)
+        if written != after:
+            _refuse_changed_config(store, written, folder.path.name)
+        old, new = (_flatten(config.model_dump(mode="json")) for config in (before, after))
+        changes = {key: (old[key], new[key]) for key in new if old[key] != new[key]}
+        if not changes:
+            return
+        with store.transaction():
+            store.change_config(after.model_dump(mode="json"), after.content_hash(), changes)
+            part = folder.config.with_name(f".{folder.config.name}.partial")
+            part.write_text(after.to_toml(), encoding="utf-8")
+            part.replace(folder.config)
+
+
 def run_loop(folder: RunFolder, display: Display) -> str:
     """Go on with a run from where its lineage says it is, to its end.
 
@@ -85,7 +113,7 @@ def run_loop(folder: RunFolder, display: Display) -> str:
     checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None
     with folder.lock(), LineageStore.open(folder.lineage) as store:
         _refuse_other_machine(store)
-        _refuse_changed_config(store, config)
+        _refuse_changed_config(store, config, folder.path.name)
         context = LoopContext(
             config=config,
             folder=folder,
@@ -99,7 +127,9 @@ def run_loop(folder: RunFolder, display: Display) -> str:
             if not store.is_round_finished(0):
                 evaluate_round(context, 0)
                 store.finish_round(0, None)
-            return _invoke(context)
+            reason = _invoke(context)
+            store.set_run_status("budget" if reason == "budget" else "finished")
+            return reason
 
 
 def _invoke(context: LoopContext) -> str:
@@ -113,24 +143,38 @@ def _invoke(context: LoopContext) -> str:
     connection = sqlite3.connect(context.folder.checkpoints, check_same_thread=False)
     try:
         graph = build_graph(SqliteSaver(connection))
+        checkpoint = _last_checkpoint(graph, config, context.folder)
         start: LoopState | None = None  # None goes on from the last checkpoint
-        if not _has_checkpoint(graph, config, context.folder):
-            start = {
-                "run": context.config.name,
-                "round": 1,
-                "phase": "instruction",
-                "student": "s0",
-                "stop_reason": None,
-            }
+        if not checkpoint.values:
+            start = _beginning(context, 1)
+        elif not checkpoint.next:  # the machine has ended, but config may have changed since
+            round = checkpoint.values["round"]
+            reason = why_stop(context, round, context.store.evaluations())
+            context.store.set_stop_reason(round, reason)
+            if reason is not None:
+                return reason
+            start = _beginning(context, round + 1)
         end = graph.invoke(start, config, context=context, durability="sync")
     finally:
         connection.close()
     return cast(str, end["stop_reason"])
 
 
-def _has_checkpoint(graph: Loop, config: RunnableConfig, folder: RunFolder) -> bool:
+def _beginning(context: LoopContext, round: int) -> LoopState:
+    student = context.store.round_student(round - 1)
+    assert student is not None, f"round {round - 1} has no student"
+    return {
+        "run": context.config.name,
+        "round": round,
+        "phase": "instruction",
+        "student": student.id,
+        "stop_reason": None,
+    }
+
+
+def _last_checkpoint(graph: Loop, config: RunnableConfig, folder: RunFolder) -> StateSnapshot:
     try:
-        return bool(graph.get_state(config).values)
+        return graph.get_state(config)
     except sqlite3.DatabaseError as error:
         raise StoreError(
             f"{folder.checkpoints}: {error}; delete it, the lineage alone says where to go on"
@@ -148,17 +192,16 @@ def _status(store: LineageStore) -> Iterator[None]:
     except BaseException:
         store.set_run_status("failed")
         raise
-    store.set_run_status("finished")
 
 
-def _refuse_changed_config(store: LineageStore, config: RunConfig) -> None:
+def _refuse_changed_config(store: LineageStore, config: RunConfig, name: str) -> None:
     """A run is one experiment: scores and decisions of different settings must not mix in it."""
     begun, now = _flatten(store.config()), _flatten(config.model_dump(mode="json"))
     changed = [key for key in begun | now if begun.get(key) != now.get(key)]
     if changed:
         raise ConfigError(
-            f"config.toml was changed since the run began ({', '.join(changed)}); "
-            "put it back, or start another run"
+            f"config.toml was changed since the run began ({', '.join(changed)}); put it back, "
+            f"or start another run; `reflectune resume {name} --set` changes {', '.join(CHANGEABLE)}"
         )
 
 

@@ -137,7 +137,7 @@ def _compare(
 ) -> Outcome:
     incumbent = contest.incumbent_id
     if not contest.candidate_ids:
-        return "no-candidate", incumbent, None
+        return "frozen" if contest.is_frozen else "no-candidate", incumbent, None
     scorable = {version: value for version in contest.candidate_ids if (value := values[version]) is not None}
     if not scorable:
         return "unscorable", incumbent, None
@@ -156,7 +156,7 @@ def _compare(
 def _draw(contest: Contest, values: Mapping[str, float | None], taken: bool) -> Outcome:
     incumbent = contest.incumbent_id
     if not contest.candidate_ids:
-        return "no-candidate", incumbent, None
+        return "frozen" if contest.is_frozen else "no-candidate", incumbent, None
     if not taken:
         return "policy", incumbent, None
     scorable = [version for version in contest.candidate_ids if values[version] is not None]

@@ -1,12 +1,18 @@
-"""When the loop stops: pure functions of counts and held-out measures."""
+"""When the loop stops: pure functions of counts, spending and held-out measures."""
 
 import math
 from collections.abc import Mapping
 
-from state.config import RunConfig
-from state.records import Evaluation
+from state.config import RunConfig, TeacherConfig
+from state.records import Evaluation, Spending
 
-__all__ = ["quality", "stop_reason"]
+__all__ = ["is_spent", "quality", "stop_reason"]
+
+
+def is_spent(teacher: TeacherConfig, spending: Spending) -> bool:
+    """Whether what the run's calls took has reached a cap of the teacher's budget."""
+    tokens, usd = teacher.budget_tokens, teacher.budget_usd
+    return (tokens is not None and spending.tokens >= tokens) or (usd is not None and spending.usd >= usd)
 
 
 def quality(measure: Evaluation | None, most: int) -> float:
@@ -27,6 +33,8 @@ def stop_reason(
     proposals: int,
     accepted: int,
     measures: Mapping[int, Mapping[str, Evaluation]],
+    cut: bool = False,
+    spent: bool = False,
 ) -> str | None:
     """Why the loop ends after a round; None where it goes on.
 
@@ -37,17 +45,22 @@ def stop_reason(
         accepted: decisions of the round that took one.
         measures: held-out measures by round and name, up to this round. A checker's accuracy counts where
             there is one, else nll.
+        cut: whether the budget ended before the round's last question, so that its counts prove nothing.
+        spent: whether the budget is spent.
 
     Returns:
         "no-proposals" (the teacher gave none), "nothing-accepted", "min-acceptance", "max-drop",
-        "patience", "rounds", or None.
+        "patience", "rounds", "budget" (more would be asked, and may not), or None.
     """
-    if proposals == 0:
-        return "no-proposals"
-    if accepted == 0:
-        return "nothing-accepted"
-    if accepted / proposals < config.stop.min_acceptance:
-        return "min-acceptance"
+    if cut and spent:
+        return "budget"
+    if not cut:
+        if proposals == 0:
+            return "no-proposals"
+        if accepted == 0:
+            return "nothing-accepted"
+        if accepted / proposals < config.stop.min_acceptance:
+            return "min-acceptance"
     if round in measures and len(measures) > 1:
         name = "accuracy" if any("accuracy" in named for named in measures.values()) else "nll"
         by_round = [measures[at].get(name) for at in sorted(measures)]
@@ -61,4 +74,6 @@ def stop_reason(
         since_best = len(values) - 1 - values.index(best)
         if config.stop.patience is not None and since_best >= config.stop.patience:
             return "patience"
-    return "rounds" if round >= config.rounds else None
+    if round >= config.rounds:
+        return "rounds"
+    return "budget" if spent else None

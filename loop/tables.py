@@ -47,6 +47,7 @@ def render_rounds(run: Document) -> RenderableType:
     measures = sorted({name for row in rounds for name in row["evaluations"]})
     fruitless = "unchanged\n+ failed"
     decided = new_table("round", "student", "pool", "instruction", fruitless, "response", fruitless, "train")
+    frozen = ", ".join(f"{row['frozen']} in round {row['round']}" for row in rounds if row["frozen"])
     measured = new_table(
         "round",
         "IFD",
@@ -82,6 +83,7 @@ def render_rounds(run: Document) -> RenderableType:
         Text(f"{run['name']}: {run['status']}{stop}", style="bold"),
         Text("\nAccepted of proposed, unchanged + failed reflections, by phase; pairs trained on"),
         decided,
+        *([Text(f"Left alone after repeated refusals: {frozen}\n")] if frozen else []),
         Text("Means over the pool under the student that decided; held-out measures; teacher"),
         measured,
     )

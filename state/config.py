@@ -30,6 +30,7 @@ from state.errors import ConfigError
 from state.records import PolicyName, content_hash
 
 __all__ = [
+    "CHANGEABLE",
     "DataConfig",
     "EvaluateConfig",
     "RefinetuneConfig",
@@ -38,11 +39,15 @@ __all__ = [
     "StopConfig",
     "StudentConfig",
     "TeacherConfig",
+    "change_config",
     "commented_config",
     "load_config",
     "parse_config",
     "read_toml",
 ]
+
+# The keys that may change while a run goes on: none of them alters what a stored row means.
+CHANGEABLE = ("rounds", "teacher.budget_tokens", "teacher.budget_usd", "teacher.concurrency")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -102,7 +107,9 @@ class TeacherConfig(_Section):
     max_tokens: int = Field(default=2048, ge=1)
     """Longest answer, in tokens."""
     concurrency: int = Field(default=16, ge=1)
-    """Requests under way at once."""
+    """Most requests under way at once; a server that is too busy gets fewer."""
+    timeout: float = Field(default=600.0, gt=0.0, allow_inf_nan=False)
+    """Most seconds for one answer of a server, at most 10 of them to connect."""
     retries: int = Field(default=2, ge=0)
     """How often a failed or unreadable answer is asked for again; a recording is never asked again."""
     structured: bool = True
@@ -111,6 +118,12 @@ class TeacherConfig(_Section):
     """Price of prompt tokens, USD per million; unset leaves the cost unknown."""
     price_out: float | None = Field(default=None, ge=0.0)
     """Price of completion tokens, USD per million; unset leaves the cost unknown."""
+    budget_tokens: int | None = Field(default=None, ge=1)
+    """Ask no more once the run's calls took so many tokens, prompts and answers; the round is finished."""
+    budget_usd: float | None = Field(default=None, gt=0.0)
+    """Ask no more once the run's calls cost so much; needs price_in and price_out."""
+    patience: int | None = Field(default=None, ge=1)
+    """Ask no more about a pair after so many rounds of refused proposals since its last accepted one."""
 
     @property
     def attempts(self) -> int:
@@ -127,6 +140,14 @@ class TeacherConfig(_Section):
                 raise ValueError(f'engine = "{self.engine}" needs model')
             if self.candidates > 1 and self.temperature == 0:
                 raise ValueError("candidates > 1 needs temperature > 0, or every proposal is the same")
+        return self
+
+    @model_validator(mode="after")
+    def _budget_can_be_counted(self) -> Self:
+        if self.engine == "recorded" and (self.budget_tokens is not None or self.budget_usd is not None):
+            raise ValueError("a recording costs nothing that could be counted; unset the budget")
+        if self.budget_usd is not None and (self.price_in is None or self.price_out is None):
+            raise ValueError("budget_usd needs price_in and price_out")
         return self
 
 
@@ -292,6 +313,27 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     _resolve_paths(changed, Path())
     _merge(values, changed)
     return parse_config(values, source=str(path))
+
+
+def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The config of a run that has begun with some keys changed; the value `unset` unsets a key.
+
+    Raises:
+        ConfigError: a key that a run keeps from its beginning, or an impossible value.
+    """
+    changed: dict[str, Any] = {}
+    for override in overrides:
+        key, _, value = (part.strip() for part in override.partition("="))
+        if key not in CHANGEABLE:
+            raise ConfigError(
+                f"--set {key}: a run that has begun keeps it; what may change: {', '.join(CHANGEABLE)}"
+            )
+        _assign(changed, override)
+        if value == "unset" and key.startswith("teacher.budget"):
+            changed["teacher"][key.removeprefix("teacher.")] = None
+    values = config.model_dump(mode="json")
+    _merge(values, changed)
+    return parse_config(values, source="--set")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

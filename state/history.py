@@ -69,7 +69,7 @@ class History:
         row = self._one(
             "SELECT name, created_at, status, json_extract(config, '$.rounds') AS rounds FROM runs"
         )
-        stop = self._one("SELECT MAX(stop_reason) AS stop_reason FROM rounds")
+        stop = self._one("SELECT (SELECT stop_reason FROM rounds ORDER BY round DESC LIMIT 1) AS stop_reason")
         return row | stop
 
     def samples(self) -> dict[str, int]:
@@ -80,7 +80,8 @@ class History:
     def acceptance(self) -> float | None:
         """Share of all decided proposals that were accepted; None before the first decision."""
         row = self._one(
-            "SELECT AVG(reason = 'accepted') AS share FROM decisions WHERE reason <> 'no-candidate'"
+            "SELECT AVG(reason = 'accepted') AS share FROM decisions "
+            "WHERE reason NOT IN ('no-candidate', 'frozen')"
         )
         return row["share"]  # type: ignore[no-any-return]
 
@@ -131,6 +132,11 @@ class History:
             "pool": self._one(f"SELECT COUNT(*) AS n FROM ({_POOL})", round=round)["n"],
             "training": self._one(
                 "SELECT COUNT(*) AS n FROM training_sets WHERE round = :round", round=round
+            )["n"],
+            "frozen": self._one(
+                "SELECT COUNT(DISTINCT sample_id) AS n FROM decisions "
+                "WHERE round = :round AND reason = 'frozen'",
+                round=round,
             )["n"],
             **{phase: self._phase(round, phase) for phase in PHASES},
             "ifd": mean_and_median([score["ifd"] for score in scores]),

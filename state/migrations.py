@@ -1,7 +1,8 @@
 """The schema of lineage.db as numbered migrations: append only, never edit one that has shipped.
 
-Tables hold facts that are written once; only `runs.status`, `rounds.*` and `students.metrics` change
-later. The views derive nll, IFD and r-IFD from the stored sums, for people who open the file themselves.
+Tables hold facts that are written once; only `runs.status`, `runs.config` with its hash, `rounds.*` and
+`students.metrics` change later, and `config_changes` keeps what the config was before. The views derive
+nll, IFD and r-IFD from the stored sums, for people who open the file themselves.
 """
 
 from sqlite_utils import Migrations
@@ -203,4 +204,18 @@ def create_views(db: Database) -> None:
             SUM(reason = 'policy') AS policy,
             (SELECT COUNT(*) FROM training_sets WHERE training_sets.round = decisions.round) AS training
         FROM decisions GROUP BY decisions.round, decisions.phase;
+    """)
+
+
+@migrations(name="0003_config_changes")
+def create_config_changes(db: Database) -> None:
+    """What was changed in a run's config after it began."""
+    db.executescript("""
+        -- One row a key; before and after are JSON, null for an unset key. runs.config holds the newest.
+        CREATE TABLE config_changes (
+            changed_at TEXT NOT NULL,
+            key TEXT NOT NULL,
+            before TEXT NOT NULL,
+            after TEXT NOT NULL
+        ) STRICT;
     """)

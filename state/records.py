@@ -117,6 +117,19 @@ class TeacherCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Spending:
+    """What teacher calls took, as far as it is known: a call without a count or a price adds nothing."""
+
+    tokens: int  # of prompts and answers
+    usd: float
+
+    def plus(self, call: TeacherCall) -> "Spending":
+        """With one more call."""
+        tokens = (call.prompt_tokens or 0) + (call.completion_tokens or 0)
+        return Spending(self.tokens + tokens, self.usd + (call.cost_usd or 0.0))
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """Log-probability of one target under one student.
 

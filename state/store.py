@@ -29,6 +29,7 @@ from state.records import (
     Phase,
     Sample,
     Score,
+    Spending,
     StudentRecord,
     TeacherCall,
     Term,
@@ -38,6 +39,16 @@ from state.records import (
 __all__ = ["Contest", "LineageStore", "Pending", "PoolPair", "Scores", "open_database"]
 
 Scores = Mapping[str, Mapping[Term, Score]]  # version id -> term -> score
+
+# Samples that had proposals decided against in so many rounds, before this one and after the last in which
+# one was accepted. A round without any proposal proves nothing about its pair: it does not count.
+_FROZEN = """
+    SELECT sample_id FROM decisions AS against
+    WHERE round < ? AND reason IN ('refused', 'tie', 'unscorable', 'policy') {among}
+        AND round > COALESCE((SELECT MAX(round) FROM decisions AS taken WHERE reason = 'accepted'
+            AND taken.sample_id = against.sample_id AND taken.round < ?), 0)
+    GROUP BY sample_id HAVING COUNT(DISTINCT round) >= ?
+"""
 
 # How many samples one question to the database reads at a time.
 _PAGE = 500
@@ -62,6 +73,7 @@ class Contest:
     incumbent_id: str
     candidate_ids: tuple[str, ...]
     pairs: Mapping[str, Pair]  # of the incumbent and every candidate, by version id
+    is_frozen: bool = False  # whether the sample is left alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +156,23 @@ class LineageStore:
             self.db.execute("UPDATE runs SET status = ?", [status])
 
     def config(self) -> dict[str, Any]:
-        """The configuration that the run began with."""
+        """The configuration that the run began with, and with what was changed in it since."""
         return dict(json.loads(self.db.execute("SELECT config FROM runs").fetchone()[0]))
+
+    def change_config(
+        self, config: Mapping[str, Any], config_hash: str, changes: Mapping[str, tuple[Any, Any]]
+    ) -> None:
+        """Replace the configuration, and keep what each changed key was before and is after."""
+        with self.transaction():
+            now = _now()
+            self._insert(
+                "config_changes",
+                (
+                    {"changed_at": now, "key": key, "before": json.dumps(before), "after": json.dumps(after)}
+                    for key, (before, after) in changes.items()
+                ),
+            )
+            self.db.execute("UPDATE runs SET config = ?, config_hash = ?", [json.dumps(config), config_hash])
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries, and the hash of the machine, that began the run."""
@@ -170,6 +197,11 @@ class LineageStore:
                 "WHERE round = ? AND status <> 'finished'",
                 [_now(), stop_reason, round],
             )
+
+    def set_stop_reason(self, round: int, stop_reason: str | None) -> None:
+        """Say anew why the loop stops after a finished round; None where it goes on after all."""
+        with self.transaction():
+            self.db.execute("UPDATE rounds SET stop_reason = ? WHERE round = ?", [stop_reason, round])
 
     def add_seconds(self, round: int, node: str, seconds: float) -> None:
         """Add to the time a node has spent on a round."""
@@ -230,14 +262,15 @@ class LineageStore:
     # Reflection
 
     def pending_reflections(
-        self, round: int, phase: Phase, *, candidates: int, attempts: int
+        self, round: int, phase: Phase, *, candidates: int, attempts: int, patience: int | None = None
     ) -> Iterator[Pending]:
-        """Proposals still to be asked for in a phase, in the order of the samples.
+        """Proposals still to be asked for in a phase, in the order of the samples; none of frozen ones.
 
         A proposal is settled once a call for it is answered, once its failure is final, or after
         `attempts` calls. Samples are read page by page, so rows may be written meanwhile.
         """
         for page in self._pool_pages(_before(round, phase), _PAGE):
+            frozen = self._frozen(round, patience, [row["sample_id"] for row in page])
             calls = {
                 (row["sample_id"], row["candidate"]): row
                 for row in self.db.query(
@@ -248,6 +281,8 @@ class LineageStore:
                 )
             }
             for row in page:
+                if row["sample_id"] in frozen:
+                    continue
                 for candidate in range(candidates):
                     call = calls.get((row["sample_id"], candidate))
                     made = call["attempts"] if call else 0
@@ -269,9 +304,25 @@ class LineageStore:
         )
         return Counter({row["status"]: row["n"] for row in rows})
 
+    def spending(self) -> Spending:
+        """What all calls of the run took."""
+        row = self.db.execute(
+            "SELECT COALESCE(SUM(COALESCE(prompt_tokens, 0) + COALESCE(completion_tokens, 0)), 0), "
+            "COALESCE(SUM(cost_usd), 0.0) FROM teacher_calls"
+        ).fetchone()
+        return Spending(*row)
+
+    def count_frozen(self, round: int, patience: int | None) -> int:
+        """How many samples are left alone in a round."""
+        if patience is None:
+            return 0
+        return self._count(f"({_FROZEN.format(among='')})", round, round, patience)
+
     # Selection
 
-    def contests(self, round: int, phase: Phase, size: int) -> Iterator[list[Contest]]:
+    def contests(
+        self, round: int, phase: Phase, size: int, *, patience: int | None = None
+    ) -> Iterator[list[Contest]]:
         """The samples a phase has not decided yet, in fixed groups of at most `size`.
 
         A group is the same samples whether or not a run was interrupted, so whatever is computed
@@ -287,6 +338,7 @@ class LineageStore:
             )
             if decided:
                 continue
+            frozen = self._frozen(round, patience, sample_ids)
             candidates: dict[str, dict[str, Pair]] = {sample_id: {} for sample_id in sample_ids}
             for row in self.db.query(
                 "SELECT id, sample_id, instruction, input, response FROM versions "
@@ -300,6 +352,7 @@ class LineageStore:
                     incumbent_id=row["version_id"],
                     candidate_ids=tuple(candidates[row["sample_id"]]),
                     pairs={row["version_id"]: _pair(row)} | candidates[row["sample_id"]],
+                    is_frozen=row["sample_id"] in frozen,
                 )
                 for row in page
             ]
@@ -431,6 +484,13 @@ class LineageStore:
         while page := list(self.db.query(query, [*place, position, size])):
             yield page
             position = page[-1]["position"]
+
+    def _frozen(self, round: int, patience: int | None, sample_ids: Sequence[str]) -> set[str]:
+        """Those of some samples that are left alone in a round."""
+        if patience is None:
+            return set()
+        query = _FROZEN.format(among=f"AND sample_id IN ({_marks(sample_ids)})")
+        return {row["sample_id"] for row in self.db.query(query, [round, *sample_ids, round, patience])}
 
     def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, ignore: bool = False) -> None:
         with self.transaction():

@@ -8,6 +8,8 @@ with serve_teacher(lambda request, number: Reply(status=500)) as server: ...
 
 import json
 import re
+import socket
+import struct
 import sys
 import threading
 import time
@@ -20,14 +22,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server sends back. `body`, where given, replaces the chat completion."""
+    """What the server sends back, and how badly. `body`, where given, replaces the chat completion."""
 
     text: str | None = ""
     finish_reason: str = "stop"
     status: int = 200
     delay: float = 0.0  # seconds
-    body: str | None = None
+    body: str | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    drip: float = 0.0  # seconds before each byte, those of the status line and the headers too
+    reset: bool = False  # break the connection after all but the last ten bytes
 
 
 ReplyFunction = Callable[[dict[str, Any], int], Reply]
@@ -152,8 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(request, reply)
 
     def _send(self, request: Mapping[str, Any], reply: Reply) -> None:
-        body = (reply.body if reply.body is not None else _body(request, reply)).encode()
+        body = reply.body if reply.body is not None else _body(request, reply)
+        body = body.encode() if isinstance(body, str) else body
         try:
+            if reply.drip or reply.reset:
+                self._misbehave(reply, body)
+                return
             self.send_response(reply.status)
             for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                 self.send_header(name, value)
@@ -162,6 +170,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
         except OSError:
             self.close_connection = True  # the client has gone
+
+    def _misbehave(self, reply: Reply, body: bytes) -> None:
+        self.close_connection = True
+        head = f"HTTP/1.1 {reply.status} \r\nContent-Length: {len(body)}\r\n\r\n"
+        whole = head.encode() + body
+        if reply.reset:
+            self.connection.sendall(whole[:-10])
+            # Closed with this the socket sends a reset, and no end of the stream.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        for byte in whole:
+            time.sleep(reply.drip)
+            self.connection.sendall(bytes([byte]))
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""

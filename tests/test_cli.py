@@ -79,7 +79,7 @@ def test_show_has_the_documented_keys(inside: Path, capsys: pytest.CaptureFixtur
     assert [row["student"] for row in shown["rounds"]] == ["s0", "s1", "s2"]
     for row in shown["rounds"]:
         assert list(row) == [
-            "round", "student", "pool", "training", "instruction", "response", "ifd", "r_ifd",
+            "round", "student", "pool", "training", "frozen", "instruction", "response", "ifd", "r_ifd",
             "response_tokens", "evaluations", "teacher", "seconds",
         ]  # fmt: skip
         assert row["pool"] == 34
@@ -225,6 +225,9 @@ def test_prompts_prints_a_file_that_opens(tmp_path: Path) -> None:
         (["run", "config.toml", "--name", "new", "--set", "selection.policy=best"], "selection.policy"),
         (["run", "config.toml", "--name", ""], "name: string should match pattern"),
         (["run", "config.toml", "--name", "new", "--set", "data.holdout=true"], "data.holdout"),
+        (["resume", "tiny", "--set", "seed=1"], "--set seed: a run that has begun keeps it"),
+        (["resume", "tiny", "--set", "rounds=0"], "--set: rounds: input should be greater than"),
+        (["estimate", "missing.toml"], "no such config file"),
         (["resume", "missing"], "no run called missing in runs; known: tiny"),
         (["show", "missing"], "no run called missing"),
         (["show", "../runs/tiny"], "no run called"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from state.config import RunConfig, commented_config, load_config, parse_config
+from state.config import RunConfig, change_config, commented_config, load_config, parse_config
 from state.errors import ConfigError
 
 MINIMAL = """
@@ -78,6 +78,9 @@ def test_config_override_path_is_relative_to_the_working_directory(
         ("refinetune.tokens=0", "refinetune.tokens: input should be greater than or equal to 1, got 0"),
         ("teacher.engine=llama", "teacher.engine: input should be"),
         ("teacher.engine=openai", 'teacher: engine = "openai" needs model'),
+        ("teacher.budget_tokens=9", "teacher: a recording costs nothing that could be counted"),
+        ("teacher.budget_usd=9", "teacher: a recording costs nothing that could be counted"),
+        ("teacher.patience=0", "teacher.patience: input should be greater than or equal to 1, got 0"),
         ("data.hf=org/data", "data: set exactly one of path and hf"),
         ("data.holdout=1.5", "data: a holdout share must be below 1"),
         ("name=../up", "name: string should match pattern"),
@@ -101,6 +104,24 @@ def test_config_of_greedy_candidates_is_refused(config_file: Path) -> None:
     overrides = ["teacher.engine=openai", "teacher.model=m", "teacher.candidates=2"]
     with pytest.raises(ConfigError, match="candidates > 1 needs temperature > 0"):
         load_config(config_file, overrides)
+
+
+def test_config_budget_in_dollars_needs_both_prices(config_file: Path) -> None:
+    overrides = ["teacher.engine=openai", "teacher.model=m", "teacher.budget_usd=5", "teacher.price_in=1"]
+    with pytest.raises(ConfigError, match="teacher: budget_usd needs price_in and price_out"):
+        load_config(config_file, overrides)
+    assert load_config(config_file, [*overrides, "teacher.price_out=2"]).teacher.budget_usd == 5
+
+
+def test_config_of_a_begun_run_changes_only_what_leaves_its_history_alone(config_file: Path) -> None:
+    config = load_config(config_file, ["teacher.engine=openai", "teacher.model=m", "teacher.budget_tokens=9"])
+    changed = change_config(config, ["rounds=7", "teacher.concurrency=2", "teacher.budget_tokens=20"])
+    teacher = config.teacher.model_copy(update={"concurrency": 2, "budget_tokens": 20})
+    assert changed == config.model_copy(update={"rounds": 7, "teacher": teacher})
+    assert change_config(config, ["teacher.budget_tokens=unset"]).teacher.budget_tokens is None
+    for override in ("teacher.model=n", "seed=1", "teacher=1", "selection.margin=0", "nonsense"):
+        with pytest.raises(ConfigError, match="a run that has begun keeps it; what may change: rounds, "):
+            change_config(config, [override])
 
 
 def test_config_trains_for_epochs_or_for_tokens(config_file: Path) -> None:

@@ -224,7 +224,6 @@ def test_openai_counts_are_unknown_where_the_server_gives_none() -> None:
     [
         (400, "refused-request"),
         (422, "refused-request"),
-        (429, "unavailable"),
         (503, "unavailable"),
         (418, "failed"),
         (500, "failed"),

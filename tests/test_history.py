@@ -65,6 +65,7 @@ def test_history_rounds_have_the_documented_keys_and_values(history: History) ->
         "student": "s1",
         "pool": 3,
         "training": 1,
+        "frozen": 0,
         "instruction": {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0},
         "response": {"reflected": 2, "unchanged": 0, "failed": 1, "accepted": 1},
         # The pool D[1] is better a, b, c with IFD 0.5, 0.7, 0.9 and r-IFD 0.2, 0.4, 0.6.

@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from state.history import History
-from tests.teacher_server import Reply, given, improve, is_about_instruction, is_structured, serve_teacher
+from tests.teacher_server import (
+    Reply,
+    answer_text,
+    given,
+    improve,
+    is_about_instruction,
+    is_structured,
+    serve_teacher,
+)
 from tests.tiny_models import save_tiny_llama
 from tests.worlds import child_environment, command, reflectune, write_world
 
@@ -137,16 +145,47 @@ def test_loop_with_a_babbling_local_teacher_accepts_nothing(tmp_path: Path) -> N
     assert one["student"] == "s0"
 
 
-def test_api_key_is_nowhere_in_the_run_folder(tmp_path: Path) -> None:
-    secret = "sk-very-secret-0123456789"
-    with serve_teacher() as server:
+def test_api_key_is_nowhere_in_what_a_run_writes_or_prints(tmp_path: Path) -> None:
+    secret = "sk-very/secret-0123456789"
+    tells_why = True
+
+    def echo_the_key(request: Mapping[str, Any], number: int) -> Reply:
+        header = server.keys[number]
+        if not tells_why:
+            return Reply(status=401, body=json.dumps({"error": {"message": f"bad header {header}"}}))
+        match number % 5:
+            case 0:
+                return Reply(
+                    status=500, body=json.dumps({"error": {"message": header}}), headers={"X": header}
+                )
+            case 1:
+                return Reply(body=f"<p>{header}")
+            case 2:
+                return Reply(answer_text(request, response=f"I was told {header}.", instruction="Why?"))
+            case 3:
+                return Reply(body=json.dumps({"error": header}).replace("/", "\\/"))
+        return Reply("no answer", finish_reason=header or "")
+
+    with serve_teacher(echo_the_key) as server:
         live_world(tmp_path, server.url, api_key_env="TEACHER_KEY")
         unset = reflectune("run", "config.toml", cwd=tmp_path)
         assert unset.returncode == 2
         assert "TEACHER_KEY is not set" in unset.stderr
         assert not (tmp_path / "runs/tiny").exists()
-        result = reflectune("run", "config.toml", "--set", "rounds=1", cwd=tmp_path, TEACHER_KEY=secret)
+        aloud = {"TEACHER_KEY": secret, "OPENAI_LOG": "debug"}
+        one_round = ("--set", "rounds=1", "--set", "teacher.retries=0")
+        result = reflectune("--debug", "run", "config.toml", *one_round, cwd=tmp_path, **aloud)
         assert result.returncode == 0, result.stderr
         assert server.keys[0] == f"Bearer {secret}"
-    for path in (tmp_path / "runs").rglob("*"):
-        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+        tells_why = False
+        named = ("--name", "rejected")
+        rejected = reflectune("--debug", "run", "config.toml", *named, cwd=tmp_path, **aloud)
+        assert rejected.returncode == 1
+        assert "bad header Bearer [key]" in rejected.stderr
+        trace = reflectune("show", "tiny", cwd=tmp_path)
+    printed = [text for done in (unset, result, rejected, trace) for text in (done.stdout, done.stderr)]
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(b"I was told Bearer [key]." in content for content in written)
+    for content in [*written, *(text.encode() for text in printed)]:
+        assert secret.encode() not in content
+        assert secret.replace("/", "\\/").encode() not in content

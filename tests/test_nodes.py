@@ -273,8 +273,8 @@ def test_reflect_counts_what_its_calls_came_to_also_after_an_interruption(
     class Interrupted:
         teacher: Teacher
 
-        def reflect(self, questions: Iterable[Question]) -> Iterator[Reflection]:
-            yield from itertools.islice(self.teacher.reflect(questions), 25)
+        def reflect(self, questions: Iterable[Question], may_ask: Callable[[], bool]) -> Iterator[Reflection]:
+            yield from itertools.islice(self.teacher.reflect(questions, may_ask), 25)
             raise KeyboardInterrupt
 
         def __enter__(self) -> Self:
@@ -385,3 +385,27 @@ def test_evaluate_skips_rounds_but_never_the_last(tmp_path: Path) -> None:
         refinetune(state(round), world.runtime())
         evaluate(state(round), world.runtime())
     assert list(world.store.evaluations()) == [2]
+
+
+def test_samples_refused_for_long_enough_are_asked_and_decided_no_more(tmp_path: Path) -> None:
+    world = make_world(tmp_path, teacher={"patience": 1}, selection={"policy": "reject-all"})
+    world.through(1, "instruction", "response")
+    world.store.set_round_student(1, "s0")
+    refused = {
+        row["sample_id"]
+        for row in world.store.db.query("SELECT sample_id FROM decisions WHERE reason = 'policy'")
+    }
+    assert 0 < len(refused) < 34  # the others had no proposal
+    world.through(2, "instruction", "response")
+    asked = world.store.db.query("SELECT DISTINCT sample_id FROM teacher_calls WHERE round = 2")
+    assert len({row["sample_id"] for row in asked} | refused) == 34
+    for phase in ("instruction", "response"):
+        frozen = world.store.db.query(
+            "SELECT sample_id, incumbent_id = winner_id AS stays FROM decisions "
+            "WHERE round = 2 AND phase = ? AND reason = 'frozen'",
+            [phase],
+        )
+        rows = list(frozen)
+        assert {row["sample_id"] for row in rows} == refused
+        assert all(row["stays"] for row in rows)
+    assert world.store.count_decisions(2) == 2 * 34

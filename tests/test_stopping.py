@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from loop.stopping import quality, stop_reason
-from state.config import RunConfig
-from state.records import Evaluation
+from loop.stopping import is_spent, quality, stop_reason
+from state.config import RunConfig, TeacherConfig
+from state.records import Evaluation, Spending
 
 
 def config_with(**stop: object) -> RunConfig:
@@ -109,3 +109,42 @@ def test_stop_by_accuracy_handles_a_best_of_zero(best: float) -> None:
     }
     found = stop_reason(config_with(max_drop=0.5), 1, proposals=2, accepted=1, measures=measures)
     assert found == ("max-drop" if best else None)
+
+
+@pytest.mark.parametrize(
+    ("caps", "spent"),
+    [
+        ({}, False),
+        ({"budget_tokens": 101}, False),
+        ({"budget_tokens": 100}, True),
+        ({"budget_usd": 0.6}, False),
+        ({"budget_usd": 0.5}, True),
+        ({"budget_tokens": 101, "budget_usd": 0.5}, True),
+    ],
+)
+def test_budget_is_spent_at_the_first_cap_reached(caps: dict[str, float], spent: bool) -> None:
+    teacher = TeacherConfig.model_validate(
+        {"engine": "openai", "model": "m", "price_in": 1.0, "price_out": 1.0, **caps}
+    )
+    assert is_spent(teacher, Spending(tokens=100, usd=0.5)) is spent
+
+
+@pytest.mark.parametrize(
+    ("round", "proposals", "cut", "spent", "expected"),
+    [
+        (1, 0, True, True, "budget"),  # not "no-proposals": nobody was asked
+        (3, 9, True, True, "budget"),
+        (1, 0, True, False, None),  # the cap was raised before the round ended
+        (3, 9, True, False, "rounds"),
+        (1, 9, False, True, "budget"),  # the last answer of a whole round reached the cap
+        (3, 9, False, True, "rounds"),
+        (1, 0, False, True, "no-proposals"),
+    ],
+)
+def test_stop_by_budget_where_more_would_be_asked(
+    round: int, proposals: int, cut: bool, spent: bool, expected: str | None
+) -> None:
+    found = stop_reason(
+        config_with(), round, proposals=proposals, accepted=proposals, measures={}, cut=cut, spent=spent
+    )
+    assert found == expected

@@ -1,11 +1,12 @@
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from state.errors import StoreError
-from state.records import Evaluation, Score, StudentRecord
+from state.records import PHASES, Evaluation, Score, Spending, StudentRecord
 from state.store import LineageStore, Pending
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
@@ -232,3 +233,47 @@ def test_store_ids_change_with_the_parent() -> None:
     other = version.__class__("a", "another parent", 1, "response", 0, given("a"))
     assert len({version.id, child.id, other.id}) == 3
     assert child.id == version.__class__("a", version.id, 1, "response", 0, given("a")).id
+
+
+def test_store_spending_sums_what_is_known_of_every_call(store: LineageStore) -> None:
+    assert store.spending() == Spending(0, 0.0)
+    unknown = replace(call("b", status="error"), prompt_tokens=None, completion_tokens=None, cost_usd=None)
+    store.add_reflections([call("a"), call("a", attempt=2), unknown], [])
+    assert store.spending() == Spending(tokens=30, usd=0.5)  # two calls of 10 + 5 tokens, 0.25 each
+    assert store.spending().plus(call("c")) == Spending(45, 0.75)
+    assert store.spending().plus(unknown) == Spending(30, 0.5)
+
+
+def test_store_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(store: LineageStore) -> None:
+    # a: refused in both phases of round 1 and in round 3, which makes two rounds; round 2 had no proposal
+    # b: refused in rounds 1 and 3, accepted in round 2, which makes one
+    # c: never a proposal
+    told = {
+        1: {"a": ("refused", "tie"), "b": ("no-candidate", "unscorable")},
+        2: {"b": ("refused", "accepted")},
+        3: {"a": ("policy", "no-candidate"), "b": ("refused", "no-candidate")},
+    }
+    for round, reasons in told.items():
+        store.start_round(round)
+        for number, phase in enumerate(PHASES):
+            for sample in "abc":
+                reason = reasons.get(sample, ("no-candidate", "no-candidate"))[number]
+                better = None
+                if reason == "accepted":
+                    better = propose(store, original(sample), "better", round=round, phase=phase)
+                made = decided(original(sample), better, reason=reason, round=round, phase=phase)  # type: ignore[arg-type]
+                store.add_decisions({}, "s0", [made])
+    assert [store.count_frozen(round, 2) for round in (1, 2, 3, 4)] == [0, 0, 0, 1]
+    assert [store.count_frozen(round, 1) for round in (1, 2, 3, 4)] == [0, 2, 1, 2]
+    assert store.count_frozen(4, None) == 0
+    (group,) = store.contests(4, "instruction", 3, patience=2)
+    assert [contest.sample_id for contest in group if contest.is_frozen] == ["a"]
+    asked = store.pending_reflections(4, "instruction", candidates=1, attempts=1, patience=2)
+    assert [item.sample_id for item in asked] == ["b", "c"]
+
+
+def test_store_changed_config_keeps_what_it_was(store: LineageStore) -> None:
+    store.change_config({"rounds": 5}, "new", {"rounds": (2, 5), "teacher.budget_usd": (None, 0.5)})
+    assert store.config() == {"rounds": 5}
+    changes = [(row["key"], row["before"], row["after"]) for row in store.db.table("config_changes").rows]
+    assert changes == [("rounds", "2", "5"), ("teacher.budget_usd", "null", "0.5")]

@@ -110,7 +110,8 @@ def test_trace_says_where_the_teacher_found_nothing_to_improve() -> None:
 def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
     phase = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0}
     row = {
-        "round": 0, "student": None, "pool": 5, "training": 0, "instruction": phase, "response": phase,
+        "round": 0, "student": None, "pool": 5, "training": 0, "frozen": 0,
+        "instruction": phase, "response": phase,
         "ifd": {"mean": None, "median": None}, "r_ifd": {"mean": None, "median": None},
         "response_tokens": None, "evaluations": {"nll": 2.5},
         "teacher": {"calls": 0, "cost_usd": None}, "seconds": {"reflect": 1.25},
@@ -132,8 +133,9 @@ def test_rounds_of_a_large_dataset_fit_80_columns() -> None:
     instruction = {"reflected": 21000, "unchanged": 30000, "failed": 1002, "accepted": 12345}
     response = {"reflected": 38000, "unchanged": 12000, "failed": 2002, "accepted": 33333}
     row = {
-        "round": 1, "student": "s1", "pool": 52002, "training": 33000, "instruction": instruction,
-        "response": response, "ifd": {"mean": 0.5, "median": 0.5}, "r_ifd": {"mean": 0.5, "median": 0.5},
+        "round": 1, "student": "s1", "pool": 52002, "training": 33000, "frozen": 9001,
+        "instruction": instruction, "response": response,
+        "ifd": {"mean": 0.5, "median": 0.5}, "r_ifd": {"mean": 0.5, "median": 0.5},
         "response_tokens": 123.4, "evaluations": {"nll": 2.5},
         "teacher": {"calls": 104004, "cost_usd": 12.5}, "seconds": {"reflect": 12345.6},
     }  # fmt: skip
@@ -142,6 +144,7 @@ def test_rounds_of_a_large_dataset_fit_80_columns() -> None:
     assert ["1", "s1", "52002", "12345/21000", "30000+1002", "33333/38000", "12000+2002", "33000"] in [
         line.split() for line in lines
     ]
+    assert "Left alone after repeated refusals: 9001 in round 1" in lines
     assert max(map(len, lines)) <= 80
 
 

@@ -187,6 +187,18 @@ def test_reflect_can_stop_early_and_go_on() -> None:
     assert [r.question.sample_id for r in rest] == ["sample-20"]
 
 
+def test_reflect_asks_no_more_once_it_may_not_and_takes_in_what_is_under_way() -> None:
+    # Of 4 questions under way the first gets no answer of use: it would be asked again.
+    engine = ScriptedEngine(lambda request: well(request, text="") if request.id == "0" else well(request))
+    teacher = Teacher(engine, PROMPTS, config(retries=1), seed=0)
+    taken: list[Reflection] = []
+    for reflection in teacher.reflect((question(number) for number in range(9)), lambda: not taken):
+        taken.append(reflection)
+    assert statuses(taken) == ["unparsable", "ok", "ok", "ok"]
+    assert not taken[0].final
+    assert len(engine.requests) == 4
+
+
 @pytest.mark.parametrize("structured", [True, False])
 def test_reflect_asks_in_the_form_that_is_set(structured: bool) -> None:
     with serve_teacher() as server:
@@ -437,7 +449,7 @@ def test_reflect_unreachable_server_is_a_teacher_error() -> None:
     with serve_teacher() as server:
         pass  # the port was free a moment ago, and is again
     began = time.monotonic()
-    with pytest.raises(TeacherError, match=r"teacher fake: cannot be reached: .*refused") as caught:
+    with pytest.raises(TeacherError, match=r"teacher fake: cannot be reached: .*ConnectionRefused") as caught:
         reflect(config(server.url, concurrency=4), [question(n) for n in range(100)])
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 10

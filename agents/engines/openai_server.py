@@ -1,20 +1,28 @@
 """Asks an OpenAI-compatible chat completions server: a hosted one, or vLLM, llama.cpp and the like.
 
-Retries with back-off, connections and time limits are the openai client's. The key comes from the
-environment, goes into the request's header and nowhere else.
+Connections, retries and back-off are the openai client's, all but the waiting for a busy server: that
+concerns every request, and pacing.py knows how. The key comes from the environment, goes into the request's
+header and nowhere else.
 """
 
+import asyncio
 import json
 import os
+import re
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx2
 import openai
 
 from agents.engines import Answer, AnswerError, Request
+from agents.engines.pacing import Pace, parse_retry_after
 from state.config import TeacherConfig
 from state.errors import ConfigError, TeacherError
 
@@ -25,23 +33,27 @@ _OPENAI_URL = "https://api.openai.com/v1"
 # Faults of key, credit, address or model: no request of this run can succeed.
 _FATAL = (401, 402, 403, 404)
 _REFUSED = (400, 413, 422)
-_BUSY = (429, 502, 503, 504)  # nobody behind the address could take the request
+_UNAVAILABLE = (429, 502, 503, 504)  # nobody behind the address could take the request
+_NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting helps against
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
+_CONNECT_TIMEOUT = 10.0  # seconds
+_MOST_BYTES = 8 * 2**20  # of a reply's body; the longest answers of today are a tenth of it
+_MOST_BYTES_COMPRESSED = 64 * 2**10  # nobody asked for compression, and this may become a thousandfold
 _MESSAGE_LENGTH = 500
 
 
 class OpenAIEngine:
-    """Keeps `teacher.concurrency` requests under way, each on a thread of its own.
+    """Keeps up to `teacher.concurrency` requests under way, on an event loop in a thread of its own.
 
-    The threads are daemons, not a ThreadPoolExecutor's: that would be waited for when Python exits.
+    A server that is too busy gets fewer at once, and is asked again until it takes them.
     """
 
     name = "openai"
     structured = True
 
     def __init__(self, config: TeacherConfig) -> None:
-        """Start the threads; nothing is sent yet.
+        """Start the thread; nothing is sent yet.
 
         Raises:
             ConfigError: no usable key or address.
@@ -52,20 +64,30 @@ class OpenAIEngine:
         self._config = config
         self._url = config.base_url or _OPENAI_URL
         self._key = read_api_key(config)
-        self._client = openai.OpenAI(
+        timeout = httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_TIMEOUT))
+        self._client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # without any it would not start; see _arguments
             base_url=self._url,
             max_retries=config.retries,
+            timeout=timeout,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=timeout, event_hooks={"response": [_take_in_hand]}
+            ),
         )
         self._has_answered = False
-        self._requests: SimpleQueue[Request | None] = SimpleQueue()
+        self._pace = Pace(config.concurrency)
+        self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
-        for number in range(config.concurrency):
-            threading.Thread(target=self._work, name=f"teacher-{number}", daemon=True).start()
+        self._loop = asyncio.new_event_loop()
+        self._serving = self._loop.create_task(self._serve())
+        self._closed = False
+        # A daemon: Python does not wait for it when it exits.
+        threading.Thread(target=self._work, name="teacher", daemon=True).start()
 
     def submit(self, request: Request) -> None:
-        """Hand the request to the next free thread."""
-        self._requests.put(request)
+        """Have the request sent as soon as the server bears another one."""
+        self._loop.call_soon_threadsafe(self._requests.put_nowait, request)
 
     def next_answer(self) -> Answer:
         """The next answer that arrives.
@@ -80,36 +102,62 @@ class OpenAIEngine:
 
     def close(self) -> None:
         """Send nothing more and forget what is under way."""
-        self._client.close()  # what still waits or is retried fails at once
-        for _ in range(self.capacity):
-            self._requests.put(None)
+        if not self._closed:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._serving.cancel)
 
     def _work(self) -> None:
-        while (request := self._requests.get()) is not None:
-            began = time.monotonic()
-            try:
-                answer = self._ask(request)
-            except Exception as error:  # noqa: BLE001 - next_answer raises it where it can be seen
-                self._answers.put(error)
-            else:
-                self._answers.put(replace(answer, seconds=time.monotonic() - began))
+        with suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._serving)
+        self._loop.close()
 
-    def _ask(self, request: Request) -> Answer:
+    async def _serve(self) -> None:
+        async with self._client, asyncio.TaskGroup() as tasks:
+            while True:
+                request = await self._requests.get()
+                entered = await self._pace.enter()
+                tasks.create_task(self._answer(request, entered))
+
+    async def _answer(self, request: Request, entered: float) -> None:
+        try:
+            answer = await self._ask(request, entered)
+        except Exception as error:  # noqa: BLE001 - next_answer raises it where it can be seen
+            self._answers.put(error)
+        else:
+            if answer is None:
+                self._requests.put_nowait(request)
+            else:
+                self._answers.put(self._scrub_answer(replace(answer, seconds=time.monotonic() - entered)))
+        finally:
+            self._pace.leave()
+
+    async def _ask(self, request: Request, entered: float) -> Answer | None:
+        """Send the request and understand the reply; None where a busy server wants it later."""
         # Not parsed by the client: what it makes of a server's odd JSON is not defined.
         create: Any = self._client.chat.completions.with_raw_response.create
         try:
-            body: str = create(**self._arguments(request)).text
+            async with asyncio.timeout(self._config.timeout):
+                response = await create(**self._arguments(request))
+        except TimeoutError:
+            message = f"{self._url}: no whole answer within {self._config.timeout:g} s (teacher.timeout)"
+            return Answer(request.id, error="failed", message=message)
+        except _OversizedReplyError as error:
+            return Answer(request.id, error="failed", message=f"{self._url}: {error}")
         except openai.APIStatusError as error:
+            if _is_busy(error.response) and error.code != _NO_CREDIT:
+                if self._pace.narrow(entered, _read_retry_after(error.response)):
+                    return None
+            elif error.status_code not in _UNAVAILABLE:
+                self._pace.widen()
             return self._failed_status(request, error)
         except openai.APIConnectionError as error:
             unavailable = type(error.__cause__).__name__ in _NOT_CONNECTED
-            message = f"{self._url}: {error.message} {error.__cause__ or ''}"
-            return self._failed(request, "unavailable" if unavailable else "failed", message)
-        answer = _read_completion(request.id, body)
-        if answer.error is None:
-            self._has_answered = True
-            return answer
-        return replace(answer, message=self._scrub(answer.message or ""))
+            message = f"{self._url}: {error.message} {_first_cause(error)!r}"
+            return Answer(request.id, error="unavailable" if unavailable else "failed", message=message)
+        self._pace.widen()
+        answer = _read_completion(request.id, response.content.decode("utf-8", errors="replace"))
+        self._has_answered |= answer.error is None
+        return answer
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         config = self._config
@@ -131,32 +179,94 @@ class OpenAIEngine:
 
     def _failed_status(self, request: Request, error: openai.APIStatusError) -> Answer:
         status = error.status_code
-        if status in _REFUSED:
-            return self._failed(request, "refused-request", error.message)
-        if status in _BUSY:
-            return self._failed(request, "unavailable", error.message)
-        if status not in _FATAL:
-            return self._failed(request, "failed", error.message)
-        if status == 403 and self._has_answered:  # the key is good: this one text is not wanted there
-            return self._failed(request, "refused-request", error.message)
-        advice = {
-            401: "check the key that teacher.api_key_env names",
-            402: "check the account's credit",
-            403: "check the rights of the key that teacher.api_key_env names",
-            404: "check teacher.base_url and teacher.model",
-        }
-        raise TeacherError(
-            f"teacher {self.model} at {self._url}: {self._scrub(error.message)}; {advice[status]}"
-        ) from None
+        what: AnswerError = "failed"
+        # 403 with a key that is good: this one text is not wanted there.
+        if status in _REFUSED or (status == 403 and self._has_answered):
+            what = "refused-request"
+        elif status in _FATAL or error.code == _NO_CREDIT:
+            advice = {
+                401: "check the key that teacher.api_key_env names",
+                403: "check the rights of the key that teacher.api_key_env names",
+                404: "check teacher.base_url and teacher.model",
+            }.get(status, "check the account's credit")
+            raise TeacherError(
+                f"teacher {self.model} at {self._url}: {self._scrub_message(error.message)}; {advice}"
+            ) from None
+        elif status in _UNAVAILABLE:
+            what = "unavailable"
+        return Answer(request.id, error=what, message=error.message)
 
-    def _failed(self, request: Request, error: AnswerError, message: str) -> Answer:
-        return Answer(request.id, error=error, message=self._scrub(message))
+    def _scrub_answer(self, answer: Answer) -> Answer:
+        return replace(
+            answer,
+            text=self._scrub(answer.text),
+            finish_reason=answer.finish_reason and self._scrub(answer.finish_reason),
+            message=answer.message and self._scrub_message(answer.message),
+        )
 
-    def _scrub(self, message: str) -> str:
-        """One line without the key, which servers and libraries may quote."""
-        if self._key:
-            message = message.replace(self._key, "[key]")
-        return " ".join(message.split())[:_MESSAGE_LENGTH]
+    def _scrub_message(self, message: str) -> str:
+        """One line without the key."""
+        return " ".join(self._scrub(message).split())[:_MESSAGE_LENGTH]
+
+    def _scrub(self, text: str) -> str:
+        """A text without the key, which servers and libraries may quote; some escape its slashes."""
+        if not self._key:
+            return text
+        return re.sub(re.escape(self._key).replace("/", r"\\*/"), "[key]", text)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What a chain of errors began with; of several addresses that were tried, the last one's."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[-1]
+        elif cause := error.__cause__ or error.__context__:
+            error = cause
+        else:
+            return error
+
+
+class _OversizedReplyError(openai.OpenAIError):
+    """A reply is larger than any answer."""
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """A reply's body that may not grow without end."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, most: int) -> None:
+        self._stream = stream
+        self._most = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > self._most:
+                raise _OversizedReplyError(f"the reply is larger than {self._most} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _take_in_hand(response: httpx2.Response) -> None:
+    """Before a reply's body is read: bound it, read it as UTF-8, let the client ask again only if of use."""
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    compressed = response.headers.get("content-encoding", "identity") != "identity"
+    response.stream = _BoundedStream(response.stream, _MOST_BYTES_COMPRESSED if compressed else _MOST_BYTES)
+    response.encoding = "utf-8"  # JSON is; the header may name what Python cannot read text with
+    if _is_busy(response) or (400 <= response.status_code < 500 and response.status_code not in (408, 409)):
+        response.headers["x-should-retry"] = "false"  # the client's word for it
+
+
+def _is_busy(response: httpx2.Response) -> bool:
+    """Whether the server would take the request later."""
+    status = response.status_code
+    return status == 429 or (status == 503 and _read_retry_after(response) is not None)
+
+
+def _read_retry_after(response: httpx2.Response) -> float | None:
+    return parse_retry_after(response.headers.get("retry-after"))
 
 
 def read_api_key(config: TeacherConfig) -> str:
@@ -167,6 +277,8 @@ def read_api_key(config: TeacherConfig) -> str:
     """
     if config.base_url is not None and not config.base_url.startswith(("http://", "https://")):
         raise ConfigError(f"teacher.base_url = {config.base_url!r}: want http://... or https://...")
+    if config.base_url is not None and "@" in urlsplit(config.base_url).netloc:
+        raise ConfigError("teacher.base_url holds a user name; name a key's variable in teacher.api_key_env")
     if config.api_key_env is None:
         return ""
     key = os.environ.get(config.api_key_env, "").strip()
@@ -198,8 +310,8 @@ def _read_completion(request_id: str, body: str) -> Answer:
         prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else None,
         completion_tokens=completion_tokens if isinstance(completion_tokens, int) else None,
     )
-    if isinstance(text, str):
-        return answer
+    if isinstance(text, str) or (text is None and finish_reason == "length"):
+        return answer  # a model that thinks may use up all tokens before it says anything
     reason = f"no text in the answer, finish reason {finish_reason}"
     if refusal := message.get("refusal"):
         reason = f"the model declined: {refusal}"

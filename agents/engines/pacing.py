@@ -1,0 +1,104 @@
+"""How many requests a server bears at once, and when it takes the next one.
+
+Additive increase, multiplicative decrease: each answer lets a little more under way, each refusal for
+being busy halves it. Knows nothing of HTTP but the Retry-After header.
+"""
+
+import asyncio
+import email.utils
+import math
+import random
+import time
+
+__all__ = ["Pace", "parse_retry_after"]
+
+_FIRST_PAUSE = 0.5  # seconds
+_LONGEST_PAUSE = 60.0  # seconds; a server may ask for a longer one
+
+
+class Pace:
+    """Lets requests to one server pass, between 1 and `most` at once.
+
+    For one caller of enter() at a time, on one event loop.
+    """
+
+    def __init__(self, most: int, patience: float = 600.0) -> None:
+        """Start with `most` at once, and bear a server that takes nothing for `patience` seconds."""
+        self.most = most
+        self.limit = float(most)
+        self._patience = patience
+        self._under_way = 0
+        self._changed = asyncio.Event()
+        self._resume_at = 0.0  # time.monotonic()
+        self._shrunk_at = -math.inf
+        self._shrunk = 0  # how often in a row
+        self._busy_since: float | None = None  # None while the server takes requests
+
+    async def enter(self) -> float:
+        """Wait until another request may be sent; returns when that was. Follow it by one leave()."""
+        while True:
+            self._changed.clear()
+            if (pause := self._resume_at - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            elif self._under_way >= int(self.limit):
+                await self._changed.wait()
+            else:
+                self._under_way += 1
+                return time.monotonic()
+
+    def leave(self) -> None:
+        """A request is no longer under way."""
+        self._under_way -= 1
+        self._changed.set()
+
+    def widen(self) -> None:
+        """The server took a request: about `limit` of these let one more under way."""
+        self.limit = min(float(self.most), self.limit + 1 / self.limit)
+        self._shrunk = 0
+        self._busy_since = None
+        self._changed.set()
+
+    def narrow(self, entered: float, retry_after: float | None) -> bool:
+        """The server was too busy for a request that entered at this time: halve the limit, and pause.
+
+        Requests sent before the last halving tell nothing new, and halve no further.
+
+        Args:
+            entered: what enter() returned.
+            retry_after: seconds that the server asks all requests to wait; None lets the pause double from
+                half a second, less up to half of it by chance.
+
+        Returns:
+            Whether waiting is worth it: the server took something lately, and asks for no longer wait than
+            there is patience left.
+        """
+        now = time.monotonic()
+        if self._busy_since is None:
+            self._busy_since = now
+        if entered >= self._shrunk_at:
+            self.limit = max(1.0, self.limit / 2)
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._shrunk, 30)) * random.uniform(0.5, 1)
+            self._shrunk += 1
+            self._shrunk_at = now
+        else:
+            pause = 0.0
+        if retry_after is not None:
+            pause = retry_after
+        if now + pause > self._busy_since + self._patience:
+            return False
+        self._resume_at = max(self._resume_at, now + pause)
+        return True
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds from now that a Retry-After header asks for, in seconds or as an HTTP date; None if unclear."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError, OSError):
+            return None
+    return None if math.isnan(seconds) else max(0.0, seconds)

@@ -1,0 +1,144 @@
+"""What a run's teacher will be asked and may cost, before it starts.
+
+Asks no teacher, opens no student's weights and writes nothing. The student's tokenizer stands in for the
+teacher's, and the given pairs for those of later rounds.
+"""
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from agents.models import open_tokenizer
+from agents.prompts import Prompts, make_nonce, open_prompts
+from agents.student import check_student
+from loop.tables import format_number, new_table
+from state.config import RunConfig, TeacherConfig
+from state.datasets import assign_samples, read_dataset
+from state.records import PHASES, Pair, Phase
+
+__all__ = ["estimate_run", "render_estimate"]
+
+# Pairs whose prompts are measured.
+_MEASURED = 200
+_ASSUMPTIONS = (
+    "tokens are counted by the student's tokenizer, a stand-in for the teacher's",
+    "an answer is as long as the texts that it replaces, and its critique is as long again",
+    "pairs of later rounds are as long as the given ones",
+    "no call is repeated and no pair is frozen",
+)
+
+
+def estimate_run(config: RunConfig) -> dict[str, Any]:
+    """Calls, tokens and cost of a whole run, as `estimate --json` prints them.
+
+    Every round asks for `candidates` proposals for each training pair in each phase. Tokens of a call are
+    means over up to 200 pairs drawn by the run's seed; an answer has at most `max_tokens`. A budget is not
+    taken into account.
+
+    Returns:
+        Totals with their assumptions; `most_calls` is with every retry, `cost_usd` None where a price is
+        unknown.
+
+    Raises:
+        ConfigError: the prompts cannot be used.
+        DatasetError: the data cannot be read.
+        StudentError: the student's tokenizer cannot be opened.
+    """
+    teacher = config.teacher
+    prompts = open_prompts(None if teacher.prompts is None else Path(teacher.prompts))
+    check_student(config.student)
+    samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
+    given = [sample.pair for sample in samples if sample.split == "train"]
+    pairs = random.Random(f"{config.seed}/estimate").sample(given, min(len(given), _MEASURED))
+    tokenizer = open_tokenizer(config.student)
+
+    def count(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    calls = len(given) * teacher.candidates * config.rounds  # of one phase
+    phases = {
+        phase: _measure_phase(teacher, prompts, pairs, phase, count) | {"calls": calls} for phase in PHASES
+    }
+    prompt_tokens, completion_tokens = (
+        round(sum(calls * phase[name] for phase in phases.values()))
+        for name in ("prompt_tokens", "completion_tokens")
+    )
+    cost = None
+    if teacher.price_in is not None and teacher.price_out is not None:
+        cost = (teacher.price_in * prompt_tokens + teacher.price_out * completion_tokens) / 1e6
+    return {
+        "name": config.name,
+        "samples": len(given),
+        "rounds": config.rounds,
+        "candidates": teacher.candidates,
+        "calls": len(PHASES) * calls,
+        "most_calls": len(PHASES) * calls * teacher.attempts,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "cost_usd": cost,
+        "phases": phases,
+        "measured_pairs": len(pairs),
+        "tokenizer": config.student.model,
+        "assumptions": list(_ASSUMPTIONS),
+    }
+
+
+def render_estimate(document: dict[str, Any]) -> RenderableType:
+    """The estimate as a terminal shows it."""
+    table = new_table("phase", "calls", "tokens of a prompt", "tokens of an answer")
+    for name, phase in document["phases"].items():
+        table.add_row(
+            name,
+            format(phase["calls"], ",d"),
+            format(phase["prompt_tokens"], ".0f"),
+            format(phase["completion_tokens"], ".0f"),
+        )
+    head = (
+        f"{document['name']}: {document['samples']:,d} pairs, {document['rounds']} rounds, "
+        f"proposals per pair and phase: {document['candidates']}"
+    )
+    totals = (
+        f"{document['calls']:,d} calls (at most {document['most_calls']:,d} with every retry), "
+        f"{document['prompt_tokens']:,d} prompt and {document['completion_tokens']:,d} completion tokens"
+    )
+    known = document["cost_usd"] is not None
+    cost = (
+        f"USD {format_number(document['cost_usd'], ',.2f')}" if known else "unknown; set the teacher's prices"
+    )
+    return Group(
+        Text(head, style="bold"),
+        table,
+        Text(f"total: {totals}"),
+        Text(f"cost: {cost}"),
+        Text(f"An estimate from {document['measured_pairs']} pairs. It assumes:", style="dim"),
+        *(Text(f"- {assumption}", style="dim") for assumption in document["assumptions"]),
+    )
+
+
+def _measure_phase(
+    teacher: TeacherConfig, prompts: Prompts, pairs: Sequence[Pair], phase: Phase, count: Callable[[str], int]
+) -> dict[str, float]:
+    """Mean tokens of a call's prompt and answer."""
+    return {
+        "prompt_tokens": statistics.fmean(
+            count(str(message["content"]))
+            for pair in pairs
+            for message in prompts.messages(
+                phase, pair, structured=teacher.structured, nonce=make_nonce(pair, phase)
+            )
+        ),
+        "completion_tokens": statistics.fmean(
+            min(2 * count(_replaced(pair, phase)), teacher.max_tokens) for pair in pairs
+        ),
+    }
+
+
+def _replaced(pair: Pair, phase: Phase) -> str:
+    """The texts of a pair that an answer writes anew; a new instruction takes its input in."""
+    texts = (pair.instruction, pair.input, pair.response) if phase == "instruction" else (pair.response,)
+    return "\n".join(text for text in texts if text)

@@ -1,0 +1,247 @@
+"""The teacher against real servers that misbehave on command."""
+
+import email.utils
+import gzip
+import json
+import socket
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from agents.engines import openai_server
+from agents.teacher import Question, Reflection, open_teacher
+from state.config import TeacherConfig
+from state.errors import ConfigError, TeacherError
+from state.records import Pair
+from tests.teacher_server import Reply, given, improve, is_structured, serve_teacher
+
+ANSWER = '{"choices": [{"message": {"content": %s}, "finish_reason": "%s"}]}'
+
+
+def config(url: str, **changes: Any) -> TeacherConfig:
+    return TeacherConfig(**{"engine": "openai", "model": "fake", "base_url": url, "retries": 0} | changes)
+
+
+def questions(count: int) -> list[Question]:
+    return [
+        Question(f"sample-{n}", f"version-{n}", Pair(f"Say {n}.", "", f"{n}"), 1, "response", 0)
+        for n in range(count)
+    ]
+
+
+def reflect(teacher_config: TeacherConfig, count: int) -> list[Reflection]:
+    with open_teacher(teacher_config, 0) as teacher:
+        return list(teacher.reflect(questions(count)))
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "error"),
+    [
+        pytest.param(Reply(delay=30), "error", "teacher.timeout", id="hangs"),
+        pytest.param(Reply("x", drip=0.05), "error", "teacher.timeout", id="drips"),
+        pytest.param(Reply("x" * 100, reset=True), "error", "onnection", id="resets in mid-body"),
+        pytest.param(Reply(body=ANSWER[:30]), "error", "not a chat completion", id="truncated JSON"),
+        pytest.param(
+            Reply(body="<p>Hi", headers={"Content-Type": "text/html"}),
+            "error",
+            "not a chat completion",
+            id="HTML",
+        ),
+        pytest.param(
+            Reply(body="<p>", headers={"Content-Type": "text/html; charset=hex"}),
+            "error",
+            "not a chat completion",
+            id="charset that is none",
+        ),
+        pytest.param(
+            Reply(status=500, body="<p>", headers={"Content-Type": "text/html; charset=hex"}),
+            "error",
+            "",
+            id="error page in a charset that is none",
+        ),
+        pytest.param(Reply(body=b"\xff\xfe\x00"), "error", "not a chat completion", id="no text"),
+        pytest.param(Reply(body='{"choices": []}'), "error", "not a chat completion", id="no choices"),
+        pytest.param(Reply(None), "error", "no text in the answer", id="null"),
+        pytest.param(Reply(None, finish_reason="length"), "cut", None, id="null, thought too long"),
+        pytest.param(
+            Reply(body='{"choices": [{"message": {"content": null, "refusal": "Never."}}]}'),
+            "error",
+            "declined: Never.",
+            id="declines",
+        ),
+        pytest.param(Reply(body="x" * (9 * 2**20)), "error", "larger than", id="huge"),
+        pytest.param(Reply(status=500, body="x" * (9 * 2**20)), "error", "larger than", id="huge error"),
+        pytest.param(
+            Reply(body=gzip.compress(bytes(2**27)), headers={"Content-Encoding": "gzip"}),
+            "error",
+            "larger than",
+            id="compressed bomb",
+        ),
+        pytest.param(
+            Reply(body="not compressed", headers={"Content-Encoding": "gzip"}),
+            "error",
+            "onnection",
+            id="compressed garbage",
+        ),
+        pytest.param(
+            Reply(status=302, headers={"Location": "/v1/chat/completions"}), "error", "", id="redirects"
+        ),
+        pytest.param(Reply(status=418), "error", "status 418", id="odd status"),
+        pytest.param(Reply(status=400), "refused", "status 400", id="refuses"),
+    ],
+)
+def test_one_bad_reply_is_the_status_of_one_question(reply: Reply, status: str, error: str | None) -> None:
+    def one_bad(request: dict[str, Any], number: int) -> Reply:
+        return reply if given(request, "response") == "2" else improve(request, number)
+
+    began = time.monotonic()
+    with serve_teacher(one_bad) as server:
+        reflections = reflect(config(server.url, concurrency=2, timeout=1.0), 12)
+    assert time.monotonic() - began < 5
+    by_sample = {reflection.question.sample_id: reflection.call for reflection in reflections}
+    bad = by_sample.pop("sample-2")
+    assert (bad.status, bad.attempt) == (status, 1)
+    assert bad.error is None if error is None else error in (bad.error or ""), bad.error
+    assert [call.status for call in by_sample.values()] == ["ok"] * 11
+
+
+def test_hanging_server_is_asked_again_as_configured() -> None:
+    def hang_at_first(request: dict[str, Any], number: int) -> Reply:
+        return Reply(delay=30) if number == 0 else improve(request, number)
+
+    with serve_teacher(hang_at_first) as server:
+        hung, made = reflect(config(server.url, timeout=0.3, retries=1), 1)
+        assert len(server.requests) == 2
+    assert (hung.call.status, hung.call.attempt, hung.final) == ("error", 1, False)
+    assert (made.call.status, made.call.attempt) == ("ok", 2)
+
+
+def test_compressed_answer_that_nobody_asked_for_is_read() -> None:
+    def compressed(request: dict[str, Any], number: int) -> Reply:
+        body = ANSWER % (json.dumps(improve(request, number).text), "stop")
+        return Reply(body=gzip.compress(body.encode()), headers={"Content-Encoding": "gzip"})
+
+    with serve_teacher(compressed) as server:
+        (reflection,) = reflect(config(server.url), 1)
+    assert reflection.call.status == "ok"
+
+
+def test_address_that_takes_no_connection_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_server, "_CONNECT_TIMEOUT", 0.2)
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for waiting in (first, second):  # nobody accepts: the queue is full now
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        began = time.monotonic()
+        with pytest.raises(TeacherError, match="cannot be reached"):
+            reflect(config(f"http://127.0.0.1:{full.getsockname()[1]}/v1", concurrency=1), 3)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_request_that_cannot_succeed_is_sent_once(status: int) -> None:
+    # Some servers recommend to try again, whatever it is.
+    headers = {"x-should-retry": "true", "Retry-After": "0"}
+    with serve_teacher(lambda r, n: Reply(status=status, headers=headers)) as server:
+        settings = config(server.url, structured=False, retries=3)
+        if status in (400, 422):
+            (reflection,) = reflect(settings, 1)
+            assert (reflection.call.status, reflection.final) == ("refused", True)
+        else:
+            with pytest.raises(TeacherError) as caught:
+                reflect(settings, 1)
+            assert "\n" not in str(caught.value)
+        assert len(server.requests) == 1
+
+
+def test_spent_credit_is_not_waited_for() -> None:
+    body = json.dumps({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
+    with (
+        serve_teacher(lambda r, n: Reply(status=429, body=body)) as server,
+        pytest.raises(TeacherError, match=r"exceeded your quota.*check the account's credit"),
+    ):
+        reflect(config(server.url), 3)
+
+
+def test_wait_that_nobody_has_patience_for_ends_the_run() -> None:
+    reply = Reply(status=429, headers={"Retry-After": "86400"})
+    with (
+        serve_teacher(lambda r, n: reply) as server,
+        pytest.raises(TeacherError, match=r"cannot be reached: .*status 429; once mended, resume the run"),
+    ):
+        reflect(config(server.url, concurrency=2), 10)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_storm_of_busy_replies_ends_with_every_question_answered(status: int) -> None:
+    # Bears two requests at once and turns all others away.
+    def bears_two(request: dict[str, Any], number: int) -> Reply:
+        if server.under_way > 2:
+            return Reply(status=status, headers={"Retry-After": "0"})
+        return Reply(improve(request, number).text, delay=0.02)
+
+    with serve_teacher(bears_two) as server:
+        reflections = reflect(config(server.url, concurrency=16), 100)
+        turned_away = len(server.requests) - 100
+    assert Counter(r.call.status for r in reflections) == {"ok": 100}
+    assert {r.call.attempt for r in reflections} == {1}
+    # 16 at once all the time would be turned away seven times as often as answered.
+    assert 0 < turned_away < 150
+
+
+def test_storm_without_retry_after_is_weathered_by_backing_off() -> None:
+    def busy_at_first(request: dict[str, Any], number: int) -> Reply:
+        if time.monotonic() - began < 1.0:
+            return Reply(status=429)
+        return improve(request, number)
+
+    with serve_teacher(busy_at_first) as server:
+        began = time.monotonic()
+        reflections = reflect(config(server.url, concurrency=8), 30)
+        assert len(server.requests) - 30 < 8 + 4 + 2 + 1 + 1
+    assert [r.call.status for r in reflections] == ["ok"] * 30
+    assert {r.call.attempt for r in reflections} == {1}
+    assert all(is_structured(request) for request in server.requests)
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_holds_back_every_request(as_date: bool) -> None:
+    arrivals: list[float] = []
+
+    def busy_once(request: dict[str, Any], number: int) -> Reply:
+        arrivals.append(time.monotonic())
+        if number == 4:
+            wait = email.utils.formatdate(time.time() + 2, usegmt=True) if as_date else "1"
+            return Reply(status=429, headers={"Retry-After": wait})
+        return Reply(improve(request, number).text, delay=0.05)
+
+    with serve_teacher(busy_once) as server:
+        reflections = reflect(config(server.url, concurrency=4), 20)
+    assert [r.call.status for r in reflections] == ["ok"] * 20
+    # Dates are whole seconds: two of them ahead is more than one. What left with the fifth may still come.
+    assert not [arrival for arrival in arrivals if 0.06 < arrival - arrivals[4] < 0.9]
+    assert max(arrivals) - arrivals[4] > 0.9
+
+
+def test_key_in_the_address_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.api_key_env") as caught:
+        open_teacher(config("https://user:sk-secret@example.com/v1"), 0)
+    assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_concurrency_is_kept_full() -> None:
+    def slowly(request: dict[str, Any], number: int) -> Reply:
+        return Reply(improve(request, number).text, delay=0.1)
+
+    with serve_teacher(slowly) as server, open_teacher(config(server.url, concurrency=16), 0) as teacher:
+        began = time.monotonic()
+        reflections = list(teacher.reflect(questions(480)))
+        seconds = time.monotonic() - began
+    share = len(reflections) / seconds / (16 / 0.1)  # at best 16 requests every 0.1 s
+    print(f"{share:.1%} of concurrency / latency: {len(reflections) / seconds:.1f} requests/s")
+    assert share >= 0.9

@@ -1,0 +1,204 @@
+"""Whole runs with a budget: real command, real HTTP teacher, tiny student."""
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loop import nodes
+from state.records import TeacherCall
+from state.store import LineageStore
+from tests.teacher_server import Reply, TeacherServer, improve, serve_teacher
+from tests.test_cli import complaint, document, invoke
+from tests.worlds import child_environment, command, reflectune, write_world
+
+CAP = 3000  # a call takes some 230 to 290 tokens of the fake teacher, so a cap inside the first phase
+
+
+@pytest.fixture
+def server() -> Iterator[TeacherServer]:
+    with serve_teacher() as server:
+        yield server
+
+
+@pytest.fixture
+def world(tmp_path: Path, server: TeacherServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A world whose teacher has a budget and is asked one question after the other."""
+    write_world(
+        tmp_path,
+        samples=20,
+        teacher={
+            "engine": "openai", "model": "m", "path": None, "base_url": server.url, "concurrency": 1,
+            "budget_tokens": CAP, "price_in": 1.0, "price_out": 2.0,
+        },
+        selection={"policy": "accept-all"},
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def calls(run: Path) -> list[tuple[Any, ...]]:
+    """Place and spending of all calls, in the order they were stored."""
+    with sqlite3.connect(run / "lineage.db") as connection:
+        return connection.execute(
+            "SELECT round, phase, sample_id, attempt, prompt_tokens + completion_tokens, cost_usd "
+            "FROM teacher_calls ORDER BY rowid"
+        ).fetchall()
+
+
+def test_budget_ends_the_asking_and_then_the_run(
+    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke("run", "config.toml") == 0
+    err = capsys.readouterr().err
+    line = (
+        "tiny: the teacher's budget is spent; go on by a higher one: "
+        "`reflectune resume tiny --set teacher.budget_tokens=N`"
+    )
+    assert line in err.splitlines()
+    tokens = [call[4] for call in calls(world / "runs/tiny")]
+    assert sum(tokens[:-1]) < CAP <= sum(tokens)  # the call that reached the cap was the last
+    assert len(server.requests) == len(tokens)
+    shown = document(capsys, "show", "tiny")
+    assert (shown["status"], shown["stop_reason"]) == ("budget", "budget")
+    assert [row["round"] for row in shown["rounds"]] == [0, 1]
+    one = shown["rounds"][1]
+    assert one["instruction"]["accepted"] == len(tokens)
+    assert one["response"]["reflected"] == 0
+    assert "nll" in one["evaluations"]  # the round was finished
+
+    before = calls(world / "runs/tiny")
+    capsys.readouterr()
+    assert invoke("resume", "tiny") == 0
+    assert line in capsys.readouterr().err.splitlines()
+    assert calls(world / "runs/tiny") == before
+    assert document(capsys, "runs")[0]["status"] == "budget"
+
+
+def test_budget_raised_goes_on_with_the_next_rounds(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke("run", "config.toml") == 0
+    first = calls(world / "runs/tiny")
+    shutil.copytree(world / "runs/tiny", world / "lineage-only/tiny")
+    (world / "lineage-only/tiny/checkpoints.db").unlink()
+    options = ("--set", "teacher.budget_tokens=1000000", "--set", "rounds=3")
+    for runs in ("runs", "lineage-only"):
+        assert invoke("resume", "tiny", "--runs", runs, *options) == 0
+        later = calls(world / runs / "tiny")
+        assert later[: len(first)] == first
+        assert {call[0] for call in later[len(first) :]} == {2, 3}  # round 1 was decided, and stays
+        assert len({call[:4] for call in later}) == len(later) == len(first) + 2 * 2 * 14
+        shown = document(capsys, "show", "tiny", "--runs", runs)
+        assert (shown["status"], shown["stop_reason"]) == ("finished", "rounds")
+        assert document(capsys, "runs", "--runs", runs)[0]["rounds"] == 3
+        with LineageStore.open(world / runs / "tiny/lineage.db") as store:
+            changes = [(row["key"], row["before"], row["after"]) for row in store.db["config_changes"].rows]
+        assert changes == [("rounds", "2", "3"), ("teacher.budget_tokens", str(CAP), "1000000")]
+    assert "budget_tokens = 1000000" in (world / "runs/tiny/config.toml").read_text()
+
+
+def test_budget_in_dollars_stops_at_its_cap(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--set", "teacher.budget_tokens=1000000", "--set", "teacher.budget_usd=0.002")
+    assert invoke("run", "config.toml", *options) == 0
+    costs = [call[5] for call in calls(world / "runs/tiny")]
+    assert sum(costs[:-1]) < 0.002 <= sum(costs)
+    err = capsys.readouterr().err
+    assert "--set teacher.budget_tokens=N --set teacher.budget_usd=N`" in err
+    assert document(capsys, "show", "tiny")["status"] == "budget"
+
+
+def test_budget_counts_nothing_twice_after_an_interruption(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke("run", "config.toml", "--runs", "calm") == 0
+
+    seen = 0
+
+    def interrupt(teacher: object, call: TeacherCall) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nodes, "_refuse_uncounted", interrupt)
+        assert invoke("run", "config.toml") == 130
+    assert len(calls(world / "runs/tiny")) == 5
+    assert invoke("resume", "tiny") == 0
+    assert calls(world / "runs/tiny") == calls(world / "calm/tiny")
+
+
+@pytest.mark.slow
+def test_budget_counts_nothing_twice_after_a_kill(world: Path) -> None:
+    def slowly(request: dict[str, Any], number: int) -> Reply:
+        return replace(improve(request, number), delay=0.1)
+
+    with serve_teacher(slowly) as server:
+        options = ("config.toml", "--set", f"teacher.base_url={server.url}")
+        assert reflectune("run", *options, "--runs", "calm", cwd=world).returncode == 0
+        asked = len(server.requests)
+        with subprocess.Popen(
+            command("run", *options), cwd=world, env=child_environment(), stderr=subprocess.DEVNULL
+        ) as process:
+            deadline = time.monotonic() + 60
+            while len(server.requests) < asked + 5:  # the fifth is under way
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+        assert len(calls(world / "runs/tiny")) == 4
+        assert reflectune("resume", "tiny", cwd=world).returncode == 0
+    assert calls(world / "runs/tiny") == calls(world / "calm/tiny")
+    assert len(server.requests) == 2 * asked + 1
+
+
+def test_budget_takes_in_what_is_under_way_and_no_more(
+    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        invoke("run", "config.toml", "--set", "teacher.concurrency=4", "--set", "teacher.budget_tokens=1")
+        == 0
+    )
+    assert len(calls(world / "runs/tiny")) == len(server.requests) == 4
+
+
+def test_budget_of_a_teacher_that_does_not_count_is_refused(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def uncounted(request: dict[str, Any], number: int) -> Reply:
+        message = {"role": "assistant", "content": improve(request, number).text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        return Reply(body=json.dumps(body))
+
+    with serve_teacher(uncounted) as server:
+        options = ("--set", f"teacher.base_url={server.url}", "--set", "rounds=1")
+        assert invoke("run", "config.toml", *options) == 1
+        assert (
+            "answers without token counts, so teacher.budget_tokens cannot be kept" in capsys.readouterr().err
+        )
+        assert len(calls(world / "runs/tiny")) == 1  # it is kept
+        assert invoke("resume", "tiny", "--set", "teacher.budget_tokens=unset") == 0
+    shown = document(capsys, "show", "tiny")
+    assert (shown["status"], shown["rounds"][1]["teacher"]["calls"]) == ("finished", 28)
+    assert shown["rounds"][1]["teacher"]["cost_usd"] is None
+
+
+def test_change_of_config_cut_short_is_made_whole_by_the_same_command(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke("run", "config.toml") == 0
+    config = world / "runs/tiny/config.toml"
+    config.write_text(config.read_text().replace(f"budget_tokens = {CAP}", f"budget_tokens = {CAP + 1}"))
+    message = complaint(capsys, "resume", "tiny")
+    assert "config.toml was changed since the run began (teacher.budget_tokens)" in message
+    assert "`reflectune resume tiny --set` changes rounds, teacher.budget_tokens" in message
+    assert "was changed" in complaint(capsys, "resume", "tiny", "--set", "rounds=3")
+    assert invoke("resume", "tiny", "--set", f"teacher.budget_tokens={CAP + 1}") == 0
+    assert invoke("resume", "tiny") == 0

@@ -1,0 +1,76 @@
+"""The estimate on a tiny world whose pairs all have the same, known lengths."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loop.estimate import estimate_run
+from state.config import load_config
+from tests.test_cli import document, invoke
+from tests.worlds import write_world
+
+PRICES = {"price_in": 2.0, "price_out": 10.0}
+OPENAI = {"engine": "openai", "model": "m", "path": None, "base_url": "http://127.0.0.1:9/v1"}
+
+
+def own_prompts(folder: Path) -> str:
+    """Prompts that hold little but the pair."""
+    marks = "\n".join(f'{name} = "{{text}}"' for name in ("instruction", "input", "response"))
+    forms = 'instruction = "a"\nresponse = "a"'
+    (folder / "prompts.toml").write_text(
+        f'[task]\n{forms}\n[pair]\nopening = "a"\n{marks}\n[structured]\n{forms}\n'
+    )
+    return "prompts.toml"
+
+
+def same_pairs(folder: Path, count: int) -> None:
+    pairs = [{"instruction": f"Name {number:03d}.", "output": "Thing."} for number in range(count)]
+    (folder / "data.json").write_text(json.dumps(pairs))
+
+
+def test_estimate_adds_up(tmp_path: Path) -> None:
+    teacher = {**OPENAI, **PRICES, "candidates": 2, "temperature": 1.0, "retries": 1}
+    config_file = write_world(tmp_path, teacher={**teacher, "prompts": own_prompts(tmp_path)})
+    same_pairs(tmp_path, 40)
+    document = estimate_run(load_config(config_file))
+    # 34 training pairs, 2 rounds, 2 candidates: 136 calls a phase; one retry doubles them at most.
+    assert (document["samples"], document["calls"], document["most_calls"]) == (34, 272, 544)
+    assert [phase["calls"] for phase in document["phases"].values()] == [136, 136]
+    instruction, response = document["phases"].values()
+    # Both phases show the same texts.
+    assert instruction["prompt_tokens"] == response["prompt_tokens"] > 0
+    assert instruction["completion_tokens"] > response["completion_tokens"] > 0
+    assert response["completion_tokens"] % 2 == 0  # the response and a critique as long
+    prompt = 272 * instruction["prompt_tokens"]
+    completion = 136 * (instruction["completion_tokens"] + response["completion_tokens"])
+    assert document["prompt_tokens"] == pytest.approx(prompt, abs=0.5)
+    assert document["completion_tokens"] == pytest.approx(completion, abs=0.5)
+    assert document["cost_usd"] == pytest.approx((2 * prompt + 10 * completion) / 1e6, abs=1e-5)
+
+
+def test_estimate_measures_at_most_200_pairs_and_counts_all(tmp_path: Path) -> None:
+    document = estimate_run(load_config(write_world(tmp_path, samples=250)))
+    assert (document["measured_pairs"], document["samples"]) == (200, 244)
+    assert document["calls"] == document["most_calls"] == 244 * 2 * 2  # a recording is never asked again
+
+
+def test_estimate_caps_an_answer_at_max_tokens(tmp_path: Path) -> None:
+    document = estimate_run(load_config(write_world(tmp_path, teacher={"max_tokens": 3})))
+    assert [phase["completion_tokens"] for phase in document["phases"].values()] == [3, 3]
+
+
+def test_estimate_asks_no_teacher_and_makes_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_world(tmp_path, teacher=OPENAI)  # nobody listens there
+    before = sorted(tmp_path.rglob("*"))
+    shown = document(capsys, "estimate", "config.toml", "--set", "rounds=5")
+    assert (shown["rounds"], shown["calls"], shown["cost_usd"]) == (5, 34 * 2 * 5, None)
+    assert shown["tokenizer"] == str(tmp_path / "student")
+    assert invoke("estimate", "config.toml") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "cost: unknown; set the teacher's prices" in told
+    assert "counted by the student's tokenizer, a stand-in for the teacher's" in told
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,109 @@
+import asyncio
+import email.utils
+import time
+
+import pytest
+
+from agents.engines.pacing import Pace, parse_retry_after
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("-1", 0.0),
+        ("inf", float("inf")),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("nan", None),
+        ("Thu, 99 Jan 1970 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value) == seconds
+
+
+def test_retry_after_date_counts_from_now() -> None:
+    date = email.utils.formatdate(time.time() + 30, usegmt=True)
+    assert parse_retry_after(date) == pytest.approx(30, abs=1.5)
+
+
+def test_pace_halves_once_a_burst_and_never_below_one() -> None:
+    pace = Pace(16)
+    burst = time.monotonic()
+    limits = []
+    for entered in (burst, burst, time.monotonic() + 1, time.monotonic() + 2):
+        pace.narrow(entered, 0.0)
+        limits.append(pace.limit)
+    assert limits == [8, 8, 4, 2]
+    for later in range(3, 8):
+        pace.narrow(time.monotonic() + later, 0.0)
+    assert pace.limit == 1
+
+
+def test_pace_widens_by_one_for_as_many_answers_as_were_under_way() -> None:
+    pace = Pace(6)
+    pace.narrow(time.monotonic(), 0.0)
+    assert pace.limit == 3
+    for _ in range(3):
+        pace.widen()  # 3 + 1/3 + 1/3.33 + 1/3.63 = 3.909
+    assert pace.limit == pytest.approx(3.909, abs=1e-3)
+    for _ in range(50):
+        pace.widen()
+    assert pace.limit == 6
+
+
+def test_pace_pauses_double_by_chance_up_to_half_less() -> None:
+    pace = Pace(16)
+    for pause in (0.5, 1.0, 2.0, 4.0):
+        now = time.monotonic()
+        assert pace.narrow(now + 100, None)
+        assert pause / 2 <= pace._resume_at - now <= pause + 0.1
+    for _ in range(100):
+        pace.narrow(time.monotonic() + 100, None)
+    assert pace._resume_at - time.monotonic() <= 60
+    pace.widen()
+    pace._resume_at = 0.0
+    now = time.monotonic()
+    pace.narrow(now + 100, None)
+    assert pace._resume_at - now <= 0.6
+
+
+def test_pace_loses_patience_with_a_server_that_takes_nothing() -> None:
+    pace = Pace(4, patience=10.0)
+    now = time.monotonic()
+    assert pace.narrow(now, 9.0)
+    assert not pace.narrow(now, 11.0)
+    assert not pace.narrow(now, float("inf"))
+    assert pace._resume_at < now + 9.5, "what is not waited for holds nobody up"
+
+
+def test_pace_lets_so_many_pass_and_then_waits() -> None:
+    async def enter_three() -> tuple[float, float]:
+        pace = Pace(2)
+        began = time.monotonic()
+        await pace.enter()
+        await pace.enter()
+        quick = time.monotonic() - began
+        asyncio.get_running_loop().call_later(0.2, pace.leave)
+        await pace.enter()
+        return quick, time.monotonic() - began
+
+    quick, slow = asyncio.run(enter_three())
+    assert quick < 0.1
+    assert slow >= 0.19
+
+
+def test_pace_holds_everybody_for_the_pause_that_was_asked_for() -> None:
+    async def enter_after_pause() -> float:
+        pace = Pace(2)
+        entered = await pace.enter()
+        pace.narrow(entered, 0.2)
+        pace.leave()
+        await pace.enter()
+        return time.monotonic() - entered
+
+    assert 0.19 <= asyncio.run(enter_after_pause()) < 0.5
