@@ -70,7 +70,8 @@ def build_row(sequences: Sequence[Encoded]) -> Row:
         positions += range(len(sequence.ids))
         predicting += range(start + sequence.first_target - 1, end - 1)
         targets += sequence.ids[sequence.first_target :]
-    filler = pad_to_step(len(ids))
+    # Alone a sequence may be all that the context holds, for a model that counts positions by itself.
+    filler = pad_to_step(len(ids)) if len(sequences) > 1 else 0
     ids += [0] * filler
     positions += range(filler)
     return Row(torch.tensor(ids), torch.tensor(positions), *_count_once(predicting), torch.tensor(targets))

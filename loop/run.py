@@ -196,7 +196,9 @@ def _status(store: LineageStore) -> Iterator[None]:
 
 def _refuse_changed_config(store: LineageStore, config: RunConfig, name: str) -> None:
     """A run is one experiment: scores and decisions of different settings must not mix in it."""
-    begun, now = _flatten(store.config()), _flatten(config.model_dump(mode="json"))
+    # A run begun before a key existed has its default.
+    stored = parse_config(store.config(), source="the lineage")
+    begun, now = _flatten(stored.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
     changed = [key for key in begun | now if begun.get(key) != now.get(key)]
     if changed:
         raise ConfigError(

@@ -316,6 +316,17 @@ def test_run_whose_config_was_changed_is_not_resumed(
     assert "config.toml was changed since the run began (rounds, refinetune.r)" in message
 
 
+def test_run_begun_before_a_key_existed_can_be_resumed(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of_run(inside, "older")
+    with sqlite3.connect(folder / "lineage.db") as connection:
+        for key in ("teacher.timeout", "teacher.patience", "refinetune.tokens", "selection.ifd_cap"):
+            connection.execute("UPDATE runs SET config = json_remove(config, ?)", [f"$.{key}"])
+    connection.close()
+    assert invoke("resume", "tiny", "--runs", "older") == 0, capsys.readouterr().err
+
+
 def test_run_with_broken_checkpoints_goes_on_without_them(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

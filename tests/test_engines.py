@@ -11,7 +11,7 @@ import torch
 
 from agents.engines import ENGINES, Answer, Engine, Request
 from agents.engines.local_transformers import TransformersEngine
-from agents.engines.openai_server import OpenAIEngine
+from agents.engines.openai_server import OpenAIEngine, _read_completion
 from agents.engines.recorded import RecordedEngine
 from agents.prompts import answer_schema
 from agents.teacher import Question, open_teacher
@@ -463,3 +463,16 @@ def test_registry_opens_every_configurable_engine(tmp_path: Path, tiny_llama: Pa
         engine = ENGINES[name](config)
         assert engine.name == name
         engine.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "count"), [(7, 7), (0, 0), (-1, None), (True, None), (10**23, None), ("7", None), (1.5, None)]
+)
+def test_openai_counts_only_what_can_be_a_number_of_tokens(value: object, count: int | None) -> None:
+    body = {
+        "choices": [{"message": {"content": "text"}, "finish_reason": "st\ud800op"}],
+        "usage": {"prompt_tokens": value, "completion_tokens": 3},
+    }
+    answer = _read_completion("1", json.dumps(body))
+    assert (answer.prompt_tokens, answer.completion_tokens) == (count, 3)
+    assert answer.finish_reason == "st\ufffdop"  # SQLite cannot hold a lone surrogate

@@ -93,6 +93,7 @@ def test_long_rows_are_filled_up_with_what_predicts_nothing() -> None:
     items = [Encoded([0, *[number % 48 + 1 for number in range(length)]], 2) for length in (200, 150, 120)]
     model = build_model(vocabulary=50)
     alone = torch.cat([target_logprobs(model, build_row([item])) for item in items])
+    assert len(build_row([Encoded([0] * 300, 1)]).ids) == 300  # alone a sequence stays as it is
     plain = build_row(items)
     assert len(plain.ids) == 512  # 201 + 151 + 121 = 473
     assert plain.positions[473:].tolist() == list(range(39))

@@ -107,3 +107,15 @@ def test_pace_holds_everybody_for_the_pause_that_was_asked_for() -> None:
         return time.monotonic() - entered
 
     assert 0.19 <= asyncio.run(enter_after_pause()) < 0.5
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.0])
+def test_pace_pauses_also_where_the_server_asks_for_no_wait(retry_after: float | None) -> None:
+    async def wait() -> float:
+        pace = Pace(4)
+        entered = await pace.enter()
+        assert pace.narrow(entered, retry_after)
+        pace.leave()
+        return await pace.enter() - entered
+
+    assert asyncio.run(wait()) >= 0.25

@@ -23,6 +23,7 @@ import openai
 
 from agents.engines import Answer, AnswerError, Request
 from agents.engines.pacing import Pace, parse_retry_after
+from agents.prompts import clean_text
 from state.config import TeacherConfig
 from state.errors import ConfigError, TeacherError
 
@@ -41,6 +42,7 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _MOST_BYTES = 8 * 2**20  # of a reply's body; the longest answers of today are a tenth of it
 _MOST_BYTES_COMPRESSED = 64 * 2**10  # nobody asked for compression, and this may become a thousandfold
 _MESSAGE_LENGTH = 500
+_REASON_LENGTH = 100
 
 
 class OpenAIEngine:
@@ -76,7 +78,7 @@ class OpenAIEngine:
             ),
         )
         self._has_answered = False
-        self._pace = Pace(config.concurrency)
+        self._pace = Pace(config.concurrency, patience=max(600.0, 2 * config.timeout))
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
@@ -291,6 +293,11 @@ def read_api_key(config: TeacherConfig) -> str:
     return key
 
 
+def _read_count(value: object) -> int | None:
+    """A number of tokens; None for what can be none."""
+    return value if type(value) is int and 0 <= value < 2**31 else None
+
+
 def _read_completion(request_id: str, body: str) -> Answer:
     """Understand the body of a successful reply; whatever it is, it becomes an answer."""
     try:
@@ -306,9 +313,9 @@ def _read_completion(request_id: str, body: str) -> Answer:
     answer = Answer(
         request_id,
         text=text if isinstance(text, str) else "",
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else None,
-        completion_tokens=completion_tokens if isinstance(completion_tokens, int) else None,
+        finish_reason=clean_text(finish_reason[:_REASON_LENGTH]) if isinstance(finish_reason, str) else None,
+        prompt_tokens=_read_count(prompt_tokens),
+        completion_tokens=_read_count(completion_tokens),
     )
     if isinstance(text, str) or (text is None and finish_reason == "length"):
         return answer  # a model that thinks may use up all tokens before it says anything

@@ -65,7 +65,7 @@ class Pace:
 
         Args:
             entered: what enter() returned.
-            retry_after: seconds that the server asks all requests to wait; None lets the pause double from
+            retry_after: seconds that the server asks all requests to wait, at least. The pause doubles from
                 half a second, less up to half of it by chance.
 
         Returns:
@@ -83,7 +83,7 @@ class Pace:
         else:
             pause = 0.0
         if retry_after is not None:
-            pause = retry_after
+            pause = max(pause, retry_after)
         if now + pause > self._busy_since + self._patience:
             return False
         self._resume_at = max(self._resume_at, now + pause)
