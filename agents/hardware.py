@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-__all__ = ["fastest_count", "measure_threads", "prefers_bfloat16", "visible_cpus"]
+__all__ = ["fastest_count", "measure_threads", "prefers_bfloat16", "torch_threads", "visible_cpus"]
 
 _WIDTH = 512  # of the square matrices: one product takes a core about 3 ms in float32
 _SECONDS = 0.03  # spent on each measurement; on a crowded machine one product can take longer
@@ -59,7 +59,7 @@ def _counts(visible: int) -> list[int]:
 def _matmul_seconds(dtype: torch.dtype, threads: int) -> float:
     """Seconds of one product, the mean over a short while: the best one would hide a crowded machine."""
     matrix = torch.ones(_WIDTH, _WIDTH, dtype=dtype)
-    with _torch_threads(threads):
+    with torch_threads(threads):
         torch.mm(matrix, matrix)  # the first one starts threads and is not counted
         runs, start = 0, time.perf_counter()
         while (taken := time.perf_counter() - start) < _SECONDS:
@@ -69,7 +69,8 @@ def _matmul_seconds(dtype: torch.dtype, threads: int) -> float:
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
+    """Compute with so many torch threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

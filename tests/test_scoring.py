@@ -1,6 +1,5 @@
 import itertools
 import math
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from agents.hardware import torch_threads
 from agents.rows import build_row, build_tree_row, pack
 from agents.scoring import Packing, choose_packing, score_sequences, target_logprobs
 from agents.targets import Encoded, TargetEncoder
@@ -291,17 +291,7 @@ class LimitedModel:
         return self.model(**inputs)
 
 
-@contextmanager
-def torch_threads(number):
-    """One thread takes row after row, as a GPU does; several take rows side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
+# One thread takes row after row, as a GPU does; several take rows side by side.
 @settings(max_examples=25, deadline=None)
 @given(sequences, st.booleans(), st.integers(60, 120), st.sampled_from([1, 3]))
 def test_score_out_of_memory_halves_the_rows_and_loses_nothing(items, shares, limit, threads):
