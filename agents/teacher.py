@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
-from agents.engines import ENGINES, Answer, Engine, Request
+from agents.engines import ENGINES, Answer, Engine, Request, TeacherModel
 from agents.model_files import find_fault
 from agents.prompts import (
     Prompts,
@@ -22,7 +22,7 @@ from agents.prompts import (
     make_nonce,
     open_prompts,
 )
-from state.config import TeacherConfig
+from state.config import SELF, StudentConfig, TeacherConfig
 from state.errors import ConfigError, TeacherError
 from state.records import FINAL_STATUSES, CallStatus, Pair, Phase, TeacherCall, content_hash
 
@@ -255,15 +255,22 @@ class Teacher:
         return TeacherError(f"teacher {self._engine.model}: {what}: {message}; once mended, resume the run")
 
 
-def open_teacher(config: TeacherConfig, seed: int) -> Teacher:
+def open_teacher(config: TeacherConfig, seed: int, student: TeacherModel | None = None) -> Teacher:
     """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
+
+    Args:
+        config: of the teacher.
+        seed: the run's; what is asked and drawn follows from it.
+        student: who teaches where `teacher.model` is "self".
 
     Raises:
         ConfigError: prompts or engine cannot be used as configured.
         TeacherError: a local model cannot be opened.
+        AdapterError: the student's adapter cannot be read.
     """
     prompts = _open_prompts(config)
-    return Teacher(ENGINES[config.engine](config), prompts, config, seed)
+    engine = ENGINES[config.engine].open(config, _teacher_model(config, student))
+    return Teacher(engine, prompts, config, seed)
 
 
 def check_teacher(config: TeacherConfig) -> None:
@@ -283,9 +290,19 @@ def check_teacher(config: TeacherConfig) -> None:
             from agents.engines.openai_server import read_api_key
 
             read_api_key(config)
-        case "transformers":
+        case "transformers" if config.model != SELF:
             if fault := find_fault(config.model or ""):
                 raise ConfigError(f"teacher.model: {fault}")
+
+
+def _teacher_model(config: TeacherConfig, student: TeacherModel | None) -> TeacherModel:
+    if config.model != SELF:
+        name = config.model or config.engine
+        return TeacherModel(name, StudentConfig(model=name, revision=config.revision, dtype=config.dtype))
+    assert student is not None, "nobody said which student is the teacher"
+    if config.dtype == "auto":
+        return student
+    return replace(student, source=student.source.model_copy(update={"dtype": config.dtype}))
 
 
 def _open_prompts(config: TeacherConfig) -> Prompts:

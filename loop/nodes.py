@@ -84,7 +84,7 @@ class LoopContext:
     store: LineageStore
     display: Display
     checker: Checker | None
-    open_teacher: Callable[[], Teacher]
+    open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
     open_student: Callable[[Path | None], Student]
     refinetune_student: Callable[..., dict[str, float]] = refinetune_student
 
@@ -127,7 +127,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         is_over = settled.total() == total or store.count_decisions(round, phase) > 0
         if is_over or not may_ask():
             return {}
-        teacher = stack.enter_context(context.open_teacher())
+        teacher = stack.enter_context(context.open_teacher(_student(store, round - 1)))
         for reflection in teacher.reflect(questions, may_ask):
             call, question = reflection.call, reflection.question
             proposals = []

@@ -12,11 +12,12 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import StateSnapshot
 
+from agents.engines import TeacherModel
 from agents.evaluation import load_checker
 from agents.models import resolve_student
 from agents.refinetune import check_refinetune
 from agents.student import Student, check_student
-from agents.teacher import check_teacher, open_teacher
+from agents.teacher import Teacher, check_teacher, open_teacher
 from loop.display import Display
 from loop.graph import Loop, build_graph, hash_graph
 from loop.nodes import LoopContext, LoopState, evaluate_round, why_stop
@@ -120,7 +121,7 @@ def run_loop(folder: RunFolder, display: Display) -> str:
             store=store,
             display=display,
             checker=checker,
-            open_teacher=lambda: open_teacher(config.teacher, config.seed),
+            open_teacher=lambda student: _open_teacher(config, folder, student),
             open_student=lambda adapter: Student.open(config.student, adapter),
         )
         with _status(store):
@@ -130,6 +131,12 @@ def run_loop(folder: RunFolder, display: Display) -> str:
             reason = _invoke(context)
             store.set_run_status("budget" if reason == "budget" else "finished")
             return reason
+
+
+def _open_teacher(config: RunConfig, folder: RunFolder, student: StudentRecord) -> Teacher:
+    adapter = None if student.adapter is None else folder.path / student.adapter
+    itself = TeacherModel(f"self:{student.id}", config.student, adapter)
+    return open_teacher(config.teacher, config.seed, itself)
 
 
 def _invoke(context: LoopContext) -> str:

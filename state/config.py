@@ -31,6 +31,7 @@ from state.records import PolicyName, content_hash
 
 __all__ = [
     "CHANGEABLE",
+    "SELF",
     "DataConfig",
     "EvaluateConfig",
     "RefinetuneConfig",
@@ -48,6 +49,11 @@ __all__ = [
 
 # The keys that may change while a run goes on: none of them alters what a stored row means.
 CHANGEABLE = ("rounds", "teacher.budget_tokens", "teacher.budget_usd", "teacher.concurrency")
+
+# What teacher.model says where the student is its own teacher.
+SELF = "self"
+
+_VLLM_KEYS = ("quantization", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -86,10 +92,12 @@ class DataConfig(_Section):
 class TeacherConfig(_Section):
     """The language model that criticises each pair and proposes a better one."""
 
-    engine: Literal["openai", "transformers", "recorded"]
-    """Where answers come from: an OpenAI-compatible server, a model on this machine, or a file."""
+    engine: Literal["vllm", "openai", "transformers", "recorded"]
+    """Where answers come from: vLLM or transformers on this machine, an OpenAI-compatible server, a file."""
     model: str | None = None
-    """Model name on the server, or folder or hub name of a local model."""
+    """Folder or hub name of a local model, or a server's name for it; self: the newest student itself."""
+    revision: str | None = None
+    """Revision of a hub model; for a server any text that tells the model from others of its name."""
     base_url: str | None = None
     """Address of the server, such as http://localhost:8000/v1; unset means OpenAI's own."""
     api_key_env: str | None = None
@@ -106,8 +114,8 @@ class TeacherConfig(_Section):
     """Nucleus sampling: share of the probability mass to draw from."""
     max_tokens: int = Field(default=2048, ge=1)
     """Longest answer, in tokens."""
-    concurrency: int = Field(default=16, ge=1)
-    """Most requests under way at once; a server that is too busy gets fewer."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Most requests under way at once; unset takes 16, with vllm 256. A busy server gets fewer."""
     timeout: float = Field(default=600.0, gt=0.0, allow_inf_nan=False)
     """Most seconds for one answer of a server, at most 10 of them to connect."""
     retries: int = Field(default=2, ge=0)
@@ -124,6 +132,23 @@ class TeacherConfig(_Section):
     """Ask no more once the run's calls cost so much; needs price_in and price_out."""
     patience: int | None = Field(default=None, ge=1)
     """Ask no more about a pair after so many rounds of refused proposals since its last accepted one."""
+    cache: Literal["on", "off", "only"] = "on"
+    """Keep answers in the runs folder's cache.db and take them from there; only: ask nobody else."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of a local model; auto takes its own, and the student's for model = "self"."""
+    quantization: str | None = None
+    """vLLM's name of a way to quantise the model, such as fp8; unset takes what its config.json says."""
+    tensor_parallel_size: int | None = Field(default=None, ge=1)
+    """GPUs that vLLM spreads the model over; unset takes one."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Share of the device's memory that vLLM takes; unset takes vLLM's default."""
+    max_model_len: int | None = Field(default=None, ge=8)
+    """Most tokens of a prompt and its answer that vLLM makes room for; unset takes the model's own."""
+
+    @property
+    def capacity(self) -> int:
+        """Most requests under way at once."""
+        return self.concurrency or (256 if self.engine == "vllm" else 16)
 
     @property
     def attempts(self) -> int:
@@ -138,8 +163,18 @@ class TeacherConfig(_Section):
         else:
             if self.model is None:
                 raise ValueError(f'engine = "{self.engine}" needs model')
+            if self.model == SELF and self.engine == "openai":
+                raise ValueError('model = "self" needs engine = "vllm" or "transformers"')
             if self.candidates > 1 and self.temperature == 0:
                 raise ValueError("candidates > 1 needs temperature > 0, or every proposal is the same")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_knows_its_keys(self) -> Self:
+        own = dict.fromkeys(_VLLM_KEYS, ("vllm",)) | {"dtype": ("vllm", "transformers")}
+        for key, engines in own.items():
+            if self.engine not in engines and getattr(self, key) not in (None, "auto"):
+                raise ValueError(f"{key} is for engine {' or '.join(engines)} only; unset it")
         return self
 
     @model_validator(mode="after")
@@ -329,7 +364,7 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
                 f"--set {key}: a run that has begun keeps it; what may change: {', '.join(CHANGEABLE)}"
             )
         _assign(changed, override)
-        if value == "unset" and key.startswith("teacher.budget"):
+        if value == "unset" and key != "rounds":
             changed["teacher"][key.removeprefix("teacher.")] = None
     values = config.model_dump(mode="json")
     _merge(values, changed)
@@ -456,7 +491,8 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     resolve("data", "path", only_if_it_exists=False)
     resolve("teacher", "path", only_if_it_exists=False)
     resolve("teacher", "prompts", only_if_it_exists=False)
-    resolve("teacher", "model", only_if_it_exists=True)
+    if not (isinstance(values.get("teacher"), dict) and values["teacher"].get("model") == SELF):
+        resolve("teacher", "model", only_if_it_exists=True)
     resolve("student", "model", only_if_it_exists=True)
     if not (
         isinstance(values.get("student"), dict) and values["student"].get("template") in ("chat", "plain")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from agents.engines import ENGINES, Answer, Engine, Request
+from agents.engines import ENGINES, Answer, Engine, Request, TeacherModel
 from agents.engines.local_transformers import TransformersEngine
 from agents.engines.openai_server import OpenAIEngine, _read_completion
 from agents.engines.recorded import RecordedEngine
 from agents.prompts import answer_schema
 from agents.teacher import Question, open_teacher
-from state.config import TeacherConfig
+from state.config import StudentConfig, TeacherConfig
 from state.errors import ConfigError, TeacherError
 from state.records import Pair, Phase
 from tests.teacher_server import Reply, serve_teacher
@@ -330,7 +330,9 @@ def test_openai_request_under_way_does_not_hold_up_exit() -> None:
 
 def local(folder: Path, **changes: Any) -> TransformersEngine:
     settings = {"engine": "transformers", "model": str(folder), "max_tokens": 8, "concurrency": 4} | changes
-    return TransformersEngine(TeacherConfig(**settings))
+    return TransformersEngine(
+        TeacherConfig(**settings), TeacherModel(str(folder), StudentConfig(model=str(folder)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -460,8 +462,9 @@ def test_registry_opens_every_configurable_engine(tmp_path: Path, tiny_llama: Pa
     }
     assert settings.keys() == ENGINES.keys()
     for name, config in settings.items():
-        engine = ENGINES[name](config)
-        assert engine.name == name
+        kind, model = ENGINES[name], TeacherModel("m", StudentConfig(model=str(tiny_llama)))
+        engine = kind.open(config, model)
+        assert (engine.name, engine.structured) == (name, kind.structured)
         engine.close()
 
 

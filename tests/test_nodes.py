@@ -118,7 +118,7 @@ def make_world(folder: Path, student: FakeStudent | None = None, **sections: Any
         store=store,
         display=LineDisplay(),
         checker=None,
-        open_teacher=lambda: open_teacher(config.teacher, config.seed),
+        open_teacher=lambda student: open_teacher(config.teacher, config.seed),
         open_student=open_student,
         refinetune_student=train,
     )
@@ -143,7 +143,7 @@ def test_reflect_stores_every_call_and_proposal_once(world: World) -> None:
     assert {row["teacher_call_id"] for row in proposals} == {call["id"] for call in answered}
     assert all(row["input"] == "" and row["instruction"].startswith("List ") for row in proposals)
 
-    def refuse() -> Any:
+    def refuse(student: StudentRecord) -> Any:
         raise AssertionError("nothing is missing, so no teacher may be opened")
 
     again = replace(world.context, open_teacher=refuse)
@@ -283,8 +283,8 @@ def test_reflect_counts_what_its_calls_came_to_also_after_an_interruption(
         def __exit__(self, *exc_info: object) -> None:
             self.teacher.close()
 
-    def open_interrupted() -> Any:
-        return Interrupted(world.context.open_teacher())
+    def open_interrupted(student: StudentRecord) -> Any:
+        return Interrupted(world.context.open_teacher(student))
 
     with pytest.raises(KeyboardInterrupt):
         reflect(

@@ -1,20 +1,29 @@
 """Engines: what turns a teacher's prompts into text.
 
 An engine knows nothing of reflection: it takes requests and gives each answer back as it finishes.
-`ENGINES` maps the names of `teacher.engine` to functions that open one; each imports its own libraries
-only then.
+`ENGINES` maps the names of `teacher.engine` to their kinds; opening an engine imports its libraries.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from state.config import TeacherConfig
+from state.config import StudentConfig, TeacherConfig
 from state.records import Pair, Phase
 
-__all__ = ["ENGINES", "Answer", "AnswerError", "Engine", "Request"]
+__all__ = ["ENGINES", "Answer", "AnswerError", "Engine", "EngineKind", "Request", "TeacherModel"]
 
 AnswerError = Literal["refused-request", "no-entry", "unavailable", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherModel:
+    """Which model answers, and how one on this machine is opened."""
+
+    name: str  # as calls are recorded under it
+    source: StudentConfig  # weights, revision and number format
+    adapter: Path | None = None  # LoRA folder on top of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +87,34 @@ class Engine(Protocol):
         """Drop what is under way and give back memory, threads and connections. Never waits for it."""
 
 
-def _open_openai(config: TeacherConfig) -> Engine:
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """What is known of an engine before it is opened."""
+
+    open: Callable[[TeacherConfig, TeacherModel], Engine]
+    structured: bool = True  # whether its requests may carry a schema
+
+
+def _open_openai(config: TeacherConfig, model: TeacherModel) -> Engine:
     from agents.engines.openai_server import OpenAIEngine
 
     return OpenAIEngine(config)
 
 
-def _open_recorded(config: TeacherConfig) -> Engine:
+def _open_recorded(config: TeacherConfig, model: TeacherModel) -> Engine:
     from agents.engines.recorded import RecordedEngine
 
     return RecordedEngine(config)
 
 
-def _open_transformers(config: TeacherConfig) -> Engine:
+def _open_transformers(config: TeacherConfig, model: TeacherModel) -> Engine:
     from agents.engines.local_transformers import TransformersEngine
 
-    return TransformersEngine(config)
+    return TransformersEngine(config, model)
 
 
-ENGINES: dict[str, Callable[[TeacherConfig], Engine]] = {
-    "openai": _open_openai,
-    "recorded": _open_recorded,
-    "transformers": _open_transformers,
+ENGINES: dict[str, EngineKind] = {
+    "openai": EngineKind(_open_openai),
+    "recorded": EngineKind(_open_recorded),
+    "transformers": EngineKind(_open_transformers, structured=False),
 }

@@ -7,8 +7,8 @@ model to a schema.
 import time
 from collections import deque
 
-from agents.engines import Answer, Request
-from state.config import StudentConfig, TeacherConfig
+from agents.engines import Answer, Request, TeacherModel
+from state.config import TeacherConfig
 from state.errors import StudentError, TeacherError
 
 __all__ = ["TransformersEngine"]
@@ -20,26 +20,26 @@ class TransformersEngine:
     name = "transformers"
     structured = False
 
-    def __init__(self, config: TeacherConfig) -> None:
+    def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
         """Load the model, as a student's is loaded.
 
         Raises:
-            TeacherError: model or tokenizer cannot be opened.
+            TeacherError: model, adapter or tokenizer cannot be opened.
         """
         from agents.generation import stop_ids
-        from agents.models import context_length, open_model, open_tokenizer, set_threads
+        from agents.models import attach_adapter, context_length, open_model, open_tokenizer, set_threads
 
-        assert config.model is not None
-        self.model = config.model
-        self.capacity = config.concurrency
+        self.model = model.name
+        self.capacity = config.capacity
         self._config = config
-        set_threads(None)
-        source = StudentConfig(model=config.model)
+        set_threads(model.source.threads)
         try:
-            self._tokenizer = open_tokenizer(source)
-            self._network = open_model(source)
+            self._tokenizer = open_tokenizer(model.source)
+            self._network = open_model(model.source)
         except StudentError as error:
             raise TeacherError(f"teacher {error}; check teacher.model") from error
+        if model.adapter is not None:
+            self._network = attach_adapter(self._network, model.adapter).get_base_model()
         self._context: int | None = context_length(self._network)
         self._stops: list[int] = stop_ids(self._network, self._tokenizer)
         self._waiting: deque[tuple[Request, list[int]]] = deque()

@@ -62,7 +62,7 @@ class OpenAIEngine:
         """
         assert config.model is not None
         self.model = config.model
-        self.capacity = config.concurrency
+        self.capacity = config.capacity
         self._config = config
         self._url = config.base_url or _OPENAI_URL
         self._key = read_api_key(config)
@@ -78,7 +78,7 @@ class OpenAIEngine:
             ),
         )
         self._has_answered = False
-        self._pace = Pace(config.concurrency, patience=max(600.0, 2 * config.timeout))
+        self._pace = Pace(config.capacity, patience=max(600.0, 2 * config.timeout))
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()

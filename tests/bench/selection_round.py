@@ -210,5 +210,5 @@ def _text(pair: Pair, term: Term) -> tuple[str, ...]:
             return term, pair.instruction, pair.input, pair.response
 
 
-def _no_teacher() -> Any:
+def _no_teacher(student: StudentRecord) -> Any:
     raise AssertionError("a selection asks no teacher")
