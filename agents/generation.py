@@ -1,31 +1,95 @@
 """Lets a causal language model write: many prompts at once, greedily or by sampling.
 
-The model's own generation settings count for the ids that end an answer and for nothing else. Nothing
-here knows texts, pairs or teachers.
+What prompts begin with in common is computed once, and so are prompts that occur more than once. The
+model's own generation settings count for the ids that end an answer and for nothing else. Nothing here
+knows texts, pairs or teachers.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import DynamicLayer
 
 from agents.models import context_length
 
-__all__ = ["Sampling", "continue_prompts", "generate_greedy", "stop_ids"]
+__all__ = [
+    "Opening",
+    "Sampling",
+    "continue_prompts",
+    "generate_greedy",
+    "render_messages",
+    "shares_openings",
+    "stop_ids",
+]
 
 # A key-value cache takes about an eighth of what a training pass keeps per token, or less.
 _CACHE_FACTOR = 8
+# Rotary embeddings that turn a token the further, the longer its text grows behind it.
+_ELASTIC = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn; the same seed and batch draw the same."""
+    """How tokens are drawn. A prompt's draws follow from its own seed, whatever else is in the batch."""
 
     temperature: float
     top_p: float
-    seed: int
+    seeds: Sequence[int]  # one a prompt
+
+
+class Opening:
+    """The tokens that the prompts of one batch after the other begin with, and what one model made of them.
+
+    Takes the memory of one prompt in the model's key-value cache.
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._states: list[tuple[torch.Tensor, torch.Tensor]] = []  # a layer's keys, values: (1, G, T, D)
+
+    def compute(self, model: Any, ids: list[int], rows: int) -> DynamicCache:
+        """A cache of `rows` times `ids`; what they begin with as the last ones did is not computed again."""
+        kept = _count_common(self._ids, ids)
+        states = self._states if kept else []  # states of no token would still have a number of rows
+        cache = DynamicCache([(keys[:, :, :kept], values[:, :, :kept]) for keys, values in states])
+        if kept < len(ids):
+            _prefill(model, *_pad([ids], 0), cache)
+        self._ids, self._states = ids, [(keys, values) for keys, values, _ in cache]
+        return DynamicCache(
+            [
+                (keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
+                for keys, values in self._states
+            ]
+        )
+
+
+def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of a conversation, up to where the assistant's next message begins.
+
+    Without a chat template the contents stand one after the other, an empty line between them, behind
+    what the tokenizer puts in front of any text.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        messages: {"role", "content"}, oldest first.
+    """
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
+        )
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+    text = "\n\n".join(message["content"] for message in messages)
+    return list(tokenizer(text).input_ids)
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -52,9 +116,11 @@ def generate_greedy(
     """
     written: dict[int, list[int]] = {}
     context = context_length(model)
+    opening = Opening()
     for batch in _batches(prompts, context, max_tokens, budget):
         room = _room(prompts[batch[0]], context, max_tokens)
-        answers = continue_prompts(model, [prompts[index] for index in batch], stops, room)
+        asked = [prompts[index] for index in batch]
+        answers = continue_prompts(model, asked, stops, room, opening=opening)
         for index, ids in zip(batch, answers, strict=True):
             end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
             written[index] = ids[:end]
@@ -67,8 +133,17 @@ def continue_prompts(
     stops: list[int],
     max_tokens: int,
     sampling: Sampling | None = None,
+    opening: Opening | None = None,
 ) -> list[list[int]]:
-    """Continue prompts in one batch, by at most `max_tokens` tokens; None samples nothing.
+    """Continue prompts in one batch.
+
+    Args:
+        model: a causal language model in eval mode.
+        prompts: token ids, each with room for `max_tokens` more in the model's context.
+        stops: ids that end an answer.
+        max_tokens: most tokens to write per prompt.
+        sampling: how to draw tokens; None takes the likeliest.
+        opening: the one of the batch before; keeps this batch's.
 
     Returns:
         New token ids, aligned with `prompts`; what follows a stop id is padding.
@@ -76,26 +151,112 @@ def continue_prompts(
     Raises:
         torch.OutOfMemoryError: the batch is too large.
     """
-    longest = max(map(len, prompts))
-    # Padding stands on the left and is masked away, so that every prompt ends where writing begins.
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])  # (B, T)
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])  # (B, T)
-    how: dict[str, Any] = {"do_sample": False}
-    if sampling is not None:
-        how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     settings = GenerationConfig(
-        max_new_tokens=max_tokens, eos_token_id=stops or None, pad_token_id=(stops or [0])[0], **how
+        max_new_tokens=max_tokens, eos_token_id=stops or None, pad_token_id=(stops or [0])[0], do_sample=False
     )
     model.generation_config = GenerationConfig()  # the model's own may ask for sampling or penalties
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-        if sampling is not None:
-            torch.manual_seed(sampling.seed)  # generate() takes no generator of its own
+    how: dict[str, Any] = {} if sampling is None else {"logits_processor": [_Draw(sampling)]}
+    with torch.inference_mode():
+        shared = 0
+        if shares_openings(model):
+            shared, how["past_key_values"] = _share(model, prompts, opening or Opening())
+        ids, mask = _pad(prompts, shared)
         full = model.generate(
-            ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+            ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings, **how
         )
-    written: list[list[int]] = full[:, longest:].tolist()  # (B, <= max_tokens)
+    written: list[list[int]] = full[:, ids.shape[1] :].tolist()  # (B, <= max_tokens)
     return written
+
+
+def shares_openings(model: Any) -> bool:
+    """Whether the states of a text's first tokens can serve any text that begins with them.
+
+    Not those of a recurrent layer, which has one state for all tokens; of a sliding window, which forgets
+    the first; of rotary embeddings that depend on how long the text becomes; nor those of a model that
+    takes a token's place in a batch for its position.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    if not {"past_key_values", "position_ids"} <= accepted.keys():
+        return False
+    config = model.config.get_text_config(decoder=True)
+    rotary = getattr(config, "rope_parameters", None) or {}
+    layers = DynamicCache(config=config).layers
+    return rotary.get("rope_type") not in _ELASTIC and {type(layer) for layer in layers} == {DynamicLayer}
+
+
+class _Draw(LogitsProcessor):  # type: ignore[misc]
+    """Adds noise to log-probabilities so that the largest sum is a draw: the Gumbel-max trick.
+
+    argmax_i (log p_i - log(-log(1 - u_i))) is distributed as p, for u_i uniform in (0, 1).
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._warpers: list[Any] = [TemperatureLogitsWarper(sampling.temperature)]
+        if sampling.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(sampling.top_p))
+        # On the CPU, so that every device draws the same.
+        self._generators = [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for warp in self._warpers:
+            scores = warp(input_ids, scores)  # (B, V)
+        size = scores.shape[1]
+        # Drawn in float64: multiples of 2^-24 would be too coarse for tokens that are hardly ever drawn.
+        drawn = torch.stack([torch.rand(size, generator=g, dtype=torch.float64) for g in self._generators])
+        uniform = drawn.to(torch.float32).to(scores.device).clamp(min=torch.finfo(torch.float32).tiny)
+        return scores - (-torch.log1p(-uniform)).log()
+
+
+def _share(model: Any, prompts: Sequence[list[int]], opening: Opening) -> tuple[int, DynamicCache]:
+    """Compute once what prompts have in common, but for the last token of each.
+
+    Returns:
+        How many tokens all begin with; and a cache with a row a prompt that holds these and, where prompts
+        occur more than once, all of every prompt but its last token, as `_pad` lays them out.
+    """
+    distinct = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
+    # All begin with what the first and the last in lexicographic order both begin with.
+    shared = min(_count_common(min(distinct), max(distinct)), min(map(len, distinct)) - 1)
+    cache = opening.compute(model, distinct[0][:shared], len(distinct))
+    if len(distinct) < len(prompts):
+        ids, mask = _pad(distinct, shared)
+        if ids.shape[1] - 1 > shared:
+            _prefill(model, ids[:, :-1], mask[:, :-1], cache)
+        row = {tuple(prompt): index for index, prompt in enumerate(distinct)}
+        rows = torch.tensor([row[tuple(prompt)] for prompt in prompts], device=model.device)
+        cache.batch_select_indices(rows)
+    return shared, cache
+
+
+def _prefill(model: Any, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> None:
+    """Extend a cache to all of `ids`, of which it holds the first columns."""
+    model.generate(
+        ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        past_key_values=cache,
+        generation_config=GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=0),
+    )
+
+
+def _pad(prompts: Sequence[list[int]], shared: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of one length, padded behind what they share, so that all end where writing begins.
+
+    Returns:
+        ids (B, T), and a mask (B, T) that is 0 on padding.
+    """
+    longest = max(map(len, prompts))
+    ids, mask = [], []
+    for prompt in prompts:
+        padding = [0] * (longest - len(prompt))
+        ids.append(prompt[:shared] + padding + prompt[shared:])
+        mask.append([1] * shared + padding + [1] * (len(prompt) - shared))
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def _count_common(first: list[int], second: list[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _room(prompt: list[int], context: int | None, max_tokens: int) -> int:

@@ -1,11 +1,12 @@
 """Generates a teacher's answers with a transformers model on this machine, batch by batch.
 
-For trying things out and for machines without a server: a server batches better. It cannot hold a
-model to a schema.
+An answer follows from its prompt and seed, up to rounding, whatever else is in its batch. For trying
+things out and for machines without a server: a server batches better. It cannot hold a model to a schema.
 """
 
 import time
 from collections import deque
+from typing import Any
 
 from agents.engines import Answer, Request, TeacherModel
 from state.config import TeacherConfig
@@ -24,9 +25,10 @@ class TransformersEngine:
         """Load the model, as a student's is loaded.
 
         Raises:
-            TeacherError: model, adapter or tokenizer cannot be opened.
+            TeacherError: model or tokenizer cannot be opened.
+            AdapterError: the adapter is missing, damaged or of another model.
         """
-        from agents.generation import stop_ids
+        from agents.generation import Opening, stop_ids
         from agents.models import attach_adapter, context_length, open_model, open_tokenizer, set_threads
 
         self.model = model.name
@@ -42,12 +44,15 @@ class TransformersEngine:
             self._network = attach_adapter(self._network, model.adapter).get_base_model()
         self._context: int | None = context_length(self._network)
         self._stops: list[int] = stop_ids(self._network, self._tokenizer)
+        self._opening: Any = Opening()  # all prompts of a phase begin with the task
         self._waiting: deque[tuple[Request, list[int]]] = deque()
         self._answers: deque[Answer] = deque()
 
     def submit(self, request: Request) -> None:
         """Tokenise the request and put it in line; one that leaves no room to answer is refused."""
-        prompt = self._render(request)
+        from agents.generation import render_messages
+
+        prompt = render_messages(self._tokenizer, request.messages)
         if self._room(prompt) > 0:
             self._waiting.append((request, prompt))
             return
@@ -68,19 +73,10 @@ class TransformersEngine:
         """Drop the model and free its memory."""
         from agents.models import free_memory
 
-        self._network = self._tokenizer = None
+        self._network = self._tokenizer = self._opening = None
         self._waiting.clear()
         self._answers.clear()
         free_memory()
-
-    def _render(self, request: Request) -> list[int]:
-        if self._tokenizer.chat_template:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in request.messages], add_generation_prompt=True, tokenize=False
-            )
-            return list(self._tokenizer(text, add_special_tokens=False).input_ids)
-        text = "\n\n".join(message["content"] for message in request.messages)
-        return list(self._tokenizer(text).input_ids)
 
     def _room(self, prompt: list[int]) -> int:
         """Most tokens that can be written after a prompt."""
@@ -98,23 +94,27 @@ class TransformersEngine:
 
     def _generate(self, batch: list[tuple[Request, list[int]]]) -> list[Answer]:
         began = time.monotonic()
-        prompts = [prompt for _, prompt in batch]
-        written = self._write(prompts, seed=batch[0][0].seed)
+        written = self._write(batch)
         seconds = time.monotonic() - began
         return [
             self._answer(request, prompt, tokens, seconds)
             for (request, prompt), tokens in zip(batch, written, strict=True)
         ]
 
-    def _write(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
+    def _write(self, batch: list[tuple[Request, list[int]]]) -> list[list[int]]:
         import torch
 
         from agents.generation import Sampling, continue_prompts
 
-        config = self._config
-        sampling = Sampling(config.temperature, config.top_p, seed) if config.temperature > 0 else None
+        prompts = [prompt for _, prompt in batch]
+        sampling = None
+        if self._config.temperature > 0:
+            seeds = [request.seed for request, _ in batch]
+            sampling = Sampling(self._config.temperature, self._config.top_p, seeds)
         try:
-            return continue_prompts(self._network, prompts, self._stops, self._room(prompts[0]), sampling)
+            return continue_prompts(
+                self._network, prompts, self._stops, self._room(prompts[0]), sampling, self._opening
+            )
         except torch.OutOfMemoryError as error:
             raise TeacherError(
                 f"teacher {self.model}: out of memory writing {len(prompts)} answers at once; "

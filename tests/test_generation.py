@@ -1,0 +1,296 @@
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+)
+
+from agents.generation import (
+    Opening,
+    Sampling,
+    _Draw,
+    continue_prompts,
+    render_messages,
+    shares_openings,
+)
+from tests.tiny_models import build_model, byte_level_tokenizer, save_bigram_llama
+
+VOCABULARY = 400
+MODELS = {name: build_model(name, vocabulary=VOCABULARY, scale=0.3) for name in ("llama", "qwen2", "gpt2")}
+MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"})
+LETTERS = {"a": 1 / 2, "b": 1 / 4, "c": 1 / 8, "d": 1 / 8}
+A = 2  # id of the letter a; b, c and d follow
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model that writes letters by one and the same distribution, whatever stands before."""
+    table = dict.fromkeys(("<s>", "</s>", *LETTERS), LETTERS)
+    folder = save_bigram_llama(tmp_path_factory.mktemp("models") / "letters", "abcd", table)
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def tokens(number: int, seed: int = 0) -> list[int]:
+    """Random ids, none of them special."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (number,), generator=generator).tolist()
+
+
+def continue_alone(model: Any, prompt: list[int], max_tokens: int) -> list[int]:
+    """What transformers writes greedily behind one prompt, without padding and without a stop."""
+    model.generation_config = GenerationConfig()
+    how = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, pad_token_id=0)
+    full = model.generate(torch.tensor([prompt]), generation_config=how)
+    return full[0, len(prompt) :].tolist()
+
+
+@contextmanager
+def watch(module: Any) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """What a module is given and gives back, call by call."""
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = module.register_forward_hook(
+        lambda module, given, output: calls.append((given[0].clone(), output.clone()))
+    )
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+# Rendering
+
+
+def test_render_messages_uses_the_chat_template() -> None:
+    tokenizer = byte_level_tokenizer(chat=True)
+    ids = render_messages(tokenizer, MESSAGES)
+    assert tokenizer.decode(ids) == "<user>Be brief.\n<user>Why?\n<assistant>"
+    # The template writes its own BOS, where there is one.
+    assert tokenizer.bos_token_id not in ids
+
+
+def test_render_messages_without_a_chat_template_joins_the_contents() -> None:
+    tokenizer = byte_level_tokenizer()
+    assert render_messages(tokenizer, MESSAGES) == tokenizer("Be brief.\n\nWhy?").input_ids
+
+
+# Drawing
+
+
+def draw(model: Any, seeds: Sequence[int], max_tokens: int = 1, **how: float) -> list[list[int]]:
+    sampling = Sampling(**{"temperature": 1.0, "top_p": 1.0} | how, seeds=seeds)
+    return continue_prompts(model, [[A]] * len(seeds), [], max_tokens, sampling)
+
+
+def chi_square(drawn: list[int], expected: dict[str, float]) -> float:
+    """Sum over letters of (seen - expected)^2 / expected; nothing else may be drawn."""
+    seen = Counter("abcd"[token - A] for token in drawn)
+    assert seen.keys() <= expected.keys()
+    return sum((seen[x] - p * len(drawn)) ** 2 / (p * len(drawn)) for x, p in expected.items())
+
+
+# In the next three, a right sampler exceeds the bound with a probability of 0.001.
+
+
+def test_draws_of_many_seeds_follow_the_distribution(letters: Any) -> None:
+    drawn = [ids[0] for ids in draw(letters, range(4000))]
+    assert chi_square(drawn, LETTERS) < 16.27  # 3 degrees of freedom
+
+
+def test_draws_of_one_seed_follow_the_distribution(letters: Any) -> None:
+    drawn = [token for ids in draw(letters, range(8), max_tokens=500) for token in ids]
+    assert len(drawn) == 4000
+    assert chi_square(drawn, LETTERS) < 16.27
+    # Each step draws anew: a pair of letters is as likely as its letters say.
+    alike = sum(one == other for one, other in zip(drawn[::2], drawn[1::2], strict=True))
+    # 1/4 + 1/16 + 1/64 + 1/64 = 11/32 of 2000 pairs: 687.5, with a standard deviation of 21.2.
+    assert abs(alike - 687.5) < 3.3 * 21.2
+
+
+def test_temperature_sharpens_the_distribution(letters: Any) -> None:
+    drawn = [ids[0] for ids in draw(letters, range(4000), temperature=0.5)]
+    # p^(1/0.5): 1/4, 1/16, 1/64 and 1/64, that is 16 : 4 : 1 : 1.
+    assert chi_square(drawn, {"a": 16 / 22, "b": 4 / 22, "c": 1 / 22, "d": 1 / 22}) < 16.27
+
+
+def test_top_p_draws_from_the_nucleus_alone(letters: Any) -> None:
+    drawn = [ids[0] for ids in draw(letters, range(4000), top_p=0.7)]
+    # a and b are the fewest letters that hold 0.7.
+    assert chi_square(drawn, {"a": 2 / 3, "b": 1 / 3}) < 10.83  # 1 degree of freedom
+
+
+def test_temperature_comes_before_top_p(letters: Any) -> None:
+    drawn = [ids[0] for ids in draw(letters, range(200), temperature=0.5, top_p=0.7)]
+    assert set(drawn) == {A}  # 16/22 of all by itself
+
+
+@pytest.mark.parametrize(("halvings", "fewest", "most"), [(20, 30, 70), (40, 100, 100)])
+def test_rare_tokens_are_drawn_as_rarely_as_they_should(halvings: int, fewest: int, most: int) -> None:
+    # One token, and 2^20 others of which each is 2^halvings times less likely. They take half of all draws
+    # (50, with a standard deviation of 5), or one in a million.
+    scores = torch.zeros(1, 2**20 + 1)
+    scores[0, 0] = halvings * math.log(2)
+    drawn = [
+        int(_Draw(Sampling(1.0, 1.0, [seed]))(torch.zeros(1, 1), scores).argmax()) for seed in range(100)
+    ]
+    assert fewest <= drawn.count(0) <= most
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_draws_depend_on_prompt_and_seed_alone(model: Any) -> None:
+    prompts = [tokens(20, 1), tokens(3, 2), tokens(20, 1), tokens(20, 1) + tokens(4, 3)]
+    seeds = [5, 5, 6, 7]
+
+    def write(rows: list[int]) -> list[list[int]]:
+        sampling = Sampling(1.0, 0.9, [seeds[row] for row in rows])
+        return continue_prompts(model, [prompts[row] for row in rows], [], 24, sampling)
+
+    together = write([0, 1, 2, 3])
+    assert [write([row])[0] for row in range(4)] == together
+    assert write([3, 2, 0]) == [together[3], together[2], together[0]]
+    assert together[0] != together[2]  # another seed
+    assert write([0, 0])[0] == write([0, 0])[1] == together[0]
+
+
+def test_writing_leaves_the_global_random_state_alone(letters: Any) -> None:
+    state = torch.random.get_rng_state()
+    draw(letters, [1, 2], max_tokens=4)
+    continue_prompts(letters, [[A]], [], 4)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_greedy_takes_the_likeliest(letters: Any) -> None:
+    assert continue_prompts(letters, [[A + 1], [A + 3, A + 2]], [], 3) == [[A] * 3] * 2
+
+
+# Openings
+
+START = tokens(30, 1)
+BATCHES = {
+    "mixed lengths": [START + tokens(n, n) for n in (1, 5, 30, 9)],
+    "one prompt": [START + tokens(5, 5)],
+    "one token": [[7]],
+    "the same token": [[8], [8]],
+    "the same prompt": [START] * 3,
+    "prefixes of each other": [START + tokens(3, 3), START, START[:20], START[:21]],
+    "all of a prompt is the opening": [START, START + tokens(6, 6)],
+    "nothing in common": [tokens(n, n) for n in (5, 9, 1)],
+    "several of each": [START + tokens(n, n) for n in (1, 5, 9) for _ in range(3)],
+    "several of some, nothing in common": [tokens(4, 4), tokens(7, 7), tokens(4, 4)],
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_shared_openings_change_no_answer(model: Any) -> None:
+    assert shares_openings(model)
+    opening = Opening()
+    for name, prompts in BATCHES.items():
+        written = continue_prompts(model, prompts, [], 12, opening=opening)
+        assert written == [continue_alone(model, prompt, 12) for prompt in prompts], name
+
+
+small_prompts = st.lists(st.integers(3, 5), min_size=1, max_size=7)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    name=st.sampled_from(sorted(MODELS)),
+    batches=st.lists(st.lists(small_prompts, min_size=1, max_size=5), min_size=1, max_size=4),
+)
+def test_shared_openings_change_no_logit(name: str, batches: list[list[list[int]]]) -> None:
+    model, opening = MODELS[name], Opening()
+    for prompts in batches:
+        with watch(model.get_output_embeddings()) as calls:
+            written = continue_prompts(model, prompts, [], 3, opening=opening)
+        steps = torch.stack([output[:, -1] for _, output in calls[-3:]], dim=1)  # (B, 3, V)
+        for prompt, ids, logits in zip(prompts, written, steps, strict=True):
+            with torch.inference_mode():
+                whole = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]  # (3, V)
+            torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
+            assert ids == logits.argmax(-1).tolist()
+
+
+def test_what_prompts_share_is_computed_once() -> None:
+    model, opening = MODELS["llama"], Opening()
+    tails = [[10, 11, 12], [20, 21, 22, 23, 24]]
+    batches = [
+        [START + tail for tail in tails for _ in range(2)],
+        [[*START, 30, 31], [*START, 40, 41, 42]],
+        [[*START, 50], [*START, 50, 51]],
+        [[*START[:10], 60]],
+    ]
+    computed = []
+    for prompts in batches:
+        with watch(model.get_input_embeddings()) as calls:
+            continue_prompts(model, prompts, [], 1, opening=opening)
+        computed.append([tuple(ids.shape) for ids, _ in calls])
+    assert computed == [
+        [(1, 30), (2, 4), (4, 1)],  # the opening; both prompts but for their last tokens; the last tokens
+        [(2, 3)],  # the opening is kept
+        [(2, 2)],  # 50 cannot be part of it: a last token must remain
+        [(1, 1)],  # a part of the opening is kept just as well
+    ]
+
+
+def test_stop_ids_end_a_row_in_a_shared_batch(letters: Any) -> None:
+    sampling = Sampling(1.0, 1.0, [0, 1, 2, 3])
+    free = continue_prompts(letters, [[A, A]] * 4, [], 20, sampling)
+    held = continue_prompts(letters, [[A, A]] * 4, [A + 3], 20, sampling)
+    for one, other in zip(free, held, strict=True):
+        end = one.index(A + 3) + 1 if A + 3 in one else 20
+        assert one[:end] == other[:end]
+        assert set(other[end:]) <= {A + 3}  # padding
+    assert any(A + 3 in ids for ids in held)
+
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": VOCABULARY, "initializer_range": 0.3}
+HEADS = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def unshareable(kind: str) -> Any:
+    torch.manual_seed(0)
+    match kind:
+        case "sliding window":
+            model = MistralForCausalLM(MistralConfig(**SHAPE, **HEADS, sliding_window=4))
+        case "recurrent":
+            model = MambaForCausalLM(MambaConfig(**SHAPE, state_size=4))
+        case "elastic positions":
+            rotary = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+            model = LlamaForCausalLM(
+                LlamaConfig(**SHAPE, **HEADS, max_position_embeddings=16, rope_parameters=rotary)
+            )
+        case "places for positions":
+            model = MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=VOCABULARY))
+        case _:
+            raise ValueError(kind)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["sliding window", "recurrent", "elastic positions", "places for positions"])
+def test_other_models_compute_every_prompt_whole(kind: str) -> None:
+    model = unshareable(kind)
+    assert not shares_openings(model)
+    prompts = [START + tokens(2, 2), START + tokens(2, 3), START + tokens(2, 2)]
+    with watch(model.get_input_embeddings()) as calls:
+        written = continue_prompts(model, prompts, [], 6, opening=Opening())
+    assert tuple(calls[0][0].shape) == (3, 32)
+    # A model of its own for the comparison: elastic positions depend on what was read before, too.
+    how = GenerationConfig(max_new_tokens=6, do_sample=False, pad_token_id=0)
+    assert (
+        written == unshareable(kind).generate(torch.tensor(prompts), generation_config=how)[:, 32:].tolist()
+    )
