@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agents.answers import is_placeholder, is_refusal, is_runaway
 from state.config import read_toml
 from state.errors import ConfigError
 from state.records import PHASES, Pair, Phase, content_hash
@@ -33,7 +34,7 @@ __all__ = [
 
 SHIPPED = Path(__file__).parent / "prompts.toml"
 
-ParseFailure = Literal["unparsable", "unchanged", "cut"]
+ParseFailure = Literal["unparsable", "unchanged", "echoed", "placeholder", "declined", "repetition", "cut"]
 
 # What an answer holds besides the critique: key of the JSON form -> tag of the tagged form.
 _FIELDS: dict[str, dict[str, str]] = {
@@ -50,6 +51,14 @@ _KEYS: dict[str, tuple[str, ...]] = {
 _FIELD = re.compile(r"\{(text|nonce)\}")
 # No text of SQLite, JSON or a tokenizer may hold these.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# A JSON object, roughly: what nests deeper than this is no answer. Possessive and of bounded depth, so that
+# no text takes long, and no error is raised at every brace of one.
+_OUTSIDE = r'[^"\\{}\[\]]++'
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_INSIDE = f"{_OUTSIDE}|{_STRING}"
+for _depth in range(3):
+    _INSIDE = rf"{_OUTSIDE}|{_STRING}|[\[{{](?:{_INSIDE})*+[\]}}]"
+_OBJECT = re.compile(rf"\{{(?=\s*\")(?:{_INSIDE})*+\}}", re.DOTALL)
 # Shorter lines of the prompt may well occur in an honest answer.
 _TELLTALE_LENGTH = 40
 
@@ -106,38 +115,77 @@ class Prompts:
         """Read a teacher's answer about a pair, in whichever of the two forms it comes.
 
         The last complete answer in the text counts; code fences, prose and earlier drafts around it do
-        not.
+        not. What stands in the given pair already is no fault of the answer: a text of it that is a
+        stand-in, its response that refuses, a text that ends in a loop.
 
         Args:
             text: what the teacher wrote.
             phase: what was asked.
             pair: the incumbent.
             nonce: the one its prompt was built with.
-            finish_reason: "length" where the answer hit the token limit.
+            finish_reason: "length" where the answer hit the token limit, "refusal" or "content_filter"
+                where the server says that it is none.
 
         Returns:
-            The proposal; or "cut" for an answer that hit the limit, "unparsable" for one without the asked
-            texts or with the prompt's own words in them, "unchanged" for one that proposes the given pair.
+            The proposal; or the first of these that holds. Of an answer that hit the limit: "repetition"
+            where it ends in a loop, else "cut". "declined" where the server says so. Of an answer in one
+            of the forms: "unparsable" with an empty text ("declined" where the critique refuses);
+            "unchanged" with the given texts; "echoed" with the prompt's own words; "placeholder",
+            "declined" or "repetition" with a text that is a stand-in, a refusal, or ends in a loop. Of any
+            other text: "declined" where it refuses, "repetition" where it ends in a loop, "echoed" where
+            all its long lines are the prompt's, else "unparsable".
         """
         if finish_reason == "length":
-            return "cut"
+            return "repetition" if _has_run_away(text, pair.response) else "cut"
+        if finish_reason in ("refusal", "content_filter"):
+            return "declined"
         fields = _FIELDS[phase]
         answers = _find_tags(text, nonce, fields) or _find_json(text, fields)
         if not answers:
-            return "unparsable"
+            return self._judge_formless(text, phase, pair, nonce)
         found = answers[-1]
-        proposed_texts = tuple(found[key] for key in fields)
-        if not all(proposed_texts) or nonce in found["critique"]:
-            return "unparsable"
+        proposed = {key: found[key] for key in fields}
+        if fault := self._judge_texts(found["critique"], proposed, phase, pair, nonce):
+            return fault
         if phase == "instruction":
-            proposed = Pair(found["instruction"], "", found["response"])
-        else:
-            proposed = Pair(pair.instruction, pair.input, found["response"])
-        if _stripped(proposed) == _stripped(pair):
+            return Proposal(found["critique"], Pair(found["instruction"], "", found["response"]))
+        return Proposal(found["critique"], Pair(pair.instruction, pair.input, found["response"]))
+
+    def _judge_texts(
+        self, critique: str, proposed: Mapping[str, str], phase: Phase, pair: Pair, nonce: str
+    ) -> ParseFailure | None:
+        """What keeps an answer's texts from being a proposal; None where nothing does."""
+        if not all(proposed.values()):
+            return "declined" if is_refusal(critique) else "unparsable"
+        given = {key: clean_text(getattr(pair, key)).strip() for key in proposed}
+        if proposed == given:
             return "unchanged"
-        if self._are_echoed(proposed_texts, phase, pair, nonce):
-            return "unparsable"
-        return Proposal(found["critique"], proposed)
+        if nonce in critique or self._are_echoed(tuple(proposed.values()), phase, pair, nonce):
+            return "echoed"
+        if any(_stands_in(key, proposed, pair) for key in proposed):
+            return "placeholder"
+        if any(is_refusal(text) and not is_refusal(given[key]) for key, text in proposed.items()):
+            return "declined"
+        if any(_has_run_away(text, given[key]) for key, text in proposed.items()):
+            return "repetition"
+        return None
+
+    def _judge_formless(self, text: str, phase: Phase, pair: Pair, nonce: str) -> ParseFailure:
+        """What to call a text without an answer in it."""
+        if is_refusal(text):
+            return "declined"
+        if _has_run_away(text, pair.response):
+            return "repetition"
+        prompts = [
+            self.messages(phase, pair, structured=structured, nonce=nonce)[0]["content"]
+            for structured in (True, False)
+        ]
+        shown = {line.strip() for prompt in prompts for line in prompt.splitlines()}
+        lines = {line.strip() for line in text.splitlines()}
+        long = {line for line in lines if len(line) >= _TELLTALE_LENGTH}
+        if long <= shown and not long.isdisjoint(self._long_lines()):
+            return "echoed"
+        return "unparsable"
 
     def _are_echoed(self, proposed: tuple[str, ...], phase: Phase, pair: Pair, nonce: str) -> bool:
         """Whether proposed texts repeat the prompt.
@@ -217,41 +265,56 @@ def hash_messages(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def _find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
-    """The last answer between tags; none where a field's tags are missing."""
-    found = {key: _last_block(text, f"{tag}-{nonce}") for key, tag in fields.items()}
-    if any(block is None for block in found.values()):
+    """The last answer between tags whose fields are all there, in any order; none where there is none."""
+    keys = {"critique": "critique"} | {tag: key for key, tag in fields.items()}
+    opened: dict[str, int] = {}
+    blocks: dict[str, tuple[int, int]] = {}  # of the answer that is being read
+    complete: dict[str, tuple[int, int]] = {}
+    for mark in re.finditer(f"<(/?)({'|'.join(keys)})-{re.escape(nonce)}>", text):
+        key = keys[mark[2]]
+        if not mark[1]:
+            opened[key] = mark.end()
+            if key in blocks:
+                blocks = {}
+        elif key in opened:
+            blocks[key] = opened[key], mark.start()
+            if fields.keys() <= blocks.keys():
+                complete = blocks
+    if not complete:
         return []
-    found["critique"] = _last_block(text, f"critique-{nonce}")
-    return [{key: clean_text(block or "").strip() for key, block in found.items()}]
-
-
-def _last_block(text: str, tag: str) -> str | None:
-    end = text.rfind(f"</{tag}>")
-    opening = f"<{tag}>"
-    start = text.rfind(opening, 0, end) if end >= 0 else -1
-    return text[start + len(opening) : end] if start >= 0 else None
+    complete = {"critique": (0, 0)} | complete
+    return [{key: clean_text(text[start:end]).strip() for key, (start, end) in complete.items()}]
 
 
 def _find_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """All answers that are JSON objects, in their order."""
     keys = ("critique", *fields)
-    decoder = json.JSONDecoder(strict=False)  # models leave line breaks in strings
     found = []
-    start = text.find("{")
-    while start >= 0:
-        end = start + 1
+    start = 0
+    while match := _OBJECT.search(text, start):
+        start = match.start() + 1
         try:
-            value, value_end = decoder.raw_decode(text, start)
+            value = json.loads(match[0], strict=False)  # models leave line breaks in strings
         except ValueError:
-            pass
-        except RecursionError:
-            break
-        else:
-            if all(isinstance(value.get(key), str) for key in keys):
-                found.append({key: clean_text(value[key]).strip() for key in keys})
-                end = value_end
-        start = text.find("{", end)
+            continue
+        if all(isinstance(value.get(key), str) for key in keys):
+            found.append({key: clean_text(value[key]).strip() for key in keys})
+            start = match.end()
     return found
+
+
+def _stands_in(key: str, proposed: Mapping[str, str], pair: Pair) -> bool:
+    """Whether a proposed text is a stand-in that stands neither in the pair nor in what now asks for it."""
+    text = proposed[key]
+    if not is_placeholder(text):
+        return False
+    asked = proposed.get("instruction", "") if key == "response" else ""
+    return not any(text in own for own in (pair.instruction, pair.input, pair.response, asked))
+
+
+def _has_run_away(text: str, given: str) -> bool:
+    """Whether a text ends in a loop, which the given one in its place does not."""
+    return is_runaway(text) and not is_runaway(given)
 
 
 def _fill(text: str, /, **values: str) -> str:
@@ -293,10 +356,6 @@ def _find_text_fault(section: str, key: str, text: object) -> str | None:
         return "must not be empty"
     if section == "tagged":
         for tag in _FIELDS[key].values():
-            if _last_block(text, f"{tag}-{{nonce}}") is None:
+            if not _find_tags(text, "{nonce}", {tag: tag}):
                 return f"must hold <{tag}-{{nonce}}> and, after it, </{tag}-{{nonce}}>"
     return None
-
-
-def _stripped(pair: Pair) -> tuple[str, str, str]:
-    return pair.instruction.strip(), pair.input.strip(), pair.response.strip()

@@ -317,9 +317,11 @@ def _read_completion(request_id: str, body: str) -> Answer:
         prompt_tokens=_read_count(prompt_tokens),
         completion_tokens=_read_count(completion_tokens),
     )
-    if isinstance(text, str) or (text is None and finish_reason == "length"):
-        return answer  # a model that thinks may use up all tokens before it says anything
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal and text in (None, ""):
+        return replace(answer, text=refusal, finish_reason="refusal")
+    # A model that thinks may use up all tokens before it says anything, and a filter may take all it said.
+    if isinstance(text, str) or (text is None and finish_reason in ("length", "content_filter")):
+        return answer
     reason = f"no text in the answer, finish reason {finish_reason}"
-    if refusal := message.get("refusal"):
-        reason = f"the model declined: {refusal}"
     return replace(answer, error="failed", message=reason)
