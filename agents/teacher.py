@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from agents.engines import ENGINES, Answer, Engine, Request, TeacherModel
+from agents.engines.cached import Answers, CachedEngine
 from agents.model_files import find_fault
 from agents.prompts import (
     Prompts,
@@ -157,7 +158,8 @@ class Teacher:
 
     def _prepare(self, ask: _Ask) -> _Sent:
         question = ask.question
-        place = question.round, question.phase, question.sample_id, question.candidate, ask.attempt
+        place = question.round, question.phase, question.sample_id, ask.attempt
+        # Candidates of a pair share their whole prompt, so that engines compute it once.
         nonce = make_nonce(question.pair, self._seed, *place)
         structured = (
             (ask.attempt == 1 or not self._prompts.has_tags)
@@ -172,7 +174,7 @@ class Teacher:
                 question.phase, question.pair, structured=structured, nonce=nonce
             ),
             schema=answer_schema(question.phase) if structured else None,
-            seed=int(content_hash("seed", self._seed, *place)[:8], 16) >> 1,  # 31 bits
+            seed=int(content_hash("seed", self._seed, *place, question.candidate)[:8], 16) >> 1,  # 31 bits
             pair=question.pair,
             phase=question.phase,
             round=question.round,
@@ -219,6 +221,7 @@ class Teacher:
             completion_tokens=answer.completion_tokens,
             cost_usd=self._cost(answer),
             seconds=answer.seconds,
+            cached=answer.cached,
         )
         final = status in FINAL_STATUSES or attempt >= self._attempts
         return Reflection(question, call, proposal.pair if proposal else None, final)
@@ -243,7 +246,9 @@ class Teacher:
                 return "error", None
 
     def _cost(self, answer: Answer) -> float | None:
-        """Price of one call in USD; None where a price or a count is unknown."""
+        """Price of one call in USD; None where a price or a count is unknown, 0 for one from the cache."""
+        if answer.cached:
+            return 0.0
         price_in, price_out = self._config.price_in, self._config.price_out
         tokens_in, tokens_out = answer.prompt_tokens, answer.completion_tokens
         if price_in is None or price_out is None or tokens_in is None or tokens_out is None:
@@ -255,13 +260,17 @@ class Teacher:
         return TeacherError(f"teacher {self._engine.model}: {what}: {message}; once mended, resume the run")
 
 
-def open_teacher(config: TeacherConfig, seed: int, student: TeacherModel | None = None) -> Teacher:
+def open_teacher(
+    config: TeacherConfig, seed: int, student: TeacherModel | None = None, answers: Answers | None = None
+) -> Teacher:
     """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
 
     Args:
         config: of the teacher.
         seed: the run's; what is asked and drawn follows from it.
         student: who teaches where `teacher.model` is "self".
+        answers: the cache that `teacher.cache` speaks of; None asks for every answer. With it the engine is
+            opened when the first answer is missing, if ever.
 
     Raises:
         ConfigError: prompts or engine cannot be used as configured.
@@ -269,18 +278,28 @@ def open_teacher(config: TeacherConfig, seed: int, student: TeacherModel | None 
         AdapterError: the student's adapter cannot be read.
     """
     prompts = _open_prompts(config)
-    engine = ENGINES[config.engine].open(config, _teacher_model(config, student))
+    kind, model = ENGINES[config.engine], _teacher_model(config, student)
+    engine: Engine
+    if answers is None or config.cache == "off" or not kind.is_cached:
+        assert config.cache != "only" or not kind.is_cached, "nobody said which cache to ask"
+        engine = kind.open(config, model)
+    else:
+        engine = CachedEngine(config, model, answers)
     return Teacher(engine, prompts, config, seed)
 
 
 def check_teacher(config: TeacherConfig) -> None:
     """Refuse a teacher that surely cannot work. Looks at files and environment, at no server or model.
 
+    One that answers from the cache alone needs no more than its prompts.
+
     Raises:
-        ConfigError: prompts or a recording that are missing or wrong, an unset key, or no model in the
-            folder.
+        ConfigError: prompts or a recording that are missing or wrong, an unset key, no model in the
+            folder, or no vLLM.
     """
     _open_prompts(config)
+    if config.cache == "only" and ENGINES[config.engine].is_cached:
+        return
     match config.engine:
         case "recorded":
             from agents.engines.recorded import read_recording
@@ -290,9 +309,13 @@ def check_teacher(config: TeacherConfig) -> None:
             from agents.engines.openai_server import read_api_key
 
             read_api_key(config)
-        case "transformers" if config.model != SELF:
-            if fault := find_fault(config.model or ""):
-                raise ConfigError(f"teacher.model: {fault}")
+        case "vllm":
+            from agents.engines.vllm_engine import check_vllm
+
+            check_vllm()
+    is_on_disk = ENGINES[config.engine].is_local and config.model != SELF
+    if is_on_disk and (fault := find_fault(config.model or "")):
+        raise ConfigError(f"teacher.model: {fault}")
 
 
 def _teacher_model(config: TeacherConfig, student: TeacherModel | None) -> TeacherModel:

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from agents.engines import ENGINES
 from agents.models import open_tokenizer
 from agents.prompts import Prompts, make_nonce, open_prompts
 from agents.student import check_student
@@ -31,6 +32,10 @@ _ASSUMPTIONS = (
     "pairs of later rounds are as long as the given ones",
     "no call is repeated and no pair is frozen",
 )
+_CACHE_ASSUMPTIONS = {
+    "on": "the cache has none of the answers yet",
+    "only": "the cache has every answer, and none of them costs anything",
+}
 
 
 def estimate_run(config: RunConfig) -> dict[str, Any]:
@@ -69,7 +74,10 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         for name in ("prompt_tokens", "completion_tokens")
     )
     cost = None
-    if teacher.price_in is not None and teacher.price_out is not None:
+    cache = teacher.cache if ENGINES[teacher.engine].is_cached else "off"
+    if cache == "only":
+        cost = 0.0
+    elif teacher.price_in is not None and teacher.price_out is not None:
         cost = (teacher.price_in * prompt_tokens + teacher.price_out * completion_tokens) / 1e6
     return {
         "name": config.name,
@@ -84,7 +92,7 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         "phases": phases,
         "measured_pairs": len(pairs),
         "tokenizer": config.student.model,
-        "assumptions": list(_ASSUMPTIONS),
+        "assumptions": [*_ASSUMPTIONS, *([_CACHE_ASSUMPTIONS[cache]] if cache != "off" else [])],
     }
 
 
@@ -124,13 +132,12 @@ def _measure_phase(
     teacher: TeacherConfig, prompts: Prompts, pairs: Sequence[Pair], phase: Phase, count: Callable[[str], int]
 ) -> dict[str, float]:
     """Mean tokens of a call's prompt and answer."""
+    structured = teacher.structured and ENGINES[teacher.engine].structured
     return {
         "prompt_tokens": statistics.fmean(
             count(str(message["content"]))
             for pair in pairs
-            for message in prompts.messages(
-                phase, pair, structured=teacher.structured, nonce=make_nonce(pair, phase)
-            )
+            for message in prompts.messages(phase, pair, structured=structured, nonce=make_nonce(pair, phase))
         ),
         "completion_tokens": statistics.fmean(
             min(2 * count(_replaced(pair, phase)), teacher.max_tokens) for pair in pairs

@@ -26,6 +26,7 @@ from state.config import RunConfig, TeacherConfig
 from state.errors import TeacherError
 from state.folder import RunFolder
 from state.records import (
+    ANSWERLESS,
     PHASES,
     TERMS,
     CallStatus,
@@ -59,8 +60,6 @@ _SAMPLES_AT_ONCE = 32
 
 # Reasons of decisions that compared nothing, for want of a proposal.
 _UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")
-# Statuses of calls that brought no answer, and so no token counts either.
-_UNANSWERED: tuple[CallStatus, ...] = ("no-entry", "refused", "error")
 
 _Wanted = tuple[str, Pair, Term]  # version id, its pair, which score
 
@@ -115,6 +114,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         )
     )
     spending = store.spending()
+    cached = store.count_cached(round, phase)
 
     def may_ask() -> bool:
         return not is_spent(teacher_config, spending)
@@ -147,7 +147,8 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             _refuse_uncounted(teacher_config, call)
             spending = spending.plus(call)
             settled[call.status] += reflection.final
-            stage.update(settled.total(), total, **_reflection_facts(settled))
+            cached += call.cached
+            stage.update(settled.total(), total, **_reflection_facts(settled, cached))
     return {}
 
 
@@ -370,7 +371,7 @@ def _count_wanted(context: LoopContext, round: int) -> int:
 def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:
     """A budget that cannot be kept must not be overrun in silence."""
     is_counted = call.prompt_tokens is not None and call.completion_tokens is not None
-    if call.status in _UNANSWERED or is_counted:
+    if call.status in ANSWERLESS or call.cached or is_counted:
         return
     budget = [key for key in ("budget_tokens", "budget_usd") if getattr(teacher, key) is not None]
     if budget:
@@ -380,10 +381,12 @@ def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:
         )
 
 
-def _reflection_facts(settled: Counter[CallStatus]) -> dict[str, str]:
+def _reflection_facts(settled: Counter[CallStatus], cached: int) -> dict[str, str]:
+    """How many proposals came to what, and how many calls nobody was asked for."""
     proposed, unchanged = settled["ok"], settled["unchanged"]
     failed = settled.total() - proposed - unchanged
-    return {"proposed": str(proposed), "unchanged": str(unchanged), "failed": str(failed)}
+    facts = {"proposed": str(proposed), "unchanged": str(unchanged), "failed": str(failed)}
+    return facts | ({"from_cache": str(cached)} if cached else {})
 
 
 def _student(store: LineageStore, round: int) -> StudentRecord:

@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import StateSnapshot
 
-from agents.engines import TeacherModel
+from agents.engines import ENGINES, TeacherModel
 from agents.evaluation import load_checker
 from agents.models import resolve_student
 from agents.refinetune import check_refinetune
@@ -21,6 +21,7 @@ from agents.teacher import Teacher, check_teacher, open_teacher
 from loop.display import Display
 from loop.graph import Loop, build_graph, hash_graph
 from loop.nodes import LoopContext, LoopState, evaluate_round, why_stop
+from state.cache import AnswerCache, cache_path
 from state.config import CHANGEABLE, RunConfig, change_config, load_config, parse_config
 from state.datasets import assign_samples, dataset_hash, read_dataset
 from state.errors import ConfigError, StoreError
@@ -46,9 +47,13 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         DatasetError: the data cannot be read.
         StudentError: the student model cannot be used.
         AdapterError: the student cannot be given the configured adapter.
+        StoreError: the cache of answers is damaged.
     """
     with RunFolder.create(runs, config.name) as folder:
         check_teacher(config.teacher)
+        if config.teacher.cache == "only" or cache_path(runs).exists():
+            with _open_cache(config, runs):
+                pass
         check_student(config.student)
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
@@ -107,12 +112,17 @@ def run_loop(folder: RunFolder, display: Display) -> str:
         Why the loop stopped.
 
     Raises:
-        StoreError: another process works on the run, or another version of the machine began it.
+        StoreError: another process works on the run, another version of the machine began it, or the
+            cache of answers is damaged.
         ReflectuneError: whatever ended the run early; it can be resumed.
     """
     config = load_config(folder.config)
     checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None
-    with folder.lock(), LineageStore.open(folder.lineage) as store:
+    with (
+        folder.lock(),
+        LineageStore.open(folder.lineage) as store,
+        _open_cache(config, folder.path.parent) as cache,
+    ):
         _refuse_other_machine(store)
         _refuse_changed_config(store, config, folder.path.name)
         context = LoopContext(
@@ -121,7 +131,7 @@ def run_loop(folder: RunFolder, display: Display) -> str:
             store=store,
             display=display,
             checker=checker,
-            open_teacher=lambda student: _open_teacher(config, folder, student),
+            open_teacher=lambda student: _open_teacher(config, folder, student, cache),
             open_student=lambda adapter: Student.open(config.student, adapter),
         )
         with _status(store):
@@ -133,10 +143,29 @@ def run_loop(folder: RunFolder, display: Display) -> str:
             return reason
 
 
-def _open_teacher(config: RunConfig, folder: RunFolder, student: StudentRecord) -> Teacher:
+def _open_teacher(
+    config: RunConfig, folder: RunFolder, student: StudentRecord, cache: AnswerCache | None
+) -> Teacher:
     adapter = None if student.adapter is None else folder.path / student.adapter
     itself = TeacherModel(f"self:{student.id}", config.student, adapter)
-    return open_teacher(config.teacher, config.seed, itself)
+    return open_teacher(config.teacher, config.seed, itself, cache)
+
+
+def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:
+    """The cache that a run's teacher uses; None without one.
+
+    Raises:
+        ConfigError: there is none, and nobody else may be asked.
+        StoreError: it cannot be used.
+    """
+    teacher = config.teacher
+    if teacher.cache == "off" or not ENGINES[teacher.engine].is_cached:
+        return nullcontext()
+    if teacher.cache == "only" and not cache_path(runs).exists():
+        raise ConfigError(
+            f'teacher.cache = "only": there is no {cache_path(runs)}; runs with teacher.cache = "on" make it'
+        )
+    return AnswerCache.open(runs)
 
 
 def _invoke(context: LoopContext) -> str:

@@ -48,14 +48,16 @@ def render_rounds(run: Document) -> RenderableType:
     fruitless = "unchanged\n+ failed"
     decided = new_table("round", "student", "pool", "instruction", fruitless, "response", fruitless, "train")
     frozen = ", ".join(f"{row['frozen']} in round {row['round']}" for row in rounds if row["frozen"])
+    paid = new_table(
+        "round", "calls", "from\ncache", "prompt\ntokens", "answer\ntokens", "USD",
+        "tokens per\naccepted", "USD per\naccepted",
+    )  # fmt: skip
     measured = new_table(
         "round",
         "IFD",
         "r-IFD",
         "tokens",
         *(f"held-out\n{name.replace('_', ' ')}" for name in measures),
-        "calls",
-        "USD",
         "seconds",
     )
     for row in rounds:
@@ -75,18 +77,30 @@ def render_rounds(run: Document) -> RenderableType:
             format_number(row["r_ifd"]["mean"], ".3f"),
             format_number(row["response_tokens"], ".1f"),
             *(format_number(row["evaluations"].get(name), ".3f") for name in measures),
-            str(row["teacher"]["calls"]),
-            format_number(row["teacher"]["cost_usd"], ".4f"),
             f"{sum(row['seconds'].values()):.1f}",
         )
-    return Group(
+        if (teacher := row["teacher"])["calls"]:
+            paid.add_row(
+                str(row["round"]),
+                str(teacher["calls"]),
+                str(teacher["cached"]),
+                format_number(teacher["prompt_tokens"], "d"),
+                format_number(teacher["completion_tokens"], "d"),
+                format_number(teacher["cost_usd"], ".4f"),
+                format_number(teacher["tokens_per_accepted"], ".1f"),
+                format_number(teacher["cost_per_accepted_usd"], ".4f"),
+            )
+    shown: list[RenderableType] = [
         Text(f"{run['name']}: {run['status']}{stop}", style="bold"),
         Text("\nAccepted of proposed, unchanged + failed reflections, by phase; pairs trained on"),
         decided,
-        *([Text(f"Left alone after repeated refusals: {frozen}\n")] if frozen else []),
-        Text("Means over the pool under the student that decided; held-out measures; teacher"),
-        measured,
-    )
+    ]
+    if frozen:
+        shown.append(Text(f"Left alone after repeated refusals: {frozen}\n"))
+    shown += [Text("Means over the pool under the student that decided; held-out measures"), measured]
+    if paid.rows:
+        shown += [Text("The teacher's calls, and what those took that the cache did not answer"), paid]
+    return Group(*shown)
 
 
 def render_trace(trace: Document, console: Console) -> RenderableType:

@@ -14,7 +14,7 @@ from sqlite_utils.db import Database
 
 from state.errors import StoreError
 from state.exports import Preference
-from state.records import PHASES, Pair, Phase
+from state.records import ANSWERLESS, PHASES, Pair, Phase
 from state.store import open_database
 
 __all__ = ["History", "Proposed", "mean_and_median"]
@@ -46,6 +46,11 @@ class History:
 
     def __init__(self, database: Database) -> None:
         self.db = database
+        if "cached" not in database.table("teacher_calls").columns_dict:
+            # Written before there was a cache, and not to be changed by a reader.
+            database.execute(
+                "CREATE TEMP VIEW teacher_calls AS SELECT *, 0 AS cached FROM main.teacher_calls"
+            )
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -97,14 +102,41 @@ class History:
         return int(row["round"])
 
     def teacher(self, round: int | None = None) -> dict[str, Any]:
-        """Calls, tokens and cost of a round, or of all; None where an answered call's is not known."""
+        """Calls, tokens and cost of a round, or of all, also per accepted proposal.
+
+        Calls answered from the cache are counted, and add nothing to the sums: nobody paid for them again. A
+        sum is None where an answered call's figure is not known; what is per accepted proposal is None too
+        where none was accepted.
+        """
+        total = self._calls(round)
+        accepted = self._one(
+            "SELECT COUNT(*) AS n FROM decisions "
+            "WHERE round = COALESCE(:round, round) AND reason = 'accepted'",
+            round=round,
+        )["n"]
+        tokens = (
+            None
+            if total["prompt_tokens"] is None or total["completion_tokens"] is None
+            else total["prompt_tokens"] + total["completion_tokens"]
+        )
+        return total | {
+            "tokens_per_accepted": _per(tokens, accepted),
+            "cost_per_accepted_usd": _per(total["cost_usd"], accepted),
+        }
+
+    def _calls(self, round: int | None, phase: Phase | None = None) -> dict[str, Any]:
+        """Calls of a round and phase, or of all, and what those that were paid for took."""
+        paid = f"NOT cached AND status NOT IN ({_quoted(ANSWERLESS)})"
         sums = ", ".join(
-            f"CASE WHEN SUM(status = 'ok' AND {name} IS NULL) = 0 THEN SUM({name}) END AS {name}"
-            for name in ("prompt_tokens", "completion_tokens", "cost_usd")
+            f"CASE WHEN COUNT(*) FILTER (WHERE {paid} AND {name} IS NULL) = 0 "
+            f"THEN COALESCE(SUM({name}) FILTER (WHERE NOT cached), {nothing}) END AS {name}"
+            for name, nothing in {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}.items()
         )
         return self._one(
-            f"SELECT COUNT(*) AS calls, {sums} FROM teacher_calls WHERE round = COALESCE(:round, round)",
+            f"SELECT COUNT(*) AS calls, COUNT(*) FILTER (WHERE cached) AS cached, {sums} FROM teacher_calls "
+            "WHERE round = COALESCE(:round, round) AND phase = COALESCE(:phase, phase)",
             round=round,
+            phase=phase,
         )
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -150,12 +182,17 @@ class History:
             },
         }
 
-    def _phase(self, round: int, phase: str) -> dict[str, int]:
-        """Samples by what reflection came to, and the accepted.
+    def _phase(self, round: int, phase: Phase) -> dict[str, Any]:
+        """Samples by what reflection came to, the accepted, and the teacher's calls by status.
 
         Without a proposal, the last call of the last candidate tells an unchanged sample from a failed one.
         """
-        return self._one(
+        statuses = self.db.query(
+            "SELECT status, COUNT(*) AS n FROM teacher_calls WHERE round = ? AND phase = ? "
+            "GROUP BY status ORDER BY status",
+            [round, phase],
+        )
+        samples = self._one(
             """
             WITH calls AS (
                 SELECT status, MAX(status = 'ok') OVER (PARTITION BY sample_id) AS answered,
@@ -174,6 +211,10 @@ class History:
             round=round,
             phase=phase,
         )
+        return samples | {
+            "teacher": self._calls(round, phase),
+            "statuses": {row["status"]: row["n"] for row in statuses},
+        }
 
     def _pool_scores(self, round: int) -> list[dict[str, Any]]:
         """Scores of the pool D[r] under s[r-1], the student that decided about it."""
@@ -341,6 +382,14 @@ class History:
 
     def _one(self, query: str, **params: object) -> dict[str, Any]:
         return next(iter(self.db.query(query, params)))
+
+
+def _per(total: float | None, number: int) -> float | None:
+    return None if total is None or number == 0 else total / number
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
 
 
 def _tenths(seconds: float) -> float:

@@ -219,3 +219,10 @@ def create_config_changes(db: Database) -> None:
             after TEXT NOT NULL
         ) STRICT;
     """)
+
+
+@migrations(name="0004_cached_calls")
+def add_cached(db: Database) -> None:
+    """Whether a call's answer came from the cache."""
+    # 1: nobody was asked. The token counts are those of the call that once paid; cost_usd and seconds are 0.
+    db.execute("ALTER TABLE teacher_calls ADD COLUMN cached INTEGER NOT NULL DEFAULT 0")

@@ -18,7 +18,19 @@ Term = Literal[
     "instruction_alone",
 ]
 ScoreStatus = Literal["ok", "empty", "truncated-away", "non-finite"]
-CallStatus = Literal["ok", "unparsable", "unchanged", "cut", "no-entry", "refused", "error"]
+CallStatus = Literal[
+    "ok",
+    "unparsable",  # without the texts that were asked for
+    "unchanged",  # the given pair
+    "echoed",  # the prompt's own words
+    "placeholder",  # stand-ins for texts
+    "declined",  # the model refuses to do it
+    "repetition",  # one thing over and over
+    "cut",  # at the token limit
+    "no-entry",  # a recording knows nothing of the pair
+    "refused",  # the engine does not take the request
+    "error",
+]
 PolicyName = Literal[
     "ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all", "reject-all"
 ]
@@ -28,6 +40,8 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 TERMS: tuple[Term, ...] = get_args(Term)
 # Statuses of a call after which its question is not asked again; the other failures may pass.
 FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "no-entry", "refused")
+# Statuses of a call that brought no text, and so no token counts either.
+ANSWERLESS: tuple[CallStatus, ...] = ("no-entry", "refused", "error")
 
 
 def content_hash(*parts: object) -> str:
@@ -107,8 +121,9 @@ class TeacherCall:
     critique: str | None  # None where the answer did not parse
     prompt_tokens: int | None  # None where the engine does not count
     completion_tokens: int | None
-    cost_usd: float | None  # None where prices are unknown
+    cost_usd: float | None  # None where prices are unknown; 0 for an answer from the cache
     seconds: float
+    cached: bool = False  # whether nobody was asked, since the answer had been paid for before
 
     @property
     def id(self) -> str:
@@ -117,14 +132,31 @@ class TeacherCall:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """What a model said to a request, apart from the run that paid for it."""
+
+    model: str
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    refused: bool = False  # the server does not take requests with such a schema; there is no text
+
+
+@dataclass(frozen=True, slots=True)
 class Spending:
-    """What teacher calls took, as far as it is known: a call without a count or a price adds nothing."""
+    """What teacher calls took, as far as it is known: a call without a count or a price adds nothing.
+
+    Nor does an answer from the cache.
+    """
 
     tokens: int  # of prompts and answers
     usd: float
 
     def plus(self, call: TeacherCall) -> "Spending":
         """With one more call."""
+        if call.cached:
+            return self
         tokens = (call.prompt_tokens or 0) + (call.completion_tokens or 0)
         return Spending(self.tokens + tokens, self.usd + (call.cost_usd or 0.0))
 

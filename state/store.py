@@ -305,12 +305,16 @@ class LineageStore:
         return Counter({row["status"]: row["n"] for row in rows})
 
     def spending(self) -> Spending:
-        """What all calls of the run took."""
+        """What all calls of the run took; answers from the cache took nothing."""
         row = self.db.execute(
             "SELECT COALESCE(SUM(COALESCE(prompt_tokens, 0) + COALESCE(completion_tokens, 0)), 0), "
-            "COALESCE(SUM(cost_usd), 0.0) FROM teacher_calls"
+            "COALESCE(SUM(cost_usd), 0.0) FROM teacher_calls WHERE NOT cached"
         ).fetchone()
         return Spending(*row)
+
+    def count_cached(self, round: int, phase: Phase) -> int:
+        """How many of a phase's calls were answered from the cache."""
+        return self._count("teacher_calls WHERE round = ? AND phase = ? AND cached", round, phase)
 
     def count_frozen(self, round: int, patience: int | None) -> int:
         """How many samples are left alone in a round."""

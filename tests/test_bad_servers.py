@@ -67,10 +67,11 @@ def reflect(teacher_config: TeacherConfig, count: int) -> list[Reflection]:
         pytest.param(Reply(None, finish_reason="length"), "cut", None, id="null, thought too long"),
         pytest.param(
             Reply(body='{"choices": [{"message": {"content": null, "refusal": "Never."}}]}'),
-            "error",
-            "declined: Never.",
+            "declined",
+            None,
             id="declines",
         ),
+        pytest.param(Reply(None, finish_reason="content_filter"), "declined", None, id="filtered"),
         pytest.param(Reply(body="x" * (9 * 2**20)), "error", "larger than", id="huge"),
         pytest.param(Reply(status=500, body="x" * (9 * 2**20)), "error", "larger than", id="huge error"),
         pytest.param(

@@ -168,6 +168,27 @@ def test_budget_takes_in_what_is_under_way_and_no_more(
     assert len(calls(world / "runs/tiny")) == len(server.requests) == 4
 
 
+def test_budget_is_not_touched_by_answers_from_the_cache(
+    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_round = ("--set", "rounds=1", "--set")
+    assert invoke("run", "config.toml", *one_round, "teacher.budget_tokens=1000000") == 0
+    asked = len(server.requests)
+    assert invoke("run", "config.toml", "--name", "again", *one_round, "teacher.budget_tokens=1") == 0
+    assert len(server.requests) == asked == 2 * 14
+    assert document(capsys, "show", "again")["status"] == "finished"
+
+    # What differs is asked, up to the cap; the seed makes every prompt another.
+    assert (
+        invoke(
+            "run", "config.toml", "--name", "other", "--set", "seed=1", *one_round, "teacher.budget_tokens=1"
+        )
+        == 0
+    )
+    assert len(server.requests) == asked + 1
+    assert document(capsys, "show", "other")["status"] == "budget"
+
+
 def test_budget_of_a_teacher_that_does_not_count_is_refused(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +209,9 @@ def test_budget_of_a_teacher_that_does_not_count_is_refused(
     shown = document(capsys, "show", "tiny")
     assert (shown["status"], shown["rounds"][1]["teacher"]["calls"]) == ("finished", 28)
     assert shown["rounds"][1]["teacher"]["cost_usd"] is None
+    # Whatever they took, it was paid before.
+    assert invoke("run", "config.toml", "--name", "again", *options) == 0
+    assert document(capsys, "show", "again")["rounds"][1]["teacher"]["cached"] == 28
 
 
 def test_change_of_config_cut_short_is_made_whole_by_the_same_command(

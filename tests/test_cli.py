@@ -85,7 +85,7 @@ def test_show_has_the_documented_keys(inside: Path, capsys: pytest.CaptureFixtur
         assert row["pool"] == 34
         assert set(row["evaluations"]) == {"nll", "response_tokens"}
     one = shown["rounds"][1]
-    assert list(one["instruction"]) == ["reflected", "unchanged", "failed", "accepted"]
+    assert list(one["instruction"]) == ["reflected", "unchanged", "failed", "accepted", "teacher", "statuses"]
     assert sum(one["instruction"][key] for key in ("reflected", "unchanged", "failed")) == 34
     assert 0 < one["training"] <= 34
     assert one["ifd"]["mean"] > 0

@@ -60,6 +60,34 @@ def test_estimate_caps_an_answer_at_max_tokens(tmp_path: Path) -> None:
     assert [phase["completion_tokens"] for phase in document["phases"].values()] == [3, 3]
 
 
+def test_estimate_says_what_it_takes_for_granted_of_the_cache(tmp_path: Path) -> None:
+    costs, told = {}, {}
+    for mode in ("on", "off", "only"):
+        config_file = write_world(tmp_path / mode, teacher={**OPENAI, **PRICES, "cache": mode})
+        shown = estimate_run(load_config(config_file))
+        costs[mode] = shown["cost_usd"]
+        told[mode] = [line for line in shown["assumptions"] if "the cache" in line]
+    assert costs["on"] == costs["off"] > 0
+    assert costs["only"] == 0.0
+    assert told == {
+        "on": ["the cache has none of the answers yet"],
+        "off": [],
+        "only": ["the cache has every answer, and none of them costs anything"],
+    }
+
+
+def test_estimate_measures_the_prompts_that_the_engine_can_be_asked(tmp_path: Path) -> None:
+    """Engine transformers takes no schema, whatever `structured` says, so it is asked for tagged text."""
+    local = {"engine": "transformers", "model": "m", "path": None}
+    tokens = {}
+    for engine, settings in {"openai": OPENAI, "transformers": local}.items():
+        for structured in (True, False):
+            config_file = write_world(tmp_path, teacher={**settings, "structured": structured})
+            tokens[engine, structured] = estimate_run(load_config(config_file))["prompt_tokens"]
+    assert tokens["openai", True] != tokens["openai", False]
+    assert tokens["transformers", True] == tokens["transformers", False] == tokens["openai", False]
+
+
 def test_estimate_asks_no_teacher_and_makes_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

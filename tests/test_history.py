@@ -1,12 +1,14 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from state.errors import StoreError
 from state.exports import Preference
 from state.history import History, Proposed, mean_and_median
-from state.records import Evaluation, Pair, StudentRecord, Version
+from state.records import Evaluation, Pair, Spending, StudentRecord, Version
 from state.store import LineageStore
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
@@ -24,6 +26,16 @@ def path(tmp_path: Path) -> Path:
 def history(path: Path) -> Iterator[History]:
     with History.open(path) as history:
         yield history
+
+
+NO_CALLS = {"calls": 0, "cached": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
+# Of calls of 10 + 5 tokens, 0.25 each.
+FOUR_CALLS = {"calls": 4, "cached": 0, "prompt_tokens": 40, "completion_tokens": 20, "cost_usd": 1.0}
+SAMPLE_COUNTS = ("reflected", "unchanged", "failed", "accepted")
+
+
+def sample_counts(phase: dict[str, Any]) -> dict[str, Any]:
+    return {name: phase[name] for name in SAMPLE_COUNTS}
 
 
 def write_round(store: LineageStore) -> None:
@@ -66,14 +78,28 @@ def test_history_rounds_have_the_documented_keys_and_values(history: History) ->
         "pool": 3,
         "training": 1,
         "frozen": 0,
-        "instruction": {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0},
-        "response": {"reflected": 2, "unchanged": 0, "failed": 1, "accepted": 1},
+        "instruction": {
+            "reflected": 0,
+            "unchanged": 0,
+            "failed": 0,
+            "accepted": 0,
+            "teacher": NO_CALLS,
+            "statuses": {},
+        },
+        "response": {
+            "reflected": 2,
+            "unchanged": 0,
+            "failed": 1,
+            "accepted": 1,
+            "teacher": FOUR_CALLS,
+            "statuses": {"cut": 1, "ok": 2, "unparsable": 1},
+        },
         # The pool D[1] is better a, b, c with IFD 0.5, 0.7, 0.9 and r-IFD 0.2, 0.4, 0.6.
         "ifd": {"mean": pytest.approx(0.7), "median": pytest.approx(0.7)},
         "r_ifd": {"mean": pytest.approx(0.4), "median": pytest.approx(0.4)},
         "response_tokens": 6.0,
         "evaluations": {"nll": 2.5},
-        "teacher": {"calls": 4, "prompt_tokens": 40, "completion_tokens": 20, "cost_usd": 1.0},
+        "teacher": FOUR_CALLS | {"tokens_per_accepted": 60.0, "cost_per_accepted_usd": 1.0},
         "seconds": {"reflect": 0.0, "select": 2.0, "refinetune": 0.0, "evaluate": 0.0},
     }
 
@@ -98,8 +124,15 @@ def test_history_counts_samples_without_a_proposal_by_their_last_call(path: Path
         store.add_reflections([call("a", 2, attempt=1, status="unchanged")], [])
     with History.open(path) as history:
         two = history.rounds()[2]
-    assert two["instruction"] == {"reflected": 0, "unchanged": 2, "failed": 1, "accepted": 0}
-    assert two["response"] == {"reflected": 1, "unchanged": 0, "failed": 1, "accepted": 0}
+    assert sample_counts(two["instruction"]) == {
+        "reflected": 0,
+        "unchanged": 2,
+        "failed": 1,
+        "accepted": 0,
+    }
+    assert sample_counts(two["response"]) == {"reflected": 1, "unchanged": 0, "failed": 1, "accepted": 0}
+    assert two["instruction"]["statuses"] == {"cut": 3, "error": 1, "unchanged": 4}
+    assert two["response"]["statuses"] == {"cut": 1, "ok": 1, "unchanged": 2}
 
 
 def test_history_run_overview(history: History) -> None:
@@ -115,6 +148,71 @@ def test_history_cost_is_unknown_where_a_price_is(path: Path) -> None:
         store.db.execute("UPDATE teacher_calls SET cost_usd = NULL WHERE sample_id = 'a'")
     with History.open(path) as history:
         assert history.teacher()["cost_usd"] is None
+
+
+def test_history_sums_what_was_paid_for(path: Path) -> None:
+    """Two calls from the cache are counted, and add nothing; those of round 1 took 60 tokens and 1 USD."""
+    with LineageStore.open(path) as store:
+        store.start_round(2)
+        kept = [replace(call(sample, 2), cached=True, cost_usd=0.0, seconds=0.0) for sample in "ab"]
+        uncounted = replace(call("c", 2, status="error"), prompt_tokens=None, cost_usd=None)
+        store.add_reflections([*kept, uncounted, replace(call("c", 2, attempt=2), cost_usd=0.5)], [])
+    with History.open(path) as history:
+        two = history.rounds()[2]
+        assert two["response"]["teacher"] == {
+            "calls": 4,
+            "cached": 2,
+            "prompt_tokens": 10,
+            "completion_tokens": 10,
+            "cost_usd": 0.5,
+        }
+        assert two["teacher"]["tokens_per_accepted"] is None  # nothing was accepted
+        assert two["teacher"]["cost_per_accepted_usd"] is None
+        assert history.teacher() == {
+            "calls": 8,
+            "cached": 2,
+            "prompt_tokens": 50,
+            "completion_tokens": 30,
+            "cost_usd": 1.5,
+            "tokens_per_accepted": 80.0,
+            "cost_per_accepted_usd": 1.5,
+        }
+
+
+@pytest.mark.parametrize("status", ["ok", "unparsable", "cut", "unchanged"])
+def test_history_a_sum_is_unknown_where_an_answered_call_is_not_counted(path: Path, status: str) -> None:
+    with LineageStore.open(path) as store:
+        uncounted = call("a", attempt=7, status=status)
+        store.add_reflections([replace(uncounted, completion_tokens=None, cost_usd=None)], [])
+    with History.open(path) as history:
+        one = history.rounds()[1]
+    for sums in (one["teacher"], one["response"]["teacher"]):
+        assert (sums["prompt_tokens"], sums["completion_tokens"], sums["cost_usd"]) == (50, None, None)
+    assert (one["teacher"]["tokens_per_accepted"], one["teacher"]["cost_per_accepted_usd"]) == (None, None)
+    assert one["instruction"]["teacher"] == NO_CALLS
+
+
+def test_history_of_a_cached_call_without_counts_leaves_the_sums_known(path: Path) -> None:
+    with LineageStore.open(path) as store:
+        kept = replace(call("a", attempt=7), cached=True, cost_usd=0.0)
+        store.add_reflections([replace(kept, prompt_tokens=None, completion_tokens=None)], [])
+    with History.open(path) as history:
+        assert history.rounds()[1]["response"]["teacher"] == FOUR_CALLS | {"calls": 5, "cached": 1}
+
+
+def test_history_reads_a_lineage_from_before_there_was_a_cache(path: Path) -> None:
+    with LineageStore.open(path) as store:
+        store.db.execute("ALTER TABLE teacher_calls DROP COLUMN cached")
+        store.db.execute("DELETE FROM _sqlite_migrations WHERE name = '0004_cached_calls'")
+    before = path.read_bytes()
+    with History.open(path) as history:
+        assert history.rounds()[1]["response"]["teacher"] == FOUR_CALLS
+        assert history.trace("a")["versions"][1]["critique"] == "too short"
+    assert path.read_bytes() == before
+    with LineageStore.open(path) as store:
+        assert store.spending() == Spending(60, 1.0)
+    with History.open(path) as history:
+        assert history.teacher(1)["cached"] == 0
 
 
 def test_history_trace_tells_the_whole_story(history: History) -> None:

@@ -1,7 +1,9 @@
 """The whole loop with teachers that answer while it runs: a real HTTP server, a real local model."""
 
 import json
+import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
@@ -99,6 +101,69 @@ def test_loop_never_pays_twice_for_an_answer_after_a_kill(tmp_path: Path) -> Non
     assert max(answered.values()) <= 2
 
 
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """The command in a process of its own."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=folder,
+        env=child_environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def test_loop_killed_at_random_counts_every_call_once_and_takes_none_from_the_cache(tmp_path: Path) -> None:
+    moments = random.Random(5)
+
+    def slowly(request: Mapping[str, Any], number: int) -> Reply:
+        return Reply(improve(dict(request), number).text, delay=0.05)
+
+    with serve_teacher(slowly) as server:
+        live_world(tmp_path, server.url, concurrency=4, price_in=1.0, price_out=2.0)
+        arguments = ["run", "config.toml", "--set", "rounds=1"]
+        for _ in range(3):
+            enough = len(server.requests) + moments.randint(1, 20)
+            with start(tmp_path, *arguments) as process:
+                while len(server.requests) < enough:
+                    assert process.poll() is None
+                    time.sleep(0.001)
+                time.sleep(moments.uniform(0, 0.06))  # anywhere in the arrival of an answer
+                process.send_signal(signal.SIGKILL)
+            arguments = ["resume", "tiny"]
+        assert reflectune("resume", "tiny", cwd=tmp_path).returncode == 0
+        asked = len(server.requests)
+    teacher = shown(tmp_path)["rounds"][1]["teacher"]
+    assert (teacher["calls"], teacher["cached"]) == (2 * TRAIN, 0)
+    assert 2 * TRAIN <= asked <= 2 * TRAIN + 3 * 4, "only what was in flight is asked again"
+    with sqlite3.connect(tmp_path / "runs/tiny/lineage.db") as connection:
+        sums = "SUM(prompt_tokens), SUM(completion_tokens), SUM(cost_usd)"
+        stored = connection.execute(f"SELECT {sums} FROM teacher_calls").fetchone()
+    assert (teacher["prompt_tokens"], teacher["completion_tokens"], teacher["cost_usd"]) == stored
+    assert teacher["cost_usd"] == pytest.approx((stored[0] + 2 * stored[1]) / 1e6)
+
+
+def test_two_runs_at_once_share_their_answers_and_count_what_each_paid(tmp_path: Path) -> None:
+    def slowly(request: Mapping[str, Any], number: int) -> Reply:
+        return Reply(improve(dict(request), number).text, delay=0.02)
+
+    with serve_teacher(slowly) as server:
+        live_world(tmp_path, server.url, concurrency=2)
+        one_round = ("run", "config.toml", "--set", "rounds=1", "--name")
+        with start(tmp_path, *one_round, "tiny") as tiny, start(tmp_path, *one_round, "twin") as twin:
+            assert (tiny.wait(timeout=120), twin.wait(timeout=120)) == (0, 0)
+        asked = len(server.requests)
+        assert reflectune(*one_round, "last", cwd=tmp_path).returncode == 0
+        assert len(server.requests) == asked
+    assert 2 * TRAIN <= asked <= 2 * 2 * TRAIN
+    pools, paid = [], 0
+    for name in ("tiny", "twin", "last"):
+        with sqlite3.connect(tmp_path / f"runs/{name}/lineage.db") as connection:
+            pools.append(connection.execute("SELECT * FROM versions ORDER BY id").fetchall())
+            paid += connection.execute("SELECT COUNT(*) FROM teacher_calls WHERE NOT cached").fetchone()[0]
+    assert pools[0] == pools[1] == pools[2]
+    assert paid == asked
+
+
 def test_loop_with_a_dead_server_stops_and_can_go_on(tmp_path: Path) -> None:
     with serve_teacher() as server:
         url = server.url
@@ -140,7 +205,8 @@ def test_loop_with_a_babbling_local_teacher_accepts_nothing(tmp_path: Path) -> N
     assert (run["status"], run["stop_reason"]) == ("finished", "no-proposals")
     one = run["rounds"][1]
     for phase in ("instruction", "response"):
-        assert one[phase] == {"reflected": 0, "unchanged": 0, "failed": 6, "accepted": 0}
+        counted = {name: one[phase][name] for name in ("reflected", "unchanged", "failed", "accepted")}
+        assert counted == {"reflected": 0, "unchanged": 0, "failed": 6, "accepted": 0}
     assert one["teacher"]["calls"] == 2 * 2 * 6
     assert one["student"] == "s0"
 

@@ -244,6 +244,15 @@ def test_store_spending_sums_what_is_known_of_every_call(store: LineageStore) ->
     assert store.spending().plus(unknown) == Spending(30, 0.5)
 
 
+def test_store_spending_leaves_out_what_came_from_the_cache(store: LineageStore) -> None:
+    kept = replace(call("b"), cached=True)
+    store.add_reflections([call("a"), kept], [])
+    assert store.spending() == Spending(tokens=15, usd=0.25)
+    assert store.spending().plus(kept) == Spending(15, 0.25)
+    assert (store.count_cached(1, "response"), store.count_cached(1, "instruction")) == (1, 0)
+    assert store.count_cached(2, "response") == 0
+
+
 def test_store_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(store: LineageStore) -> None:
     # a: refused in both phases of round 1 and in round 3, which makes two rounds; round 2 had no proposal
     # b: refused in rounds 1 and 3, accepted in round 2, which makes one

@@ -114,17 +114,23 @@ def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
         "instruction": phase, "response": phase,
         "ifd": {"mean": None, "median": None}, "r_ifd": {"mean": None, "median": None},
         "response_tokens": None, "evaluations": {"nll": 2.5},
-        "teacher": {"calls": 0, "cost_usd": None}, "seconds": {"reflect": 1.25},
+        "teacher": {
+            "calls": 0, "cached": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0,
+            "tokens_per_accepted": None, "cost_per_accepted_usd": None,
+        },
+        "seconds": {"reflect": 1.25},
     }  # fmt: skip
-    other = row | {"round": 1, "student": "s1", "evaluations": {}}
+    unknown = {"calls": 9, "prompt_tokens": None, "completion_tokens": None, "cost_usd": None}
+    other = row | {"round": 1, "student": "s1", "evaluations": {}, "teacher": row["teacher"] | unknown}
     run = {"name": "r", "status": "running", "stop_reason": None, "rounds": [row, other]}
     lines = shown(render_rounds(run), width=80).splitlines()
     assert lines[0] == "r: running"
     assert [line.split() for line in lines if line.startswith((" 0 ", " 1 "))] == [
         ["0", "-", "5", "0/0", "0+0", "0/0", "0+0", "0"],
         ["1", "s1", "5", "0/0", "0+0", "0/0", "0+0", "0"],
-        ["0", "-", "-", "-", "2.500", "0", "-", "1.2"],
-        ["1", "-", "-", "-", "-", "0", "-", "1.2"],
+        ["0", "-", "-", "-", "2.500", "1.2"],
+        ["1", "-", "-", "-", "-", "1.2"],
+        ["1", "9", "0", "-", "-", "-", "-", "-"],
     ]
     assert max(map(len, lines)) <= 80
 
@@ -137,7 +143,11 @@ def test_rounds_of_a_large_dataset_fit_80_columns() -> None:
         "instruction": instruction, "response": response,
         "ifd": {"mean": 0.5, "median": 0.5}, "r_ifd": {"mean": 0.5, "median": 0.5},
         "response_tokens": 123.4, "evaluations": {"nll": 2.5},
-        "teacher": {"calls": 104004, "cost_usd": 12.5}, "seconds": {"reflect": 12345.6},
+        "teacher": {
+            "calls": 104004, "cached": 100002, "prompt_tokens": 70200100, "completion_tokens": 50300200,
+            "cost_usd": 1234.5, "tokens_per_accepted": 2638.04, "cost_per_accepted_usd": 0.02703,
+        },
+        "seconds": {"reflect": 12345.6},
     }  # fmt: skip
     run = {"name": "r", "status": "running", "stop_reason": None, "rounds": [row]}
     lines = shown(render_rounds(run), width=200).splitlines()
@@ -145,6 +155,8 @@ def test_rounds_of_a_large_dataset_fit_80_columns() -> None:
         line.split() for line in lines
     ]
     assert "Left alone after repeated refusals: 9001 in round 1" in lines
+    paid = ["1", "104004", "100002", "70200100", "50300200", "1234.5000", "2638.0", "0.0270"]
+    assert lines[-2].split() == paid
     assert max(map(len, lines)) <= 80
 
 

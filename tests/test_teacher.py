@@ -375,6 +375,19 @@ def test_reflect_retries_are_bounded() -> None:
     assert {r.call.critique for r in reflections} == {None}
 
 
+@pytest.mark.parametrize("bad", ["declined", "placeholder", "echoed", "repetition"])
+def test_reflect_asks_again_after_every_answer_of_no_use(bad: str) -> None:
+    def at_first_bad(request: dict[str, Any], number: int) -> Reply:
+        echo = answer_text(request, response=prompt_of(request))
+        texts = {"declined": "I cannot help with that.", "echoed": echo, "repetition": "no " * 200}
+        text = texts.get(bad, answer_text(request, response="TODO"))
+        return Reply(text) if number == 0 else improve(request, number)
+
+    with serve_teacher(at_first_bad) as server:
+        reflections = reflect(config(server.url, retries=1), [question(0)])
+    assert [(r.call.status, r.final) for r in reflections] == [(bad, False), ("ok", True)]
+
+
 def test_reflect_goes_on_after_a_failed_attempt() -> None:
     def second_time_lucky(request: dict[str, Any], number: int) -> Reply:
         return Reply("hm") if number == 0 else improve(request, number)
@@ -411,6 +424,10 @@ def test_reflect_resumed_attempt_is_the_undisturbed_one() -> None:
         (Reply(""), "unparsable", None),
         (Reply('{"critique": "c", "response": "0"}'), "unchanged", None),
         (Reply('{"critique": "c", "resp', finish_reason="length"), "cut", None),
+        (Reply("I'm sorry, but I can't assist with that."), "declined", None),
+        (Reply('{"critique": "c", "response": "..."}'), "placeholder", None),
+        (Reply("Well, yes" + " yes" * 100), "repetition", None),
+        (Reply('{"critique": "c", "response": "' + "1" * 300, finish_reason="length"), "repetition", None),
         (Reply(None), "error", "no text in the answer"),
         (Reply(status=400), "refused", "status 400"),
         (Reply(status=500), "error", "status 500"),

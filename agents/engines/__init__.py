@@ -50,7 +50,7 @@ class Answer:
 
     `error` is None for an answered request, else
         refused-request  the server says the request itself is wrong: asking the same again is useless
-        no-entry         a recording has nothing for it
+        no-entry         a recording, or a cache that is asked alone, has nothing for it
         unavailable      nobody took the request: no connection, or too busy; not the request's fault
         failed           anything else that may pass
     """
@@ -63,6 +63,7 @@ class Answer:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     seconds: float = 0.0
+    cached: bool = False  # nobody was asked: it had been paid for before
 
 
 class Engine(Protocol):
@@ -93,6 +94,8 @@ class EngineKind:
 
     open: Callable[[TeacherConfig, TeacherModel], Engine]
     structured: bool = True  # whether its requests may carry a schema
+    is_local: bool = True  # whether it opens a model on this machine
+    is_cached: bool = True  # whether its answers cost enough to be kept
 
 
 def _open_openai(config: TeacherConfig, model: TeacherModel) -> Engine:
@@ -113,8 +116,15 @@ def _open_transformers(config: TeacherConfig, model: TeacherModel) -> Engine:
     return TransformersEngine(config, model)
 
 
+def _open_vllm(config: TeacherConfig, model: TeacherModel) -> Engine:
+    from agents.engines.vllm_engine import VllmEngine
+
+    return VllmEngine(config, model)
+
+
 ENGINES: dict[str, EngineKind] = {
-    "openai": EngineKind(_open_openai),
-    "recorded": EngineKind(_open_recorded),
+    "openai": EngineKind(_open_openai, is_local=False),
+    "recorded": EngineKind(_open_recorded, is_local=False, is_cached=False),
     "transformers": EngineKind(_open_transformers, structured=False),
+    "vllm": EngineKind(_open_vllm),
 }

@@ -1,0 +1,173 @@
+"""The teacher's answers of all runs of a folder, in one file, so that none is paid for twice.
+
+It holds copies only: the lineage of a run has every answer that the run used, so the file may be deleted
+while no run is going on. Any number of runs and processes of one machine use it at once. Where an answer
+cannot be read or kept, because the file is damaged, locked for a minute or on a full disk, the run ends with
+an error that says so; what its lineage has is committed before and stays, and `resume` goes on.
+
+Write-ahead logging needs memory that all users share: machines that share a network folder need a runs
+folder each, or `teacher.cache = "off"`.
+"""
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from sqlite_utils import Migrations
+from sqlite_utils.db import Database
+
+from state.errors import StoreError
+from state.records import KeptAnswer
+
+__all__ = ["AnswerCache", "cache_path"]
+
+_LOCKED_SECONDS = 60.0
+_COPIES = "it holds copies only and may be deleted"
+
+_migrations = Migrations("reflectune-cache")
+
+
+@_migrations(name="0001_tables")
+def _create_tables(db: Database) -> None:
+    db.executescript("""
+        -- key is a hash of everything the answer depends on: prompt, schema, model and sampling. refused is 1
+        -- where the server does not take such a schema; nothing was answered then.
+        CREATE TABLE answers (
+            key TEXT PRIMARY KEY,
+            model TEXT NOT NULL,
+            text TEXT NOT NULL,
+            finish_reason TEXT,
+            prompt_tokens INTEGER,
+            completion_tokens INTEGER,
+            refused INTEGER NOT NULL,
+            created_at TEXT NOT NULL
+        ) STRICT;
+
+        -- What was last found in the folder of a local model.
+        CREATE TABLE models (
+            folder TEXT PRIMARY KEY,
+            fingerprint TEXT NOT NULL,
+            seen_at TEXT NOT NULL
+        ) STRICT;
+    """)
+
+
+def cache_path(runs: Path) -> Path:
+    """Where the runs of a folder keep their answers."""
+    return runs / "cache.db"
+
+
+class AnswerCache:
+    """Reads and writes one cache.db over one connection; use it in one thread.
+
+    Raises, in every method:
+        StoreError: the file is damaged, something else, newer, locked, or cannot be written.
+    """
+
+    def __init__(self, path: Path, database: Database) -> None:
+        self.path = path
+        self.db = database
+
+    @classmethod
+    def open(cls, runs: Path) -> Self:
+        """Open the cache of a folder of runs; makes it where there is none."""
+        path = cache_path(runs)
+        if path.is_dir():
+            raise StoreError(f"{path}: a folder, where the cache of answers belongs; move it away")
+        with _explained(path), _alone(runs):
+            database = Database(sqlite3.connect(path, timeout=_LOCKED_SECONDS))
+            try:
+                _prepare(path, database)
+            except BaseException:
+                database.close()
+                raise
+        return cls(path, database)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def get(self, key: str) -> KeptAnswer | None:
+        """The answer kept under a key."""
+        with _explained(self.path):
+            rows = self.db.query(
+                "SELECT model, text, finish_reason, prompt_tokens, completion_tokens, refused "
+                "FROM answers WHERE key = ?",
+                [key],
+            )
+            for row in rows:
+                return KeptAnswer(**row | {"refused": bool(row["refused"])})
+        return None
+
+    def put(self, key: str, answer: KeptAnswer) -> None:
+        """Keep an answer; the first one under a key stays."""
+        # One statement, which waits for other writers; a transaction that has read before would not.
+        with _explained(self.path), self.db.atomic():
+            self.db.execute(
+                "INSERT OR IGNORE INTO answers VALUES (:key, :model, :text, :finish_reason, :prompt_tokens, "
+                ":completion_tokens, :refused, :created_at)",
+                {"key": key, "created_at": _now()} | asdict(answer),
+            )
+
+    def fingerprint(self, folder: str) -> str | None:
+        """What a model folder was last found to hold."""
+        with _explained(self.path):
+            row = self.db.execute("SELECT fingerprint FROM models WHERE folder = ?", [folder]).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_fingerprint(self, folder: str, fingerprint: str) -> None:
+        """Note what a model folder holds now."""
+        with _explained(self.path), self.db.atomic():
+            self.db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", [folder, fingerprint, _now()])
+
+
+def _prepare(path: Path, database: Database) -> None:
+    """Check that the file is a cache, or make one of an empty file."""
+    applied = {migration.name for migration in _migrations.applied(database)}
+    known = {migration.name for migration in _migrations._migrations}
+    if newer := sorted(applied - known):
+        raise StoreError(
+            f"{path}: made by a newer version of Reflectune (schema {newer[-1]}); upgrade, or delete the "
+            "file: it holds copies only"
+        )
+    if not applied and database.table_names():
+        raise StoreError(f"{path}: no cache of answers, but some other database; move it or delete it")
+    if applied < known:
+        database.enable_wal()
+        _migrations.apply(database)
+    database.execute("PRAGMA synchronous = NORMAL")
+
+
+@contextmanager
+def _alone(runs: Path) -> Iterator[None]:
+    """Let no other process make the cache at the same time."""
+    with (runs / ".cache.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{path}: the teacher's cache cannot be used: {error}; {_COPIES}") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path}: a damaged cache of answers: {error}; {_COPIES}") from error
+    except OSError as error:
+        raise StoreError(f"{path}: the teacher's cache cannot be opened: {error}") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,777 @@
+"""Answers that were paid for once: the file, the engine around it, and whole runs that share it."""
+
+import multiprocessing
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.engines import ENGINES, Answer, EngineKind, Request, TeacherModel
+from agents.engines.cached import CachedEngine
+from agents.model_files import fingerprint
+from agents.teacher import Reflection, check_teacher, open_teacher
+from state import cache as cache_module
+from state.cache import AnswerCache, cache_path
+from state.config import StudentConfig, TeacherConfig
+from state.errors import ConfigError, StoreError
+from state.records import KeptAnswer, Pair
+from state.store import LineageStore
+from tests.teacher_server import TeacherServer, serve_teacher
+from tests.test_cli import complaint, document, invoke
+from tests.test_teacher import ScriptedEngine, config, question, well
+from tests.tiny_models import save_tiny_llama
+from tests.worlds import write_world
+
+ANSWER = KeptAnswer("m", "text", "stop", 10, 5)
+TRAIN = 14  # pairs of a world of 20 that are not held out
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Iterator[AnswerCache]:
+    with AnswerCache.open(tmp_path) as cache:
+        yield cache
+
+
+def kept(runs: Path) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(cache_path(runs)) as connection:
+        return connection.execute("SELECT key, text, created_at FROM answers ORDER BY key").fetchall()
+
+
+# The file
+
+
+def test_cache_keeps_the_first_answer_under_a_key(tmp_path: Path) -> None:
+    with AnswerCache.open(tmp_path) as cache:
+        assert cache.get("k") is None
+        cache.put("k", ANSWER)
+        cache.put("k", replace(ANSWER, text="another"))
+        cache.put("none", KeptAnswer("m", "", None, None, None, refused=True))
+    with AnswerCache.open(tmp_path) as cache:
+        assert cache.get("k") == ANSWER
+        assert cache.get("none") == KeptAnswer("m", "", None, None, None, refused=True)
+
+
+def test_cache_knows_the_last_fingerprint_of_a_folder(answers: AnswerCache) -> None:
+    assert answers.fingerprint("/m") is None
+    answers.set_fingerprint("/m", "one")
+    answers.set_fingerprint("/m", "two")
+    assert answers.fingerprint("/m") == "two"
+
+
+def test_cache_tables_are_strict_and_in_wal_mode(answers: AnswerCache) -> None:
+    tables = answers.db.query("SELECT name, strict FROM pragma_table_list WHERE type = 'table'")
+    assert {row["name"] for row in tables if row["strict"]} == {"answers", "models"}
+    assert answers.db.journal_mode == "wal"
+
+
+def write_text(path: Path) -> None:
+    path.write_text("this is no database at all, but long enough to be read as one")
+
+
+def break_pages(path: Path) -> None:
+    with AnswerCache.open(path.parent) as cache:
+        for number in range(200):
+            cache.put(f"k{number}", replace(ANSWER, text="text " * 100))
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+
+
+def write_other_database(path: Path) -> None:
+    sqlite3.connect(path).execute("CREATE TABLE other (x)").connection.close()
+
+
+def write_newer(path: Path) -> None:
+    with AnswerCache.open(path.parent) as cache:
+        cache.db.table("_sqlite_migrations").insert(
+            {"migration_set": "reflectune-cache", "name": "9999_future", "applied_at": "later"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (
+            write_text,
+            "a damaged cache of answers: file is not a database; it holds copies only and may be deleted",
+        ),
+        (break_pages, "a damaged cache of answers: .*; it holds copies only and may be deleted"),
+        (write_other_database, "no cache of answers, but some other database; move it or delete it"),
+        (write_newer, r"made by a newer version of Reflectune \(schema 9999_future\).* or delete the file"),
+        (Path.mkdir, "a folder, where the cache of answers belongs"),
+    ],
+)
+def test_cache_that_cannot_be_one_is_refused_by_name(
+    tmp_path: Path, spoil: Callable[[Path], None], complaint: str
+) -> None:
+    path = cache_path(tmp_path)
+    spoil(path)
+    with pytest.raises(StoreError, match=complaint) as refused:
+        AnswerCache.open(tmp_path)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_cache_locked_or_full_says_so(
+    tmp_path: Path, answers: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_LOCKED_SECONDS", 0.05)
+    with AnswerCache.open(tmp_path) as impatient:
+        answers.db.execute("BEGIN IMMEDIATE")
+        assert impatient.get("k") is None  # who reads does not wait
+        with pytest.raises(StoreError, match=r"cache.db: the teacher's cache cannot be used: .*locked"):
+            impatient.put("k", ANSWER)
+        answers.db.rollback()
+        impatient.put("k", ANSWER)
+        impatient.db.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(StoreError, match="disk is full"):
+            impatient.put("large", replace(ANSWER, text="x" * 100_000))
+        assert impatient.get("k") == ANSWER
+
+
+def write_many(runs: str, own: int, barrier: Any) -> None:
+    barrier.wait()
+    with AnswerCache.open(Path(runs)) as cache:
+        for number in range(100):
+            cache.put(f"shared {number}", replace(ANSWER, text=str(own)))
+            cache.put(f"{own} {number}", ANSWER)
+
+
+@pytest.mark.slow
+def test_cache_is_made_and_used_by_many_processes_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    processes = [context.Process(target=write_many, args=(str(tmp_path), own, barrier)) for own in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    assert len(kept(tmp_path)) == 100 + 4 * 100
+
+
+# What tells a model from another
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    (path / "deep").mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    (path / "deep/weights.bin").write_bytes(b"weights")
+    return path
+
+
+def test_fingerprint_goes_by_names_and_content(folder: Path) -> None:
+    before = fingerprint(folder)
+    (folder / "deep/weights.bin").write_bytes(b"weightz")
+    changed = fingerprint(folder)
+    (folder / "deep/weights.bin").write_bytes(b"weights")
+    assert fingerprint(folder) == before
+    (folder / "config.json").rename(folder / "tokenizer.json")
+    assert len({before, changed, fingerprint(folder)}) == 3
+
+
+def test_fingerprint_goes_by_no_times_and_no_files_that_no_answer_depends_on(folder: Path) -> None:
+    before = fingerprint(folder)
+    os.utime(folder / "config.json", (1, 1))
+    (folder / ".cache").mkdir()
+    (folder / ".cache/download").write_text("today")
+    (folder / "README.md").write_text("a fine model")
+    assert fingerprint(folder) == before
+    moved = folder.rename(folder.with_name("elsewhere"))
+    assert fingerprint(moved) == before
+
+
+@pytest.mark.parametrize("place", [0, 1, 2**19, 2**20])
+def test_fingerprint_reads_a_large_file_here_and_there(folder: Path, place: int) -> None:
+    """40 MiB are more than is read whole. `place` is in 2^20ths of what can be a block's beginning."""
+    size = 40 * 2**20
+    path = folder / "model.safetensors"
+    with path.open("wb") as file:
+        file.truncate(size)
+    before = fingerprint(folder)
+    with path.open("r+b") as file:
+        # 128 blocks begin every (size - block) / 127 bytes: the first, the middle ones and the last.
+        file.seek((size - 2**15) * round(place / 2**20 * 127) // 127)
+        file.write(b"x")
+    assert (fingerprint(folder) == before) is False
+    with path.open("r+b") as file:
+        file.truncate(0)
+        file.truncate(size)
+    assert fingerprint(folder) == before
+    with path.open("r+b") as file:
+        file.seek(2**15 + 100)  # between the first block and the second
+        file.write(b"x")
+    assert fingerprint(folder) == before
+    with path.open("ab") as file:
+        file.write(b"\0")
+    assert fingerprint(folder) != before
+
+
+# The engine
+
+
+class Opened:
+    """An engine kind's `open` that notes the engines it gave out."""
+
+    def __init__(self, answer: Callable[[Request], Answer] = well) -> None:
+        self.answer = answer
+        self.engines: list[ScriptedEngine] = []
+
+    def __call__(self, config: TeacherConfig, model: TeacherModel) -> ScriptedEngine:
+        self.engines.append(ScriptedEngine(self.answer))
+        return self.engines[-1]
+
+    @property
+    def asked(self) -> int:
+        return sum(len(engine.requests) for engine in self.engines)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
+    opened = Opened()
+    monkeypatch.setitem(ENGINES, "openai", EngineKind(opened, is_local=False))
+    monkeypatch.setitem(ENGINES, "transformers", EngineKind(opened))
+    monkeypatch.setitem(ENGINES, "vllm", EngineKind(opened))
+    return opened
+
+
+def make_request(**changes: Any) -> Request:
+    fields: dict[str, Any] = {
+        "id": "0", "messages": ({"role": "user", "content": "Do."},), "schema": {"a": 1}, "seed": 1,
+        "pair": Pair("Say.", "", "No."), "phase": "response", "round": 1, "candidate": 0,
+    }  # fmt: skip
+    return Request(**fields | changes)
+
+
+def named(name: str = "fake", **source: Any) -> TeacherModel:
+    return TeacherModel(name, StudentConfig(model=name, **source))
+
+
+def ask(
+    cache: AnswerCache, settings: TeacherConfig, request: Request, model: TeacherModel | None = None
+) -> Answer:
+    """One answer, as a reader gets it that then closes the engine."""
+    engine = CachedEngine(settings, model or named(), cache)
+    engine.submit(request)
+    answer = engine.next_answer()
+    engine.close()
+    return answer
+
+
+def test_cached_engine_asks_once_and_says_which_answers_it_knew(answers: AnswerCache, opened: Opened) -> None:
+    opened.answer = lambda request: well(request, prompt_tokens=7, completion_tokens=3, seconds=9.0)
+    first = ask(answers, config(), make_request())
+    again = ask(answers, config(), make_request(id="1", round=2, candidate=1))
+    assert not first.cached
+    assert again == replace(first, request_id="1", seconds=0.0, cached=True)
+    assert (opened.asked, len(opened.engines)) == (1, 1)
+    assert opened.engines[0].closed
+
+
+@pytest.mark.parametrize(
+    ("settings", "request_", "model"),
+    [
+        ({}, {"messages": ({"role": "user", "content": "Do!"},)}, named()),
+        ({}, {"messages": ({"role": "system", "content": "Do."},)}, named()),
+        ({}, {"schema": None}, named()),
+        ({}, {"schema": {"a": 2}}, named()),
+        ({"model": "other"}, {}, named("other")),
+        ({"revision": "2"}, {}, named()),
+        ({"temperature": 0.5}, {}, named()),
+        ({"top_p": 0.5}, {}, named()),
+        ({"max_tokens": 5}, {}, named()),
+    ],
+)
+def test_cached_engine_asks_where_the_answer_may_be_another(
+    answers: AnswerCache,
+    opened: Opened,
+    settings: dict[str, Any],
+    request_: dict[str, Any],
+    model: TeacherModel,
+) -> None:
+    ask(answers, config(), make_request())
+    assert not ask(answers, config(**settings), make_request(**request_), model).cached
+    assert ask(answers, config(), make_request()).cached
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"base_url": "http://elsewhere"},
+        {"api_key_env": "KEY"},
+        {"concurrency": 3, "timeout": 5.0, "retries": 7},
+        {"price_in": 1.0, "price_out": 1.0, "budget_usd": 5.0},
+    ],
+)
+def test_cached_engine_knows_an_answer_wherever_it_came_from(
+    answers: AnswerCache, opened: Opened, settings: dict[str, Any]
+) -> None:
+    ask(answers, config(), make_request())
+    assert ask(answers, config(**settings), make_request()).cached
+
+
+def test_cached_engine_goes_by_the_seed_where_something_is_drawn(
+    answers: AnswerCache, opened: Opened
+) -> None:
+    ask(answers, config(), make_request(seed=1))
+    assert ask(answers, config(), make_request(seed=2)).cached
+    warm = config(temperature=1.0)
+    ask(answers, warm, make_request(seed=1))
+    assert not ask(answers, warm, make_request(seed=2)).cached
+    assert ask(answers, warm, make_request(seed=1)).cached
+
+
+def local(engine: str = "transformers", **changes: Any) -> TeacherConfig:
+    return TeacherConfig(engine=engine, model="unused", **changes)  # type: ignore[arg-type]
+
+
+def test_cached_engine_goes_by_what_a_model_folder_holds(
+    answers: AnswerCache, opened: Opened, folder: Path
+) -> None:
+    def model() -> TeacherModel:
+        return named(str(folder))
+
+    adapter = folder.with_name("adapter")
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"one")
+    ask(answers, local(), make_request(), model())
+    assert ask(answers, local("vllm"), make_request(), model()).cached
+    assert not ask(answers, local("vllm", quantization="fp8"), make_request(), model()).cached
+    assert not ask(answers, local("vllm", max_model_len=64), make_request(), model()).cached
+    assert not ask(answers, local(), make_request(), named(str(folder), dtype="bfloat16")).cached
+    assert not ask(answers, local(), make_request(), replace(model(), adapter=adapter)).cached
+    assert ask(answers, local(), make_request(), replace(model(), adapter=adapter, name="self:s7")).cached
+    (adapter / "adapter_model.safetensors").write_bytes(b"two")
+    assert not ask(answers, local(), make_request(), replace(model(), adapter=adapter)).cached
+    (folder / "deep/weights.bin").write_bytes(b"weightz")
+    assert not ask(answers, local(), make_request(), model()).cached
+    assert ask(answers, local(), make_request(), model()).cached
+
+
+def test_cached_engine_asked_alone_needs_no_model_folder(
+    answers: AnswerCache, opened: Opened, folder: Path
+) -> None:
+    model = named(str(folder))
+    ask(answers, local(), make_request(schema=None), model)
+    shutil.rmtree(folder)
+    assert ask(answers, local(cache="only"), make_request(schema=None), model).cached
+    missing = ask(answers, local(cache="only"), make_request(schema=None, seed=2, messages=()), model)
+    assert (missing.error, missing.message) == ("no-entry", 'not in the cache, and teacher.cache = "only"')
+    assert opened.asked == 1
+
+
+def test_cached_engine_keeps_an_answer_once_the_next_is_asked_for(
+    tmp_path: Path, answers: AnswerCache, opened: Opened
+) -> None:
+    engine = CachedEngine(config(), named(), answers)
+    for number in range(3):
+        engine.submit(make_request(id=str(number), messages=({"role": "user", "content": str(number)},)))
+    for count in range(3):
+        engine.next_answer()
+        assert len(kept(tmp_path)) == count  # the last one may not be committed yet
+    engine.close()
+    assert len(kept(tmp_path)) == 3
+    engine.close()
+    assert len(kept(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("error", ["refused-request", "no-entry", "unavailable", "failed"])
+def test_cached_engine_keeps_no_failure(
+    tmp_path: Path, answers: AnswerCache, opened: Opened, error: Any
+) -> None:
+    opened.answer = lambda request: Answer(request.id, error=error)
+    for _ in range(2):
+        assert ask(answers, config(), make_request(schema=None)).error == error
+    assert opened.asked == 2
+    assert kept(tmp_path) == []
+
+
+def test_cached_engine_hands_over_what_it_knows_while_the_rest_is_asked(
+    answers: AnswerCache, opened: Opened
+) -> None:
+    ask(answers, config(), make_request())
+    engine = CachedEngine(config(), named(), answers)
+    engine.submit(make_request(id="new", messages=()))
+    engine.submit(make_request(id="known"))
+    assert [engine.next_answer().request_id for _ in range(2)] == ["known", "new"]
+    engine.close()
+
+
+def test_cached_engine_gives_the_same_text_again_to_the_last_character(
+    answers: AnswerCache, opened: Opened
+) -> None:
+    opened.answer = lambda request: well(request, text="a\0b\ud800c\r\n é")
+    first = ask(answers, config(), make_request())
+    assert first.text == "a\ufffdb\ufffdc\r\n é"
+    assert ask(answers, config(), make_request()).text == first.text
+
+
+def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(
+    answers: AnswerCache, opened: Opened
+) -> None:
+    engine = CachedEngine(config(), named(), answers)
+    engine.submit(make_request())
+    engine.next_answer()
+    answers.db.execute("DROP TABLE answers")
+    with pytest.raises(StoreError, match="no such table"):
+        engine.close()
+    assert opened.engines[0].closed
+
+
+# The teacher
+
+
+def reflect(cache: AnswerCache, settings: TeacherConfig, count: int = 3) -> list[Reflection]:
+    with open_teacher(settings, 0, None, cache) as teacher:
+        return list(teacher.reflect([question(number) for number in range(count)]))
+
+
+def test_teacher_counts_a_cached_call_without_cost_or_time(answers: AnswerCache, opened: Opened) -> None:
+    opened.answer = lambda request: well(request, prompt_tokens=10, completion_tokens=5, seconds=2.0)
+    settings = config(price_in=1.0, price_out=2.0)
+    first, again = reflect(answers, settings), reflect(answers, settings)
+    assert [item.call.cost_usd for item in first] == [20e-6] * 3  # 10 * 1 + 5 * 2 millionths
+    assert [item.call for item in again] == [
+        replace(item.call, cached=True, cost_usd=0.0, seconds=0.0) for item in first
+    ]
+    assert [item.proposal for item in again] == [item.proposal for item in first]
+    assert reflect(answers, config())[0].call.cost_usd == 0.0  # whatever the price
+
+
+def test_teacher_pays_once_for_answers_that_are_no_use(answers: AnswerCache, opened: Opened) -> None:
+    opened.answer = lambda request: well(request, text="nonsense")
+    settings = config(retries=2)
+    first, again = reflect(answers, settings), reflect(answers, settings)
+    assert opened.asked == 9
+    assert [item.call.status for item in again] == ["unparsable"] * 9
+    assert Counter(item.call.attempt for item in again) == {1: 3, 2: 3, 3: 3}
+    assert {item.call.text for item in first} == {item.call.text for item in again} == {"nonsense"}
+
+
+@pytest.mark.parametrize("mode", ["on", "only"])
+def test_teacher_that_refused_schemas_is_not_asked_for_them_again(
+    answers: AnswerCache, opened: Opened, mode: str
+) -> None:
+    def answer(request: Request) -> Answer:
+        if request.schema is not None:
+            return Answer(request.id, error="refused-request", message="response_format is not supported")
+        return well(request)
+
+    opened.answer = answer
+    first = reflect(answers, config(concurrency=2), 6)
+    asked = opened.asked
+    assert asked == 2 + 6
+    again = reflect(answers, config(concurrency=2, cache=mode), 6)
+    assert opened.asked == asked
+    assert {item.call.id: item.call.text for item in again} == {
+        item.call.id: item.call.text for item in first
+    }
+    assert all(item.call.cached for item in again)
+
+
+def test_teacher_of_a_cache_alone_finds_what_was_asked_with_other_concurrency(
+    answers: AnswerCache, opened: Opened
+) -> None:
+    opened.answer = lambda request: (
+        Answer(request.id, error="refused-request") if request.schema is not None else well(request)
+    )
+    reflect(answers, config(concurrency=1), 6)
+    again = reflect(answers, config(concurrency=6, cache="only"), 7)
+    assert Counter(item.call.status for item in again) == {"ok": 6, "no-entry": 1}
+
+
+def test_teacher_without_a_cache_or_with_it_off_asks(
+    tmp_path: Path, answers: AnswerCache, opened: Opened
+) -> None:
+    reflect(answers, config())
+    before = kept(tmp_path)
+    assert not any(item.call.cached for item in reflect(answers, config(cache="off"), 4))
+    assert opened.asked == 3 + 4
+    assert kept(tmp_path) == before
+
+
+def test_check_teacher_of_a_cache_alone_wants_neither_key_nor_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    for settings in (
+        {"engine": "openai", "model": "m", "api_key_env": "NO_SUCH_KEY"},
+        {"engine": "transformers", "model": str(tmp_path / "gone")},
+    ):
+        with pytest.raises(ConfigError):
+            check_teacher(TeacherConfig(**settings))  # type: ignore[arg-type]
+        check_teacher(TeacherConfig(**settings, cache="only"))  # type: ignore[arg-type]
+    recording = {"engine": "recorded", "path": str(tmp_path / "gone"), "cache": "only"}
+    with pytest.raises(ConfigError):
+        check_teacher(TeacherConfig(**recording))  # type: ignore[arg-type]
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TeacherServer]:
+    with serve_teacher() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def made(server: TeacherServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world with a run called tiny of two rounds, whose teacher is a server."""
+    folder = tmp_path_factory.mktemp("world")
+    teacher = {
+        "engine": "openai", "model": "m", "path": None, "base_url": server.url,
+        "price_in": 1.0, "price_out": 2.0,
+    }  # fmt: skip
+    config_file = write_world(folder, samples=20, teacher=teacher)
+    assert invoke("run", config_file, "--runs", folder / "runs") == 0
+    assert len(server.requests) == 2 * 2 * TRAIN
+    return folder
+
+
+@pytest.fixture
+def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that world, to work in."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+_ROWS = {
+    "teacher_calls": "id, engine, model, prompt_hash, text, finish_reason, status, error, critique, "
+    "prompt_tokens, completion_tokens",
+    "versions": "*",
+    "scores": "*",
+    "decisions": "*",
+    "training_sets": "*",
+    "evaluations": "*",
+    "students": "id, adapter",
+}
+
+
+def rows(run: Path) -> dict[str, list[tuple[object, ...]]]:
+    """All that two runs of one config have in common."""
+    with sqlite3.connect(run / "lineage.db") as connection:
+        return {
+            table: sorted(connection.execute(f"SELECT {columns} FROM {table}"), key=repr)
+            for table, columns in _ROWS.items()
+        }
+
+
+def counts(capsys: pytest.CaptureFixture[str], run: str, runs: str = "runs") -> dict[str, list[Any]]:
+    """Calls, hits and cost of each round but the first, which asks nothing."""
+    rounds = document(capsys, "show", run, "--runs", runs)["rounds"][1:]
+    return {name: [row["teacher"][name] for row in rounds] for name in ("calls", "cached", "cost_usd")}
+
+
+@pytest.mark.slow
+def test_second_run_pays_nothing(
+    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = len(server.requests)
+    assert counts(capsys, "tiny")["cached"] == [0, 0]
+    paid = document(capsys, "runs")[0]["cost_usd"]
+    assert paid > 0
+    capsys.readouterr()
+    assert invoke("run", "config.toml", "--name", "again") == 0
+    out, err = capsys.readouterr()
+    assert len(server.requests) == asked
+    assert rows(world / "runs/again") == rows(world / "runs/tiny")
+    assert counts(capsys, "again") == {
+        "calls": [2 * TRAIN] * 2,
+        "cached": [2 * TRAIN] * 2,
+        "cost_usd": [0.0, 0.0],
+    }
+    one = document(capsys, "show", "again")["rounds"][1]
+    assert one["response"]["teacher"] == {
+        "calls": TRAIN,
+        "cached": TRAIN,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "cost_usd": 0.0,
+    }
+    done = [line for line in err.splitlines() if line.startswith(f"round 1 · reflect · response: {TRAIN}/")]
+    assert done[-1].endswith(f", proposed {TRAIN}, unchanged 0, failed 0, from cache {TRAIN}")
+    teacher_table = out.split("The teacher's calls")[1].splitlines()
+    assert ["1", "28", "28", "0", "0", "0.0000"] in [line.split()[:6] for line in teacher_table]
+    assert {run["name"]: run["cost_usd"] for run in document(capsys, "runs")} == {"again": 0.0, "tiny": paid}
+
+
+@pytest.mark.slow
+def test_ablation_asks_only_what_differs(
+    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = len(server.requests)
+    options = ("--name", "v1", "--set", "selection.policy=accept-all")
+    assert invoke("run", "config.toml", *options) == 0
+    common = {row[:4] for row in rows(world / "runs/v1")["teacher_calls"]} & {
+        row[:4] for row in rows(world / "runs/tiny")["teacher_calls"]
+    }  # id, engine, model and hash of the prompt
+    assert TRAIN <= len(common) < 4 * TRAIN, "both phases of two rounds, of which the first asks the same"
+    assert len(server.requests) - asked == 4 * TRAIN - len(common)
+    assert sum(counts(capsys, "v1")["cached"]) == len(common)
+
+
+@pytest.mark.slow
+def test_cache_alone_replays_a_run_whose_server_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KEY", "sk-1")
+    with serve_teacher() as server:
+        teacher = {
+            "engine": "openai",
+            "model": "m",
+            "path": None,
+            "base_url": server.url,
+            "api_key_env": "KEY",
+        }
+        write_world(tmp_path, samples=20, teacher=teacher)
+        monkeypatch.chdir(tmp_path)
+        only = ("--set", "teacher.cache=only")
+        assert "there is no runs/cache.db" in complaint(capsys, "run", "config.toml", *only)
+        assert not (tmp_path / "runs").exists()
+        assert invoke("run", "config.toml") == 0
+    monkeypatch.delenv("KEY")
+    assert "KEY is not set" in complaint(capsys, "run", "config.toml", "--name", "again")
+    before = kept(tmp_path / "runs")
+    assert invoke("run", "config.toml", "--name", "again", *only) == 0
+    assert kept(tmp_path / "runs") == before
+    assert rows(tmp_path / "runs/again") == rows(tmp_path / "runs/tiny")
+
+    with sqlite3.connect(tmp_path / "runs/tiny/lineage.db") as connection:
+        query = "SELECT text FROM teacher_calls WHERE round = 1 AND phase = 'instruction' LIMIT 1"
+        (missing,) = connection.execute(query).fetchone()
+    with sqlite3.connect(cache_path(tmp_path / "runs")) as connection:
+        connection.execute("DELETE FROM answers WHERE text = ?", [missing])
+    assert invoke("run", "config.toml", "--name", "holes", *only, "--set", "rounds=1") == 0
+    one = document(capsys, "show", "holes")["rounds"][1]
+    assert one["instruction"]["statuses"] == {"no-entry": 1, "ok": TRAIN - 1}
+    assert one["instruction"]["teacher"]["cached"] == TRAIN - 1
+    assert one["teacher"]["cost_usd"] == 0.0
+    cache_path(tmp_path / "runs").unlink()
+    with sqlite3.connect(tmp_path / "runs/holes/lineage.db") as connection:
+        connection.execute("UPDATE rounds SET status = 'running'")
+    assert "there is no runs/cache.db" in complaint(capsys, "resume", "holes")
+
+
+@pytest.mark.slow
+def test_cache_off_neither_reads_nor_writes(
+    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, asked = kept(world / "runs"), len(server.requests)
+    off = ("--set", "teacher.cache=off", "--set", "rounds=1")
+    assert invoke("run", "config.toml", "--name", "again", *off) == 0
+    assert kept(world / "runs") == before
+    assert len(server.requests) == asked + 2 * TRAIN
+    assert counts(capsys, "again")["cached"] == [0]
+    assert invoke("run", "config.toml", "--runs", "others", *off) == 0
+    assert [path.name for path in (world / "others").iterdir()] == ["tiny"]
+
+
+@pytest.mark.slow
+def test_runs_are_listed_beside_their_cache(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [run["name"] for run in document(capsys, "runs")] == ["tiny"]
+    assert {path.name for path in (world / "runs").iterdir()} == {"tiny", "cache.db", ".cache.lock"}
+
+
+@pytest.mark.slow
+def test_damaged_cache_is_one_line_and_makes_no_run(
+    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache_path(world / "runs").write_text("nonsense that is long enough to be a header of some kind")
+    message = complaint(capsys, "run", "config.toml", "--name", "again")
+    assert "runs/cache.db: a damaged cache of answers" in message
+    assert message.endswith("it holds copies only and may be deleted\n")
+    assert not (world / "runs/again").exists()
+    assert message.partition(": ")[2] == complaint(capsys, "resume", "tiny").partition(": ")[2]
+    cache_path(world / "runs").unlink()
+    assert invoke("resume", "tiny") == 0
+    assert document(capsys, "show", "tiny")["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_cache_on_a_full_disk_ends_the_run_and_loses_nothing(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    puts = 0
+    put = AnswerCache.put
+
+    def fill_up(cache: AnswerCache, key: str, answer: KeptAnswer) -> None:
+        nonlocal puts
+        puts += 1
+        if puts == 5:
+            cache.db.execute("PRAGMA max_page_count = 1")
+            answer = replace(answer, text="x" * 10**7)
+        put(cache, key, answer)
+
+    other = ("--name", "other", "--set", "teacher.revision=two", "--set", "teacher.concurrency=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerCache, "put", fill_up)
+        assert invoke("run", "config.toml", *other) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "runs/cache.db: the teacher's cache cannot be used: database or disk is full" in message
+    one = document(capsys, "show", "other")["rounds"][1]
+    assert one["instruction"]["teacher"]["calls"] == 5  # the fifth is committed, if not kept
+    assert invoke("resume", "other") == 0
+    assert rows(world / "runs/other") == rows(world / "runs/tiny")
+    assert counts(capsys, "other")["cached"] == [0, 0]
+
+
+@pytest.mark.slow
+def test_run_interrupted_before_it_could_commit_keeps_the_answer(
+    world: Path, server: TeacherServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while the third answer is written: it is in no book, but need not be paid again."""
+    commits = 0
+    commit = LineageStore.add_reflections
+
+    def interrupted(store: LineageStore, *rows: Any) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 3:
+            raise KeyboardInterrupt
+        commit(store, *rows)
+
+    asked = len(server.requests)
+    other = ("--name", "other", "--set", "teacher.revision=two", "--set", "teacher.concurrency=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(LineageStore, "add_reflections", interrupted)
+        assert invoke("run", "config.toml", *other) == 130
+    assert invoke("resume", "other") == 0
+    assert counts(capsys, "other")["cached"] == [1, 0]
+    assert len(server.requests) - asked == 4 * TRAIN
+    assert rows(world / "runs/other") == rows(world / "runs/tiny")
+
+
+@pytest.mark.slow
+def test_replaced_local_teacher_is_asked_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its folder and its config stay the same; only the weights are others."""
+    save_tiny_llama(tmp_path / "teacher", context=2048)
+    teacher = {"engine": "transformers", "model": "teacher", "path": None, "max_tokens": 8, "retries": 0}
+    write_world(tmp_path, samples=8, teacher=teacher, data={"holdout": 2})
+    monkeypatch.chdir(tmp_path)
+    cached = {}
+    for name in ("first", "second", "replaced"):
+        if name == "replaced":
+            spoil_weights(tmp_path / "teacher")
+        assert invoke("run", "config.toml", "--name", name, "--set", "rounds=1") == 0
+        cached[name] = counts(capsys, name)["cached"]
+    assert cached == {"first": [0], "second": [12], "replaced": [0]}
+
+
+def spoil_weights(folder: Path) -> None:
+    """Change one weight, and neither size nor time of its file."""
+    path = folder / "model.safetensors"
+    content, times = bytearray(path.read_bytes()), path.stat()
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
