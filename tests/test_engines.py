@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from agents.engines import ENGINES, Answer, Engine, Request, TeacherModel
 from agents.engines.local_transformers import TransformersEngine
@@ -16,10 +18,10 @@ from agents.engines.recorded import RecordedEngine
 from agents.prompts import answer_schema
 from agents.teacher import Question, open_teacher
 from state.config import StudentConfig, TeacherConfig
-from state.errors import ConfigError, TeacherError
+from state.errors import AdapterError, ConfigError, TeacherError
 from state.records import Pair, Phase
 from tests.teacher_server import Reply, serve_teacher
-from tests.tiny_models import save_bigram_llama, save_tiny_llama
+from tests.tiny_models import save_bigram_llama, save_tiny_adapter, save_tiny_llama
 
 PAIR = Pair("Say it.", "", "It.")
 
@@ -190,12 +192,11 @@ def test_openai_asks_openai_itself_without_a_base_url(monkeypatch: pytest.Monkey
         ("[" * 100_000, "not a chat completion"),
         ('{"choices": null}', "not a chat completion"),
         ('{"choices": [{"message": null}]}', "not a chat completion"),
-        (
-            '{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}',
-            "content_filter",
-        ),
+        ('{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', "finish reason stop"),
         ('{"choices": [{"message": {"content": 3}}]}', "no text in the answer"),
-        ('{"choices": [{"message": {"content": null, "refusal": "I will not"}}]}', "declined: I will not"),
+        ('{"choices": [{"message": {"content": 3, "refusal": "I will not"}}]}', "no text in the answer"),
+        ('{"choices": [{"message": {"content": null, "refusal": ""}}]}', "no text in the answer"),
+        ('{"choices": [{"message": {"content": null, "refusal": {"a": 1}}}]}', "no text in the answer"),
     ],
 )
 def test_openai_reply_without_an_answer_fails(body: str, message: str) -> None:
@@ -206,6 +207,26 @@ def test_openai_reply_without_an_answer_fails(body: str, message: str) -> None:
     assert (answer.error, answer.text) == ("failed", "")
     assert message in (answer.message or "")
     assert len(answer.message or "") <= 500
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "text", "reason"),
+    [
+        ({"content": None, "refusal": "I will not"}, "stop", "I will not", "refusal"),
+        ({"content": "", "refusal": "I will not"}, None, "I will not", "refusal"),
+        ({"refusal": "I will not"}, "content_filter", "I will not", "refusal"),
+        ({"content": "Yes.", "refusal": "I will not"}, "stop", "Yes.", "stop"),
+        ({"content": "Yes.", "refusal": None}, "stop", "Yes.", "stop"),
+        ({"content": None}, "content_filter", "", "content_filter"),
+        ({"content": "Ye"}, "content_filter", "Ye", "content_filter"),
+    ],
+)
+def test_openai_refusal_is_an_answer(message: object, finish: str | None, text: str, reason: str) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 4}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
+    answer = _read_completion("1", body)
+    assert (answer.text, answer.finish_reason, answer.error) == (text, reason, None)
+    assert (answer.prompt_tokens, answer.completion_tokens) == (9, 4)
 
 
 def test_openai_counts_are_unknown_where_the_server_gives_none() -> None:
@@ -328,10 +349,10 @@ def test_openai_request_under_way_does_not_hold_up_exit() -> None:
 # Local model
 
 
-def local(folder: Path, **changes: Any) -> TransformersEngine:
+def local(folder: Path, adapter: Path | None = None, **changes: Any) -> TransformersEngine:
     settings = {"engine": "transformers", "model": str(folder), "max_tokens": 8, "concurrency": 4} | changes
     return TransformersEngine(
-        TeacherConfig(**settings), TeacherModel(str(folder), StudentConfig(model=str(folder)))
+        TeacherConfig(**settings), TeacherModel(str(folder), StudentConfig(model=str(folder)), adapter)
     )
 
 
@@ -376,14 +397,13 @@ def test_transformers_batch_changes_no_answer(tiny_llama: Path) -> None:
     engine.close()
 
 
-def test_transformers_uses_the_chat_template(tiny_llama: Path) -> None:
+def test_transformers_reads_the_rendered_messages(tiny_llama: Path) -> None:
     engine = local(tiny_llama)
-    ids = engine._render(request(text="Hello"))
-    assert engine._tokenizer.decode(ids) == "<user>Hello\n<assistant>"
+    chat = ask(engine, request(text="Hello"))["0"]
+    assert chat.prompt_tokens == len(engine._tokenizer("<user>Hello\n<assistant>").input_ids)
     engine._tokenizer.chat_template = None
-    assert (
-        engine._tokenizer.decode(engine._render(request(text="Hello")), skip_special_tokens=True) == "Hello"
-    )
+    plain = ask(engine, request(text="Hello"))["0"]
+    assert plain.prompt_tokens == len(engine._tokenizer("Hello").input_ids)
     engine.close()
 
 
@@ -394,6 +414,69 @@ def test_transformers_samples_by_seed(tiny_llama: Path) -> None:
     engine.close()
     assert texts[0] == texts[1] != texts[2]
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_transformers_draw_follows_from_the_requests_own_seed(tiny_llama: Path) -> None:
+    engine = local(tiny_llama, temperature=1.0, max_tokens=32)
+    alone = ask(engine, request(seed=2))["0"].text
+    others = request("1", seed=1), request("2", "Why?", seed=2), request("3", seed=3)
+    together = ask(engine, *others, request(seed=2))
+    engine.close()
+    assert together["0"].text == alone
+    assert len({answer.text for answer in together.values()}) == 4
+
+
+def test_transformers_computes_the_opening_of_a_phase_once(alphabet: Path) -> None:
+    engine = local(alphabet, max_tokens=1)
+    computed: list[int] = []
+    engine._network.get_input_embeddings().register_forward_hook(
+        lambda module, given, output: computed.append(given[0].numel())
+    )
+    for tails in (("aa", "aa", "b", "b"), ("cd", "d")):
+        ask(engine, *(request(str(n), "x" * 20 + tail) for n, tail in enumerate(tails)))
+    engine.close()
+    # The opening; of two prompts what lies before the last token, the shorter one padded; four last tokens.
+    # Then two remainders of two tokens.
+    assert computed == [20, 2 * 1, 4, 2 * 2]
+
+
+def test_transformers_adapter_writes_as_peft_does(tiny_llama: Path, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    folder = save_tiny_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(tiny_llama))
+    texts = {}
+    for name, adapter in (("base", None), ("adapted", folder)):
+        engine = local(tiny_llama, adapter, max_tokens=16)
+        texts[name] = ask(engine, request())["0"].text
+        engine.close()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    prompt = tokenizer("<user>Say something.\n<assistant>", return_tensors="pt").input_ids
+    network = PeftModel.from_pretrained(base, str(folder)).eval()
+    written = network.generate(input_ids=prompt, max_new_tokens=16, do_sample=False)[0, prompt.shape[1] :]
+    assert texts["adapted"] == tokenizer.decode(written, skip_special_tokens=True) != texts["base"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
+def test_transformers_broken_adapter_is_one_clear_line(tiny_llama: Path, tmp_path: Path, damage: str) -> None:
+    folder = save_tiny_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(tiny_llama))
+    weights = folder / "adapter_model.safetensors"
+    match damage:
+        case "missing":
+            weights.unlink()
+        case "cut":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        case "other":
+            shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+            save_tiny_adapter(folder, LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2)))
+    with pytest.raises(AdapterError) as caught:
+        local(tiny_llama, folder)
+    message = str(caught.value)
+    assert message.startswith(f"{folder}: ")
+    assert "\n" not in message
+    assert {
+        "missing": "no adapter here",
+        "cut": "not a readable LoRA adapter",
+        "other": "an adapter of another model",
+    }[damage] in message
 
 
 def test_transformers_greedy_needs_no_seed(tiny_llama: Path) -> None:
@@ -449,7 +532,7 @@ def test_transformers_teacher_runs_to_the_end(tiny_llama: Path) -> None:
         reflections = list(teacher.reflect(asked))
     # A random model says nothing that parses, and its context of 512 may not hold the prompt at all.
     assert {r.question.sample_id for r in reflections if r.final} == {"s0", "s1", "s2"}
-    assert {r.call.status for r in reflections} <= {"cut", "unparsable", "refused"}
+    assert {r.call.status for r in reflections} <= {"cut", "repetition", "unparsable", "refused"}
     assert not any(r.proposal for r in reflections)
 
 
@@ -460,7 +543,7 @@ def test_registry_opens_every_configurable_engine(tmp_path: Path, tiny_llama: Pa
         "openai": server_config("http://127.0.0.1:9"),
         "transformers": TeacherConfig(engine="transformers", model=str(tiny_llama)),
     }
-    assert settings.keys() == ENGINES.keys()
+    assert settings.keys() | {"vllm"} == ENGINES.keys()  # that one is opened in test_vllm.py
     for name, config in settings.items():
         kind, model = ENGINES[name], TeacherModel("m", StudentConfig(model=str(tiny_llama)))
         engine = kind.open(config, model)

@@ -90,13 +90,14 @@ def build_model(
     context: int = 512,
     seed: int = 0,
     scale: float = 0.1,
+    heads: int = 4,
 ) -> Any:
     """A random two-layer causal language model of width 32: llama, qwen2 or gpt2.
 
     `scale` is the standard deviation of the weights; large enough that contexts matter.
     """
     torch.manual_seed(seed)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": heads}
     shared = {
         "vocab_size": vocabulary,
         "max_position_embeddings": context,
@@ -107,7 +108,7 @@ def build_model(
     }
     match architecture:
         case "llama":
-            model = LlamaForCausalLM(LlamaConfig(**shape, **shared, num_key_value_heads=2))
+            model = LlamaForCausalLM(LlamaConfig(**shape, **shared, num_key_value_heads=(heads + 1) // 2))
         case "qwen2":
             model = Qwen2ForCausalLM(Qwen2Config(**shape, **shared, num_key_value_heads=2))
         case "gpt2":
@@ -126,19 +127,22 @@ def save_tiny_model(
     chat: bool = False,
     context: int = 512,
     seed: int = 0,
+    heads: int = 4,
 ) -> Path:
     """Write a model folder (config.json, model.safetensors, tokenizer.json) and return it."""
     make = {"byte-level": byte_level_tokenizer, "metaspace": metaspace_tokenizer}[tokenizer]
     wrapped = make(bos=bos, chat=chat)
-    model = build_model(architecture, vocabulary=len(wrapped), context=context, seed=seed)
+    model = build_model(architecture, vocabulary=len(wrapped), context=context, seed=seed, heads=heads)
     model.save_pretrained(folder)
     wrapped.save_pretrained(folder)
     return folder
 
 
-def save_tiny_llama(folder: Path, *, chat: bool = False, context: int = 512, seed: int = 0) -> Path:
+def save_tiny_llama(
+    folder: Path, *, chat: bool = False, context: int = 512, seed: int = 0, heads: int = 4
+) -> Path:
     """Write a random tiny Llama with a byte-level tokenizer that has BOS, EOS and PAD."""
-    return save_tiny_model(folder, "llama", chat=chat, context=context, seed=seed)
+    return save_tiny_model(folder, "llama", chat=chat, context=context, seed=seed, heads=heads)
 
 
 def save_tiny_adapter(folder: Path, model: Any, *, seed: int = 0, scale: float = 0.3) -> Path:

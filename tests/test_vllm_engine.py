@@ -1,0 +1,172 @@
+"""How the vllm engine outlasts its process, with real processes that stand in for vLLM's."""
+
+import importlib.util
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agents.engines import Answer, Request, TeacherModel
+from agents.engines import vllm_engine as module
+from agents.engines.vllm_engine import VllmEngine
+from agents.engines.vllm_process import Fault, ModelSettings, Ready, Task
+from state.config import StudentConfig, TeacherConfig
+from state.errors import ConfigError, TeacherError
+from state.records import Pair
+
+
+def serve_obediently(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+    """Answer batch by batch, and do what the prompts say: die alone or together, fail, refuse."""
+    marks = Path(settings.engine["model"])
+    with (marks / "starts").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    words.send(Ready())
+    with suppress(EOFError):
+        while True:
+            batch: list[Task] = [tasks.recv()]
+            while tasks.poll(0.05):
+                batch.append(tasks.recv())
+            texts = {task.request_id: task.messages[0]["content"] for task in batch}
+            for name, text in texts.items():
+                if text.startswith("once") and not (marks / name).exists():
+                    (marks / name).touch()
+                    os._exit(3)
+                if text == "fault":
+                    words.send(Fault("RuntimeError: a fault"))
+                    return
+                if text == "poison":
+                    time.sleep(0.2)  # whoever stands before it is answered
+                    os.kill(os.getpid(), 9)
+                words.send(Answer(name, text=f"{text}: {len(batch)}", finish_reason="stop"))
+
+
+def serve_nobody(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+    print("no such model")
+    words.send(Fault("OSError: no such model"))
+
+
+def serve_and_fall(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+    os._exit(7)
+
+
+def serve_deafly(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+    words.send(Ready())
+    time.sleep(600)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[VllmEngine]:
+    opened = open_engine(monkeypatch, tmp_path, serve_obediently)
+    yield opened
+    opened.close()
+
+
+def open_engine(monkeypatch: pytest.MonkeyPatch, folder: Path, serve: object) -> VllmEngine:
+    monkeypatch.setattr(module, "serve", serve)
+    monkeypatch.setattr(module, "check_vllm", lambda: None)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(folder))
+    config = TeacherConfig(engine="vllm", model=str(folder))
+    return VllmEngine(config, TeacherModel("fake", StudentConfig(model=str(folder))))
+
+
+def ask(engine: VllmEngine, *texts: str) -> dict[str, Answer]:
+    """Answers by the number of their text."""
+    for number, text in enumerate(texts):
+        messages = ({"role": "user", "content": text},)
+        engine.submit(Request(str(number), messages, None, 0, Pair("i", "", "r"), "response", 1, 0))
+    answers = [engine.next_answer() for _ in texts]
+    assert len({answer.request_id for answer in answers}) == len(texts)
+    return {answer.request_id: answer for answer in answers}
+
+
+def starts(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "starts").read_text().split()]
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())]
+
+
+def test_requests_are_under_way_together(engine: VllmEngine, tmp_path: Path) -> None:
+    answers = ask(engine, *"abcdefgh")
+    assert {answer.text for answer in answers.values()} == {f"{letter}: 8" for letter in "abcdefgh"}
+    assert len(starts(tmp_path)) == 1
+
+
+def test_what_a_dead_process_left_is_asked_again_at_once(
+    engine: VllmEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        answers = ask(engine, "a", "b", "once", "c", "d")
+    assert [answers[number].text for number in "01"] == ["a: 5", "b: 5"]  # answered before it died
+    assert [answers[number].text for number in "234"] == ["once: 3", "c: 3", "d: 3"]
+    assert len(starts(tmp_path)) == 2
+    assert "vLLM starts again: its process ended with exit code 3" in caplog.text
+
+
+def test_a_request_the_process_dies_of_fails_alone(engine: VllmEngine, tmp_path: Path) -> None:
+    answers = ask(engine, "poison", "a", "b", "c")
+    assert answers["0"].error == "failed"
+    assert answers["0"].message == (
+        "vLLM died of this request: its process was ended by SIGKILL, as where memory runs out"
+    )
+    # Nothing was answered before it died: all are tried one by one.
+    assert [answers[number].text for number in "123"] == ["a: 1", "b: 1", "c: 1"]
+    assert len(starts(tmp_path)) == 3
+    assert ask(engine, "d", "e")["1"].text == "e: 2"  # and then all at once again
+
+
+def test_two_requests_in_a_row_that_it_dies_of_end_the_run(engine: VllmEngine, tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"^teacher fake: vLLM: its process was ended by SIGKILL.*\.log"):
+        ask(engine, "poison", "poison", "a")
+    assert len(starts(tmp_path)) == 3
+
+
+def test_a_fault_inside_the_process_is_like_its_death(engine: VllmEngine, tmp_path: Path) -> None:
+    answers = ask(engine, "a", "fault")
+    assert answers["0"].text == "a: 2"
+    assert answers["1"].message == "vLLM died of this request: RuntimeError: a fault"
+    assert len(starts(tmp_path)) == 2  # nobody else is left to ask again
+
+
+def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"^teacher fake: vLLM: OSError: no such model; what it printed"):
+        open_engine(monkeypatch, tmp_path, serve_nobody)
+    assert children() == []
+    assert len(list(tmp_path.glob("reflectune-vllm-*.failed.log"))) == 1
+
+
+def test_a_process_that_falls_at_its_start_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match="its process ended with exit code 7"):
+        open_engine(monkeypatch, tmp_path, serve_and_fall)
+
+
+def test_close_ends_the_process_and_leaves_nothing(engine: VllmEngine, tmp_path: Path) -> None:
+    ask(engine, "a")
+    (process,) = children()
+    engine.close()
+    assert not process.is_running()
+    engine.close()
+    assert not list(tmp_path.glob("*.log"))
+
+
+def test_close_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_EXIT_SECONDS", 0.1)
+    engine = open_engine(monkeypatch, tmp_path, serve_deafly)
+    (process,) = children()
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 5
+    assert not process.is_running()
+
+
+def test_without_vllm_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs vLLM: install the extra vllm"):
+        VllmEngine(TeacherConfig(engine="vllm", model="m"), TeacherModel("m", StudentConfig(model="m")))
