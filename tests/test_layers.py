@@ -43,7 +43,7 @@ def test_imports_point_down(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported} & forbidden
     assert "loop.demo.train" not in imported
     if layer == "agents":
-        assert not {"state.store", "state.history", "state.migrations"} & imported
+        assert not {"state.store", "state.history", "state.migrations", "state.cache"} & imported
 
 
 def test_only_the_state_layer_speaks_sql() -> None:
