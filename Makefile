@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint types test fast bench bench-arms bench-gpu clean
+.PHONY: help setup demo lint types test fast torture audit bench bench-arms bench-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,14 @@ test: setup .venv/vllm lint types ## lint, types and every test, with coverage
 
 fast: setup ## the tests that take seconds
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow"
+
+torture: setup ## kill real runs at 200 random moments and hold them against undisturbed ones; ten minutes
+	$(BIN)/python -m tests.torture --kills 200 --seed 0
+
+audit: ## known vulnerabilities of the pinned dependencies; needs the network
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement .constraints.txt
 
 bench: setup ## measure speed, memory and exactness; writes tests/bench/RESULTS.md
 	for name in scoring refinetune memory reference; do \

@@ -1,8 +1,8 @@
 """What is wrong with a text that a language model wrote: a stand-in, a refusal, a loop without end.
 
 Each test is meant to let honest texts pass: it looks at a whole text, its beginning or its end, never for a
-word somewhere in it. Knows texts only: not what was asked, nor what is done about a fault. Refusals and
-stand-ins are known in English alone.
+word somewhere in it alone. Knows texts only: not what was asked, nor what is done about a fault. Refusals
+and stand-ins are known in English alone.
 """
 
 import re
@@ -51,6 +51,17 @@ _REFUSAL = re.compile(
     rf"|I (?:must|have to) (?:respectfully )?decline (?:to (?:{_TASK})|{_REQUEST}))",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"[.!?][^\w\s]*\s+")
+# What else one says who declines: why, what else one may ask, what one would do instead.
+_DECLINING_ON = re.compile(
+    r"(?:(?:instead, |perhaps |however, )?I(?:'d|'ll|'m| am| can| can't| cannot| could| encourage| hope| must"
+    r"| recommend| suggest| was| will| would)|feel free|if (?:you|there)|is there|let me"
+    r"|my (?:goal|guidelines|purpose|role)|please)\b"
+    r"|.*\b(?:dangerous|ethical|guidelines|harm|harmful|illegal|inappropriate|offensive|polic(?:y|ies)|unethical"
+    r"|unsafe)\b",
+    re.IGNORECASE,
+)
+_OTHER_SENTENCES = 1  # that a refusal may go on with; what says more may well answer
 
 _LONGEST_UNIT = 250  # characters: models loop on a few words or sentences, and this bounds the work
 _FEWEST_REPEATS = 12  # a poem's refrain, an empty table or grid of ten rows has fewer
@@ -73,13 +84,20 @@ def is_placeholder(text: str) -> bool:
 def is_refusal(text: str) -> bool:
     """Whether a short text begins as language models do when they decline a task.
 
-    "I'm sorry, but I can't assist with that" is one; a person who cannot come to a party writes none.
+    "I'm sorry, but I can't assist with that" is one; a person who cannot come to a party writes none. Nor is
+    it one where two further sentences or more are about the matter: they neither speak of the writer, of
+    harm or of rules, nor ask for something else.
     """
     text = text.strip(_AROUND)
     if len(text) > _LONGEST_REFUSAL:
         return False
     plain = " ".join(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
-    return _REFUSAL.match(plain) is not None
+    match = _REFUSAL.match(plain)
+    if match is None:
+        return False
+    further = _SENTENCE_END.split(plain[match.end() :])[1:]
+    others = [sentence for sentence in further if sentence and not _DECLINING_ON.match(sentence)]
+    return len(others) <= _OTHER_SENTENCES
 
 
 def is_runaway(text: str) -> bool:

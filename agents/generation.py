@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -82,11 +83,17 @@ def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> li
     Args:
         tokenizer: a transformers tokenizer.
         messages: {"role", "content"}, oldest first.
+
+    Raises:
+        ValueError: the chat template refuses them.
     """
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
-        )
+        try:
+            text = tokenizer.apply_chat_template(
+                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise ValueError(f"the chat template does not take it: {error}") from error
         return list(tokenizer(text, add_special_tokens=False).input_ids)
     text = "\n\n".join(message["content"] for message in messages)
     return list(tokenizer(text).input_ids)
@@ -203,7 +210,7 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
         size = scores.shape[1]
         # Drawn in float64: multiples of 2^-24 would be too coarse for tokens that are hardly ever drawn.
         drawn = torch.stack([torch.rand(size, generator=g, dtype=torch.float64) for g in self._generators])
-        uniform = drawn.to(torch.float32).to(scores.device).clamp(min=torch.finfo(torch.float32).tiny)
+        uniform = drawn.to(torch.float32).to(scores.device).clamp(torch.finfo(torch.float32).tiny, 1 - 2**-24)
         return scores - (-torch.log1p(-uniform)).log()
 
 

@@ -8,6 +8,8 @@ from state.records import content_hash
 
 __all__ = ["find_fault", "fingerprint"]
 
+_PICKLED = ("*.bin", "*.pt", "*.pth")
+
 # Files up to this size are read whole, larger ones at so many places.
 _WHOLE = 16 * 2**20
 _BLOCKS = 128
@@ -26,8 +28,10 @@ def find_fault(name: str) -> str | None:
     for file in ("config.json", "tokenizer.json"):
         if not (folder / file).is_file():
             return f"{folder}: not a usable model folder, it has no {file}"
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        return f"{folder}: not a usable model folder, it has no *.safetensors or *.bin weights"
+    if not any(folder.glob("*.safetensors")):
+        if any(file for kind in _PICKLED for file in folder.glob(kind)):
+            return f"{folder}: its weights are pickled, which can run code; convert them to safetensors"
+        return f"{folder}: not a usable model folder, it has no *.safetensors weights"
     return None
 
 

@@ -7,6 +7,7 @@ prompts or scores.
 import gc
 import importlib.util
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "check_match",
     "context_length",
     "free_memory",
+    "not_finite",
     "open_model",
     "open_tokenizer",
     "resolve_student",
@@ -80,7 +82,7 @@ def open_tokenizer(config: StudentConfig) -> Any:
 
 
 def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
-    """The student's base model on its device, in eval mode. Remote code is never run.
+    """The student's base model on its device, in eval mode. Remote code is never run, pickle never read.
 
     With `load_in_4bit` its linear layers hold NF4 weights and compute in `dtype`: for training only, and
     only where `check_four_bit` has nothing against it.
@@ -99,6 +101,7 @@ def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
             revision=config.revision,
             dtype=dtype,
             trust_remote_code=False,
+            use_safetensors=True,  # pickled weights can run code
             output_loading_info=True,
             **how,
         )
@@ -148,11 +151,10 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """A PEFT model: `model` with the LoRA adapter of a folder, which must fit it in every layer.
 
     Raises:
-        AdapterError: missing, unreadable, or trained on another model.
+        AdapterError: missing, unreadable, trained on another model, or with weights that are not finite.
     """
-    weights = folder / "adapter_model.safetensors"
     try:
-        with safe_open(weights, framework="pt") as tensors:
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
             given = set(tensors.keys())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about missing keys: checked below, and refused
@@ -163,12 +165,23 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
         raise AdapterError(f"{folder}: not a readable LoRA adapter: {_first_line(error)}") from error
     except RuntimeError as error:
         raise AdapterError(f"{folder}: an adapter of another model: {_first_line(error)}") from error
-    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if given != wanted:
+    weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if given != set(weights):
+        differing = len(given ^ set(weights))
         raise AdapterError(
-            f"{folder}: an adapter of another model: {len(given ^ wanted)} of its weights have no counterpart"
+            f"{folder}: an adapter of another model: {differing} of its weights have no counterpart"
+        )
+    if broken := not_finite(weights):
+        raise AdapterError(
+            f"{folder}: {len(broken)} of its {len(weights)} weights are not finite, such as {broken[0]}; "
+            "train it anew"
         )
     return adapted
+
+
+def not_finite(weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity."""
+    return sorted(name for name, values in weights.items() if not bool(values.isfinite().all()))
 
 
 def context_length(model: Any) -> int | None:

@@ -2,16 +2,17 @@
 
 All wording comes from TOML: prompts.toml in this folder, whose comments document the format, or a file of
 the user's. An answer comes in one of two forms: a JSON object, or text between tags that carry a nonce,
-which data cannot fake. Whatever a teacher writes, parsing ends in a proposal or in a status; it never
-raises, and never lets words of the prompt into a pair.
+which data cannot fake; JSON that the data hold is no answer. Whatever a teacher writes, parsing ends in a
+proposal or in a status; it never raises, and never lets words of the prompt into a pair.
 """
 
 import itertools
 import json
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,8 +60,15 @@ _INSIDE = f"{_OUTSIDE}|{_STRING}"
 for _depth in range(3):
     _INSIDE = rf"{_OUTSIDE}|{_STRING}|[\[{{](?:{_INSIDE})*+[\]}}]"
 _OBJECT = re.compile(rf"\{{(?=\s*\")(?:{_INSIDE})*+\}}", re.DOTALL)
-# Shorter lines of the prompt may well occur in an honest answer.
-_TELLTALE_LENGTH = 40
+# A key of an answer and its text, as JSON in a pair may hold them.
+_MEMBER = re.compile(r'(?="(instruction|response)"\s*:\s*("(?:[^"\\]++|\\.)*+"))', re.DOTALL)
+_ESCAPES = re.compile(r'(?:\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+')
+_FENCE = re.compile(r"\A```\w*|```\Z")
+_THOUGHT = re.compile(r"\s*<think>")
+_WORD = re.compile(r"\w\S*\w|\w")  # without the punctuation around it
+# Shorter runs of the prompt may well occur in an honest answer.
+_TELLTALE_WORDS = 8
+_TELLTALE_LENGTH = 40  # characters, of a line with fewer words: some scripts do without spaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +118,29 @@ class Prompts:
         return ({"role": "user", "content": "\n".join(parts)},)
 
     def parse(
-        self, text: str, *, phase: Phase, pair: Pair, nonce: str, finish_reason: str | None = None
+        self,
+        text: str,
+        *,
+        phase: Phase,
+        pair: Pair,
+        structured: bool,
+        nonce: str,
+        finish_reason: str | None = None,
     ) -> Proposal | ParseFailure:
-        """Read a teacher's answer about a pair, in whichever of the two forms it comes.
+        """Read a teacher's answer about a pair.
 
-        The last complete answer in the text counts; code fences, prose and earlier drafts around it do
-        not. What stands in the given pair already is no fault of the answer: a text of it that is a
+        The last complete answer between tags counts, or else the last in JSON; code fences, prose and
+        earlier drafts around it do not, nor does a thought that the text opens with. Where tags were asked
+        for, JSON counts only as the whole text, code fence aside. A JSON object is no answer where it
+        shares the instruction or response with JSON written in the pair, spacing aside: the teacher quotes
+        it. What stands in the given pair already is no fault of the answer: a text of it that is a
         stand-in, its response that refuses, a text that ends in a loop.
 
         Args:
             text: what the teacher wrote.
             phase: what was asked.
             pair: the incumbent.
+            structured: whether JSON was asked for, as in `messages`.
             nonce: the one its prompt was built with.
             finish_reason: "length" where the answer hit the token limit, "refusal" or "content_filter"
                 where the server says that it is none.
@@ -133,14 +152,24 @@ class Prompts:
             "unchanged" with the given texts; "echoed" with the prompt's own words; "placeholder",
             "declined" or "repetition" with a text that is a stand-in, a refusal, or ends in a loop. Of any
             other text: "declined" where it refuses, "repetition" where it ends in a loop, "echoed" where
-            all its long lines are the prompt's, else "unparsable".
+            all its long lines are the prompt's, else "unparsable", as is a thought without an end.
         """
         if finish_reason == "length":
             return "repetition" if _has_run_away(text, pair.response) else "cut"
         if finish_reason in ("refusal", "content_filter"):
             return "declined"
         fields = _FIELDS[phase]
-        answers = _find_tags(text, nonce, fields) or _find_json(text, fields)
+        if _THOUGHT.match(text):
+            text = text.partition("</think>")[2]
+        answers = _find_tags(text, nonce, fields)
+        if not answers:
+            found_json = _find_json if structured or not self.has_tags else _read_json
+            quoted = self._quotable(phase, pair, structured, nonce)
+            answers = [
+                answer
+                for answer in found_json(text, fields)
+                if not any((key, _join(answer[key])) in quoted for key in fields)
+            ]
         if not answers:
             return self._judge_formless(text, phase, pair, nonce)
         found = answers[-1]
@@ -176,28 +205,25 @@ class Prompts:
             return "declined"
         if _has_run_away(text, pair.response):
             return "repetition"
-        prompts = [
-            self.messages(phase, pair, structured=structured, nonce=nonce)[0]["content"]
+        shown = "\n".join(
+            _condense(self.messages(phase, pair, structured=structured, nonce=nonce)[0]["content"])
             for structured in (True, False)
-        ]
-        shown = {line.strip() for prompt in prompts for line in prompt.splitlines()}
+        )
         lines = {line.strip() for line in text.splitlines()}
-        long = {line for line in lines if len(line) >= _TELLTALE_LENGTH}
-        if long <= shown and not long.isdisjoint(self._long_lines()):
+        long = {_condense(line) for line in lines if len(line) >= _TELLTALE_LENGTH}
+        if all(line in shown for line in long) and self._hold_words([text], pair):
             return "echoed"
         return "unparsable"
 
     def _are_echoed(self, proposed: tuple[str, ...], phase: Phase, pair: Pair, nonce: str) -> bool:
         """Whether proposed texts repeat the prompt.
 
-        That is: one of them holds its nonce or a long line of it that is not the pair's own, or they all
+        That is: one of them holds its nonce or a run of its words that is not the pair's own, or they all
         are those of one example answer in it. A text that merely equals one in an example may be honest.
         """
         if proposed in self._examples(phase, nonce):
             return True
-        own = "\n".join((pair.instruction, pair.input, pair.response))
-        telltales = [nonce, *(line for line in self._long_lines() if line not in own)]
-        return any(telltale in text for text in proposed for telltale in telltales)
+        return any(nonce in text for text in proposed) or self._hold_words(proposed, pair)
 
     def _examples(self, phase: Phase, nonce: str) -> set[tuple[str, ...]]:
         """The proposed texts of every answer that stands in the words of a prompt, for a model to copy."""
@@ -209,13 +235,38 @@ class Prompts:
         tagged = [answer for start in starts for answer in _find_tags(start, nonce, fields)]
         return {tuple(answer[key] for key in fields) for answer in [*tagged, *_find_json(words, fields)]}
 
-    def _long_lines(self) -> set[str]:
-        """Lines of the file, or parts of lines beside a field, that no honest answer would hold."""
-        lines = [
-            line for texts in self.texts.values() for text in texts.values() for line in text.splitlines()
-        ]
-        parts = {part.strip() for line in lines for part in _FIELD.split(line)}
-        return {part for part in parts if len(part) >= _TELLTALE_LENGTH}
+    def _hold_words(self, texts: Iterable[str], pair: Pair) -> bool:
+        """Whether texts hold a run of the file's words that no honest answer would, and the pair does not.
+
+        A run is 8 words of the file in a row, or 40 characters of a line with fewer words, between fields;
+        case, punctuation around words and line breaks do not matter.
+        """
+        words, signs = _runs_of(tuple(text for texts in self.texts.values() for text in texts.values()))
+        held_words = words.intersection(run for text in texts for run in _word_runs(text))
+        held_signs = signs and signs.intersection(run for text in texts for run in _sign_runs(text))
+        for own in (pair.instruction, pair.input, pair.response):
+            if held_words:
+                held_words = held_words.difference(_word_runs(own))
+            if held_signs:
+                held_signs = held_signs.difference(_sign_runs(own))
+        return bool(held_words or held_signs)
+
+    def _quotable(self, phase: Phase, pair: Pair, structured: bool, nonce: str) -> set[tuple[str, str]]:
+        """Keys and texts of the JSON that the prompt holds by its pair alone, raw or within a string."""
+        found: list[set[tuple[str, str]]] = []
+        for shown in (pair, Pair("", "", "")):
+            prompt = self.messages(phase, shown, structured=structured, nonce=nonce)[0]["content"]
+            found.append(_find_members(prompt) | _find_members(_ESCAPES.sub(_unescape, prompt)))
+        return found[0] - found[1]
+
+
+@cache
+def _runs_of(texts: tuple[str, ...]) -> tuple[frozenset[tuple[str, ...]], frozenset[str]]:
+    """Runs of words in the texts of a prompts file, and runs of characters in lines with too few words."""
+    parts = [part for text in texts for part in _FIELD.split(text)]
+    lines = [line for part in parts for line in part.splitlines()]
+    words = frozenset(run for part in parts for run in _word_runs(part))
+    return words, frozenset(run for line in lines if not any(_word_runs(line)) for run in _sign_runs(line))
 
 
 def open_prompts(path: Path | None) -> Prompts:
@@ -288,19 +339,69 @@ def _find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> list[dict[st
 
 def _find_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """All answers that are JSON objects, in their order."""
-    keys = ("critique", *fields)
     found = []
     start = 0
     while match := _OBJECT.search(text, start):
-        start = match.start() + 1
+        answer = _read_object(match[0], fields)
+        found += answer
+        start = match.end() if answer else match.start() + 1
+    return found
+
+
+def _read_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """The answer that a whole text is, white space and a code fence aside; none where it is not one."""
+    match = _OBJECT.fullmatch(_FENCE.sub("", text.strip()).strip())
+    return _read_object(match[0], fields) if match else []
+
+
+def _read_object(source: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """The answer that a JSON object is; none where it is not one."""
+    keys = ("critique", *fields)
+    try:
+        value = json.loads(source, strict=False)  # models leave line breaks in strings
+    except ValueError:
+        return []
+    if not all(isinstance(value.get(key), str) for key in keys):
+        return []
+    return [{key: clean_text(value[key]).strip() for key in keys}]
+
+
+def _find_members(text: str) -> set[tuple[str, str]]:
+    """Keys of an answer and their texts wherever they stand as JSON, be it in no whole object."""
+    found = set()
+    for match in _MEMBER.finditer(text):
         try:
-            value = json.loads(match[0], strict=False)  # models leave line breaks in strings
+            found.add((match[1], _join(clean_text(json.loads(match[2], strict=False)))))
         except ValueError:
             continue
-        if all(isinstance(value.get(key), str) for key in keys):
-            found.append({key: clean_text(value[key]).strip() for key in keys})
-            start = match.end()
     return found
+
+
+def _unescape(match: re.Match[str]) -> str:
+    """What escapes stand for within a JSON string."""
+    text: str = json.loads(f'"{match[0]}"')
+    return clean_text(text)
+
+
+def _join(text: str) -> str:
+    """A text with all its white space made single spaces."""
+    return " ".join(text.split())
+
+
+def _condense(text: str) -> str:
+    """A text without white space and case."""
+    return "".join(text.split()).casefold()
+
+
+def _word_runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = _WORD.findall(text.casefold())
+    return zip(*(words[start:] for start in range(_TELLTALE_WORDS)), strict=False)
+
+
+def _sign_runs(text: str) -> Iterator[str]:
+    signs = _condense(text)
+    last = len(signs) - _TELLTALE_LENGTH
+    return (signs[start : start + _TELLTALE_LENGTH] for start in range(last + 1))
 
 
 def _stands_in(key: str, proposed: Mapping[str, str], pair: Pair) -> bool:
@@ -309,7 +410,8 @@ def _stands_in(key: str, proposed: Mapping[str, str], pair: Pair) -> bool:
     if not is_placeholder(text):
         return False
     asked = proposed.get("instruction", "") if key == "response" else ""
-    return not any(text in own for own in (pair.instruction, pair.input, pair.response, asked))
+    near = (pair.instruction, pair.input, pair.response, asked)
+    return not any(text.casefold() in own.casefold() for own in near)
 
 
 def _has_run_away(text: str, given: str) -> bool:

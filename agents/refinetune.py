@@ -13,7 +13,7 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from agents import models
@@ -28,16 +29,18 @@ from agents.rows import pack
 from agents.scoring import choose_packing
 from agents.targets import Encoded, TargetEncoder
 from agents.templates import open_template
-from agents.trainer import NotFiniteError, OnStep, save_adapter, train_rows
+from agents.trainer import NotFiniteError, OnStep, StoppedError, save_adapter, train_rows
 from state.config import RefinetuneConfig, RunConfig
 from state.errors import AdapterError, StudentError
 from state.records import Pair, content_hash
 
-__all__ = ["check_refinetune", "hash_adapter", "refinetune_student"]
+__all__ = ["check_adapter", "check_refinetune", "hash_adapter", "refinetune_student"]
 
 _FILES = ("adapter_model.safetensors", "adapter_config.json")
 _METRICS = "metrics.json"
 _FINGERPRINT = "fingerprint"
+# What torch.save says where a file cannot be written to its end, as on a full disk.
+_UNWRITTEN = ("inline_container", "iostream error")
 
 
 def refinetune_student(
@@ -48,6 +51,7 @@ def refinetune_student(
     previous: Path | None,
     round: int,
     on_step: OnStep,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Train the LoRA adapter of one round; called again after a kill, it goes on where it was.
 
@@ -65,6 +69,7 @@ def refinetune_student(
         previous: adapter to go on with; None starts fresh from the base model.
         round: number of the round, part of the seed.
         on_step: told (steps done, all steps, loss of the step) after every optimizer step.
+        is_stopping: asked before the first step and after each one; yes ends the training with a checkpoint.
 
     Returns:
         train_loss (mean over steps, nats per token), steps, tokens (all epochs, prompts included),
@@ -73,24 +78,31 @@ def refinetune_student(
 
     Raises:
         AdapterError: nothing to train on, a loss that is not finite, target_modules the model does not
-            have, out of memory, 4-bit weights where there is no CUDA or bitsandbytes, or an `out` that is
-            not a finished adapter.
+            have, out of memory, 4-bit weights where there is no CUDA or bitsandbytes, an `out` that is not a
+            finished adapter, or a full disk.
         StudentError: the base model cannot be opened.
+        StoppedError: `is_stopping` said yes.
     """
     partial = out.with_name(f".{out.name}.partial")
     if out.exists():
         metrics = _read_metrics(out)
     else:
         _check_four_bit(config)
-        _claim(partial, _fingerprint(config, pairs, previous, round))
         try:
-            metrics = _train(config, pairs, partial, previous, round, on_step)
+            _claim(partial, _fingerprint(config, pairs, previous, round))
+            metrics = _train(config, pairs, partial, previous, round, on_step, is_stopping)
         except NotFiniteError as error:
             shutil.rmtree(partial)
             raise AdapterError(f"{out}: {error}; try a lower refinetune.lr") from error
         except torch.OutOfMemoryError as error:
             raise AdapterError(
                 f"{out}: out of memory; set refinetune.gradient_checkpointing or lower student.batch_tokens"
+            ) from error
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if type(error) is RuntimeError and not any(words in str(error) for words in _UNWRITTEN):
+                raise
+            raise AdapterError(
+                f"{out}: cannot be written: {error}; make room for it on a disk that can be written"
             ) from error
         finally:
             models.free_memory()
@@ -132,6 +144,29 @@ def hash_adapter(folder: Path) -> str:
         raise AdapterError(f"{folder}: not an adapter folder: {error}") from error
 
 
+def check_adapter(folder: Path, trained: str, student: str) -> None:
+    """Refuse an adapter that is not, byte for byte, what its training ended with.
+
+    Args:
+        folder: the adapter.
+        trained: its `hash_adapter` when it was trained.
+        student: id of the student that it makes.
+
+    Raises:
+        AdapterError: it is gone, cut or changed.
+    """
+    advice = "put it back from a copy, or start another run: scores under another student would not compare"
+    try:
+        found = hash_adapter(folder)
+    except AdapterError as error:
+        raise AdapterError(f"student {student}: {error}; {advice}") from error
+    if found != trained:
+        raise AdapterError(
+            f"student {student}: {folder} is not the adapter that was trained, "
+            f"its hash is {found} and was {trained}; {advice}"
+        )
+
+
 def _train(
     config: RunConfig,
     pairs: Sequence[Pair],
@@ -139,6 +174,7 @@ def _train(
     previous: Path | None,
     round: int,
     on_step: OnStep,
+    is_stopping: Callable[[], bool],
 ) -> dict[str, float]:
     started = time.monotonic()
     student, refinetune = models.resolve_student(config.student), config.refinetune
@@ -154,6 +190,8 @@ def _train(
     tokens = sum(map(_count_tokens, rows))
     set_seed(seed)
     model = _adapt(base, refinetune, previous)
+    if is_stopping():
+        raise StoppedError("stopped before its first step")
     losses = train_rows(
         model,
         rows,
@@ -164,6 +202,7 @@ def _train(
         seed=seed,
         gradient_checkpointing=refinetune.gradient_checkpointing,
         on_step=on_step,
+        is_stopping=is_stopping,
     )
     save_adapter(model, partial / "adapter")
     return {

@@ -1,7 +1,7 @@
 """The teacher: asks an engine for reflections on pairs, and makes proposals of its answers.
 
 Keeps the engine busy, asks again where that can help, and hands over every finished call as soon as it
-is there. It stores nothing: what was already asked comes in with the questions.
+is there. It stores no call: what was already asked comes in with the questions.
 """
 
 from collections import deque
@@ -29,7 +29,7 @@ from state.records import FINAL_STATUSES, CallStatus, Pair, Phase, TeacherCall, 
 
 __all__ = ["Question", "Reflection", "Teacher", "check_teacher", "open_teacher"]
 
-# So many questions in a row may fail, or the engine's capacity if that is more.
+# So many questions in a row may come to nothing, or the engine's capacity if that is more.
 _PATIENCE = 8
 
 
@@ -83,15 +83,27 @@ class Teacher:
     asks follows from seed, question and attempt alone, and so is the same in a resumed run.
     """
 
-    def __init__(self, engine: Engine, prompts: Prompts, config: TeacherConfig, seed: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: Prompts,
+        config: TeacherConfig,
+        seed: int,
+        answers: Answers | None = None,
+    ) -> None:
+        """Take an engine, and where there is a cache, what it knows of the server behind the engine."""
         self._engine = engine
         self._prompts = prompts
         self._config = config
         self._seed = seed
         self._attempts = config.attempts
         self._request_ids = map(str, count())
-        self._grants_schemas: bool | None = None  # None until the server has shown it
+        self._answers = answers
+        self._server = config.base_url or "", engine.model
+        # None until the server has shown it
+        self._grants_schemas = None if answers is None else answers.grants_schemas(*self._server)
         self._has_answered = False
+        self._failures = 0  # calls in a row without a text
         self._unavailable = 0  # requests in a row that nobody took
 
     def reflect(
@@ -103,19 +115,23 @@ class Teacher:
 
         Questions are pulled when there is room for them, so they may be far more than fit in memory.
         Failures in a row are held back until the teacher answers something: they may be its fault rather
-        than the pairs'. A refused request is the pair's fault once anything was answered.
+        than the pairs'. A refused request is the pair's fault once anything was answered. An answer without
+        a text is no better than a failure, but has been paid for: it is yielded at once, and so is a failure
+        that was counted.
 
         Raises:
-            TeacherError: the teacher cannot be reached, or answers nothing. Calls not yielded cost nothing
-                that counts: ask their questions again.
+            TeacherError: the teacher cannot be reached, or answers nothing, not even what was under way when
+                that showed. Calls not yielded cost nothing: ask their questions again.
         """
         new = (_Ask(q, q.attempts + 1) for q in questions if q.attempts < self._attempts)
         again: deque[_Ask] = deque()
         under_way: dict[str, _Sent] = {}
         held: list[Reflection] = []
+        fault: TeacherError | None = None
         while True:
             while (
-                len(under_way) < self._engine.capacity
+                fault is None
+                and len(under_way) < self._engine.capacity
                 and may_ask()
                 and (ask := again.popleft() if again else next(new, None))
             ):
@@ -123,13 +139,15 @@ class Teacher:
                 under_way[sent.request.id] = sent
                 self._engine.submit(sent.request)
             if not under_way:
+                if fault is not None:
+                    raise fault
                 yield from held
                 return
             answer = self._engine.next_answer()
             if answer.request_id not in under_way:
                 continue  # asked by an earlier reflect() whose reader stopped early
             sent = under_way.pop(answer.request_id)
-            self._learn(sent, answer, len(under_way))
+            fault = self._find_fault(sent, answer, len(under_way), fault)
             if answer.error == "unavailable":
                 again.append(sent.ask)
                 continue
@@ -140,11 +158,9 @@ class Teacher:
             if not reflection.final:
                 again.append(_Ask(sent.ask.question, sent.ask.attempt + 1))
             held.append(reflection)
-            if answer.error in (None, "no-entry") or (answer.error != "failed" and self._has_answered):
-                yield from held
-                held = []
-            elif len(held) > self._attempts * max(_PATIENCE, self._engine.capacity):
-                raise self._error(f"{len(held)} calls in a row failed", answer)
+            ready, held = self._release(held, answer)
+            yield from ready
+            self._learn_schemas(sent, answer)
 
     def close(self) -> None:
         """Give back the engine's memory, threads and connections."""
@@ -182,22 +198,58 @@ class Teacher:
         )
         return _Sent(ask, nonce, request)
 
-    def _learn(self, sent: _Sent, answer: Answer, others_under_way: int) -> None:
-        """Note what an answer tells about the teacher as a whole.
-
-        Raises:
-            TeacherError: nobody took any of the requests under way.
-        """
+    def _find_fault(
+        self, sent: _Sent, answer: Answer, others_under_way: int, fault: TeacherError | None
+    ) -> TeacherError | None:
+        """What keeps the teacher as a whole from answering, after one more answer."""
+        if answer.cached:
+            return fault  # it tells nothing of the teacher as it is now
         if answer.error == "unavailable":
             self._unavailable += 1
-            if self._unavailable > max(others_under_way, self._config.retries):
-                raise self._error("cannot be reached", answer)
-            return
+            # One that has answered may be starting again; an address nobody answers at is soon given up.
+            turns = self._attempts if self._has_answered else 1
+            if self._unavailable >= max(turns * (others_under_way + 1), self._attempts):
+                return fault or self._error("cannot be reached", answer)
+            return fault
         self._unavailable = 0
-        self._has_answered |= answer.error in (None, "no-entry")
+        if answer.error == "refused-request" and sent.request.schema is not None:
+            return fault
+        if self._is_sign_of_life(answer):
+            self._has_answered = True
+            self._failures = 0
+            return None
+        self._failures += 1
+        if self._failures > self._attempts * max(_PATIENCE, self._engine.capacity):
+            return fault or self._error(f"{self._failures} calls in a row failed", answer)
+        return fault
+
+    def _is_sign_of_life(self, answer: Answer) -> bool:
+        """Whether the teacher works, so that failures before it were the pairs'."""
+        if answer.error is None:
+            return bool(answer.text.strip()) and not answer.cached
+        return answer.error == "no-entry" or (answer.error == "refused-request" and self._has_answered)
+
+    def _release(self, held: list[Reflection], answer: Answer) -> tuple[list[Reflection], list[Reflection]]:
+        """What to yield after an answer, to the last one of these, and what to hold on to."""
+        if self._is_sign_of_life(answer):
+            return held, []
+        if answer.error is not None and answer.prompt_tokens is None:
+            return [], held
+        # Earlier attempts go with it: the resumed run goes on by how many are in the books.
+        question = held[-1].question
+        rest = [reflection for reflection in held if reflection.question is not question]
+        return [reflection for reflection in held if reflection.question is question], rest
+
+    def _learn_schemas(self, sent: _Sent, answer: Answer) -> None:
+        """Note whether the server takes schemas, as an answer of its own shows it. Once granted they stay."""
         granted = sent.request.schema is not None
-        if answer.error is None and self._grants_schemas is None and (granted or sent.ask.schema_refused):
+        refused = sent.ask.schema_refused and self._grants_schemas is None
+        if answer.error is not None or answer.cached or not (granted or refused):
+            return
+        if granted != self._grants_schemas:
             self._grants_schemas = granted
+            if self._answers is not None:
+                self._answers.set_grants_schemas(*self._server, granted)
 
     def _conclude(self, sent: _Sent, answer: Answer) -> Reflection:
         """Make a call's record of an answer, with the proposal in it."""
@@ -234,6 +286,7 @@ class Teacher:
                     answer.text,
                     phase=question.phase,
                     pair=question.pair,
+                    structured=sent.request.schema is not None,
                     nonce=sent.nonce,
                     finish_reason=answer.finish_reason,
                 )
@@ -256,7 +309,8 @@ class Teacher:
         return (price_in * tokens_in + price_out * tokens_out) / 1e6
 
     def _error(self, what: str, answer: Answer) -> TeacherError:
-        message = clean_text(answer.message or "no reason given")
+        silence = f"no text in the answer, finish reason {answer.finish_reason}"
+        message = clean_text(answer.message or ("no reason given" if answer.error else silence))
         return TeacherError(f"teacher {self._engine.model}: {what}: {message}; once mended, resume the run")
 
 
@@ -270,7 +324,8 @@ def open_teacher(
         seed: the run's; what is asked and drawn follows from it.
         student: who teaches where `teacher.model` is "self".
         answers: the cache that `teacher.cache` speaks of; None asks for every answer. With it the engine is
-            opened when the first answer is missing, if ever.
+            opened when the first answer is missing, if ever, and what one teacher learns of a server is known
+            to the next.
 
     Raises:
         ConfigError: prompts or engine cannot be used as configured.
@@ -279,13 +334,11 @@ def open_teacher(
     """
     prompts = _open_prompts(config)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
-    engine: Engine
     if answers is None or config.cache == "off" or not kind.is_cached:
         assert config.cache != "only" or not kind.is_cached, "nobody said which cache to ask"
-        engine = kind.open(config, model)
-    else:
-        engine = CachedEngine(config, model, answers)
-    return Teacher(engine, prompts, config, seed)
+        return Teacher(kind.open(config, model), prompts, config, seed)
+    engine = CachedEngine(config, model, answers)
+    return Teacher(engine, prompts, config, seed, None if kind.is_local else answers)
 
 
 def check_teacher(config: TeacherConfig) -> None:

@@ -14,23 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from agents.models import not_finite
 from agents.rows import Row, build_row
 from agents.scoring import target_logprobs
 from agents.targets import Encoded
 
-__all__ = ["NotFiniteError", "OnStep", "save_adapter", "train_rows"]
+__all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_rows"]
 
 OnStep = Callable[[int, int, float | None], None]
 
+_KEPT = 2  # newest checkpoints
 _SAVES = 5  # checkpoints in a training, at least
 _SAVE_SECONDS = 300.0  # and one whenever so much time has passed
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or gradient is no longer a finite number."""
+    """A loss, a gradient or a trained weight is no longer a finite number."""
+
+
+class StoppedError(Exception):
+    """A training was asked to stop; the same call goes on with it, and gives the same bits."""
 
 
 class TrainingRows:
@@ -64,6 +71,7 @@ def train_rows(
     seed: int,
     gradient_checkpointing: bool,
     on_step: OnStep,
+    is_stopping: Callable[[], bool],
 ) -> list[float]:
     """Train a PEFT model in place, once over the rows, in order; go on from a checkpoint in `folder`.
 
@@ -79,12 +87,14 @@ def train_rows(
         seed: of dropout.
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping it.
         on_step: told (steps done, all steps, loss of the step) after every step.
+        is_stopping: asked after every step but the last; yes has a checkpoint written, and ends the training.
 
     Returns:
         The loss of every step: mean over its target tokens, nats per token.
 
     Raises:
-        NotFiniteError: a loss or gradient is NaN or infinite.
+        NotFiniteError: a loss, a gradient or a weight to be saved is NaN or infinite.
+        StoppedError: `is_stopping` said yes.
     """
     steps = math.ceil(len(rows) / rows_per_step)
     arguments = TrainingArguments(
@@ -95,7 +105,7 @@ def train_rows(
         train_sampling_strategy="sequential",
         learning_rate=lr,
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(warmup * steps),
+        warmup_steps=min(math.ceil(warmup * steps), steps - 1),  # its first step trains nothing
         optim="adamw_torch",
         seed=seed,
         gradient_checkpointing=gradient_checkpointing,
@@ -105,7 +115,6 @@ def train_rows(
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",  # the callback says when
-        save_total_limit=2,
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
@@ -118,16 +127,24 @@ def train_rows(
         args=arguments,
         train_dataset=TrainingRows(rows),
         data_collator=lambda batch: batch[0],
-        callbacks=[_Watch(on_step)],
+        callbacks=[_Watch(on_step, is_stopping, folder)],
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = _last_whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise StoppedError(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter called "default": its weights and its configuration, nothing else."""
+    """Write the adapter called "default": its weights and its configuration, nothing else.
+
+    Raises:
+        NotFiniteError: a weight is NaN or infinite; nothing is written.
+    """
+    if broken := not_finite(get_peft_model_state_dict(model, save_embedding_layers=False)):
+        raise NotFiniteError(f"{len(broken)} weights of the adapter are not finite, such as {broken[0]}")
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
 
@@ -159,19 +176,27 @@ class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Reports steps, asks for checkpoints, and stops training that has broken down."""
+    """Reports steps, asks for checkpoints, and stops training that was asked to or has broken down."""
 
-    def __init__(self, on_step: OnStep) -> None:
-        self._on_step = on_step
+    def __init__(self, on_step: OnStep, is_stopping: Callable[[], bool], folder: Path) -> None:
+        self._on_step, self._is_stopping, self._folder = on_step, is_stopping, folder
         self._saved_at = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint every fifth of the steps, and whenever five minutes have passed."""
+        """Ask for a checkpoint every fifth of the steps, after five minutes, and before stopping."""
+        if state.global_step >= state.max_steps:
+            return
         now = time.monotonic()
         due = state.global_step % math.ceil(state.max_steps / _SAVES) == 0
-        if (due or now - self._saved_at > _SAVE_SECONDS) and state.global_step < state.max_steps:
+        control.should_training_stop = self._is_stopping()
+        if due or now - self._saved_at > _SAVE_SECONDS or control.should_training_stop:
             control.should_save = True
             self._saved_at = now
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remove all checkpoints but the newest. By step: Trainer goes by the clock, which may jump back."""
+        for path in _checkpoints(self._folder)[_KEPT:]:
+            shutil.rmtree(path)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Report a step, before a checkpoint of it is written."""
@@ -193,11 +218,16 @@ def _keep_device(arguments: Any, device: torch.device) -> None:
 
 def _last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end; what is cut short is removed."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+    for path in _checkpoints(folder):
         if _is_whole(path):
             return path
         shutil.rmtree(path)
     return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -205,8 +235,10 @@ def _is_whole(checkpoint: Path) -> bool:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         with safe_open(checkpoint / "adapter_model.safetensors", framework="pt"):
             pass
-    except (OSError, ValueError, SafetensorError):
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            with zipfile.ZipFile(checkpoint / name) as archive:
+                if archive.testzip() is not None:  # a part whose checksum is wrong
+                    return False
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
         return False
-    return all(
-        zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-    )
+    return True

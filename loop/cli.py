@@ -5,14 +5,18 @@ import os
 import sqlite3
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from loop.demo import POLICY, ROUNDS, SAMPLES
+from loop.interruption import Interrupted, Interruption, catch_signals
 from state.errors import AdapterError, ConfigError, ReflectuneError, TeacherError
 from state.records import PolicyName
+from state.text import inert, one_line, to_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,7 +42,7 @@ RUNS = Path("runs")
 
 
 def main() -> None:
-    """Run the command line; exit 0, 1 on failure, 2 on wrong use or bad input, 130 on Ctrl-C."""
+    """Run the command line; exit 0, 1 on failure, 2 on wrong use or bad input, 130 or 143 when stopped."""
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
@@ -107,8 +111,10 @@ def run(
     settings = load_config(config, overrides)
     from loop.run import create_run
 
-    folder = create_run(settings, runs)
-    _loop(folder, as_json)
+    with _stoppable() as interruption:
+        folder = create_run(settings, runs)
+        _run_to_end(folder, interruption)
+    _show_rounds(folder, as_json)
 
 
 @app.command()
@@ -119,7 +125,7 @@ def resume(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change rounds, the teacher's budget or concurrency; repeatable.",
+            help="Change rounds, the teacher's budget, or how it is asked; repeatable.",
         ),
     ] = None,
     runs: Runs = RUNS,
@@ -129,11 +135,14 @@ def resume(
     from state.folder import RunFolder
 
     folder = RunFolder.find(runs, name)
-    if set_:
-        from loop.run import change_run
+    folder.refuse_if_locked()
+    with _stoppable() as interruption:
+        if set_:
+            from loop.run import change_run
 
-        change_run(folder, set_)
-    _loop(folder, as_json)
+            change_run(folder, set_)
+        _run_to_end(folder, interruption)
+    _show_rounds(folder, as_json)
 
 
 @app.command()
@@ -191,6 +200,23 @@ def trace(
     with _history(RunFolder.find(runs, name)) as history:
         document = history.trace(sample)
     _show(document, render_trace(document, Console()), as_json)
+
+
+@app.command()
+def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
+    """Check every row, adapter and file of a run against what it was derived from; exit 1 on any fault."""
+    from state.folder import RunFolder
+
+    folder = RunFolder.find(runs, name)
+    from loop.verify.run import describe, verify_run
+
+    document = verify_run(folder)
+    if as_json:
+        _show(document, "", as_json)
+    else:
+        typer.echo("\n".join(describe(document)))
+    if document["faults"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -296,34 +322,42 @@ def demo(
     """See the whole loop at work on the embedded models and data; takes minutes on two CPU cores."""
     from loop.demo.demo import conclude, open_demo
 
-    folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
-    with _history(folder) as history:
-        status = history.run()["status"]
-    if status == "finished":
-        _say(f"this demo has run before; delete {folder.path} to run it anew")
-    else:
-        _run_to_end(folder)
+    with _stoppable() as interruption:
+        folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
+        with _history(folder) as history:
+            status = history.run()["status"]
+        if status == "finished":
+            _say(f"this demo has run before; delete {folder.path} to run it anew")
+        else:
+            _run_to_end(folder, interruption)
     document, rendered = conclude(folder)
     _show(document, rendered, as_json)
 
 
-def _loop(folder: "RunFolder", as_json: bool) -> None:
-    _run_to_end(folder)
-    _show_rounds(folder, as_json)
+@contextmanager
+def _stoppable() -> Iterator[Interruption]:
+    """Let SIGINT and SIGTERM end the block with the exit codes of a shell."""
+    with catch_signals() as interruption:
+        try:
+            yield interruption
+        except Interrupted:
+            raise typer.Exit(interruption.exit_code) from None
 
 
-def _run_to_end(folder: "RunFolder") -> None:
-    from loop.display import open_display
-    from loop.run import run_loop
-
+def _run_to_end(folder: "RunFolder", interruption: Interruption) -> None:
     name = folder.path.name
     try:
-        if run_loop(folder, open_display()) == "budget":
+        from loop.display import open_display
+        from loop.run import run_loop
+
+        with interruption.finish_batches():
+            reason = run_loop(folder, open_display(), interruption.is_requested)
+        if reason == "budget":
             _say(
                 f"{name}: the teacher's budget is spent; go on by a higher one: "
                 f"`reflectune resume {name} --set {_capped_keys(folder)}`"
             )
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         _say(f"interrupted; go on with `reflectune resume {name}`")
         raise
     except (TeacherError, AdapterError) as error:
@@ -345,19 +379,24 @@ def _history(folder: "RunFolder") -> "History":
     return History.open(folder.lineage)
 
 
-def _status(folder: "RunFolder", written: str) -> str:
-    """The run's status: one that says it is running without a live process was interrupted."""
-    return "interrupted" if written == "running" and not folder.is_locked() else written
+def _status(folder: "RunFolder", written: str, was_locked: bool) -> str:
+    """The run's status: one that says it is running without a live process was interrupted.
+
+    The process may have ended, or begun, since the status was read: `was_locked` before that counts too.
+    """
+    is_dead = written == "running" and not was_locked and not folder.is_locked()
+    return "interrupted" if is_dead else written
 
 
 def _show_rounds(folder: "RunFolder", as_json: bool) -> None:
     from loop.tables import render_rounds
 
+    was_locked = folder.is_locked()
     with _history(folder) as history:
         run = history.run()
         document = {
             "name": folder.path.name,
-            "status": _status(folder, run["status"]),
+            "status": _status(folder, run["status"], was_locked),
             "stop_reason": run["stop_reason"],
             "rounds": history.rounds(),
         }
@@ -374,12 +413,13 @@ def _readable_overview(folder: "RunFolder") -> dict[str, Any]:
 
 
 def _overview(folder: "RunFolder") -> dict[str, Any]:
+    was_locked = folder.is_locked()
     with _history(folder) as history:
         run = history.run()
         samples = history.samples()
         return {
             "name": folder.path.name,
-            "status": _status(folder, run["status"]),
+            "status": _status(folder, run["status"], was_locked),
             "round": history.last_round(),
             "rounds": run["rounds"],
             "samples": samples["train"] + samples["holdout"],
@@ -395,20 +435,21 @@ def _model_path(model: str) -> str:
 
 def _show(document: object, rendered: "RenderableType", as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(document, ensure_ascii=False, indent=1))
+        typer.echo(to_json(document, indent=1))
         return
     from rich.console import Console
 
-    Console().print(rendered, markup=False, highlight=False)
+    shown = inert(rendered) if isinstance(rendered, str) else rendered
+    Console().print(shown, markup=False, highlight=False)
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(one_line(text), err=True)
 
 
 def _fail(error: Exception) -> int:
     if os.environ.get("REFLECTUNE_DEBUG"):
-        traceback.print_exception(error)
+        typer.echo(inert("".join(traceback.format_exception(error))), err=True, nl=False)
     if isinstance(error, ReflectuneError):
         _say(f"reflectune: {error}")
         return error.exit_code

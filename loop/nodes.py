@@ -2,7 +2,8 @@
 
 Every node asks the lineage store what is still missing for its round and phase, does that in small
 batches and commits each, so it can be killed at any instant and run again. A node opens the model it
-needs, only when there is work for it, and closes it before it returns.
+needs, only when there is work for it, and closes it before it returns. Asked to stop, it finishes the
+batch in flight and raises Interrupted, so that the machine takes it for unfinished.
 """
 
 import time
@@ -16,10 +17,12 @@ from typing import TypedDict
 from langgraph.runtime import Runtime
 
 from agents.evaluation import Checker, evaluate_student
-from agents.refinetune import hash_adapter, refinetune_student
+from agents.refinetune import check_adapter, hash_adapter, refinetune_student
 from agents.student import Student
 from agents.teacher import Question, Teacher
+from agents.trainer import StoppedError
 from loop.display import Display
+from loop.interruption import Interrupted
 from loop.selection import POLICIES, choose_training_set, decide, needed_versions
 from loop.stopping import is_spent, stop_reason
 from state.config import RunConfig, TeacherConfig
@@ -48,6 +51,7 @@ __all__ = [
     "LoopState",
     "evaluate",
     "evaluate_round",
+    "find_adapter",
     "refinetune",
     "reflect",
     "select",
@@ -86,11 +90,22 @@ class LoopContext:
     open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
     open_student: Callable[[Path | None], Student]
     refinetune_student: Callable[..., dict[str, float]] = refinetune_student
+    stopping: Callable[[], bool] = lambda: False  # whether somebody asked to stop
+
+    def leave_if_asked(self) -> None:
+        """Call where nothing is in flight.
+
+        Raises:
+            Interrupted: somebody asked to stop.
+        """
+        if self.stopping():
+            raise Interrupted
 
 
 def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
     """Ask the teacher for every proposal that is missing; commit each answer as it arrives."""
     context, round, phase = runtime.context, state["round"], state["phase"]
+    context.leave_if_asked()
     store, teacher_config = context.store, context.config.teacher
     store.start_round(round)
     total = _count_wanted(context, round)
@@ -117,15 +132,16 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     cached = store.count_cached(round, phase)
 
     def may_ask() -> bool:
-        return not is_spent(teacher_config, spending)
+        return not is_spent(teacher_config, spending) and not context.stopping()
 
-    with _timed(context, round, "reflect"), ExitStack() as stack:
+    with _timed(context, round, "reflect"), _moot_if_asked(context), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · reflect · {phase}", total=total, done=settled.total())
         )
         # What was not asked before a phase was decided is asked no more: nobody would decide about it.
         is_over = settled.total() == total or store.count_decisions(round, phase) > 0
         if is_over or not may_ask():
+            context.leave_if_asked()
             return {}
         teacher = stack.enter_context(context.open_teacher(_student(store, round - 1)))
         for reflection in teacher.reflect(questions, may_ask):
@@ -149,6 +165,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             settled[call.status] += reflection.final
             cached += call.cached
             stage.update(settled.total(), total, **_reflection_facts(settled, cached))
+        context.leave_if_asked()
     return {}
 
 
@@ -159,6 +176,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     training filter needs.
     """
     context, round, phase = runtime.context, state["round"], state["phase"]
+    context.leave_if_asked()
     store = context.store
     scorer = _student(store, round - 1)
     total, done = store.count_samples("train"), store.count_decisions(round, phase)
@@ -176,6 +194,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
             compared += sum(decision.reason not in _UNCONTESTED for decision in decisions)
             accepted += sum(decision.reason == "accepted" for decision in decisions)
             stage.update(done, total, accepted=f"{accepted} of {compared}")
+            context.leave_if_asked()
     return {"phase": "response" if phase == "instruction" else "instruction"}
 
 
@@ -185,6 +204,7 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
     An empty training set trains nothing: the round keeps the student it began with.
     """
     context, round = runtime.context, state["round"]
+    context.leave_if_asked()
     store, config = context.store, context.config
     previous = _student(store, round - 1)
     if (student := store.round_student(round)) is not None:
@@ -216,6 +236,7 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
 def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
     """Measure the round's student on the held-out pairs, then stop or go to the next round."""
     context, round = runtime.context, state["round"]
+    context.leave_if_asked()
     ends = why_stop(context, round, {}) is not None
     if ends or round % context.config.evaluate.every == 0:
         evaluate_round(context, round)
@@ -243,6 +264,19 @@ def why_stop(
     )
 
 
+def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
+    """The adapter folder of a student, inside the run's; None for the base model.
+
+    Raises:
+        AdapterError: it is not what was trained.
+    """
+    if student.adapter is None or student.adapter_hash is None:
+        return None
+    adapter = folder.adapter(student.round)
+    check_adapter(adapter, student.adapter_hash, student.id)
+    return adapter
+
+
 def evaluate_round(context: LoopContext, round: int) -> None:
     """Commit the held-out measures of a round's student, where they are missing."""
     store = context.store
@@ -261,12 +295,19 @@ def evaluate_round(context: LoopContext, round: int) -> None:
                 context.display.stage(title, total=len(pairs)) as stage,
                 context.open_student(_adapter(context, student)) as model,
             ):
+
+                def on_done(done: int) -> None:
+                    stage.update(done, len(pairs))
+                    if done < len(pairs):
+                        context.leave_if_asked()
+
+                context.leave_if_asked()
                 evaluations = evaluate_student(
                     model,
                     pairs,
                     context.checker,
                     max_tokens=context.config.evaluate.max_tokens,
-                    on_done=lambda done: stage.update(done, len(pairs)),
+                    on_done=on_done,
                 )
                 facts = {item.name: f"{item.value:.3f}" for item in evaluations}
                 stage.update(len(pairs), len(pairs), **facts)
@@ -288,6 +329,7 @@ class _Judge:
         if self.model is None:
             adapter = _adapter(self.context, self.student)
             self.model = self.stack.enter_context(self.context.open_student(adapter))
+            self.context.leave_if_asked()
         scores: dict[str, dict[Term, Score]] = {}
         results = self.model.score([(pair, term) for _, pair, term in missing])
         for (version, _, term), score in zip(missing, results, strict=True):
@@ -342,14 +384,18 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
         def on_step(step: int, steps: int, loss: float | None) -> None:
             stage.update(step, steps, **({} if loss is None else {"loss": f"{loss:.3f}"}))
 
-        metrics = context.refinetune_student(
-            config,
-            pairs,
-            out,
-            previous=_adapter(context, previous) if goes_on else None,
-            round=round,
-            on_step=on_step,
-        )
+        try:
+            metrics = context.refinetune_student(
+                config,
+                pairs,
+                out,
+                previous=_adapter(context, previous) if goes_on else None,
+                round=round,
+                on_step=on_step,
+                is_stopping=context.stopping,
+            )
+        except StoppedError as error:
+            raise Interrupted from error
     return StudentRecord(
         id=f"s{round}",
         round=round,
@@ -396,12 +442,22 @@ def _student(store: LineageStore, round: int) -> StudentRecord:
 
 
 def _adapter(context: LoopContext, student: StudentRecord) -> Path | None:
-    return context.folder.path / student.adapter if student.adapter else None
+    return find_adapter(context.folder, student)
 
 
 def _union(known: Scores, fresh: Scores) -> Scores:
     versions = [*known, *(version for version in fresh if version not in known)]
     return {version: {**known.get(version, {}), **fresh.get(version, {})} for version in versions}
+
+
+@contextmanager
+def _moot_if_asked(context: LoopContext) -> Iterator[None]:
+    """Who stops does not mind a teacher that failed meanwhile; the same signal may have ended its server."""
+    try:
+        yield
+    except TeacherError:
+        context.leave_if_asked()
+        raise
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 import importlib.metadata
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -20,9 +20,18 @@ from agents.student import Student, check_student
 from agents.teacher import Teacher, check_teacher, open_teacher
 from loop.display import Display
 from loop.graph import Loop, build_graph, hash_graph
-from loop.nodes import LoopContext, LoopState, evaluate_round, why_stop
+from loop.ground import (
+    explained,
+    flatten,
+    hash_files,
+    load_begun_config,
+    refuse_changed_config,
+    refuse_changed_files,
+)
+from loop.interruption import Interrupted
+from loop.nodes import LoopContext, LoopState, evaluate_round, find_adapter, why_stop
 from state.cache import AnswerCache, cache_path
-from state.config import CHANGEABLE, RunConfig, change_config, load_config, parse_config
+from state.config import SELF, RunConfig, change_config, parse_config
 from state.datasets import assign_samples, dataset_hash, read_dataset
 from state.errors import ConfigError, StoreError
 from state.folder import RunFolder
@@ -40,16 +49,17 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
     """Check everything a run needs and make its folder; on any error nothing stays behind.
 
     The config that is written has the student's threads and number format settled, so that a resumed run
-    computes the same bits.
+    computes the same bits. The lineage keeps hashes of the files that the config names and that are read
+    again later: a resumed run refuses others under the same names.
 
     Raises:
         ConfigError: the name is taken, or teacher or checker cannot be used as configured.
         DatasetError: the data cannot be read.
         StudentError: the student model cannot be used.
         AdapterError: the student cannot be given the configured adapter.
-        StoreError: the cache of answers is damaged.
+        StoreError: the cache of answers is damaged, or the folder cannot be written.
     """
-    with RunFolder.create(runs, config.name) as folder:
+    with RunFolder.create(runs, config.name) as folder, explained(runs, "start the run again"):
         check_teacher(config.teacher)
         if config.teacher.cache == "only" or cache_path(runs).exists():
             with _open_cache(config, runs):
@@ -60,7 +70,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
         config = config.model_copy(update={"student": resolve_student(config.student)})
         check_refinetune(config)  # last: it opens the model
-        folder.config.write_text(config.to_toml(), encoding="utf-8")
+        folder.write_config(config.to_toml())
         with LineageStore.create(folder.lineage) as store:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             store.add_run(
@@ -68,7 +78,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
                 config=config.model_dump(mode="json"),
                 config_hash=config.content_hash(),
                 data_hash=dataset_hash(samples),
-                versions=versions | {"graph": hash_graph()},
+                versions=versions | {"graph": hash_graph()} | hash_files(config),
                 seed=config.seed,
             )
             store.add_samples(samples)
@@ -87,44 +97,54 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
         ConfigError: a key that a run keeps, an impossible value, or a config.toml changed by hand.
         StoreError: another process works on the run.
     """
-    written = load_config(folder.config)
+    written = load_begun_config(folder)
     change_config(written, overrides)  # what is impossible shall touch nothing
-    with folder.lock(), LineageStore.open(folder.lineage) as store:
+    with (
+        explained(folder.path, f"`reflectune resume {folder.path.name}`"),
+        folder.lock(),
+        LineageStore.open(folder.lineage) as store,
+    ):
         before = parse_config(store.config(), source=str(folder.lineage))
         after = change_config(before, overrides)
         if written != after:
-            _refuse_changed_config(store, written, folder.path.name)
-        old, new = (_flatten(config.model_dump(mode="json")) for config in (before, after))
+            refuse_changed_config(store, written, folder.path.name)
+        old, new = (flatten(config.model_dump(mode="json")) for config in (before, after))
         changes = {key: (old[key], new[key]) for key in new if old[key] != new[key]}
         if not changes:
             return
         with store.transaction():
             store.change_config(after.model_dump(mode="json"), after.content_hash(), changes)
-            part = folder.config.with_name(f".{folder.config.name}.partial")
-            part.write_text(after.to_toml(), encoding="utf-8")
-            part.replace(folder.config)
+            folder.write_config(after.to_toml())
 
 
-def run_loop(folder: RunFolder, display: Display) -> str:
+def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] = lambda: False) -> str:
     """Go on with a run from where its lineage says it is, to its end.
+
+    Args:
+        folder: of the run.
+        display: where progress is shown.
+        stopping: whether somebody asked to stop; asked whenever nothing is in flight.
 
     Returns:
         Why the loop stopped.
 
     Raises:
-        StoreError: another process works on the run, another version of the machine began it, or the
-            cache of answers is damaged.
+        Interrupted: `stopping` said yes, and what was in flight has been committed.
+        StoreError: another process works on the run, another version of the machine began it, the cache of
+            answers is damaged, or the run's files cannot be written or read.
         ReflectuneError: whatever ended the run early; it can be resumed.
     """
-    config = load_config(folder.config)
+    config = load_begun_config(folder)
     checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None
     with (
+        explained(folder.path, f"`reflectune resume {folder.path.name}`"),
         folder.lock(),
         LineageStore.open(folder.lineage) as store,
         _open_cache(config, folder.path.parent) as cache,
     ):
         _refuse_other_machine(store)
-        _refuse_changed_config(store, config, folder.path.name)
+        refuse_changed_config(store, config, folder.path.name)
+        refuse_changed_files(store, config)
         context = LoopContext(
             config=config,
             folder=folder,
@@ -133,6 +153,7 @@ def run_loop(folder: RunFolder, display: Display) -> str:
             checker=checker,
             open_teacher=lambda student: _open_teacher(config, folder, student, cache),
             open_student=lambda adapter: Student.open(config.student, adapter),
+            stopping=stopping,
         )
         with _status(store):
             if not store.is_round_finished(0):
@@ -146,8 +167,9 @@ def run_loop(folder: RunFolder, display: Display) -> str:
 def _open_teacher(
     config: RunConfig, folder: RunFolder, student: StudentRecord, cache: AnswerCache | None
 ) -> Teacher:
-    adapter = None if student.adapter is None else folder.path / student.adapter
-    itself = TeacherModel(f"self:{student.id}", config.student, adapter)
+    # Only a teacher that is the student itself opens the adapter.
+    adapter = find_adapter(folder, student) if config.teacher.model == SELF else None
+    itself = TeacherModel(f"self:{student.id}", config.student, adapter, student.adapter_hash)
     return open_teacher(config.teacher, config.seed, itself, cache)
 
 
@@ -211,6 +233,8 @@ def _beginning(context: LoopContext, round: int) -> LoopState:
 def _last_checkpoint(graph: Loop, config: RunnableConfig, folder: RunFolder) -> StateSnapshot:
     try:
         return graph.get_state(config)
+    except sqlite3.OperationalError:
+        raise  # a full disk or a lock: the file itself is well
     except sqlite3.DatabaseError as error:
         raise StoreError(
             f"{folder.checkpoints}: {error}; delete it, the lineage alone says where to go on"
@@ -222,32 +246,12 @@ def _status(store: LineageStore) -> Iterator[None]:
     store.set_run_status("running")
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         store.set_run_status("interrupted")
         raise
     except BaseException:
         store.set_run_status("failed")
         raise
-
-
-def _refuse_changed_config(store: LineageStore, config: RunConfig, name: str) -> None:
-    """A run is one experiment: scores and decisions of different settings must not mix in it."""
-    # A run begun before a key existed has its default.
-    stored = parse_config(store.config(), source="the lineage")
-    begun, now = _flatten(stored.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
-    changed = [key for key in begun | now if begun.get(key) != now.get(key)]
-    if changed:
-        raise ConfigError(
-            f"config.toml was changed since the run began ({', '.join(changed)}); put it back, "
-            f"or start another run; `reflectune resume {name} --set` changes {', '.join(CHANGEABLE)}"
-        )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _refuse_other_machine(store: LineageStore) -> None:

@@ -8,12 +8,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loop.words import inert, render_diff
+from loop.words import render_diff
+from state.text import inert
 
 __all__ = ["format_number", "format_share", "new_table", "render_rounds", "render_runs", "render_trace"]
 
 Document = Mapping[str, Any]
 
+# Characters of one text that a terminal gets: wrapping takes long, and reading longer.
+_MOST_SHOWN = 20_000
 _UNITS = {
     "ifd+r-ifd": {"instruction": "IFD", "response": "r-IFD"},
     "ifd": {"instruction": "IFD", "response": "IFD"},
@@ -25,6 +28,7 @@ _UNITS = {
 
 def render_runs(runs: Sequence[Document]) -> RenderableType:
     """All runs, one row each."""
+    runs = _inert(runs)
     if not runs:
         return Text("no runs yet; `reflectune init` writes a config to start from")
     table = new_table("run", "status", "round", "samples", "acceptance", "cost USD")
@@ -42,6 +46,7 @@ def render_runs(runs: Sequence[Document]) -> RenderableType:
 
 def render_rounds(run: Document) -> RenderableType:
     """The rounds of one run: what was decided, and what came of it."""
+    run = _inert(run)
     rounds = run["rounds"]
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
     measures = sorted({name for row in rounds for name in row["evaluations"]})
@@ -105,6 +110,7 @@ def render_rounds(run: Document) -> RenderableType:
 
 def render_trace(trace: Document, console: Console) -> RenderableType:
     """One sample's story: versions with word diffs, criticism, scores, decisions in a sentence."""
+    trace = _inert(trace)
     head = f"sample {trace['sample']} at position {trace['position']} ({trace['split']})"
     trained = ", ".join(map(str, trace["trained_in"])) or "none"
     return Group(
@@ -140,16 +146,14 @@ def _version(version: Document, parent: Document | None, *, colour: bool) -> Ren
     mark = " (current)" if version["current"] else ""
     parts: list[RenderableType] = [_field("version", Text(version["id"][:12] + mark, style="cyan"))]
     if version.get("critique"):
-        parts.append(_field("criticism", Text(inert(version["critique"]), style="italic")))
+        parts.append(_field("criticism", Text(version["critique"], style="italic")))
     for name in ("instruction", "input", "response"):
         if parent is not None and parent[name] == version[name]:
             continue
         if parent is None and not version[name]:
             continue
         text = (
-            Text(inert(version[name]))
-            if parent is None
-            else render_diff(parent[name], version[name], colour=colour)
+            Text(version[name]) if parent is None else render_diff(parent[name], version[name], colour=colour)
         )
         parts.append(_field(name, text))
     for score in version["scores"]:
@@ -166,11 +170,14 @@ def _failure(failure: Document) -> Text:
     which += f"attempt {failure['attempt']}"
     if failure["status"] == "unchanged":
         return Text(f"{which}: the teacher found nothing to improve")
-    error = f": {inert(failure['error'])}" if failure["error"] else ""
+    error = f": {failure['error']}" if failure["error"] else ""
     return Text(f"{which} failed, {failure['status']}{error}", style="yellow")
 
 
 def _field(name: str, text: Text) -> RenderableType:
+    if len(text) > _MOST_SHOWN:
+        left = len(text) - _MOST_SHOWN
+        text = text[:_MOST_SHOWN] + Text(f" ... {left} more characters, which --json has", style="dim")
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=13, style="dim")
     grid.add_column(overflow="fold")
@@ -216,6 +223,18 @@ def _sentence(decision: Document) -> str:
             return "left alone after repeated refusals"
         case _:
             return f"refused: policy {policy} keeps the incumbent"
+
+
+def _inert(document: Any) -> Any:
+    """The document with all its texts made inert, whoever wrote them."""
+    match document:
+        case str():
+            return inert(document)
+        case Mapping():
+            return {_inert(key): _inert(value) for key, value in document.items()}
+        case list() | tuple():
+            return [_inert(item) for item in document]
+    return document
 
 
 def new_table(*columns: str) -> Table:

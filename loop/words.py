@@ -1,43 +1,77 @@
-"""What changed between two texts, word by word; and text of unknown origin made safe to print."""
+"""What changed between two texts, word by word."""
 
 import difflib
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rich.text import Text
 
-__all__ = ["diff_words", "inert", "render_diff"]
+from state.text import inert
+
+__all__ = ["diff_words", "render_diff"]
 
 Change = Literal["same", "removed", "added"]
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _SENTENCES = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+")
-# Comparing takes the product of the lengths: beyond this, whole sentences are compared.
-_MOST_COMPARISONS = 4_000_000
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_TEXT = re.compile(r".+", re.DOTALL)
+# Comparing takes time for every pair of equal pieces, and for every pair of pieces where changes are many:
+# beyond these, whole sentences are compared, and then whole texts.
+_MOST_EQUAL_PAIRS = 2_000_000
+_MOST_PAIRS = 25_000_000
 _STYLES = {"same": "", "removed": "red strike", "added": "green"}
 
 
 def diff_words(old: str, new: str) -> list[tuple[Change, str]]:
-    """The way from `old` to `new` as runs of words (sentences, in long texts) that stay, go or come.
+    """The way from `old` to `new` as runs of words that stay, go or come.
 
-    Joining all runs but "added" gives `old`, all but "removed" gives `new`.
+    Where long texts differ in many places, the runs are of sentences, or one text replaces the other. Joining
+    all runs but "added" gives `old`, all but "removed" gives `new`.
     """
-    before, after = _WORDS.findall(old), _WORDS.findall(new)
-    if len(before) * len(after) > _MOST_COMPARISONS:
-        before, after = _SENTENCES.findall(old), _SENTENCES.findall(new)
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     changes: list[tuple[Change, str]] = []
     removed = added = ""
-    for opcode, start, end, new_start, new_end in matcher.get_opcodes():
-        gone, come = "".join(before[start:end]), "".join(after[new_start:new_end])
-        if opcode == "equal" and not (gone.isspace() and (removed or added)):
+    for gone, come in _align(old, new):
+        if gone == come and not (gone.isspace() and (removed or added)):
             changes += _changes(removed, added)
             changes.append(("same", gone))
             removed = added = ""
         else:  # a space between two changes belongs to both
             removed, added = removed + gone, added + come
     return changes + _changes(removed, added)
+
+
+def _align(old: str, new: str) -> Iterator[tuple[str, str]]:
+    """What stands in the one text for what in the other, in order; equal where nothing changed."""
+    for pieces in (_WORDS, _SENTENCES, _TEXT):
+        before, after = pieces.findall(old), pieces.findall(new)
+        head = _count_equal(before, after)
+        tail = _count_equal(before[head:][::-1], after[head:][::-1])
+        differing = before[head : len(before) - tail], after[head : len(after) - tail]
+        if _is_quick(*differing):
+            break
+    if head:
+        yield "".join(before[:head]), "".join(after[:head])
+    matcher = difflib.SequenceMatcher(None, *differing, autojunk=False)
+    for _, start, end, new_start, new_end in matcher.get_opcodes():
+        yield "".join(differing[0][start:end]), "".join(differing[1][new_start:new_end])
+    if tail:
+        yield "".join(before[len(before) - tail :]), "".join(after[len(after) - tail :])
+
+
+def _is_quick(before: Sequence[str], after: Sequence[str]) -> bool:
+    """Whether two lists of pieces can be compared in a second or two."""
+    if len(before) * len(after) > _MOST_PAIRS:
+        return False
+    counts = Counter(after)
+    return sum(counts[piece] for piece in before) <= _MOST_EQUAL_PAIRS
+
+
+def _count_equal(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many pieces two texts begin with alike."""
+    differing = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
 
 
 def _changes(removed: str, added: str) -> list[tuple[Change, str]]:
@@ -53,8 +87,3 @@ def render_diff(old: str, new: str, *, colour: bool) -> Text:
         text = inert(text)
         rendered.append(text if colour else marks[change].format(text), style=_STYLES[change])
     return rendered
-
-
-def inert(text: str) -> str:
-    """The text with control and direction characters replaced, so that a terminal only shows it."""
-    return _CONTROL.sub("\ufffd", text)

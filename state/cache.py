@@ -35,8 +35,7 @@ _migrations = Migrations("reflectune-cache")
 @_migrations(name="0001_tables")
 def _create_tables(db: Database) -> None:
     db.executescript("""
-        -- key is a hash of everything the answer depends on: prompt, schema, model and sampling. refused is 1
-        -- where the server does not take such a schema; nothing was answered then.
+        -- key is a hash of everything the answer depends on: prompt, schema, model and sampling.
         CREATE TABLE answers (
             key TEXT PRIMARY KEY,
             model TEXT NOT NULL,
@@ -44,7 +43,6 @@ def _create_tables(db: Database) -> None:
             finish_reason TEXT,
             prompt_tokens INTEGER,
             completion_tokens INTEGER,
-            refused INTEGER NOT NULL,
             created_at TEXT NOT NULL
         ) STRICT;
 
@@ -54,6 +52,15 @@ def _create_tables(db: Database) -> None:
             fingerprint TEXT NOT NULL,
             seen_at TEXT NOT NULL
         ) STRICT;
+
+        -- Whether a server has answered requests with a schema (1), or refuses them and answers without (0).
+        CREATE TABLE servers (
+            address TEXT NOT NULL,
+            model TEXT NOT NULL,
+            grants_schemas INTEGER NOT NULL,
+            seen_at TEXT NOT NULL,
+            PRIMARY KEY (address, model)
+        ) STRICT, WITHOUT ROWID;
     """)
 
 
@@ -102,12 +109,12 @@ class AnswerCache:
         """The answer kept under a key."""
         with _explained(self.path):
             rows = self.db.query(
-                "SELECT model, text, finish_reason, prompt_tokens, completion_tokens, refused "
+                "SELECT model, text, finish_reason, prompt_tokens, completion_tokens "
                 "FROM answers WHERE key = ?",
                 [key],
             )
             for row in rows:
-                return KeptAnswer(**row | {"refused": bool(row["refused"])})
+                return KeptAnswer(**row)
         return None
 
     def put(self, key: str, answer: KeptAnswer) -> None:
@@ -116,7 +123,7 @@ class AnswerCache:
         with _explained(self.path), self.db.atomic():
             self.db.execute(
                 "INSERT OR IGNORE INTO answers VALUES (:key, :model, :text, :finish_reason, :prompt_tokens, "
-                ":completion_tokens, :refused, :created_at)",
+                ":completion_tokens, :created_at)",
                 {"key": key, "created_at": _now()} | asdict(answer),
             )
 
@@ -131,6 +138,21 @@ class AnswerCache:
         with _explained(self.path), self.db.atomic():
             self.db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", [folder, fingerprint, _now()])
 
+    def grants_schemas(self, address: str, model: str) -> bool | None:
+        """Whether a server takes schemas for a model; None where it has not shown it."""
+        with _explained(self.path):
+            row = self.db.execute(
+                "SELECT grants_schemas FROM servers WHERE address = ? AND model = ?", [address, model]
+            ).fetchone()
+        return None if row is None else bool(row[0])
+
+    def set_grants_schemas(self, address: str, model: str, granted: bool) -> None:
+        """Note whether a server takes schemas for a model."""
+        with _explained(self.path), self.db.atomic():
+            self.db.execute(
+                "INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?)", [address, model, granted, _now()]
+            )
+
 
 def _prepare(path: Path, database: Database) -> None:
     """Check that the file is a cache, or make one of an empty file."""
@@ -141,7 +163,8 @@ def _prepare(path: Path, database: Database) -> None:
             f"{path}: made by a newer version of Reflectune (schema {newer[-1]}); upgrade, or delete the "
             "file: it holds copies only"
         )
-    if not applied and database.table_names():
+    # A process killed while it made the cache may have left this one table, and nothing in it.
+    if not applied and set(database.table_names()) - {"_sqlite_migrations"}:
         raise StoreError(f"{path}: no cache of answers, but some other database; move it or delete it")
     if applied < known:
         database.enable_wal()

@@ -48,12 +48,28 @@ __all__ = [
 ]
 
 # The keys that may change while a run goes on: none of them alters what a stored row means.
-CHANGEABLE = ("rounds", "teacher.budget_tokens", "teacher.budget_usd", "teacher.concurrency")
+CHANGEABLE = (
+    "rounds",
+    "teacher.budget_tokens",
+    "teacher.budget_usd",
+    "teacher.cache",
+    "teacher.concurrency",
+    "teacher.gpu_memory_utilization",
+    "teacher.tensor_parallel_size",
+    "teacher.timeout",
+)
 
 # What teacher.model says where the student is its own teacher.
 SELF = "self"
 
-_VLLM_KEYS = ("quantization", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+# Keys that only some engines know.
+_ENGINE_KEYS = {
+    "dtype": ("vllm", "transformers"),
+    "quantization": ("vllm",),
+    "tensor_parallel_size": ("vllm",),
+    "gpu_memory_utilization": ("vllm",),
+    "max_model_len": ("vllm",),
+}
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -171,8 +187,11 @@ class TeacherConfig(_Section):
 
     @model_validator(mode="after")
     def _engine_knows_its_keys(self) -> Self:
-        own = dict.fromkeys(_VLLM_KEYS, ("vllm",)) | {"dtype": ("vllm", "transformers")}
-        for key, engines in own.items():
+        if self.model == SELF and self.revision is not None:
+            raise ValueError('revision is the student\'s own where model = "self"; unset it')
+        if self.engine == "recorded" and self.cache == "only":
+            raise ValueError("a recording is asked without a cache; unset cache")
+        for key, engines in _ENGINE_KEYS.items():
             if self.engine not in engines and getattr(self, key) not in (None, "auto"):
                 raise ValueError(f"{key} is for engine {' or '.join(engines)} only; unset it")
         return self
@@ -239,7 +258,7 @@ class RefinetuneConfig(_Section):
     """Dropout in front of the LoRA matrices."""
     target_modules: str | list[str] = "all-linear"
     """Layers that get an adapter: names, or all-linear for every linear layer but the head."""
-    lr: float = Field(default=2e-4, gt=0.0)
+    lr: float = Field(default=2e-4, gt=0.0, le=1.0)
     """Peak learning rate."""
     epochs: int | None = Field(default=3, ge=1)
     """Passes over the round's training set; set this or `tokens`."""
@@ -364,7 +383,7 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
                 f"--set {key}: a run that has begun keeps it; what may change: {', '.join(CHANGEABLE)}"
             )
         _assign(changed, override)
-        if value == "unset" and key != "rounds":
+        if value == "unset" and key not in ("rounds", "teacher.cache", "teacher.timeout"):
             changed["teacher"][key.removeprefix("teacher.")] = None
     values = config.model_dump(mode="json")
     _merge(values, changed)

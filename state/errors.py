@@ -12,6 +12,8 @@ A message says what failed, where, what it got and wanted, and what to do next, 
 One bad answer or one unscorable pair is data, not an error: it is recorded with a status.
 """
 
+from state.text import one_line
+
 __all__ = [
     "AdapterError",
     "ConfigError",
@@ -24,9 +26,15 @@ __all__ = [
 
 
 class ReflectuneError(Exception):
-    """Anything that went wrong in a way Reflectune can explain."""
+    """Anything that went wrong in a way Reflectune can explain.
+
+    Its message is one line that a terminal only shows, whatever data or library it quotes.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(ReflectuneError):

@@ -3,10 +3,12 @@
 import fcntl
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Self
 
@@ -39,6 +41,15 @@ class RunFolder:
     def adapter(self, round: int) -> Path:
         """The adapter folder of a round."""
         return self.path / "adapters" / f"round-{round:02d}"
+
+    def write_config(self, text: str) -> None:
+        """Put config.toml into place: all of it, on disk, or what was there before."""
+        part = self.config.with_name(f".{self.config.name}.partial")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.config)
 
     @classmethod
     @contextmanager
@@ -76,7 +87,7 @@ class RunFolder:
 
     @classmethod
     def find(cls, runs: Path, name: str) -> Self:
-        """The folder of an existing run.
+        """The folder of an existing run. What lies elsewhere, behind a link, is no run of this folder.
 
         Raises:
             StoreError: no run of that name.
@@ -84,6 +95,8 @@ class RunFolder:
         folders = {folder.path.name: folder for folder in cls.all(runs)}
         if name not in folders:
             listed = f"known: {', '.join(folders)}" if folders else "there are no runs yet"
+            if name in (path.name for path in runs.glob("*") if path.is_symlink()):
+                listed = "that is a link to elsewhere; move the run here, or give its folder with --runs"
             raise StoreError(f"no run called {name} in {runs}; {listed}")
         return folders[name]
 
@@ -93,7 +106,7 @@ class RunFolder:
         return [
             cls(lineage.parent)
             for lineage in sorted(runs.glob("*/lineage.db"))
-            if not lineage.parent.name.startswith(".")
+            if not lineage.parent.name.startswith(".") and not lineage.parent.is_symlink()
         ]
 
     @contextmanager
@@ -105,13 +118,21 @@ class RunFolder:
         """
         with self._lock_path.open("a+") as file:
             if not _try_lock(file):
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
-                raise StoreError(f"{self.path.name}: process {owner} is working on this run")
+                raise self._taken()
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()}\n{socket.gethostname()}\n{now}\n")
             file.flush()
             yield
+
+    def refuse_if_locked(self) -> None:
+        """What `lock` would say now, before anything is opened for it.
+
+        Raises:
+            StoreError: another process works on the run.
+        """
+        if self.is_locked():
+            raise self._taken()
 
     def is_locked(self) -> bool:
         """Whether a live process works on this run."""
@@ -123,6 +144,15 @@ class RunFolder:
             except BlockingIOError:
                 return True
         return False
+
+    def _taken(self) -> StoreError:
+        """Name the owner, by what it wrote into the lock."""
+        owner, *where = self._lock_path.read_text(encoding="utf-8").split("\n")
+        place = f" (on {where[0]}, since {where[1]})" if len(where) > 1 else ""
+        return StoreError(
+            f"{self.path.name}: process {owner or 'unknown'} is working on this run{place}; "
+            "let it end, or stop it, which loses nothing"
+        )
 
     @property
     def _lock_path(self) -> Path:

@@ -59,7 +59,9 @@ class History:
         Raises:
             StoreError: no lineage database, or one made by a newer version.
         """
-        return cls(open_database(path, read_only=True))
+        database = open_database(path, read_only=True)
+        database.execute("BEGIN")  # whatever is asked is told as of one moment; no writer waits for it
+        return cls(database)
 
     def __enter__(self) -> Self:
         return self

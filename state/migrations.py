@@ -1,8 +1,9 @@
 """The schema of lineage.db as numbered migrations: append only, never edit one that has shipped.
 
-Tables hold facts that are written once; only `runs.status`, `runs.config` with its hash, `rounds.*` and
-`students.metrics` change later, and `config_changes` keeps what the config was before. The views derive
-nll, IFD and r-IFD from the stored sums, for people who open the file themselves.
+Tables hold facts that are written once; only `runs.status`, `runs.config` with its hash and `rounds.*`
+change later, and `config_changes` keeps what the config was before. `seal` is a hash of its row, of
+`state.seals`. The views derive nll, IFD and r-IFD from the stored sums, for people who open the file
+themselves.
 """
 
 from sqlite_utils import Migrations
@@ -226,3 +227,13 @@ def add_cached(db: Database) -> None:
     """Whether a call's answer came from the cache."""
     # 1: nobody was asked. The token counts are those of the call that once paid; cost_usd and seconds are 0.
     db.execute("ALTER TABLE teacher_calls ADD COLUMN cached INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations(name="0005_seals")
+def add_seals(db: Database) -> None:
+    """A hash of each row that nothing else is derived from."""
+    # NULL in rows that were written before there were seals.
+    for table in (
+        "runs", "samples", "students", "teacher_calls", "scores", "evaluations", "config_changes",
+    ):  # fmt: skip
+        db.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER")

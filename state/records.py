@@ -140,7 +140,6 @@ class KeptAnswer:
     finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
-    refused: bool = False  # the server does not take requests with such a schema; there is no text
 
 
 @dataclass(frozen=True, slots=True)

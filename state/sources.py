@@ -237,7 +237,7 @@ def _parquet_rows(file: IO[bytes], path: Path) -> Iterator[Row]:
         batches = table.iter_batches(batch_size=_BATCH, use_threads=False)
         for index, row in enumerate(row for batch in batches for row in batch.to_pylist()):
             yield f"index {index}", row
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # a day in the year 10^5
         raise DatasetError(f"{path}: not readable as Parquet: {_one_line(error)}; write it anew") from error
 
 

@@ -35,8 +35,17 @@ from state.records import (
     Term,
     Version,
 )
+from state.seals import seal_row
 
-__all__ = ["Contest", "LineageStore", "Pending", "PoolPair", "Scores", "open_database"]
+__all__ = [
+    "Contest",
+    "LineageStore",
+    "Pending",
+    "PoolPair",
+    "Scores",
+    "connect_read_only",
+    "open_database",
+]
 
 Scores = Mapping[str, Mapping[Term, Score]]  # version id -> term -> score
 
@@ -216,6 +225,7 @@ class LineageStore:
         """The student a round ended with; None while it has none."""
         query = "SELECT students.* FROM students JOIN rounds ON student_id = id WHERE rounds.round = ?"
         for row in self.db.query(query, [round]):
+            row.pop("seal")
             return StudentRecord(**row | {"metrics": json.loads(row["metrics"])})
         return None
 
@@ -498,7 +508,7 @@ class LineageStore:
 
     def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, ignore: bool = False) -> None:
         with self.transaction():
-            self.db.table(table).insert_all((dict(row) for row in rows), ignore=ignore)
+            self.db.table(table).insert_all((seal_row(table, row) for row in rows), ignore=ignore)
 
     def _count(self, source: str, *params: object) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
@@ -514,7 +524,7 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
         raise StoreError(f"{path}: no lineage database there")
     database = None
     try:
-        database = _connect_read_only(path) if read_only else _connect(path)
+        database = connect_read_only(path) if read_only else _connect(path)
         applied = {migration.name for migration in migrations.applied(database)}
         pending = {migration.name for migration in migrations.pending(database)}
     except sqlite3.OperationalError as error:
@@ -540,7 +550,7 @@ def _connect(path: Path) -> Database:
     return _with_mathematics(database)
 
 
-def _connect_read_only(path: Path) -> Database:
+def connect_read_only(path: Path) -> Database:
     """A connection that cannot write, also where the folder cannot be written and nobody else writes."""
     for option in ("mode=ro", "immutable=1"):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?{option}", uri=True)

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from agents.engines import openai_server
+from agents.engines import openai_server, pacing
 from agents.teacher import Question, Reflection, open_teacher
 from state.config import TeacherConfig
 from state.errors import ConfigError, TeacherError
 from state.records import Pair
 from tests.teacher_server import Reply, given, improve, is_structured, serve_teacher
 
+LATENCY = 0.5  # seconds
 ANSWER = '{"choices": [{"message": {"content": %s}, "finish_reason": "%s"}]}'
 
 
@@ -63,7 +64,7 @@ def reflect(teacher_config: TeacherConfig, count: int) -> list[Reflection]:
         ),
         pytest.param(Reply(body=b"\xff\xfe\x00"), "error", "not a chat completion", id="no text"),
         pytest.param(Reply(body='{"choices": []}'), "error", "not a chat completion", id="no choices"),
-        pytest.param(Reply(None), "error", "no text in the answer", id="null"),
+        pytest.param(Reply(None), "unparsable", None, id="null"),
         pytest.param(Reply(None, finish_reason="length"), "cut", None, id="null, thought too long"),
         pytest.param(
             Reply(body='{"choices": [{"message": {"content": null, "refusal": "Never."}}]}'),
@@ -106,6 +107,38 @@ def test_one_bad_reply_is_the_status_of_one_question(reply: Reply, status: str, 
     assert (bad.status, bad.attempt) == (status, 1)
     assert bad.error is None if error is None else error in (bad.error or ""), bad.error
     assert [call.status for call in by_sample.values()] == ["ok"] * 11
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_failure_is_asked_again_as_configured(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 0.05)
+    with serve_teacher(lambda r, n: Reply(status=500)) as server:
+        reflections = reflect(config(server.url, retries=retries), 1)
+        assert len(server.requests) == 1 + retries
+    assert [r.call.attempt for r in reflections] == list(range(1, 2 + retries))
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(status=500), Reply(status=502), Reply("x" * 100, reset=True), Reply(body="<html>")]
+)
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_server_that_stumbles_is_survived_by_the_default_retries(
+    reply: Reply, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a fifth of the speed: by two pauses of at least 1 and 2 seconds, a fault of 2.5 seconds."""
+    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", pacing._FIRST_STUMBLE / 5)
+
+    def stumble(request: dict[str, Any], number: int) -> Reply:
+        return reply if 0 < time.monotonic() - began - 0.2 < 0.5 else improve(request, number)
+
+    settings = {"concurrency": concurrency, "retries": TeacherConfig.model_fields["retries"].default}
+    with serve_teacher(stumble) as server, open_teacher(config(server.url, **settings), 0) as teacher:
+        asked = questions(5000)
+        began = time.monotonic()
+        reflections = list(teacher.reflect(asked, lambda: time.monotonic() - began < 1.5))
+    statuses = Counter((r.call.status, r.final) for r in reflections)
+    assert statuses.pop(("ok", True)) > 50
+    assert statuses.keys() == (set() if reply.status == 502 else {("error", False)})  # a 502 is no attempt
 
 
 def test_hanging_server_is_asked_again_as_configured() -> None:
@@ -236,13 +269,27 @@ def test_key_in_the_address_is_refused() -> None:
 
 @pytest.mark.slow
 def test_concurrency_is_kept_full() -> None:
+    # Other work on the machine can only lower it.
+    best = 0.0
+    for _ in range(3):
+        best = max(best, measure_share())
+        if best >= 0.95:
+            break
+    print(f"{best:.1%} of concurrency / latency")
+    assert best >= 0.95
+
+
+def measure_share() -> float:
+    """Requests per second, of the most that 16 at once of a fixed latency can be."""
+    arrivals: list[float] = []
+
     def slowly(request: dict[str, Any], number: int) -> Reply:
-        return Reply(improve(request, number).text, delay=0.1)
+        arrivals.append(time.monotonic())
+        return Reply(improve(request, number).text, delay=LATENCY)
 
     with serve_teacher(slowly) as server, open_teacher(config(server.url, concurrency=16), 0) as teacher:
-        began = time.monotonic()
-        reflections = list(teacher.reflect(questions(480)))
-        seconds = time.monotonic() - began
-    share = len(reflections) / seconds / (16 / 0.1)  # at best 16 requests every 0.1 s
-    print(f"{share:.1%} of concurrency / latency: {len(reflections) / seconds:.1f} requests/s")
-    assert share >= 0.9
+        reflections = [time.monotonic() for _ in teacher.reflect(questions(160))]
+    # Steady: from when the first 16 are under way, until there are too few left to keep 16 under way.
+    steady = len(reflections) - 16
+    seconds = reflections[steady - 1] - arrivals[15]
+    return steady / seconds / (16 / LATENCY)

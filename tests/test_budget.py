@@ -189,6 +189,31 @@ def test_budget_is_not_touched_by_answers_from_the_cache(
     assert document(capsys, "show", "other")["status"] == "budget"
 
 
+def test_budget_counts_what_a_teacher_without_words_takes(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def taken() -> int:
+        stored = calls(world / "runs/tiny")
+        assert len(stored) == len(server.requests)
+        return sum(call[4] for call in stored)
+
+    with serve_teacher(lambda request, number: Reply(None)) as server:
+        options = {"base_url": server.url, "concurrency": 3, "retries": 1, "budget_tokens": 10**6}
+        settings = [item for key, value in options.items() for item in ("--set", f"teacher.{key}={value}")]
+        assert invoke("run", "config.toml", *settings) == 1
+        message = "17 calls in a row failed: no text in the answer, finish reason stop; once mended, resume"
+        assert message in capsys.readouterr().err
+        first = taken()
+        assert len(server.requests) == 17 + 2  # what was under way was waited for
+        assert invoke("resume", "tiny") == 1
+        second = taken()
+        assert second > first > 0
+        assert invoke("resume", "tiny", "--set", f"teacher.budget_tokens={second + 1}") == 0
+        assert taken() > second
+        assert len(server.requests) < 2 * 14 * 2  # what both phases would have asked for
+    assert document(capsys, "show", "tiny")["status"] == "budget"
+
+
 def test_budget_of_a_teacher_that_does_not_count_is_refused(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,7 +246,9 @@ def test_change_of_config_cut_short_is_made_whole_by_the_same_command(
     config = world / "runs/tiny/config.toml"
     config.write_text(config.read_text().replace(f"budget_tokens = {CAP}", f"budget_tokens = {CAP + 1}"))
     message = complaint(capsys, "resume", "tiny")
-    assert "config.toml was changed since the run began (teacher.budget_tokens)" in message
+    assert (
+        f"config.toml was changed since the run began (teacher.budget_tokens {CAP} -> {CAP + 1})" in message
+    )
     assert "`reflectune resume tiny --set` changes rounds, teacher.budget_tokens" in message
     assert "was changed" in complaint(capsys, "resume", "tiny", "--set", "rounds=3")
     assert invoke("resume", "tiny", "--set", f"teacher.budget_tokens={CAP + 1}") == 0

@@ -22,7 +22,7 @@ from state.config import StudentConfig, TeacherConfig
 from state.errors import ConfigError, StoreError
 from state.records import KeptAnswer, Pair
 from state.store import LineageStore
-from tests.teacher_server import TeacherServer, serve_teacher
+from tests.teacher_server import Reply, TeacherServer, improve, is_structured, serve_teacher
 from tests.test_cli import complaint, document, invoke
 from tests.test_teacher import ScriptedEngine, config, question, well
 from tests.tiny_models import save_tiny_llama
@@ -51,10 +51,10 @@ def test_cache_keeps_the_first_answer_under_a_key(tmp_path: Path) -> None:
         assert cache.get("k") is None
         cache.put("k", ANSWER)
         cache.put("k", replace(ANSWER, text="another"))
-        cache.put("none", KeptAnswer("m", "", None, None, None, refused=True))
+        cache.put("none", KeptAnswer("m", "", None, None, None))
     with AnswerCache.open(tmp_path) as cache:
         assert cache.get("k") == ANSWER
-        assert cache.get("none") == KeptAnswer("m", "", None, None, None, refused=True)
+        assert cache.get("none") == KeptAnswer("m", "", None, None, None)
 
 
 def test_cache_knows_the_last_fingerprint_of_a_folder(answers: AnswerCache) -> None:
@@ -64,9 +64,30 @@ def test_cache_knows_the_last_fingerprint_of_a_folder(answers: AnswerCache) -> N
     assert answers.fingerprint("/m") == "two"
 
 
+def test_cache_knows_of_each_server_and_model_whether_schemas_are_granted(answers: AnswerCache) -> None:
+    assert answers.grants_schemas("http://a", "m") is None
+    answers.set_grants_schemas("http://a", "m", False)
+    answers.set_grants_schemas("http://b", "m", True)
+    assert answers.grants_schemas("http://a", "m") is False
+    assert answers.grants_schemas("http://b", "m") is True
+    assert answers.grants_schemas("http://a", "n") is None
+    answers.set_grants_schemas("http://a", "m", True)
+    assert answers.grants_schemas("http://a", "m") is True
+
+
+def test_cache_whose_making_was_cut_short_is_made_whole(tmp_path: Path) -> None:
+    with sqlite3.connect(cache_path(tmp_path)) as connection:  # what SQLite has after the first statement
+        connection.execute(
+            "CREATE TABLE _sqlite_migrations (id TEXT, migration_set TEXT, name TEXT, applied_at TEXT)"
+        )
+    with AnswerCache.open(tmp_path) as cache:
+        cache.put("k", ANSWER)
+        assert cache.get("k") == ANSWER
+
+
 def test_cache_tables_are_strict_and_in_wal_mode(answers: AnswerCache) -> None:
     tables = answers.db.query("SELECT name, strict FROM pragma_table_list WHERE type = 'table'")
-    assert {row["name"] for row in tables if row["strict"]} == {"answers", "models"}
+    assert {row["name"] for row in tables if row["strict"]} == {"answers", "models", "servers"}
     assert answers.db.journal_mode == "wal"
 
 
@@ -338,18 +359,15 @@ def test_cached_engine_goes_by_what_a_model_folder_holds(
     def model() -> TeacherModel:
         return named(str(folder))
 
-    adapter = folder.with_name("adapter")
-    adapter.mkdir()
-    (adapter / "adapter_model.safetensors").write_bytes(b"one")
     ask(answers, local(), make_request(), model())
     assert ask(answers, local("vllm"), make_request(), model()).cached
     assert not ask(answers, local("vllm", quantization="fp8"), make_request(), model()).cached
     assert not ask(answers, local("vllm", max_model_len=64), make_request(), model()).cached
     assert not ask(answers, local(), make_request(), named(str(folder), dtype="bfloat16")).cached
-    assert not ask(answers, local(), make_request(), replace(model(), adapter=adapter)).cached
-    assert ask(answers, local(), make_request(), replace(model(), adapter=adapter, name="self:s7")).cached
-    (adapter / "adapter_model.safetensors").write_bytes(b"two")
-    assert not ask(answers, local(), make_request(), replace(model(), adapter=adapter)).cached
+    adapted = replace(model(), adapter=folder.with_name("adapter"), adapter_hash="one")
+    assert not ask(answers, local(), make_request(), adapted).cached
+    assert ask(answers, local(), make_request(), replace(adapted, name="self:s7")).cached
+    assert not ask(answers, local(), make_request(), replace(adapted, adapter_hash="two")).cached
     (folder / "deep/weights.bin").write_bytes(b"weightz")
     assert not ask(answers, local(), make_request(), model()).cached
     assert ask(answers, local(), make_request(), model()).cached
@@ -476,6 +494,58 @@ def test_teacher_that_refused_schemas_is_not_asked_for_them_again(
     assert all(item.call.cached for item in again)
 
 
+def test_teacher_keeps_answers_without_a_text(answers: AnswerCache, opened: Opened) -> None:
+    opened.answer = lambda request: well(request, text="", prompt_tokens=9, completion_tokens=0)
+    first, again = reflect(answers, config()), reflect(answers, config())
+    assert opened.asked == 3
+    assert [item.call.status for item in [*first, *again]] == ["unparsable"] * 6
+    assert [item.call.cached for item in again] == [True] * 3
+
+
+def no_schemas(request: Request) -> Answer:
+    return Answer(request.id, error="refused-request") if request.schema is not None else well(request)
+
+
+def test_teacher_that_refused_schemas_is_asked_for_none_by_the_next_teacher(
+    answers: AnswerCache, opened: Opened
+) -> None:
+    opened.answer = no_schemas
+    reflect(answers, config(concurrency=2), 6)
+    reflect(answers, config(concurrency=2), 10)  # as a later phase does
+    assert sum(request.schema is not None for engine in opened.engines for request in engine.requests) == 2
+    reflect(answers, config("http://elsewhere", concurrency=2), 12)
+    assert [request.schema is not None for request in opened.engines[-1].requests[:2]] == [True, True]
+
+
+def test_teacher_that_granted_a_schema_once_keeps_being_asked_for_them(
+    answers: AnswerCache, opened: Opened
+) -> None:
+    reflect(answers, config(), 1)
+    opened.answer = lambda request: no_schemas(request) if request.pair.response == "1" else well(request)
+    reflections = reflect(answers, config(concurrency=1), 5)
+    assert [item.call.status for item in reflections] == ["ok"] * 5
+    forms = [request.schema is not None for request in opened.engines[-1].requests]
+    assert forms == [True, False, True, True, True]
+
+
+def test_teacher_learns_nothing_of_its_server_from_the_cache(answers: AnswerCache, opened: Opened) -> None:
+    reflect(answers, config("http://elsewhere"), 2)
+    opened.answer = no_schemas
+    reflections = reflect(answers, config(concurrency=2), 8)
+    assert [item.call.cached for item in reflections] == [True] * 2 + [False] * 6
+    assert answers.grants_schemas("http://unused", "script") is None
+
+
+def test_teacher_on_this_machine_is_asked_for_schemas_in_every_phase(
+    answers: AnswerCache, opened: Opened
+) -> None:
+    opened.answer = no_schemas
+    settings = TeacherConfig(engine="vllm", model="m", concurrency=1)
+    reflect(answers, settings, 2)
+    reflect(answers, settings, 4)
+    assert [engine.requests[0].schema is not None for engine in opened.engines] == [True, True]
+
+
 def test_teacher_of_a_cache_alone_finds_what_was_asked_with_other_concurrency(
     answers: AnswerCache, opened: Opened
 ) -> None:
@@ -508,9 +578,6 @@ def test_check_teacher_of_a_cache_alone_wants_neither_key_nor_model(
         with pytest.raises(ConfigError):
             check_teacher(TeacherConfig(**settings))  # type: ignore[arg-type]
         check_teacher(TeacherConfig(**settings, cache="only"))  # type: ignore[arg-type]
-    recording = {"engine": "recorded", "path": str(tmp_path / "gone"), "cache": "only"}
-    with pytest.raises(ConfigError):
-        check_teacher(TeacherConfig(**recording))  # type: ignore[arg-type]
 
 
 # Whole runs
@@ -602,6 +669,37 @@ def test_second_run_pays_nothing(
     teacher_table = out.split("The teacher's calls")[1].splitlines()
     assert ["1", "28", "28", "0", "0", "0.0000"] in [line.split()[:6] for line in teacher_table]
     assert {run["name"]: run["cost_usd"] for run in document(capsys, "runs")} == {"again": 0.0, "tiny": paid}
+
+
+@pytest.mark.slow
+def test_second_run_asks_nothing_of_a_server_without_schemas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With several candidates, second attempts, silent answers, and another concurrency."""
+
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        if is_structured(request):
+            return Reply(status=400)
+        return (improve(request, number), Reply("hm"), Reply(None))[request["seed"] % 3]
+
+    with serve_teacher(reply) as server:
+        teacher = {
+            "engine": "openai", "model": "m", "path": None, "base_url": server.url, "concurrency": 4,
+            "candidates": 3, "temperature": 1.0, "retries": 1,
+        }  # fmt: skip
+        write_world(tmp_path, samples=20, teacher=teacher)
+        monkeypatch.chdir(tmp_path)
+        assert invoke("run", "config.toml") == 0
+        assert sum(map(is_structured, server.requests)) == 4, "in four phases"
+        asked = len(server.requests)
+        calls = counts(capsys, "tiny")["calls"]
+        assert sum(calls) == asked - 4 > 2 * 2 * 3 * TRAIN
+        for name, concurrency in (("fewer", 1), ("more", 16)):
+            options = ("--name", name, "--set", f"teacher.concurrency={concurrency}")
+            assert invoke("run", "config.toml", *options) == 0
+            assert len(server.requests) == asked
+            assert counts(capsys, name)["cached"] == calls
+            assert rows(tmp_path / "runs" / name) == rows(tmp_path / "runs/tiny")
 
 
 @pytest.mark.slow

@@ -313,7 +313,7 @@ def test_run_whose_config_was_changed_is_not_resumed(
     config = copy_of_run(inside, "changed") / "config.toml"
     config.write_text(config.read_text().replace("rounds = 2", "rounds = 5").replace("r = 4", "r = 8"))
     message = complaint(capsys, "resume", "tiny", "--runs", "changed")
-    assert "config.toml was changed since the run began (rounds, refinetune.r)" in message
+    assert "config.toml was changed since the run began (rounds 2 -> 5, refinetune.r 4 -> 8)" in message
 
 
 def test_run_begun_before_a_key_existed_can_be_resumed(

@@ -80,6 +80,9 @@ def test_config_override_path_is_relative_to_the_working_directory(
         ("teacher.engine=openai", 'teacher: engine = "openai" needs model'),
         ("teacher.budget_tokens=9", "teacher: a recording costs nothing that could be counted"),
         ("teacher.budget_usd=9", "teacher: a recording costs nothing that could be counted"),
+        ("teacher.quantization=fp8", "teacher: quantization is for engine vllm only; unset it"),
+        ("teacher.dtype=float32", "teacher: dtype is for engine vllm or transformers only; unset it"),
+        ("teacher.cache=only", "teacher: a recording is asked without a cache; unset cache"),
         ("teacher.patience=0", "teacher.patience: input should be greater than or equal to 1, got 0"),
         ("data.hf=org/data", "data: set exactly one of path and hf"),
         ("data.holdout=1.5", "data: a holdout share must be below 1"),
@@ -106,6 +109,17 @@ def test_config_of_greedy_candidates_is_refused(config_file: Path) -> None:
         load_config(config_file, overrides)
 
 
+def test_config_of_a_student_that_teaches_itself(config_file: Path) -> None:
+    itself = "teacher.model=self"
+    for engine in ("vllm", "transformers"):
+        config = load_config(config_file, [f"teacher.engine={engine}", itself])
+        assert (config.teacher.model, config.teacher.capacity) == ("self", 256 if engine == "vllm" else 16)
+        with pytest.raises(ConfigError, match="teacher: revision is the student's own"):
+            load_config(config_file, [f"teacher.engine={engine}", itself, "teacher.revision=r"])
+    with pytest.raises(ConfigError, match='model = "self" needs engine = "vllm" or "transformers"'):
+        load_config(config_file, ["teacher.engine=openai", itself])
+
+
 def test_config_budget_in_dollars_needs_both_prices(config_file: Path) -> None:
     overrides = ["teacher.engine=openai", "teacher.model=m", "teacher.budget_usd=5", "teacher.price_in=1"]
     with pytest.raises(ConfigError, match="teacher: budget_usd needs price_in and price_out"):
@@ -119,6 +133,11 @@ def test_config_of_a_begun_run_changes_only_what_leaves_its_history_alone(config
     teacher = config.teacher.model_copy(update={"concurrency": 2, "budget_tokens": 20})
     assert changed == config.model_copy(update={"rounds": 7, "teacher": teacher})
     assert change_config(config, ["teacher.budget_tokens=unset"]).teacher.budget_tokens is None
+    assert change_config(changed, ["teacher.concurrency=unset"]).teacher.capacity == 16
+    on_vllm = load_config(config_file, ["teacher.engine=vllm", "teacher.model=m"])
+    assert (
+        change_config(on_vllm, ["teacher.gpu_memory_utilization=0.5"]).teacher.gpu_memory_utilization == 0.5
+    )
     for override in ("teacher.model=n", "seed=1", "teacher=1", "selection.margin=0", "nonsense"):
         with pytest.raises(ConfigError, match="a run that has begun keeps it; what may change: rounds, "):
             change_config(config, [override])

@@ -54,7 +54,7 @@ def test_the_teacher_learns_answers_that_the_parser_takes_and_mostly_the_checker
     for prompt, answer in itertools.islice(teacher_texts(random.Random(0), prompt_text), 2000):
         phase: Phase = "instruction" if "the pair" in prompt.partition("\n")[0] else "response"
         given = read_pair(prompt)
-        parsed = PROMPTS.parse(answer, phase=phase, pair=given, nonce="00000000")
+        parsed = PROMPTS.parse(answer, phase=phase, pair=given, structured=True, nonce="00000000")
         if parsed == "unchanged":
             assert phase == "response"
             continue

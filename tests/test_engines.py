@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from agents.engines import ENGINES, Answer, Engine, Request, TeacherModel
+from agents.engines import ENGINES, Answer, Engine, Request, TeacherModel, pacing
 from agents.engines.local_transformers import TransformersEngine
 from agents.engines.openai_server import OpenAIEngine, _read_completion
 from agents.engines.recorded import RecordedEngine
@@ -192,11 +193,6 @@ def test_openai_asks_openai_itself_without_a_base_url(monkeypatch: pytest.Monkey
         ("[" * 100_000, "not a chat completion"),
         ('{"choices": null}', "not a chat completion"),
         ('{"choices": [{"message": null}]}', "not a chat completion"),
-        ('{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', "finish reason stop"),
-        ('{"choices": [{"message": {"content": 3}}]}', "no text in the answer"),
-        ('{"choices": [{"message": {"content": 3, "refusal": "I will not"}}]}', "no text in the answer"),
-        ('{"choices": [{"message": {"content": null, "refusal": ""}}]}', "no text in the answer"),
-        ('{"choices": [{"message": {"content": null, "refusal": {"a": 1}}}]}', "no text in the answer"),
     ],
 )
 def test_openai_reply_without_an_answer_fails(body: str, message: str) -> None:
@@ -214,14 +210,23 @@ def test_openai_reply_without_an_answer_fails(body: str, message: str) -> None:
     [
         ({"content": None, "refusal": "I will not"}, "stop", "I will not", "refusal"),
         ({"content": "", "refusal": "I will not"}, None, "I will not", "refusal"),
+        ({"content": 3, "refusal": "I will not"}, None, "I will not", "refusal"),
         ({"refusal": "I will not"}, "content_filter", "I will not", "refusal"),
         ({"content": "Yes.", "refusal": "I will not"}, "stop", "Yes.", "stop"),
         ({"content": "Yes.", "refusal": None}, "stop", "Yes.", "stop"),
         ({"content": None}, "content_filter", "", "content_filter"),
+        ({"content": None}, "stop", "", "stop"),
+        ({"content": ""}, "stop", "", "stop"),
+        ({}, "stop", "", "stop"),
+        ({"content": 3}, "stop", "", "stop"),
+        ({"content": None, "refusal": ""}, "stop", "", "stop"),
+        ({"content": None, "refusal": {"a": 1}}, "stop", "", "stop"),
         ({"content": "Ye"}, "content_filter", "Ye", "content_filter"),
     ],
 )
-def test_openai_refusal_is_an_answer(message: object, finish: str | None, text: str, reason: str) -> None:
+def test_openai_refusal_or_silence_is_an_answer(
+    message: object, finish: str | None, text: str, reason: str
+) -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 4}
     body = json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
     answer = _read_completion("1", body)
@@ -261,11 +266,51 @@ def test_openai_error_status_becomes_an_answer(status: int, error: str) -> None:
     assert f"status {status}" in (answer.message or "")
 
 
-def test_openai_client_retries_as_configured() -> None:
-    with serve_teacher(lambda r, n: Reply(status=500) if n == 0 else Reply("at last")) as server:
-        engine = OpenAIEngine(server_config(server.url, retries=1, concurrency=1))
-        assert ask(engine, request())["0"].text == "at last"
+@pytest.mark.parametrize("reply", [Reply(status=500), Reply(status=408), Reply("x" * 100, reset=True)])
+def test_openai_sends_a_request_once(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 0.01)
+    with serve_teacher(lambda r, n: reply) as server:
+        engine = OpenAIEngine(server_config(server.url, retries=3, concurrency=1))
+        assert ask(engine, request())["0"].error == "failed"
         engine.close()
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_openai_hands_a_failure_over_after_a_pause_where_it_may_be_asked_again(
+    retries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 0.8)
+    with serve_teacher(lambda r, n: Reply(status=500) if n == 0 else Reply("fine")) as server:
+        engine = OpenAIEngine(server_config(server.url, retries=retries, concurrency=1))
+        began = time.monotonic()
+        answers = ask(engine, request("0"), request("1"))
+        seconds = time.monotonic() - began
+        engine.close()
+    assert (answers["0"].error, answers["1"].text) == ("failed", "fine")
+    assert (seconds >= 0.4) == bool(retries)  # the only place was kept meanwhile
+    assert answers["0"].seconds < 0.4  # what the server took
+
+
+def test_openai_pauses_for_nothing_once_no_request_can_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 60.0)
+
+    def fail_then_turn_away(r: object, number: int) -> Reply:
+        return Reply(status=401, delay=0.3) if number == 1 else Reply(status=500)
+
+    with serve_teacher(fail_then_turn_away) as server:
+        engine = OpenAIEngine(server_config(server.url, retries=1, concurrency=2))
+        began = time.monotonic()
+        for number in range(5):
+            engine.submit(request(str(number)))
+        assert engine.next_answer().error == "failed"
+        for _ in range(2):
+            with pytest.raises(TeacherError, match="status 401"):
+                engine.next_answer()
+        engine.submit(request("5"))  # as a teacher may that has not come to the fault yet
+        assert time.monotonic() - began < 5
+        engine.close()
+        assert len(server.requests) == 2
 
 
 def test_openai_forbidden_after_an_answer_is_one_refused_request() -> None:
@@ -316,8 +361,27 @@ def test_openai_close_does_not_wait_for_requests_under_way() -> None:
         began = time.monotonic()
         engine.close()
         assert time.monotonic() - began < 0.4
-        time.sleep(1.8)  # long enough for the reply and the client's pause before it asks again
-        assert len(server.requests) == 2  # nothing that waited was sent, nothing was sent again
+        time.sleep(0.8)  # long enough for the reply
+        assert len(server.requests) == 2  # nothing that waited was sent
+
+
+def test_openai_close_does_not_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused = threading.Event()
+
+    def stumble(pace: pacing.Pace, entered: float) -> float:
+        paused.set()
+        return 60.0
+
+    monkeypatch.setattr(pacing.Pace, "stumble", stumble)
+    with serve_teacher(lambda r, n: Reply(status=500)) as server:
+        engine = OpenAIEngine(server_config(server.url, retries=1))
+        engine.submit(request())
+        assert paused.wait(10)
+        began = time.monotonic()
+        engine.close()
+        while any(thread.name == "teacher" for thread in threading.enumerate()):
+            assert time.monotonic() - began < 5
+            time.sleep(0.01)
 
 
 def test_openai_request_under_way_does_not_hold_up_exit() -> None:

@@ -1,14 +1,17 @@
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from agents import models
+from agents.model_files import find_fault
 from state.config import StudentConfig
 from state.errors import AdapterError, StudentError
-from tests.tiny_models import save_tiny_llama
+from tests.tiny_models import save_tiny_adapter, save_tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +79,51 @@ def test_four_bit_weights_need_bitsandbytes(folder, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(AdapterError, match="needs bitsandbytes; `pip install bitsandbytes`"):
         models.check_four_bit(configure(folder))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_adapter_with_one_weight_that_is_not_finite_is_refused(folder, tmp_path, value):
+    adapter = save_tiny_adapter(tmp_path / "adapter", models.open_model(configure(folder)))
+    models.attach_adapter(models.open_model(configure(folder)), adapter)
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[3]
+    tensors[name][0, 0] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        AdapterError, match=rf"1 of its {len(tensors)} weights are not finite, such as {name}"
+    ):
+        models.attach_adapter(models.open_model(configure(folder)), adapter)
+
+
+def test_pickled_weights_are_never_opened(folder, tmp_path):
+    pickled = Path(shutil.copytree(folder, tmp_path / "pickled"))
+    weights = load_file(pickled / "model.safetensors")
+    (pickled / "model.safetensors").unlink()
+    torch.save(weights, pickled / "pytorch_model.bin")
+    assert find_fault(str(pickled)) == (
+        f"{pickled}: its weights are pickled, which can run code; convert them to safetensors"
+    )
+    with pytest.raises(StudentError, match="the model could not be opened"):
+        models.open_model(configure(pickled))
+    save_file(weights, pickled / "model.safetensors", metadata={"format": "pt"})
+    assert find_fault(str(pickled)) is None
+    (pickled / "pytorch_model.bin").write_bytes(b"nothing that could be opened")
+    models.open_model(configure(pickled))
+
+
+def test_code_beside_a_model_is_never_run(folder, tmp_path):
+    strange = Path(shutil.copytree(folder, tmp_path / "strange"))
+    marker = tmp_path / "it ran"
+    (strange / "theirs.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: ...\nclass Model: ...\n")
+    path = strange / "config.json"
+    auto = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+    for changes in ({}, {"model_type": "unheard-of"}):
+        settings = json.loads((folder / "config.json").read_text())
+        path.write_text(json.dumps(settings | {"auto_map": auto} | changes))
+        if changes:
+            with pytest.raises(StudentError, match="could not be opened"):
+                models.open_model(configure(strange))
+        else:
+            models.open_model(configure(strange))
+    assert not marker.exists()

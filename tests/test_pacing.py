@@ -1,5 +1,6 @@
 import asyncio
 import email.utils
+import random
 import time
 
 import pytest
@@ -79,6 +80,35 @@ def test_pace_loses_patience_with_a_server_that_takes_nothing() -> None:
     assert not pace.narrow(now, 11.0)
     assert not pace.narrow(now, float("inf"))
     assert pace._resume_at < now + 9.5, "what is not waited for holds nobody up"
+
+
+def test_pace_pauses_after_a_stumble_double_up_to_sixteen_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pace = Pace(4)
+    for longest in (2, 4, 8, 16, 16):
+        sent = now
+        now += 3.0  # the server took its time to fail
+        pauses = [pace.stumble(sent) for _ in range(200)]  # of one burst
+        assert longest / 2 <= min(pauses) < 0.6 * longest
+        assert 0.9 * longest < max(pauses) <= longest
+        now += longest
+    pace.recover()
+    assert 1 <= pace.stumble(now) <= 2
+    now += 1.5
+    assert 1 <= pace.stumble(now - 1.5) <= 2, "sent before the pause, but failed after it: no second stumble"
+
+
+def test_pace_counts_what_fails_in_a_pause_to_its_stumble(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)
+    pace = Pace(4)
+    assert pace.stumble(now) == 1.0
+    now += 0.4
+    assert pace.stumble(now) == pytest.approx(0.6)
+    now += 0.6
+    assert pace.stumble(now) == 2.0
 
 
 def test_pace_lets_so_many_pass_and_then_waits() -> None:

@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from agents.refinetune import _pack_epochs, check_refinetune, hash_adapter, refinetune_student
 from agents.student import Student
 from agents.targets import Encoded
-from agents.trainer import TrainingRows, _keep_device
+from agents.trainer import TrainingRows, _keep_device, train_rows
 from state.config import RefinetuneConfig, RunConfig
 from state.errors import AdapterError, StudentError
 from state.records import Pair
@@ -122,6 +122,14 @@ def counted_layers(architecture):
         yield calls
     finally:
         handle.remove()
+
+
+def test_refinetune_of_a_single_step_trains(folder, tmp_path):
+    metrics = train(configure(folder, epochs=1, batch_tokens=100_000), tmp_path / "adapter")
+    assert metrics["steps"] == 1
+    trained = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    moved = [name for name, weights in trained.items() if "lora_B" in name and weights.any()]
+    assert moved  # each begins at zero
 
 
 def test_refinetune_lowers_the_loss_and_leaves_a_whole_adapter(folder, tmp_path):
@@ -395,6 +403,21 @@ def test_refinetune_of_a_broken_model_leaves_nothing(folder, tmp_path):
     with pytest.raises(AdapterError, match=r"not finite at step 1; try a lower refinetune\.lr"):
         train(configure(broken), tmp_path / "adapter")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_refinetune_whose_weights_break_down_in_the_last_step_leaves_nothing(folder, tmp_path, monkeypatch):
+    def break_down(model, rows, folder, **options):
+        losses = train_rows(model, rows, folder, **options)
+        name, weight = next((n, w) for n, w in model.named_parameters() if "lora_B" in n)
+        with torch.no_grad():
+            weight[0, 0] = math.inf
+        assert math.isfinite(losses[-1]), name
+        return losses
+
+    monkeypatch.setattr("agents.refinetune.train_rows", break_down)
+    with pytest.raises(AdapterError, match=r"1 weights of the adapter are not finite, such as .*lora_B"):
+        train(configure(folder, epochs=1), tmp_path / "adapter")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_refinetune_out_of_memory_says_what_to_lower(folder, tmp_path, monkeypatch):

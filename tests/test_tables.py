@@ -162,3 +162,16 @@ def test_rounds_of_a_large_dataset_fit_80_columns() -> None:
 
 def test_runs_without_any_say_how_to_begin() -> None:
     assert "reflectune init" in shown(render_runs([]))
+
+
+def test_trace_shows_the_beginning_of_a_text_without_end() -> None:
+    version = {
+        "id": "v0", "parent": None, "round": 0, "phase": "original", "instruction": "ask", "input": "",
+        "response": "begin" + "x" * 20_000, "critique": None, "current": True, "scores": [],
+    }  # fmt: skip
+    trace = {
+        "sample": "abc", "position": 0, "split": "train", "versions": [version], "failures": [],
+        "decisions": [], "trained_in": [],
+    }  # fmt: skip
+    text = "".join(shown(render_trace(trace, Console(file=io.StringIO()))).split())
+    assert "begin" + "x" * 19_995 + "...5morecharacters,which--jsonhas" in text

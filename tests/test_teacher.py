@@ -245,6 +245,26 @@ def test_reflect_keeps_schemas_that_were_granted_once() -> None:
     assert statuses(reflections) == ["ok"] * 4
 
 
+def test_reflect_schema_that_is_granted_late_is_granted() -> None:
+    def refuse_first(request: Request) -> Answer:
+        if request.schema and request.pair.response == "0":
+            return Answer(request.id, error="refused-request", message="no")
+        return well(request)
+
+    class Unfair(ScriptedEngine):
+        """Leaves the second request for later, until six have been sent."""
+
+        def next_answer(self) -> Answer:
+            if len(self.waiting) > 1 and self.waiting[0].id == "1" and len(self.requests) < 6:
+                self.waiting.rotate(-1)
+            return super().next_answer()
+
+    engine = Unfair(refuse_first, capacity=2)
+    list(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(8)))
+    forms = [request.schema is not None for request in engine.requests]
+    assert forms == [True] * 2 + [False] * 4 + [True] * 3
+
+
 def test_reflect_failed_attempt_does_not_end_schemas() -> None:
     def fail_once(request: Request) -> Answer:
         return well(request) if len(engine.requests) > 1 else Answer(request.id, error="failed")
@@ -428,7 +448,7 @@ def test_reflect_resumed_attempt_is_the_undisturbed_one() -> None:
         (Reply('{"critique": "c", "response": "..."}'), "placeholder", None),
         (Reply("Well, yes" + " yes" * 100), "repetition", None),
         (Reply('{"critique": "c", "response": "' + "1" * 300, finish_reason="length"), "repetition", None),
-        (Reply(None), "error", "no text in the answer"),
+        (Reply(None), "unparsable", None),
         (Reply(status=400), "refused", "status 400"),
         (Reply(status=500), "error", "status 500"),
         (Reply(body="<html>garbage"), "error", "not a chat completion"),
@@ -499,6 +519,83 @@ def test_reflect_teacher_that_answers_nothing_marks_no_pair(status: int) -> None
     assert yielded == []
 
 
+def test_reflect_teacher_that_says_nothing_is_paid_and_given_up() -> None:
+    engine = ScriptedEngine(lambda request: well(request, text=" ", prompt_tokens=5, completion_tokens=0))
+    yielded = []
+    message = "9 calls in a row failed: no text in the answer, finish reason stop; once mended"
+    with pytest.raises(TeacherError, match=message):
+        yielded.extend(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(1000)))
+    assert statuses(yielded) == ["unparsable"] * len(engine.requests)  # what was under way too
+    assert len(engine.requests) == 9 + 3
+
+
+def test_reflect_yields_a_paid_answer_with_the_attempts_before_it() -> None:
+    def answer(request: Request) -> Answer:
+        paid = [n for n, sent in enumerate(engine.requests) if sent.pair.response == "1"]
+        if request.pair.response == "1" and len(paid) == 2:
+            return well(request, text="", prompt_tokens=5, completion_tokens=0)
+        return Answer(request.id, error="failed")
+
+    engine = ScriptedEngine(answer, capacity=2)
+    yielded = []
+    with pytest.raises(TeacherError, match="17 calls in a row failed"):
+        yielded.extend(Teacher(engine, PROMPTS, config(retries=1), 0).reflect(question(n) for n in range(99)))
+    assert [(r.question.sample_id, r.call.attempt, r.call.status) for r in yielded] == [
+        ("sample-1", 1, "error"),
+        ("sample-1", 2, "unparsable"),
+    ]
+
+
+@pytest.mark.parametrize("error", ["failed", "unavailable"])
+def test_reflect_goes_on_where_what_was_under_way_is_answered(error: Any) -> None:
+    def answer(request: Request) -> Answer:
+        fails = int(request.id) < 8 if error == "failed" else int(request.id) < 3
+        return Answer(request.id, error=error) if fails or int(request.id) == 8 else well(request)
+
+    class Unfair(ScriptedEngine):
+        """Hands over the last request's answer first."""
+
+        def next_answer(self) -> Answer:
+            return self.answer(self.waiting.popleft() if len(self.requests) < 9 else self.waiting.pop())
+
+    engine = Unfair(answer, capacity=4)
+    reflections = list(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(20)))
+    assert Counter(statuses(reflections))["ok"] >= 11
+
+
+def test_reflect_takes_no_answer_of_the_cache_for_a_sign_of_life() -> None:
+    def every_other(request: Request) -> Answer:
+        is_kept = int(request.id) % 2 == 0
+        return well(request, cached=True) if is_kept else Answer(request.id, error="failed")
+
+    yielded = []
+    teacher = Teacher(ScriptedEngine(every_other), PROMPTS, config(), 0)
+    with pytest.raises(TeacherError, match="9 calls in a row failed"):
+        yielded.extend(teacher.reflect(question(n) for n in range(1000)))
+    assert set(statuses(yielded)) == {"ok"}
+    silent = ScriptedEngine(lambda request: well(request, text="", cached=True))
+    assert len(list(Teacher(silent, PROMPTS, config(), 0).reflect(question(n) for n in range(99)))) == 99
+
+
+def test_reflect_takes_in_what_was_sent_before_a_fatal_status() -> None:
+    def turn_away_the_tenth(request: dict[str, Any], number: int) -> Reply:
+        if number == 9:
+            return Reply(status=402)
+        return Reply(improve(request, number).text, delay=0.3)
+
+    yielded = []
+    with (
+        serve_teacher(turn_away_the_tenth) as server,
+        open_teacher(config(server.url, concurrency=16, retries=2), 0) as teacher,
+    ):
+        with pytest.raises(TeacherError, match=r"status 402; check the account's credit"):
+            yielded.extend(teacher.reflect(question(n) for n in range(100)))
+        with pytest.raises(TeacherError, match="status 402"):
+            list(teacher.reflect([question(200)]))
+        assert len(server.requests) == 16
+    assert statuses(yielded) == ["ok"] * 15
+
+
 def test_reflect_failures_before_the_first_answer_are_kept() -> None:
     def fail_first(request: Request) -> Answer:
         return Answer(request.id, error="failed") if request.pair.response in "012" else well(request)
@@ -535,6 +632,17 @@ def test_reflect_bears_any_number_of_short_outages() -> None:
     engine = ScriptedEngine(two_of_three_times_busy, capacity=4)
     reflections = list(Teacher(engine, PROMPTS, config(retries=2), 0).reflect(question(n) for n in range(20)))
     assert statuses(reflections) == ["ok"] * 20
+
+
+@pytest.mark.parametrize(("answered", "turned_away"), [(0, 4), (1, 12)])
+def test_reflect_bears_a_server_that_has_answered_for_longer(answered: int, turned_away: int) -> None:
+    engine = ScriptedEngine(
+        lambda r: well(r) if int(r.id) < answered else Answer(r.id, error="unavailable"), capacity=4
+    )
+    teacher = Teacher(engine, PROMPTS, config(retries=2), 0)
+    with pytest.raises(TeacherError, match="cannot be reached"):
+        list(teacher.reflect(question(n) for n in range(100)))
+    assert len(engine.requests) == answered + turned_away + 3  # the last under way are taken in
 
 
 def test_reflect_server_that_dies_leaves_the_rest_unasked() -> None:

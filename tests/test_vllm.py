@@ -48,7 +48,7 @@ TEACHER = str(FOLDER / "models" / "teacher")
 PROMPTS = open_prompts(FOLDER / "prompts.toml")
 PAIR = Pair("Write vepumi backwards.", "", "vepumi")
 # A share of this machine's memory that is plenty for models of a few megabytes.
-SMALL: dict[str, Any] = {"gpu_memory_utilization": 0.05, "max_tokens": 60, "concurrency": 32}
+SMALL: dict[str, Any] = {"gpu_memory_utilization": 0.15, "max_tokens": 60, "concurrency": 32}
 
 
 @contextmanager
@@ -214,6 +214,11 @@ def test_the_newest_student_is_its_own_teacher(tmp_path: Path, engine: str) -> N
     assert models == {(1, "self:s0"): 100, (2, "self:s1"): 100}
     assert rounds[1]["instruction"]["reflected"] > 35
     assert rounds[2]["instruction"]["reflected"] > 20
+    # The second run trains the same adapter, and so has the same teacher in round 2 too.
+    again = reflectune("run", config.name, "--name", "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    with History.open(tmp_path / "runs/again/lineage.db") as history:
+        assert [row["teacher"]["cached"] for row in history.rounds()] == [0, 100, 100]
 
 
 def test_vllms_own_server_teaches_both_phases(tmp_path: Path) -> None:
@@ -223,7 +228,7 @@ def test_vllms_own_server_teaches_both_phases(tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", TEACHER),
         *("--served-model-name", "demo-teacher", "--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.05"),
+        *("--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.15"),
         *("--max-num-seqs", "32", "--no-enable-chunked-prefill"),
         *("--chat-template", "{{ bos_token }}{{ messages[0]['content'] }}"),  # the model has none
     ]

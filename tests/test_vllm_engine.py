@@ -3,6 +3,8 @@
 import importlib.util
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -40,8 +42,7 @@ def serve_obediently(tasks: Connection, words: Connection, settings: ModelSettin
                 if text == "fault":
                     words.send(Fault("RuntimeError: a fault"))
                     return
-                if text == "poison":
-                    time.sleep(0.2)  # whoever stands before it is answered
+                if text.startswith("poison"):
                     os.kill(os.getpid(), 9)
                 words.send(Answer(name, text=f"{text}: {len(batch)}", finish_reason="stop"))
 
@@ -76,10 +77,10 @@ def open_engine(monkeypatch: pytest.MonkeyPatch, folder: Path, serve: object) ->
 
 
 def ask(engine: VllmEngine, *texts: str) -> dict[str, Answer]:
-    """Answers by the number of their text."""
+    """Answers by the number of their text, each of which is about a pair of its own."""
     for number, text in enumerate(texts):
         messages = ({"role": "user", "content": text},)
-        engine.submit(Request(str(number), messages, None, 0, Pair("i", "", "r"), "response", 1, 0))
+        engine.submit(Request(str(number), messages, None, 0, Pair(text, "", "r"), "response", 1, 0))
     answers = [engine.next_answer() for _ in texts]
     assert len({answer.request_id for answer in answers}) == len(texts)
     return {answer.request_id: answer for answer in answers}
@@ -99,7 +100,7 @@ def test_requests_are_under_way_together(engine: VllmEngine, tmp_path: Path) -> 
     assert len(starts(tmp_path)) == 1
 
 
-def test_what_a_dead_process_left_is_asked_again_at_once(
+def test_what_a_dead_process_left_is_asked_again_together(
     engine: VllmEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -110,35 +111,96 @@ def test_what_a_dead_process_left_is_asked_again_at_once(
     assert "vLLM starts again: its process ended with exit code 3" in caplog.text
 
 
-def test_a_request_the_process_dies_of_fails_alone(engine: VllmEngine, tmp_path: Path) -> None:
+def test_a_pair_the_process_dies_of_fails_alone(engine: VllmEngine, tmp_path: Path) -> None:
     answers = ask(engine, "poison", "a", "b", "c")
-    assert answers["0"].error == "failed"
-    assert answers["0"].message == (
-        "vLLM died of this request: its process was ended by SIGKILL, as where memory runs out"
-    )
-    # Nothing was answered before it died: all are tried one by one.
+    assert answers["0"].error == "refused-request"  # and so is never asked again
+    assert answers["0"].message == "vLLM's process died of this pair 2 times"
+    # It died twice with all of them under way, and then of the first by itself.
     assert [answers[number].text for number in "123"] == ["a: 1", "b: 1", "c: 1"]
-    assert len(starts(tmp_path)) == 3
+    assert len(starts(tmp_path)) == 4
     assert ask(engine, "d", "e")["1"].text == "e: 2"  # and then all at once again
+    assert ask(engine, "poison", "d")["0"].error == "refused-request"  # as another candidate would be
+    assert len(starts(tmp_path)) == 4
 
 
-def test_two_requests_in_a_row_that_it_dies_of_end_the_run(engine: VllmEngine, tmp_path: Path) -> None:
+def test_a_pair_that_kills_late_costs_a_few_starts(engine: VllmEngine, tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(100)]
+    answers = ask(engine, *texts[:60], "poison", *texts[60:])
+    assert answers.pop("60").error == "refused-request"
+    assert {answer.error for answer in answers.values()} == {None}
+    assert len(starts(tmp_path)) <= 4
+
+
+def test_an_accident_is_nobodys_fault(engine: VllmEngine, tmp_path: Path) -> None:
+    for text in "abc":
+        assert ask(engine, text)["0"].text == f"{text}: 1"
+        (process,) = children()
+        process.kill()
+        while process.status() != psutil.STATUS_ZOMBIE:  # waiting for it would be the engine's loss
+            time.sleep(0.01)
+    assert ask(engine, "once more")["0"].text == "once more: 1"
+    assert len(starts(tmp_path)) == 5  # the first, one for each kill, one for the accident
+
+
+def test_deaths_of_one_pair_after_the_other_end_the_run(engine: VllmEngine, tmp_path: Path) -> None:
+    answers = ask(engine, "poison 1", "poison 2")
+    assert {answer.error for answer in answers.values()} == {"refused-request"}
+    assert ask(engine, "a")["0"].text == "a: 1"
     with pytest.raises(TeacherError, match=r"^teacher fake: vLLM: its process was ended by SIGKILL.*\.log"):
-        ask(engine, "poison", "poison", "a")
-    assert len(starts(tmp_path)) == 3
+        ask(engine, "poison 3", "poison 4", "poison 5", "b")
 
 
 def test_a_fault_inside_the_process_is_like_its_death(engine: VllmEngine, tmp_path: Path) -> None:
     answers = ask(engine, "a", "fault")
     assert answers["0"].text == "a: 2"
-    assert answers["1"].message == "vLLM died of this request: RuntimeError: a fault"
-    assert len(starts(tmp_path)) == 2  # nobody else is left to ask again
+    assert answers["1"].error == "refused-request"
+    assert len(starts(tmp_path)) == 3
+
+
+def test_an_engine_that_nobody_closes_does_not_hold_python_up(tmp_path: Path) -> None:
+    script = """
+from tests.test_vllm_engine import *
+if __name__ == "__main__":
+    monkeypatch = pytest.MonkeyPatch()
+    engine = open_engine(monkeypatch, Path.cwd(), serve_obediently)
+    print(ask(engine, "a")["0"].text)
+"""
+    from tests.worlds import child_environment  # it loads torch, which every process here would do too
+
+    (tmp_path / "forgetful.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "forgetful.py")]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=child_environment(), timeout=60, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "a: 1\n"
+
+
+def test_vllm_is_told_what_the_config_says() -> None:
+    config = TeacherConfig(
+        engine="vllm", model="m", concurrency=7, quantization="fp8", tensor_parallel_size=2,
+        gpu_memory_utilization=0.5, max_model_len=64,
+    )  # fmt: skip
+    model = TeacherModel("name", StudentConfig(model="folder", revision="r1", dtype="bfloat16"))
+    assert module._engine_arguments(config, model) == {
+        "model": "folder",
+        "revision": "r1",
+        "tokenizer_revision": "r1",
+        "dtype": "bfloat16",
+        "quantization": "fp8",
+        "tensor_parallel_size": 2,
+        "gpu_memory_utilization": 0.5,
+        "max_model_len": 64,
+        "max_num_seqs": 7,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+    }
 
 
 def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"^teacher fake: vLLM: OSError: no such model; what it printed"):
         open_engine(monkeypatch, tmp_path, serve_nobody)
     assert children() == []
+    assert len(list(tmp_path.glob("*.log"))) == 1
     assert len(list(tmp_path.glob("reflectune-vllm-*.failed.log"))) == 1
 
 

@@ -1,9 +1,12 @@
+import random
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.words import diff_words, inert, render_diff
+from loop.words import diff_words, render_diff
+from state.text import inert
 
 
 def test_diff_words_keeps_what_both_share() -> None:
@@ -53,11 +56,31 @@ def test_inert_text_cannot_steer_a_terminal() -> None:
 def test_diff_words_of_long_texts_goes_by_sentences_and_is_quick() -> None:
     old = " ".join(f"Sentence {index} says {index * 7}." for index in range(3000))
     new = old.replace("Sentence 17 says 119.", "Sentence 17 says nothing!")
+    new = new.replace("Sentence 2990 says", "Sentence 2990 denies")
     began = time.monotonic()
     changes = diff_words(old, new)
     assert time.monotonic() - began < 5
     assert [text for change, text in changes if change != "same"] == [
         "Sentence 17 says 119. ",
         "Sentence 17 says nothing! ",
+        "Sentence 2990 says 20930. ",
+        "Sentence 2990 denies 20930. ",
     ]
     assert "".join(text for change, text in changes if change != "added") == old
+
+
+def test_diff_words_of_long_texts_with_one_change_goes_by_words() -> None:
+    old = " ".join(f"Sentence {index} says {index * 7}." for index in range(3000))
+    changes = diff_words(old, old.replace("17 says 119.", "17 says nothing!"))
+    assert [text for change, text in changes if change != "same"] == ["119.", "nothing!"]
+
+
+@pytest.mark.parametrize("pieces", ["ab", "abcdefghijklmnop"])
+@pytest.mark.parametrize("end", [" ", ". "])
+def test_diff_words_of_long_texts_that_differ_everywhere_is_quick(pieces: str, end: str) -> None:
+    old, new = (end.join(random.Random(seed).choices(pieces, k=20_000)) for seed in (1, 2))
+    began = time.monotonic()
+    changes = diff_words(old, new)
+    assert time.monotonic() - began < 10
+    assert "".join(text for change, text in changes if change != "added") == old
+    assert "".join(text for change, text in changes if change != "removed") == new

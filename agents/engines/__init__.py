@@ -24,6 +24,7 @@ class TeacherModel:
     name: str  # as calls are recorded under it
     source: StudentConfig  # weights, revision and number format
     adapter: Path | None = None  # LoRA folder on top of them
+    adapter_hash: str | None = None  # of what it holds
 
 
 @dataclass(frozen=True, slots=True)

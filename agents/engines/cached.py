@@ -33,6 +33,12 @@ class Answers(Protocol):
     def set_fingerprint(self, folder: str, fingerprint: str) -> None:
         """Note what a model folder holds now."""
 
+    def grants_schemas(self, address: str, model: str) -> bool | None:
+        """Whether a server takes schemas for a model; None where it has not shown it."""
+
+    def set_grants_schemas(self, address: str, model: str, granted: bool) -> None:
+        """Note whether a server takes schemas for a model."""
+
 
 class CachedEngine:
     """An engine around another one, which is opened when the first answer is missing.
@@ -44,8 +50,8 @@ class CachedEngine:
     commit closes in the ordinary course: the answer is kept all the same, and the resumed run counts it as
     cached, since kept is better than paid twice.
 
-    Kept is every answer that was paid for, of use or not; and that the server refused a schema, or a second
-    run would ask it for that. Other failures are not.
+    Kept is every answer that was paid for, of use or not; failures are not. What the engine has under way
+    when it is closed is lost.
     """
 
     def __init__(self, config: TeacherConfig, model: TeacherModel, answers: Answers) -> None:
@@ -62,7 +68,7 @@ class CachedEngine:
         self._sampling = (_identify(config, model, answers), config.temperature, config.top_p)
         self._engine: Engine | None = None
         self._hits: deque[Answer] = deque()
-        self._asked: dict[str, tuple[str, Request]] = {}  # by request id: its key, and itself
+        self._asked: dict[str, str] = {}  # request id -> key
         self._handed_out: tuple[str, KeptAnswer] | None = None
 
     def submit(self, request: Request) -> None:
@@ -79,7 +85,7 @@ class CachedEngine:
         else:
             if self._engine is None:
                 self._engine = ENGINES[self._config.engine].open(self._config, self._teacher)
-            self._asked[request.id] = key, request
+            self._asked[request.id] = key
             self._engine.submit(request)
 
     def next_answer(self) -> Answer:
@@ -95,10 +101,9 @@ class CachedEngine:
         answer = self._engine.next_answer()
         # What is read now and what a replay reads shall be the same to the last character.
         answer = replace(answer, text=clean_text(answer.text))
-        key, request = self._asked.pop(answer.request_id)
-        refused = answer.error == "refused-request" and request.schema is not None
-        if answer.error is None or refused:
-            self._handed_out = key, _kept(self.model, answer, refused=refused)
+        key = self._asked.pop(answer.request_id)
+        if answer.error is None:
+            self._handed_out = key, _kept(self.model, answer)
         return answer
 
     def close(self) -> None:
@@ -144,15 +149,11 @@ def _identify(config: TeacherConfig, model: TeacherModel, answers: Answers) -> t
     elif folder.is_absolute():
         content = answers.fingerprint(str(folder))
     weights = ("named", source.model, source.revision) if content is None else ("files", content)
-    adapter = None if model.adapter is None else fingerprint(model.adapter)
     dtype = None if source.dtype == "auto" else source.dtype
-    return *weights, adapter, dtype, config.quantization, config.max_model_len
+    return *weights, model.adapter_hash, dtype, config.quantization, config.max_model_len
 
 
 def _answer(request: Request, kept: KeptAnswer) -> Answer:
-    if kept.refused:
-        message = "the server refused this schema before"
-        return Answer(request.id, error="refused-request", message=message, cached=True)
     return Answer(
         request.id,
         text=kept.text,
@@ -169,12 +170,11 @@ def _miss(request: Request) -> Answer:
     return Answer(request.id, error=error, message='not in the cache, and teacher.cache = "only"')
 
 
-def _kept(model: str, answer: Answer, *, refused: bool) -> KeptAnswer:
+def _kept(model: str, answer: Answer) -> KeptAnswer:
     return KeptAnswer(
         model=clean_text(model),
-        text="" if refused else answer.text,
+        text=answer.text,
         finish_reason=answer.finish_reason,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
-        refused=refused,
     )

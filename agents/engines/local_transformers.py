@@ -49,14 +49,21 @@ class TransformersEngine:
         self._answers: deque[Answer] = deque()
 
     def submit(self, request: Request) -> None:
-        """Tokenise the request and put it in line; one that leaves no room to answer is refused."""
+        """Tokenise the request and put it in line.
+
+        One that leaves no room to answer, or that the model's template does not take, is refused.
+        """
         from agents.generation import render_messages
 
-        prompt = render_messages(self._tokenizer, request.messages)
-        if self._room(prompt) > 0:
-            self._waiting.append((request, prompt))
-            return
-        message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
+        try:
+            prompt = render_messages(self._tokenizer, request.messages)
+        except ValueError as error:
+            message = str(error)
+        else:
+            if self._room(prompt) > 0:
+                self._waiting.append((request, prompt))
+                return
+            message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
         self._answers.append(Answer(request.id, error="refused-request", message=message))
 
     def next_answer(self) -> Answer:

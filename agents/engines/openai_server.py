@@ -1,8 +1,8 @@
 """Asks an OpenAI-compatible chat completions server: a hosted one, or vLLM, llama.cpp and the like.
 
-Connections, retries and back-off are the openai client's, all but the waiting for a busy server: that
-concerns every request, and pacing.py knows how. The key comes from the environment, goes into the request's
-header and nowhere else.
+Connections are the openai client's. Whoever asked decides what is asked again; when a busy or stumbling
+server may be asked concerns every request, and pacing.py knows it. The key comes from the environment, goes
+into the request's header and nowhere else.
 """
 
 import asyncio
@@ -48,7 +48,9 @@ _REASON_LENGTH = 100
 class OpenAIEngine:
     """Keeps up to `teacher.concurrency` requests under way, on an event loop in a thread of its own.
 
-    A server that is too busy gets fewer at once, and is asked again until it takes them.
+    A server that is too busy gets fewer at once, and is asked again until it takes them. A failure is handed
+    over after a pause, so that it is not asked for again at once. After a fault that no request can get
+    round, nothing more is sent, and what is under way is still handed over.
     """
 
     name = "openai"
@@ -70,7 +72,7 @@ class OpenAIEngine:
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # without any it would not start; see _arguments
             base_url=self._url,
-            max_retries=config.retries,
+            max_retries=0,
             timeout=timeout,
             default_headers={"Accept-Encoding": "identity"},
             http_client=openai.DefaultAsyncHttpxClient(
@@ -82,6 +84,7 @@ class OpenAIEngine:
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
+        self._fault: asyncio.Future[Exception] = self._loop.create_future()  # no request can succeed
         self._serving = self._loop.create_task(self._serve())
         self._closed = False
         # A daemon: Python does not wait for it when it exits.
@@ -95,10 +98,12 @@ class OpenAIEngine:
         """The next answer that arrives.
 
         Raises:
-            TeacherError: the server knows neither key nor model, or is no such server.
+            TeacherError: the server knows neither key nor model, or is no such server, and all that was
+                under way has been handed over.
         """
         answer = self._answers.get()
         if isinstance(answer, Exception):
+            self._answers.put(answer)  # nothing else will come, however often it is asked for
             raise answer
         return answer
 
@@ -114,24 +119,44 @@ class OpenAIEngine:
         self._loop.close()
 
     async def _serve(self) -> None:
-        async with self._client, asyncio.TaskGroup() as tasks:
-            while True:
-                request = await self._requests.get()
-                entered = await self._pace.enter()
-                tasks.create_task(self._answer(request, entered))
+        async with self._client:
+            async with asyncio.TaskGroup() as tasks:
+                sending = tasks.create_task(self._send(tasks))
+                self._fault.add_done_callback(lambda fault: sending.cancel())
+            self._answers.put(self._fault.result())
+            await self._loop.create_future()  # requests may still be submitted, until close()
+
+    async def _send(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            request = await self._requests.get()
+            entered = await self._pace.enter()
+            if self._fault.done():
+                return  # the reply that says so may have let this request pass
+            tasks.create_task(self._answer(request, entered))
 
     async def _answer(self, request: Request, entered: float) -> None:
         try:
             answer = await self._ask(request, entered)
-        except Exception as error:  # noqa: BLE001 - next_answer raises it where it can be seen
-            self._answers.put(error)
-        else:
             if answer is None:
                 self._requests.put_nowait(request)
-            else:
-                self._answers.put(self._scrub_answer(replace(answer, seconds=time.monotonic() - entered)))
+                return
+            answer = replace(answer, seconds=time.monotonic() - entered)
+            if answer.error not in ("failed", "unavailable"):
+                self._pace.recover()
+            elif self._config.retries:
+                await self._pause(self._pace.stumble(entered))
+            self._answers.put(self._scrub_answer(answer))
+        except Exception as error:  # noqa: BLE001 - next_answer raises it where it can be seen
+            if not self._fault.done():
+                self._fault.set_result(error)
         finally:
             self._pace.leave()
+
+    async def _pause(self, seconds: float) -> None:
+        """Keep a place under way busy, unless nothing more is sent anyway."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._fault)
 
     async def _ask(self, request: Request, entered: float) -> Answer | None:
         """Send the request and understand the reply; None where a busy server wants it later."""
@@ -252,13 +277,11 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 async def _take_in_hand(response: httpx2.Response) -> None:
-    """Before a reply's body is read: bound it, read it as UTF-8, let the client ask again only if of use."""
+    """Before a reply's body is read: bound it, and read it as UTF-8."""
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     compressed = response.headers.get("content-encoding", "identity") != "identity"
     response.stream = _BoundedStream(response.stream, _MOST_BYTES_COMPRESSED if compressed else _MOST_BYTES)
     response.encoding = "utf-8"  # JSON is; the header may name what Python cannot read text with
-    if _is_busy(response) or (400 <= response.status_code < 500 and response.status_code not in (408, 409)):
-        response.headers["x-should-retry"] = "false"  # the client's word for it
 
 
 def _is_busy(response: httpx2.Response) -> bool:
@@ -299,7 +322,11 @@ def _read_count(value: object) -> int | None:
 
 
 def _read_completion(request_id: str, body: str) -> Answer:
-    """Understand the body of a successful reply; whatever it is, it becomes an answer."""
+    """Understand the body of a successful reply; whatever it is, it becomes an answer.
+
+    One without a text is an answer too, and paid for: a model that thinks may use up all tokens before it
+    says anything, and a filter may take all it said.
+    """
     try:
         completion = json.loads(body)
         choice = completion["choices"][0]
@@ -318,10 +345,6 @@ def _read_completion(request_id: str, body: str) -> Answer:
         completion_tokens=_read_count(completion_tokens),
     )
     refusal = message.get("refusal")
-    if isinstance(refusal, str) and refusal and text in (None, ""):
+    if isinstance(refusal, str) and refusal and not answer.text:
         return replace(answer, text=refusal, finish_reason="refusal")
-    # A model that thinks may use up all tokens before it says anything, and a filter may take all it said.
-    if isinstance(text, str) or (text is None and finish_reason in ("length", "content_filter")):
-        return answer
-    reason = f"no text in the answer, finish reason {finish_reason}"
-    return replace(answer, error="failed", message=reason)
+    return answer

@@ -1,7 +1,8 @@
 """How many requests a server bears at once, and when it takes the next one.
 
 Additive increase, multiplicative decrease: each answer lets a little more under way, each refusal for
-being busy halves it. Knows nothing of HTTP but the Retry-After header.
+being busy halves it. Failures lead to pauses, which double until the server answers. Knows nothing of HTTP
+but the Retry-After header.
 """
 
 import asyncio
@@ -14,6 +15,9 @@ __all__ = ["Pace", "parse_retry_after"]
 
 _FIRST_PAUSE = 0.5  # seconds
 _LONGEST_PAUSE = 60.0  # seconds; a server may ask for a longer one
+# Three attempts, as by default, outlast a server that stumbles for 3 to 6 seconds.
+_FIRST_STUMBLE = 2.0  # seconds
+_LONGEST_STUMBLE = 16.0  # seconds
 
 
 class Pace:
@@ -33,6 +37,8 @@ class Pace:
         self._shrunk_at = -math.inf
         self._shrunk = 0  # how often in a row
         self._busy_since: float | None = None  # None while the server takes requests
+        self._stumbles = 0  # in a row
+        self._steady_at = 0.0  # time.monotonic(): what entered earlier belongs to the last stumble
 
     async def enter(self) -> float:
         """Wait until another request may be sent; returns when that was. Follow it by one leave()."""
@@ -88,6 +94,28 @@ class Pace:
             return False
         self._resume_at = max(self._resume_at, now + pause)
         return True
+
+    def stumble(self, entered: float) -> float:
+        """A request that entered at this time failed, by no fault that is known to be its own.
+
+        Requests that entered before the last pause was over are of the same stumble.
+
+        Returns:
+            Seconds to wait before it is asked for again: from two, doubling with each stumble in a row, less
+            up to half of it by chance.
+        """
+        now = time.monotonic()
+        if entered >= self._steady_at:
+            self._stumbles += 1
+        half = min(_LONGEST_STUMBLE, _FIRST_STUMBLE * 2 ** min(self._stumbles - 1, 30)) / 2
+        if now >= self._steady_at:
+            self._steady_at = now + half
+        return self._steady_at - now + random.uniform(0, half)
+
+    def recover(self) -> None:
+        """The server answered: the next failure is the first in a row."""
+        self._stumbles = 0
+        self._steady_at = 0.0
 
 
 def parse_retry_after(value: str | None) -> float | None:

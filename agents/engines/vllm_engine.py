@@ -1,7 +1,7 @@
 """Answers by vLLM on this machine, in a process of its own whose end frees the memory.
 
 vLLM does the batching, and computes what prompts begin with only once. A process that dies is replaced and
-asked again; a request that it dies of fails alone. Nothing here imports vLLM.
+asked again; a pair that it dies of fails alone. Nothing here imports vLLM.
 """
 
 import importlib.util
@@ -11,7 +11,8 @@ import os
 import signal
 import tempfile
 import threading
-from collections import deque
+import weakref
+from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,6 +29,10 @@ _logger = logging.getLogger(__name__)
 
 _EXIT_SECONDS = 20.0  # that a process may take to end by itself
 _MESSAGE_LENGTH = 500
+_DEATHS = 2  # that a question may be left with: the first may be an accident
+_MOST_FATAL = 3  # questions in a row: then it is not their fault
+
+_Question = tuple[str, str]  # phase, content hash of the pair: the same for all candidates and attempts
 
 
 class VllmEngine:
@@ -58,16 +63,17 @@ class VllmEngine:
             top_p=config.top_p,
         )
         self._waiting: deque[Request] = deque()
-        self._suspects: deque[Request] = deque()  # a process died with them under way: now one by one
+        self._suspects: deque[Request] = deque()  # to be tried pair by pair
         self._under_way: dict[str, Request] = {}
-        self._is_trying = False  # whether what is under way is one suspect
-        self._has_answered = False  # since the process began
-        self._culprits = 0  # in a row
+        self._on_trial: _Question | None = None  # whose requests are under way by themselves
+        self._deaths: Counter[_Question] = Counter()  # of processes that left a question unanswered
+        self._culprits: set[_Question] = set()
+        self._fatal: set[_Question] = set()  # culprits since anything was answered
         self._answers: deque[Answer] = deque()
         self._process = self._start()
 
     def submit(self, request: Request) -> None:
-        """Hand the request to vLLM, or let it wait while suspects are tried."""
+        """Hand the request to vLLM, or let it wait while suspects are tried; a culprit's is refused."""
         self._waiting.append(request)
         self._feed()
 
@@ -75,7 +81,7 @@ class VllmEngine:
         """The next answer that vLLM finishes.
 
         Raises:
-            TeacherError: the process cannot be replaced, or dies of one request after another.
+            TeacherError: the process cannot be replaced, or dies of one pair after another.
         """
         while not self._answers:
             word = self._process.next_word()
@@ -91,49 +97,61 @@ class VllmEngine:
         self._log.unlink(missing_ok=True)
 
     def _feed(self) -> None:
-        """Give the process a suspect by itself, or else all that waits."""
-        if self._is_trying and self._under_way:
-            return
-        self._is_trying = bool(self._suspects)
-        while request := self._next_request():
-            self._under_way[request.id] = request
-            self._process.ask(Task(request.id, request.messages, request.schema, request.seed))
-            if self._is_trying:
-                return
+        """Give the process the requests of one suspect by themselves, or else all that wait."""
+        if not self._under_way and not self._process.is_alive():  # nobody's fault
+            self._replace("it ended while nothing was under way")
+        while (self._suspects or self._waiting) and not (self._on_trial and self._under_way):
+            self._on_trial = _question(self._suspects[0]) if self._suspects else None
+            if self._on_trial is None:
+                batch, self._waiting = self._waiting, deque()
+            else:
+                batch = deque(r for r in self._suspects if _question(r) == self._on_trial)
+                self._suspects = deque(r for r in self._suspects if _question(r) != self._on_trial)
+            for request in batch:
+                self._ask(request)
 
-    def _next_request(self) -> Request | None:
-        queue = self._suspects if self._is_trying else self._waiting
-        return queue.popleft() if queue else None
+    def _ask(self, request: Request) -> None:
+        if _question(request) in self._culprits:
+            message = f"vLLM's process died of this pair {_DEATHS} times"
+            self._answers.append(Answer(request.id, error="refused-request", message=message))
+            return
+        self._under_way[request.id] = request
+        self._process.ask(Task(request.id, request.messages, request.schema, request.seed))
 
     def _take(self, answer: Answer) -> None:
-        del self._under_way[answer.request_id]
+        request = self._under_way.pop(answer.request_id)
         self._answers.append(answer)
-        self._has_answered = True
-        self._culprits = 0
+        self._deaths.pop(_question(request), None)
+        self._fatal.clear()
         self._feed()
 
     def _recover(self, fault: Fault) -> None:
         """Start another process, and ask again what the last one left unanswered.
 
-        All at once if the last one had answered anything, else one by one to find what it dies of.
+        What was left twice is then tried by itself, and what was left twice and by itself is given up.
+
+        Raises:
+            TeacherError: that was the third question given up with nothing answered since the first.
         """
         left = list(self._under_way.values())
         self._under_way.clear()
-        if len(left) == 1:
-            self._culprits += 1
-            if self._culprits > 1:
+        questions = {_question(request) for request in left}
+        self._deaths.update(questions)
+        if len(questions) == 1 and self._deaths[_question(left[0])] >= _DEATHS:
+            self._culprits |= questions
+            self._fatal |= questions
+            if len(self._fatal) >= _MOST_FATAL:
                 raise self._error(fault)
-            message = f"vLLM died of this request: {fault.message}"
-            self._answers.append(Answer(left[0].id, error="failed", message=message))
-        elif self._has_answered:
-            self._waiting.extendleft(reversed(left))
-        else:
-            self._suspects.extend(left)
-        _logger.warning("teacher %s: vLLM starts again: %s", self.model, fault.message[:_MESSAGE_LENGTH])
+        self._replace(fault.message[:_MESSAGE_LENGTH])
+        for request in left:
+            is_suspect = self._deaths[_question(request)] >= _DEATHS
+            (self._suspects if is_suspect else self._waiting).append(request)
+        self._feed()
+
+    def _replace(self, why: str) -> None:
+        _logger.warning("teacher %s: vLLM starts again: %s", self.model, why)
         self._process.end()
         self._process = self._start()
-        self._has_answered = False
-        self._feed()
 
     def _start(self) -> "_Process":
         process = _Process(self._settings)
@@ -142,7 +160,8 @@ class VllmEngine:
             if isinstance(word, Fault):
                 raise self._error(word)
         except BaseException:
-            process.end()
+            process.kill()
+            self._log.unlink(missing_ok=True)
             raise
         return process
 
@@ -165,6 +184,8 @@ class _Process:
         self._process.start()
         task_end.close()
         word_end.close()
+        # Python waits for the process before it exits, and it for the end of its tasks.
+        self._at_exit = weakref.finalize(self, self._tasks.close)
         # It must always be heard, or both sides may wait for each other with full pipes.
         threading.Thread(target=self._listen, name="vllm", daemon=True).start()
 
@@ -181,13 +202,21 @@ class _Process:
         self._process.join()
         return Fault(_describe_exit(self._process.exitcode))
 
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
     def end(self) -> None:
         """Let the process end: by itself, or else by force."""
-        self._tasks.close()
+        self._at_exit()
         self._process.join(_EXIT_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process by force, if it has not ended."""
+        self._at_exit()
+        self._process.kill()
+        self._process.join()
 
     def _listen(self) -> None:
         try:
@@ -209,6 +238,10 @@ def check_vllm() -> None:
         )
 
 
+def _question(request: Request) -> _Question:
+    return request.phase, request.pair.content_hash
+
+
 def _engine_arguments(config: TeacherConfig, model: TeacherModel) -> dict[str, Any]:
     """vLLM's own words for the configuration; what is unset is left to vLLM."""
     arguments = {
@@ -222,6 +255,7 @@ def _engine_arguments(config: TeacherConfig, model: TeacherModel) -> dict[str, A
         "max_model_len": config.max_model_len,
         "max_num_seqs": config.capacity,
         "trust_remote_code": False,
+        "load_format": "safetensors",  # the others can run code
     }
     return {key: value for key, value in arguments.items() if value is not None}
 

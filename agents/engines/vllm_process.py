@@ -66,7 +66,8 @@ Word = Ready | Answer | Fault
 
 def serve(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
     """Open the model and answer until there can be no more tasks. Runs in a fresh process only."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the other side decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group; the other side decides
+        signal.signal(number, signal.SIG_IGN)
     _print_to(settings.log)
     # This is a process of its own already, and its exit frees the memory.
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -129,7 +130,10 @@ class _Worker:
         """Have vLLM work on a request; the answer to one that it cannot take."""
         from agents.generation import render_messages
 
-        prompt = render_messages(self._tokenizer, task.messages)
+        try:
+            prompt = render_messages(self._tokenizer, task.messages)
+        except ValueError as error:
+            return Answer(task.request_id, error="refused-request", message=_describe(error))
         if len(prompt) >= self._context:
             message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
             return Answer(task.request_id, error="refused-request", message=message)

@@ -1,0 +1,127 @@
+"""Stopping when asked: a first SIGINT or SIGTERM lets the batch in flight finish, a second leaves at once.
+
+Nothing here knows what a batch is: whoever works asks `is_requested` between two of them, and raises
+`Interrupted`.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Interrupted", "Interruption", "catch_signals"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NOTICE = "stopping after the batch in flight; once more leaves at once\n"
+_STDERR = 2
+
+
+class Interrupted(BaseException):
+    """A signal asked to stop, and nothing is in flight.
+
+    No Exception: it is no failure, and what handles failures on the way out must not take it for one.
+    """
+
+
+class Interruption:
+    """Whether a signal has asked to stop."""
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+        self._may_finish = False
+        self._unsaid = threading.Lock()
+
+    def is_requested(self) -> bool:
+        """Whether the work shall end as soon as nothing is in flight."""
+        return self._signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell calls a command that the first signal ended: 130 or 143; 0 without any."""
+        return 0 if self._signal is None else 128 + self._signal
+
+    @contextmanager
+    def finish_batches(self) -> Iterator[None]:
+        """In this block a first signal is only noted; outside it raises Interrupted wherever the work is."""
+        self._may_finish = True
+        try:
+            yield
+        finally:
+            self._may_finish = False
+
+    def handle(self, number: int, frame: FrameType | None = None) -> None:
+        """Take a signal where the work is, between two of its instructions.
+
+        Raises:
+            Interrupted: outside of `finish_batches`.
+        """
+        self._note(number)
+        if not self._may_finish:
+            raise Interrupted
+
+    def watch(self, numbers: int) -> None:
+        """Read the numbers of signals from a pipe until it ends, and act on them without delay.
+
+        A handler written in Python has to wait until a long computation returns, and then runs once for all
+        signals that came meanwhile.
+        """
+        first = True
+        while number := os.read(numbers, 1):
+            if number[0] not in _SIGNALS:
+                continue  # of somebody else's handler
+            if not first:
+                # Whatever hangs, or would be waited for on the way out. A commit is whole or not there.
+                _write("", show_cursor=True)
+                os._exit(self.exit_code)
+            first = False
+            self._note(number[0])
+
+    def _note(self, number: int) -> None:
+        """Remember the first signal and say so, whichever thread hears of it first."""
+        self._signal = self._signal or signal.Signals(number)
+        if self._may_finish and self._unsaid.acquire(blocking=False):
+            _write(_NOTICE)
+
+
+@contextmanager
+def catch_signals() -> Iterator[Interruption]:
+    """Handle SIGINT and SIGTERM while the block runs.
+
+    A signal that this process was started to ignore, as background jobs ignore Ctrl-C, stays ignored. Outside
+    the main thread, where signals cannot be handled, none is ever requested.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    caught = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    numbers, end = os.pipe()
+    os.set_blocking(end, False)
+    watcher = threading.Thread(target=interruption.watch, args=(numbers,), name="signals", daemon=True)
+    watcher.start()
+    other = signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+    try:
+        for number in caught:
+            signal.signal(number, interruption.handle)
+        yield interruption
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
+        signal.set_wakeup_fd(other)
+        os.close(end)
+        watcher.join()
+        os.close(numbers)
+
+
+def _write(text: str, *, show_cursor: bool = False) -> None:
+    """Write to stderr past Python's buffers, which may be locked by whoever writes to them."""
+    if os.isatty(_STDERR):
+        # Over the line of a progress bar, which is drawn again below, and which hides the cursor.
+        text = ("\x1b[?25h" if show_cursor else "\r\x1b[2K") + text
+    try:
+        os.write(_STDERR, text.encode())
+    except OSError:  # nobody reads it any more
+        return

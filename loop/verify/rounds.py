@@ -1,0 +1,202 @@
+"""Rounds, students with their adapters, training sets and held-out measures, each checked against what it
+follows from.
+"""
+
+import json
+from pathlib import Path
+
+from agents.refinetune import hash_adapter
+from loop.selection import choose_training_set
+from loop.verify.findings import Findings
+from loop.verify.sample import Basis
+from state.errors import AdapterError
+from state.folder import RunFolder
+from state.ledger import Ledger, Row
+from state.records import PHASES, Phase
+
+__all__ = ["RoundsCheck"]
+
+# As `loop.stopping` gives them.
+_STOP_REASONS = (
+    "no-proposals", "nothing-accepted", "min-acceptance", "max-drop", "patience", "rounds", "budget",
+)  # fmt: skip
+
+
+class RoundsCheck:
+    """What a lineage has about its rounds, and whether it fits.
+
+    Attributes:
+        rounds: the rows of the rounds.
+    """
+
+    def __init__(self, folder: RunFolder, ledger: Ledger, findings: Findings) -> None:
+        self.folder, self.ledger, self.findings = folder, ledger, findings
+        self.rounds = {row["round"]: row for row in ledger.rows("rounds")}
+        self.students = {row["id"]: row for row in ledger.rows("students")}
+        self.training_sets = ledger.training_sets()
+
+    def check(self, basis: Basis, adapters: list[str]) -> None:
+        """Check everything but single samples. `adapters` are the names of the folders of finished ones."""
+        self._check_rounds(basis)
+        for student in self.students.values():
+            self._check_student(student, basis)
+        self._check_adapters(adapters)
+        self._check_training_sets(basis)
+        self._check_evaluations(basis)
+
+    def students_by_round(self) -> dict[int, str]:
+        """The student that each round must end with: its own, or where it has none the one before."""
+        ends: dict[int, str] = {}
+        for round, row in sorted(self.rounds.items()):
+            own = f"s{round}"
+            if own in self.students or row["student_id"] == own:
+                ends[round] = own
+            elif row["student_id"] is not None and round - 1 in ends:
+                ends[round] = ends[round - 1]
+        return ends
+
+    def first_unfinished(self) -> tuple[int, Phase]:
+        """The phase under way; one of a round that was not begun where all are finished."""
+        last = max(self.rounds, default=0)
+        if last in self.training_sets or last == 0 or self.rounds[last]["student_id"] is not None:
+            return last + 1, PHASES[0]
+        return last, PHASES[-1] if (last, PHASES[-1]) in self.ledger.phases_begun() else PHASES[0]
+
+    def _check_rounds(self, basis: Basis) -> None:
+        for round in range(basis.rounds + 1):
+            row = self.rounds.get(round)
+            if row is None:
+                self.findings.add("rounds", str(round), "is missing")
+                continue
+            self.findings.look_at("rounds", row)
+            if fault := self._round_fault(row, is_last=round == basis.rounds, basis=basis):
+                self.findings.add("rounds", str(round), fault)
+
+    def _round_fault(self, row: Row, *, is_last: bool, basis: Basis) -> str | None:
+        wanted = basis.students.get(row["round"])
+        if row["student_id"] != wanted:
+            return f"ends with student {row['student_id']}, want {wanted}"
+        is_finished = row["status"] == "finished"
+        if is_finished != (row["finished_at"] is not None):
+            return f"is {row['status']}, and finished_at is {row['finished_at']}"
+        if is_finished and row["student_id"] is None:
+            return "is finished without a student"
+        if not is_last and not is_finished:
+            return "is not finished, though a later round has begun"
+        if row["stop_reason"] is not None and not (is_last and is_finished):
+            return f"has the stop_reason {row['stop_reason']}, though the loop went on"
+        if row["stop_reason"] not in (None, *_STOP_REASONS):
+            return f"has the stop_reason {row['stop_reason']!r}"
+        try:
+            seconds = json.loads(row["metrics"]).get("seconds", {})
+        except ValueError as error:
+            return f"its metrics cannot be read: {error}"
+        return None if all(value >= 0 for value in seconds.values()) else "has negative seconds"
+
+    def _check_student(self, row: Row, basis: Basis) -> None:
+        """A student's row, and its adapter on disk."""
+        id, round = row["id"], row["round"]
+        if not self.findings.look_at("students", row):
+            return
+        adapter = f"adapters/round-{round:02d}" if round else None
+        config, before = basis.config, basis.students.get(round - 1)
+        goes_on = config.refinetune.start_from == "previous" and before != "s0"
+        wanted = {
+            "id": f"s{round}",
+            "base_model": config.student.model,
+            "base_revision": config.student.revision,
+            "adapter": adapter,
+            "parent_id": (before if goes_on else "s0") if round else None,
+        }
+        wrong = [f"{key} is {row[key]}, want {value}" for key, value in wanted.items() if row[key] != value]
+        if wrong:
+            self.findings.add("students", id, ", ".join(wrong))
+        elif adapter is not None:
+            self.findings.checked["adapters"] += 1
+            try:
+                found = hash_adapter(self.folder.path / adapter)
+            except AdapterError as error:
+                self.findings.add("adapters", Path(adapter).name, str(error))
+                return
+            if found != row["adapter_hash"]:
+                self.findings.add(
+                    "adapters",
+                    Path(adapter).name,
+                    f"is not what {id} was: {found}, not {row['adapter_hash']}",
+                )
+
+    def _check_adapters(self, names: list[str]) -> None:
+        known = {Path(row["adapter"]).name for row in self.students.values() if row["adapter"]}
+        known |= {
+            self.folder.adapter(round).name
+            for round, row in self.rounds.items()
+            if row["student_id"] is None or row["student_id"] == f"s{round}"
+        }
+        for name in names:
+            if name not in known:
+                self.findings.add("adapters", name, "belongs to no student")
+
+    # Training and evaluation
+
+    def _check_training_sets(self, basis: Basis) -> None:
+        """Training sets chosen again from the pool and its scores."""
+        for round in self.training_sets.keys() - self.rounds.keys():
+            for version in self.training_sets[round]:
+                self.findings.add("training_sets", f"{round}/{version}", "is of a round that was never begun")
+        chosen = [
+            round
+            for round in sorted(self.rounds)
+            if round and (round in self.training_sets or self.rounds[round]["student_id"] is not None)
+        ]
+        self.findings.checked["training_sets"] += sum(map(len, self.training_sets.values()))
+        if chosen and self.findings.has_any("samples", "scores", "decisions", "rounds"):
+            self.findings.notes.append(
+                "training sets were not chosen again: rows that they rest on are at fault"
+            )
+            return
+        originals = self.ledger.store.original_ids()
+        for round in chosen:
+            expected = choose_training_set(
+                self.ledger.store.pool(round, basis.students[round - 1]),
+                originals,
+                selection=basis.config.selection,
+                anchor=basis.config.refinetune.anchor,
+                round=round,
+                seed=basis.config.seed,
+            )
+            wanted = {version: rank for rank, version in enumerate(expected)}
+            stored = self.training_sets.get(round, {})
+            for version in wanted.keys() | stored.keys():
+                rank, right = stored.get(version), wanted.get(version)
+                if rank != right:
+                    fault = "must not be trained on" if right is None else f"its rank is {rank}, want {right}"
+                    self.findings.add("training_sets", f"{round}/{version}", fault)
+
+    def _check_evaluations(self, basis: Basis) -> None:
+        holdout = self.ledger.store.count_samples("holdout")
+        names: dict[int, set[str]] = {}
+        for row in self.ledger.rows("evaluations"):
+            names.setdefault(row["round"], set()).add(row["name"])
+            if self.findings.look_at("evaluations", row) and (
+                fault := self._measure_fault(row, basis, holdout)
+            ):
+                self.findings.add("evaluations", f"{row['round']}/{row['name']}", fault)
+        always = names.get(0, {"nll"}) - {"accuracy"}  # a checker may know nothing of a round's answers
+        for round, row in self.rounds.items():
+            is_due = round % basis.config.evaluate.every == 0 or row["stop_reason"] is not None
+            if holdout and row["status"] == "finished" and (is_due or round in names):
+                for name in sorted(always - names.get(round, set())):
+                    self.findings.add("evaluations", f"{round}/{name}", "is missing")
+
+    def _measure_fault(self, row: Row, basis: Basis, holdout: int) -> str | None:
+        wanted = basis.students.get(row["round"])
+        if row["student_id"] != wanted:
+            return f"is of student {row['student_id']}, want {wanted}"
+        if not 1 <= row["n"] <= holdout and not self.findings.has_any("samples"):
+            return f"is over {row['n']} pairs, and {holdout} are held out"
+        low, value, high = row["low"], row["value"], row["high"]
+        if (low is None) != (high is None) or (low is None) != (row["n"] < 2):
+            return f"its bounds are {low} and {high} over {row['n']} pairs"
+        if low is not None and not low <= value <= high:
+            return f"{value} is not between {low} and {high}"
+        return None

@@ -1,0 +1,33 @@
+"""Text of unknown origin made safe to show: it can neither steer a terminal nor break a line.
+
+Stored and exported texts stay as they are; this is for what people look at.
+"""
+
+import json
+import re
+
+__all__ = ["inert", "one_line", "to_json"]
+
+# Control characters but tab and line feed, and marks that change the direction of what follows.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def inert(text: str) -> str:
+    """The text with U+FFFD for control and direction characters and lone surrogates."""
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub("\ufffd", text))
+
+
+def one_line(text: str) -> str:
+    """The inert text with its lines, of whatever kind of line break, joined by spaces."""
+    return inert(" ".join(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def to_json(document: object, *, indent: int | None = None) -> str:
+    """JSON that reads back equal and that a terminal only shows: what could steer it is escaped."""
+    text = json.dumps(document, ensure_ascii=False, indent=indent)
+    return _SURROGATE.sub(_escape, _CONTROL.sub(_escape, text))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

@@ -1,0 +1,617 @@
+"""Full disks, read-only folders, foreign locks, damaged and changed files: one clear line, and on it goes."""
+
+import math
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from agents.refinetune import check_adapter, hash_adapter, refinetune_student
+from agents.trainer import _checkpoints
+from loop.display import LineDisplay, Stage
+from loop.run import change_run, create_run, run_loop
+from state import store as lineage_store
+from state.cache import AnswerCache, cache_path
+from state.config import load_config
+from state.datasets import read_dataset
+from state.errors import AdapterError, ConfigError, DatasetError, ReflectuneError, StoreError
+from state.exports import write_pairs
+from state.folder import RunFolder
+from state.history import History
+from state.records import KeptAnswer, Pair
+from tests.test_refinetune import PAIRS, configure, interrupt, weights
+from tests.tiny_models import save_tiny_llama
+from tests.worlds import ROOT, write_world
+
+pytestmark = pytest.mark.slow
+
+# What a run comes to, but for times.
+_ENDS = {
+    "samples": "*",
+    "teacher_calls": "id, status, text",
+    "versions": "*",
+    "scores": "*",
+    "decisions": "*",
+    "training_sets": "*",
+    "evaluations": "*",
+    "students": "id, adapter, adapter_hash",
+    "rounds": "round, student_id, status, stop_reason",
+    "runs": "status",
+}
+
+
+class Reached(KeyboardInterrupt):
+    """A stage that a test wants to end at has begun."""
+
+
+class WatchedDisplay(LineDisplay):
+    """Does something when a stage whose title has certain words begins."""
+
+    def __init__(self, words: str, act: Callable[[], None]) -> None:
+        self.words, self.act = words, act
+
+    @contextmanager
+    def stage(self, title: str, *, total: int, done: int = 0) -> Iterator[Stage]:
+        if self.words in title:
+            self.act()
+        with super().stage(title, total=total, done=done) as stage:
+            yield stage
+
+
+def end_here() -> None:
+    raise Reached
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world; in "calm" the undisturbed run, in "cut" one that was interrupted in the second round."""
+    folder = tmp_path_factory.mktemp("world")
+    mine = {"template": str(folder / "template.toml")}
+    config = load_config(
+        write_world(folder, samples=12, data={"holdout": 2}, student=mine) and _files(folder)
+    )
+    run_loop(create_run(config, folder / "calm"), LineDisplay())
+    with pytest.raises(Reached):
+        run_loop(create_run(config, folder / "cut"), WatchedDisplay("round 2 · select · instr", end_here))
+    return folder
+
+
+def _files(folder: Path) -> Path:
+    """The config of a world, whose template is a file of its own."""
+    (folder / "template.toml").write_text(
+        'prompt = "Q: {instruction}\\nA: "\n'
+        'prompt_with_input = "Q: {instruction} {input}\\nA: "\n'
+        'reverse = "A: {response}\\nQ: "\n'
+    )
+    return folder / "config.toml"
+
+
+@pytest.fixture
+def cut(world: Path, tmp_path: Path) -> RunFolder:
+    """A copy of the interrupted run."""
+    return RunFolder(Path(shutil.copytree(world / "cut/tiny", tmp_path / "runs/tiny")))
+
+
+def rows(folder: RunFolder) -> dict[str, list[tuple[object, ...]]]:
+    with sqlite3.connect(folder.lineage) as connection:
+        return {
+            table: sorted(connection.execute(f"SELECT {columns} FROM {table}"), key=repr)
+            for table, columns in _ENDS.items()
+        }
+
+
+def assert_ends_as_calm(folder: RunFolder, world: Path) -> None:
+    """Going on brings the run to the very end of the undisturbed one."""
+    assert run_loop(folder, LineDisplay()) == "rounds"
+    assert rows(folder) == rows(RunFolder(world / "calm/tiny"))
+    assert sorted(path.name for path in (folder.path / "adapters").iterdir()) == ["round-01", "round-02"]
+
+
+def refusal(folder: RunFolder, kind: type[ReflectuneError], words: str) -> str:
+    """What resuming says, in one line; nothing that was committed is lost by it."""
+    before = rows(folder)
+    with pytest.raises(kind, match=words) as caught:
+        run_loop(folder, LineDisplay())
+    assert "\n" not in str(caught.value)
+    after = rows(folder)
+    assert after | {"runs": []} == before | {"runs": []}
+    return str(caught.value)
+
+
+def test_interrupted_run_ends_like_an_undisturbed_one(cut: RunFolder, world: Path) -> None:
+    assert rows(cut) != rows(RunFolder(world / "calm/tiny"))
+    assert_ends_as_calm(cut, world)
+
+
+# Adapters
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("damage", ["cut", "edited", "gone"])
+def test_adapter_that_is_not_what_was_trained_is_never_scored_with(
+    cut: RunFolder, world: Path, name: str, damage: str
+) -> None:
+    file = cut.adapter(1) / name
+    trained = file.read_bytes()
+    match damage:
+        case "cut":
+            file.write_bytes(trained[:-20])
+        case "edited":  # one bit of one weight, or a blank at the end: both open without complaint
+            file.write_bytes(trained[:-1] + bytes([trained[-1] ^ 1]) if "model" in name else trained + b" ")
+        case "gone":
+            file.unlink()
+    said = refusal(cut, AdapterError, r"student s1: .*put it back from a copy")
+    assert str(cut.adapter(1)) in said
+    file.write_bytes(trained)
+    assert_ends_as_calm(cut, world)
+
+
+def test_adapter_folder_that_is_missing_is_named(cut: RunFolder, world: Path) -> None:
+    away = cut.adapter(1).rename(cut.path / "away")
+    assert str(cut.adapter(1)) in refusal(cut, AdapterError, r"student s1: .*not an adapter folder")
+    away.rename(cut.adapter(1))
+    assert_ends_as_calm(cut, world)
+
+
+def test_adapter_is_only_looked_for_inside_the_run(cut: RunFolder, world: Path, tmp_path: Path) -> None:
+    shutil.move(cut.adapter(1), tmp_path / "outside")
+    with sqlite3.connect(cut.lineage) as connection:
+        connection.execute("UPDATE students SET adapter = '../../outside' WHERE id = 's1'")
+    refusal(cut, AdapterError, r"runs/tiny/adapters/round-01: not an adapter folder")
+
+
+def test_check_adapter_takes_what_was_trained(world: Path) -> None:
+    adapter = RunFolder(world / "calm/tiny").adapter(1)
+    check_adapter(adapter, hash_adapter(adapter), "s1")
+    with pytest.raises(
+        AdapterError, match=r"student s7: .* its hash is \w{32} and was elsewhere; put it back"
+    ):
+        check_adapter(adapter, "elsewhere", "s7")
+
+
+# Config
+
+
+def test_config_that_is_gone_is_written_anew(cut: RunFolder, world: Path) -> None:
+    before = cut.config.read_bytes()
+    cut.config.unlink()
+    assert_ends_as_calm(cut, world)
+    assert cut.config.read_bytes() == before
+
+
+def test_config_that_is_gone_is_there_again_for_a_change(cut: RunFolder) -> None:
+    cut.config.unlink()
+    change_run(cut, ["rounds=3"])
+    assert load_config(cut.config).rounds == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_config_that_was_written_by_half_is_refused_until_it_is_deleted(
+    cut: RunFolder, world: Path, share: float
+) -> None:
+    text = cut.config.read_text()
+    cut.config.write_text(text[: int(share * len(text))])
+    refusal(cut, ConfigError, "delete it")
+    cut.config.unlink()
+    assert_ends_as_calm(cut, world)
+
+
+def test_changed_config_is_refused_with_what_changed(cut: RunFolder, world: Path) -> None:
+    before = cut.config.read_text()
+    after = before.replace("rounds = 2", "rounds = 5").replace("lr = 0.01", "lr = 0.5")
+    cut.config.write_text(after.replace("[data]", "[data]\nlimit = 12"))
+    said = refusal(cut, ConfigError, "config.toml was changed since the run began")
+    assert "(rounds 2 -> 5, data.limit unset -> 12, refinetune.lr 0.01 -> 0.5); put it back" in said
+    many = before
+    for old, new in {
+        "seed = 0": "seed = 1",
+        "rounds = 2": "rounds = 9",
+        "margin = 0.0": "margin = 0.5",
+        "alpha = 8": "alpha = 16",
+        "warmup = 0.03": "warmup = 0.5",
+        "epochs = 2": "epochs = 3",
+        "every = 1": "every = 2",
+    }.items():
+        assert old in many
+        many = many.replace(old, new)
+    cut.config.write_text(many)
+    said = refusal(cut, ConfigError, r"rounds 2 -> 9, seed 0 -> 1, .*, and 2 more\); put it back")
+    assert "evaluate.every" not in said
+    cut.config.write_text(before)
+    assert_ends_as_calm(cut, world)
+
+
+# What the config names
+
+
+def test_data_that_is_gone_or_changed_is_not_missed(cut: RunFolder, world: Path) -> None:
+    given = world / "data.json"
+    kept = given.read_text()
+    assert len(read_dataset(load_config(cut.config).data)) == 12
+    given.write_text('[{"instruction": "Something else.", "output": "Altogether."}]')
+    try:
+        with pytest.raises(Reached):
+            run_loop(cut, WatchedDisplay("round 2 · refinetune", end_here))
+        given.unlink()
+        assert_ends_as_calm(cut, world)
+    finally:
+        given.write_text(kept)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("student.model", "student/model.safetensors"), ("student.template", "template.toml")]
+)
+def test_files_under_the_same_name_must_stay_the_same(
+    cut: RunFolder, world: Path, key: str, name: str
+) -> None:
+    file = world / name
+    kept = file.read_bytes()
+    if name.endswith(".toml"):
+        file.write_bytes(kept.replace(b"Q: ", b"Ask: "))
+    else:
+        file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        refusal(cut, ConfigError, rf"^{key}: what .* holds was changed since the run began; put it back")
+    finally:
+        file.write_bytes(kept)
+    os.utime(file, (0, 0))  # its time does not count
+    assert_ends_as_calm(cut, world)
+
+
+def test_prompts_and_local_teacher_must_stay_the_same_too(world: Path, tmp_path: Path) -> None:
+    from agents.prompts import SHIPPED
+    from loop.ground import hash_files
+
+    prompts = tmp_path / "prompts.toml"
+    prompts.write_bytes(SHIPPED.read_bytes())
+    teacher = save_tiny_llama(tmp_path / "teacher")
+    local = {"engine": "transformers", "model": str(teacher), "path": None, "prompts": str(prompts)}
+    config = load_config(write_world(tmp_path, samples=12, data={"holdout": 2}, teacher=local))
+    before = hash_files(config)
+    assert set(before) == {"student.model", "teacher.model", "teacher.prompts"}
+    assert hash_files(config) == before
+    prompts.write_bytes(SHIPPED.read_bytes() + b"\n# more")
+    assert {key for key, value in hash_files(config).items() if value != before[key]} == {"teacher.prompts"}
+    (teacher / "config.json").write_bytes((teacher / "config.json").read_bytes() + b"\n")
+    assert {key for key, value in hash_files(config).items() if value != before[key]} == {
+        "teacher.prompts",
+        "teacher.model",
+    }
+
+
+def test_run_begun_before_files_were_hashed_is_not_checked(cut: RunFolder, world: Path) -> None:
+    with sqlite3.connect(cut.lineage) as connection:
+        connection.execute("UPDATE runs SET versions = json_remove(versions, '$.\"student.template\"')")
+    file = world / "template.toml"
+    kept = file.read_bytes()
+    file.write_bytes(kept + b"# a remark\n")
+    try:
+        assert_ends_as_calm(cut, world)
+    finally:
+        file.write_bytes(kept)
+
+
+def test_model_that_is_gone_is_named(cut: RunFolder, world: Path) -> None:
+    away = (world / "student").rename(world / "away")
+    try:
+        refusal(cut, ReflectuneError, r"/student: no such model folder")
+    finally:
+        away.rename(world / "student")
+    assert_ends_as_calm(cut, world)
+
+
+# Databases
+
+
+def test_lineage_that_another_program_writes_in_is_named(cut: RunFolder, world: Path) -> None:
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(cut.lineage)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        began = time.monotonic()
+        said = refusal(cut, StoreError, "database is locked; another program writes in it, let it end")
+        assert time.monotonic() - began < 60
+        assert "`reflectune resume tiny`" in said
+        with History.open(cut.lineage) as history:
+            assert history.last_round() == 1
+        other.communicate("")
+    assert_ends_as_calm(cut, world)
+
+
+@pytest.mark.parametrize("how", ["cut", "overwritten"])
+def test_lineage_that_is_damaged_is_refused(cut: RunFolder, how: str) -> None:
+    with sqlite3.connect(cut.lineage) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content = cut.lineage.read_bytes()
+    kept = content[: 20 * 4096]  # pages: the schema, and some rows
+    cut.lineage.write_bytes(kept if how == "cut" else kept + b"x" * (len(content) - len(kept)))
+    with pytest.raises(StoreError, match=r"database disk image is malformed") as caught:
+        run_loop(cut, LineDisplay())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "empty"])
+def test_checkpoints_are_not_needed_to_go_on(cut: RunFolder, world: Path, how: str) -> None:
+    with sqlite3.connect(cut.checkpoints) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    match how:
+        case "cut":
+            cut.checkpoints.write_bytes(cut.checkpoints.read_bytes()[:5000])
+            refusal(cut, StoreError, r"checkpoints\.db: .*; delete it, the lineage alone says where to go on")
+            cut.checkpoints.unlink()
+        case "gone":
+            cut.checkpoints.unlink()
+        case "empty":
+            cut.checkpoints.write_bytes(b"")
+    assert_ends_as_calm(cut, world)
+
+
+# Clocks
+
+
+def test_clock_that_jumps_back_changes_nothing(
+    cut: RunFolder, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = datetime.now(UTC)
+
+    def earlier() -> str:
+        nonlocal shown
+        shown -= timedelta(hours=1)
+        return shown.isoformat(timespec="seconds")
+
+    monkeypatch.setattr(lineage_store, "_now", earlier)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    change_run(cut, ["rounds=3"])
+    change_run(cut, ["rounds=2"])
+    assert_ends_as_calm(cut, world)
+
+
+def test_wall_clock_is_read_where_it_is_known_that_it_may_jump() -> None:
+    reads = re.compile(r"time\.time\(|datetime\.now\(|st_[amc]time|get[amc]time")
+    places = {
+        str(path.relative_to(ROOT))
+        for folder in ("loop", "agents", "state")
+        for path in (ROOT / folder).rglob("*.py")
+        if reads.search(path.read_text(encoding="utf-8"))
+    }
+    # Columns that are only shown, the lock's owner, and a Retry-After that is a date.
+    assert places == {"state/store.py", "state/cache.py", "state/folder.py", "agents/engines/pacing.py"}
+
+
+def test_checkpoints_of_a_training_are_kept_by_step_and_not_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(save_tiny_llama(tmp_path / "tiny"), epochs=5)
+    partial = tmp_path / ".adapter.partial"
+
+    def as_if_tomorrow(step: int, steps: int, loss: float | None) -> None:
+        for path in _checkpoints(partial):
+            os.utime(path, (2e9, 2e9))
+        if step == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refinetune_student(
+            config, PAIRS, tmp_path / "adapter", previous=None, round=1, on_step=as_if_tomorrow
+        )
+    assert [path.name for path in _checkpoints(partial)] == ["checkpoint-9", "checkpoint-6"]
+
+
+def test_checkpoint_with_one_wrong_bit_is_passed_over(tmp_path: Path) -> None:
+    config = configure(save_tiny_llama(tmp_path / "tiny"), epochs=5)
+    *_, last = interrupt(config, tmp_path / "adapter", 9)
+    refinetune_student(config, PAIRS, tmp_path / "calm", previous=None, round=1, on_step=lambda *step: None)
+    optimizer = last / "optimizer.pt"
+    content = bytearray(optimizer.read_bytes())
+    content[len(content) // 2] ^= 1
+    optimizer.write_bytes(content)
+    refinetune_student(
+        config, PAIRS, tmp_path / "adapter", previous=None, round=1, on_step=lambda *step: None
+    )
+    assert weights(tmp_path / "adapter") == weights(tmp_path / "calm")
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("keep", ["improved", "all"])
+@pytest.mark.parametrize("anchor", [0.0, 0.5])
+def test_student_without_one_finite_score_takes_nothing_and_is_not_trained(
+    tmp_path: Path, keep: str, anchor: float
+) -> None:
+    path = write_world(
+        tmp_path, samples=12, data={"holdout": 2}, selection={"keep": keep}, refinetune={"anchor": anchor}
+    )
+    weights_file = tmp_path / "student/model.safetensors"
+    tensors = load_file(weights_file)
+    tensors["model.norm.weight"].fill_(math.nan)
+    save_file(tensors, weights_file, metadata={"format": "pt"})
+    folder = create_run(load_config(path), tmp_path / "runs")
+    assert run_loop(folder, LineDisplay()) == "nothing-accepted"
+    with sqlite3.connect(folder.lineage) as connection:
+        scores = connection.execute("SELECT DISTINCT status, sum_logprob FROM scores").fetchall()
+        reasons = connection.execute("SELECT DISTINCT reason FROM decisions ORDER BY 1").fetchall()
+        moved = connection.execute(
+            "SELECT COUNT(*) FROM decisions WHERE incumbent_id <> winner_id"
+        ).fetchone()
+        measures = connection.execute("SELECT DISTINCT name FROM evaluations").fetchall()
+    assert scores == [("non-finite", None)]
+    assert reasons == [("no-candidate",), ("unscorable",)]
+    assert moved == (0,)
+    assert measures == [("response_tokens",)]
+    with History.open(folder.lineage) as history:
+        one = history.rounds()[1]
+        assert (one["student"], one["training"], one["ifd"]["mean"]) == ("s0", 0, None)
+        assert list(history.pool(1)) == list(history.pool(0))
+    assert not (folder.path / "adapters").exists()
+
+
+# Disks
+
+
+@contextmanager
+def mounted(folder: Path, options: str, *, source: str = "tmpfs", bind: bool = False) -> Iterator[Path]:
+    folder.mkdir(exist_ok=True)
+    kind = ["--bind"] if bind else ["-t", "tmpfs", "-o", options]
+    try:
+        subprocess.run(["mount", *kind, source, str(folder)], check=True, capture_output=True)
+        if bind:
+            subprocess.run(["mount", "-o", options, str(folder)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("takes the right to mount: run as root, or by `unshare -rm`")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "disk", "size=3m") as folder:
+        yield folder
+
+
+def fill(disk: Path, leave: int = 0) -> Path:
+    """Leave no more than so many bytes free; returns the file that takes the room."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        size = 2**16
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError:
+                size //= 2
+        file.truncate(max(0, file.tell() - leave))
+    return filler
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "round 2 · select",
+        "round 2 · reflect · resp",
+        "round 2 · select · resp",
+        "round 2 · ref",
+        "round 2 · eval",
+    ],
+)
+def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(
+    world: Path, small_disk: Path, stage: str
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(world / "cut/tiny", small_disk / "tiny")))
+    before = rows(folder)
+    with pytest.raises(StoreError, match="is full; make room on the disk, then `reflectune resume tiny`"):
+        run_loop(folder, WatchedDisplay(stage, lambda: fill(small_disk) and None))
+    (small_disk / "filler").unlink()
+    after = rows(folder)
+    for table in ("teacher_calls", "versions", "scores", "decisions", "students"):
+        assert set(before[table]) <= set(after[table])
+    assert_ends_as_calm(folder, world)
+
+
+def test_full_disk_under_the_checkpoints_alone_ends_the_run_in_one_line(
+    cut: RunFolder, world: Path, small_disk: Path
+) -> None:
+    shutil.copyfile(cut.checkpoints, small_disk / "checkpoints.db")
+    cut.checkpoints.unlink()
+    cut.checkpoints.symlink_to(small_disk / "checkpoints.db")
+    filler = fill(small_disk)
+    with pytest.raises(StoreError, match=r"room.* on the disk, then `reflectune resume tiny`"):
+        run_loop(cut, LineDisplay())
+    filler.unlink()
+    assert_ends_as_calm(cut, world)
+
+
+@pytest.mark.parametrize("leave", [0, 30_000, 50_000, 80_000, 120_000, 200_000])
+def test_full_disk_in_a_training_ends_it_in_one_line(tmp_path: Path, small_disk: Path, leave: int) -> None:
+    config = configure(save_tiny_llama(tmp_path / "tiny"), epochs=5)
+    out = small_disk / "adapter"
+
+    def train(out: Path) -> None:
+        refinetune_student(config, PAIRS, out, previous=None, round=1, on_step=lambda *step: None)
+
+    filler = fill(small_disk, leave)
+    with pytest.raises(AdapterError, match=r"cannot be written: .*make room for it") as caught:
+        train(out)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+    filler.unlink()
+    train(out)
+    train(tmp_path / "calm")
+    assert hash_adapter(out) == hash_adapter(tmp_path / "calm")
+
+
+def test_full_disk_under_the_cache_keeps_what_it_has(small_disk: Path) -> None:
+    long = KeptAnswer("m", "x" * 2**16, "stop", 1, 1)
+    with AnswerCache.open(small_disk) as cache:
+        cache.put("first", long)
+        fill(small_disk)
+
+        def put_more() -> None:
+            for number in range(100):
+                cache.put(str(number), long)
+
+        with pytest.raises(StoreError, match=r"cache\.db: .*disk is full; it holds copies only"):
+            put_more()
+        assert cache.get("first") == long
+    (small_disk / "filler").unlink()
+    with AnswerCache.open(small_disk) as cache:
+        cache.put("last", long)
+        assert (cache.get("first"), cache.get("last")) == (long, long)
+    assert cache_path(small_disk).is_file()
+
+
+@pytest.mark.parametrize("format", ["alpaca", "parquet"])
+def test_full_disk_leaves_the_last_export_as_it_was(small_disk: Path, format: str) -> None:
+    out = small_disk / "out"
+    pairs = [Pair(f"Name {index}.", "", os.urandom(50).hex()) for index in range(5000)]
+    write_pairs(out, format, pairs[:10])  # type: ignore[arg-type]
+    before = out.read_bytes()
+    fill(small_disk, leave=10_000)
+    with pytest.raises(DatasetError, match=r"cannot be written: .*No space left on device"):
+        write_pairs(out, format, pairs)  # type: ignore[arg-type]
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "out"]
+
+
+def test_full_disk_makes_no_run(world: Path, small_disk: Path) -> None:
+    filler = fill(small_disk, leave=8192)
+    with pytest.raises(StoreError, match="make room on the disk, then start the run again"):
+        create_run(load_config(world / "config.toml"), small_disk)
+    filler.unlink()
+    assert list(small_disk.iterdir()) == []
+    create_run(load_config(world / "config.toml"), small_disk)
+
+
+def test_read_only_folder_is_shown_and_not_worked_in(cut: RunFolder, world: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path / "ground", "remount,ro,bind", source=str(cut.path.parent), bind=True) as ground:
+        folder = RunFolder.find(ground, "tiny")
+        with History.open(folder.lineage) as history:
+            assert history.last_round() == 1
+            assert len(history.trace("0")["versions"]) >= 1
+        for work in (lambda: run_loop(folder, LineDisplay()), lambda: change_run(folder, ["rounds=3"])):
+            with pytest.raises(StoreError, match=r"make the folder writable, then `reflectune resume tiny`"):
+                work()
+        with pytest.raises(ConfigError, match="cannot make a run there"):
+            create_run(load_config(world / "config.toml", ['name="other"']), ground)
+    assert_ends_as_calm(cut, world)

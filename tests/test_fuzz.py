@@ -1,0 +1,419 @@
+"""Whatever a file holds: it is read, or refused in one line, soon; and what goes in comes out equal."""
+
+import datetime
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from loop.tables import render_trace
+from loop.words import diff_words
+from state.config import DataConfig, RunConfig, commented_config, load_config
+from state.datasets import Record, read_dataset
+from state.errors import ConfigError, DatasetError
+from state.exports import ExportFormat, Preference, write_pairs, write_preferences
+from state.history import History
+from state.records import Pair, Sample, StudentRecord, TeacherCall, Version
+from state.store import LineageStore
+from state.text import inert
+
+FORMATS: list[ExportFormat] = ["alpaca", "messages", "sharegpt", "parquet"]
+quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+# Characters that have broken readers, terminals and databases, beside all others.
+hard = st.sampled_from(
+    list("\0\x1b\x9b\x7f\r\n\t\x85\u2028\u202e\u2066\ufeff\ufffd\"'\\{}[],:;=%\ud800\udfff\U0010ffff")
+)
+hostile = st.text(st.one_of(hard, st.characters()), max_size=40)
+storable = st.text(
+    st.one_of(hard, st.characters()).filter(lambda c: c != "\0" and not "\ud800" <= c <= "\udfff"),
+    max_size=40,
+)
+
+
+def to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+PAIRS = [
+    Pair("Name three.", "", "One."),
+    Pair("Say é.", "an input", "é\n\U0001f600"),
+    Pair("c" * 300, "", "t"),
+]
+
+
+@contextmanager
+def soon(seconds: float) -> Iterator[None]:
+    """On a crowded machine, too: what hangs takes far longer."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+def read(file: Path, **options: Any) -> list[Record] | None:
+    """The records of a file; None where it is refused, in one line."""
+    try:
+        return list(read_dataset(DataConfig(path=str(file), **options)))
+    except DatasetError as error:
+        said = str(error)
+    assert said.startswith(str(file))
+    assert len(said.splitlines()) == 1
+    assert inert(said) == said
+    return None
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "data"
+
+
+# Datasets
+
+
+def parquet_bytes(**options: Any) -> bytes:
+    columns = {
+        "instruction": [pair.instruction for pair in PAIRS],
+        "input": [pair.input for pair in PAIRS],
+        "output": [pair.response for pair in PAIRS],
+        "nested": [{"k": [1, 2]}, None, {"k": []}],
+        "when": [datetime.datetime(2020, 1, 1)] * 3,
+    }
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer, **options)
+    return buffer.getvalue()
+
+
+def records(pairs: list[Pair]) -> list[dict[str, Any]]:
+    return [{"instruction": p.instruction, "input": p.input, "output": p.response, "id": 1} for p in pairs]
+
+
+VALID = {
+    "json": json.dumps(records(PAIRS)).encode(),
+    "indented json": json.dumps(records(PAIRS), indent=2, ensure_ascii=False).encode(),
+    "json lines": "\n".join(map(json.dumps, records(PAIRS))).encode(),
+    "messages": json.dumps(
+        [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}] * 3
+    ).encode(),
+    "csv": 'instruction,input,output\r\nName,"a ""b"", c",One\r\n"Two\nlines",,é\r\nx,y,z\r\n'.encode(),
+    "parquet": parquet_bytes(compression="none"),
+    "compressed parquet": parquet_bytes(compression="zstd", use_dictionary=False),
+}
+
+# Where, as a share of the file; how many bytes go; what comes in their place.
+edits = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 6), st.one_of(st.binary(max_size=4), hostile.map(to_bytes))),
+    min_size=1,
+    max_size=6,
+)
+
+
+def mutate(content: bytes, edits: list[tuple[float, int, bytes]], cut: float) -> bytes:
+    for place, gone, come in edits:
+        at = int(place * len(content))
+        content = content[:at] + come + content[at + gone :]
+    return content[: int(cut * len(content))]
+
+
+@pytest.mark.parametrize("kind", VALID)
+def test_valid_files_are_read(file: Path, kind: str) -> None:
+    file.write_bytes(VALID[kind])
+    found = read(file)
+    assert found is not None
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("kind", VALID)
+@quick
+@given(edits=edits, cut=st.one_of(st.just(1.0), st.floats(0, 1)))
+def test_damaged_files_are_read_or_refused(
+    file: Path, kind: str, edits: list[tuple[float, int, bytes]], cut: float
+) -> None:
+    file.write_bytes(mutate(VALID[kind], edits, cut))
+    for record in read(file, skip_invalid=True) or []:
+        assert record.pair.instruction.strip()
+        assert record.pair.response.strip()
+        json.dumps([record.pair.instruction, record.meta], ensure_ascii=False).encode()  # can be stored
+
+
+@quick
+@given(
+    content=st.binary(max_size=300),
+    start=st.sampled_from([b"", b"[", b"{", b"PAR1", b"\xef\xbb\xbf", b"a,b\n"]),
+)
+@example(content=b"", start=b"[")
+@example(content=b"PAR1", start=b"PAR1")
+def test_any_bytes_are_read_or_refused(file: Path, content: bytes, start: bytes) -> None:
+    file.write_bytes(start + content)
+    read(file)
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostile),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.one_of(
+                hostile,
+                st.sampled_from(
+                    ["instruction", "input", "output", "response", "messages", "conversations", "role",
+                     "content", "from", "value", "system", "history"]
+                ),
+            ),
+            inner,
+            max_size=5,
+        ),
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["auto", "alpaca", "messages", "sharegpt"])
+@quick
+@given(rows=st.lists(json_values, max_size=4), as_lines=st.booleans())
+def test_any_json_is_read_or_refused(file: Path, format: str, rows: list[Any], as_lines: bool) -> None:
+    file.write_text("\n".join(map(json.dumps, rows)) if as_lines else json.dumps(rows))
+    for record in read(file, format=format, skip_invalid=True) or []:
+        json.dumps(record.meta, allow_nan=False, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b"[" + b"9" * 200_000 + b"]",
+        b'[{"instruction": "a", "output": ' + b"[" * 200_000,
+        b'"' * 200_001,
+        b"a,b\n" + b'"' * 200_001,
+        b"instruction,output\n" + b"," * 200_000,
+        b"\n" * 5_000_000,
+        b"{}\n" * 100_000,
+        b"[" + b"{}," * 100_000 + b"{}]",
+        b'[{"instruction": "' + b"\\" * 2_000_000,
+        b"PAR1" + bytes(2_000_000) + b"PAR1",
+        b"PAR1" + b"\xff" * 20 + b"PAR1",
+    ],
+    ids=lambda content: repr(content[:24]),
+)
+def test_files_made_to_exhaust_a_reader_are_refused_soon(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with soon(20):
+        assert read(file) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["json", "json lines", "csv", "parquet"])
+def test_fields_of_ten_megabytes_are_read(file: Path, kind: str) -> None:
+    long = Pair("Ask.", "\u202e\x9b" * (5 * 2**20), 'é" ,\n' * (2 * 2**20))
+    row = {"instruction": long.instruction, "input": long.input, "output": long.response}
+    match kind:
+        case "json":
+            file.write_text(json.dumps([row, row]), encoding="utf-8")
+        case "json lines":
+            file.write_text("\n".join([json.dumps(row)] * 2), encoding="utf-8")
+        case "csv":
+            quoted = ",".join('"' + value.replace('"', '""') + '"' for value in row.values())
+            file.write_bytes(f"instruction,input,output\n{quoted}\n{quoted}\n".encode())
+        case "parquet":
+            pyarrow.parquet.write_table(pyarrow.table({key: [value] * 2 for key, value in row.items()}), file)
+    with soon(60):
+        found = read(file)
+    assert found is not None
+    assert [record.pair for record in found] == [long, long]
+
+
+# Config
+
+toml_keys = st.one_of(
+    st.sampled_from(
+        [
+            *RunConfig.model_fields,
+            *(key for field in RunConfig.model_fields.values() if hasattr(field.annotation, "model_fields")
+              for key in field.annotation.model_fields),
+        ]
+    ),
+    st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True),
+)  # fmt: skip
+toml_values = st.recursive(
+    st.one_of(
+        st.booleans(),
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(),
+        storable,
+        st.datetimes(),
+        st.dates(),
+        st.times(),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(toml_keys, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+def refuses_in_a_line(path: Path, overrides: list[str] | None = None) -> None:
+    try:
+        load_config(path, overrides or [])
+    except ConfigError as error:
+        said = str(error)
+        if len(said.splitlines()) != 1 or inert(said) != said:
+            pytest.fail(f"not one line that is inert: {said!r}")
+
+
+@quick
+@given(values=st.dictionaries(toml_keys, toml_values, max_size=6))
+def test_any_toml_is_a_config_or_is_refused(file: Path, values: dict[str, Any]) -> None:
+    import tomli_w
+
+    file.write_text(tomli_w.dumps(values), encoding="utf-8")
+    refuses_in_a_line(file)
+
+
+@quick
+@given(content=st.one_of(st.binary(max_size=200), hostile.map(to_bytes)))
+def test_any_bytes_are_a_config_or_are_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    refuses_in_a_line(file)
+
+
+@quick
+@given(edits=edits, cut=st.one_of(st.just(1.0), st.floats(0, 1)))
+def test_damaged_configs_are_read_or_refused(
+    file: Path, edits: list[tuple[float, int, bytes]], cut: float
+) -> None:
+    file.write_bytes(mutate(commented_config().encode(), edits, cut))
+    refuses_in_a_line(file)
+
+
+@quick
+@given(overrides=st.lists(st.one_of(hostile, st.builds("{}={}".format, toml_keys, hostile)), max_size=3))
+def test_any_override_is_taken_or_refused(file: Path, overrides: list[str]) -> None:
+    file.write_text(commented_config(), encoding="utf-8")
+    refuses_in_a_line(file, overrides)
+
+
+# Lineage, trace and export
+
+
+def tell(path: Path, given: Pair, proposed: Pair, critique: str, error: str) -> None:
+    """A lineage of one sample with a proposal and a failed call."""
+
+    def call(attempt: int, status: str) -> TeacherCall:
+        return TeacherCall(
+            round=1, phase="response", sample_id="a", candidate=0, attempt=attempt, engine="e", model=error,
+            prompt_hash="p", text=critique, finish_reason=None, status=status,  # type: ignore[arg-type]
+            error=None if status == "ok" else error, critique=critique, prompt_tokens=None,
+            completion_tokens=None, cost_usd=None, seconds=0.0,
+        )  # fmt: skip
+
+    with LineageStore.create(path) as store:
+        store.add_run(name="x", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
+        store.add_samples([Sample("a", 0, "train", given, {critique: error})])
+        store.start_round(0)
+        store.add_student(StudentRecord("s0", 0, "base", None, None, None, None))
+        first, second = call(1, "error"), call(2, "ok")
+        original = Version("a", None, 0, "original", 0, given)
+        version = Version("a", original.id, 1, "response", 0, proposed, second.id)
+        store.add_reflections([first, second], [version])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    given=st.builds(Pair, storable, storable, storable),
+    proposed=st.builds(Pair, storable, storable, storable),
+    other=storable,
+)
+def test_trace_gives_any_text_back_and_shows_it_inertly(
+    tmp_path_factory: pytest.TempPathFactory, given: Pair, proposed: Pair, other: str
+) -> None:
+    path = tmp_path_factory.mktemp("lineage") / "lineage.db"
+    tell(path, given, proposed, other, other)
+    with History.open(path) as history:
+        trace = history.trace("0")
+    told = [Pair(v["instruction"], v["input"], v["response"]) for v in trace["versions"]]
+    assert told == [given, proposed]
+    assert (trace["versions"][1]["critique"], trace["failures"][0]["error"]) == (other, other)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(render_trace(trace, console), markup=False, highlight=False)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert inert(shown) == shown
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@quick
+@given(pairs=st.lists(st.builds(Pair, storable, storable, storable), max_size=3))
+def test_exports_read_back_equal(file: Path, format: ExportFormat, pairs: list[Pair]) -> None:
+    assert write_pairs(file, format, pairs) == len(pairs)
+    assert exported(file, format) == [_exported(pair, format) for pair in pairs]
+    chosen = [Preference(pair.instruction, pair.input, pair.response, pair.input) for pair in pairs]
+    assert write_preferences(file, format, chosen) == len(pairs)
+    assert len(exported(file, format)) == len(pairs)
+
+
+def exported(file: Path, format: ExportFormat) -> list[Any]:
+    """By readers that are not ours."""
+    if format == "parquet":
+        return list(pyarrow.parquet.read_table(file).to_pylist())
+    content = file.read_bytes().decode("utf-8")
+    return list(json.loads(content)) if format == "alpaca" else [*map(json.loads, content.split("\n")[:-1])]
+
+
+def _exported(pair: Pair, format: ExportFormat) -> dict[str, Any]:
+    asked = f"{pair.instruction}\n\n{pair.input}" if pair.input.strip() else pair.instruction
+    match format:
+        case "alpaca" | "parquet":
+            return {"instruction": pair.instruction, "input": pair.input, "output": pair.response}
+        case "messages":
+            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": pair.response}]
+            return {"messages": turns}
+        case "sharegpt":
+            return {
+                "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": pair.response}]
+            }
+
+
+LONG: dict[str, Callable[[int], str]] = {
+    "one word": lambda size: "x" * size,
+    "many words": lambda size: "word " * (size // 5),
+    "many sentences": lambda size: "A b. " * (size // 5),
+    "escapes": lambda size: "\x1b[31m" * (size // 5),
+    "directions": lambda size: "\u202e" * size,
+    "line feeds": lambda size: "\n" * size,
+    "brackets": lambda size: "[" * size,
+    "no two alike": lambda size: " ".join(map(str, range(size // 7))),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LONG)
+def test_texts_of_ten_megabytes_are_stored_traced_and_exported_soon(tmp_path: Path, kind: str) -> None:
+    long = LONG[kind](10 * 2**20)
+    given, proposed = Pair("Ask.", "", "a " + long), Pair("Ask.", "", long + " b")
+    with soon(90):
+        tell(tmp_path / "lineage.db", given, proposed, long[: 2**20], long[: 2**20])
+        with History.open(tmp_path / "lineage.db") as history:
+            trace = history.trace("0")
+        assert [version["response"] for version in trace["versions"]] == [given.response, proposed.response]
+        console = Console(file=io.StringIO(), width=100)
+        console.print(render_trace(trace, console), markup=False, highlight=False)
+    for format in FORMATS:
+        with soon(20):
+            assert write_pairs(tmp_path / "out", format, [proposed]) == 1
+        assert exported(tmp_path / "out", format) == [_exported(proposed, format)]
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_word_diffs_of_a_megabyte_are_quick_and_lose_nothing(kind: str) -> None:
+    old, new = "a " + LONG[kind](2**20), LONG[kind](2**20) + " b"
+    with soon(20):
+        changes = diff_words(old, new)
+    assert "".join(text for change, text in changes if change != "added") == old
+    assert "".join(text for change, text in changes if change != "removed") == new

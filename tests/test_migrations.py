@@ -1,0 +1,190 @@
+"""Lineages as each earlier schema's own code wrote them: shown, migrated, and gone on with.
+
+schema_NNNN_*.sql are dumps of databases that the last code of that schema made; schema_NNNN.json is what
+that code's own `History` told of the finished one.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from loop.display import LineDisplay
+from loop.run import run_loop
+from state.errors import StoreError
+from state.folder import RunFolder
+from state.history import History
+from state.migrations import migrations
+from state.store import LineageStore, open_database
+from tests.worlds import write_world
+
+TESTS = Path(__file__).parent
+SCHEMAS = [path.name.split("_")[1] for path in sorted(TESTS.glob("schema_*_finished.sql"))]
+WORLD = "/world"  # where the dumps say that their world is
+
+_SAME_END = {
+    "samples": "id, position, source_hash, split, meta",
+    "versions": "id, sample_id, parent_id, round, phase, candidate, teacher_call_id",
+    "teacher_calls": "id, round, phase, sample_id, candidate, attempt, text, status",
+    "decisions": "round, phase, sample_id, student_id, incumbent_id, winner_id, challenger_id, reason",
+    "training_sets": "round, version_id, rank",
+    "rounds": "round, student_id, status, stop_reason",
+    "students": "id, round, adapter, parent_id",
+    "evaluations": "round, student_id, name, n",
+    "runs": "status, data_hash, seed",
+}
+
+
+def load(schema: str, name: str, folder: Path, world: Path = Path(WORLD)) -> RunFolder:
+    """A run folder with the lineage of a dump, and with the config that its code wrote."""
+    text = (TESTS / f"schema_{schema}_{name}.sql").read_text(encoding="utf-8")
+    run = RunFolder(folder / name)
+    run.path.mkdir(parents=True)
+    connection = sqlite3.connect(run.lineage)
+    connection.executescript(text.replace(WORLD, str(world)))
+    connection.execute("PRAGMA journal_mode = WAL")
+    (config,) = connection.execute("SELECT config FROM runs").fetchone()
+    connection.close()
+    run.config.write_text(tomli_w.dumps(without_none(json.loads(config))))
+    return run
+
+
+def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: without_none(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def expected(schema: str) -> dict[str, Any]:
+    """What its code told, but for a sum over no calls: it was null once, and is 0 since there is a cache."""
+    document: dict[str, Any] = json.loads((TESTS / f"schema_{schema}.json").read_text(encoding="utf-8"))
+    for row in document["rounds"]:
+        if row["teacher"]["calls"] == 0:
+            row["teacher"] |= {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
+    return document
+
+
+def assert_holds(found: Any, wanted: Any, where: str = "") -> None:
+    """Whatever was told then is told now, number for number; more may be told."""
+    if isinstance(wanted, dict):
+        for key, value in wanted.items():
+            assert_holds(found[key], value, f"{where}.{key}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), where
+        for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            assert_holds(one, other, f"{where}[{index}]")
+    else:
+        assert found == wanted, where
+
+
+def assert_tells_what_it_told(lineage: Path, schema: str) -> None:
+    told = expected(schema)
+    with History.open(lineage) as history:
+        assert_holds(history.rounds(), told["rounds"], "rounds")
+        assert_holds(history.trace("4"), told["trace"], "trace")
+        for what in ("pool", "training", "preferences"):
+            pairs = getattr(history, what)(2)
+            assert [list(astuple(pair)) for pair in pairs] == told[what]
+
+
+def test_every_schema_has_its_files() -> None:
+    """The first two migrations came together; each later one was a schema that runs were written in."""
+    names = [migration.name[:4] for migration in migrations._migrations]
+    assert [name for name in names if name in SCHEMAS] == SCHEMAS
+    assert names[:4] == ["0001", "0002", "0003", "0004"]
+    assert {"0002", "0003", "0004"} <= set(SCHEMAS)
+    for schema in SCHEMAS:
+        with sqlite3.connect(":memory:") as connection:
+            connection.executescript((TESTS / f"schema_{schema}_finished.sql").read_text())
+            applied = connection.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
+        assert [name[:4] for (name,) in applied] == names[: names.index(schema) + 1]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_old_lineage_is_shown_as_it_was_and_left_alone(schema: str, tmp_path: Path) -> None:
+    run = load(schema, "finished", tmp_path)
+    before = run.lineage.read_bytes()
+    assert_tells_what_it_told(run.lineage, schema)
+    assert run.lineage.read_bytes() == before
+    with open_database(run.lineage, read_only=True) as database:
+        assert len(migrations.pending(database)) == len(migrations._migrations) - int(schema)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_old_lineage_is_brought_up_to_date_and_tells_the_same(schema: str, tmp_path: Path) -> None:
+    run = load(schema, "finished", tmp_path)
+    with LineageStore.open(run.lineage) as store:
+        assert migrations.pending(store.db) == []
+        assert [tuple(row) for row in store.db.execute("PRAGMA integrity_check")] == [("ok",)]
+        assert list(store.db.execute("PRAGMA foreign_key_check")) == []
+        assert store.spending().tokens == 0
+        for view in ("pair_scores", "evolution", "round_summary"):
+            assert store.db.execute(f"SELECT COUNT(*) FROM {view}").fetchone()[0] > 0
+        wanted = schema_of(Path(":memory:"))
+        assert {name: sorted(columns(store.db, name)) for name in wanted} == {
+            name: sorted(made) for name, made in wanted.items()
+        }
+    assert_tells_what_it_told(run.lineage, schema)
+
+
+def schema_of(path: Path) -> dict[str, list[str]]:
+    """Tables and columns of a lineage that is made today."""
+    with LineageStore.create(path) as store:
+        names = store.db.table_names()
+        return {name: columns(store.db, name) for name in names if name != "_sqlite_migrations"}
+
+
+def columns(database: Any, table: str) -> list[str]:
+    query = f"SELECT name || ' ' || type || ' ' || \"notnull\" AS made FROM pragma_table_info('{table}')"
+    return [row["made"] for row in database.query(query)]
+
+
+def test_old_lineage_that_cannot_be_migrated_stays_as_it_was(tmp_path: Path) -> None:
+    run = load("0002", "finished", tmp_path)
+    connection = sqlite3.connect(run.lineage)
+    connection.execute("CREATE TABLE config_changes (x)")  # in the way of a migration
+    connection.close()
+    before = dump(run.lineage)
+    with pytest.raises((StoreError, sqlite3.OperationalError), match="config_changes already exists"):
+        LineageStore.open(run.lineage)
+    assert dump(run.lineage) == before
+
+
+def dump(path: Path) -> list[str]:
+    connection = sqlite3.connect(path)
+    try:
+        return list(connection.iterdump())
+    finally:
+        connection.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_run_begun_by_an_old_version_goes_on_to_its_end(schema: str, tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    write_world(world, samples=12)
+    run = load(schema, "interrupted", tmp_path / "runs", world)
+    with sqlite3.connect(run.lineage) as connection:
+        before = set(connection.execute("SELECT id FROM teacher_calls"))
+    assert run_loop(run, LineDisplay()) == "rounds"
+    ended, begun = tables(run.lineage), tables(load(schema, "finished", tmp_path / "runs", world).lineage)
+    for table, rows in begun.items():
+        assert ended[table] == rows, table
+    with sqlite3.connect(run.lineage) as connection:
+        assert before < set(connection.execute("SELECT id FROM teacher_calls"))
+    assert sorted(path.name for path in (run.path / "adapters").iterdir()) == ["round-01", "round-02"]
+
+
+def tables(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    with sqlite3.connect(path) as connection:
+        return {
+            table: sorted(connection.execute(f"SELECT {columns} FROM {table}"), key=repr)
+            for table, columns in _SAME_END.items()
+        }

@@ -1,0 +1,352 @@
+"""What strangers may have written stays text; names stay in their folder; nobody is called."""
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loop.cli import main
+from state.config import RunConfig
+from state.errors import ConfigError, DatasetError, ReflectuneError, StoreError
+from state.folder import RunFolder
+from state.history import History
+from state.text import inert, one_line, to_json
+from tests.tiny_models import save_tiny_llama
+from tests.worlds import ROOT, child_environment, command, make_recording, write_world
+
+# Sets the window's title, clears the screen, switches colours, writes from right to left.
+STEERING = "\x1b]0;owned\x07 \x1b[2J\x1b[31mred \x9b1mbold \u202erab\u2066 \r over \x08\x7f"
+MARKUP = "[red]not red[/red] [link=file:///etc/passwd]here[/link] [/] <script>alert(1)</script>"
+SQL = "'); DROP TABLE samples; --"
+FORMULA = '=HYPERLINK("http://evil.example","here")'
+HOSTILE = f"{STEERING} {MARKUP} {SQL} {FORMULA}"
+# What a terminal could take for an order; colours are rich's own and only where they are wanted.
+ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+BAD_NAMES = [
+    "..", ".", "", "/", "/etc", "../tiny", "tiny/", "tiny/../tiny", "./tiny", "tiny/adapters", "a\\b",
+    ".hidden", "-x", " x", "x ", "x\n", "x\x00", "x\x1b[31m", "\u202ex", "x" * 101, "~", "*", "t*",
+]  # fmt: skip
+
+
+def invoke(*arguments: object) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, "tiny", over data that is hostile in every field, with a teacher that is too."""
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, samples=12, data={"holdout": 2}, student={"max_length": 4096})
+    save_tiny_llama(folder / "student", context=4096)
+    records = [
+        {
+            "instruction": f"Name {index}. {HOSTILE}",
+            "input": HOSTILE if index % 3 == 0 else "",
+            "output": f"Thing {index}. {HOSTILE}",
+            HOSTILE: HOSTILE,
+        }
+        for index in range(12)
+    ]
+    (folder / "data.json").write_text(json.dumps(records))
+    entries = make_recording([{**record} for record in records], ("instruction", "response"))
+    for entry in entries:
+        entry["new_response"] = f"{entry['new_response']} {HOSTILE}"
+    (folder / "teacher.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert invoke("run", "config.toml", "--set", "rounds=1") == 0
+    return folder
+
+
+@pytest.fixture
+def inside(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(world)
+    return world
+
+
+# Text
+
+
+@pytest.mark.parametrize("colours", [False, True])
+@pytest.mark.parametrize(
+    "arguments", [["show", "tiny"], ["runs"], *(["trace", "tiny", str(position)] for position in range(12))]
+)
+def test_nothing_in_the_data_can_steer_a_terminal(
+    inside: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    colours: bool,
+) -> None:
+    if colours:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    capsys.readouterr()
+    assert invoke(*arguments) == 0
+    out, err = capsys.readouterr()
+    assert not ORDERS.search(COLOURS.sub("", out) if colours else out)
+    assert err == ""
+    if arguments[0] == "trace":
+        shown = " ".join(re.sub(r"[\[{][-+]|[-+][\]}]", "", COLOURS.sub("", out)).split())
+        assert "[red]not red[/red]" in shown, "markup is shown, not obeyed"
+        assert "DROP TABLE samples" in shown
+
+
+@pytest.mark.parametrize("arguments", [["show", "tiny"], ["runs"], ["trace", "tiny", "0"]])
+def test_json_cannot_steer_a_terminal_and_reads_back_equal(
+    inside: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    capsys.readouterr()
+    assert invoke(*arguments, "--json") == 0
+    out = capsys.readouterr().out
+    assert not ORDERS.search(out)
+    document = json.loads(out)
+    if arguments[0] == "trace":
+        assert document["versions"][0]["instruction"] == f"Name 0. {HOSTILE}"
+        assert document["versions"][0]["input"] == HOSTILE
+
+
+def test_sql_in_the_data_is_text(inside: Path) -> None:
+    with sqlite3.connect(inside / "runs/tiny/lineage.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM samples").fetchone() == (12,)
+        held = connection.execute("SELECT COUNT(*) FROM versions WHERE instr(response, ?)", [SQL]).fetchone()
+        assert held[0] >= 12
+    history = History.open(inside / "runs/tiny/lineage.db")
+    with history, pytest.raises(StoreError, match="no sample"):
+        history.trace("' OR 1=1; --")
+
+
+@pytest.mark.parametrize("format", ["alpaca", "messages", "sharegpt", "parquet"])
+@pytest.mark.parametrize("what", ["pool", "training", "preferences"])
+def test_exports_give_every_text_back_as_it_is(inside: Path, tmp_path: Path, format: str, what: str) -> None:
+    out = tmp_path / ("out.parquet" if format == "parquet" else "out.jsonl")
+    assert invoke("export", "tiny", "--what", what, "--format", format, "-o", out) == 0
+    if format == "parquet":
+        import pyarrow.parquet
+
+        records = pyarrow.parquet.read_table(out).to_pylist()
+    else:
+        content = out.read_text(encoding="utf-8")
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]", content)  # one record a line, all else escaped
+        records = [json.loads(line) for line in content.split("\n")[:-1]]
+    texts = list(all_texts(records))
+    assert texts
+    assert all(HOSTILE in text for text in texts if text.startswith(("Thing", "Here", "There", "Name")))
+
+
+def all_texts(value: Any) -> Any:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for item in value.values():
+                yield from all_texts(item)
+        case list():
+            for item in value:
+                yield from all_texts(item)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps([{HOSTILE + "\nsecond line": 1}]),
+        json.dumps({HOSTILE: 1}),
+        json.dumps([{"messages": [{"role": HOSTILE, "content": "x"}]}]),
+        f"{HOSTILE},b\n1,2\n".replace("\r", ""),
+        json.dumps([{"instruction": "a", "output": "b", "system": HOSTILE}]),
+    ],
+)
+def test_errors_that_quote_data_are_one_line_that_steers_nothing(tmp_path: Path, content: str) -> None:
+    from state.config import DataConfig
+    from state.datasets import read_dataset
+
+    file = tmp_path / "data"
+    file.write_text(content)
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(DataConfig(path=str(file)))
+    assert not ORDERS.search(str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_are_one_line_whatever_they_quote(
+    inside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFLECTUNE_DEBUG", "")  # which --debug sets for good
+    two = f"{HOSTILE}\nsecond\u2028third"
+    for error in (ReflectuneError(two), ValueError(two)):
+        monkeypatch.setattr("loop.cli._overview", lambda folder, error=error: (_ for _ in ()).throw(error))
+        capsys.readouterr()
+        if isinstance(error, ReflectuneError):  # has a line in the table of runs
+            assert invoke("runs", "--json") == 0
+            (listed,) = json.loads(capsys.readouterr().out)
+            assert (listed["status"], "\n" in listed["error"]) == ("unreadable", False)
+            assert not ORDERS.search(listed["error"])
+            continue
+        assert invoke("runs") == 1
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert not ORDERS.search(err)
+        assert invoke("--debug", "runs") == 1
+        assert not ORDERS.search(capsys.readouterr().err)
+        monkeypatch.setenv("REFLECTUNE_DEBUG", "")
+    assert invoke("show", two) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert not ORDERS.search(err)
+
+
+def test_text_that_is_shown_is_inert_and_json_keeps_it() -> None:
+    assert inert("red \x1b[31m\rover\u202e\x9b2J\ud800") == "red \ufffd[31m\ufffdover\ufffd\ufffd2J\ufffd"
+    assert inert("tab\tand\nline") == "tab\tand\nline"
+    assert one_line("a\n\n b\r\nc\u2028d\x85e\x0bf  g") == "a b c d e f  g"
+    assert to_json({"a\x9b": ["\x1b\x7f\u202e\ud800 \n é"]}) == (
+        '{"a\\u009b": ["\\u001b\\u007f\\u202e\\ud800 \\n é"]}'
+    )
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_no_run_can_be_named_out_of_its_folder(
+    inside: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    before = sorted(Path().rglob("*"))
+    for arguments in (
+        ["run", "config.toml", "--name", name],
+        ["resume", "--", name],
+        ["show", "--", name],
+        ["trace", "--", name, "0"],
+        ["export", "-o", "out.json", "--", name],
+    ):
+        capsys.readouterr()
+        assert invoke(*arguments) == 2, arguments
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert not ORDERS.search(err)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_config_file_cannot_name_a_run_out_of_its_folder(inside: Path) -> None:
+    config = RunConfig.model_validate(
+        {
+            "name": "fine",
+            "data": {"path": "x"},
+            "teacher": {"engine": "recorded", "path": "x"},
+            "student": {"model": "x"},
+        }
+    )
+    for name in BAD_NAMES:
+        with pytest.raises(ValueError, match="name"):
+            RunConfig.model_validate(config.model_dump() | {"name": name})
+
+
+def test_a_link_in_the_runs_folder_is_no_run(inside: Path, tmp_path: Path) -> None:
+    elsewhere = inside / "runs/tiny"
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "linked").symlink_to(elsewhere)
+    assert RunFolder.all(runs) == []
+    for arguments in (
+        ["show", "linked"],
+        ["resume", "linked"],
+        ["export", "linked", "-o", tmp_path / "x.json"],
+    ):
+        assert invoke(*arguments, "--runs", runs) == 2
+    with pytest.raises(StoreError, match=r"no run called linked in .*; that is a link to elsewhere; move"):
+        RunFolder.find(runs, "linked")
+    assert not (tmp_path / "x.json").exists()
+    with pytest.raises(ConfigError, match="a run called linked exists"), RunFolder.create(runs, "linked"):
+        pass
+
+
+def test_a_folder_with_a_hostile_name_is_listed_inertly(
+    inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "\x1b[31m[bold]\u202ex"
+    folder.mkdir(parents=True)
+    (folder / "lineage.db").write_text("no database")
+    capsys.readouterr()
+    assert invoke("runs", "--runs", tmp_path / "runs") == 0
+    out = capsys.readouterr().out
+    assert "\ufffd[31m[bold]\ufffdx" in out
+    assert not ORDERS.search(out)
+    assert invoke("show", "nothing", "--runs", tmp_path / "runs") == 2
+    assert not ORDERS.search(capsys.readouterr().err)
+
+
+# The network
+
+_WATCH = """
+    import os, sys
+
+    def watch(event, arguments):
+        # Whatever leaves the machine begins with one of these, in Python at least.
+        if event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
+            place = repr(arguments[1])
+        elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+            place = repr(arguments[0])
+        else:
+            return
+        with open(os.environ["WATCHED"], "a") as file:
+            file.write(f"{event} {place}\\n")
+
+    sys.addaudithook(watch)
+"""
+
+
+def watched(folder: Path, *arguments: object) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run Python in a process that notes every connection that is tried, as of a user who set nothing."""
+    (folder / "site").mkdir(exist_ok=True)
+    (folder / "site/sitecustomize.py").write_text(textwrap.dedent(_WATCH))
+    log = folder / "watched"
+    log.write_text("")
+    environment = child_environment(PYTHONPATH=f"{folder / 'site'}{os.pathsep}{ROOT}", WATCHED=str(log))
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "LANGSMITH_TRACING"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        list(map(str, arguments)),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done, log.read_text().splitlines()
+
+
+def test_the_watch_sees_who_calls_out(tmp_path: Path) -> None:
+    code = (
+        "import socket, urllib.request\n"
+        "for call in (lambda: urllib.request.urlopen('http://192.0.2.1/', timeout=0.01),\n"
+        "             lambda: socket.getaddrinfo('example.invalid', 80)):\n"
+        "    try: call()\n"
+        "    except OSError: pass"
+    )
+    done, calls = watched(tmp_path, sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "socket.connect ('192.0.2.1', 80)" in calls
+    assert "socket.getaddrinfo 'example.invalid'" in calls
+
+
+@pytest.mark.slow
+def test_a_run_with_local_models_calls_nobody(tmp_path: Path) -> None:
+    done, calls = watched(tmp_path, *command("demo", "--samples", 20, "--rounds", 1))
+    assert done.returncode == 0, done.stderr
+    assert "round 1 · refinetune" in done.stderr
+    loopback = re.compile(r"'(127\.\d+\.\d+\.\d+|::1|localhost)'")
+    assert [call for call in calls if not loopback.search(call)] == []
