@@ -10,6 +10,16 @@ __all__ = ["find_fault", "fingerprint"]
 
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
+# What transformers reads of a model's folder or an adapter's, beside weights and sentencepiece models.
+_READ = frozenset(
+    {
+        "adapter_config.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+        "config.json",
+        "generation_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json",
+        "tokenizer_config.json", "vocab.json", "vocab.txt",
+    }
+)  # fmt: skip
+
 # Files up to this size are read whole, larger ones at so many places.
 _WHOLE = 16 * 2**20
 _BLOCKS = 128
@@ -38,28 +48,24 @@ def find_fault(name: str) -> str | None:
 def fingerprint(folder: Path) -> str:
     """Hash of a model's or adapter's files, 32 hex digits: another one means another content.
 
-    Goes by names, sizes and content: all of a file up to 16 MiB, of a larger one 128 blocks of 32 KiB, spread
-    evenly from the first to the last. So 100 GB take a second. Weights that were trained on are noticed, and
-    files that were replaced, cut or renamed. A change of a large file that keeps its size and lies between
-    two blocks is not, such as one of a single small matrix. Times of files do not count, nor do hidden files
-    and *.md: no answer depends on them.
+    Goes by names, sizes and content of the files that opening it reads, and of no others in the folder: all
+    of a file up to 16 MiB, of a larger one 128 blocks of 32 KiB, spread evenly from the first to the last. So
+    100 GB take a second. Weights that were trained on are noticed, and files that were replaced, cut or
+    renamed. A change of a large file that keeps its size and lies between two blocks is not, such as one of a
+    single small matrix. Times of files do not count.
 
     Raises:
         ConfigError: a file cannot be read.
     """
     try:
-        files = sorted(
-            (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
-        )
-        return content_hash(
-            *((name, path.stat().st_size, _hash_blocks(path)) for name, path in files if _matters(name))
-        )
+        files = sorted(path for path in folder.iterdir() if _is_read(path.name) and path.is_file())
+        return content_hash(*((path.name, path.stat().st_size, _hash_blocks(path)) for path in files))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error}") from error
 
 
-def _matters(name: str) -> bool:
-    return not name.endswith(".md") and not any(part.startswith(".") for part in name.split("/"))
+def _is_read(name: str) -> bool:
+    return name in _READ or name.endswith((".safetensors", ".safetensors.index.json", ".model"))
 
 
 def _hash_blocks(path: Path) -> str:

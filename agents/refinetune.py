@@ -38,7 +38,9 @@ __all__ = ["check_adapter", "check_refinetune", "hash_adapter", "refinetune_stud
 
 _FILES = ("adapter_model.safetensors", "adapter_config.json")
 _METRICS = "metrics.json"
+_ORIGIN = "origin.json"  # of which training a finished adapter is, and with which bytes
 _FINGERPRINT = "fingerprint"
+_REPLACED = "replaced"
 # What torch.save says where a file cannot be written to its end, as on a full disk.
 _UNWRITTEN = ("inline_container", "iostream error")
 
@@ -65,7 +67,8 @@ def refinetune_student(
     Args:
         config: its student, refinetune and seed.
         pairs: the round's training set.
-        out: folder that appears when the adapter is whole. Checkpoints live beside it until then.
+        out: folder that appears when the adapter is whole. Checkpoints live beside it until then. What is
+            there already stays if it is, byte for byte, what this training ended with; else it is replaced.
         previous: adapter to go on with; None starts fresh from the base model.
         round: number of the round, part of the seed.
         on_step: told (steps done, all steps, loss of the step) after every optimizer step.
@@ -73,24 +76,28 @@ def refinetune_student(
 
     Returns:
         train_loss (mean over steps, nats per token), steps, tokens (all epochs, prompts included),
-        target_tokens (the same, targets only), pairs, left_out, seconds (of this call). Where `out` is
-        there already, the metrics of the training that made it.
+        target_tokens (the same, targets only), pairs, left_out, seconds (of this call). Where this training
+        has ended before, what it returned then.
 
     Raises:
         AdapterError: nothing to train on, a loss that is not finite, target_modules the model does not
-            have, out of memory, 4-bit weights where there is no CUDA or bitsandbytes, an `out` that is not a
-            finished adapter, or a full disk.
+            have, out of memory, 4-bit weights where there is no CUDA or bitsandbytes, or a full disk.
         StudentError: the base model cannot be opened.
         StoppedError: `is_stopping` said yes.
     """
     partial = out.with_name(f".{out.name}.partial")
-    if out.exists():
-        metrics = _read_metrics(out)
+    fingerprint = _fingerprint(config, pairs, previous, round)
+    if _is_finished(out, fingerprint):
+        metrics: dict[str, float] = json.loads((out / _METRICS).read_bytes())
     else:
         _check_four_bit(config)
         try:
-            _claim(partial, _fingerprint(config, pairs, previous, round))
+            _claim(partial, fingerprint)
+            if out.exists():  # no student's yet: the lineage would have had it checked, not trained
+                out.rename(partial / _REPLACED)
+                shutil.rmtree(partial / _REPLACED, ignore_errors=True)
             metrics = _train(config, pairs, partial, previous, round, on_step, is_stopping)
+            _publish(partial / "adapter", metrics, fingerprint, out)
         except NotFiniteError as error:
             shutil.rmtree(partial)
             raise AdapterError(f"{out}: {error}; try a lower refinetune.lr") from error
@@ -106,7 +113,6 @@ def refinetune_student(
             ) from error
         finally:
             models.free_memory()
-        _publish(partial / "adapter", metrics, out)
     shutil.rmtree(partial, ignore_errors=True)
     return metrics
 
@@ -313,12 +319,14 @@ def _claim(partial: Path, fingerprint: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         note.write_text(fingerprint, encoding="utf-8")
-    shutil.rmtree(partial / "adapter", ignore_errors=True)
+    for name in ("adapter", _REPLACED):
+        shutil.rmtree(partial / name, ignore_errors=True)
 
 
-def _publish(adapter: Path, metrics: dict[str, float], out: Path) -> None:
+def _publish(adapter: Path, metrics: dict[str, float], fingerprint: str, out: Path) -> None:
     """Put the finished adapter in its place: all of it, on disk, or nothing."""
     (adapter / _METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    (adapter / _ORIGIN).write_bytes(_origin(adapter, fingerprint))
     for path in [*adapter.iterdir(), adapter]:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -326,9 +334,19 @@ def _publish(adapter: Path, metrics: dict[str, float], out: Path) -> None:
     adapter.rename(out)
 
 
-def _read_metrics(out: Path) -> dict[str, float]:
-    missing = [name for name in (*_FILES, _METRICS) if not (out / name).is_file()]
-    if missing:
-        raise AdapterError(f"{out}: not a finished adapter, it has no {missing[0]}; move it out of the way")
-    metrics: dict[str, float] = json.loads((out / _METRICS).read_text(encoding="utf-8"))
-    return metrics
+def _origin(adapter: Path, fingerprint: str) -> bytes:
+    """The training that an adapter is of, with hashes of what it ended with, as JSON."""
+    origin = {
+        "fingerprint": fingerprint,
+        "adapter_hash": hash_adapter(adapter),
+        "metrics_hash": sha256((adapter / _METRICS).read_bytes()).hexdigest(),
+    }
+    return (json.dumps(origin, indent=1) + "\n").encode()
+
+
+def _is_finished(out: Path, fingerprint: str) -> bool:
+    """Whether a folder is, byte for byte, what the training with this fingerprint ended with."""
+    try:
+        return (out / _ORIGIN).read_bytes() == _origin(out, fingerprint)
+    except (OSError, AdapterError):  # something is missing, or cannot be read
+        return False

@@ -8,14 +8,13 @@ import json
 import math
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Sequence
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from agents.models import not_finite
@@ -27,6 +26,7 @@ __all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_ro
 
 OnStep = Callable[[int, int, float | None], None]
 
+_MANIFEST = "manifest.json"
 _KEPT = 2  # newest checkpoints
 _SAVES = 5  # checkpoints in a training, at least
 _SAVE_SECONDS = 300.0  # and one whenever so much time has passed
@@ -194,7 +194,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             self._saved_at = now
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remove all checkpoints but the newest. By step: Trainer goes by the clock, which may jump back."""
+        """Call the checkpoint whole, and remove all but the newest.
+
+        By step: Trainer goes by the clock, which may jump back.
+        """
+        checkpoint = self._folder / f"checkpoint-{state.global_step}"
+        (checkpoint / _MANIFEST).write_bytes(_manifest(checkpoint))
         for path in _checkpoints(self._folder)[_KEPT:]:
             shutil.rmtree(path)
 
@@ -217,7 +222,7 @@ def _keep_device(arguments: Any, device: torch.device) -> None:
 
 
 def _last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; what is cut short is removed."""
+    """The newest checkpoint with every byte that was written; those cut short or damaged are removed."""
     for path in _checkpoints(folder):
         if _is_whole(path):
             return path
@@ -232,13 +237,16 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        with safe_open(checkpoint / "adapter_model.safetensors", framework="pt"):
-            pass
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-            with zipfile.ZipFile(checkpoint / name) as archive:
-                if archive.testzip() is not None:  # a part whose checksum is wrong
-                    return False
-    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+        return (checkpoint / _MANIFEST).read_bytes() == _manifest(checkpoint)
+    except OSError:  # something is missing, or cannot be read
         return False
-    return True
+
+
+def _manifest(checkpoint: Path) -> bytes:
+    """SHA-256 of every other file of a checkpoint, as JSON."""
+    hashes = {}
+    for path in sorted(checkpoint.iterdir()):
+        if path.name != _MANIFEST:
+            with path.open("rb") as file:
+                hashes[path.name] = file_digest(file, "sha256").hexdigest()
+    return (json.dumps(hashes, indent=1) + "\n").encode()

@@ -208,9 +208,11 @@ def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
     from state.folder import RunFolder
 
     folder = RunFolder.find(runs, name)
+    from loop.ground import explained
     from loop.verify.run import describe, verify_run
 
-    document = verify_run(folder)
+    with explained(folder.path, "try again"):
+        document = verify_run(folder)
     if as_json:
         _show(document, "", as_json)
     else:
@@ -373,10 +375,14 @@ def _capped_keys(folder: "RunFolder") -> str:
     return " --set ".join(f"teacher.{key}=N" for key, cap in caps.items() if cap is not None)
 
 
-def _history(folder: "RunFolder") -> "History":
+@contextmanager
+def _history(folder: "RunFolder") -> "Iterator[History]":
+    """Read a run's lineage; one that is damaged or locked is said in one line, with what to do."""
+    from loop.ground import explained
     from state.history import History
 
-    return History.open(folder.lineage)
+    with explained(folder.path, "try again"), History.open(folder.lineage) as history:
+        yield history
 
 
 def _status(folder: "RunFolder", written: str, was_locked: bool) -> str:

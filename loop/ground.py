@@ -119,7 +119,8 @@ def refuse_changed_config(store: LineageStore, config: RunConfig, name: str) -> 
 def hash_files(config: RunConfig) -> dict[str, str]:
     """What the files hold that a config names and a run reads again and again: config key -> hash.
 
-    A model of the hub goes by its revision, and Reflectune's own templates and prompts by its version.
+    A model of the hub goes by its revision, and Reflectune's own templates and prompts by its version. What
+    evaluate.checker names is code, and is not checked: it may import more than its own file.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -128,7 +129,11 @@ def hash_files(config: RunConfig) -> dict[str, str]:
     models = {"student.model": student.model}
     if ENGINES[teacher.engine].is_local and teacher.model is not None and teacher.model != SELF:
         models["teacher.model"] = teacher.model
-    texts = {"student.template": student.template, "teacher.prompts": teacher.prompts or ""}
+    texts = {
+        "student.template": student.template,
+        "teacher.prompts": teacher.prompts or "",
+        "teacher.path": teacher.path or "",  # recorded answers
+    }
     hashes = {key: fingerprint(Path(model)) for key, model in models.items() if Path(model).is_dir()}
     for key, file in texts.items():
         if Path(file).is_absolute() and Path(file).is_file():
@@ -145,7 +150,7 @@ def refuse_changed_files(store: LineageStore, config: RunConfig) -> None:
     What is gone is for those to say who open it. A run begun before hashes were kept is not checked.
 
     Raises:
-        ConfigError: a model, template or prompts file is another one than when the run began.
+        ConfigError: a model, template, prompts or recording is another one than when the run began.
     """
     begun, now = store.versions(), flatten(config.model_dump(mode="json"))
     for key, found in hash_files(config).items():

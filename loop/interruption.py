@@ -1,5 +1,8 @@
 """Stopping when asked: a first SIGINT or SIGTERM lets the batch in flight finish, a second leaves at once.
 
+Within a second of the first it is no second one: `timeout`, and whatever forwards a signal to a group that
+has it already, deliver one twice.
+
 Nothing here knows what a batch is: whoever works asks `is_requested` between two of them, and raises
 `Interrupted`.
 """
@@ -7,6 +10,7 @@ Nothing here knows what a batch is: whoever works asks `is_requested` between tw
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +19,7 @@ __all__ = ["Interrupted", "Interruption", "catch_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOTICE = "stopping after the batch in flight; once more leaves at once\n"
+_SAME_SECONDS = 1.0  # from a first signal on
 _STDERR = 2
 
 
@@ -31,6 +36,7 @@ class Interruption:
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
         self._may_finish = False
+        self._is_handled = False
         self._unsaid = threading.Lock()
 
     def is_requested(self) -> bool:
@@ -54,11 +60,14 @@ class Interruption:
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Take a signal where the work is, between two of its instructions.
 
+        Any but the first is left to `watch`: it must not disturb what the first has begun to tidy up.
+
         Raises:
-            Interrupted: outside of `finish_batches`.
+            Interrupted: at the first signal, outside of `finish_batches`.
         """
         self._note(number)
-        if not self._may_finish:
+        is_first, self._is_handled = not self._is_handled, True
+        if is_first and not self._may_finish:
             raise Interrupted
 
     def watch(self, numbers: int) -> None:
@@ -67,16 +76,17 @@ class Interruption:
         A handler written in Python has to wait until a long computation returns, and then runs once for all
         signals that came meanwhile.
         """
-        first = True
+        first_at: float | None = None
         while number := os.read(numbers, 1):
             if number[0] not in _SIGNALS:
                 continue  # of somebody else's handler
-            if not first:
+            if first_at is None:
+                first_at = time.monotonic()
+                self._note(number[0])
+            elif time.monotonic() - first_at > _SAME_SECONDS:
                 # Whatever hangs, or would be waited for on the way out. A commit is whole or not there.
                 _write("", show_cursor=True)
                 os._exit(self.exit_code)
-            first = False
-            self._note(number[0])
 
     def _note(self, number: int) -> None:
         """Remember the first signal and say so, whichever thread hears of it first."""

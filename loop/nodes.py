@@ -248,7 +248,7 @@ def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, objec
 def why_stop(
     context: LoopContext, round: int, measures: Mapping[int, Mapping[str, Evaluation]]
 ) -> str | None:
-    """Why the loop ends after a round, by its stored rows and these measures; None where it goes on."""
+    """Why the loop ends after a round, by its stored rows and the measures up to it; None: it goes on."""
     store, teacher = context.store, context.config.teacher
     wanted = _count_wanted(context, round)
     return stop_reason(
@@ -256,7 +256,7 @@ def why_stop(
         round,
         proposals=store.count_proposals(round),
         accepted=store.count_decisions(round, reason="accepted"),
-        measures=measures,
+        measures={at: named for at, named in measures.items() if at <= round},
         cut=any(
             store.count_settled(round, phase, attempts=teacher.attempts).total() < wanted for phase in PHASES
         ),

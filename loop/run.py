@@ -10,7 +10,6 @@ from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
-from langgraph.types import StateSnapshot
 
 from agents.engines import ENGINES, TeacherModel
 from agents.evaluation import load_checker
@@ -201,18 +200,17 @@ def _invoke(context: LoopContext) -> str:
     connection = sqlite3.connect(context.folder.checkpoints, check_same_thread=False)
     try:
         graph = build_graph(SqliteSaver(connection))
-        checkpoint = _last_checkpoint(graph, config, context.folder)
-        start: LoopState | None = None  # None goes on from the last checkpoint
-        if not checkpoint.values:
-            start = _beginning(context, 1)
-        elif not checkpoint.next:  # the machine has ended, but config may have changed since
-            round = checkpoint.values["round"]
-            reason = why_stop(context, round, context.store.evaluations())
+        _read_checkpoints(graph, config, context.folder)
+        # The lineage says where to go on, and the nodes pass over what it has: the last checkpoint may be
+        # older, or newer where the lineage was put back from a copy.
+        round = context.store.newest_round()
+        if context.store.is_round_finished(round):
+            reason = why_stop(context, round, context.store.evaluations()) if round > 0 else None
             context.store.set_stop_reason(round, reason)
             if reason is not None:
                 return reason
-            start = _beginning(context, round + 1)
-        end = graph.invoke(start, config, context=context, durability="sync")
+            round += 1
+        end = graph.invoke(_beginning(context, round), config, context=context, durability="sync")
     finally:
         connection.close()
     return cast(str, end["stop_reason"])
@@ -230,9 +228,14 @@ def _beginning(context: LoopContext, round: int) -> LoopState:
     }
 
 
-def _last_checkpoint(graph: Loop, config: RunnableConfig, folder: RunFolder) -> StateSnapshot:
+def _read_checkpoints(graph: Loop, config: RunnableConfig, folder: RunFolder) -> None:
+    """Refuse a damaged file of checkpoints before anything is done.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     try:
-        return graph.get_state(config)
+        graph.get_state(config)
     except sqlite3.OperationalError:
         raise  # a full disk or a lock: the file itself is well
     except sqlite3.DatabaseError as error:

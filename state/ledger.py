@@ -4,8 +4,10 @@ Only reads, over its own connection and in one transaction, so that a run may go
 should hold is not known here.
 """
 
+import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -108,11 +110,36 @@ class Ledger:
             for row in rows:
                 yield table, row_name(table, row), f"its {column} {row['missing']} is no row of {parent}"
 
-    def skipped_migrations(self) -> list[str]:
-        """Changes of the schema that were not noted, though later ones were."""
-        applied = {migration.name for migration in migrations.applied(self.db)}
-        newest = max(applied, default="")
-        return [item.name for item in migrations.pending(self.db) if item.name < newest]
+    def schema_faults(self) -> Iterator[tuple[str, str, str]]:
+        """Tables, indexes and views that are not as the migrations make them, and migrations not noted.
+
+        Which migrations were applied is told from the schema that is there: that of an empty database by the
+        first few of them that differs least.
+        """
+        found = _schema(self.db)
+        noted = {migration.name for migration in migrations.applied(self.db)}
+        best: dict[str, str] = {}
+        made: list[str] = []
+        with closing(sqlite3.connect(":memory:")) as connection:
+            empty = Database(connection)
+            names: list[str] = []
+            for migration in migrations._migrations:
+                migration.fn(empty)
+                names.append(migration.name)
+                schema = _schema(empty)
+                is_possible = noted <= set(names)
+                if is_possible and (not made or _differ(schema, found) < _differ(best, found)):
+                    best, made = schema, list(names)
+        for name in made:
+            if name not in noted:
+                yield "_sqlite_migrations", name, "is missing, though the schema has what it makes"
+        for name in sorted(best.keys() | found.keys()):
+            if name not in found:
+                yield "sqlite_master", name, "is missing"
+            elif name not in best:
+                yield "sqlite_master", name, "is not part of a lineage's schema"
+            elif best[name] != found[name]:
+                yield "sqlite_master", name, "is not what the migrations make"
 
     # Its tables
 
@@ -191,6 +218,20 @@ class Ledger:
                 scores[row["version_id"]].append(row)
         for version, rows in scores.items():
             owners[version].scores += rows
+
+
+def _schema(database: Database) -> dict[str, str]:
+    """What a database is made of, but for SQLite's own and the list of migrations: name -> SQL."""
+    rows = database.query(
+        "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL "
+        "AND substr(name, 1, 7) <> 'sqlite_' AND tbl_name <> '_sqlite_migrations'"
+    )
+    return {row["name"]: " ".join(row["sql"].split()) for row in rows}
+
+
+def _differ(one: Mapping[str, str], other: Mapping[str, str]) -> int:
+    """How many names two schemas have not alike."""
+    return sum(one.get(name) != other.get(name) for name in one.keys() | other.keys())
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -229,6 +229,10 @@ class LineageStore:
             return StudentRecord(**row | {"metrics": json.loads(row["metrics"])})
         return None
 
+    def newest_round(self) -> int:
+        """The newest round that has begun."""
+        return int(self.db.execute("SELECT MAX(round) FROM rounds").fetchone()[0])
+
     def is_round_finished(self, round: int) -> bool:
         """Whether a round has gone through its evaluation."""
         return self._count("rounds WHERE round = ? AND status = 'finished'", round) > 0
@@ -546,21 +550,45 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
 def _connect(path: Path) -> Database:
     database = Database(path)
     database.execute("PRAGMA foreign_keys = ON")
-    database.execute("PRAGMA synchronous = NORMAL")
+    # What is committed has been paid for: it must outlast a machine that loses its power too.
+    database.execute("PRAGMA synchronous = FULL")
     return _with_mathematics(database)
 
 
 def connect_read_only(path: Path) -> Database:
-    """A connection that cannot write, also where the folder cannot be written and nobody else writes."""
-    for option in ("mode=ro", "immutable=1"):
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{option}", uri=True)
-        try:
-            connection.execute("SELECT 1 FROM sqlite_master")
-        except sqlite3.OperationalError:  # write-ahead logging without a place for its index
-            connection.close()
-        else:
-            return _with_mathematics(Database(connection))
-    raise sqlite3.OperationalError("unable to open database file")
+    """A connection that cannot write, also where the folder cannot be written and nobody else writes.
+
+    Raises:
+        sqlite3.OperationalError: another program keeps the database for itself, or its newest rows are in a
+            write-ahead log that cannot be read.
+    """
+    try:
+        return _connect_by(path, "mode=ro")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise sqlite3.OperationalError(
+                f"{error}; another program keeps it for itself, let it end"
+            ) from error
+        if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+            raise
+        # There is no place for the index of the write-ahead log, which an immutable database does without.
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise sqlite3.OperationalError(
+                f"{error}; its newest rows are in {log.name}: make the folder writable, or copy both files "
+                "to where it is"
+            ) from error
+    return _connect_by(path, "immutable=1")
+
+
+def _connect_by(path: Path, option: str) -> Database:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{option}", uri=True)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return _with_mathematics(Database(connection))
 
 
 def _with_mathematics(database: Database) -> Database:

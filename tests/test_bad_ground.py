@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -249,7 +249,12 @@ def test_data_that_is_gone_or_changed_is_not_missed(cut: RunFolder, world: Path)
 
 
 @pytest.mark.parametrize(
-    ("key", "name"), [("student.model", "student/model.safetensors"), ("student.template", "template.toml")]
+    ("key", "name"),
+    [
+        ("student.model", "student/model.safetensors"),
+        ("student.template", "template.toml"),
+        ("teacher.path", "teacher.jsonl"),
+    ],
 )
 def test_files_under_the_same_name_must_stay_the_same(
     cut: RunFolder, world: Path, key: str, name: str
@@ -258,6 +263,8 @@ def test_files_under_the_same_name_must_stay_the_same(
     kept = file.read_bytes()
     if name.endswith(".toml"):
         file.write_bytes(kept.replace(b"Q: ", b"Ask: "))
+    elif name.endswith(".jsonl"):
+        file.write_bytes(kept.replace(b"There are", b"There were"))
     else:
         file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     try:
@@ -417,18 +424,54 @@ def test_checkpoints_of_a_training_are_kept_by_step_and_not_by_time(
     assert [path.name for path in _checkpoints(partial)] == ["checkpoint-9", "checkpoint-6"]
 
 
-def test_checkpoint_with_one_wrong_bit_is_passed_over(tmp_path: Path) -> None:
-    config = configure(save_tiny_llama(tmp_path / "tiny"), epochs=5)
-    *_, last = interrupt(config, tmp_path / "adapter", 9)
-    refinetune_student(config, PAIRS, tmp_path / "calm", previous=None, round=1, on_step=lambda *step: None)
-    optimizer = last / "optimizer.pt"
-    content = bytearray(optimizer.read_bytes())
-    content[len(content) // 2] ^= 1
-    optimizer.write_bytes(content)
+@pytest.fixture(scope="module")
+def cut_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, an interrupted training in "cut", and the undisturbed one, "calm"."""
+    folder = tmp_path_factory.mktemp("training")
+    config = configure(save_tiny_llama(folder / "tiny"), epochs=5)
+    interrupt(config, folder / "cut/adapter", 9)
+    refinetune_student(config, PAIRS, folder / "calm", previous=None, round=1, on_step=lambda *step: None)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["one bit flipped", "cut in half", "removed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+        "optimizer.pt",
+        "rng_state.pth",
+        "scheduler.pt",
+        "trainer_state.json",
+    ],
+)
+def test_checkpoint_that_is_damaged_is_passed_over(
+    cut_training: Path, tmp_path: Path, name: str, how: str
+) -> None:
+    shutil.copytree(cut_training / "cut", tmp_path, dirs_exist_ok=True)
+    last, before = _checkpoints(tmp_path / ".adapter.partial")
+    content = bytearray((last / name).read_bytes())
+    match how:
+        case "one bit flipped":
+            content[len(content) // 2] ^= 1
+            (last / name).write_bytes(content)
+        case "cut in half":
+            (last / name).write_bytes(content[: len(content) // 2])
+        case "removed":
+            (last / name).unlink()
+    steps: list[int] = []
     refinetune_student(
-        config, PAIRS, tmp_path / "adapter", previous=None, round=1, on_step=lambda *step: None
+        configure(cut_training / "tiny", epochs=5),
+        PAIRS,
+        tmp_path / "adapter",
+        previous=None,
+        round=1,
+        on_step=lambda step, all_steps, loss: steps.append(step),
     )
-    assert weights(tmp_path / "adapter") == weights(tmp_path / "calm")
+    assert steps[0] == int(before.name.partition("-")[2]) + 1
+    assert weights(tmp_path / "adapter") == weights(cut_training / "calm")
 
 
 # Numbers
@@ -615,3 +658,29 @@ def test_read_only_folder_is_shown_and_not_worked_in(cut: RunFolder, world: Path
         with pytest.raises(ConfigError, match="cannot make a run there"):
             create_run(load_config(world / "config.toml", ['name="other"']), ground)
     assert_ends_as_calm(cut, world)
+
+
+def test_database_that_another_program_keeps_for_itself_is_not_shown_stale(cut: RunFolder) -> None:
+    with closing(sqlite3.connect(cut.lineage, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("UPDATE rounds SET stop_reason = 'newest'")
+        with pytest.raises(StoreError, match=r"lineage\.db: .*is locked; another program keeps it") as caught:
+            History.open(cut.lineage)
+        assert "\n" not in str(caught.value)
+    with History.open(cut.lineage) as history:
+        assert history.run()["stop_reason"] == "newest"
+
+
+def test_write_ahead_log_without_its_index_is_not_passed_over(cut: RunFolder, tmp_path: Path) -> None:
+    copy = tmp_path / "copy/tiny"
+    with closing(sqlite3.connect(cut.lineage, isolation_level=None)) as writer:
+        writer.execute("UPDATE rounds SET stop_reason = 'newest'")
+        shutil.copytree(cut.path, copy, ignore=shutil.ignore_patterns("*-shm"))
+    assert (copy / "lineage.db-wal").stat().st_size > 0
+    with (
+        mounted(tmp_path / "ground", "remount,ro,bind", source=str(copy.parent), bind=True) as ground,
+        pytest.raises(StoreError, match=r"newest rows are in lineage\.db-wal: make the folder writable"),
+    ):
+        History.open(ground / "tiny/lineage.db")
+    with History.open(copy / "lineage.db") as history:
+        assert history.run()["stop_reason"] == "newest"

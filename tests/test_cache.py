@@ -182,17 +182,17 @@ def test_cache_is_made_and_used_by_many_processes_at_once(tmp_path: Path) -> Non
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "model"
-    (path / "deep").mkdir(parents=True)
+    path.mkdir()
     (path / "config.json").write_text("{}")
-    (path / "deep/weights.bin").write_bytes(b"weights")
+    (path / "model-1.safetensors").write_bytes(b"weights")
     return path
 
 
 def test_fingerprint_goes_by_names_and_content(folder: Path) -> None:
     before = fingerprint(folder)
-    (folder / "deep/weights.bin").write_bytes(b"weightz")
+    (folder / "model-1.safetensors").write_bytes(b"weightz")
     changed = fingerprint(folder)
-    (folder / "deep/weights.bin").write_bytes(b"weights")
+    (folder / "model-1.safetensors").write_bytes(b"weights")
     assert fingerprint(folder) == before
     (folder / "config.json").rename(folder / "tokenizer.json")
     assert len({before, changed, fingerprint(folder)}) == 3
@@ -204,6 +204,9 @@ def test_fingerprint_goes_by_no_times_and_no_files_that_no_answer_depends_on(fol
     (folder / ".cache").mkdir()
     (folder / ".cache/download").write_text("today")
     (folder / "README.md").write_text("a fine model")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "runs").mkdir()
+    (folder / "runs/config.json").write_text("{}")
     assert fingerprint(folder) == before
     moved = folder.rename(folder.with_name("elsewhere"))
     assert fingerprint(moved) == before
@@ -368,7 +371,7 @@ def test_cached_engine_goes_by_what_a_model_folder_holds(
     assert not ask(answers, local(), make_request(), adapted).cached
     assert ask(answers, local(), make_request(), replace(adapted, name="self:s7")).cached
     assert not ask(answers, local(), make_request(), replace(adapted, adapter_hash="two")).cached
-    (folder / "deep/weights.bin").write_bytes(b"weightz")
+    (folder / "model-1.safetensors").write_bytes(b"weightz")
     assert not ask(answers, local(), make_request(), model()).cached
     assert ask(answers, local(), make_request(), model()).cached
 

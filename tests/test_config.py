@@ -134,6 +134,10 @@ def test_config_of_a_begun_run_changes_only_what_leaves_its_history_alone(config
     assert changed == config.model_copy(update={"rounds": 7, "teacher": teacher})
     assert change_config(config, ["teacher.budget_tokens=unset"]).teacher.budget_tokens is None
     assert change_config(changed, ["teacher.concurrency=unset"]).teacher.capacity == 16
+    assert change_config(changed, ["teacher.cache=off"]).teacher.cache == "off"
+    for only in ("teacher.cache=only", 'teacher.cache = "only"'):
+        with pytest.raises(ConfigError, match="a run that has begun goes on asking"):
+            change_config(changed, [only])
     on_vllm = load_config(config_file, ["teacher.engine=vllm", "teacher.model=m"])
     assert (
         change_config(on_vllm, ["teacher.gpu_memory_utilization=0.5"]).teacher.gpu_memory_utilization == 0.5

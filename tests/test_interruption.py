@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -65,10 +65,37 @@ def test_a_second_signal_ends_the_process_with_the_code_of_the_first() -> None:
     if process == 0:
         with catch_signals() as interruption, interruption.finish_batches():
             signal.raise_signal(signal.SIGINT)
+            time.sleep(1.2)
             signal.raise_signal(signal.SIGTERM)
             time.sleep(10)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+
+
+def test_two_signals_in_a_row_count_as_one(capfd: pytest.CaptureFixture[str]) -> None:
+    process = os.fork()
+    if process == 0:
+        with catch_signals() as interruption, interruption.finish_batches():
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)  # or the system makes one of them
+            time.sleep(0.3)
+        os._exit(interruption.exit_code + 1)  # it came this far
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 144
+    assert capfd.readouterr().err == f"{NOTICE}\n"
+
+
+@pytest.mark.parametrize("may_finish", [False, True])
+def test_a_signal_that_comes_twice_does_not_disturb_the_tidying_up(may_finish: bool) -> None:
+    with catch_signals() as interruption:
+        with (
+            nullcontext() if may_finish else pytest.raises(Interrupted),
+            interruption.finish_batches() if may_finish else nullcontext(),
+        ):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.exit_code == 143
 
 
 def test_signals_do_not_wait_for_a_long_computation() -> None:
@@ -77,7 +104,7 @@ def test_signals_do_not_wait_for_a_long_computation() -> None:
     if process == 0:
         main = os.getpid()
         with catch_signals() as interruption, interruption.finish_batches():
-            for delay in (0.1, 0.2):
+            for delay in (0.1, 1.3):
                 threading.Timer(delay, os.kill, (main, signal.SIGTERM)).start()
             # One instruction of seconds, which lets other threads run as torch's do.
             hashlib.pbkdf2_hmac("sha256", b"x", b"y", 20_000_000)
@@ -395,7 +422,7 @@ def test_a_second_signal_leaves_at_once_while_a_server_hangs(
         child.wait_until(lambda child: len(scene.server.requests) >= asked + CONCURRENCY)
         child.process.send_signal(how)
         child.wait_until(lambda child: NOTICE in child.lines)
-        time.sleep(0.3)
+        time.sleep(1.3)
         assert child.process.poll() is None  # the batch is in flight
         child.process.send_signal(how)
         assert child.end(seconds=2.0) == 128 + how
@@ -404,6 +431,21 @@ def test_a_second_signal_leaves_at_once_while_a_server_hangs(
     assert status(scene, tmp_path) == "interrupted"
     scene.resume(tmp_path)
     assert read_tables(tmp_path / "tiny") == read_tables(scene.folder / "calm/tiny")
+
+
+@pytest.mark.slow
+def test_a_signal_that_is_delivered_twice_stops_a_run_as_one_does(scene: Scene, tmp_path: Path) -> None:
+    before = len(scene.server.requests)
+    with started(scene, tmp_path, "run", "config.toml") as child:
+        child.wait_until(is_reflecting)
+        for _ in range(2):
+            os.kill(child.process.pid, signal.SIGTERM)
+            time.sleep(0.01)
+        assert child.end() == 143, child.lines
+    assert child.lines.count(NOTICE) == 1
+    assert child.lines[-1] == HINT
+    assert count(child.run, "runs WHERE status = 'interrupted'") == 1
+    assert has_left_no_call_behind(scene, child.run, len(scene.server.requests) - before)
 
 
 @pytest.mark.slow

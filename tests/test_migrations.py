@@ -27,6 +27,9 @@ TESTS = Path(__file__).parent
 SCHEMAS = [path.name.split("_")[1] for path in sorted(TESTS.glob("schema_*_finished.sql"))]
 WORLD = "/world"  # where the dumps say that their world is
 
+# What the old code's own end has in common with today's. From round 2 on a student decides that today's code
+# has trained; before, only stored texts and the base model count.
+_BEFORE_TRAINING = ("versions", "teacher_calls", "decisions", "training_sets")
 _SAME_END = {
     "samples": "id, position, source_hash, split, meta",
     "versions": "id, sample_id, parent_id, round, phase, candidate, teacher_call_id",
@@ -185,6 +188,11 @@ def test_run_begun_by_an_old_version_goes_on_to_its_end(schema: str, tmp_path: P
 def tables(path: Path) -> dict[str, list[tuple[object, ...]]]:
     with sqlite3.connect(path) as connection:
         return {
-            table: sorted(connection.execute(f"SELECT {columns} FROM {table}"), key=repr)
+            table: sorted(
+                connection.execute(
+                    f"SELECT {columns} FROM {table}" + " WHERE round < 2" * (table in _BEFORE_TRAINING)
+                ),
+                key=repr,
+            )
             for table, columns in _SAME_END.items()
         }

@@ -139,6 +139,7 @@ def test_refinetune_lowers_the_loss_and_leaves_a_whole_adapter(folder, tmp_path)
         "adapter_config.json",
         "adapter_model.safetensors",
         "metrics.json",
+        "origin.json",
     ]
     assert [path.name for path in out.parent.iterdir()] == ["round-01"]
     assert [step for step, _, _ in steps] == list(range(1, len(steps) + 1))
@@ -307,6 +308,7 @@ def test_refinetune_saves_about_every_fifth_of_the_steps(folder, tmp_path):
     assert sorted(path.name for path in last.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "manifest.json",
         "optimizer.pt",
         "rng_state.pth",
         "scheduler.pt",
@@ -338,10 +340,42 @@ def test_refinetune_that_is_done_trains_no_more(folder, tmp_path):
     assert not (tmp_path / ".adapter.partial").exists()
 
 
-def test_refinetune_refuses_to_replace_what_is_no_finished_adapter(folder, tmp_path):
-    (tmp_path / "adapter").mkdir()
-    with pytest.raises(AdapterError, match=r"has no adapter_model\.safetensors; move it out of the way"):
-        train(configure(folder), tmp_path / "adapter")
+def test_refinetune_replaces_the_adapter_of_another_training(folder, tmp_path):
+    config, out = configure(folder, epochs=1), tmp_path / "adapter"
+    train(config, out, pairs=PAIRS[:4])
+    steps = []
+    metrics = train(config, out, pairs=PAIRS[4:], steps=steps)
+    assert steps
+    assert metrics["pairs"] == 12
+    train(config, tmp_path / "alone", pairs=PAIRS[4:])
+    assert hash_adapter(out) == hash_adapter(tmp_path / "alone")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "alone"]
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "adapter_config.json", "metrics.json", "origin.json"]
+)
+@pytest.mark.parametrize("how", ["changed", "removed"])
+def test_refinetune_replaces_a_finished_adapter_that_is_damaged(folder, undisturbed, tmp_path, name, how):
+    out = Path(shutil.copytree(undisturbed, tmp_path / "adapter"))
+    content = bytearray((out / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (out / name).write_bytes(content) if how == "changed" else (out / name).unlink()
+    steps = []
+    metrics = train(configure(folder, epochs=5), out, steps=steps)
+    assert len(steps) == metrics["steps"]
+    assert hash_adapter(out) == hash_adapter(undisturbed)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_refinetune_killed_while_it_replaces_an_adapter_replaces_it(folder, undisturbed, tmp_path):
+    config, out = configure(folder, epochs=5), tmp_path / "adapter"
+    interrupt(config, out, 9)
+    (tmp_path / ".adapter.partial/replaced/more").mkdir(parents=True)
+    out.mkdir()
+    train(config, out)
+    assert hash_adapter(out) == hash_adapter(undisturbed)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_refinetune_goes_on_with_the_previous_adapter(folder, tmp_path):

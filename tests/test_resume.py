@@ -168,6 +168,27 @@ def test_resume_after_a_kill_ends_like_an_undisturbed_run(node: str, world: Path
         assert len(exported[0]) > 10
 
 
+@pytest.mark.parametrize("is_time", [called(1, "instruction"), decided(1, "response")])
+def test_a_lineage_put_back_from_a_copy_goes_on_from_there(
+    is_time: Callable[[Path], bool], world: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    code, _ = kill_when(world, runs, is_time)
+    assert code == -signal.SIGKILL
+    with sqlite3.connect(runs / "tiny/lineage.db") as lineage, sqlite3.connect(tmp_path / "copy.db") as copy:
+        lineage.backup(copy)
+    assert reflectune("resume", "tiny", "--runs", runs, cwd=world).returncode == 0
+    # The checkpoints and the adapters of the whole run stay: they are ahead of the copy.
+    for file in (runs / "tiny").glob("lineage.db*"):
+        file.unlink()
+    (tmp_path / "copy.db").rename(runs / "tiny/lineage.db")
+    resumed = reflectune("resume", "tiny", "--runs", runs, cwd=world)
+    assert resumed.returncode == 0, resumed.stderr
+    assert rows(runs / "tiny/lineage.db") == rows(world / "calm/tiny/lineage.db")
+    verified = reflectune("verify", "tiny", "--runs", runs, cwd=world)
+    assert verified.returncode == 0, verified.stdout
+
+
 def test_interrupt_in_the_middle_of_a_node_exits_130_and_can_go_on(world: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     code, err = kill_when(world, runs, decided(1, "response"), signal.SIGINT)

@@ -17,7 +17,7 @@ import pytest
 from loop.cli import main
 from loop.display import open_display
 from loop.interruption import Interrupted
-from loop.run import create_run, run_loop
+from loop.run import change_run, create_run, run_loop
 from loop.verify.run import describe, verify_run
 from state.config import load_config
 from state.errors import StoreError
@@ -401,6 +401,14 @@ TAMPERINGS: dict[str, Tampering] = {
     "evaluation-bound": update("evaluations", "low", "low - 1"),
     "evaluation-student": update("evaluations", "student_id", "'s0'", "round = 2"),
     "evaluation-deleted": delete("evaluations", "round = 1 AND name = 'nll'"),
+    "evaluation-of-the-first-student-deleted": delete("evaluations", "round = 0 AND name = 'nll'"),
+    "evaluation-of-its-answers-deleted": delete("evaluations", "round = 0 AND name = 'response_tokens'"),
+    "evaluation-deleted-everywhere": Tampering(
+        "evaluations",
+        "name = 'nll'",
+        "DELETE FROM evaluations WHERE name = 'nll'",
+        (("evaluations", f"SELECT {_NAMES['evaluations']} FROM evaluations WHERE name = 'nll'"),),
+    ),
     "student-hash": update("students", "adapter_hash", "'0'", "id = 's1'"),
     "student-base": update("students", "base_model", "'other'", "id = 's0'"),
     "student-parent": update("students", "parent_id", "'s1'", "id = 's2'"),
@@ -408,6 +416,14 @@ TAMPERINGS: dict[str, Tampering] = {
     "round-student": update("rounds", "student_id", "'s0'", "round = 1"),
     "round-status": update("rounds", "status", "'running'", "round = 1"),
     "round-stop-reason": update("rounds", "stop_reason", "'budget'", "round = 1"),
+    "round-stop-reason-to-patience": update("rounds", "stop_reason", "'patience'", "round = 2"),
+    "round-stop-reason-to-no-proposals": update("rounds", "stop_reason", "'no-proposals'", "round = 2"),
+    "round-stop-reason-to-budget": update("rounds", "stop_reason", "'budget'", "round = 2"),
+    "round-stop-reason-to-none": update("rounds", "stop_reason", "NULL", "round = 2"),
+    "round-metrics-of-no-kind": update("rounds", "metrics", "'[]'"),
+    "round-metrics-of-nothing": update("rounds", "metrics", "'null'"),
+    "round-metrics-of-one-number": update("rounds", "metrics", "'{\"seconds\": 5}'"),
+    "round-seconds-in-words": update("rounds", "metrics", "'{\"seconds\": {\"x\": \"y\"}}'"),
     "round-seconds": update("rounds", "metrics", "'{\"seconds\": {\"select\": -1}}'", "round = 1"),
     "sample-split-to-holdout": update("samples", "split", "'holdout'", "split = 'train'"),
     "sample-split-to-train": update("samples", "split", "'train'", "split = 'holdout'"),
@@ -425,6 +441,7 @@ TAMPERINGS: dict[str, Tampering] = {
     "change-after": update("config_changes", "after", "5"),
     "change-time": update("config_changes", "changed_at", "'2020-01-01T00:00:00+00:00'"),
     "migration-deleted": delete("_sqlite_migrations", "name = '0002_views'"),
+    "migration-deleted-last": delete("_sqlite_migrations", "name = '0005_seals'"),
 }  # fmt: skip
 
 
@@ -461,7 +478,6 @@ _OPEN = {
     ("rounds", "finished_at"),
     ("_sqlite_migrations", "id"),
     ("_sqlite_migrations", "applied_at"),
-    ("_sqlite_migrations", "migration_set"),
 }
 
 
@@ -480,6 +496,55 @@ def test_verify_notices_a_change_of_any_column(world: RunFolder, run: RunFolder)
                     unnoticed.add((table, column))
             shutil.copyfile(world.lineage, run.lineage)
     assert unnoticed == _OPEN
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "5", '"x"', "{", '{"x": []}'])
+@pytest.mark.parametrize(
+    ("table", "column", "is_derived"),
+    [
+        ("runs", "config", True),
+        ("runs", "versions", True),
+        ("rounds", "metrics", False),
+        ("samples", "meta", False),
+        ("students", "metrics", False),
+        ("config_changes", "before", False),
+        ("config_changes", "after", True),
+    ],
+)
+def test_verify_outlasts_any_json(
+    run: RunFolder, table: str, column: str, is_derived: bool, text: str
+) -> None:
+    with open_lineage(run) as lineage:
+        lineage.execute(f"UPDATE {table} SET {column} = ?", [text])
+        if table in SEALED:
+            lineage.execute(f"UPDATE {table} SET seal = NULL")
+    found = {table for table, _ in faults(run)}
+    assert found == {table} if is_derived else found <= {table}
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("DROP VIEW evolution", "evolution"),
+        ("DROP INDEX decisions_sample", "decisions_sample"),
+        ("DROP TABLE evaluations", "evaluations"),
+        ("CREATE TRIGGER late AFTER INSERT ON scores BEGIN DELETE FROM scores; END", "late"),
+    ],
+)
+def test_verify_names_what_was_changed_in_the_schema(run: RunFolder, change: str, name: str) -> None:
+    with open_lineage(run) as lineage:
+        lineage.execute(change)
+    assert ("sqlite_master", name) in faults(run)
+    assert {table for table, _ in faults(run)} <= {"sqlite_master", "evaluations", "lineage.db"}
+
+
+def test_verify_finds_a_run_whole_whose_config_was_changed_after_its_end(run: RunFolder) -> None:
+    change_run(run, ["rounds=3"])
+    change_run(run, ["rounds=4"])
+    assert faults(run) == set()
+    with open_lineage(run) as lineage:
+        lineage.execute("UPDATE rounds SET stop_reason = 'patience' WHERE round = 2")
+    assert faults(run) == {("rounds", "2")}
 
 
 def test_verify_without_seals_still_names_what_is_derived(run: RunFolder) -> None:
@@ -671,6 +736,7 @@ def test_verify_command_exits_by_what_it_finds(run: RunFolder, capsys: pytest.Ca
         f"samples {sample}",
         "evaluations 1/nll",
         "note",
+        "note",
         "tiny",
     ]
     assert invoke("verify", "tiny", "--runs", runs, "--json") == 1
@@ -678,6 +744,48 @@ def test_verify_command_exits_by_what_it_finds(run: RunFolder, capsys: pytest.Ca
     assert document["name"] == "tiny"
     assert [set(fault) for fault in document["faults"]] == [{"table", "row", "fault"}] * 2
     assert invoke("verify", "other", "--runs", runs) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show", "tiny"), ("trace", "tiny", "0"), ("export", "tiny", "--out", "out.json")]
+)
+def test_readers_say_of_a_damaged_lineage_what_to_do(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    damage(run)
+    words = [str(tmp_path / word) if word == "out.json" else word for word in arguments]
+    assert invoke(*words, "--runs", run.path.parent) == StoreError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"reflectune: {run.path}: database disk image is malformed; ")
+    assert line.endswith("put lineage.db back from a copy, then try again")
+
+
+def test_runs_and_verify_outlast_a_damaged_lineage(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(run)
+    assert invoke("runs", "--runs", run.path.parent, "--json") == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown["status"] == "unreadable"
+    assert "put lineage.db back from a copy" in shown["error"]
+    assert invoke("verify", "tiny", "--runs", run.path.parent) == 1
+    captured = capsys.readouterr()
+    assert "unexpected" not in captured.err
+    assert "lineage.db" in captured.out + captured.err
+
+
+def damage(run: RunFolder) -> None:
+    """Overwrite where the samples, rounds and decisions of a lineage begin."""
+    with open_lineage(run) as lineage:
+        lineage.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (size,) = lineage.execute("PRAGMA page_size").fetchone()
+        pages = lineage.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name IN ('samples', 'rounds', 'decisions')"
+        ).fetchall()
+    with run.lineage.open("r+b") as file:
+        for (page,) in pages:
+            file.seek((page - 1) * size)
+            file.write(b"x" * size)
 
 
 def test_verify_neither_writes_nor_waits_for_the_writer(run: RunFolder) -> None:

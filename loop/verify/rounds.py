@@ -1,15 +1,21 @@
 """Rounds, students with their adapters, training sets and held-out measures, each checked against what it
 follows from.
+
+When a round began and ended, and the seconds it took, follow from nothing: they may be any times.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from agents.refinetune import hash_adapter
 from loop.selection import choose_training_set
+from loop.stopping import is_spent, stop_reason
 from loop.verify.findings import Findings
 from loop.verify.sample import Basis
-from state.errors import AdapterError
+from state.config import RunConfig, parse_config
+from state.errors import AdapterError, ConfigError
 from state.folder import RunFolder
 from state.ledger import Ledger, Row
 from state.records import PHASES, Phase
@@ -43,6 +49,7 @@ class RoundsCheck:
         self._check_adapters(adapters)
         self._check_training_sets(basis)
         self._check_evaluations(basis)
+        self._check_stop(basis)
 
     def students_by_round(self) -> dict[int, str]:
         """The student that each round must end with: its own, or where it has none the one before."""
@@ -87,11 +94,7 @@ class RoundsCheck:
             return f"has the stop_reason {row['stop_reason']}, though the loop went on"
         if row["stop_reason"] not in (None, *_STOP_REASONS):
             return f"has the stop_reason {row['stop_reason']!r}"
-        try:
-            seconds = json.loads(row["metrics"]).get("seconds", {})
-        except ValueError as error:
-            return f"its metrics cannot be read: {error}"
-        return None if all(value >= 0 for value in seconds.values()) else "has negative seconds"
+        return _metrics_fault(row["metrics"])
 
     def _check_student(self, row: Row, basis: Basis) -> None:
         """A student's row, and its adapter on disk."""
@@ -181,7 +184,8 @@ class RoundsCheck:
                 fault := self._measure_fault(row, basis, holdout)
             ):
                 self.findings.add("evaluations", f"{row['round']}/{row['name']}", fault)
-        always = names.get(0, {"nll"}) - {"accuracy"}  # a checker may know nothing of a round's answers
+        # What any round has, all have; but a checker may know nothing of a round's answers.
+        always = {"nll"} | (set().union(*names.values()) & {"response_tokens"})
         for round, row in self.rounds.items():
             is_due = round % basis.config.evaluate.every == 0 or row["stop_reason"] is not None
             if holdout and row["status"] == "finished" and (is_due or round in names):
@@ -200,3 +204,72 @@ class RoundsCheck:
         if low is not None and not low <= value <= high:
             return f"{value} is not between {low} and {high}"
         return None
+
+    # The end
+
+    def _check_stop(self, basis: Basis) -> None:
+        """Why the loop ended after the last round, or did not, found again from the rows of that round."""
+        row = self.rounds.get(basis.rounds)
+        if row is None or row["round"] == 0 or row["status"] != "finished":
+            return
+        if self.findings.has_any(
+            "rounds", "samples", "versions", "teacher_calls", "decisions", "evaluations", "config_changes"
+        ):
+            self.findings.notes.append(
+                "it was not found again why the loop stopped: rows that it rests on are at fault"
+            )
+            return
+        reasons = [self._find_stop_reason(config, row["round"]) for config in self._configs(basis.config)]
+        if row["stop_reason"] in reasons:
+            return
+        fault = f"has the stop_reason {row['stop_reason']}, want {reasons[0]}"
+        if basis.reads_alike:
+            self.findings.add("rounds", str(row["round"]), fault)
+        else:
+            self.findings.notes.append(
+                f"round {row['round']} {fault} by this version of Reflectune, which did not begin the run"
+            )
+
+    def _configs(self, config: RunConfig) -> list[RunConfig]:
+        """The config as it is, and as it was before each change: a run may not have gone on with one yet."""
+        configs, values = [config], config.model_dump(mode="json")
+        for change in reversed(list(self.ledger.rows("config_changes"))):
+            *sections, key = change["key"].split(".")
+            section: dict[str, Any] = values
+            for name in sections:
+                section = section[name]
+            section[key] = json.loads(change["before"])
+            with suppress(ConfigError):  # halfway through a change of several keys
+                configs.append(parse_config(values, source="an earlier config"))
+        return configs
+
+    def _find_stop_reason(self, config: RunConfig, round: int) -> str | None:
+        """As `loop.nodes.why_stop` finds it."""
+        store, teacher = self.ledger.store, config.teacher
+        is_capped = teacher.budget_tokens is not None or teacher.budget_usd is not None
+        asked = store.count_samples("train") - store.count_frozen(round, teacher.patience)
+        return stop_reason(
+            config,
+            round,
+            proposals=store.count_proposals(round),
+            accepted=store.count_decisions(round, reason="accepted"),
+            measures=store.evaluations(),
+            cut=any(
+                store.count_settled(round, phase, attempts=teacher.attempts).total()
+                < asked * teacher.candidates
+                for phase in PHASES
+            ),
+            spent=is_capped and is_spent(teacher, store.spending()),
+        )
+
+
+def _metrics_fault(text: str) -> str | None:
+    """Why this cannot be what a round took, in seconds by node; None where it can."""
+    try:
+        metrics = json.loads(text)
+    except ValueError as error:
+        return f"its metrics cannot be read: {error}"
+    seconds = metrics.get("seconds", {}) if isinstance(metrics, dict) else None
+    if not isinstance(seconds, dict) or not all(isinstance(value, int | float) for value in seconds.values()):
+        return f"its metrics are {text}, want seconds by node"
+    return None if all(value >= 0 for value in seconds.values()) else "has negative seconds"

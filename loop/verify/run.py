@@ -38,6 +38,7 @@ __all__ = ["describe", "verify_run"]
 _NO_PAIR = Pair("", "", "")
 _STATUSES = ("running", "interrupted", "budget", "failed", "finished")
 _BUDGET = ("teacher.budget_tokens", "teacher.budget_usd")
+_UNREADABLE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,17 @@ class _Verification:
             findings.add("lineage.db", "", text)
         for table, row, fault in ledger.dangling():
             findings.add(table, row, fault)
-        for name in ledger.skipped_migrations():
-            findings.add("_sqlite_migrations", name, "is missing, though later ones are there")
+        for table, row, fault in ledger.schema_faults():
+            findings.add(table, row, fault)
         config = self._check_run()
-        if config is None:
-            return
+        if config is not None:
+            self._derive(config, adapters, checkpoint)
+        # Last: a round whose stop_reason is at fault is not the fault of the run.
+        self._check_end()
+
+    def _derive(self, config: RunConfig, adapters: list[str], checkpoint: _Checkpoint | None) -> None:
+        """Derive everything again that follows from the config."""
+        findings, ledger = self.findings, self.ledger
         basis = Basis(
             config=config,
             prompts=None,
@@ -162,7 +169,6 @@ class _Verification:
             findings.add("runs", name, "its data_hash is not that of its samples")
         if is_sound and self._versions().get("graph") != hash_graph():
             findings.add("runs", name, "was begun by a version of Reflectune whose machine has other nodes")
-        self._check_end(run)
         self._check_changes(config)
         if not findings.has("runs", name):
             self._check_config_file(config)
@@ -170,7 +176,7 @@ class _Verification:
 
     def _versions(self) -> dict[str, str]:
         """Versions of libraries and machine that began the run; none where they cannot be read."""
-        with suppress(ValueError):
+        with suppress(ValueError, TypeError):
             return self.ledger.store.versions()
         return {}
 
@@ -183,9 +189,13 @@ class _Verification:
         self.findings.notes.append("nothing was derived again: it is not known by which config")
         return None
 
-    def _check_end(self, run: Row) -> None:
+    def _check_end(self) -> None:
         """A run that has ended says why, in its last round."""
-        last = self.rounds[max(self.rounds)] if self.rounds else {"stop_reason": None}
+        last = self.rounds[max(self.rounds)] if self.rounds else {"round": 0, "stop_reason": None}
+        rows = list(self.ledger.rows("runs"))
+        if len(rows) != 1 or self.findings.has("rounds", str(last["round"])):
+            return
+        (run,) = rows
         is_ended = run["status"] in ("budget", "finished")
         if run["status"] not in _STATUSES:
             self.findings.add("runs", run["name"], f"has the status {run['status']!r}")
@@ -209,11 +219,13 @@ class _Verification:
                 self.findings.add(
                     "config_changes", str(row["rowid"]), f"begins at {row['before']}, not {before['after']}"
                 )
+            elif is_sound and _read_json(row["before"]) is _UNREADABLE:
+                self.findings.add("config_changes", str(row["rowid"]), "its before cannot be read")
             last[row["key"]] = row
         for key, row in last.items():
             if self.findings.has("config_changes", str(row["rowid"])):
                 continue
-            if key not in now or json.loads(row["after"]) != now[key]:
+            if key not in now or _read_json(row["after"]) != now[key]:
                 self.findings.add(
                     "config_changes", str(row["rowid"]), f"is the last of {key}, and not what it is now"
                 )
@@ -271,6 +283,14 @@ class _Verification:
     def _is_decided(self, round: int, phase: Phase) -> bool:
         store = self.ledger.store
         return store.count_decisions(round, phase) == store.count_samples("train")
+
+
+def _read_json(text: str) -> object:
+    """What a text says as JSON; `_UNREADABLE` where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return _UNREADABLE
 
 
 def _list_adapters(folder: RunFolder) -> list[str]:
