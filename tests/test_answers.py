@@ -239,10 +239,10 @@ def test_runaway_is_any_unit_said_often_enough(start: str, unit: str, cut: int) 
 @pytest.mark.parametrize("unit", ["{", "ab", "I'm sorry, ", "As an AI, ", "[your ", " ", "'", "x" * 251])
 def test_texts_of_many_megabytes_take_no_time(unit: str) -> None:
     text = unit * (4_000_000 // len(unit))
-    began = time.perf_counter()
+    began = time.process_time()
     is_placeholder(text)
     is_refusal(text)
     is_runaway(text)
     is_refusal(text[:500])
     is_placeholder(text[:60])
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5

@@ -751,13 +751,13 @@ def test_parse_takes_texts_of_a_megabyte(phase: Phase) -> None:
     text = MEGABYTE.strip()
     assert len(text) > 1_000_000
     expected = Pair(text, "", text) if phase == "instruction" else Pair(PAIR.instruction, "", text)
-    began = time.perf_counter()
+    began = time.process_time()
     answer = {"critique": text, "instruction": text, "response": text}
     assert parse(json.dumps(answer), phase) == Proposal(text, expected)
     assert parse(tagged(critique=text, new_instruction=text, new_response=text), phase) == Proposal(
         text, expected
     )
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -792,9 +792,9 @@ def test_parse_takes_texts_of_a_megabyte(phase: Phase) -> None:
 )
 def test_parse_takes_no_time_over_two_megabytes_of_anything(unit: str, phase: Phase) -> None:
     for text in (unit * (2_000_000 // len(unit)), '{"a":[' + unit * (2_000_000 // len(unit)) + "."):
-        began = time.perf_counter()
+        began = time.process_time()
         assert parse(text, phase) in FAILURES
-        assert time.perf_counter() - began < 2  # what is quadratic takes minutes
+        assert time.process_time() - began < 2  # what is quadratic takes minutes
 
 
 @settings(max_examples=200, deadline=None)
