@@ -383,9 +383,7 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
                 f"--set {key}: a run that has begun keeps it; what may change: {', '.join(CHANGEABLE)}"
             )
         if key == "teacher.cache" and value.strip("'\"") == "only":
-            raise ConfigError(
-                "--set teacher.cache=only: a run that has begun goes on asking; want on or off"
-            )
+            raise ConfigError("--set teacher.cache=only: a run that has begun goes on asking; want on or off")
         _assign(changed, override)
         if value == "unset" and key not in ("rounds", "teacher.cache", "teacher.timeout"):
             changed["teacher"][key.removeprefix("teacher.")] = None
