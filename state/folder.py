@@ -68,11 +68,11 @@ class RunFolder:
         partial = runs / f".{name}.{os.getpid()}.partial"
         new_runs = not runs.exists()
         try:
-            _sweep(runs)
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise ConfigError(f"{runs}: cannot make a run there: {error}") from error
-        try:
+            try:
+                _sweep(runs)
+                partial.mkdir(parents=True)
+            except OSError as error:
+                raise ConfigError(f"{runs}: cannot make a run there: {error}") from error
             yield cls(partial)
             try:
                 partial.rename(runs / name)

@@ -453,12 +453,18 @@ def test_a_signal_that_is_delivered_twice_stops_a_run_as_one_does(scene: Scene, 
 def test_a_run_stopped_while_it_is_made_leaves_nothing(
     scene: Scene, tmp_path: Path, how: signal.Signals
 ) -> None:
-    with started(scene, tmp_path / "runs", "run", "config.toml") as child:
-        child.wait_until(lambda child: any(child.run.parent.glob(".tiny.*.partial")))
-        child.process.send_signal(how)
-        assert child.end(seconds=10.0) == 128 + how
-    assert not (tmp_path / "runs").exists()
-    assert "Traceback" not in "".join(child.lines)
+    for attempt in range(10):  # on a crowded machine the signal may come when the run is made
+        runs = tmp_path / f"runs-{attempt}"
+        with started(scene, runs, "run", "config.toml") as child:
+            child.wait_until(lambda child: any(child.run.parent.glob(".tiny.*.partial")))
+            child.process.send_signal(how)
+            assert child.end(seconds=10.0) == 128 + how
+        assert "Traceback" not in "".join(child.lines)
+        if not (runs / "tiny").exists():
+            break
+    else:
+        pytest.fail("stopped too late, ten times, to prove anything")
+    assert not runs.exists()
 
 
 # One owner
