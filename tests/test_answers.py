@@ -245,4 +245,4 @@ def test_texts_of_many_megabytes_take_no_time(unit: str) -> None:
     is_runaway(text)
     is_refusal(text[:500])
     is_placeholder(text[:60])
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 3  # with coverage; what is quadratic takes minutes

@@ -757,7 +757,7 @@ def test_parse_takes_texts_of_a_megabyte(phase: Phase) -> None:
     assert parse(tagged(critique=text, new_instruction=text, new_response=text), phase) == Proposal(
         text, expected
     )
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 15  # with coverage; what is quadratic takes minutes
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -794,7 +794,7 @@ def test_parse_takes_no_time_over_two_megabytes_of_anything(unit: str, phase: Ph
     for text in (unit * (2_000_000 // len(unit)), '{"a":[' + unit * (2_000_000 // len(unit)) + "."):
         began = time.process_time()
         assert parse(text, phase) in FAILURES
-        assert time.process_time() - began < 2  # what is quadratic takes minutes
+        assert time.process_time() - began < 10  # with coverage; what is quadratic takes minutes
 
 
 @settings(max_examples=200, deadline=None)
