@@ -5,8 +5,10 @@ Stored and exported texts stay as they are; this is for what people look at.
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["inert", "one_line", "to_json"]
+__all__ = ["inert", "inert_document", "one_line", "to_json"]
 
 # Control characters but tab and line feed, and marks that change the direction of what follows.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -16,6 +18,18 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 def inert(text: str) -> str:
     """The text with U+FFFD for control and direction characters and lone surrogates."""
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("\ufffd", text))
+
+
+def inert_document(document: Any) -> Any:
+    """The document with all its texts made inert, whoever wrote them."""
+    match document:
+        case str():
+            return inert(document)
+        case Mapping():
+            return {inert_document(key): inert_document(value) for key, value in document.items()}
+        case list() | tuple():
+            return [inert_document(item) for item in document]
+    return document
 
 
 def one_line(text: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from agents.prompts import SHIPPED, open_prompts
-from loop import cli
 from loop.cli import app, main
 from tests.worlds import ROOT, child_environment, command, reflectune, write_world
 
@@ -383,7 +382,7 @@ def test_unexpected_errors_are_one_line_and_a_traceback_on_request(
     def explode(folder: object) -> None:
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr(cli, "_overview", explode)
+    monkeypatch.setattr("loop.overview.overview", explode)
     monkeypatch.setenv("REFLECTUNE_DEBUG", "")
     assert invoke("runs") == 1
     err = capsys.readouterr().err

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from loop.tables import render_trace
+from loop.story import render_trace
 from loop.words import diff_words
 from state.config import DataConfig, RunConfig, commented_config, load_config
 from state.datasets import Record, read_dataset

@@ -186,7 +186,9 @@ def test_errors_are_one_line_whatever_they_quote(
     monkeypatch.setenv("REFLECTUNE_DEBUG", "")  # which --debug sets for good
     two = f"{HOSTILE}\nsecond\u2028third"
     for error in (ReflectuneError(two), ValueError(two)):
-        monkeypatch.setattr("loop.cli._overview", lambda folder, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(
+            "loop.overview.overview", lambda folder, error=error: (_ for _ in ()).throw(error)
+        )
         capsys.readouterr()
         if isinstance(error, ReflectuneError):  # has a line in the table of runs
             assert invoke("runs", "--json") == 0

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loop.tables import render_rounds, render_runs, render_trace
+from loop.story import render_trace
+from loop.tables import render_rounds, render_runs
 
 
 def shown(renderable: Any, width: int = 100) -> str:

@@ -16,7 +16,7 @@ from loop.demo import POLICY, ROUNDS, SAMPLES
 from loop.demo.account import account_for, render_account, telling_sample
 from loop.demo.noise import write_dataset
 from loop.run import create_run
-from loop.tables import render_trace
+from loop.story import render_trace
 from state.config import RunConfig, parse_config
 from state.errors import ConfigError
 from state.folder import RunFolder

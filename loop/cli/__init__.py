@@ -1,0 +1,78 @@
+"""The `reflectune` command: parses first, imports models and machine in the command that needs them."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from loop.cli import data, inspecting, recycling
+from loop.cli.terms import say
+from state.errors import ReflectuneError
+from state.text import inert
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="reflectune",
+    help="Recycle an instruction-tuning dataset: a teacher reflects, the student selects, LoRA refinetunes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "init": recycling.init,
+    "run": recycling.run,
+    "resume": recycling.resume,
+    "runs": inspecting.list_runs,
+    "show": inspecting.show,
+    "trace": inspecting.trace,
+    "verify": inspecting.verify,
+    "export": data.export,
+    "score": data.score,
+    "estimate": recycling.estimate,
+    "prompts": recycling.prompts,
+    "demo": recycling.demo,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Run the command line; exit 0, 1 on failure, 2 on wrong use or bad input, 130 or 143 when stopped."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        if message := error.format_message():  # empty where help was shown instead
+            say(f"reflectune: {message} `reflectune --help` lists the commands and options")
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:  # noqa: BLE001 (the last resort: one line instead of a traceback)
+        code = _fail(error)
+    sys.exit(code)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="REFLECTUNE_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+    if debug:
+        os.environ["REFLECTUNE_DEBUG"] = "1"
+
+
+def _fail(error: Exception) -> int:
+    if os.environ.get("REFLECTUNE_DEBUG"):
+        typer.echo(inert("".join(traceback.format_exception(error))), err=True, nl=False)
+    if isinstance(error, ReflectuneError):
+        say(f"reflectune: {error}")
+        return error.exit_code
+    say(f"reflectune: unexpected {type(error).__name__}: {error}; `reflectune --debug ...` tells where")
+    return 1

@@ -1,0 +1,106 @@
+"""Commands that write pairs and scores to files."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from loop.cli.terms import RUNS, Json, Name, Runs, show_document
+from state.errors import ConfigError
+
+__all__ = ["export", "score"]
+
+
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write.", show_default=False)],
+    round: Annotated[
+        int | None, typer.Option(min=0, help="Round to export.", show_default="the last complete one")
+    ] = None,
+    what: Annotated[
+        Literal["pool", "training", "preferences"],
+        typer.Option(help="Every sample's pair, the pairs trained on, or winner and loser of each decision."),
+    ] = "pool",
+    format: Annotated[
+        Literal["alpaca", "messages", "sharegpt", "parquet"],
+        typer.Option(help="How a record is written; JSON Lines where OUT ends in .jsonl."),
+    ] = "alpaca",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Write a round's pool, training set or preference pairs to a file."""
+    from loop.overview import open_history
+    from state.exports import write_pairs, write_preferences
+    from state.folder import RunFolder
+
+    with open_history(RunFolder.find(runs, name)) as history:
+        last = history.last_round()
+        chosen = last if round is None else round
+        if chosen > last:
+            raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
+        match what:
+            case "pool":
+                written = write_pairs(out, format, history.pool(chosen))
+            case "training":
+                written = write_pairs(out, format, history.training(chosen))
+            case "preferences":
+                written = write_preferences(out, format, history.preferences(chosen))
+    document = {"name": name, "round": chosen, "what": what, "format": format, "written": written}
+    line = f"wrote {written} records to {out} ({what} of round {chosen})"
+    show_document(document | {"out": str(out)}, line, as_json)
+
+
+def score(
+    data: Annotated[Path, typer.Argument(help="File of pairs.", show_default=False)],
+    student: Annotated[str, typer.Option(help="Folder or hub name of the model.", show_default=False)],
+    adapter: Annotated[Path | None, typer.Option(help="LoRA adapter folder on top of it.")] = None,
+    template: Annotated[str, typer.Option(help="chat, plain, or a template file.")] = "chat",
+    format: Annotated[
+        Literal["auto", "alpaca", "messages", "sharegpt"], typer.Option(help="How a record holds its pair.")
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first so many pairs.")] = None,
+    max_length: Annotated[int, typer.Option(min=8, help="Most tokens of prompt and target.")] = 2048,
+    batch_tokens: Annotated[int, typer.Option(min=8, help="Most tokens in one forward pass.")] = 2048,
+    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format.")
+    ] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="JSON Lines file; standard output if left out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score any dataset with any student: IFD and r-IFD, one JSON object a line."""
+    from state.config import DataConfig, StudentConfig
+
+    if as_json and out is None:
+        raise ConfigError("--json prints a summary; say with -o FILE where the scores go")
+    student_config = StudentConfig(
+        model=_model_path(student),
+        template=template if template in ("chat", "plain") else str(Path(template).absolute()),
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        device=device,
+        dtype=dtype,
+    )
+    data_config = DataConfig(path=str(data), format=format, limit=limit)
+    from agents.student import check_student
+    from loop.display import open_display
+    from loop.score import score_dataset
+    from state.exports import put_into_place
+
+    check_student(student_config)
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise ConfigError(f"{adapter}: no LoRA adapter there; want a folder with adapter_config.json")
+    if out is None:
+        score_dataset(data_config, student_config, adapter, sys.stdout, open_display())
+        return
+    with put_into_place(out) as part, part.open("w", encoding="utf-8") as stream:
+        summary = score_dataset(data_config, student_config, adapter, stream, open_display())
+    line = f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
+    show_document(summary | {"out": str(out)}, line, as_json)
+
+
+def _model_path(model: str) -> str:
+    return str(Path(model).absolute()) if Path(model).exists() or model.startswith((".", "/")) else model

@@ -1,0 +1,174 @@
+"""Commands that begin a run and go on with it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loop.cli.terms import RUNS, Json, Name, Runs, say, show_document, show_rounds
+from loop.demo import POLICY, ROUNDS, SAMPLES
+from loop.interruption import Interrupted, Interruption, catch_signals
+from state.errors import AdapterError, ConfigError, TeacherError
+from state.records import PolicyName
+
+if TYPE_CHECKING:
+    from state.folder import RunFolder
+
+__all__ = ["demo", "estimate", "init", "prompts", "resume", "run"]
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml"),
+) -> None:
+    """Write a commented config file."""
+    from state.config import commented_config
+
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(commented_config())
+    except FileExistsError:
+        raise ConfigError(f"{file} exists; name another file or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
+    say(f"wrote {file}: edit it, then `reflectune run {file}`")
+
+
+def prompts() -> None:
+    """Print the teacher's prompts: a file to edit, for teacher.prompts."""
+    from agents.prompts import SHIPPED
+
+    typer.echo(SHIPPED.read_text(encoding="utf-8"), nl=False)
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the run, instead of the config's.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable."),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Start a run and stay with it to its end."""
+    from state.config import load_config
+
+    overrides = [*(set_ or []), *([] if name is None else [f"name={json.dumps(name)}"])]
+    settings = load_config(config, overrides)
+    from loop.run import create_run
+
+    with _stoppable() as interruption:
+        folder = create_run(settings, runs)
+        _run_to_end(folder, interruption)
+    show_rounds(folder, as_json)
+
+
+def resume(
+    name: Name,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change rounds, the teacher's budget, or how it is asked; repeatable.",
+        ),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run where it stopped."""
+    from state.folder import RunFolder
+
+    folder = RunFolder.find(runs, name)
+    folder.refuse_if_locked()
+    with _stoppable() as interruption:
+        if set_:
+            from loop.run import change_run
+
+            change_run(folder, set_)
+        _run_to_end(folder, interruption)
+    show_rounds(folder, as_json)
+
+
+def estimate(
+    config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate a run's teacher calls, tokens and cost; asks no teacher and creates no run."""
+    from state.config import load_config
+
+    settings = load_config(config, set_ or [])
+    from loop.estimate import estimate_run, render_estimate
+
+    document = estimate_run(settings)
+    show_document(document, render_estimate(document), as_json)
+
+
+def demo(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to run.")] = ROUNDS,
+    policy: Annotated[PolicyName, typer.Option(help="Who decides; see selection.policy.")] = POLICY,
+    seed: Annotated[int, typer.Option(min=0, help="Of data, teacher and training.")] = 0,
+    samples: Annotated[int, typer.Option(min=20, max=5000, help="Pairs to recycle.")] = SAMPLES,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """See the whole loop at work on the embedded models and data; takes minutes on two CPU cores."""
+    from loop.demo.demo import conclude, open_demo
+    from loop.overview import open_history
+
+    with _stoppable() as interruption:
+        folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
+        with open_history(folder) as history:
+            status = history.run()["status"]
+        if status == "finished":
+            say(f"this demo has run before; delete {folder.path} to run it anew")
+        else:
+            _run_to_end(folder, interruption)
+    document, rendered = conclude(folder)
+    show_document(document, rendered, as_json)
+
+
+@contextmanager
+def _stoppable() -> Iterator[Interruption]:
+    """Let SIGINT and SIGTERM end the block with the exit codes of a shell."""
+    with catch_signals() as interruption:
+        try:
+            yield interruption
+        except Interrupted:
+            raise typer.Exit(interruption.exit_code) from None
+
+
+def _run_to_end(folder: "RunFolder", interruption: Interruption) -> None:
+    name = folder.path.name
+    try:
+        from loop.display import open_display
+        from loop.run import run_loop
+
+        with interruption.finish_batches():
+            reason = run_loop(folder, open_display(), interruption.is_requested)
+        if reason == "budget":
+            say(
+                f"{name}: the teacher's budget is spent; go on by a higher one: "
+                f"`reflectune resume {name} --set {_capped_keys(folder)}`"
+            )
+    except (Interrupted, KeyboardInterrupt):
+        say(f"interrupted; go on with `reflectune resume {name}`")
+        raise
+    except (TeacherError, AdapterError) as error:
+        raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error
+
+
+def _capped_keys(folder: "RunFolder") -> str:
+    """The budget keys that a run has set, as --set takes them."""
+    from state.config import load_config
+
+    teacher = load_config(folder.config).teacher
+    caps = {"budget_tokens": teacher.budget_tokens, "budget_usd": teacher.budget_usd}
+    return " --set ".join(f"teacher.{key}=N" for key, cap in caps.items() if cap is not None)

@@ -1,0 +1,45 @@
+"""What commands have in common: options, and how a document is shown."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from state.text import inert, one_line, to_json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from state.folder import RunFolder
+
+__all__ = ["RUNS", "Json", "Name", "Runs", "say", "show_document", "show_rounds"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Runs = Annotated[Path, typer.Option("--runs", envvar="REFLECTUNE_RUNS", help="Folder that holds the runs.")]
+Name = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
+RUNS = Path("runs")
+
+
+def show_document(document: object, rendered: "RenderableType", as_json: bool) -> None:
+    """Print a document as JSON, or what it was rendered to."""
+    if as_json:
+        typer.echo(to_json(document, indent=1))
+        return
+    from rich.console import Console
+
+    shown = inert(rendered) if isinstance(rendered, str) else rendered
+    Console().print(shown, markup=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print one line on stderr."""
+    typer.echo(one_line(text), err=True)
+
+
+def show_rounds(folder: "RunFolder", as_json: bool) -> None:
+    """Print the rounds of one run."""
+    from loop.overview import describe_run
+    from loop.tables import render_rounds
+
+    document = describe_run(folder)
+    show_document(document, render_rounds(document), as_json)

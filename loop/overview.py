@@ -1,0 +1,69 @@
+"""Runs as documents: what `runs` and `show` print, and what every view of a run begins with."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from loop.ground import explained
+from state.errors import ReflectuneError
+from state.folder import RunFolder
+from state.history import History
+
+__all__ = ["describe_run", "open_history", "overview", "readable_overview"]
+
+
+@contextmanager
+def open_history(folder: RunFolder) -> Iterator[History]:
+    """Read a run's lineage; one that is damaged or locked is said in one line, with what to do."""
+    with explained(folder.path, "try again"), History.open(folder.lineage) as history:
+        yield history
+
+
+def readable_overview(folder: RunFolder) -> dict[str, Any]:
+    """One line of `runs`; a folder that cannot be read has a line too, and keeps no other from its own."""
+    try:
+        return overview(folder)
+    except (ReflectuneError, sqlite3.DatabaseError) as error:
+        unknown = dict.fromkeys(("round", "rounds", "samples", "acceptance", "cost_usd", "created_at"))
+        return {"name": folder.path.name, "status": "unreadable", **unknown, "error": str(error)}
+
+
+def overview(folder: RunFolder) -> dict[str, Any]:
+    """One line of `runs`."""
+    was_locked = folder.is_locked()
+    with open_history(folder) as history:
+        run = history.run()
+        samples = history.samples()
+        return {
+            "name": folder.path.name,
+            "status": _status(folder, run["status"], was_locked),
+            "round": history.last_round(),
+            "rounds": run["rounds"],
+            "samples": samples["train"] + samples["holdout"],
+            "acceptance": history.acceptance(),
+            "cost_usd": history.teacher()["cost_usd"],
+            "created_at": run["created_at"],
+        }
+
+
+def describe_run(folder: RunFolder) -> dict[str, Any]:
+    """One run with its rounds, as `show --json` prints it."""
+    was_locked = folder.is_locked()
+    with open_history(folder) as history:
+        run = history.run()
+        return {
+            "name": folder.path.name,
+            "status": _status(folder, run["status"], was_locked),
+            "stop_reason": run["stop_reason"],
+            "rounds": history.rounds(),
+        }
+
+
+def _status(folder: RunFolder, written: str, was_locked: bool) -> str:
+    """The run's status: one that says it is running without a live process was interrupted.
+
+    The process may have ended, or begun, since the status was read: `was_locked` before that counts too.
+    """
+    is_dead = written == "running" and not was_locked and not folder.is_locked()
+    return "interrupted" if is_dead else written
