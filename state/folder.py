@@ -38,6 +38,11 @@ class RunFolder:
         """LangGraph's own database."""
         return self.path / "checkpoints.db"
 
+    @property
+    def index(self) -> Path:
+        """What the lineage's samples are found by; derived from it."""
+        return self.path / "index.db"
+
     def adapter(self, round: int) -> Path:
         """The adapter folder of a round."""
         return self.path / "adapters" / f"round-{round:02d}"

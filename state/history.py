@@ -5,7 +5,7 @@ Only reads, and only over its own connection, so that it never stands in the wri
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -79,6 +79,26 @@ class History:
         stop = self._one("SELECT (SELECT stop_reason FROM rounds ORDER BY round DESC LIMIT 1) AS stop_reason")
         return row | stop
 
+    def settings(self) -> dict[str, Any]:
+        """What the run is made of: config, data_hash, versions of libraries, seed, and changes of the config.
+
+        A change is {"changed_at", "key", "before", "after"}; `config` is the newest.
+        """
+        row = self._one("SELECT config, data_hash, versions, seed FROM runs")
+        changes = (
+            list(self.db.query("SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid"))
+            if self.db.table("config_changes").exists()
+            else []
+        )
+        return row | {
+            "config": json.loads(row["config"]),
+            "versions": json.loads(row["versions"]),
+            "changes": [
+                change | {name: json.loads(change[name]) for name in ("before", "after")}
+                for change in changes
+            ],
+        }
+
     def samples(self) -> dict[str, int]:
         """How many samples each split has."""
         rows = self.db.query("SELECT split, COUNT(*) AS n FROM samples GROUP BY split")
@@ -143,8 +163,8 @@ class History:
 
     def rounds(self) -> list[dict[str, Any]]:
         """One document a round, as `show --json` prints it."""
-        rows = self.db.query("SELECT * FROM rounds ORDER BY round")
-        return [self._round(row) for row in list(rows)]
+        rows = self.db.query("SELECT round FROM rounds ORDER BY round")
+        return [self.round(row["round"]) for row in list(rows)]
 
     def evaluations(self) -> list[dict[str, Any]]:
         """All held-out measures with their 95 % intervals, by round and name."""
@@ -155,8 +175,9 @@ class History:
             )
         )
 
-    def _round(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        round = row["round"]
+    def round(self, round: int) -> dict[str, Any]:
+        """One round that has begun, as `show --json` prints it."""
+        row = self._one("SELECT * FROM rounds WHERE round = :round", round=round)
         scores = self._pool_scores(round)
         evaluations = self.db.query("SELECT name, value FROM evaluations WHERE round = ?", [round])
         seconds = json.loads(row["metrics"]).get("seconds", {})
@@ -320,10 +341,10 @@ class History:
             )
             version["scores"] = [row | {"truncated": bool(row["truncated"])} for row in scores]
             version["current"] = version["id"] == current
-        failures = self.db.query(
-            "SELECT round, phase, candidate, attempt, status, error FROM teacher_calls "
-            "WHERE sample_id = ? AND status <> 'ok' ORDER BY round, phase, candidate, attempt",
-            [sample_id],
+        failures = (
+            {key: call[key] for key in ("round", "phase", "candidate", "attempt", "status", "error")}
+            for call in self.calls(sample_id)
+            if call["status"] != "ok"
         )
         trained = self.db.query(
             "SELECT DISTINCT training_sets.round FROM training_sets JOIN versions "
@@ -339,6 +360,21 @@ class History:
             "failures": list(failures),
             "trained_in": [row["round"] for row in trained],
         }
+
+    def calls(self, sample_id: str) -> list[dict[str, Any]]:
+        """Every teacher call of a sample with its raw text, by round, phase, candidate and attempt."""
+        rows = self.db.query(
+            f"""
+            SELECT id, round, phase, candidate, attempt, engine, model, status, error, finish_reason,
+                critique, text, prompt_tokens, completion_tokens, cost_usd, seconds, cached
+            FROM teacher_calls
+            -- Named one by one, so that the index on (round, phase, sample_id, ...) finds them.
+            WHERE round IN (SELECT round FROM rounds) AND phase IN ({_quoted(PHASES)}) AND sample_id = ?
+            ORDER BY round, phase, candidate, attempt
+            """,
+            [sample_id],
+        )
+        return [row | {"cached": bool(row["cached"])} for row in rows]
 
     # Pairs to export
 

@@ -1,35 +1,58 @@
 """A run's samples, indexed for search: found by words, outcome and change, whatever the run's size.
 
-The index is a file of its own beside the lineage, `index.db`, derived from it and brought up to date by whoever
-asks; delete it at will. The lineage itself is only read.
+The index is a file of its own beside the lineage, derived from it and brought up to date by whoever asks;
+delete it at will. The lineage itself is only read.
 """
 
-from collections.abc import Iterator
+import hashlib
+import json
+import os
+import sqlite3
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from sqlite_utils.db import Database
+
+from state.errors import StoreError
+from state.folder import RunFolder
+from state.indexing import SHIFT, prepare_index, update_index
 from state.records import Phase
+from state.store import open_database
 
 __all__ = ["OUTCOMES", "SORTS", "Outcome", "SampleIndex", "SampleQuery", "SortKey"]
 
-# What a phase came to for a sample: its proposal was taken; it was compared, or its policy asked, in vain
-# (refused, tie, unscorable, policy); the teacher found nothing to improve; it brought no proposal; it was not asked.
-Outcome = Literal["accepted", "refused", "unchanged", "failed", "frozen"]
+# What a phase came to for a sample: a proposal was taken; none was (refused, tie, unscorable or policy); the
+# teacher found nothing to improve; it brought no proposal; the sample was left alone; nobody was asked, since
+# the budget was spent.
+Outcome = Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 SortKey = Literal["position", "ifd_change", "r_ifd_change", "length_growth"]
 SORTS: tuple[SortKey, ...] = get_args(SortKey)
+
+# Characters of an instruction that a row shows.
+_BEGINNING = 200
+
+_COLUMNS = (
+    "position", "round", "split", "version", "length_growth", "trained",
+    "instruction_outcome", "instruction_reason", "ifd_before", "ifd_after", "ifd_change",
+    "response_outcome", "response_reason", "r_ifd_before", "r_ifd_after", "r_ifd_change",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class SampleQuery:
     """Which samples, in which rounds. Every condition that is set must hold.
 
-    A change is the proposal's value minus the incumbent's, under the student that decided; length growth is the
-    response's characters after the round per character of the given response.
+    A change is the proposal's value minus the incumbent's, under the student that decided; length growth is
+    the response's characters after the round per character of the given response.
     """
 
-    text: str = ""  # words that one version of the sample holds, all of them; any case
+    text: str = ""  # words, each of which begins some word of one version of the sample; any case
+    most_matches: int | None = None  # look at the first so many samples that hold the text; None: at all
+    position: int | None = None
     round: int | None = None
     phase: Phase | None = None  # where the outcome was; None: in either
     outcome: Outcome | None = None
@@ -39,18 +62,180 @@ class SampleQuery:
     max_r_ifd_change: float | None = None
     min_length_growth: float | None = None
     max_length_growth: float | None = None
-    trained: bool | None = None  # whether its pair was in the round's training set
-    sort: SortKey = "position"
+    trained: bool | None = None  # whether a version of it was in the round's training set
+    sort: SortKey = "position"  # what has no such value is left out
     descending: bool = False
     limit: int = 50
     offset: int = 0
 
 
 class SampleIndex:
-    """Finds samples of one run.
+    """Finds samples of one run; use it in one thread.
 
-    A row is one sample in one round: {"sample", "position", "round", "instruction": {"outcome", "reason", "before",
-    "after", "change"} or None, "response": the same, "length_growth", "trained", "text"}. `before` and `after` are
-    the incumbent's and the proposal's IFD (instruction) or r-IFD (response), None where the policy compared
-    something else or nothing; `text` is how the instruction in the pool begins after the round.
+    A row is one sample in one round: {"sample", "position", "split", "round", "instruction": {"outcome",
+    "reason", "before", "after", "change"} or None while it is not decided, "response": the same,
+    "length_growth", "trained", "text"}. `before` and `after` are the incumbent's and the proposal's IFD
+    (instruction) or r-IFD (response), None where the policy compared something else or nothing; `trained` is
+    None before the training set is chosen; `text` is how the instruction in the pool begins after the round.
+    Round 0 is the given data, held-out samples too.
     """
+
+    def __init__(self, database: Database) -> None:
+        self.db = database
+
+    @classmethod
+    def open(cls, folder: RunFolder) -> Self:
+        """Open a run's index, and make an empty one where there is none.
+
+        Raises:
+            StoreError: no lineage, or no place for an index.
+        """
+        database = open_database(folder.lineage, read_only=True)
+        database.conn.isolation_level = None  # transactions begin and end where it says so here
+        try:
+            path = _find_place(folder)
+            database.execute("ATTACH ? AS found", [f"{path.as_uri()}?mode=rwc"])
+            database.execute("PRAGMA found.journal_mode = WAL")
+            database.execute("PRAGMA found.synchronous = NORMAL")
+            database.execute("PRAGMA busy_timeout = 60000")
+            prepare_index(database)
+        except sqlite3.Error as error:
+            database.close()
+            raise StoreError(f"{folder.path}: its samples cannot be indexed: {error}") from error
+        return cls(database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.db.close()
+
+    def update(self) -> bool:
+        """Take in what the lineage has gained. Commits as it goes.
+
+        Returns:
+            Whether there was anything new.
+        """
+        return update_index(self.db)
+
+    def find(self, query: SampleQuery) -> list[dict[str, Any]]:
+        """The rows that a query asks for, in its order; equal ones by position and round."""
+        source, params = self._select(query)
+        order = "DESC" if query.descending else "ASC"
+        keys = dict.fromkeys((query.sort, "position", "round"))
+        sort = ", ".join(f"steps.{key} {order}" for key in keys)
+        columns = ", ".join(f"steps.{name}" for name in _COLUMNS)
+        rows = self.db.query(
+            f"""
+            WITH page AS MATERIALIZED (
+                SELECT {columns} FROM {source} ORDER BY {sort} LIMIT :limit OFFSET :offset)
+            SELECT page.*, samples.id AS sample, substr(versions.instruction, 1, {_BEGINNING}) AS text
+            FROM page JOIN samples ON samples.position = page.position
+            JOIN versions ON versions.rowid = page.version
+            """,
+            {**params, "limit": query.limit, "offset": query.offset},
+        )
+        return [_row(row) for row in rows]
+
+    def count(self, query: SampleQuery, at_most: int = 10_000) -> int:
+        """How many rows a query has, counted no further than `at_most`."""
+        source, params = self._select(query)
+        row = self.db.execute(
+            f"SELECT COUNT(*) FROM (SELECT 1 FROM {source} LIMIT :at_most)", {**params, "at_most": at_most}
+        ).fetchone()
+        return int(row[0])
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The documents of `History.rounds`, as of the last update."""
+        rows = self.db.execute("SELECT document FROM found.rounds ORDER BY round").fetchall()
+        return [json.loads(row[0]) for row in rows]
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """How many samples came to what: {"round", "phase", "outcome", "n"}, as of the last update."""
+        rows = self.db.query(
+            "SELECT round, phase, outcome, n FROM found.outcomes ORDER BY round, phase, outcome"
+        )
+        return list(rows)
+
+    def _select(self, query: SampleQuery) -> tuple[str, dict[str, Any]]:
+        """FROM and WHERE of a query, with their parameters."""
+        source, conditions = "found.steps AS steps", ["1"]
+        params: dict[str, Any] = {}
+        if query.text:
+            self._match(query.text, query.most_matches)
+            source = (
+                "temp.matches AS matches CROSS JOIN found.steps AS steps ON steps.position = matches.position"
+            )
+        for name in ("position", "round", "trained"):
+            if (wanted := getattr(query, name)) is not None:
+                conditions.append(f"steps.{name} = :{name}")
+                params[name] = wanted
+        for name in ("ifd_change", "r_ifd_change", "length_growth"):
+            for bound, sign in (("min", ">="), ("max", "<=")):
+                if (wanted := getattr(query, f"{bound}_{name}")) is not None:
+                    conditions.append(f"steps.{name} {sign} :{bound}_{name}")
+                    params[f"{bound}_{name}"] = wanted
+        if query.sort != "position":
+            conditions.append(f"steps.{query.sort} IS NOT NULL")
+        phases = [query.phase] if query.phase else ["instruction", "response"]
+        if query.outcome:
+            conditions.append(
+                "(" + " OR ".join(f"steps.{phase}_outcome = :outcome" for phase in phases) + ")"
+            )
+            params["outcome"] = query.outcome
+        elif query.phase:
+            conditions.append(f"steps.{query.phase}_outcome IS NOT NULL")
+        return f"{source} WHERE {' AND '.join(conditions)}", params
+
+    def _match(self, text: str, most: int | None) -> None:
+        """Put the positions of samples that hold a text into temp.matches."""
+        self.db.execute("CREATE TEMP TABLE IF NOT EXISTS matches (position INTEGER PRIMARY KEY)")
+        self.db.execute("DELETE FROM temp.matches")
+        if words := _words(text):
+            self.db.execute(
+                f"INSERT INTO temp.matches SELECT DISTINCT rowid >> {SHIFT} FROM found.texts "
+                "WHERE texts MATCH ? LIMIT ?",
+                [" ".join(f'"{word}"*' for word in words), -1 if most is None else most],
+            )
+
+
+def _find_place(folder: RunFolder) -> Path:
+    """Where a run's index lies: in its folder, or in the user's cache where that cannot be written."""
+    if os.access(folder.path, os.W_OK):
+        return folder.index.absolute()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflectune"
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = hashlib.sha256(os.fsencode(folder.path.resolve())).hexdigest()[:32]
+    return (cache / f"{name}.db").absolute()
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text as the full-text index takes them apart."""
+    text = unicodedata.normalize("NFC", text)
+    letters = (char if unicodedata.category(char)[0] in "LN" else " " for char in text)
+    return "".join(letters).split()
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    phases = {
+        phase: None
+        if row[f"{phase}_outcome"] is None
+        else {
+            "outcome": row[f"{phase}_outcome"],
+            "reason": row[f"{phase}_reason"],
+            "before": row[f"{measure}_before"],
+            "after": row[f"{measure}_after"],
+            "change": row[f"{measure}_change"],
+        }
+        for phase, measure in (("instruction", "ifd"), ("response", "r_ifd"))
+    }
+    return {
+        "sample": row["sample"],
+        "position": row["position"],
+        "split": row["split"],
+        "round": row["round"],
+        **phases,
+        "length_growth": row["length_growth"],
+        "trained": None if row["trained"] is None else bool(row["trained"]),
+        "text": row["text"],
+    }
