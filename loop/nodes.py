@@ -6,28 +6,30 @@ needs, only when there is work for it, and closes it before it returns. Asked to
 batch in flight and raises Interrupted, so that the machine takes it for unfinished.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypedDict
 
 from langgraph.runtime import Runtime
 
-from agents.evaluation import Checker, evaluate_student
-from agents.refinetune import check_adapter, hash_adapter, refinetune_student
-from agents.student import Student
-from agents.teacher import Question, Teacher
+from agents.refinetune import hash_adapter
+from agents.teacher import Question
 from agents.trainer import StoppedError
-from loop.display import Display
+from loop.context import (
+    SAMPLES_AT_ONCE,
+    Judge,
+    LoopContext,
+    LoopState,
+    adapter_of,
+    round_student,
+    timed,
+)
 from loop.interruption import Interrupted
+from loop.measuring import evaluate_round, score_frozen
 from loop.selection import POLICIES, choose_training_set, decide, needed_versions
 from loop.stopping import is_spent, stop_reason
-from state.config import RunConfig, TeacherConfig
+from state.config import TeacherConfig
 from state.errors import TeacherError
-from state.folder import RunFolder
 from state.records import (
     ANSWERLESS,
     PHASES,
@@ -38,68 +40,22 @@ from state.records import (
     Pair,
     Phase,
     Reason,
-    Score,
     StudentRecord,
     TeacherCall,
-    Term,
     Version,
 )
-from state.store import Contest, LineageStore, Scores
+from state.store import Contest, Scores
 
 __all__ = [
-    "LoopContext",
-    "LoopState",
     "evaluate",
-    "evaluate_round",
-    "find_adapter",
     "refinetune",
     "reflect",
     "select",
     "why_stop",
 ]
 
-# How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
-# scores may differ in their last bits with what they are computed beside.
-_SAMPLES_AT_ONCE = 32
-
 # Reasons of decisions that compared nothing, for want of a proposal.
 _UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")
-
-_Wanted = tuple[str, Pair, Term]  # version id, its pair, which score
-
-
-class LoopState(TypedDict):
-    """What the machine carries: names and counters only; data lives in the lineage database."""
-
-    run: str
-    round: int  # the round under way, from 1
-    phase: Phase  # of the next reflection
-    student: str  # the newest student's id
-    stop_reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LoopContext:
-    """What the nodes work with. Tests put fakes in the place of models; nothing is global."""
-
-    config: RunConfig
-    folder: RunFolder
-    store: LineageStore
-    display: Display
-    checker: Checker | None
-    open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
-    open_student: Callable[[Path | None], Student]
-    refinetune_student: Callable[..., dict[str, float]] = refinetune_student
-    stopping: Callable[[], bool] = lambda: False  # whether somebody asked to stop
-
-    def leave_if_asked(self) -> None:
-        """Call where nothing is in flight.
-
-        Raises:
-            Interrupted: somebody asked to stop.
-        """
-        if self.stopping():
-            raise Interrupted
 
 
 def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
@@ -134,7 +90,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     def may_ask() -> bool:
         return not is_spent(teacher_config, spending) and not context.stopping()
 
-    with _timed(context, round, "reflect"), _moot_if_asked(context), ExitStack() as stack:
+    with timed(context, round, "reflect"), _moot_if_asked(context), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · reflect · {phase}", total=total, done=settled.total())
         )
@@ -143,7 +99,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         if is_over or not may_ask():
             context.leave_if_asked()
             return {}
-        teacher = stack.enter_context(context.open_teacher(_student(store, round - 1)))
+        teacher = stack.enter_context(context.open_teacher(round_student(store, round - 1)))
         for reflection in teacher.reflect(questions, may_ask):
             call, question = reflection.call, reflection.question
             proposals = []
@@ -178,17 +134,17 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     context, round, phase = runtime.context, state["round"], state["phase"]
     context.leave_if_asked()
     store = context.store
-    scorer = _student(store, round - 1)
+    scorer = round_student(store, round - 1)
     total, done = store.count_samples("train"), store.count_decisions(round, phase)
     accepted = store.count_decisions(round, phase, "accepted")
     compared = done - sum(store.count_decisions(round, phase, reason) for reason in _UNCONTESTED)
-    with _timed(context, round, "select"), ExitStack() as stack:
+    with timed(context, round, "select"), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · select · {phase}", total=total, done=done)
         )
-        judge = _Judge(context, scorer, stack)
+        judge = Judge(context, scorer, stack)
         patience = context.config.teacher.patience
-        for contests in store.contests(round, phase, _SAMPLES_AT_ONCE, patience=patience):
+        for contests in store.contests(round, phase, SAMPLES_AT_ONCE, patience=patience):
             decisions = _decide_together(judge, contests, round, phase)
             done += len(decisions)
             compared += sum(decision.reason not in _UNCONTESTED for decision in decisions)
@@ -206,10 +162,10 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
     context, round = runtime.context, state["round"]
     context.leave_if_asked()
     store, config = context.store, context.config
-    previous = _student(store, round - 1)
+    previous = round_student(store, round - 1)
     if (student := store.round_student(round)) is not None:
         return {"student": student.id}
-    with _timed(context, round, "refinetune"):
+    with timed(context, round, "refinetune"):
         pairs = store.training_pairs(round)
         if not pairs:
             store.set_training_set(
@@ -234,12 +190,13 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
 
 
 def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
-    """Measure the round's student on the held-out pairs, then stop or go to the next round."""
+    """Measure the round's student and pool, then stop or go to the next round."""
     context, round = runtime.context, state["round"]
     context.leave_if_asked()
     ends = why_stop(context, round, {}) is not None
     if ends or round % context.config.evaluate.every == 0:
         evaluate_round(context, round)
+        score_frozen(context, round)
     reason = why_stop(context, round, context.store.evaluations())
     context.store.finish_round(round, reason)
     return {"stop_reason": reason} if reason else {"round": round + 1}
@@ -264,80 +221,7 @@ def why_stop(
     )
 
 
-def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
-    """The adapter folder of a student, inside the run's; None for the base model.
-
-    Raises:
-        AdapterError: it is not what was trained.
-    """
-    if student.adapter is None or student.adapter_hash is None:
-        return None
-    adapter = folder.adapter(student.round)
-    check_adapter(adapter, student.adapter_hash, student.id)
-    return adapter
-
-
-def evaluate_round(context: LoopContext, round: int) -> None:
-    """Commit the held-out measures of a round's student, where they are missing."""
-    store = context.store
-    pairs = store.holdout_pairs()
-    measured = store.evaluations()
-    if not pairs or round in measured:
-        return
-    student = _student(store, round)
-    with _timed(context, round, "evaluate"):
-        evaluations: Iterable[Evaluation]
-        if student.round < round and student.round in measured:
-            evaluations = measured[student.round].values()  # nothing was trained since
-        else:
-            title = f"round {round} · evaluate · {student.id}"
-            with (
-                context.display.stage(title, total=len(pairs)) as stage,
-                context.open_student(_adapter(context, student)) as model,
-            ):
-
-                def on_done(done: int) -> None:
-                    stage.update(done, len(pairs))
-                    if done < len(pairs):
-                        context.leave_if_asked()
-
-                context.leave_if_asked()
-                evaluations = evaluate_student(
-                    model,
-                    pairs,
-                    context.checker,
-                    max_tokens=context.config.evaluate.max_tokens,
-                    on_done=on_done,
-                )
-                facts = {item.name: f"{item.value:.3f}" for item in evaluations}
-                stage.update(len(pairs), len(pairs), **facts)
-        store.add_evaluations(round, student.id, evaluations)
-
-
-class _Judge:
-    """Scores with one student, opened when the first score is really missing."""
-
-    def __init__(self, context: LoopContext, student: StudentRecord, stack: ExitStack) -> None:
-        self.context, self.student, self.stack = context, student, stack
-        self.model: Student | None = None
-
-    def score_missing(self, wanted: Iterable[_Wanted], known: Scores) -> Scores:
-        """Score what is wanted and not known: version id -> term -> score."""
-        missing = [item for item in wanted if item[2] not in known.get(item[0], {})]
-        if not missing:
-            return {}
-        if self.model is None:
-            adapter = _adapter(self.context, self.student)
-            self.model = self.stack.enter_context(self.context.open_student(adapter))
-            self.context.leave_if_asked()
-        scores: dict[str, dict[Term, Score]] = {}
-        results = self.model.score([(pair, term) for _, pair, term in missing])
-        for (version, _, term), score in zip(missing, results, strict=True):
-            scores.setdefault(version, {})[term] = score
-        return scores
-
-
-def _decide_together(judge: _Judge, contests: Sequence[Contest], round: int, phase: Phase) -> list[Decision]:
+def _decide_together(judge: Judge, contests: Sequence[Contest], round: int, phase: Phase) -> list[Decision]:
     """Score, decide and commit a group of contests."""
     store, config = judge.context.store, judge.context.config
     policy = POLICIES[config.selection.policy]
@@ -389,7 +273,7 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
                 config,
                 pairs,
                 out,
-                previous=_adapter(context, previous) if goes_on else None,
+                previous=adapter_of(context, previous) if goes_on else None,
                 round=round,
                 on_step=on_step,
                 is_stopping=context.stopping,
@@ -435,16 +319,6 @@ def _reflection_facts(settled: Counter[CallStatus], cached: int) -> dict[str, st
     return facts | ({"from_cache": str(cached)} if cached else {})
 
 
-def _student(store: LineageStore, round: int) -> StudentRecord:
-    student = store.round_student(round)
-    assert student is not None, f"round {round} has no student"
-    return student
-
-
-def _adapter(context: LoopContext, student: StudentRecord) -> Path | None:
-    return find_adapter(context.folder, student)
-
-
 def _union(known: Scores, fresh: Scores) -> Scores:
     versions = [*known, *(version for version in fresh if version not in known)]
     return {version: {**known.get(version, {}), **fresh.get(version, {})} for version in versions}
@@ -458,12 +332,3 @@ def _moot_if_asked(context: LoopContext) -> Iterator[None]:
     except TeacherError:
         context.leave_if_asked()
         raise
-
-
-@contextmanager
-def _timed(context: LoopContext, round: int, node: str) -> Iterator[None]:
-    began = time.monotonic()
-    try:
-        yield
-    finally:
-        context.store.add_seconds(round, node, time.monotonic() - began)

@@ -17,6 +17,7 @@ from agents.models import resolve_student
 from agents.refinetune import check_refinetune
 from agents.student import Student, check_student
 from agents.teacher import Teacher, check_teacher, open_teacher
+from loop.context import LoopContext, LoopState, find_adapter
 from loop.display import Display
 from loop.graph import Loop, build_graph, hash_graph
 from loop.ground import (
@@ -28,7 +29,8 @@ from loop.ground import (
     refuse_changed_files,
 )
 from loop.interruption import Interrupted
-from loop.nodes import LoopContext, LoopState, evaluate_round, find_adapter, why_stop
+from loop.measuring import evaluate_round
+from loop.nodes import why_stop
 from state.cache import AnswerCache, cache_path
 from state.config import SELF, RunConfig, change_config, parse_config
 from state.datasets import assign_samples, dataset_hash, read_dataset

@@ -300,6 +300,8 @@ class EvaluateConfig(_Section):
     """module:function(instruction, input, response, reference): is an answer right? None: nobody can say."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest held-out answer the student may write, in tokens."""
+    frozen: int = Field(default=1000, ge=0)
+    """Training pairs that the untrained student scores each round, always these, so that rounds compare."""
 
 
 class StopConfig(_Section):

@@ -34,6 +34,7 @@ from state.records import (
     TeacherCall,
     Term,
     Version,
+    content_hash,
 )
 from state.seals import seal_row
 
@@ -221,6 +222,14 @@ class LineageStore:
                 {"key": f"$.seconds.{node}", "seconds": seconds, "round": round},
             )
 
+    def set_frozen(self, round: int, samples: int) -> None:
+        """Say of how many samples s[0] has scored the given pair and that of the pool D[r]."""
+        with self.transaction():
+            self.db.execute(
+                "UPDATE rounds SET metrics = json_set(metrics, '$.frozen', ?) WHERE round = ?",
+                [samples, round],
+            )
+
     def round_student(self, round: int) -> StudentRecord | None:
         """The student a round ended with; None while it has none."""
         query = "SELECT students.* FROM students JOIN rounds ON student_id = id WHERE rounds.round = ?"
@@ -389,17 +398,21 @@ class LineageStore:
     def add_decisions(self, scores: Scores, student_id: str, decisions: Sequence[Decision]) -> None:
         """Commit new scores under one student with the decisions they led to."""
         with self.transaction():
-            self._insert(
-                "scores",
-                (
-                    {"version_id": version_id, "student_id": student_id, "term": term}
-                    | asdict(score)
-                    | {"truncated": int(score.truncated)}
-                    for version_id, terms in scores.items()
-                    for term, score in terms.items()
-                ),
-            )
+            self.add_scores(scores, student_id)
             self._insert("decisions", map(asdict, decisions))
+
+    def add_scores(self, scores: Scores, student_id: str) -> None:
+        """Commit new scores under one student."""
+        self._insert(
+            "scores",
+            (
+                {"version_id": version_id, "student_id": student_id, "term": term}
+                | asdict(score)
+                | {"truncated": int(score.truncated)}
+                for version_id, terms in scores.items()
+                for term, score in terms.items()
+            ),
+        )
 
     def count_decisions(self, round: int, phase: Phase | None = None, reason: str | None = None) -> int:
         """How many decisions a round has taken, of one phase and with one reason if given."""
@@ -435,6 +448,28 @@ class LineageStore:
                     improved=row["sample_id"] in improved,
                     scores=scores[row["version_id"]],
                 )
+
+    def choose_samples(self, count: int, seed: int) -> list[str]:
+        """Up to `count` training samples, at random by the seed: the same ones in every round."""
+        rows = self.db.query("SELECT id FROM samples WHERE split = 'train'")
+        return sorted((row["id"] for row in rows), key=lambda id: content_hash("frozen", seed, id))[:count]
+
+    def pool_pairs(self, round: int, sample_ids: Sequence[str]) -> dict[str, Pair]:
+        """Some samples' pairs in the pool D[r], by version id, in the order of the samples given."""
+        joined = (
+            "decisions ON decisions.winner_id = versions.id AND decisions.phase = 'response' "
+            "AND decisions.round = ? WHERE decisions.sample_id"
+            if round
+            else "samples ON samples.id = versions.sample_id WHERE phase = 'original' AND round = ? "
+            "AND versions.sample_id"
+        )
+        rows = self.db.query(
+            "SELECT versions.sample_id, versions.id, instruction, input, response FROM versions "
+            f"JOIN {joined} IN ({_marks(sample_ids)})",
+            [round, *sample_ids],
+        )
+        found = {row["sample_id"]: row for row in rows}
+        return {found[sample]["id"]: _pair(found[sample]) for sample in sample_ids}
 
     def original_ids(self) -> list[str]:
         """Version ids of the given training pairs, by position."""

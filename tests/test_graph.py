@@ -4,8 +4,8 @@ from pathlib import Path
 from langgraph.graph import END
 
 from loop.cli import app
+from loop.context import LoopState
 from loop.graph import after_evaluate, after_select, draw_graph, hash_graph
-from loop.nodes import LoopState
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -12,8 +12,10 @@ from langgraph.runtime import Runtime
 
 from agents.student import Response
 from agents.teacher import Question, Reflection, Teacher, open_teacher
+from loop.context import LoopContext, LoopState
 from loop.display import LineDisplay
-from loop.nodes import LoopContext, LoopState, evaluate, evaluate_round, refinetune, reflect, select
+from loop.measuring import evaluate_round, score_frozen
+from loop.nodes import evaluate, refinetune, reflect, select
 from state.config import RunConfig, load_config
 from state.datasets import assign_samples, read_dataset
 from state.folder import RunFolder
@@ -364,8 +366,39 @@ def test_evaluate_repeats_the_measures_of_a_student_that_stayed(tmp_path: Path) 
     world.through(1, "instruction", "response")
     refinetune(state(), world.runtime())
     opened = len(world.student.opened)
-    evaluate(state(), world.runtime())
+    evaluate_round(world.context, 1)
     assert world.store.evaluations()[1] == world.store.evaluations()[0]
+    assert len(world.student.opened) == opened
+
+
+def test_the_base_scores_the_same_samples_of_every_round_that_is_measured(tmp_path: Path) -> None:
+    world = make_world(tmp_path, selection={"policy": "accept-all"}, evaluate={"frozen": 5, "max_tokens": 8})
+    chosen = world.store.choose_samples(5, seed=0)
+    for round in (1, 2):
+        world.through(round, "instruction", "response")
+        refinetune(state(round), world.runtime())
+        evaluate(state(round), world.runtime())
+    terms = {
+        row["version_id"]: row["n"]
+        for row in world.store.db.query(
+            "SELECT version_id, COUNT(*) AS n FROM scores WHERE student_id = 's0' GROUP BY version_id"
+        )
+    }
+    pools = [world.store.pool_pairs(round, chosen) for round in (0, 1, 2)]
+    assert len(set().union(*pools)) == 15  # each sample has another pair in each round
+    assert {terms.get(version) for pool in pools for version in pool} == {4}
+    made = {row["id"] for row in world.store.db.query("SELECT id FROM versions WHERE round = 2")}
+    assert made & terms.keys() == set(pools[2])
+    asked = len(world.student.asked)
+    score_frozen(world.context, 2)
+    assert len(world.student.asked) == asked
+
+
+def test_no_model_is_opened_for_comparing_rounds_where_nobody_wants_it(tmp_path: Path) -> None:
+    world = make_world(tmp_path, evaluate={"frozen": 0, "max_tokens": 8})
+    world.through(1, "instruction", "response")
+    opened = len(world.student.opened)
+    score_frozen(world.context, 1)
     assert len(world.student.opened) == opened
 
 

@@ -69,6 +69,11 @@ class RoundsCheck:
             return last + 1, PHASES[0]
         return last, PHASES[-1] if (last, PHASES[-1]) in self.ledger.phases_begun() else PHASES[0]
 
+    def frozen_rounds(self, samples: int) -> frozenset[int]:
+        """Rounds that say that s[0] has scored so many samples of their pool."""
+        rounds = self.rounds.items()
+        return frozenset(round for round, row in rounds if _read_metrics(row).get("frozen") == samples)
+
     def _check_rounds(self, basis: Basis) -> None:
         for round in range(basis.rounds + 1):
             row = self.rounds.get(round)
@@ -94,6 +99,9 @@ class RoundsCheck:
             return f"has the stop_reason {row['stop_reason']}, though the loop went on"
         if row["stop_reason"] not in (None, *_STOP_REASONS):
             return f"has the stop_reason {row['stop_reason']!r}"
+        frozen = _read_metrics(row).get("frozen", 0)
+        if frozen not in (0, len(basis.frozen)) and not self.findings.has_any("samples"):
+            return f"says that s0 has scored {frozen} of its pairs, want {len(basis.frozen)}"
         return _metrics_fault(row["metrics"])
 
     def _check_student(self, row: Row, basis: Basis) -> None:
@@ -261,6 +269,13 @@ class RoundsCheck:
             ),
             spent=is_capped and is_spent(teacher, store.spending()),
         )
+
+
+def _read_metrics(row: Row) -> dict[str, Any]:
+    with suppress(ValueError):
+        metrics = json.loads(row["metrics"])
+        return metrics if isinstance(metrics, dict) else {}
+    return {}
 
 
 def _metrics_fault(text: str) -> str | None:

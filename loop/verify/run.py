@@ -18,9 +18,9 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from agents.prompts import open_prompts
+from loop.context import LoopState
 from loop.graph import build_graph, hash_graph
 from loop.ground import flatten
-from loop.nodes import LoopState
 from loop.verify.findings import Findings
 from loop.verify.rounds import RoundsCheck
 from loop.verify.sample import Basis, verify_sample
@@ -106,6 +106,7 @@ class _Verification:
     def _derive(self, config: RunConfig, adapters: list[str], checkpoint: _Checkpoint | None) -> None:
         """Derive everything again that follows from the config."""
         findings, ledger = self.findings, self.ledger
+        frozen = frozenset(ledger.store.choose_samples(config.evaluate.frozen, config.seed))
         basis = Basis(
             config=config,
             prompts=None,
@@ -114,6 +115,8 @@ class _Verification:
             unfinished=self.rounds_check.first_unfinished(),
             asks_all=self._asks_all(config),
             reads_alike=self._versions().get("reflectune") == importlib.metadata.version("reflectune"),
+            frozen=frozen,
+            frozen_rounds=self.rounds_check.frozen_rounds(len(frozen)),
         )
         try:
             prompts = config.teacher.prompts

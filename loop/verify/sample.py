@@ -45,6 +45,8 @@ class Basis:
     unfinished: Place  # the first phase that may lack rows; all before it are complete
     asks_all: bool  # whether no budget may have cut a reflection short
     reads_alike: bool  # whether answers were read by this version of Reflectune
+    frozen: frozenset[str]  # samples that s[0] scores in every round that is measured
+    frozen_rounds: frozenset[int]  # rounds of which it has scored just these
     other_words: int = 0  # calls whose prompt cannot be written again
     other_readings: int = 0  # calls that another version read in another way
 
@@ -99,7 +101,8 @@ class _SampleCheck(RowsCheck):
 
     # Round by round
 
-    def _walk(self, incumbent: str) -> None:
+    def _walk(self, original: str) -> None:
+        incumbent = original
         calls, candidates = self._by_place()
         for round in range(1, self.basis.rounds + 1):
             for phase in PHASES:
@@ -113,6 +116,7 @@ class _SampleCheck(RowsCheck):
                     self._check_nothing_after(place, calls, candidates)
                     return
                 incumbent = winner
+            self._expect_frozen(round, original, incumbent)
         for table, left in (("teacher_calls", calls), ("versions", candidates)):
             for rows in left.values():
                 for row in rows:
@@ -318,6 +322,17 @@ class _SampleCheck(RowsCheck):
             self._are_sound(needed)
         self.needed |= needed
         return winner
+
+    def _expect_frozen(self, round: int, original: str, winner: str) -> None:
+        """What s[0] scores so that rounds compare: all of it in a round that was measured, else some."""
+        scorer = self.basis.students.get(0)
+        keys = {(version, scorer, term) for version in (original, winner) for term in TERMS if scorer}
+        if round in self.basis.frozen_rounds and self.id in self.basis.frozen:
+            for key in keys - self.scores.keys():
+                self.findings.add("scores", "/".join(key), "is missing, and rounds are compared by it")
+            self.needed |= keys
+        elif round not in self.basis.frozen_rounds:  # being measured, or nobody knows by which samples
+            self.needed |= keys & self.scores.keys()
 
     def _find_winner(self, place: Place, student: str, expected: str, stored: str) -> str:
         """Which of two winners the run went on with."""

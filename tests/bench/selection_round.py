@@ -17,8 +17,9 @@ from langgraph.runtime import Runtime
 from agents import models
 from agents.formulas import nll
 from agents.student import Student
+from loop.context import LoopContext
 from loop.display import LineDisplay
-from loop.nodes import LoopContext, select
+from loop.nodes import select
 from state.config import RunConfig
 from state.folder import RunFolder
 from state.records import PHASES, Pair, Phase, Sample, Score, StudentRecord, Term, Version

@@ -1,0 +1,128 @@
+"""What the nodes work with: counters, store and models, and a student that scores what is missing."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from agents.evaluation import Checker
+from agents.refinetune import check_adapter, refinetune_student
+from agents.student import Student
+from agents.teacher import Teacher
+from loop.display import Display
+from loop.interruption import Interrupted
+from state.config import RunConfig
+from state.folder import RunFolder
+from state.records import Pair, Phase, Score, StudentRecord, Term
+from state.store import LineageStore, Scores
+
+__all__ = [
+    "SAMPLES_AT_ONCE",
+    "Judge",
+    "LoopContext",
+    "LoopState",
+    "adapter_of",
+    "find_adapter",
+    "round_student",
+    "timed",
+]
+
+# How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
+# scores may differ in their last bits with what they are computed beside.
+SAMPLES_AT_ONCE = 32
+
+Wanted = tuple[str, Pair, Term]  # version id, its pair, which score
+
+
+class LoopState(TypedDict):
+    """What the machine carries: names and counters only; data lives in the lineage database."""
+
+    run: str
+    round: int  # the round under way, from 1
+    phase: Phase  # of the next reflection
+    student: str  # the newest student's id
+    stop_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoopContext:
+    """What the nodes work with. Tests put fakes in the place of models; nothing is global."""
+
+    config: RunConfig
+    folder: RunFolder
+    store: LineageStore
+    display: Display
+    checker: Checker | None
+    open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
+    open_student: Callable[[Path | None], Student]
+    refinetune_student: Callable[..., dict[str, float]] = refinetune_student
+    stopping: Callable[[], bool] = lambda: False  # whether somebody asked to stop
+
+    def leave_if_asked(self) -> None:
+        """Call where nothing is in flight.
+
+        Raises:
+            Interrupted: somebody asked to stop.
+        """
+        if self.stopping():
+            raise Interrupted
+
+
+class Judge:
+    """Scores with one student, opened when the first score is really missing."""
+
+    def __init__(self, context: LoopContext, student: StudentRecord, stack: ExitStack) -> None:
+        self.context, self.student, self.stack = context, student, stack
+        self.model: Student | None = None
+
+    def score_missing(self, wanted: Iterable[Wanted], known: Scores) -> Scores:
+        """Score what is wanted and not known: version id -> term -> score."""
+        missing = [item for item in wanted if item[2] not in known.get(item[0], {})]
+        if not missing:
+            return {}
+        if self.model is None:
+            adapter = adapter_of(self.context, self.student)
+            self.model = self.stack.enter_context(self.context.open_student(adapter))
+            self.context.leave_if_asked()
+        scores: dict[str, dict[Term, Score]] = {}
+        results = self.model.score([(pair, term) for _, pair, term in missing])
+        for (version, _, term), score in zip(missing, results, strict=True):
+            scores.setdefault(version, {})[term] = score
+        return scores
+
+
+def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
+    """The adapter folder of a student, inside the run's; None for the base model.
+
+    Raises:
+        AdapterError: it is not what was trained.
+    """
+    if student.adapter is None or student.adapter_hash is None:
+        return None
+    adapter = folder.adapter(student.round)
+    check_adapter(adapter, student.adapter_hash, student.id)
+    return adapter
+
+
+def adapter_of(context: LoopContext, student: StudentRecord) -> Path | None:
+    """`find_adapter` in the folder of the run."""
+    return find_adapter(context.folder, student)
+
+
+def round_student(store: LineageStore, round: int) -> StudentRecord:
+    """The student that a round ended with."""
+    student = store.round_student(round)
+    assert student is not None, f"round {round} has no student"
+    return student
+
+
+@contextmanager
+def timed(context: LoopContext, round: int, node: str) -> Iterator[None]:
+    """Book the block's time on a node of a round, however it ends."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        context.store.add_seconds(round, node, time.monotonic() - began)
