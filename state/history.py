@@ -131,10 +131,9 @@ class History:
         where none was accepted.
         """
         total = self._calls(round)
+        where, place = _place(round=round)
         accepted = self._one(
-            "SELECT COUNT(*) AS n FROM decisions "
-            "WHERE round = COALESCE(:round, round) AND reason = 'accepted'",
-            round=round,
+            f"SELECT COUNT(*) AS n FROM decisions WHERE {where} AND reason = 'accepted'", **place
         )["n"]
         tokens = (
             None
@@ -154,11 +153,11 @@ class History:
             f"THEN COALESCE(SUM({name}) FILTER (WHERE NOT cached), {nothing}) END AS {name}"
             for name, nothing in {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}.items()
         )
+        where, place = _place(round=round, phase=phase)
         return self._one(
             f"SELECT COUNT(*) AS calls, COUNT(*) FILTER (WHERE cached) AS cached, {sums} FROM teacher_calls "
-            "WHERE round = COALESCE(:round, round) AND phase = COALESCE(:phase, phase)",
-            round=round,
-            phase=phase,
+            f"WHERE {where}",
+            **place,
         )
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -420,6 +419,12 @@ class History:
 
     def _one(self, query: str, **params: object) -> dict[str, Any]:
         return next(iter(self.db.query(query, params)))
+
+
+def _place(**known: object) -> tuple[str, dict[str, object]]:
+    """The condition that rows are of a place, with its parameters: plain equalities, which an index answers."""
+    place = {name: value for name, value in known.items() if value is not None}
+    return " AND ".join(f"{name} = :{name}" for name in place) or "1", place
 
 
 def _per(total: float | None, number: int) -> float | None:

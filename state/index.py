@@ -99,9 +99,12 @@ class SampleIndex:
             database.execute("PRAGMA found.synchronous = NORMAL")
             database.execute("PRAGMA busy_timeout = 60000")
             prepare_index(database)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             database.close()
-            raise StoreError(f"{folder.path}: its samples cannot be indexed: {error}") from error
+            raise StoreError(
+                f"{folder.path}: its samples cannot be indexed: {error}; where its {folder.index.name} is damaged, "
+                f"delete {folder.index.name}: it is made anew"
+            ) from error
         return cls(database)
 
     def __enter__(self) -> Self:

@@ -1,0 +1,261 @@
+"""Samples found through the index, on a lineage whose every row is known."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from state.errors import StoreError
+from state.folder import RunFolder
+from state.history import History
+from state.index import OUTCOMES, SORTS, SampleIndex, SampleQuery
+from state.records import Pair, Version
+from state.store import LineageStore
+from tests.lineages import call, decided, given, make_store, original, propose, scores_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """Samples a to e, e held out. Round 1 rewrites a; b is refused, c fails, d has nothing to improve.
+
+    The given responses are "answer a", "answer b", ...: 8 characters.
+    """
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    with make_store(folder.lineage, train=4, holdout=1) as store:
+        write_round(store)
+    return folder
+
+
+def write_round(store: LineageStore) -> None:
+    store.start_round(1)
+    old = {sample: original(sample) for sample in "abcd"}
+    asked = call("a", phase="instruction")
+    new = Version("a", old["a"].id, 1, "instruction", 0, Pair("ask a well", "", "answer a"), asked.id)
+    store.add_reflections([asked], [new])
+    store.add_decisions(
+        {},
+        "s0",
+        [
+            decided(old["a"], new, reason="accepted", phase="instruction", values=(0.5, 0.75)),
+            *(decided(old[sample], phase="instruction") for sample in "bcd"),
+        ],
+    )
+    good = propose(store, new, "a much better <b>Größe</b>", round=1, phase="response")  # 26 characters
+    bad = propose(store, old["b"], "worse b", round=1, phase="response")
+    store.add_reflections(
+        [
+            call("c", attempt=1, status="unparsable"),
+            call("c", attempt=2, status="cut"),
+            call("d", status="unchanged"),
+        ],
+        [],
+    )
+    store.add_decisions(
+        {good.id: scores_of(0.5, 0.25)},
+        "s0",
+        [
+            decided(new, good, reason="accepted", values=(0.75, 0.25)),
+            decided(old["b"], bad, reason="refused", values=(0.5, 0.625)),
+            decided(old["c"]),
+            decided(old["d"]),
+        ],
+    )
+    store.set_training_set(1, [good.id])
+    store.set_round_student(1, "s0")
+    store.finish_round(1, None)
+
+
+@pytest.fixture
+def index(folder: RunFolder) -> Iterator[SampleIndex]:
+    with SampleIndex.open(folder) as index:
+        index.update()
+        yield index
+
+
+def found(index: SampleIndex, **conditions: Any) -> list[tuple[str, int]]:
+    """Sample and round of every row found."""
+    return [(row["sample"], row["round"]) for row in index.find(SampleQuery(**conditions))]
+
+
+def test_a_row_is_a_sample_in_a_round(index: SampleIndex) -> None:
+    rows = index.find(SampleQuery(position=0))
+    assert rows == [
+        {
+            "sample": "a",
+            "position": 0,
+            "split": "train",
+            "round": 0,
+            "instruction": None,
+            "response": None,
+            "length_growth": None,
+            "trained": None,
+            "text": "ask a",
+        },
+        {
+            "sample": "a",
+            "position": 0,
+            "split": "train",
+            "round": 1,
+            "instruction": {
+                "outcome": "accepted",
+                "reason": "accepted",
+                "before": 0.5,
+                "after": 0.75,
+                "change": 0.25,
+            },
+            "response": {
+                "outcome": "accepted",
+                "reason": "accepted",
+                "before": 0.75,
+                "after": 0.25,
+                "change": -0.5,
+            },
+            "length_growth": 26 / 8,
+            "trained": True,
+            "text": "ask a well",
+        },
+    ]
+
+
+def test_outcomes_tell_refusals_failures_and_what_was_good_apart(index: SampleIndex) -> None:
+    by_outcome = {outcome: found(index, phase="response", outcome=outcome) for outcome in OUTCOMES}
+    assert by_outcome == {
+        "accepted": [("a", 1)],
+        "refused": [("b", 1)],
+        "unchanged": [("d", 1)],
+        "failed": [("c", 1)],
+        "frozen": [],
+        "unasked": [],
+    }
+    # Nobody was asked about the instructions of the other three: they have no call.
+    assert found(index, phase="instruction", outcome="unasked") == [("b", 1), ("c", 1), ("d", 1)]
+    assert found(index, outcome="unasked") == [("b", 1), ("c", 1), ("d", 1)]
+    assert index.outcomes() == [
+        {"round": 1, "phase": "instruction", "outcome": "accepted", "n": 1},
+        {"round": 1, "phase": "instruction", "outcome": "unasked", "n": 3},
+        {"round": 1, "phase": "response", "outcome": "accepted", "n": 1},
+        {"round": 1, "phase": "response", "outcome": "failed", "n": 1},
+        {"round": 1, "phase": "response", "outcome": "refused", "n": 1},
+        {"round": 1, "phase": "response", "outcome": "unchanged", "n": 1},
+    ]
+
+
+def test_round_zero_has_every_sample_held_out_ones_too(index: SampleIndex) -> None:
+    rows = index.find(SampleQuery(round=0))
+    assert [(row["sample"], row["split"]) for row in rows] == [
+        *((sample, "train") for sample in "abcd"),
+        ("e", "holdout"),
+    ]
+
+
+def test_text_finds_samples_by_any_of_their_versions(index: SampleIndex) -> None:
+    assert found(index, text="MUCH bett", round=1) == [("a", 1)]
+    assert found(index, text="GROße", round=1) == [("a", 1)]  # diacritics make no difference
+    assert found(index, text="worse", round=0) == [("b", 0)]  # refused, and found all the same
+    assert found(index, text="answer e") == [("e", 0)]
+    assert found(index, text="well worse") == []  # words of two samples
+    assert len(found(index, text="ask")) == 9
+    assert found(index, text="ask", most_matches=1) == [("a", 0), ("a", 1)]
+
+
+@pytest.mark.parametrize(
+    "text", ['"', "*", "a OR b", "NEAR(a b)", "text: a", "' --", "-", "<b>", "\x00", "a^b", "(" * 9]
+)
+def test_text_is_words_and_no_query(index: SampleIndex, text: str) -> None:
+    for row in index.find(SampleQuery(text=text)):
+        assert row["sample"] in "abcde"
+    if not any(char.isalnum() for char in text):
+        assert found(index, text=text) == []
+
+
+def test_changes_and_growth_are_bounds_and_orders(index: SampleIndex) -> None:
+    assert found(index, sort="r_ifd_change") == [("a", 1), ("b", 1)]  # -0.5, 0.125
+    assert found(index, sort="r_ifd_change", descending=True) == [("b", 1), ("a", 1)]
+    assert found(index, max_r_ifd_change=0.0) == [("a", 1)]
+    assert found(index, min_r_ifd_change=0.125) == [("b", 1)]
+    assert found(index, min_ifd_change=0.25) == [("a", 1)]
+    assert found(index, min_ifd_change=0.26) == []
+    assert found(index, min_length_growth=1.5) == [("a", 1)]
+    assert found(index, sort="length_growth", limit=2) == [("b", 1), ("c", 1)]
+    assert found(index, sort="length_growth", limit=2, offset=2) == [("d", 1), ("a", 1)]
+    assert found(index, trained=True) == [("a", 1)]
+    assert found(index, trained=False) == [("b", 1), ("c", 1), ("d", 1)]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_pages_hold_every_row_once(index: SampleIndex, sort: Any) -> None:
+    whole = found(index, sort=sort, descending=True)
+    pages = [found(index, sort=sort, descending=True, limit=2, offset=at) for at in range(0, 10, 2)]
+    assert [row for page in pages for row in page] == whole
+    assert index.count(SampleQuery(sort=sort)) == len(whole)
+
+
+def test_count_stops_where_it_is_told(index: SampleIndex) -> None:
+    assert index.count(SampleQuery()) == 9
+    assert index.count(SampleQuery(), at_most=4) == 4
+    assert index.count(SampleQuery(text="worse", round=1)) == 1
+
+
+def test_update_takes_in_what_a_running_loop_adds(folder: RunFolder) -> None:
+    with SampleIndex.open(folder) as index:
+        assert index.update()
+        assert not index.update()
+        with LineageStore.open(folder.lineage) as store:
+            store.start_round(2)
+            store.add_decisions(
+                {}, "s0", [decided(original("b"), round=2, phase="instruction", reason="frozen")]
+            )
+            assert index.update()
+            assert found(index, round=2, outcome="frozen") == [("b", 2)]
+            store.add_decisions(
+                {}, "s0", [decided(original("c"), round=2, phase="instruction", reason="frozen")]
+            )
+            assert index.update()
+        assert found(index, round=2, outcome="frozen") == [("b", 2), ("c", 2)]
+        assert [row["round"] for row in index.rounds()] == [0, 1, 2]
+        assert not [row for row in index.find(SampleQuery(round=2)) if row["trained"] is not None]
+
+
+def test_rounds_are_those_of_the_history(folder: RunFolder, index: SampleIndex) -> None:
+    with History.open(folder.lineage) as history:
+        assert index.rounds() == history.rounds()
+
+
+def test_an_index_of_another_lineage_is_made_anew(folder: RunFolder, tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier.db"
+    shutil.copy(folder.lineage, earlier)
+    with LineageStore.open(folder.lineage) as store:
+        store.start_round(2)
+        propose(store, original("b"), "never kept", round=2, phase="response")
+    with SampleIndex.open(folder) as index:
+        index.update()
+        assert found(index, text="never kept", round=0) == [("b", 0)]
+    for path in folder.path.glob("lineage.db*"):
+        path.unlink()
+    shutil.copy(earlier, folder.lineage)
+    with SampleIndex.open(folder) as index:
+        assert index.update()
+        assert found(index, text="never kept") == []
+        assert found(index, text="much better", round=1) == [("a", 1)]
+
+
+def test_an_index_is_made_beside_a_folder_that_cannot_be_written(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # who runs the tests may write anywhere
+    with SampleIndex.open(folder) as index:
+        index.update()
+        assert found(index, trained=True) == [("a", 1)]
+    assert not folder.index.exists()
+    assert len(list((tmp_path / "cache" / "reflectune").glob("*.db"))) == 1
+
+
+def test_what_is_no_index_is_said_so(folder: RunFolder) -> None:
+    folder.index.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="delete index.db"):
+        SampleIndex.open(folder)
