@@ -422,7 +422,7 @@ class History:
 
 
 def _place(**known: object) -> tuple[str, dict[str, object]]:
-    """The condition that rows are of a place, with its parameters: plain equalities, which an index answers."""
+    """The condition that rows are of a place, with its parameters: plain equalities, found by an index."""
     place = {name: value for name, value in known.items() if value is not None}
     return " AND ".join(f"{name} = :{name}" for name in place) or "1", place
 

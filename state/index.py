@@ -102,8 +102,8 @@ class SampleIndex:
         except (sqlite3.Error, OSError) as error:
             database.close()
             raise StoreError(
-                f"{folder.path}: its samples cannot be indexed: {error}; where its {folder.index.name} is damaged, "
-                f"delete {folder.index.name}: it is made anew"
+                f"{folder.path}: its samples cannot be indexed: {error}; where {folder.index.name} is damaged, "
+                "delete it: it is made anew"
             ) from error
         return cls(database)
 

@@ -14,7 +14,7 @@ from state.history import History
 from state.index import OUTCOMES, SORTS, SampleIndex, SampleQuery
 from state.records import Pair, Version
 from state.store import LineageStore
-from tests.lineages import call, decided, given, make_store, original, propose, scores_of
+from tests.lineages import call, decided, make_store, original, propose, scores_of
 
 
 @pytest.fixture
@@ -257,5 +257,5 @@ def test_an_index_is_made_beside_a_folder_that_cannot_be_written(
 
 def test_what_is_no_index_is_said_so(folder: RunFolder) -> None:
     folder.index.write_bytes(b"no database" * 1000)
-    with pytest.raises(StoreError, match="delete index.db"):
+    with pytest.raises(StoreError, match="delete it"):
         SampleIndex.open(folder)
