@@ -102,8 +102,8 @@ class SampleIndex:
         except (sqlite3.Error, OSError) as error:
             database.close()
             raise StoreError(
-                f"{folder.path}: its samples cannot be indexed: {error}; where {folder.index.name} is damaged, "
-                "delete it: it is made anew"
+                f"{folder.path}: its samples cannot be indexed: {error}; where {folder.index.name} is "
+                "damaged, delete it: it is made anew"
             ) from error
         return cls(database)
 
