@@ -237,3 +237,48 @@ def add_seals(db: Database) -> None:
         "runs", "samples", "students", "teacher_calls", "scores", "evaluations", "config_changes",
     ):  # fmt: skip
         db.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER")
+
+
+@migrations(name="0006_quick_views")
+def look_rows_up(db: Database) -> None:
+    """`evolution` and a sample's teacher calls without a walk through whole tables, in runs of any size."""
+    terms = {
+        "given": "response_given_instruction",
+        "alone": "response_alone",
+        "reverse": "instruction_given_response",
+        "asked": "instruction_alone",
+    }
+    joins = "\n".join(
+        f"LEFT JOIN scores AS {name} ON {name}.version_id = versions.id "
+        f"AND {name}.student_id = rounds.student_id AND {name}.term = '{term}'"
+        for name, term in terms.items()
+    )
+
+    def ratio(over: str, under: str) -> str:
+        """Of two perplexities, by the means of their terms; between these exp() is neither infinite nor 0."""
+        difference = f"({under}.sum_logprob / {under}.num_tokens - {over}.sum_logprob / {over}.num_tokens)"
+        return f"CASE WHEN {difference} BETWEEN -744 AND 709 THEN exp({difference}) END"
+
+    db.executescript(f"""
+        CREATE INDEX teacher_calls_sample ON teacher_calls (sample_id);
+        DROP VIEW evolution;
+        -- Every version of every sample in the order it came, with its scores under the student that
+        -- decided about it and what became of it.
+        CREATE VIEW evolution AS
+        SELECT samples.position, samples.id AS sample_id, versions.round, versions.phase,
+            versions.candidate, versions.id AS version_id, versions.parent_id,
+            versions.instruction, versions.input, versions.response, teacher_calls.critique,
+            COALESCE(given.student_id, alone.student_id, reverse.student_id, asked.student_id) AS student_id,
+            {ratio("given", "alone")} AS ifd, {ratio("reverse", "asked")} AS r_ifd,
+            given.num_tokens AS response_tokens,
+            CASE WHEN decisions.winner_id = versions.id THEN 'accepted'
+                 WHEN decisions.reason = 'accepted' THEN 'refused' ELSE decisions.reason END AS outcome
+        FROM versions
+        JOIN samples ON samples.id = versions.sample_id
+        LEFT JOIN teacher_calls ON teacher_calls.id = versions.teacher_call_id
+        LEFT JOIN decisions ON decisions.round = versions.round AND decisions.phase = versions.phase
+            AND decisions.sample_id = versions.sample_id
+        LEFT JOIN rounds ON rounds.round = MAX(versions.round - 1, 0)
+        {joins}
+        ORDER BY samples.position, versions.round, versions.phase, versions.candidate;
+    """)
