@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint types test fast torture audit bench bench-arms bench-gpu clean
+.PHONY: help setup demo lint types test fast torture audit bench bench-arms bench-gpu screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,15 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	fi
 	touch $@
 
+# The browser of the browser tests, from Debian's packages; Playwright's own are never downloaded.
+.venv/chromium: .venv/installed
+	as_root="$$(test "$$(id -u)" = 0 || echo sudo -n)"; \
+	command -v chromium > /dev/null || \
+	{ $$as_root apt-get update --quiet && \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet chromium; } || \
+		echo "no chromium, and it cannot be installed here: the browser tests will be skipped"
+	if command -v chromium > /dev/null; then touch $@; fi
+
 demo: setup ## see the whole loop at work on the embedded models, in minutes
 	HF_HUB_OFFLINE=1 $(BIN)/reflectune demo
 
@@ -39,7 +48,7 @@ lint: setup ## ruff: rules and formatting
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-test: setup .venv/vllm lint types ## lint, types and every test, with coverage
+test: setup .venv/vllm .venv/chromium lint types ## lint, types and every test, with coverage
 	HF_HUB_OFFLINE=1 $(BIN)/pytest --cov --cov-report=term
 
 fast: setup ## the tests that take seconds
@@ -54,7 +63,7 @@ audit: ## known vulnerabilities of the pinned dependencies; needs the network
 	.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement .constraints.txt
 
 bench: setup ## measure speed, memory and exactness; writes tests/bench/RESULTS.md
-	for name in scoring refinetune memory reference; do \
+	for name in scoring refinetune memory reference browsing; do \
 		HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.$$name --record || exit 1; \
 	done
 
@@ -63,6 +72,9 @@ bench-arms: setup ## compare selection policies over several seeds; takes an hou
 
 bench-gpu: ## the same for scoring on a GPU; needs only torch and transformers
 	$(PYTHON) -m tests.bench.gpu --record
+
+screenshots: setup .venv/chromium ## run the demo and take the pictures of the README
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.browser tests/screenshots
 
 clean: ## remove what the targets above made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage .hypothesis build *.egg-info

@@ -1,7 +1,7 @@
 """Runs as documents: what `runs` and `show` print, and what every view of a run begins with."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,8 +47,8 @@ def overview(folder: RunFolder) -> dict[str, Any]:
         }
 
 
-def describe_run(folder: RunFolder) -> dict[str, Any]:
-    """One run with its rounds, as `show --json` prints it."""
+def describe_run(folder: RunFolder, known: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """One run with its rounds, as `show --json` prints it; those of the `known` ones that were over are kept."""
     was_locked = folder.is_locked()
     with open_history(folder) as history:
         run = history.run()
@@ -56,7 +56,7 @@ def describe_run(folder: RunFolder) -> dict[str, Any]:
             "name": folder.path.name,
             "status": _status(folder, run["status"], was_locked),
             "stop_reason": run["stop_reason"],
-            "rounds": history.rounds(),
+            "rounds": [*known[:-1], *history.rounds(since=known[-1]["round"] if known else 0)],
         }
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loop.tables import format_number
+from loop.tables import format_measure
 
-__all__ = ["say_decision", "say_failure"]
+__all__ = ["say_decision", "say_failure", "unit_of"]
 
 _UNITS: Mapping[str, Mapping[str, str]] = {
     "ifd+r-ifd": {"instruction": "IFD", "response": "r-IFD"},
@@ -16,14 +16,19 @@ _UNITS: Mapping[str, Mapping[str, str]] = {
 }
 
 
+def unit_of(policy: str, phase: str) -> str:
+    """What a policy compares in a phase."""
+    return _UNITS.get(policy, {}).get(phase, "value")
+
+
 def say_decision(decision: Mapping[str, Any]) -> str:
     """Why a decision, as `trace --json` holds it, fell as it did."""
     policy, phase = decision["policy"], decision["phase"]
-    unit = _UNITS.get(policy, {}).get(phase, "value")
+    unit = unit_of(policy, phase)
     incumbent, challenger = decision["incumbent_value"], decision["challenger_value"]
     numbers = (
-        f"{unit} {format_number(challenger, '.4f')} "
-        f"against the incumbent's {format_number(incumbent, '.4f')} under {decision['student']}"
+        f"{unit} {format_measure(challenger)} "
+        f"against the incumbent's {format_measure(incumbent)} under {decision['student']}"
     )
     match decision["reason"]:
         case "accepted" if challenger is None:
@@ -32,13 +37,13 @@ def say_decision(decision: Mapping[str, Any]) -> str:
             return f"accepted: the incumbent cannot be scored under {decision['student']}"
         case "accepted" if unit == "IFD" and challenger < incumbent:
             return (
-                f"accepted: the incumbent's IFD {incumbent:.4f} is not below the cap, "
-                f"the proposal's {challenger:.4f} is, under {decision['student']}"
+                f"accepted: the incumbent's IFD {format_measure(incumbent)} is not below the cap, "
+                f"the proposal's {format_measure(challenger)} is, under {decision['student']}"
             )
         case "refused" if unit == "IFD" and challenger > incumbent:
             return (
-                f"refused: the proposal's IFD {challenger:.4f} is not below the cap, "
-                f"the incumbent's {incumbent:.4f} is, under {decision['student']}"
+                f"refused: the proposal's IFD {format_measure(challenger)} is not below the cap, "
+                f"the incumbent's {format_measure(incumbent)} is, under {decision['student']}"
             )
         case "accepted":
             return f"accepted: {numbers}"

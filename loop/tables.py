@@ -3,16 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from state.text import inert_document
+from loop.layout import BAD, GOOD, NEUTRAL, Framed, Sections, new_table
+from state.records import PHASES
+from state.text import inert_document, one_line
 
-__all__ = ["format_number", "format_share", "new_table", "render_rounds", "render_runs"]
+__all__ = [
+    "format_measure",
+    "format_number",
+    "format_share",
+    "new_table",
+    "render_rounds",
+    "render_runs",
+]
 
 Document = Mapping[str, Any]
+
+# What a run's status looks like; it is always said in words as well.
+_STYLES = {"finished": GOOD, "running": NEUTRAL, "failed": BAD, "unreadable": BAD}
 
 
 def render_runs(runs: Sequence[Document]) -> RenderableType:
@@ -20,11 +30,11 @@ def render_runs(runs: Sequence[Document]) -> RenderableType:
     runs = inert_document(runs)
     if not runs:
         return Text("no runs yet; `reflectune init` writes a config to start from")
-    table = new_table("run", "status", "round", "samples", "acceptance", "cost USD")
+    table = new_table("run", "status", "round", "samples", "acceptance", "cost USD", texts=("status",))
     for run in runs:
         table.add_row(
-            run["name"],
-            run["status"],
+            Text(one_line(run["name"])),
+            Text(run["status"], style=_STYLES.get(run["status"], "")),
             "-" if run["round"] is None else f"{run['round']} of {run['rounds']}",
             format_number(run["samples"], "d"),
             format_share(run["acceptance"]),
@@ -33,84 +43,135 @@ def render_runs(runs: Sequence[Document]) -> RenderableType:
     return table
 
 
-def render_rounds(run: Document) -> RenderableType:
-    """The rounds of one run: what was decided, and what came of it."""
+def render_rounds(run: Document, *, most: int | None = None, parts: int | None = None) -> RenderableType:
+    """The rounds of one run: what was decided, and what came of it.
+
+    Args:
+        run: what `show --json` prints.
+        most: show no more than the newest so many rounds.
+        parts: show no more than the first so many tables.
+    """
     run = inert_document(run)
-    rounds = run["rounds"]
+    rounds = run["rounds"] if most is None else run["rounds"][-most:]
+    sections: list[tuple[str, RenderableType]] = []
+    if reflected := [row for row in rounds if row["round"]]:
+        sections.append(("Proposals of the teacher, and those the student accepted", _decisions(reflected)))
+    sections.append(("Each round's student, and its held-out measures", _students(rounds)))
+    if reflected:
+        sections.append(("The round's pool under the student that decided", _pools(reflected)))
+    if asked := [row for row in rounds if row["teacher"]["calls"]]:
+        sections.append(
+            ("The teacher's calls, and what those took that the cache did not answer", _calls(asked))
+        )
+    return Group(_head(run), Sections(sections[:parts]))
+
+
+def _head(run: Document) -> RenderableType:
+    """Status, where a running round stands, and what the run has come to."""
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
-    measures = sorted({name for row in rounds for name in row["evaluations"]})
-    fruitless = "unchanged\n+ failed"
-    decided = new_table("round", "student", "pool", "instruction", fruitless, "response", fruitless, "train")
-    frozen = ", ".join(f"{row['frozen']} in round {row['round']}" for row in rounds if row["frozen"])
-    paid = new_table(
-        "round", "calls", "from\ncache", "prompt\ntokens", "answer\ntokens", "USD",
-        "tokens per\naccepted", "USD per\naccepted",
+    status = Text(f"{run['name']}: {run['status']}{stop}", style=f"bold {_STYLES.get(run['status'], '')}")
+    lines = [status]
+    rounds = run["rounds"]
+    if rounds:
+        lines.append(Text(_sum_up(rounds)))
+    if run["status"] != "finished" and (now := _progress(rounds)):
+        lines.append(Text(now))
+    if frozen := ", ".join(f"{row['frozen']} in round {row['round']}" for row in rounds if row["frozen"]):
+        lines.append(Text(f"Left alone after repeated refusals: {frozen}"))
+    return Framed(None, *lines, fit=True)
+
+
+def _sum_up(rounds: Sequence[Document]) -> str:
+    phases = [row[phase] for row in rounds for phase in PHASES]
+    proposed, accepted = (sum(phase[key] for phase in phases) for key in ("reflected", "accepted"))
+    calls = sum(row["teacher"]["calls"] for row in rounds)
+    seconds = sum(sum(row["seconds"].values()) for row in rounds)
+    share = format_share(accepted / proposed if proposed else None)
+    done = f"accepted {accepted} of {proposed} proposals ({share})"
+    return f"{done} · {calls} teacher calls · {seconds:.1f} seconds"
+
+
+def _progress(rounds: Sequence[Document]) -> str:
+    """How far the newest round has come, as far as its document tells."""
+    if not rounds or not (row := rounds[-1])["round"]:
+        return ""
+    counts = {phase: sum(row[phase][key] for key in ("reflected", "unchanged", "failed")) for phase in PHASES}
+    phase = PHASES[-1] if counts[PHASES[-1]] else PHASES[0]
+    whole = rounds[-2]["pool"] if len(rounds) > 1 else 0
+    if row["student"]:
+        return f"round {row['round']}: student {row['student']} is trained on {row['training']} pairs"
+    if row["training"]:
+        return f"round {row['round']}: refinetuning on {row['training']} pairs"
+    reflected = f"{counts[phase]} of {whole} pairs reflected on"
+    return f"round {row['round']}, phase {phase}: {reflected}, {row[phase]['accepted']} accepted"
+
+
+def _decisions(rounds: Sequence[Document]) -> RenderableType:
+    has_frozen = any(row["frozen"] for row in rounds)
+    table = new_table(
+        "round", "phase", "proposed", "unchanged", "failed", "accepted", "acceptance",
+        *(["left\nalone"] if has_frozen else []), texts=("phase",),
     )  # fmt: skip
-    measured = new_table(
-        "round",
-        "IFD",
-        "r-IFD",
-        "tokens",
-        *(f"held-out\n{name.replace('_', ' ')}" for name in measures),
-        "seconds",
-    )
     for row in rounds:
-        decided.add_row(
-            str(row["round"]),
-            row["student"] or "-",
-            str(row["pool"]),
-            _accepted(row["instruction"]),
-            _fruitless(row["instruction"]),
-            _accepted(row["response"]),
-            _fruitless(row["response"]),
-            str(row["training"]),
-        )
-        measured.add_row(
-            str(row["round"]),
-            format_number(row["ifd"]["mean"], ".3f"),
-            format_number(row["r_ifd"]["mean"], ".3f"),
-            format_number(row["response_tokens"], ".1f"),
-            *(format_number(row["evaluations"].get(name), ".3f") for name in measures),
-            f"{sum(row['seconds'].values()):.1f}",
-        )
-        if (teacher := row["teacher"])["calls"]:
-            paid.add_row(
+        for phase in PHASES:
+            done = row[phase]
+            table.add_row(
                 str(row["round"]),
-                str(teacher["calls"]),
-                str(teacher["cached"]),
-                format_number(teacher["prompt_tokens"], "d"),
-                format_number(teacher["completion_tokens"], "d"),
-                format_number(teacher["cost_usd"], ".4f"),
-                format_number(teacher["tokens_per_accepted"], ".1f"),
-                format_number(teacher["cost_per_accepted_usd"], ".4f"),
+                phase,
+                *(str(done[key]) for key in ("reflected", "unchanged", "failed", "accepted")),
+                format_share(done["accepted"] / done["reflected"] if done["reflected"] else None),
+                *([str(row["frozen"])] if has_frozen else []),
             )
-    shown: list[RenderableType] = [
-        Text(f"{run['name']}: {run['status']}{stop}", style="bold"),
-        Text("\nAccepted of proposed, unchanged + failed reflections, by phase; pairs trained on"),
-        decided,
-    ]
-    if frozen:
-        shown.append(Text(f"Left alone after repeated refusals: {frozen}\n"))
-    shown += [Text("Means over the pool under the student that decided; held-out measures"), measured]
-    if paid.rows:
-        shown += [Text("The teacher's calls, and what those took that the cache did not answer"), paid]
-    return Group(*shown)
-
-
-def new_table(*columns: str) -> Table:
-    """A table with these column heads; all but the first are set to the right."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
     return table
 
 
-def _accepted(phase: Document) -> str:
-    return f"{phase['accepted']}/{phase['reflected']}"
+def _students(rounds: Sequence[Document]) -> RenderableType:
+    measures = sorted({name for row in rounds for name in row["evaluations"]})
+    heads = [name.replace("_", " ").replace(" ", "\n", 1) for name in measures]
+    table = new_table("round", "student", "trained\non", *heads, "seconds")
+    for row in rounds:
+        table.add_row(
+            str(row["round"]),
+            row["student"] or "-",
+            str(row["training"]),
+            *(format_number(row["evaluations"].get(name), ".3f") for name in measures),
+            f"{sum(row['seconds'].values()):.1f}",
+        )
+    return table
 
 
-def _fruitless(phase: Document) -> str:
-    return f"{phase['unchanged']}+{phase['failed']}"
+def _pools(rounds: Sequence[Document]) -> RenderableType:
+    table = new_table(
+        "round", "pairs", "mean\nIFD", "median\nIFD", "mean\nr-IFD", "median\nr-IFD", "response\ntokens"
+    )
+    for row in rounds:
+        table.add_row(
+            str(row["round"]),
+            str(row["pool"]),
+            *(format_measure(row[name][part]) for name in ("ifd", "r_ifd") for part in ("mean", "median")),
+            format_number(row["response_tokens"], ".1f"),
+        )
+    return table
+
+
+def _calls(rounds: Sequence[Document]) -> RenderableType:
+    table = new_table(
+        "round", "calls", "from\ncache", "prompt\ntokens", "answer\ntokens", "USD",
+        "tokens per\naccepted", "USD per\naccepted",
+    )  # fmt: skip
+    for row in rounds:
+        teacher = row["teacher"]
+        table.add_row(
+            str(row["round"]),
+            str(teacher["calls"]),
+            str(teacher["cached"]),
+            format_number(teacher["prompt_tokens"], "d"),
+            format_number(teacher["completion_tokens"], "d"),
+            format_number(teacher["cost_usd"], ".4f"),
+            format_number(teacher["tokens_per_accepted"], ".1f"),
+            format_number(teacher["cost_per_accepted_usd"], ".4f"),
+        )
+    return table
 
 
 def format_share(value: float | None) -> str:
@@ -121,3 +182,17 @@ def format_share(value: float | None) -> str:
 def format_number(value: float | None, form: str) -> str:
     """A number by a format specification; a dash for None."""
     return "-" if value is None else format(value, form)
+
+
+def format_measure(value: float | None, sign: str = "") -> str:
+    """IFD, r-IFD or a change of one: four significant digits at least, and no number that is not 0 as 0.
+
+    Args:
+        value: the number; a dash for None.
+        sign: "+" to write the sign of positive numbers too.
+    """
+    if value is None:
+        return "-"
+    size = abs(value)
+    form = "" if size == 0 else ".2e" if size < 0.001 or size >= 100_000 else ".4f" if size < 10 else ".1f"
+    return format(value, f"{sign}{form}") if size else "0"

@@ -21,7 +21,7 @@ _TEXT = re.compile(r".+", re.DOTALL)
 # beyond these, whole sentences are compared, and then whole texts.
 _MOST_EQUAL_PAIRS = 2_000_000
 _MOST_PAIRS = 25_000_000
-_STYLES = {"same": "", "removed": "red strike", "added": "green"}
+_STYLES = {"same": "", "removed": "red strike", "added": "green underline"}
 
 
 def diff_words(old: str, new: str) -> list[tuple[Change, str]]:
@@ -53,7 +53,7 @@ def _align(old: str, new: str) -> Iterator[tuple[str, str]]:
             break
     if head:
         yield "".join(before[:head]), "".join(after[:head])
-    matcher = difflib.SequenceMatcher(None, *differing, autojunk=False)
+    matcher = difflib.SequenceMatcher(str.isspace, *differing, autojunk=False)
     for _, start, end, new_start, new_end in matcher.get_opcodes():
         yield "".join(differing[0][start:end]), "".join(differing[1][new_start:new_end])
     if tail:

@@ -30,6 +30,9 @@ _POOL = """
     WHERE :round = 0 AND versions.phase = 'original' AND samples.split = 'train'
 """
 
+# How many versions one question asks about: naming them, it looks scores up instead of walking through all.
+_AT_ONCE = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
@@ -160,9 +163,9 @@ class History:
             **place,
         )
 
-    def rounds(self) -> list[dict[str, Any]]:
-        """One document a round, as `show --json` prints it."""
-        rows = self.db.query("SELECT round FROM rounds ORDER BY round")
+    def rounds(self, since: int = 0) -> list[dict[str, Any]]:
+        """One document a round, as `show --json` prints it, from round `since` on."""
+        rows = self.db.query("SELECT round FROM rounds WHERE round >= ? ORDER BY round", [since])
         return [self.round(row["round"]) for row in list(rows)]
 
     def evaluations(self) -> list[dict[str, Any]]:
@@ -240,16 +243,24 @@ class History:
 
     def _pool_scores(self, round: int) -> list[dict[str, Any]]:
         """Scores of the pool D[r] under s[r-1], the student that decided about it."""
-        return list(
-            self.db.query(
-                f"""
-                SELECT ifd, r_ifd, response_tokens FROM ({_POOL}) AS pool
-                JOIN pair_scores ON pair_scores.version_id = pool.version_id
-                WHERE pair_scores.student_id = (SELECT student_id FROM rounds WHERE round = :round - 1)
-                """,
-                {"round": round},
-            )
-        )
+        before = list(self.db.query("SELECT student_id FROM rounds WHERE round = ?", [round - 1]))
+        if not before:
+            return []
+        pool = self.db.query(f"SELECT version_id FROM ({_POOL})", {"round": round})
+        return list(self.measures([row["version_id"] for row in pool], before[0]["student_id"]).values())
+
+    def measures(self, version_ids: Sequence[str], student: str) -> dict[str, dict[str, Any]]:
+        """IFD, r-IFD and response tokens of those of some versions that a student scored, by version id."""
+        measured: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(version_ids), _AT_ONCE):
+            some = version_ids[start : start + _AT_ONCE]
+            for row in self.db.query(
+                "SELECT version_id, ifd, r_ifd, response_tokens FROM pair_scores "
+                f"WHERE version_id IN ({', '.join('?' * len(some))}) AND student_id = ?",
+                [*some, student],
+            ):
+                measured[row.pop("version_id")] = row
+        return measured
 
     # What was proposed
 
@@ -333,7 +344,9 @@ class History:
         current = decisions[-1]["winner"] if decisions else versions[0]["id"]
         for version in versions:
             scores = self.db.query(
-                "SELECT student_id AS student, ifd, r_ifd, status, response_tokens, truncated "
+                "SELECT student_id AS student, ifd, r_ifd, nll_response_given_instruction, "
+                "nll_response_alone, nll_instruction_given_response, nll_instruction_alone, status, "
+                "response_tokens, truncated "
                 "FROM pair_scores JOIN students ON students.id = student_id "
                 "WHERE version_id = ? ORDER BY students.round",
                 [version["id"]],
@@ -363,12 +376,10 @@ class History:
     def calls(self, sample_id: str) -> list[dict[str, Any]]:
         """Every teacher call of a sample with its raw text, by round, phase, candidate and attempt."""
         rows = self.db.query(
-            f"""
+            """
             SELECT id, round, phase, candidate, attempt, engine, model, status, error, finish_reason,
                 critique, text, prompt_tokens, completion_tokens, cost_usd, seconds, cached
-            FROM teacher_calls
-            -- Named one by one, so that the index on (round, phase, sample_id, ...) finds them.
-            WHERE round IN (SELECT round FROM rounds) AND phase IN ({_quoted(PHASES)}) AND sample_id = ?
+            FROM teacher_calls WHERE sample_id = ?
             ORDER BY round, phase, candidate, attempt
             """,
             [sample_id],

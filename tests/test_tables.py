@@ -4,108 +4,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loop.story import render_trace
-from loop.tables import render_rounds, render_runs
+from loop.layout import new_table
+from loop.samples import render_samples
+from loop.tables import format_measure, render_rounds, render_runs
 
 
-def shown(renderable: Any, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(renderable, markup=False, highlight=False)
+def shown(renderable: Any, width: int = 100, **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None, **options)
+    console.print(renderable, markup=False, highlight=False, crop=False)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
-
-
-def decision(**changes: Any) -> dict[str, Any]:
-    return {
-        "round": 1,
-        "phase": "response",
-        "policy": "ifd+r-ifd",
-        "reason": "accepted",
-        "student": "s0",
-        "challenger": "v1",
-        "incumbent_value": 0.9,
-        "challenger_value": 0.75,
-        "margin": 0.1,
-    } | changes
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({}, "accepted: r-IFD 0.7500 against the incumbent's 0.9000 under s0"),
-        ({"reason": "refused"}, "refused: r-IFD 0.7500 against the incumbent's 0.9000 under s0"),
-        (
-            {"phase": "instruction", "incumbent_value": 0.7},
-            "accepted: IFD 0.7500 against the incumbent's 0.7000 under s0",
-        ),
-        (
-            {"phase": "instruction", "incumbent_value": 1.3},
-            "accepted: the incumbent's IFD 1.3000 is not below the cap, the proposal's 0.7500 is, under s0",
-        ),
-        (
-            {"phase": "instruction", "reason": "refused", "challenger_value": 1.2},
-            "refused: the proposal's IFD 1.2000 is not below the cap, the incumbent's 0.9000 is, under s0",
-        ),
-        ({"policy": "perplexity"}, "accepted: perplexity 0.7500 against"),
-        ({"reason": "tie"}, "refused, not better by more than the margin 0.1: r-IFD 0.7500"),
-        ({"incumbent_value": None}, "accepted: the incumbent cannot be scored under s0"),
-        ({"reason": "unscorable"}, "refused: no proposal can be scored"),
-        ({"reason": "no-candidate"}, "no proposal to decide about; the incumbent stays"),
-        ({"reason": "frozen"}, "left alone after repeated refusals"),
-        (
-            {"policy": "accept-all", "incumbent_value": None, "challenger_value": None},
-            "accepted: policy accept-all takes it",
-        ),
-        ({"policy": "random", "reason": "policy"}, "refused: policy random keeps the incumbent"),
-    ],
-)
-def test_trace_says_why_in_a_sentence(changes: dict[str, Any], sentence: str) -> None:
-    trace = {
-        "sample": "abc",
-        "position": 3,
-        "split": "train",
-        "versions": [],
-        "failures": [],
-        "decisions": [decision(**changes)],
-        "trained_in": [],
-    }
-    console = Console(file=io.StringIO())
-    assert sentence in shown(render_trace(trace, console), width=140)
-
-
-def test_trace_of_hostile_text_only_shows_it() -> None:
-    version = {
-        "id": "v0", "parent": None, "round": 0, "phase": "original", "instruction": "[bold]ask[/bold]",
-        "input": "", "response": "\x1b[2Jgone", "critique": None, "current": True,
-        "scores": [{"student": "s0", "ifd": None, "r_ifd": None, "status": "empty"}],
-    }  # fmt: skip
-    failure = {
-        "round": 1, "phase": "response", "candidate": 1, "attempt": 2, "status": "error",
-        "error": "\x1b]0;x\x07 [red]",
-    }  # fmt: skip
-    trace = {
-        "sample": "abc", "position": 0, "split": "train", "versions": [version], "failures": [failure],
-        "decisions": [], "trained_in": [1, 2],
-    }  # fmt: skip
-    text = shown(render_trace(trace, Console(file=io.StringIO(), width=100)))
-    assert "[bold]ask[/bold]" in text
-    assert "\ufffd[2Jgone" in text
-    assert "\x1b" not in text
-    assert "under s0    cannot be scored: empty" in text
-    assert "candidate 1, attempt 2 failed, error: \ufffd]0;x\ufffd [red]" in text
-    assert "trained on in rounds: 1, 2" in text
-
-
-def test_trace_says_where_the_teacher_found_nothing_to_improve() -> None:
-    failure = {"round": 1, "phase": "response", "candidate": 0, "status": "unchanged", "error": None}
-    trace = {
-        "sample": "abc", "position": 0, "split": "train", "versions": [], "decisions": [], "trained_in": [],
-        "failures": [failure | {"attempt": 1, "status": "cut"}, failure | {"attempt": 2}],
-    }  # fmt: skip
-    lines = shown(render_trace(trace, Console(file=io.StringIO()))).splitlines()
-    assert [line.split("teacher", 1)[1].strip() for line in lines if "attempt" in line] == [
-        "attempt 1 failed, cut",
-        "attempt 2: the teacher found nothing to improve",
-    ]
 
 
 def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
@@ -125,15 +32,19 @@ def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
     other = row | {"round": 1, "student": "s1", "evaluations": {}, "teacher": row["teacher"] | unknown}
     run = {"name": "r", "status": "running", "stop_reason": None, "rounds": [row, other]}
     lines = shown(render_rounds(run), width=80).splitlines()
-    assert lines[0] == "r: running"
-    assert [line.split() for line in lines if line.startswith((" 0 ", " 1 "))] == [
-        ["0", "-", "5", "0/0", "0+0", "0/0", "0+0", "0"],
-        ["1", "s1", "5", "0/0", "0+0", "0/0", "0+0", "0"],
-        ["0", "-", "-", "-", "2.500", "1.2"],
-        ["1", "-", "-", "-", "-", "1.2"],
+    assert lines[:3] == [
+        "r: running",
+        "accepted 0 of 0 proposals (-) · 9 teacher calls · 2.5 seconds",
+        "round 1: student s1 is trained on 0 pairs",
+    ]
+    assert [line.split() for line in lines if line.startswith(("0 ", "1 "))] == [
+        ["1", "instruction", "0", "0", "0", "0", "-"],
+        ["1", "response", "0", "0", "0", "0", "-"],
+        ["0", "-", "0", "2.500", "1.2"],
+        ["1", "s1", "0", "-", "1.2"],
+        ["1", "5", "-", "-", "-", "-", "-"],
         ["1", "9", "0", "-", "-", "-", "-", "-"],
     ]
-    assert max(map(len, lines)) <= 80
 
 
 def test_rounds_of_a_large_dataset_fit_80_columns() -> None:
@@ -151,28 +62,124 @@ def test_rounds_of_a_large_dataset_fit_80_columns() -> None:
         "seconds": {"reflect": 12345.6},
     }  # fmt: skip
     run = {"name": "r", "status": "running", "stop_reason": None, "rounds": [row]}
-    lines = shown(render_rounds(run), width=200).splitlines()
-    assert ["1", "s1", "52002", "12345/21000", "30000+1002", "33333/38000", "12000+2002", "33000"] in [
-        line.split() for line in lines
-    ]
-    assert "Left alone after repeated refusals: 9001 in round 1" in lines
-    paid = ["1", "104004", "100002", "70200100", "50300200", "1234.5000", "2638.0", "0.0270"]
-    assert lines[-2].split() == paid
-    assert max(map(len, lines)) <= 80
+    for terminal in (True, False):
+        lines = shown(render_rounds(run), width=80, force_terminal=terminal).splitlines()
+        rows = [line.split() for line in lines]
+        assert ["1", "instruction", "21000", "30000", "1002", "12345", "59%", "9001"] in rows
+        assert ["1", "response", "38000", "12000", "2002", "33333", "88%", "9001"] in rows
+        assert ["1", "52002", "0.5000", "0.5000", "0.5000", "0.5000", "123.4"] in rows
+        paid = ["1", "104004", "100002", "70200100", "50300200", "1234.5000", "2638.0", "0.0270"]
+        assert paid in rows
+        assert any("Left alone after repeated refusals: 9001 in round 1" in line for line in lines)
+        assert not terminal or max(map(len, lines)) <= 80
+
+
+NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0}
+UNKNOWN = {"mean": None, "median": None}
+ROUND = {
+    "round": 1, "student": "s1", "pool": 9, "training": 0, "frozen": 0, "instruction": NOTHING,
+    "response": NOTHING, "ifd": UNKNOWN, "r_ifd": UNKNOWN, "response_tokens": None, "evaluations": {},
+    "teacher": {"calls": 0}, "seconds": {},
+}  # fmt: skip
+
+
+def test_rounds_stand_side_by_side_where_there_is_room() -> None:
+    run = {"name": "r", "status": "running", "stop_reason": None, "rounds": [ROUND]}
+    wide = shown(render_rounds(run), width=200, force_terminal=True).splitlines()
+    assert any("Proposals of the teacher" in line and "Each round's student" in line for line in wide)
+    narrow = shown(render_rounds(run), width=80, force_terminal=True).splitlines()
+    assert not any("Proposals of the teacher" in line and "Each round's student" in line for line in narrow)
+
+
+def test_rounds_on_a_terminal_narrower_than_the_table_lose_no_digit() -> None:
+    table = new_table("round", "first number", "second number", "third number")
+    table.add_row("1", "1234567890123456", "2345678901234567", "3456789012345678")
+    console = Console(file=io.StringIO(), width=40, force_terminal=True)
+    console.print(table, crop=False)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(number in text for number in ("1234567890123456", "2345678901234567", "3456789012345678"))
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ({"training": 7}, "round 2: refinetuning on 7 pairs"),
+        ({"student": "s2", "training": 7}, "round 2: student s2 is trained on 7 pairs"),
+        (
+            {"instruction": {"reflected": 3, "unchanged": 1, "failed": 0, "accepted": 2}},
+            "round 2, phase instruction: 4 of 9 pairs reflected on, 2 accepted",
+        ),
+        (
+            {"response": {"reflected": 1, "unchanged": 0, "failed": 1, "accepted": 0}},
+            "round 2, phase response: 2 of 9 pairs reflected on, 0 accepted",
+        ),
+    ],
+)
+def test_rounds_say_where_a_running_round_stands(run: dict[str, Any], said: str) -> None:
+    newest = ROUND | {"round": 2, "student": None, "pool": 0} | run
+    document = {"name": "r", "status": "running", "stop_reason": None, "rounds": [ROUND, newest]}
+    assert said in shown(render_rounds(document)).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "written"),
+    [
+        (None, "", "-"), (0.0, "", "0"), (0.00002, "", "2.00e-05"), (0.5, "", "0.5000"), (12.34, "", "12.3"),
+        (1234567.0, "", "1.23e+06"), (0.25, "+", "+0.2500"), (-0.00002, "+", "-2.00e-05"),
+    ],
+)  # fmt: skip
+def test_measures_that_are_not_0_are_not_written_as_0(value: float | None, sign: str, written: str) -> None:
+    assert format_measure(value, sign) == written
 
 
 def test_runs_without_any_say_how_to_begin() -> None:
     assert "reflectune init" in shown(render_runs([]))
 
 
-def test_trace_shows_the_beginning_of_a_text_without_end() -> None:
-    version = {
-        "id": "v0", "parent": None, "round": 0, "phase": "original", "instruction": "ask", "input": "",
-        "response": "begin" + "x" * 20_000, "critique": None, "current": True, "scores": [],
+def test_runs_with_long_names_keep_their_numbers_in_80_columns() -> None:
+    run = {
+        "name": "n" * 64, "status": "interrupted", "round": 12, "rounds": 100, "samples": 1_000_000,
+        "acceptance": 0.5, "cost_usd": 12345.6789,
     }  # fmt: skip
-    trace = {
-        "sample": "abc", "position": 0, "split": "train", "versions": [version], "failures": [],
-        "decisions": [], "trained_in": [],
+    for terminal in (True, False):
+        text = shown(render_runs([run]), width=80, force_terminal=terminal)
+        assert not terminal or max(map(len, text.splitlines())) <= 80
+        assert text.count("n") - len("run") >= 64 - len("run")
+        for number in ("interrupted", "12 of 100", "1000000", "50%", "12345.6789"):
+            assert number in text
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    row = {
+        "sample": "abc", "position": 123456, "split": "train", "round": 3,
+        "instruction": {"outcome": "unchanged", "reason": "no-candidate", "before": None, "after": None,
+                        "change": None},
+        "response": {"outcome": "accepted", "reason": "accepted", "before": 0.9, "after": 0.7,
+                     "change": -0.00002},
+        "length_growth": 12.5, "trained": True,
+        "text": "[bold]Name\nthree \x1b[2Jcolours[/bold] " + "x" * 200,
     }  # fmt: skip
-    text = "".join(shown(render_trace(trace, Console(file=io.StringIO()))).split())
-    assert "begin" + "x" * 19_995 + "...5morecharacters,which--jsonhas" in text
+    return {"name": "run", "found": 7, "shown": 1, "samples": [row | changes]}
+
+
+def test_samples_have_a_row_each_and_what_to_do_next() -> None:
+    lines = shown(render_samples(found()), width=1_000_000).splitlines()
+    head = "sample  round  instruction  IFD change  response  r-IFD change  length growth  trained"
+    assert lines[0].startswith(head)
+    assert lines[1].split()[:8] == ["123456", "3", "unchanged", "-", "accepted", "-2.00e-05", "×12.50", "yes"]
+    assert "[bold]Name three \ufffd[2Jcolours[/bold]" in lines[1]
+    assert lines[2:] == ["7 match, 1 shown; see one with `reflectune trace run 123456`"]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_samples_fit_the_terminal(width: int) -> None:
+    text = shown(render_samples(found(trained=None, instruction=None)), width=width, force_terminal=True)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    (row,) = [line for line in lines if "123456 " in line and "×12.50" in line]
+    assert ("Name three" in row) == (width == 200)
+    assert "Name three" in text
+
+
+def test_samples_that_none_fits_say_so() -> None:
+    assert "nothing fits" in shown(render_samples({"name": "run", "found": 0, "shown": 0, "samples": []}))

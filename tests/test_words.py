@@ -44,7 +44,7 @@ def test_render_diff_marks_changes_with_and_without_colour() -> None:
     assert render_diff("a b", "a c", colour=False).plain == "a [-b-]{+c+}"
     coloured = render_diff("a b", "a c", colour=True)
     assert coloured.plain == "a bc"
-    assert [str(span.style) for span in coloured.spans] == ["red strike", "green"]
+    assert [str(span.style) for span in coloured.spans] == ["red strike", "green underline"]
 
 
 def test_inert_text_cannot_steer_a_terminal() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loop.cli import data, inspecting, recycling
+from loop.cli import comparing, data, inspecting, recycling, reporting, serving
 from loop.cli.terms import say
 from state.errors import ReflectuneError
 from state.text import inert
@@ -30,6 +30,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "runs": inspecting.list_runs,
     "show": inspecting.show,
     "trace": inspecting.trace,
+    "samples": comparing.samples,
+    "diff": comparing.diff,
+    "compare": comparing.compare,
+    "serve": serving.serve,
+    "report": reporting.report,
     "verify": inspecting.verify,
     "export": data.export,
     "score": data.score,

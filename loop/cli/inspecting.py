@@ -19,11 +19,28 @@ def list_runs(runs: Runs = RUNS, as_json: Json = False) -> None:
     show_document(documents, render_runs(documents), as_json)
 
 
-def show(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
+def show(
+    name: Name,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Redraw every few seconds while the run goes on; Ctrl-C leaves.")
+    ] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
     """Show the rounds of one run."""
     from state.folder import RunFolder
 
-    show_rounds(RunFolder.find(runs, name), as_json)
+    folder = RunFolder.find(runs, name)
+    if not watch:
+        show_rounds(folder, as_json)
+        return
+    from loop.layout import open_console
+    from loop.tables import render_rounds
+    from loop.watching import refuse_to_watch, watch_rounds
+
+    refuse_to_watch(open_console(), as_json)
+    run = watch_rounds(folder, open_console())
+    show_document(run, render_rounds(run), as_json)
 
 
 def trace(
@@ -35,15 +52,14 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Follow one sample through all rounds."""
-    from rich.console import Console
-
+    from loop.layout import open_console
     from loop.overview import open_history
     from loop.story import render_trace
     from state.folder import RunFolder
 
     with open_history(RunFolder.find(runs, name)) as history:
         document = history.trace(sample)
-    show_document(document, render_trace(document, Console()), as_json)
+    show_document(document, render_trace(document, open_console()), as_json)
 
 
 def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:

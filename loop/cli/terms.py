@@ -21,14 +21,24 @@ RUNS = Path("runs")
 
 
 def show_document(document: object, rendered: "RenderableType", as_json: bool) -> None:
-    """Print a document as JSON, or what it was rendered to."""
+    """Print a document as JSON, or what it was rendered to.
+
+    Off a terminal no line ends in spaces, and each is as long as it must be unless COLUMNS says otherwise.
+    """
     if as_json:
         typer.echo(to_json(document, indent=1))
         return
-    from rich.console import Console
+    from loop.layout import open_console
 
     shown = inert(rendered) if isinstance(rendered, str) else rendered
-    Console().print(shown, markup=False, highlight=False)
+    console = open_console()
+    if console.is_terminal:
+        console.print(shown, markup=False, highlight=False, crop=False)
+        return
+    with console.capture() as capture:
+        console.print(shown, markup=False, highlight=False, crop=False)
+    for line in capture.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def say(text: str) -> None:

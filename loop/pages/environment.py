@@ -1,5 +1,6 @@
 """How texts and numbers get into HTML: escaped, inert, with units; the same in a report and in a browser."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from loop.tables import format_number, format_share
 from loop.words import diff_words
 from state.text import inert
 
-__all__ = ["PAGES", "install_filters", "open_environment"]
+__all__ = ["PAGES", "install_filters", "mark_sides", "mark_words", "open_environment"]
 
 PAGES = Path(__file__).parent
 
+# Two texts are compared once for both kinds of diff, and for whoever turns the pages back and forth.
+_compare = lru_cache(maxsize=256)(diff_words)
 _TAGS = {"same": "{}", "removed": "<del>{}</del>", "added": "<ins>{}</ins>"}
 
 
@@ -46,8 +49,17 @@ def install_filters(environment: Environment) -> None:
 
 def mark_words(new: str, old: str) -> Markup:
     """A word diff as HTML: what went in <del>, what came in <ins>."""
+    return _mark(new, old, "same", "removed", "added")
+
+
+def mark_sides(new: str, old: str) -> tuple[Markup, Markup]:
+    """Both texts of a word diff as HTML: the old one with what went, the new one with what came."""
+    return _mark(new, old, "same", "removed"), _mark(new, old, "same", "added")
+
+
+def _mark(new: str, old: str, *kinds: str) -> Markup:
     return Markup("").join(
-        Markup(_TAGS[change]).format(inert(text)) for change, text in diff_words(old, new)
+        Markup(_TAGS[change]).format(inert(text)) for change, text in _compare(old, new) if change in kinds
     )
 
 

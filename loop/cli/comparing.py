@@ -1,0 +1,155 @@
+"""Commands that search a run's samples, and that compare rounds and runs; none of them writes a lineage."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from loop.cli.terms import RUNS, Json, Name, Runs, show_document
+from state.errors import ConfigError
+
+if TYPE_CHECKING:
+    from state.index import SortKey
+
+__all__ = ["compare", "diff", "samples"]
+
+# More rows than any run has.
+_UNCOUNTED = 2**62
+
+
+def samples(
+    name: Name,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(help="Words, each of which begins a word of one version.", show_default=False),
+    ] = None,
+    round: Annotated[
+        int | None,
+        typer.Option(min=0, help="Only this round; 0 is the given data.", show_default="every one"),
+    ] = None,
+    phase: Annotated[
+        Literal["instruction", "response"] | None,
+        typer.Option(help="Where the outcome was.", show_default="either"),
+    ] = None,
+    outcome: Annotated[
+        Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"] | None,
+        typer.Option(help="What the phase came to.", show_default=False),
+    ] = None,
+    min_ifd_change: Annotated[
+        float | None, typer.Option(help="Proposal's IFD minus the incumbent's, at least.", show_default=False)
+    ] = None,
+    max_ifd_change: Annotated[
+        float | None, typer.Option(help="The same, at most.", show_default=False)
+    ] = None,
+    min_r_ifd_change: Annotated[
+        float | None,
+        typer.Option(help="Proposal's r-IFD minus the incumbent's, at least.", show_default=False),
+    ] = None,
+    max_r_ifd_change: Annotated[
+        float | None, typer.Option(help="The same, at most.", show_default=False)
+    ] = None,
+    min_length_growth: Annotated[
+        float | None,
+        typer.Option(help="Characters of the response for each given one, at least.", show_default=False),
+    ] = None,
+    max_length_growth: Annotated[
+        float | None, typer.Option(help="The same, at most.", show_default=False)
+    ] = None,
+    trained: Annotated[
+        bool | None,
+        typer.Option(
+            "--trained/--not-trained", help="Whether in the round's training set.", show_default=False
+        ),
+    ] = None,
+    sort: Annotated[
+        Literal["position", "ifd-change", "r-ifd-change", "length-growth"],
+        typer.Option(help="What orders them; what has no such value is left out."),
+    ] = "position",
+    descending: Annotated[bool, typer.Option("--descending", help="Highest first.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 50,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Find samples by words, outcome and change; a row is a sample in a round."""
+    from loop.ground import explained
+    from loop.samples import render_samples
+    from state.folder import RunFolder
+    from state.index import SampleIndex, SampleQuery
+
+    key: SortKey = sort.replace("-", "_")  # type: ignore[assignment]
+    query = SampleQuery(
+        text=" ".join(text or []),
+        round=round,
+        phase=phase,
+        outcome=outcome,
+        min_ifd_change=min_ifd_change,
+        max_ifd_change=max_ifd_change,
+        min_r_ifd_change=min_r_ifd_change,
+        max_r_ifd_change=max_r_ifd_change,
+        min_length_growth=min_length_growth,
+        max_length_growth=max_length_growth,
+        trained=trained,
+        sort=key,
+        descending=descending,
+        limit=limit,
+    )
+    folder = RunFolder.find(runs, name)
+    with explained(folder.path, "try again"), SampleIndex.open(folder) as index:
+        index.update()
+        rows = index.find(query)
+        found = len(rows) if len(rows) < limit else index.count(query, at_most=_UNCOUNTED)
+    document = {"name": name, "found": found, "shown": len(rows), "samples": rows}
+    show_document(document, render_samples(document), as_json)
+
+
+def diff(
+    name: Name,
+    before: Annotated[
+        int, typer.Argument(metavar="A", help="A round; 0 is the given data.", show_default=False)
+    ],
+    after: Annotated[int, typer.Argument(metavar="B", help="Another round.", show_default=False)],
+    limit: Annotated[int, typer.Option(min=0, help="Most changed samples to show.")] = 5,
+    sort: Annotated[
+        Literal["r-ifd-change", "length-change", "position"],
+        typer.Option(
+            help="Which come first: whose r-IFD fell most, whose response's length changed most, or none."
+        ),
+    ] = "r-ifd-change",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Compare two rounds of a run: pools, students, training sets, and the samples that changed."""
+    from loop.comparison import render_rounds_compared
+    from loop.layout import has_colour, open_console
+    from loop.overview import open_history
+    from state.folder import RunFolder
+    from state.round_changes import compare_rounds
+
+    with open_history(RunFolder.find(runs, name)) as history:
+        document = {"name": name, **compare_rounds(history, before, after, order=sort, limit=limit)}
+    colour = has_colour(open_console())
+    show_document(document, render_rounds_compared(document, colour=colour), as_json)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="NAME", help="Name of a run.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="NAME", help="Name of another.", show_default=False)],
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs: settings, rounds and, where they have samples in common, pairs and decisions."""
+    from loop.comparison import render_runs_compared
+    from loop.overview import open_history, overview
+    from state.comparison import compare_runs
+    from state.folder import RunFolder
+
+    if first == second:
+        raise ConfigError(f"{first} is one run; give the names of two")
+    folders = [RunFolder.find(runs, name) for name in (first, second)]
+    with open_history(folders[0]) as one, open_history(folders[1]) as other:
+        compared = compare_runs(one, other)
+    document = {
+        "names": [first, second],
+        "status": [overview(folder)["status"] for folder in folders],
+        **compared,
+    }
+    show_document(document, render_runs_compared(document), as_json)

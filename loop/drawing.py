@@ -1,0 +1,318 @@
+"""How charts are drawn: figures as SVG, with bars, bands, distributions and intervals.
+
+Colours are those of Okabe and Ito, and hatches or places tell apart what they do. Texts become paths: an
+image cannot rely on fonts. The same calls give the same bytes. Nothing here knows what a chart is about.
+"""
+
+import io
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+
+__all__ = [
+    "BLUE", "GREEN", "GREY", "ON_COLOUR", "ORANGE", "PAPER", "PURPLE", "RED", "SKY", "SOFT", "YELLOW",
+    "add_bar", "add_columns", "add_intervals", "add_legend", "add_ribbon", "add_text", "add_violins",
+    "name_round", "open_figure", "shorten",
+]  # fmt: skip
+
+Document = Mapping[str, Any]
+
+_WIDTH = 9.0  # inches of a figure, of 72 SVG points each
+_INK, SOFT, _LINE, PAPER = "#1c1e21", "#59606a", "#c9ced6", "#ffffff"
+ON_COLOUR = "#111111"
+BLUE, SKY, GREEN, ORANGE, RED, PURPLE, YELLOW, GREY = (
+    "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#9aa0a6",
+)  # fmt: skip
+# What some become where the reader's screen is dark.
+_DARK = {_INK: "#e8eaed", SOFT: "#a9b0ba", _LINE: "#454b54", PAPER: "#16181c", BLUE: "#6cb6e6"}
+_HATCH = (0.0, 0.0, 0.0, 0.22)
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": SOFT,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "reflectune",
+    "text.color": _INK,
+    "text.parse_math": False,
+    "xtick.color": _LINE,
+    "xtick.labelcolor": _INK,
+    "ytick.color": _LINE,
+    "ytick.labelcolor": _INK,
+}
+_COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
+# matplotlib's settings are the process's.
+_DRAWING = threading.RLock()
+
+
+@contextmanager
+def open_figure(height: float) -> Iterator[tuple[Figure, Callable[[], str]]]:
+    """A figure of a height in inches, and what makes it SVG."""
+    with _DRAWING, style.context(["default", _STYLE]):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        yield figure, lambda: _to_svg(figure)
+
+
+def _to_svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+    )
+    svg = _COMMENT.sub("", buffer.getvalue())
+    svg = svg[svg.index("<svg ") :]
+    rules = "".join(
+        f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
+        for light, dark in _DARK.items()
+        for what in ("fill", "stroke")
+    )
+    sheet = f"<style>@media (prefers-color-scheme:dark){{{rules}}}</style>"
+    opening = svg.index(">") + 1
+    return svg[:opening] + sheet + svg[opening:]
+
+
+def add_bar(
+    axes: Axes,
+    left: float,
+    middle: float,
+    width: float,
+    height: float,
+    colour: str,
+    hatch: str,
+    *,
+    dashed: bool = False,
+) -> None:
+    """A filled rectangle; nothing where it has no size."""
+    if width <= 0 or height <= 0:
+        return
+    axes.add_patch(
+        Rectangle(
+            (left, middle - height / 2),
+            width,
+            height,
+            facecolor=colour,
+            edgecolor=SOFT if dashed else PAPER,
+            hatchcolor=_HATCH,
+            hatch=hatch,
+            linewidth=0.7,
+            linestyle=(0, (3, 3)) if dashed else "solid",
+        )
+    )
+
+
+def add_ribbon(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], share: float, colour: str
+) -> None:
+    """A band of constant height that bends from one bar to the next."""
+    (x0, y0), (x1, y1) = start, end
+    bend = (x0 + x1) / 2
+    path = Path(
+        [
+            (x0, y0), (bend, y0), (bend, y1), (x1, y1),
+            (x1, y1 + share), (bend, y1 + share), (bend, y0 + share), (x0, y0 + share), (x0, y0),
+        ],
+        [
+            Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4,
+            Path.LINETO, Path.CURVE4, Path.CURVE4, Path.CURVE4, Path.CLOSEPOLY,
+        ],
+    )  # fmt: skip
+    axes.add_patch(PathPatch(path, facecolor=colour, alpha=0.38, linewidth=0, zorder=0.5))
+
+
+def add_violins(axes: Axes, rounds: Sequence[Document], edges: Sequence[float], *, form: str) -> None:
+    """Distributions side by side on a logarithmic axis, from the 5 % to the 95 % quantiles and a bit more.
+
+    Rounds are {round, n, counts, low, q1, median, q3, high}, `counts` being of values between `edges`.
+    """
+    positive = [value for row in rounds for value in (row["low"], row["high"]) if value > 0]
+    if positive:
+        axes.set_yscale("log")
+        low, high = min(positive), max(positive)
+        room = max((high / low) ** 0.12, 1.15)
+        axes.set_ylim(low / room, high * room)
+        steps = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=7))
+    few = len(rounds) <= 6
+    for place, row in enumerate(rounds):
+        if row["n"] >= 20 and edges:
+            _violin(axes, place, row["counts"], edges, half=0.38 * min(1.0, len(rounds) / 2))
+        axes.plot([place] * 2, [row["low"], row["high"]], color=BLUE, linewidth=1.0, solid_capstyle="butt")
+        axes.plot([place] * 2, [row["q1"], row["q3"]], color=BLUE, linewidth=5.0, solid_capstyle="butt")
+        axes.plot([place], [row["median"]], "o", color=PAPER, markeredgecolor=_INK, markersize=5.5)
+        if few or place == len(rounds) - 1:
+            axes.annotate(
+                format(row["median"], form),
+                (place, row["median"]),
+                (7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                fontweight="bold",
+            )
+    axes.set_xticks(range(len(rounds)), [name_round(row["round"], few=len(rounds) <= 5) for row in rounds])
+    axes.set_xlim(-0.6, len(rounds) - 0.4)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.grid(True)
+    axes.tick_params(axis="x", length=0)
+
+
+def _violin(axes: Axes, place: int, counts: Sequence[int], edges: Sequence[float], *, half: float) -> None:
+    weights = (1, 4, 6, 4, 1)
+    padded = [0, 0, *counts, 0, 0]
+    smooth = [
+        sum(weight * value for weight, value in zip(weights, padded[place:], strict=False))
+        for place in range(len(counts))
+    ]
+    most = max(smooth, default=0) or 1
+    middles = [(low * high) ** 0.5 for low, high in pairwise(edges)]
+    widths = [half * value / most for value in smooth]
+    axes.fill_betweenx(
+        middles,
+        [place - width for width in widths],
+        [place + width for width in widths],
+        facecolor=SKY,
+        alpha=0.45,
+        linewidth=0,
+    )
+
+
+def add_intervals(
+    axes: Axes,
+    items: Sequence[Document],
+    *,
+    title: str,
+    unit: str,
+    form: Callable[[float], str],
+    percent: bool,
+) -> None:
+    """Values by round with lines for their intervals: items of {round, value, low, high}."""
+    rounds = [item["round"] for item in items]
+    values = [item["value"] for item in items]
+    lows = [item["value"] if item["low"] is None else item["low"] for item in items]
+    highs = [item["value"] if item["high"] is None else item["high"] for item in items]
+    axes.plot(rounds, values, color=SKY, linewidth=1.2, zorder=1)
+    axes.vlines(rounds, lows, highs, color=BLUE, linewidth=2.2)
+    axes.plot(rounds, values, "o", color=PAPER, markeredgecolor=BLUE, markeredgewidth=1.6, markersize=6)
+    for place, (round, value, high) in enumerate(zip(rounds, values, highs, strict=True)):
+        if len(rounds) <= 5 or place in (0, len(rounds) - 1):
+            axes.annotate(
+                form(value), (round, high), (0, 4), textcoords="offset points", ha="center",
+                fontsize=8, fontweight="bold",
+            )  # fmt: skip
+    span = max(highs) - min(lows) or abs(max(highs)) * 0.2 or 1.0
+    axes.set_ylim(min(lows) - 0.12 * span, max(highs) + 0.22 * span)
+    axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
+    if len(rounds) <= 11:
+        axes.set_xticks(rounds)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_title(title)
+    axes.set_xlabel("round")
+    axes.set_ylabel(unit)
+    axes.yaxis.grid(True)
+
+
+def add_columns(
+    axes: Axes,
+    names: Sequence[str],
+    heights: Mapping[str, Sequence[float | None]],
+    looks: Mapping[str, tuple[str, str]],
+    form: str,
+) -> None:
+    """Stacked columns, the sum above each; a sum that is not known is said, not drawn."""
+    totals: list[float | None] = []
+    shown = [name for name in looks if any(heights[name])]
+    for place in range(len(names)):
+        at: float | None = 0.0
+        for name in shown:
+            height = heights[name][place]
+            if at is None or height is None:
+                at = None
+                break
+            colour, hatch = looks[name]
+            add_bar(axes, place - 0.34, at + height / 2, 0.68, height, colour, hatch)
+            at += height
+        totals.append(at)
+    most = max([total for total in totals if total] or [1.0])
+    axes.set_ylim(0, most * 1.12)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    for place, total in enumerate(totals):
+        if total is None or total:
+            text = "not\nknown" if total is None else format(total, form) if form else shorten(total)
+            size = 8 if len(names) <= 6 else 6.5
+            add_text(axes, place, (total or 0) + 0.02 * most, text, va="bottom", fontsize=size)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlabel("round")
+    axes.tick_params(axis="x", length=0)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shorten(value)))
+    axes.yaxis.grid(True)
+    if len(looks) > 1:
+        patches = [_patch(name, *looks[name]) for name in shown]
+        axes.legend(
+            handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8, borderpad=0
+        )
+
+
+def add_legend(figure: Figure, looks: Sequence[tuple[str, str, str]]) -> None:
+    """What labels stand for, above everything: (label, colour, hatch) each."""
+    patches = [_patch(*look) for look in looks]
+    figure.legend(handles=patches, loc="outside upper left", ncols=7, handlelength=1.6, columnspacing=1.4)
+
+
+def _patch(label: str, colour: str, hatch: str) -> Patch:
+    edge = SOFT if colour == PAPER else PAPER
+    return Patch(
+        facecolor=colour, hatch=hatch * 2, hatchcolor=_HATCH, edgecolor=edge, linewidth=0.7, label=label
+    )
+
+
+def add_text(axes: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    """A small text, in the middle of the place unless `look` says otherwise."""
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8.5}
+    axes.text(x, y, text, **(centred | look))
+
+
+def shorten(value: float) -> str:
+    """A number in at most about five characters."""
+    for least, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= least:
+            return f"{value / (1e3 if letter == 'k' else least):.3g}{letter}"
+    return f"{value:,.4g}"
+
+
+def name_round(round: int, *, few: bool = True) -> str:
+    """A round on an axis; where there are many, by its number alone."""
+    if round == 0:
+        return "given" if few else "0"
+    return f"round {round}" if few else str(round)

@@ -1,0 +1,134 @@
+"""How whatever is shown is laid out: framed and coloured on a terminal, plain where it is piped.
+
+Off a terminal a row is one line of any length, without rules or padding, so that nothing is cut and `grep`
+finds what it looks for; where COLUMNS is set, texts are folded at that width, rows never.
+
+Colours are of the sixteen that every terminal has, and only those that can be read on black and on white.
+None says what words or signs do not say as well.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "BAD",
+    "BAD_FRAME",
+    "GOOD",
+    "GOOD_FRAME",
+    "NEUTRAL",
+    "Framed",
+    "Sections",
+    "has_colour",
+    "new_table",
+    "open_console",
+    "render_field",
+]
+
+# Green is for frames and diffs: in words it would be hard to read on white.
+GOOD, BAD, NEUTRAL = "bold", "red", "magenta"
+GOOD_FRAME, BAD_FRAME = "green", "red"
+
+# Tables are made for so many columns at least: on a narrower terminal their lines wrap, and no number is cut.
+_NARROWEST = 80
+# From so many columns on, sections stand side by side.
+_WIDE = 150
+# Characters of one text that a terminal gets: wrapping takes long, and reading longer.
+_MOST_SHOWN = 20_000
+# Off a terminal a line is as long as it must be.
+_ENDLESS = 1_000_000
+
+
+def open_console() -> Console:
+    """The console of standard output."""
+    console = Console(markup=False, highlight=False)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console
+    return Console(markup=False, highlight=False, width=_ENDLESS)
+
+
+def has_colour(console: Console) -> bool:
+    """Whether the console shows colours: not where they are refused, piped, or beyond the terminal."""
+    return console.color_system is not None and not console.no_color
+
+
+def new_table(*columns: str, texts: Sequence[str] = ()) -> Table:
+    """A table with these column heads.
+
+    The first column and those named in `texts` are set to the left, and folded where there is no room; the
+    others hold numbers, are set to the right, and stay whole.
+    """
+    table = _Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for index, column in enumerate(columns):
+        if index == 0 or column in texts:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+class _Table(Table):
+    """A table that is plain off a terminal, and cuts nothing on a narrow one."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if console.is_terminal:
+            options = options.update(max_width=max(options.max_width, _NARROWEST))
+        else:
+            self.box, self.padding = None, (0, 2, 0, 0)
+            if options.max_width == _ENDLESS:  # then there is room for heads of one line
+                for column in self.columns:
+                    column.header = str(column.header).replace("\n", " ")
+            options = options.update(max_width=_ENDLESS)
+        yield from super().__rich_console__(console, options)
+
+
+def render_field(name: str, text: Text, most: int = _MOST_SHOWN) -> RenderableType:
+    """A text beside its name; of a longer one than `most` characters the beginning."""
+    if len(text) > most:
+        left = len(text) - most
+        text = text[:most] + Text(f" ... {left} more characters, which --json has", style="italic")
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=13)
+    grid.add_column(overflow="fold")
+    grid.add_row(f"  {name}", text)
+    return grid
+
+
+class Framed:
+    """Something with a title: in a frame on a terminal, under its title elsewhere."""
+
+    def __init__(self, title: str | None, *parts: RenderableType, style: str = "", fit: bool = False) -> None:
+        """Args: the title, what stands in the frame, its colour, and whether it is only as wide as needed."""
+        self.title, self.parts, self.style, self.fit = title, parts, style, fit
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # In the usual colour: green is hard to read on white, and says what the title says.
+        title = None if self.title is None else Text(self.title, style="bold default")
+        if console.is_terminal:
+            body = Group(*self.parts)
+            yield Panel(body, title=title, title_align="left", border_style=self.style, expand=not self.fit)
+        else:
+            yield from self.parts if title is None else (title, *self.parts)
+
+
+class Sections:
+    """Titled parts of a page: one below the other, or side by side where there is room."""
+
+    def __init__(self, parts: Iterable[tuple[str, RenderableType]]) -> None:
+        self.parts = [Group(Text(title, style="bold"), body) for title, body in parts]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if console.is_terminal and options.max_width >= _WIDE:
+            yield Columns([Padding(part, (0, 4, 0, 0)) for part in self.parts])
+            return
+        for part in self.parts:
+            if not console.is_terminal:
+                yield Text("")
+            yield part

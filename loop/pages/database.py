@@ -1,0 +1,220 @@
+"""A run's lineage in Datasette: its tables, facets, SQL and JSON, read only, with our pages as a plugin."""
+
+import asyncio
+import re
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from jinja2 import BaseLoader, Environment
+
+from loop.pages.guard import Guard, csp_nonce
+from loop.pages.site import Asked, Page, Site, View
+from loop.pages.unplugged import (
+    Base400,
+    Database,
+    Datasette,
+    DatasetteError,
+    QueryInterrupted,
+    Response,
+    hookimpl,
+    pm,
+)
+from loop.pages.views import PAGES
+from state.errors import StoreError
+from state.store import connect_read_only
+from state.text import one_line
+
+__all__ = ["open_app"]
+
+NAME = "lineage"
+_SETTINGS = {
+    "allow_download": False,  # the file alone may lack what is still in its write-ahead log
+    "default_cache_ttl": 0,
+    "default_page_size": 50,
+    "facet_time_limit_ms": 500,
+    "num_sql_threads": 3,
+    "sql_time_limit_ms": 1000,
+    "suggest_facets": False,  # asks for every column of every page
+    "truncate_cells_html": 500,
+}
+# Datasette counts rows for the heading of a page; what takes longer goes without.
+_COUNTING = re.compile(r"select (count\(\*\) |\(select count\(\*\) )")
+_COUNTING_MS = 40
+_TAG = re.compile(r"<(script|style)\b")
+# An editor that writes styles of its own into the page, which ours may not; a plain field does as well.
+_LEFT_OUT = ("_codemirror.html", "_codemirror_foot.html")
+_BETTER = {
+    "<html>": '<html lang="en">',
+    '<section class="content">': '<main><section class="content">',
+    "</section>": "</section></main>",
+    '<textarea id="sql-editor"': '<textarea id="sql-editor" aria-label="SQL" spellcheck="false"',
+}
+# A spreadsheet takes cells of CSV for formulas, and these are anybody's texts; JSON has the same rows.
+_CSV = re.compile(
+    r', <a href="{{ url_csv }}">CSV</a>( \(<a href="#export">advanced</a>\))?'
+    r'|<form action="{{ url_csv_path }}".*?</form>',
+    re.DOTALL,
+)
+_UNNAMED = re.compile(r'<(?:select|input type="text") name="(_[a-z_]+?)(?:_\{\{ loop.index \}\})?"')
+
+
+class _Lineage(Database):  # type: ignore[misc] # no annotations
+    """The lineage as Datasette reads it: a connection a thread, none of which can write."""
+
+    def connect(self, write: bool = False) -> sqlite3.Connection:
+        if write:
+            raise StoreError("the lineage is only read here")
+        return connect_read_only(self.ds.site.folder.lineage).conn
+
+    async def execute(self, sql: str, *args: Any, **options: Any) -> Any:
+        if _COUNTING.match(sql):
+            options["custom_time_limit"] = _COUNTING_MS
+        return await super().execute(sql, *args, **options | {"log_sql_errors": False})
+
+
+class Browser(Datasette):  # type: ignore[misc] # no annotations
+    """Datasette over one run."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        if not pm.is_registered(_PLUGIN):
+            pm.register(_PLUGIN)
+        super().__init__(memory=False, files=[], settings=_SETTINGS, metadata=_describe(site))
+        self.remove_database("_memory")
+        self.add_database(_Lineage(self, str(site.folder.lineage)), name=NAME)
+
+
+def open_app(site: Site, port: int) -> Guard:
+    """Everything that is served about a run, as one ASGI application."""
+    return Guard(Browser(site).app(), port, lenient=f"/{NAME}")
+
+
+def _describe(site: Site) -> dict[str, Any]:
+    title = f"{site.folder.path.name}: the lineage"
+    described = {
+        "runs": "The run: its configuration and status.",
+        "rounds": "Rounds with their students; round 0 is the given data. metrics has seconds by step.",
+        "samples": "The given samples by position, in the pool (train) or held out.",
+        "versions": "Every pair that a sample had or was offered, with its parent.",
+        "teacher_calls": "What the teacher was asked and wrote; seconds, and cost in US dollars.",
+        "students": "The base student and what each round's refinetune made of it.",
+        "scores": "Sums of log-probabilities in nats, by version, student and term.",
+        "decisions": "What was decided about each sample in each phase, and why.",
+        "training_sets": "The versions that each round trained on.",
+        "evaluations": "Held-out measures with their 95 % intervals.",
+        "config_changes": "Keys of the configuration that were changed after the run began.",
+        "evolution": "Every version of every sample, with scores and outcome. On a large run it takes longer "
+        "than is allowed here; /samples/17 tells one sample's story at once.",
+        "pair_scores": "IFD, r-IFD and mean negative log-likelihoods, nats per token, a version and student.",
+        "round_summary": "Decisions by reason, one row a round and phase.",
+    }
+    tables: dict[str, dict[str, Any]] = {name: {"description": text} for name, text in described.items()}
+    tables["_sqlite_migrations"] = {"hidden": True}
+    return {"title": title, "databases": {NAME: {"title": title, "tables": tables}}}
+
+
+class _Plugin:
+    """Our pages among Datasette's; its hooks leave any other Datasette in this process alone."""
+
+    __name__ = "reflectune-pages"  # no module's: Datasette would look for templates and files in it
+
+    @hookimpl  # type: ignore[untyped-decorator]
+    def register_routes(self, datasette: Any) -> list[tuple[str, Callable[..., Awaitable[Any]]]]:
+        if not isinstance(datasette, Browser):
+            return []
+        return [(pattern, _route(view)) for pattern, view in PAGES.items()]
+
+    @hookimpl  # type: ignore[untyped-decorator]
+    def prepare_jinja2_environment(self, env: Environment, datasette: Any) -> None:
+        if isinstance(datasette, Browser) and env.loader is not None:
+            env.loader = _Marked(env.loader)
+            env.globals["csp_nonce"] = csp_nonce
+
+    @hookimpl  # type: ignore[untyped-decorator]
+    def extra_css_urls(self, datasette: Any) -> list[str]:
+        return ["/static/database.css"] if isinstance(datasette, Browser) else []
+
+    @hookimpl(wrapper=True)  # type: ignore[untyped-decorator]
+    def handle_exception(self, datasette: Any, request: Any, exception: Exception) -> Any:
+        # Datasette's own handler prints the whole stack with all its variables.
+        responses = yield
+        if not isinstance(datasette, Browser):
+            return responses
+        status, title, sentence = _explain(exception, datasette.site)
+        if request.path.partition("?")[0].endswith(".json"):
+            return [Response.json({"ok": False, "status": status, "error": sentence}, status=status)]
+        return [_respond(datasette.site.refuse(status, title, sentence))]
+
+
+_PLUGIN = _Plugin()
+
+
+class _Marked(BaseLoader):
+    """Datasette's templates with their own scripts and styles marked as theirs, and their fields named.
+
+    Only the sources of templates are touched, never what is put into them.
+    """
+
+    def __init__(self, inner: BaseLoader) -> None:
+        self._inner = inner
+
+    def get_source(
+        self, environment: Environment, template: str
+    ) -> tuple[str, str | None, Callable[[], bool] | None]:
+        source, filename, is_current = self._inner.get_source(environment, template)
+        if template in _LEFT_OUT:
+            return "", filename, is_current
+        source = _TAG.sub(r'<\1 nonce="{{ csp_nonce() }}"', source)
+        for plain, better in _BETTER.items():
+            source = source.replace(plain, better)
+        source = _CSV.sub("", source)
+        return _UNNAMED.sub(_name_field, source), filename, is_current
+
+    def list_templates(self) -> list[str]:
+        return self._inner.list_templates()
+
+
+def _name_field(match: re.Match[str]) -> str:
+    words = match[1].strip("_").replace("_", " ").replace("op", "comparison")
+    return f'{match[0]} aria-label="{words}"'
+
+
+def _route(view: View) -> Callable[..., Awaitable[Any]]:
+    async def answer(request: Any, datasette: Browser) -> Any:
+        asked = Asked(request.url_vars, _last_values(request.args))
+        return _respond(await asyncio.to_thread(datasette.site.answer, view, asked))
+
+    return answer
+
+
+def _last_values(args: Any) -> Mapping[str, str]:
+    return {key: args.getlist(key)[-1] for key in args}
+
+
+def _respond(page: Page) -> Any:
+    return Response(page.body, page.status, dict(page.headers), page.kind)
+
+
+def _explain(exception: Exception, site: Site) -> tuple[int, str, str]:
+    """Status, heading and one sentence for whatever went wrong in Datasette's own pages."""
+    lineage = site.folder.lineage
+    if not lineage.exists():
+        return 503, "The lineage is gone", f"{lineage} is not there any more."
+    if isinstance(exception, QueryInterrupted) or getattr(exception, "title", "") == "SQL Interrupted":
+        return (
+            400,
+            "This takes too long",
+            f"The question was stopped after {_SETTINGS['sql_time_limit_ms'] / 1000:g} s: ask for "
+            "fewer rows, by a round or a sample, or put it to the sqlite3 shell, which has no limit.",
+        )
+    text = one_line(str(getattr(exception, "message", None) or exception))
+    if isinstance(exception, DatasetteError | ValueError):  # of what was asked, whatever status it has
+        return 400, getattr(exception, "title", None) or "Not as asked", text
+    if isinstance(exception, Base400):
+        return exception.status, "There is no such page", f"Nothing is found here: {text}."
+    if isinstance(exception, sqlite3.Error | OSError | StoreError):
+        return 503, "The lineage cannot be read", f"{lineage}: {text}"
+    print(one_line(f"reflectune: {type(exception).__name__}: {exception}"), file=sys.stderr)  # noqa: T201
+    return 500, "This page could not be made", "The server's terminal says why."

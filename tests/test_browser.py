@@ -1,0 +1,566 @@
+"""What people do with the pages, done by a real browser with the real server over real runs."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from loop.sentences import say_decision
+from state.folder import RunFolder
+from state.history import History
+from state.index import SampleIndex, SampleQuery
+from tests.browser import (
+    CHROMIUM,
+    DESKTOP,
+    PHONE,
+    axe_findings,
+    fetch,
+    layout_faults,
+    open_browser,
+    open_details,
+    open_tab,
+    serve,
+)
+from tests.worlds import make_recording, make_records, reflectune, write_world
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: `make .venv/chromium` installs Debian's"),
+]
+
+# Each would run a script, leave the page's markup, or ask another server for something.
+SCRIPTS = (
+    '<script>alert(1); window.canary = 1; document.title = "OWNED"</script>',
+    '<img src=x onerror="alert(2)"><svg onload="alert(2)"></svg>',
+    "</p></pre></td></table></main></body></html><script>alert(3)</script>",
+    "</ins></del></textarea></title></style></script><script>window.canary = 4</script>",
+    "\" autofocus onfocus=\"alert(5)\" x=\" ' autofocus onfocus='alert(5)' x='",
+    '<base href="http://evil.example/"><link rel="stylesheet" href="http://evil.example/a.css">',
+    '<meta http-equiv="refresh" content="0; url=http://evil.example/"><iframe src="http://evil.example/">',
+    '<a href="javascript:alert(8)">here</a> <form action="http://evil.example/"><button>Find</button></form>',
+    "{{ 7 * 7 }} {% include 'layout.html' %} ${alert(9)} <!-- ]]> --> &lt;b&gt;&#60;b&#62;",
+    "[red]markup[/red] \x1b[31mred\x1b]0;OWNED\x07 \u202ereversed\u2066 \u2028 \ud83d \x85",
+)
+# What a layout could break on.
+SHAPES = (
+    "x" * 5_000,
+    "https://example.org/" + "a-path/" * 200,
+    "漢字かな" * 300,
+    "مرحبا بالعالم " * 40,
+    "Z\u0351\u036b\u0343\u036a\u0302" * 200,
+    "one\ttab\n\n\n    and lines\n" * 60,
+    "word " * 400_000,
+)
+SAMPLES = 34
+PAGES = {
+    "overview": "/",
+    "rounds": "/rounds",
+    "given": "/rounds/0",
+    "round": "/rounds/1",
+    "samples": "/samples",
+    "search": "/samples?q=things&round=1&outcome=refused&sort=ifd_change&order=down",
+    "nothing": "/samples?q=nosuchword",
+    "sample": "/samples/{sample}",
+    "side": "/samples/{sample}?view=side",
+    "runs": "/runs",
+    "compare": "/compare/{other}",
+    "database": "/lineage",
+    "table": "/lineage/versions",
+    "filtered": "/lineage/decisions?reason=refused",
+    "sql": "/lineage?sql=select+*+from+round_summary",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder with a run over harmless texts, "calm", and one over texts that mean harm, "hostile"."""
+    folder = tmp_path_factory.mktemp("browsed")
+    write_world(folder / "calm", samples=SAMPLES)
+    _write_hostile_world(folder / "hostile")
+    for name in ("calm", "hostile"):
+        result = reflectune(
+            "run", "config.toml", "--name", name, "--runs", folder / "runs", cwd=folder / name
+        )
+        assert result.returncode == 0, result.stderr
+    return folder / "runs"
+
+
+def _write_hostile_world(folder: Path) -> None:
+    write_world(folder, samples=SAMPLES, data={"holdout": 2})
+    harms = cycle([*SCRIPTS, *SHAPES])
+    records = [
+        {"instruction": f"{record['instruction']} {harm[:6000]}", "input": record["input"] and harm[:6000],
+         "output": f"{harm} {record['output']}"}
+        for record, harm in zip(make_records(SAMPLES), harms, strict=False)
+    ]  # fmt: skip
+    (folder / "data.json").write_text(json.dumps(records))
+    entries = make_recording(records, ("instruction", "response"))
+    for entry in entries:
+        # A question about a rewritten instruction must find it as it was rewritten.
+        for key in ("instruction", "new_instruction"):
+            if str(entry.get(key, "")).startswith("List "):
+                number = int(re.findall(r"\d+", str(entry[key]))[0])
+                entry[key] = f"{entry[key]} {SCRIPTS[number % len(SCRIPTS)]}"
+        harm = next(harms)
+        entry["new_response"] = f"{entry['new_response']} {harm}"
+        entry["critique"] = f"Ambiguity: {harm[:3000]}"
+    (folder / "teacher.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+@pytest.fixture(scope="module")
+def calm(runs: Path) -> Iterator[str]:
+    with serve(runs, "calm") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def hostile(runs: Path) -> Iterator[str]:
+    with serve(runs, "hostile") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def report(runs: Path) -> Callable[[str], Path]:
+    """Writes the report of a run, once."""
+
+    def write(name: str) -> Path:
+        path = runs / name / "report.html"
+        if not path.exists():
+            result = reflectune("report", name, "--runs", runs, cwd=runs)
+            assert result.returncode == 0, result.stderr
+        return path
+
+    return write
+
+
+def query(runs: Path, name: str, query: SampleQuery) -> list[dict[str, Any]]:
+    """What the index finds."""
+    with SampleIndex.open(RunFolder(runs / name)) as index:
+        index.update()
+        return index.find(query)
+
+
+def a_sample_with(runs: Path, name: str, outcome: str, phase: str = "instruction") -> int:
+    """The position of the first sample that came to something in round 1."""
+    found = query(runs, name, SampleQuery(round=1, phase=phase, outcome=outcome))  # type: ignore[arg-type]
+    return int(found[0]["position"])
+
+
+def paths(runs: Path, name: str) -> dict[str, str]:
+    """The address of every kind of page."""
+    known = {"sample": a_sample_with(runs, name, "refused"), "other": {"calm": "hostile"}.get(name, "calm")}
+    return {kind: path.format(**known) for kind, path in PAGES.items()}
+
+
+def wait_for_comparison(address: str, path: str) -> None:
+    for _ in range(600):
+        if "being compared" not in fetch(address, path)[1]:
+            return
+    raise AssertionError("never compared")
+
+
+# Looking for samples, and reading one
+
+
+def test_browser_finds_filters_and_opens_samples(runs: Path, calm: str, browser: "Browser") -> None:
+    with open_tab(browser, calm) as tab:
+        tab.go("/")
+        tab.page.get_by_label("Find samples by words").fill("blue")
+        tab.page.keyboard.press("Enter")
+        tab.page.wait_for_url(re.compile(r"/samples\?q=blue$"))
+        expected = query(runs, "calm", SampleQuery(text="blue", limit=1000))
+        assert len(expected) > 5
+        assert rows_of(tab.page) == [(row["position"], row["round"]) for row in expected]
+
+        tab.page.get_by_label("Round", exact=True).select_option("1")
+        tab.page.get_by_label("Phase", exact=True).select_option("instruction")
+        tab.page.get_by_label("Outcome").select_option("refused")
+        tab.page.get_by_role("button", name="Apply").click()
+        tab.page.wait_for_url(re.compile("outcome=refused"))
+        assert "q=blue" in tab.page.url
+        expected = query(
+            runs, "calm", SampleQuery(text="blue", round=1, phase="instruction", outcome="refused")
+        )
+        assert rows_of(tab.page) == [(row["position"], row["round"]) for row in expected]
+
+        tab.page.get_by_role("link", name="Clear").click()
+        tab.page.get_by_label("Sort by").select_option("ifd_change")
+        tab.page.get_by_label("Order").select_option("down")
+        tab.page.get_by_role("button", name="Apply").click()
+        tab.page.wait_for_url(re.compile("sort=ifd_change"))
+        expected = query(runs, "calm", SampleQuery(sort="ifd_change", descending=True))
+        assert rows_of(tab.page) == [(row["position"], row["round"]) for row in expected]
+
+        first = expected[0]["position"]
+        tab.page.locator("tbody th a").first.click()
+        assert tab.page.get_by_role("heading", level=1).inner_text() == f"Sample {first}"
+
+
+def rows_of(page: "Page") -> list[tuple[int, int]]:
+    """Position and round of each row of the list."""
+    cells = page.locator("table.list tbody tr").evaluate_all(
+        "rows => rows.map(row => [row.cells[0].innerText, row.cells[1].innerText])"
+    )
+    return [(int(position), int(round)) for position, round in cells]
+
+
+@pytest.mark.parametrize("view", ["", "?view=side"], ids=["inline", "side by side"])
+def test_browser_diffs_say_what_changed_from_the_parent(
+    runs: Path, calm: str, browser: "Browser", view: str
+) -> None:
+    position = a_sample_with(runs, "calm", "accepted")
+    with History.open(runs / "calm" / "lineage.db") as history:
+        versions = {version["id"]: version for version in history.trace(str(position))["versions"]}
+    compared = 0
+    with open_tab(browser, calm) as tab:
+        tab.go(f"/samples/{position}")
+        if view:
+            tab.page.get_by_role("link", name="side by side").click()
+        for version in versions.values():
+            parent = versions.get(version["parent"])
+            if parent is None:
+                continue
+            article = tab.page.locator(f"#v-{version['id'][:12]}")
+            for name in ("instruction", "input", "response"):
+                if version[name] == parent[name]:
+                    continue
+                block = article.locator(".text", has=tab.page.get_by_role("heading", name=name.capitalize()))
+                if view:
+                    before, after = block.locator(".data").all_text_contents()
+                    assert block.locator(".data").nth(0).locator("ins").count() == 0
+                    assert block.locator(".data").nth(1).locator("del").count() == 0
+                else:
+                    before = block.locator(".data").evaluate(_WITHOUT, "ins")
+                    after = block.locator(".data").evaluate(_WITHOUT, "del")
+                assert (before.replace("(empty)", ""), after.replace("(empty)", "")) == (
+                    parent[name],
+                    version[name],
+                )
+                compared += 1
+    assert compared >= 3
+
+
+_WITHOUT = """(element, tag) => {
+    const copy = element.cloneNode(true);
+    copy.querySelectorAll(tag).forEach(marked => marked.remove());
+    return copy.textContent;
+}"""
+
+
+def test_browser_follows_a_version_to_its_parent(runs: Path, calm: str, browser: "Browser") -> None:
+    position = a_sample_with(runs, "calm", "accepted")
+    with History.open(runs / "calm" / "lineage.db") as history:
+        versions = {version["id"]: version for version in history.trace(str(position))["versions"]}
+    version = next(v for v in reversed(versions.values()) if v["parent"])
+    steps = 0
+    with open_tab(browser, calm) as tab:
+        tab.go(f"/samples/{position}#v-{version['id'][:12]}")
+        while version["parent"]:
+            article = tab.page.locator(f"#v-{version['id'][:12]}")
+            article.get_by_role("link", name=version["parent"][:12]).click()
+            version = versions[version["parent"]]
+            parent = tab.page.locator(f"#v-{version['id'][:12]}")
+            assert tab.page.url.endswith(f"#v-{version['id'][:12]}")
+            assert parent.evaluate("article => article.getBoundingClientRect().top") < 900
+            steps += 1
+        assert version["instruction"] in parent.inner_text()
+        assert version["response"] in parent.inner_text()
+    assert steps >= 2
+
+
+def test_browser_shows_each_teacher_call_with_its_raw_text(runs: Path, calm: str, browser: "Browser") -> None:
+    position = a_sample_with(runs, "calm", "refused")
+    with History.open(runs / "calm" / "lineage.db") as history:
+        calls = history.calls(history.find_sample(str(position)))
+    assert calls
+    with open_tab(browser, calm) as tab:
+        tab.go(f"/samples/{position}")
+        for call, details in zip(calls, tab.page.locator("details.call").all(), strict=True):
+            details.locator("summary").click()
+            shown = details.get_by_label("Raw text of the teacher").inner_text() if call["text"] else ""
+            assert shown == call["text"]
+            assert call["status"] in details.inner_text()
+
+
+# Every "why?" within two clicks
+
+
+def test_browser_answers_why_for_every_proposal_within_two_clicks(
+    runs: Path, calm: str, browser: "Browser"
+) -> None:
+    refused = list(_not_taken(runs / "calm" / "lineage.db"))
+    assert {reason for *_, reason, _ in refused} >= {"refused", "no-candidate"}
+    with open_tab(browser, calm) as tab:
+        tab.go("/")
+        lists = {link for link in links_of(tab.page) if link.startswith("/samples?")}
+        reached: dict[str, set[str]] = {}  # list -> samples it leads to
+        for link in sorted(lists):
+            tab.go(link)
+            reached[link] = {found.split("#")[0] for found in links_of(tab.page)}
+        told: dict[int, list[str]] = {}
+        for round, phase, position, _, sentence in refused:
+            asked = {f"round={round}", f"phase={phase}"}
+            fitting = [link for link in lists if asked <= set(link.partition("?")[2].split("&"))]
+            assert any(f"/samples/{position}" in reached[link] for link in fitting), (round, phase, position)
+            if position not in told:
+                tab.go(f"/samples/{position}")
+                told[position] = tab.page.locator("section .decision").all_inner_texts()
+            step = 2 * (round - 1) + (phase == "response")
+            assert sentence in told[position][step], (round, phase, position)
+
+
+def _not_taken(lineage: Path) -> Iterator[tuple[int, str, int, str, str]]:
+    """Round, phase, position, reason and its sentence, of all that was not taken."""
+    with History.open(lineage) as history:
+        total = sum(history.samples().values())
+        for position in range(total):
+            for decision in history.trace(str(position))["decisions"]:
+                if decision["reason"] != "accepted":
+                    sentence = re.sub("^refused[:,] ", "", say_decision(decision))
+                    yield decision["round"], decision["phase"], position, decision["reason"], sentence
+
+
+def links_of(page: "Page") -> list[str]:
+    """Where the content's links lead, on this server."""
+    links = page.locator("main a")
+    found: list[str] = links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    return found
+
+
+def test_browser_answers_why_by_two_real_clicks(calm: str, browser: "Browser") -> None:
+    with open_tab(browser, calm) as tab:
+        tab.go("/")
+        tab.page.get_by_role("link", name=re.compile("refused in phase response of round 1")).click()
+        tab.page.locator("tbody th a").first.click()
+        why = tab.page.locator("#round-1-response").locator("..").locator(".decision")
+        assert re.search(r"r-IFD \d+\.\d{4} against the incumbent's \d+\.\d{4} under s0", why.inner_text())
+
+
+# Texts that mean harm
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_browser_runs_no_script_of_the_data(runs: Path, hostile: str, browser: "Browser", width: int) -> None:
+    wait_for_comparison(hostile, "/compare/calm")
+    with open_tab(browser, hostile, width=width) as tab:
+        for path in (
+            *paths(runs, "hostile").values(),
+            *(f"/samples/{position}" for position in range(SAMPLES)),
+            *(f"/samples/{position}?view=side" for position in range(0, SAMPLES, 4)),
+            "/samples?q=%3Cscript%3Ealert(1)%3C/script%3E",
+            "/samples?round=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
+            "/lineage/versions",
+            "/lineage/samples",
+            "/lineage/teacher_calls",
+            "/lineage/evolution?position=0",
+        ):
+            tab.go(path, status=400 if "round=%22" in path else 200)
+            open_details(tab.page)
+            tab.look_for_scripts()
+            text = tab.page.inner_text("body")
+            assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text), path
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+def test_browser_shows_hostile_texts_as_they_are(runs: Path, hostile: str, browser: "Browser") -> None:
+    with open_tab(browser, hostile) as tab:
+        tab.go("/samples/0")
+        assert SCRIPTS[0] in tab.page.locator("article").first.inner_text()
+        tab.go("/samples")
+        assert "<script>alert(1)" in tab.page.locator("table.list").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("harm", "sign"),
+    [
+        (SCRIPTS[0], "changed the page"),
+        (SCRIPTS[1], "ran alert(2)"),
+        (f'<input x="{SCRIPTS[4]}">', "ran alert(5)"),
+        (SCRIPTS[5], "request to http://evil.example/a.css"),
+        (SCRIPTS[7], "javascript:alert(8)"),
+        ("<script>undefined.name</script>", "error in a script"),
+        ("<script>console.error('broken')</script>", "console: broken"),
+    ],
+)
+def test_tab_notices_what_nothing_prevents(browser: "Browser", harm: str, sign: str) -> None:
+    def visit() -> None:
+        with open_tab(browser, "http://127.0.0.1:1") as tab:
+            tab.page.route(
+                "http://127.0.0.1:1/",
+                lambda route: route.fulfill(body=f"<!DOCTYPE html><body>{harm}", content_type="text/html"),
+            )
+            tab.go("/")
+
+    with pytest.raises(AssertionError, match=re.escape(sign)):
+        visit()
+
+
+# Layout
+
+
+@pytest.mark.parametrize("width", [PHONE, 700, DESKTOP])
+@pytest.mark.parametrize("name", ["calm", "hostile"])
+def test_browser_lays_pages_out(
+    runs: Path, calm: str, hostile: str, browser: "Browser", name: str, width: int
+) -> None:
+    address = {"calm": calm, "hostile": hostile}[name]
+    faults = []
+    with open_tab(browser, address, width=width) as tab:
+        for kind, path in paths(runs, name).items():
+            tab.go(path)
+            for state in ("closed", "open"):
+                if state == "open":
+                    open_details(tab.page)
+                faults += [f"{kind}, {state}: {fault}" for fault in layout_faults(tab.page)]
+    assert not faults, "\n".join(faults)
+
+
+def test_layout_faults_are_noticed(browser: "Browser") -> None:
+    with open_tab(browser, "about:blank") as tab:
+        tab.page.set_content(
+            "<p>one</p><p>other</p><div style='overflow: hidden; width: 50px'><pre>" + "x" * 200
+        )
+        assert layout_faults(tab.page) == []
+        tab.page.set_content("<p>one</p><p style='margin-top: -25px'>other</p>")
+        assert len(layout_faults(tab.page)) == 1
+        tab.page.set_content(f"<p>{'x' * 500}</p>")
+        assert "scrolls to" in layout_faults(tab.page)[0]
+        tab.faults.clear()
+
+
+# Keyboard only
+
+
+def test_browser_needs_no_pointer(calm: str, browser: "Browser") -> None:
+    with open_tab(browser, calm) as tab:
+        page = tab.page
+        tab.go("/")
+        page.keyboard.press("Tab")
+        assert focused(page)["text"] == "Skip to the content"
+        assert page.get_by_role("link", name="Skip to the content").bounding_box()["y"] >= 0  # type: ignore[index]
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
+
+        tab.go("/")
+        tab_to(page, lambda at: at["name"] == "q")
+        page.keyboard.type("things")
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile(r"/samples\?q=things"))
+        tab_to(page, lambda at: re.match(r"/samples/\d+", at["href"] or ""))
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile(r"/samples/\d+"))
+        assert page.get_by_role("heading", level=1).inner_text().startswith("Sample ")
+
+        tab_to(page, lambda at: at["text"].startswith("side by side"))
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile("view=side"))
+        tab_to(page, lambda at: at["text"].startswith("Attempt 1"), most=200)
+        page.keyboard.press("Enter")
+        assert page.locator("details.call[open] pre").first.is_visible()
+
+
+def tab_to(page: "Page", is_there: Callable[[dict[str, Any]], object], most: int = 80) -> None:
+    """Press Tab until the focus is where it should be; wherever it goes it must be seen."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        at = focused(page)
+        assert at["is_marked"], at
+        if is_there(at):
+            return
+    raise AssertionError(f"not reached by {most} times Tab; now at {focused(page)}")
+
+
+def focused(page: "Page") -> dict[str, Any]:
+    """The element that has the focus."""
+    found: dict[str, Any] = page.evaluate("""() => {
+        const at = document.activeElement, style = getComputedStyle(at);
+        return {
+            text: at.innerText || "", name: at.getAttribute("name"), href: at.getAttribute("href"),
+            html: at.outerHTML.slice(0, 120),
+            is_marked: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0,
+        };
+    }""")
+    return found
+
+
+# Accessibility
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_browser_pages_are_accessible(
+    runs: Path, calm: str, browser: "Browser", dark: bool, width: int
+) -> None:
+    wait_for_comparison(calm, "/compare/hostile")
+    faults = []
+    with open_tab(browser, calm, dark=dark, width=width) as tab:
+        for kind, path in paths(runs, "calm").items():
+            tab.go(path)
+            open_details(tab.page)
+            faults += [f"{kind}: {fault}" for fault in axe_findings(tab.page)]
+    assert not faults, "\n".join(faults)
+
+
+def test_axe_findings_are_noticed(browser: "Browser") -> None:
+    with open_tab(browser, "about:blank") as tab:
+        tab.page.set_content("<html lang=en><title>t</title><main><h1>t</h1><img src='data:,'><input></main>")
+        assert [finding.split(":")[1] for finding in axe_findings(tab.page)] == [" image-alt", " label"]
+        tab.faults.clear()
+
+
+# The report
+
+
+@pytest.mark.parametrize("name", ["calm", "hostile"])
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_report_is_one_file_that_reads_well(
+    report: Callable[[str], Path], browser: "Browser", tmp_path: Path, name: str, width: int
+) -> None:
+    alone = tmp_path / "report.html"
+    shutil.copy(report(name), alone)
+    asked: list[str] = []
+    with open_tab(browser, "file://", width=width) as tab:
+        tab.page.on("request", lambda request: asked.append(request.url))
+        tab.page.goto(alone.as_uri(), wait_until="networkidle")
+        faults = layout_faults(tab.page)
+        open_details(tab.page)
+        faults += layout_faults(tab.page)
+    assert [url for url in asked if not url.startswith("data:")] == [alone.as_uri()]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_report_is_accessible(report: Callable[[str], Path], browser: "Browser", dark: bool) -> None:
+    with open_tab(browser, "file://", dark=dark) as tab:
+        tab.page.goto(report("calm").as_uri(), wait_until="networkidle")
+        open_details(tab.page)
+        faults = axe_findings(tab.page)
+    assert not faults, "\n".join(faults)
+
+
+def test_report_prints_everything(report: Callable[[str], Path], browser: "Browser") -> None:
+    with open_tab(browser, "file://") as tab:
+        tab.page.goto(report("calm").as_uri())
+        pictures = tab.page.locator("main svg, main img")
+        assert pictures.count() > 3
+        tab.page.emulate_media(media="print")
+        for picture in pictures.all():
+            box = picture.bounding_box()
+            assert box is not None
+            assert box["width"] > 100
+        assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")

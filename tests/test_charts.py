@@ -1,0 +1,223 @@
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.backends import backend_svg
+from matplotlib.backends.backend_svg import RendererSVG
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from loop.charts import Chart, draw_charts, explain_missing
+from loop.report import describe_evolution
+from state.folder import RunFolder
+from tests.lineages import make_store
+
+STATES = ("original", "instruction improved", "response improved", "refused", "failed")
+OUTCOMES = ("accepted", "refused", "unchanged", "failed", "frozen", "unasked", "undecided")
+ALL = ["acceptance", "flow", "scores", "held-out", "length", "cost"]
+
+
+def summary(scale: float) -> dict[str, float]:
+    return {"mean": 0.5 * scale, "low": 0.1 * scale, "q1": 0.3 * scale, "median": 0.4 * scale,
+            "q3": 0.6 * scale, "high": 2.0 * scale}  # fmt: skip
+
+
+def distribution(rounds: Sequence[int], scale: float = 1.0) -> dict[str, Any]:
+    edges = [0.05 * scale * 1.12**step for step in range(41)]
+    counts = [step % 7 + 1 for step in range(40)]
+    return {
+        "edges": edges,
+        "rounds": [{"round": round, "n": 1000, "counts": counts, **summary(scale)} for round in rounds],
+    }
+
+
+def run_of(rounds: int, *, pool: int = 150_000, one_scorer: bool = True) -> dict[str, Any]:
+    """The document of a made-up run with everything a report can hold."""
+    fifth = pool // 5
+    counts = dict.fromkeys(STATES, fifth)
+    panel = {"student": "s0", "n": 998, "of": pool, "drawn": 1000, **distribution(range(rounds + 1))}
+    pairs = [
+        {"student": f"s{round - 1}", "n": 998, "of": pool, "drawn": None, **distribution([round - 1, round])}
+        for round in range(1, rounds + 1)
+    ]
+    teacher = {"calls": 2 * pool, "cached": 5, "prompt_tokens": 40_000_000, "completion_tokens": 20_000_000,
+               "cost_usd": 123.456}  # fmt: skip
+    return {
+        "acceptance": [
+            {"round": round, "phase": phase, "pool": pool, "accepted": fifth, "refused": 2 * fifth}
+            | dict.fromkeys(OUTCOMES[2:6], fifth // 2)
+            | {"undecided": 0}
+            for round in range(1, rounds + 1)
+            for phase in ("instruction", "response")
+        ],
+        "flows": {
+            "states": [
+                {"round": 0, "counts": dict.fromkeys(STATES, 0) | {"original": pool}, "kept": pool},
+                *({"round": round, "counts": counts, "kept": 7} for round in range(1, rounds + 1)),
+            ],
+            "transitions": [
+                {"round": round, "before": before, "after": after, "n": fifth if round == 1 else fifth // 5}
+                for round in range(1, rounds + 1)
+                for before in (("original",) if round == 1 else STATES)
+                for after in STATES
+            ],
+        },
+        "scores": {name: [panel] if one_scorer else pairs for name in ("ifd", "r_ifd")},
+        "lengths": distribution(range(rounds + 1), scale=1000.0),
+        "evaluations": [
+            {"round": round, "student": f"s{round}", "name": name, "value": value, "n": 300,
+             "low": value * 0.9, "high": value * 1.1}
+            for round in range(rounds + 1)
+            for name, value in (("accuracy", 0.2), ("nll", 2.5), ("response_tokens", 123.4))
+        ],
+        "rounds": [
+            {
+                "round": round,
+                "seconds": {"reflect": 5000.0, "select": 900.0, "refinetune": 7000.0, "evaluate": 400.0},
+                "teacher": teacher,
+            }
+            for round in range(rounds + 1)
+        ],
+        "teacher": teacher,
+    }  # fmt: skip
+
+
+def by_name(charts: Sequence[Chart]) -> dict[str, Chart]:
+    return {chart.name: chart for chart in charts}
+
+
+def test_charts_are_the_same_bytes_for_the_same_document() -> None:
+    once, again = draw_charts(run_of(3)), draw_charts(run_of(3))
+    assert [chart.name for chart in once] == ALL
+    assert once == again
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 10])
+def test_charts_are_small_images_that_refer_to_nothing_outside(rounds: int) -> None:
+    for chart in draw_charts(run_of(rounds, one_scorer=rounds != 10)):
+        ElementTree.fromstring(chart.svg)
+        # Names of XML's own languages are no addresses.
+        svg = re.sub(r'xmlns(:\w+)?="[^"]*"', "", chart.svg)
+        assert "http" not in svg, chart.name
+        assert "<script" not in svg
+        assert set(re.findall(r'href="(.)', svg)) <= {"#"}
+        assert len(chart.svg) < 400_000, chart.name
+
+
+def test_charts_say_and_list_their_numbers() -> None:
+    charts = by_name(draw_charts(run_of(1, pool=100)))
+    acceptance = charts["acceptance"]
+    assert acceptance.description == (
+        "Round 1, instruction: 20 of 60 proposals accepted (33%); "
+        "round 1, response: 20 of 60 proposals accepted (33%)."
+    )
+    assert acceptance.head == (
+        "round", "phase", "pool", "accepted", "refused", "nothing to improve", "failed", "left alone",
+        "not asked", "accepted of proposed",
+    )  # fmt: skip
+    assert acceptance.rows[0] == ("1", "instruction", "100", "20", "40", "10", "10", "10", "10", "33%")
+    assert charts["flow"].rows[0] == ("1", "original", "original", "20", "20%")
+    assert "20 refused (20%)" in charts["flow"].description
+    assert "7 of them are where an earlier round left their pair" in charts["flow"].description
+    assert "over 998 of 100 samples" in charts["scores"].description
+    assert "drawn once by lot" in charts["scores"].description
+    assert charts["scores"].rows[0] == (
+        "IFD", "s0", "998", "0", "0.5", "0.1", "0.3", "0.4", "0.6", "2",
+    )  # fmt: skip
+    assert "Accuracy: 20.0% with s0 (18.0% to 22.0%)" in charts["held-out"].description
+    # Twice 13,300 seconds; 7,000 of each are refinetune.
+    assert "All steps took 7.4 hours, most of it refinetune (53%)" in charts["cost"].description
+    assert "60,000,000 tokens and 123.4560 USD" in charts["cost"].description
+
+
+def test_charts_never_put_two_students_into_one_panel() -> None:
+    scores = by_name(draw_charts(run_of(2, one_scorer=False)))["scores"]
+    assert [row[1:4:2] for row in scores.rows[:4]] == [("s0", "0"), ("s0", "1"), ("s1", "1"), ("s1", "2")]
+    assert "not samples drawn by lot" in scores.description
+
+
+def test_charts_tell_what_is_not_known_from_nothing() -> None:
+    document = run_of(1)
+    unknown = {"prompt_tokens": None, "completion_tokens": None, "cost_usd": None}
+    document["teacher"] |= unknown
+    for row in document["rounds"]:
+        row["teacher"] = row["teacher"] | unknown
+    cost = by_name(draw_charts(document))["cost"]
+    assert "tokens are not known and a cost that is not known" in cost.description
+    assert cost.rows[0][-3:] == ("-", "-", "-")
+    for item in document["evaluations"]:
+        item |= {"low": None, "high": None}
+    held_out = by_name(draw_charts(document))["held-out"]
+    assert held_out.rows[0][3:6] == ("20.0%", "-", "-")
+
+
+def test_charts_of_a_run_without_anything_are_explained(tmp_path: Path) -> None:
+    with make_store(tmp_path / "lineage.db", train=0, holdout=0):
+        pass
+    charts = draw_charts(describe_evolution(RunFolder(tmp_path)))
+    assert charts == []
+    assert len(explain_missing(charts)) == len(ALL)
+
+
+def test_charts_of_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    with make_store(tmp_path / "lineage.db") as store:
+        store.start_round(1)
+    charts = by_name(draw_charts(describe_evolution(RunFolder(tmp_path))))
+    assert list(charts) == ["acceptance", "length"]
+    assert charts["acceptance"].description == (
+        "Round 1, instruction: nothing decided yet; round 1, response: nothing decided yet."
+    )
+    assert len(explain_missing(list(charts.values()))) == 4
+
+
+def test_charts_of_a_round_without_acceptances_have_no_share_to_tell() -> None:
+    document = run_of(1)
+    for place in document["acceptance"]:
+        place |= dict.fromkeys(OUTCOMES, 0) | {"failed": place["pool"]}
+    acceptance = by_name(draw_charts(document))["acceptance"]
+    assert acceptance.description.startswith("Round 1, instruction: no proposal to accept;")
+    assert acceptance.rows[0][-1] == "-"
+
+
+def test_charts_take_names_of_any_kind_for_text() -> None:
+    document = run_of(1)
+    for item in document["evaluations"]:
+        item |= {"name": "$\\frac{<script>\u202e\ud800--&", "student": "<s0>"}
+    for chart in draw_charts(document):
+        ElementTree.fromstring(chart.svg)
+        assert "<script" not in chart.svg
+        chart.description.encode()
+
+
+@pytest.mark.parametrize("one_scorer", [True, False])
+@pytest.mark.parametrize("rounds", [1, 3, 10])
+def test_charts_have_no_text_over_another_or_outside(
+    rounds: int, one_scorer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: dict[Figure, list[tuple[str, Bbox]]] = {}
+
+    class Watched(RendererSVG):
+        def draw_text(self, *args: Any, mtext: Text | None = None, **options: Any) -> None:
+            assert mtext is not None
+            assert isinstance(mtext.figure, Figure)
+            box = mtext.get_window_extent(self)
+            texts.setdefault(mtext.figure, []).append((mtext.get_text(), box))
+            super().draw_text(*args, mtext=mtext, **options)
+
+    monkeypatch.setattr(backend_svg, "RendererSVG", Watched)
+    draw_charts(run_of(rounds, one_scorer=one_scorer))
+    assert len(texts) == len(ALL)
+    for figure, drawn in texts.items():
+        width, height = (72 * inches for inches in figure.get_size_inches())
+        for text, box in drawn:
+            assert -2 < box.x0 < box.x1 < width + 2, text
+            assert -2 < box.y0 < box.y1 < height + 2, text
+        for (text, box), (other, other_box) in combinations(drawn, 2):
+            across = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
+            along = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
+            assert across < 1 or along < 2, (text, other)  # points; a box has room around its letters

@@ -1,0 +1,235 @@
+"""Two runs beside each other, on lineages small enough to work out by hand."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loop.comparison import render_rounds_compared, render_runs_compared
+from state.comparison import compare_runs
+from state.history import History
+from state.records import Evaluation, Sample, StudentRecord
+from state.store import LineageStore
+from tests.lineages import decided, given, make_store, original, propose, scores_of
+
+
+def write_run(path: Path, *, accepts: str, train: int = 3, nll: float = 2.0) -> Path:
+    """A run of one round: proposals for the responses of "a" and "b", of which it takes some."""
+    old = {sample: original(sample) for sample in "abc"[:train]}
+    with make_store(path, train=train) as store:
+        store.start_round(1)
+        store.add_decisions({}, "s0", [decided(version, phase="instruction") for version in old.values()])
+        new = {
+            sample: propose(store, old[sample], f"better {sample}", round=1, phase="response")
+            for sample in "ab"
+        }
+        store.add_decisions(
+            {version.id: scores_of(0.5, 0.5) for version in (*old.values(), *new.values())},
+            "s0",
+            [
+                decided(version, new.get(sample), reason=reason_for(sample, accepts, new))
+                for sample, version in old.items()
+            ],
+        )
+        store.set_training_set(1, [new[sample].id for sample in accepts])
+        store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
+        store.add_evaluations(1, "s1", [Evaluation("nll", nll, 10, nll - 0.5, nll + 0.5)])
+        store.add_seconds(1, "reflect", 1.5)
+        store.finish_round(1, "rounds")
+    return path
+
+
+def reason_for(sample: str, accepts: str, new: dict[str, Any]) -> Any:
+    return "accepted" if sample in accepts else "refused" if sample in new else "no-candidate"
+
+
+def compared(one: Path, other: Path) -> dict[str, Any]:
+    with History.open(one) as first, History.open(other) as second:
+        return compare_runs(first, second)
+
+
+def test_runs_that_decide_differently_share_what_they_decided_about(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one.db", accepts="a")
+    other = write_run(tmp_path / "other.db", accepts="ab", nll=1.5)
+    document = compared(one, other)
+    assert document["same"] == {"data": True, "held_out": True, "base_model": True}
+    # "a" ends with the same new pair, "b" with a new one in the second run only, "c" as it was given.
+    assert document["samples"] == {
+        "rounds": [1, 1], "shared": 3, "same": 2, "both_given": 1, "only_first": 0, "only_second": 1,
+        "differently": 0,
+    }  # fmt: skip
+    assert document["decisions"] == [
+        {"round": 1, "phase": "instruction", "both": 0, "alike": 0, "agree": 0},
+        {"round": 1, "phase": "response", "both": 2, "alike": 2, "agree": 1},
+    ]
+    first, second = document["rounds"][1]["runs"]
+    assert (first["training"], second["training"]) == (1, 2)
+    assert first["response"] == {"decided": 2, "accepted": 1}
+    assert first["held_out"] == {"nll": {"value": 2.0, "n": 10, "low": 1.5, "high": 2.5}}
+    assert (first["teacher"]["calls"], first["teacher"]["cost_usd"], first["seconds"]) == (2, 0.5, 1.5)
+
+
+def test_runs_with_other_proposals_have_no_decisions_alike(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one.db", accepts="a")
+    other = tmp_path / "other.db"
+    with make_store(other) as store:
+        store.start_round(1)
+        old = {sample: original(sample) for sample in "abc"}
+        store.add_decisions({}, "s0", [decided(version, phase="instruction") for version in old.values()])
+        new = propose(store, old["a"], "something else", round=1, phase="response")
+        store.add_decisions(
+            {},
+            "s0",
+            [decided(old["a"], new, reason="accepted"), decided(old["b"]), decided(old["c"])],
+        )
+    document = compared(one, other)
+    assert document["decisions"][1] == {"round": 1, "phase": "response", "both": 1, "alike": 0, "agree": 0}
+    assert (document["samples"]["same"], document["samples"]["differently"]) == (2, 1)
+
+
+def test_runs_over_other_data_compare_what_both_have(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one.db", accepts="a")
+    other = tmp_path / "other.db"
+    with LineageStore.create(other) as store:
+        store.add_run(name="other", config={"rounds": 3}, config_hash="c", data_hash="e", versions={}, seed=0)
+        store.add_samples([Sample("a", 0, "train", given("a")), Sample("z", 1, "holdout", given("z"))])
+        store.start_round(0)
+        store.add_student(StudentRecord("s0", 0, "another base", None, None, None, None))
+        store.finish_round(0, None)
+    document = compared(one, other)
+    assert document["same"] == {"data": False, "held_out": False, "base_model": False}
+    assert document["config"] == [{"key": "rounds", "values": [2, 3]}]
+    assert document["samples"] == {
+        "rounds": [1, 0], "shared": 1, "same": 0, "both_given": 0, "only_first": 1, "only_second": 0,
+        "differently": 0,
+    }  # fmt: skip
+    assert document["decisions"] == []
+    assert [run is None for run in document["rounds"][1]["runs"]] == [False, True]
+    text = shown(document | {"names": ["one", "other"], "status": ["finished", "running"]})
+    assert "other data: 1 training samples in common" in text
+    assert "other held-out pairs: their measures cannot be compared" in text
+    told = "other base models (base and another base): IFD, r-IFD and held-out nll cannot be compared"
+    assert told in " ".join(text.split())
+
+
+def test_runs_differ_in_nested_keys_but_not_by_name(tmp_path: Path) -> None:
+    paths = []
+    for which, extra in (("one", {"candidates": 1}), ("two", {"candidates": 4, "model": "m"})):
+        with LineageStore.create(tmp_path / which) as store:
+            config = {"name": which, "seed": 0, "teacher": extra}
+            store.add_run(name=which, config=config, config_hash=which, data_hash="d", versions={}, seed=0)
+        paths.append(tmp_path / which)
+    assert compared(*paths)["config"] == [
+        {"key": "teacher.candidates", "values": [1, 4]},
+        {"key": "teacher.model", "values": [None, "m"]},
+    ]
+
+
+def shown(document: Any, width: int = 80, *, terminal: bool = False, colour: bool = False) -> str:
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=terminal, color_system="standard" if colour else None
+    )
+    render = render_runs_compared if "names" in document else render_rounds_compared
+    options = {} if "names" in document else {"colour": colour}
+    console.print(render(document, **options), markup=False, highlight=False, crop=False)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def hostile(text: str) -> dict[str, Any]:
+    pair = {"version": "v", "instruction": text, "input": "", "response": text}
+    unknown = {"mean": None, "median": None}
+    return {
+        "name": "run", "before": 0, "after": 1,
+        "pairs": {"total": 1, "instruction": 0, "response": 0, "both": 1, "unchanged": 0},
+        "decisions": [], "acceptance": {"before": {}, "after": {}},
+        "response_characters": {"before": unknown, "after": unknown}, "scores": [], "held_out": [],
+        "training": {"before": 0, "after": 0, "both": 0},
+        "samples": [
+            {
+                "sample": "a", "position": 7, "accepted": [{"round": 1, "phase": "response"}], "r_ifd": None,
+                "characters": {"before": 1, "after": 2}, "before": pair,
+                "after": pair | {"response": text + " more", "instruction": "more " + text},
+            }
+        ],
+    }  # fmt: skip
+
+
+def test_rounds_compared_only_show_what_texts_hold() -> None:
+    text = shown(hostile("[red]a[/red] \x1b[2J\u202e \ud800"))
+    assert "[red]a[/red] \ufffd[2J\ufffd \ufffd{+ more+}" in text
+    assert not {"\x1b", "\u202e", "\ud800"} & set(text)
+
+
+def test_rounds_compared_show_a_long_text_around_its_change_only() -> None:
+    document = hostile("word " * 1000)
+    lines = [line.strip() for line in shown(document, width=10_000).splitlines()]
+    (response,) = [line for line in lines if line.startswith("response ") and "word" in line]
+    assert "more+}" in response
+    assert 100 < len(response) < 400
+    (instruction,) = [line for line in lines if line.startswith("instruction ") and "word" in line]
+    assert "{+more +}word" in instruction
+    assert instruction.endswith("…")
+    assert len(instruction) < 400
+
+
+def big_rounds(low: float) -> dict[str, Any]:
+    """Two rounds of a million samples."""
+    means = {"mean": 1234567.891, "median": 1e-7}
+    scores = {"known": 1_000_000, "changed": 900_000, "before": means, "after": means}
+    side = {"student": "s10", "value": 1234.5, "n": 100_000, "low": 1200.25, "high": 1300.75}
+    return hostile("a") | {
+        "before": 9, "after": 10,
+        "pairs": dict.fromkeys(("total", "instruction", "response", "both", "unchanged"), 1_000_000),
+        "response_characters": {"before": means, "after": means},
+        "scores": [{"student": "s10", "ifd": scores, "r_ifd": scores}],
+        "held_out": [
+            {"name": "response_tokens", "before": side, "after": side | {"low": low, "high": low + 1},
+             "difference": -1234.5}
+        ],
+        "decisions": [{"round": 10, "phase": "instruction", "decided": 1_000_000, "accepted": 999_999}],
+    }  # fmt: skip
+
+
+def test_rounds_compared_fit_80_columns_with_every_digit() -> None:
+    for terminal in (True, False):
+        text = shown(big_rounds(1300.75), terminal=terminal)
+        assert not terminal or max(map(len, text.splitlines())) <= 80
+        for number in ("1000000 pairs", "900000", "1.23e+06", "1.00e-07", "1301", "-1234", "999999"):
+            assert number in text, number
+    assert "overlap" in shown(big_rounds(1300.75))
+    assert "apart" in shown(big_rounds(1300.76))
+
+
+def test_runs_compared_fit_80_columns_and_stand_side_by_side_in_200(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one.db", accepts="a")
+    other = write_run(tmp_path / "other.db", accepts="ab")
+    names = ["a-run-with-a-rather-long-name-indeed", "another-run-with-a-rather-long-name"]
+    document = compared(one, other) | {"names": names, "status": ["finished", "finished"]}
+    narrow = shown(document, terminal=True)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "1 of 2  50%" in narrow
+    wide = shown(document, 200, terminal=True).splitlines()
+    assert any("Accepted of the proposals" in line and "Held-out measures" in line for line in wide)
+
+
+def test_runs_that_ask_once_compare_challengers_where_both_have_one(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.db", tmp_path / "other.db", tmp_path / "third.db"]
+    for path, accepts in zip(paths, ("a", "ab", "b"), strict=True):
+        write_run(path, accepts=accepts)
+        with LineageStore.open(path) as store, store.transaction() as database:
+            database.execute(
+                "UPDATE runs SET config = json_set(config, '$.teacher', json('{\"candidates\": 1}'))"
+            )
+    response = compared(paths[0], paths[1])["decisions"][1]
+    assert (response["both"], response["alike"], response["agree"]) == (2, 2, 1)
+    response = compared(paths[0], paths[2])["decisions"][1]
+    assert (response["both"], response["alike"], response["agree"]) == (2, 2, 0)
+    with LineageStore.open(paths[1]) as store, store.transaction() as database:
+        # As a policy does that draws lots: the proposal is there, and was not looked at.
+        database.execute(
+            "UPDATE decisions SET challenger_id = NULL, winner_id = incumbent_id, reason = 'policy' "
+            "WHERE sample_id = 'a' AND phase = 'response'"
+        )
+    response = compared(paths[0], paths[1])["decisions"][1]
+    assert (response["both"], response["alike"], response["agree"]) == (2, 2, 0)

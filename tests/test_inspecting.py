@@ -1,0 +1,324 @@
+"""The commands that look at runs: what they print piped and on a terminal, as JSON, and when they end."""
+
+import fcntl
+import io
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loop.cli import main
+from state.folder import RunFolder
+from state.store import LineageStore
+from tests.test_comparison import write_run
+from tests.worlds import child_environment, command, reflectune, write_world
+
+SETTINGS = {"TERM": "xterm-256color", "COLUMNS": "", "NO_COLOR": "", "REFLECTUNE_RUNS": "runs"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs over the same data that took different proposals: "one" and "two"."""
+    folder = tmp_path_factory.mktemp("world")
+    for name, accepts in (("one", "a"), ("two", "ab")):
+        (folder / "runs" / name).mkdir(parents=True)
+        write_run(folder / "runs" / name / "lineage.db", accepts=accepts)
+        with LineageStore.open(folder / "runs" / name / "lineage.db") as store:
+            store.set_run_status("finished")
+    return folder
+
+
+def run_here(world: Path, *arguments: object, **environment: str) -> tuple[int, str, str]:
+    """Run a command in this process, piped: its exit code, what it printed, and what it complained of."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(world)
+        for key, value in (SETTINGS | environment).items():
+            patch.setenv(key, value)
+        patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return int(stop.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def piped(world: Path, *arguments: object, **environment: str) -> str:
+    code, out, err = run_here(world, *arguments, **environment)
+    assert (code, err) == (0, "")
+    return out
+
+
+def document(world: Path, *arguments: object) -> Any:
+    return json.loads(piped(world, *arguments, "--json"))
+
+
+def refusal(world: Path, *arguments: object) -> str:
+    """The one line that a wrong use gets."""
+    code, out, err = run_here(world, *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1, err
+    return err
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, world: Path, *arguments: object, columns: int, rows: int, **environment: str) -> None:
+        self.here, there = os.openpty()
+        fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        variables = child_environment(**SETTINGS | environment)
+        self.process = subprocess.Popen(
+            command(*arguments),
+            cwd=world,
+            stdin=there,
+            stdout=there,
+            stderr=there,
+            env={key: value for key, value in variables.items() if value},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(there)
+        self.written = b""
+
+    def read_until(self, wanted: str, seconds: float = 60) -> None:
+        until = time.monotonic() + seconds
+        while wanted.encode() not in self.written:
+            assert time.monotonic() < until, self.written[-2000:]
+            assert self._read(), self.written[-2000:]
+
+    def read_to_end(self) -> str:
+        while self._read():
+            pass
+        assert self.process.wait(60) is not None
+        os.close(self.here)
+        return self.written.decode().replace("\r\n", "\n")
+
+    def _read(self) -> bool:
+        """Take in what is written within a second; False once the other end is closed."""
+        if not select.select([self.here], [], [], 1.0)[0]:
+            return True
+        try:
+            some = os.read(self.here, 65536)
+        except OSError:  # how Linux says that nobody is there any more
+            return False
+        self.written += some
+        return bool(some)
+
+
+def on_a_terminal(world: Path, *arguments: object, columns: int = 80, **environment: str) -> str:
+    terminal = Terminal(world, *arguments, columns=columns, rows=50, **environment)
+    text = terminal.read_to_end()
+    assert terminal.process.returncode == 0, text
+    return text
+
+
+def without_style(text: str) -> str:
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
+
+
+COMMANDS = (
+    ("runs",),
+    ("show", "one"),
+    ("trace", "one", "0"),
+    ("samples", "one"),
+    ("diff", "one", "0", "1"),
+    ("compare", "one", "two"),
+)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+def test_inspecting_on_a_terminal_fits_it_and_cuts_nothing(
+    world: Path, arguments: tuple[str, ...], columns: int
+) -> None:
+    lines = without_style(on_a_terminal(world, *arguments, columns=columns)).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert not [line for line in lines if "…" in line]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+def test_inspecting_piped_has_neither_frames_nor_escapes_nor_padding(
+    world: Path, arguments: tuple[str, ...]
+) -> None:
+    text = piped(world, *arguments)
+    assert not re.search("[─-╿\x1b]", text)
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+def test_inspecting_says_the_same_with_and_without_colour(world: Path) -> None:
+    for arguments in (("show", "one"), ("compare", "one", "two")):
+        coloured = on_a_terminal(world, *arguments)
+        plain = on_a_terminal(world, *arguments, NO_COLOR="1")
+        assert without_style(coloured) == without_style(plain)
+        assert not re.search(r"\x1b\[(\d+;)*3\d", plain)
+    assert "{+better+}" in without_style(on_a_terminal(world, "trace", "one", "0", NO_COLOR="1"))
+    assert "{+better+}" in on_a_terminal(world, "trace", "one", "0", TERM="dumb")
+
+
+def test_inspecting_piped_keeps_a_long_line_whole_unless_columns_are_set(tmp_path: Path, world: Path) -> None:
+    shutil.copytree(world / "runs", tmp_path / "runs")
+    long = "word " * 60
+    with LineageStore.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
+        database.execute("UPDATE versions SET instruction = ? WHERE sample_id = 'a'", [long])
+    assert long.strip() in piped(tmp_path, "trace", "one", 0)
+    folded = piped(tmp_path, "trace", "one", 0, COLUMNS="60")
+    assert max(map(len, folded.splitlines())) <= 60
+    assert folded.count("word") == 60
+
+
+def test_inspecting_in_a_process_of_its_own_writes_the_same(world: Path) -> None:
+    done = reflectune("trace", "one", 0, cwd=world, **SETTINGS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, piped(world, "trace", "one", 0), "")
+
+
+def test_samples_are_found_by_words_outcome_and_training(world: Path) -> None:
+    every = document(world, "samples", "one", "--round", 1)
+    assert list(every) == ["name", "found", "shown", "samples"]
+    assert (every["name"], every["found"], every["shown"]) == ("one", 3, 3)
+    assert list(every["samples"][0]) == [
+        "sample", "position", "split", "round", "instruction", "response", "length_growth", "trained", "text",
+    ]  # fmt: skip
+
+    def positions(*conditions: object) -> list[int]:
+        return [
+            row["position"] for row in document(world, "samples", "one", "--round", 1, *conditions)["samples"]
+        ]
+
+    assert positions("--outcome", "accepted") == [0]
+    assert positions("--outcome", "refused", "--phase", "response") == [1]
+    assert positions("--outcome", "refused", "--phase", "instruction") == []
+    assert positions("--trained") == [0]
+    assert positions("--not-trained", "--descending") == [2, 1]
+    assert positions("answer", "b") == [1]
+    assert positions("--min-length-growth", "1") == [0, 1, 2]
+    assert positions("--max-length-growth", "0.5") == []
+    few = document(world, "samples", "one", "--round", 1, "--limit", 1)
+    assert (few["found"], few["shown"]) == (3, 1)
+    assert "3 match, 1 shown; see one with `reflectune trace one 0`" in piped(
+        world, "samples", "one", "--round", 1, "--limit", 1
+    )
+
+
+def test_samples_refuse_a_key_that_does_not_sort(world: Path) -> None:
+    assert "'r-ifd-change'" in refusal(world, "samples", "one", "--sort", "cost")
+
+
+def test_diff_has_the_documented_keys(world: Path) -> None:
+    told = document(world, "diff", "one", 0, 1)
+    assert list(told) == [
+        "name", "before", "after", "pairs", "decisions", "acceptance", "response_characters", "scores",
+        "held_out", "training", "samples",
+    ]  # fmt: skip
+    assert told["pairs"]["response"] == 1
+    assert list(told["samples"][0]) == [
+        "sample", "position", "accepted", "r_ifd", "characters", "before", "after",
+    ]  # fmt: skip
+    assert "[-answer-]{+better+} a" in piped(world, "diff", "one", 0, 1)
+    assert document(world, "diff", "one", 0, 1, "--limit", 0)["samples"] == []
+
+
+@pytest.mark.parametrize(
+    ("rounds", "message"),
+    [(("0", "2"), "round 2 is not complete"), (("1", "1"), "are the same"), (("0", "last"), "integer")],
+)
+def test_diff_refuses_rounds_that_are_not_there(world: Path, rounds: tuple[str, str], message: str) -> None:
+    assert message in refusal(world, "diff", "one", *rounds)
+
+
+def test_compare_has_the_documented_keys(world: Path) -> None:
+    told = document(world, "compare", "one", "two")
+    assert list(told) == [
+        "names", "status", "same", "base_models", "config", "rounds", "samples", "decisions",
+    ]  # fmt: skip
+    assert told["names"] == ["one", "two"]
+    text = piped(world, "compare", "one", "two")
+    assert re.search(r"a new pair in two only +1 +33%", text)
+    assert "give the names of two" in refusal(world, "compare", "one", "one")
+
+
+def test_watch_is_refused_where_there_is_nothing_to_redraw(world: Path) -> None:
+    assert "needs a terminal" in refusal(world, "show", "one", "--watch")
+    assert "leave one of them out" in refusal(world, "show", "one", "--watch", "--json")
+
+
+@contextmanager
+def going_on(world: Path, name: str) -> Iterator[LineageStore]:
+    """A run that says it goes on, and that somebody has locked."""
+    folder = RunFolder(world / "runs" / name)
+    with folder.lock(), LineageStore.open(folder.lineage) as store:
+        store.set_run_status("running")
+        yield store
+
+
+@pytest.mark.parametrize(("how", "code"), [("end", 0), ("ctrl-c", 130), ("sigterm", 143)])
+def test_watch_ends_with_the_run_or_when_it_is_told_to(
+    tmp_path: Path, world: Path, how: str, code: int
+) -> None:
+    shutil.copytree(world / "runs", tmp_path / "runs")
+    with going_on(tmp_path, "one") as store:
+        terminal = Terminal(tmp_path, "show", "one", "--watch", columns=80, rows=24)
+        terminal.read_until("Ctrl-C ends watching")
+        match how:
+            case "end":
+                store.set_run_status("finished")
+            case "ctrl-c":
+                os.write(terminal.here, b"\x03")
+            case "sigterm":
+                terminal.process.send_signal(signal.SIGTERM)
+        text = terminal.read_to_end()
+    assert terminal.process.returncode == code
+    # The terminal has its screen and its cursor back.
+    assert text.count("\x1b[?1049h") == text.count("\x1b[?1049l") == 1
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    after = text[text.rindex("\x1b[?1049l") :]
+    assert ("one: finished" in after) == (how == "end")
+    assert "Traceback" not in text
+
+
+def test_watch_never_keeps_the_writer_waiting(tmp_path: Path, world: Path) -> None:
+    shutil.copytree(world / "runs", tmp_path / "runs")
+    with going_on(tmp_path, "one") as store:
+        terminal = Terminal(tmp_path, "show", "one", "--watch", columns=80, rows=24)
+        terminal.read_until("Ctrl-C ends watching")
+        store.db.execute("PRAGMA busy_timeout = 0")
+        for number in range(200):
+            store.add_seconds(1, "select", 0.01 * number)
+        store.set_run_status("finished")
+        terminal.read_to_end()
+    assert terminal.process.returncode == 0
+
+
+def test_watch_of_a_run_that_does_not_go_on_shows_it_once(world: Path) -> None:
+    text = on_a_terminal(world, "show", "one", "--watch")
+    assert "one: finished" in text
+
+
+@pytest.mark.slow
+def test_watch_follows_a_real_run_to_its_end(tmp_path: Path) -> None:
+    write_world(tmp_path, samples=20)
+    started = time.monotonic()
+    with subprocess.Popen(
+        command("run", "config.toml"), cwd=tmp_path, env=child_environment(), stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as run:  # fmt: skip
+        while not (tmp_path / "runs/tiny/lineage.db").exists():
+            assert run.poll() is None
+            assert time.monotonic() < started + 120
+            time.sleep(0.05)
+        terminal = Terminal(tmp_path, "show", "tiny", "--watch", columns=100, rows=60)
+        text = terminal.read_to_end()
+        assert terminal.process.returncode == 0
+        assert run.wait(120) == 0
+    assert "tiny: running" in text
+    assert "tiny: finished, stopped: rounds" in text[text.rindex("\x1b[?1049l") :]

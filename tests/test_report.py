@@ -1,0 +1,301 @@
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loop.report import _compare, describe_evolution, write_report
+from loop.sentences import say_decision
+from state.errors import DatasetError
+from state.folder import RunFolder
+from state.history import History
+from state.records import Evaluation, Pair, Sample, StudentRecord, TeacherCall, Version
+from state.store import LineageStore
+from state.text import to_json
+from tests.lineages import call, decided, make_store, original, propose, scores_of
+from tests.worlds import reflectune
+
+EVIL = "</style><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>\u202e\x1b[31m&amp;"
+
+
+class Page(HTMLParser):
+    """A page's elements, with their attributes, and its text outside of <style>."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._style = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._style = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._style = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._style else f"{data} "
+
+    def count(self) -> Counter[str]:
+        return Counter(tag for tag, _ in self.elements)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """One round: "a" is improved, "b" is refused, reflection on "c" fails."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    with make_store(folder.lineage) as store:
+        write_round(store)
+    return folder
+
+
+def write_round(store: LineageStore) -> None:
+    config = {
+        "rounds": 1,
+        "data": {"path": "/home/me/secret/pairs.json"},
+        "teacher": {"engine": "openai", "model": "org/teacher", "base_url": "https://me:pass@host:8000/v1"},
+        "student": {"model": "/models/small"},
+        "selection": {"policy": "ifd+r-ifd"},
+    }
+    store.db.execute("UPDATE runs SET config = ?", [json.dumps(config)])
+    store.db.conn.commit()
+    store.start_round(1)
+    old = {sample: original(sample) for sample in "abc"}
+    store.add_decisions({}, "s0", [decided(old[sample], phase="instruction") for sample in "abc"])
+    good = propose(store, old["a"], "better a", round=1, phase="response")
+    bad = propose(store, old["b"], "worse b", round=1, phase="response")
+    store.add_reflections([call("c", attempt=attempt, status="cut") for attempt in (1, 2)], [])
+    store.add_decisions(
+        {version.id: scores_of(0.5, 0.2) for version in (good, bad)},
+        "s0",
+        [
+            decided(old["a"], good, reason="accepted", values=(0.8, 0.2)),
+            decided(old["b"], bad, reason="refused", values=(0.4, 0.9)),
+            decided(old["c"]),
+        ],
+    )
+    store.set_training_set(1, [good.id])
+    store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
+    store.add_evaluations(0, "s0", [Evaluation("nll", 3.0, 4, 2.5, 3.5)])
+    store.add_evaluations(1, "s1", [Evaluation("nll", 2.0, 4, 1.5, 2.5)])
+    store.finish_round(1, "rounds")
+    store.set_run_status("finished")
+
+
+def report_of(folder: RunFolder) -> str:
+    out = folder.path / "report.html"
+    write_report(folder, out)
+    return out.read_text(encoding="utf-8")
+
+
+def test_report_holds_everything_it_shows(folder: RunFolder) -> None:
+    page = Page(report_of(folder))
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form", "svg"} & set(page.count())
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "srcset", "action", "data", "poster", "background"):
+            address = attributes.get(name) or "#"
+            assert address.startswith(("#", "data:image/svg+xml;base64,")), (tag, address)
+    (policy,) = (a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    style = re.search(r"<style>(.*?)</style>", report_of(folder), re.DOTALL)
+    assert style is not None
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+
+
+def test_report_says_what_the_run_was_and_did(folder: RunFolder) -> None:
+    text = " ".join(Page(report_of(folder)).text.split())
+    assert "Finished after 1 of 1 rounds over 3 samples: all its rounds are done." in text
+    assert "The student took 1 of 2 proposals (50%)." in text
+    assert "Held-out nll went from 3.000 (2.500 to 3.500) to 2.000 (1.500 to 2.500)" in text
+    assert "pairs.json 3 samples in the pool, 1 held out" in text
+
+
+def test_report_answers_why_for_every_decision_it_shows(folder: RunFolder) -> None:
+    text = " ".join(Page(report_of(folder)).text.split())
+    with History.open(folder.lineage) as history:
+        for sample in "abc":
+            for decision in history.trace(sample)["decisions"]:
+                assert say_decision(decision) in text
+    assert "refused: r-IFD 0.9000 against the incumbent's 0.4000 under s0" in text
+    assert "attempt 2 failed, cut: broken" in text
+    assert "The teacher's criticism too short" in text
+    assert "Trained on in round 1." in text
+
+
+def test_report_marks_what_changed(folder: RunFolder) -> None:
+    html = report_of(folder)
+    assert "<del>answer</del><ins>better</ins> a" in html
+
+
+def test_report_has_headings_in_order_and_described_charts(folder: RunFolder) -> None:
+    page = Page(report_of(folder))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert images
+    assert all(len(attributes["alt"] or "") > 40 for attributes in images)
+    assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_report_gives_no_credentials_away(folder: RunFolder) -> None:
+    assert describe_evolution(folder)["settings"]["config"]["teacher"]["base_url"] == "https://host:8000/v1"
+    assert "pass@" not in report_of(folder)
+
+
+def write_evil(folder: RunFolder, response: str) -> None:
+    """One sample that is refused; every text of it, and of the teacher, is hostile."""
+    folder.path.mkdir()
+    pair = Pair(EVIL, EVIL, response)
+    with make_store(folder.lineage, train=0, holdout=0) as store:
+        store.add_samples([Sample("s", 0, "train", pair)])
+        store.start_round(1)
+        old = Version("s", None, 0, "original", 0, pair)
+        made = call("s", 1, "instruction")
+        critical = TeacherCall(**{name: getattr(made, name) for name in made.__slots__} | {"critique": EVIL})
+        new = Version("s", old.id, 1, "instruction", 0, Pair(EVIL, "", f"{response} {EVIL}"), critical.id)
+        store.add_reflections([critical], [new])
+        store.add_decisions(
+            {}, "s0", [decided(old, new, reason="refused", phase="instruction", values=(0.9, 0.2))]
+        )
+        failed = call("s", 1, "response", status="error")
+        store.add_reflections(
+            [TeacherCall(**{name: getattr(failed, name) for name in failed.__slots__} | {"error": EVIL})], []
+        )
+        store.add_decisions({}, "s0", [decided(old)])
+
+
+def test_report_takes_hostile_texts_for_text(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "evil")
+    write_evil(folder, EVIL)
+    html = report_of(folder)
+    page = Page(html)
+    assert page.count()["script"] == 0
+    assert page.count()["style"] == 1
+    assert all(
+        (attributes["src"] or "").startswith("data:") for tag, attributes in page.elements if tag == "img"
+    )
+    assert page.text.count("<script>alert(1)</script>") >= 5
+    assert "\x1b" not in html
+    assert "\u202e" not in html
+
+
+def test_report_is_small_where_a_text_is_large(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "large")
+    write_evil(folder, "word " * 2_000_000)
+    html = report_of(folder)
+    assert len(html) < 600_000
+    # Of 10,000,000 characters, 1,600 are shown.
+    assert "9,998,400 more characters" in html
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [
+        ("a b", "a c", [("same", "a "), ("removed", "b"), ("added", "c")]),
+        # 500 letters and a space stay, of which 100 before the change are shown.
+        (
+            "x" * 500 + " b",
+            "x" * 500 + " c",
+            [
+                ("left out", "401 characters as before"),
+                ("same", "x" * 99 + " "),
+                ("removed", "b"),
+                ("added", "c"),
+            ],
+        ),
+        ("", "y" * 2000, [("added", "y" * 1600), ("left out", "400 more characters")]),
+        # A text that is written anew: the beginnings of both.
+        (
+            "x" * 1000,
+            "y" * 2000,
+            [
+                ("removed", "x" * 400),
+                ("added", "y" * 1600),
+                ("left out", "400 more characters"),
+                ("left out", "600 more characters removed"),
+            ],
+        ),
+        # 20,000 characters are compared; that texts which are cut there end differently is no change.
+        (
+            "b and " + "z" * 30_000,
+            "c and d " + "z" * 30_000,
+            [
+                ("removed", "b"),
+                ("added", "c"),
+                ("same", " and "),
+                ("left out", "30,002 more characters"),
+            ],
+        ),
+        (
+            "x" * 30_000,
+            "y" * 2,
+            [("removed", "x" * 400), ("added", "yy"), ("left out", "29,600 more characters removed")],
+        ),
+    ],
+)
+def test_report_cuts_long_texts_and_says_so(old: str, new: str, shown: list[tuple[str, str]]) -> None:
+    assert _compare(old, new) == shown
+
+
+def test_report_of_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with make_store(folder.lineage) as store:
+        store.start_round(1)
+    text = " ".join(Page(report_of(folder)).text.split())
+    assert "Interrupted after 0 of 2 rounds over 3 samples." in text
+    assert "No proposal has been decided about yet." in text
+    assert "so no sample has a story" in text
+    assert "Not drawn: No round is complete" in text
+
+
+def test_report_that_cannot_be_written_leaves_the_old_one(folder: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("old")
+    with pytest.raises(Exception, match="no lineage database"):
+        write_report(RunFolder(tmp_path / "gone"), out)
+    assert out.read_text() == "old"
+    with pytest.raises(DatasetError, match="there is no folder"):
+        write_report(folder, tmp_path / "missing" / "report.html")
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_report_changes_nothing_in_the_lineage_and_is_the_same_again(folder: RunFolder) -> None:
+    before = folder.lineage.read_bytes()
+    assert report_of(folder) == report_of(folder)
+    assert folder.lineage.read_bytes() == before
+
+
+def test_report_document_is_json(folder: RunFolder) -> None:
+    document: dict[str, Any] = json.loads(to_json(describe_evolution(folder)))
+    assert (document["name"], document["status"], document["complete"]) == ("run", "finished", 1)
+    assert {item["kind"]: item["position"] for item in document["telling"]} == {
+        "gain": 0,
+        "narrow": 1,
+        "failure": 2,
+    }
+
+
+def test_report_command_writes_into_the_run(folder: RunFolder, tmp_path: Path) -> None:
+    result = reflectune("report", "run", "--runs", tmp_path, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"wrote {folder.path / 'report.html'} (")
+    assert (folder.path / "report.html").read_text(encoding="utf-8") == report_of(folder)
+    result = reflectune("report", "run", "--runs", tmp_path, "--json", cwd=tmp_path)
+    assert json.loads(result.stdout) == json.loads(to_json(describe_evolution(folder)))
+    result = reflectune("report", "run", "--runs", tmp_path, "-o", tmp_path, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "is not a regular file" in result.stderr

@@ -1,0 +1,178 @@
+"""Two rounds of one run beside each other, on lineages small enough to work out by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from state.errors import StoreError
+from state.history import History
+from state.records import Evaluation, Pair, StudentRecord, Version
+from state.round_changes import compare_rounds
+from tests.lineages import call, decided, make_store, original, propose, scores_of
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Round 1 gives "a" a longer response and refuses one for "b"; round 2 rewrites "c" and "a" again."""
+    path = tmp_path / "lineage.db"
+    old = {sample: original(sample) for sample in "abc"}
+    with make_store(path) as store:
+        store.add_evaluations(0, "s0", [Evaluation("nll", 2.0, 10, 1.5, 2.5)])
+        store.start_round(1)
+        store.add_decisions({}, "s0", [decided(old[sample], phase="instruction") for sample in "abc"])
+        better = propose(store, old["a"], "a longer one", round=1, phase="response")
+        worse = propose(store, old["b"], "no", round=1, phase="response")
+        store.add_decisions(
+            {
+                old["a"].id: scores_of(0.9, 0.8),
+                old["b"].id: scores_of(0.7, 0.4),
+                old["c"].id: scores_of(0.9, 0.6),
+                better.id: scores_of(0.5, 0.2),
+                worse.id: scores_of(0.6, 0.9),
+            },
+            "s0",
+            [
+                decided(old["a"], better, reason="accepted", values=(0.8, 0.2)),
+                decided(old["b"], worse, reason="refused", values=(0.4, 0.9)),
+                decided(old["c"]),
+            ],
+        )
+        store.set_training_set(1, [better.id])
+        store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
+        store.add_evaluations(
+            1, "s1", [Evaluation("nll", 1.25, 10, 1.0, 1.4), Evaluation("accuracy", 0.5, 4, 0.2, 0.8)]
+        )
+        store.finish_round(1, None)
+        store.start_round(2)
+        made = call("c", 2, "instruction")
+        told = Version("c", old["c"].id, 2, "instruction", 0, Pair("tell c", "", "told c"), made.id)
+        store.add_reflections([made], [told])
+        store.add_decisions(
+            {old["c"].id: scores_of(0.3, 0.3), told.id: scores_of(0.4, 0.3)},
+            "s1",
+            [
+                decided(better, round=2, phase="instruction"),
+                decided(old["b"], round=2, phase="instruction", reason="frozen"),
+                decided(old["c"], told, reason="accepted", round=2, phase="instruction", values=(0.3, 0.4)),
+            ],
+        )
+        longest = propose(store, better, "a still longer one", round=2, phase="response")
+        store.add_decisions(
+            {better.id: scores_of(0.5, 0.75), longest.id: scores_of(0.6, 0.5)},
+            "s1",
+            [
+                decided(better, longest, reason="accepted", round=2, values=(0.75, 0.5)),
+                decided(old["b"], round=2, reason="frozen"),
+                decided(told, round=2),
+            ],
+        )
+        store.set_training_set(2, [better.id, longest.id])
+        store.add_student(StudentRecord("s2", 2, "base", None, "adapters/round-02", "h", "s0"))
+        store.finish_round(2, "rounds")
+    return path
+
+
+def compared(path: Path, before: int, after: int, **options: Any) -> dict[str, Any]:
+    with History.open(path) as history:
+        return compare_rounds(history, before, after, **options)
+
+
+def test_rounds_differ_by_what_was_accepted_between(path: Path) -> None:
+    one, two = compared(path, 0, 1), compared(path, 0, 2)
+    assert one["pairs"] == {"total": 3, "instruction": 0, "response": 1, "both": 0, "unchanged": 2}
+    assert two["pairs"] == {"total": 3, "instruction": 0, "response": 1, "both": 1, "unchanged": 1}
+    assert one["decisions"] == [
+        {"round": 1, "phase": "instruction", "decided": 0, "accepted": 0},
+        {"round": 1, "phase": "response", "decided": 2, "accepted": 1},
+    ]
+    assert [row["accepted"] for row in two["decisions"]] == [0, 1, 1, 1]
+    assert [row["decided"] for row in two["decisions"]] == [0, 2, 1, 1]
+    assert one["acceptance"] == {"before": {}, "after": {"instruction": None, "response": 0.5}}
+
+
+def test_rounds_responses_are_measured_in_characters(path: Path) -> None:
+    # "answer x" has 8 characters, "a longer one" 12.
+    lengths = compared(path, 0, 1)["response_characters"]
+    assert lengths["before"] == {"mean": 8, "median": 8}
+    assert lengths["after"] == {"mean": pytest.approx(28 / 3), "median": 8}
+
+
+def test_rounds_count_characters_beyond_a_nul(tmp_path: Path) -> None:
+    path = tmp_path / "lineage.db"
+    with make_store(path, train=1) as store:
+        store.start_round(1)
+        store.add_decisions({}, "s0", [decided(original("a"), phase="instruction")])
+        new = propose(store, original("a"), "a\0bcd", round=1, phase="response")
+        store.add_decisions({}, "s0", [decided(original("a"), new, reason="accepted")])
+    assert compared(path, 0, 1)["response_characters"]["after"]["mean"] == 5
+
+
+def test_rounds_scores_come_from_one_student_that_scored_both_pools(path: Path) -> None:
+    (under,) = compared(path, 0, 1)["scores"]
+    assert under["student"] == "s0"
+    assert (under["ifd"]["known"], under["ifd"]["changed"]) == (3, 1)
+    assert under["ifd"]["before"] == {"mean": pytest.approx(2.5 / 3), "median": pytest.approx(0.9)}
+    assert under["ifd"]["after"] == {"mean": pytest.approx(0.7), "median": pytest.approx(0.7)}
+    assert under["r_ifd"]["before"]["mean"] == pytest.approx(0.6)
+    assert under["r_ifd"]["after"]["mean"] == pytest.approx(0.4)
+
+
+def test_rounds_scores_of_pairs_that_nobody_scored_in_both_are_not_compared(path: Path) -> None:
+    # Of D[0] and D[2], s0 scored both pairs of "b" alone; s1 scored those of "c", and none of "a" in D[0].
+    under = {scores["student"]: scores["ifd"] for scores in compared(path, 0, 2)["scores"]}
+    assert {student: (ifd["known"], ifd["changed"]) for student, ifd in under.items()} == {
+        "s1": (1, 1),
+        "s0": (1, 0),
+    }
+    assert under["s1"]["before"]["mean"] == pytest.approx(0.3)
+    assert under["s1"]["after"]["mean"] == pytest.approx(0.4)
+
+
+def test_rounds_held_out_measures_have_a_difference_where_both_are_known(path: Path) -> None:
+    accuracy, nll = compared(path, 0, 1)["held_out"]
+    assert (accuracy["name"], accuracy["before"], accuracy["difference"]) == ("accuracy", None, None)
+    assert nll["before"] == {"student": "s0", "value": 2.0, "n": 10, "low": 1.5, "high": 2.5}
+    assert nll["difference"] == -0.75
+
+
+def test_rounds_training_sets_overlap_by_pairs(path: Path) -> None:
+    assert compared(path, 1, 2)["training"] == {"before": 1, "after": 2, "both": 1}
+
+
+def test_rounds_changed_samples_come_with_both_pairs_and_the_way_between(path: Path) -> None:
+    first, second = compared(path, 0, 2)["samples"]
+    # Of "c" the r-IFD is known in both, of "a" it is not: what is unknown comes last.
+    assert (first["position"], second["position"]) == (2, 0)
+    assert first["r_ifd"] == {
+        "student": "s1", "before": pytest.approx(0.3), "after": pytest.approx(0.3)
+    }  # fmt: skip
+    assert second["r_ifd"] is None
+    assert (first["before"]["instruction"], first["after"]["instruction"]) == ("ask c", "tell c")
+    assert (second["before"]["response"], second["after"]["response"]) == ("answer a", "a still longer one")
+    assert second["characters"] == {"before": 8, "after": 18}
+    assert second["accepted"] == [{"round": 1, "phase": "response"}, {"round": 2, "phase": "response"}]
+
+
+@pytest.mark.parametrize(
+    ("order", "positions"), [("r-ifd-change", [0, 2]), ("length-change", [0, 2]), ("position", [0, 2])]
+)
+def test_rounds_changed_samples_have_an_order(path: Path, order: Any, positions: list[int]) -> None:
+    # From D[1] to D[2] the r-IFD of "a" falls by 0.25 under s1 and "c" stays; 6 characters come, 2 go.
+    assert [row["position"] for row in compared(path, 1, 2, order=order)["samples"]] == positions
+    assert [row["position"] for row in compared(path, 1, 2, order=order, limit=1)["samples"]] == positions[:1]
+    # The other way round, the r-IFD of "a" rises.
+    if order == "r-ifd-change":
+        assert [row["position"] for row in compared(path, 2, 1, order=order)["samples"]] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "message"),
+    [((0, 3), "round 3 is not complete"), ((-1, 1), "round -1 is not complete"), ((1, 1), "are the same")],
+)
+def test_rounds_that_cannot_be_compared_get_one_line(
+    path: Path, rounds: tuple[int, int], message: str
+) -> None:
+    with pytest.raises(StoreError, match=message) as refused:
+        compared(path, *rounds)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,615 @@
+"""The browser over real HTTP: what it answers, to whom, and what it keeps to itself."""
+
+import hashlib
+import html
+import http.client
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from loop.pages.finding import Finding, address
+from loop.pages.formats import held_out, interval, model_name, seconds, usd, value
+from loop.pages.journey import tell_journey
+from loop.words import diff_words
+from state.records import Evaluation, Pair, StudentRecord, Version
+from state.store import LineageStore
+from tests.browser import serve
+from tests.lineages import call, decided, make_store, original, propose, scores_of
+from tests.worlds import ROOT, child_environment, command
+
+SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)><style>*{display:none}</style>"
+STEERING = "\x1b[2J\x07\u202e\u2066"
+HOSTILE = f"{SCRIPT} {STEERING} ]]> {{{{ 1234 * 1234 }}}} &quot;'\""
+LONG = "word " * 2_000_000  # 10 MB
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def write_run(path: Path) -> None:
+    """Two rounds over five samples; "a" is improved, "b" refused, "c" failed; "d" is 10 MB, "e" held out.
+
+    Of "b" there were two proposals. All texts are hostile, and so are criticism, errors and what the teacher
+    wrote.
+    """
+    with make_store(path, train=4, holdout=1) as store:
+        store.start_round(1)
+        old = {sample: original(sample) for sample in "abcd"}
+        store.add_decisions({}, "s0", [decided(old[sample], phase="instruction") for sample in "abcd"])
+        taken = add_proposal(store, old["a"], f"better {HOSTILE}")
+        refused = add_proposal(store, old["b"], f"worse {HOSTILE}")
+        other = add_proposal(store, old["b"], f"worst {HOSTILE}", candidate=1)
+        long = add_proposal(store, old["d"], LONG)
+        failed = [
+            replace(call("c", attempt=attempt, status="unparsable"), text=HOSTILE, error=HOSTILE)
+            for attempt in (1, 2)
+        ]
+        store.add_reflections(failed, [])
+        store.add_decisions(
+            {
+                taken.id: scores_of(0.5, 0.2),
+                refused.id: scores_of(0.6, 0.9),
+                other.id: scores_of(0.6, 0.95),
+                long.id: scores_of(0.5, 0.5),
+                old["a"].id: scores_of(0.9, 0.8),
+                old["b"].id: scores_of(0.7, 0.4),
+                old["d"].id: scores_of(0.7, 0.6),
+            },
+            "s0",
+            [
+                decided(old["a"], taken, reason="accepted", values=(0.8, 0.2)),
+                decided(old["b"], refused, reason="refused", values=(0.4, 0.9)),
+                decided(old["c"]),
+                decided(old["d"], long, reason="accepted", values=(0.6, 0.5)),
+            ],
+        )
+        store.set_training_set(1, [taken.id])
+        store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
+        store.add_evaluations(1, "s1", [Evaluation("nll", 2.5, 10, 2.25, 2.75)])
+        store.finish_round(1, "rounds")
+
+
+def add_proposal(store: LineageStore, parent: Version, response: str, candidate: int = 0) -> Version:
+    made = replace(
+        call(parent.sample_id, candidate=candidate), text=f"raw {HOSTILE}", critique=f"because {HOSTILE}"
+    )
+    pair = Pair(f"ask {parent.sample_id} {HOSTILE}", HOSTILE, response)
+    version = Version(parent.sample_id, parent.id, 1, "response", candidate, pair, made.id)
+    store.add_reflections([made], [version])
+    return version
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs "hostile" and "other", in a folder whose name means something in addresses."""
+    runs = tmp_path_factory.mktemp("world") / "50% of #1?"
+    for name in ("hostile", "other"):
+        (runs / name).mkdir(parents=True)
+    write_run(runs / "hostile" / "lineage.db")
+    with make_store(runs / "other" / "lineage.db"):
+        pass
+    return runs
+
+
+@pytest.fixture(scope="module")
+def site(runs: Path) -> Iterator[str]:
+    with serve(runs, "hostile") as address:
+        yield address
+
+
+class Answer:
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.body = response.read()
+        self.text = self.body.decode("utf-8", errors="replace")
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+
+
+def ask(site: str, path: str, method: str = "GET", host: str | None = None) -> Answer:
+    """What the server answers to one request, its Host as given."""
+    netloc = urlsplit(site).netloc
+    connection = http.client.HTTPConnection(netloc, timeout=30)
+    try:
+        connection.putrequest(method, path, skip_host=True)
+        if host != "":
+            connection.putheader("Host", host or netloc)
+        connection.endheaders()
+        return Answer(connection.getresponse())
+    finally:
+        connection.close()
+
+
+class Links(HTMLParser):
+    """Where the links of a page lead to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.found += [value for name, value in attrs if name == "href" and value]
+
+
+def version_of(site: str, position: int, word: str) -> str:
+    """The id of the version whose response begins with a word."""
+    page = ask(site, f"/lineage/versions.json?_shape=array&response__startswith={word}").text
+    found = re.search(r'"id": ?"([0-9a-f]{32})"', page)
+    assert found, page
+    return found[1]
+
+
+PAGES = [
+    "/",
+    "/rounds",
+    "/rounds/0",
+    "/rounds/1",
+    "/samples",
+    "/samples?q=better&outcome=accepted",
+    "/samples?sort=r_ifd_change&order=down",
+    *(f"/samples/{position}" for position in range(5)),
+    *(f"/samples/{position}?view=side" for position in range(5)),
+    "/runs",
+    "/compare/other",
+]
+DATABASE = [
+    "/lineage",
+    "/lineage/versions",
+    "/lineage/versions?_facet=phase&_sort_desc=round",
+    "/lineage/teacher_calls",
+    "/lineage/evolution",
+    "/lineage/pair_scores",
+    "/lineage/samples/a",
+    "/lineage?sql=select+*+from+versions",
+]
+REFUSED = {
+    "/samples/99": 404,
+    "/samples/9999999999": 404,
+    "/rounds/7": 404,
+    "/compare/hostile": 404,
+    "/compare/nobody": 404,
+    "/compare/..%2f..": 404,
+    "/charts/nothing.svg": 404,
+    "/static/nothing.css": 404,
+    "/samples/0/versions/0/response.txt": 404,
+    "/samples/0/calls/0.txt": 404,
+    "/nothing": 404,
+    "/nothing/at/all": 404,
+    "/lineage/nothing": 404,
+    "/lineage.db": 403,
+    "/lineage.csv?sql=select+1": 404,
+    "/lineage/versions.csv": 404,
+    "/_internal": 404,
+    "/_internal/databases": 404,
+    "/-/plugins.json": 404,
+    "/-/databases.json": 404,
+    "/-/auth-token": 404,
+    "/-/threads": 404,
+    "//evil.example/": 404,
+    "/samples?round=x": 400,
+    "/samples?min_ifd_change=nan": 400,
+    "/samples?outcome=%3Cscript%3E": 400,
+    "/samples?page=0": 400,
+    "/lineage?sql=delete+from+versions": 400,
+    "/lineage?sql=select+%3Cscript%3E": 400,
+    "/lineage/versions?_sort=nothing": 400,
+    "/lineage/versions?_size=much": 400,
+    "/lineage?sql=select+1&_timelimit=much": 400,
+}
+
+
+@pytest.mark.parametrize("path", PAGES + DATABASE)
+def test_serve_answers_every_page_with_texts_that_stay_texts(site: str, path: str) -> None:
+    answer = ask(site, path)
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.text.count("<h1") == 1
+    assert "alert(1)</script>" not in answer.text
+    assert "onerror=alert(2)>" not in answer.text
+    assert "*{display:none}</style>" not in answer.text
+    assert "1522756" not in answer.text
+    assert not CONTROL.search(answer.text)
+
+
+def test_serve_shows_hostile_texts_as_they_are_written(site: str) -> None:
+    for path in ("/samples/0", "/samples/1", "/lineage/versions", "/lineage/teacher_calls"):
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in ask(site, path).text, path
+    assert "{{ 1234 * 1234 }}" in ask(site, "/samples/1").text
+
+
+@pytest.mark.parametrize(("path", "status"), REFUSED.items())
+def test_serve_says_in_a_sentence_what_it_has_not(site: str, path: str, status: int) -> None:
+    answer = ask(site, path)
+    assert answer.status == status
+    assert "Traceback" not in answer.text
+    assert "<script>" not in answer.text
+    assert len(answer.text) > 20
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES, *DATABASE, *REFUSED, "/static/style.css", "/static/page.js", "/favicon.ico", "/lineage.json"],
+)
+def test_serve_allows_a_page_nothing_but_its_own(site: str, path: str) -> None:
+    answer, again = ask(site, path), ask(site, path)
+    policy = dict(
+        part.strip().split(" ", 1)
+        for part in answer.headers["content-security-policy"].split(";")
+        if " " in part.strip()
+    )
+    assert policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert "'unsafe-inline'" not in policy.get("script-src", "")
+    if answer.headers["content-type"].startswith("text/html"):
+        assert policy["form-action"] == "'self'"
+        assert "'unsafe-inline'" not in policy["style-src"]
+        assert policy.get("style-src-attr") == ("'unsafe-inline'" if path.startswith("/lineage") else None)
+        (nonce,) = re.findall(r"^'nonce-([\w-]{20,})'$", policy["script-src"])
+        marked = re.findall(r"<(?:script|style)\b([^>]*)", answer.text)
+        assert all(f'nonce="{nonce}"' in attributes for attributes in marked)
+        assert f"'nonce-{nonce}'" not in again.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "set-cookie" not in answer.headers
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_serve_has_no_page_of_its_own_with_styles_or_scripts_in_it(site: str, path: str) -> None:
+    page = ask(site, path).text
+    assert not re.findall(r"<[a-z][^>]* (?:style|on\w+)=", page)
+    assert "<style" not in page
+    assert re.findall(r"<script([^>]*)>([^<]*)", page) == [
+        (f' src="{source}" nonce="{nonce}" defer', "")
+        for source, nonce in re.findall(r'<script src="(/static/page\.js\?\w+)" nonce="(\S+)" defer', page)
+    ]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:{port}", ""],
+)
+def test_serve_refuses_foreign_hosts(site: str, host: str) -> None:
+    answer = ask(site, "/", host=host.format(port=urlsplit(site).port))
+    assert answer.status == 400
+    assert "hostile" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "LOCALHOST:{port}", "[::1]:{port}"])
+def test_serve_answers_under_its_own_names(site: str, host: str) -> None:
+    assert ask(site, "/", host=host.format(port=urlsplit(site).port)).status == 200
+
+
+def test_serve_listens_on_loopback_only(site: str) -> None:
+    with socket.socket() as other:
+        other.settimeout(2)
+        # All of 127.0.0.0/8 is loopback: whoever listens everywhere answers here too.
+        assert other.connect_ex(("127.0.0.2", urlsplit(site).port or 0)) != 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize("path", ["/", "/samples/0", "/lineage", "/lineage/versions"])
+def test_serve_takes_nothing(site: str, method: str, path: str) -> None:
+    answer = ask(site, path, method)
+    assert answer.status == 405
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/samples/0", "/lineage/versions", "/lineage/versions.json", "/nothing"]
+)
+def test_serve_answers_head_like_get_without_the_page(site: str, path: str) -> None:
+    head, get = ask(site, path, "HEAD"), ask(site, path)
+    assert (head.status, head.body) == (get.status, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_serve_writes_nothing_into_the_lineage(site: str, runs: Path) -> None:
+    lineage = runs / "hostile" / "lineage.db"
+    before = hashlib.sha256(lineage.read_bytes()).hexdigest()
+    for sql in (
+        "delete from versions",
+        "with a as (select 1) insert into runs select * from a",
+        "pragma user_version = 7",
+        "attach 'x.db' as x",
+        "vacuum into 'x.db'",
+    ):
+        assert ask(site, f"/lineage?sql={quote(sql)}").status == 400, sql
+    assert hashlib.sha256(lineage.read_bytes()).hexdigest() == before
+
+
+def test_serve_tells_the_whole_story_of_a_sample(site: str) -> None:
+    page = ask(site, "/samples/1").text
+    text = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert "Sample 1" in text
+    assert "Not trained on in any round." in text
+    assert "r-IFD 0.9000 against the incumbent's 0.4000 under s0" in text
+    assert "because <script>" in text
+    assert "candidate 1 was the one compared with the incumbent" in text
+    assert "policy ifd+r-ifd, margin 0.0" in text
+    # All nlls alone are 1 nat per token: nll(x|y) of the incumbent is 1 + ln 0.4 = 0.0837.
+    assert "0.0837" in text
+    assert "raw <script>" in text
+    assert re.search(r"10 \+ 5\s*asked \+ answered", text)
+    parent = re.search(r'from its parent <a href="#(v-[0-9a-f]{12})"', page)
+    assert parent
+    assert f'id="{parent[1]}"' in page
+
+
+def test_serve_shows_both_kinds_of_diff(site: str) -> None:
+    inline, side = ask(site, "/samples/1").text, ask(site, "/samples/1?view=side").text
+    assert re.search(r"<del>answer</del>|<del>answer b</del>", inline)
+    assert '<div class="sides">' not in inline
+    assert '<div class="sides">' in side
+    assert '<a href="/samples/1?view=side" aria-current="true">side by side</a>' in side
+    assert 'href="/samples/2?view=side"' in side
+
+
+def test_serve_says_why_to_every_refusal_within_two_clicks(site: str) -> None:
+    overview = Links(ask(site, "/").text).found
+    lists = [
+        link
+        for link in overview
+        if "outcome=refused" in link and "phase=response" in link and "round=1" in link
+    ]
+    samples = [link for link in Links(ask(site, lists[0]).text).found if re.match(r"/samples/\d+#", link)]
+    assert set(samples) == {"/samples/1#round-1-response"}
+    assert "against the incumbent's 0.4000 under s0" in html.unescape(
+        ask(site, samples[0].partition("#")[0]).text
+    )
+
+
+def test_serve_counts_what_its_lists_hold(site: str) -> None:
+    links = re.findall(r'<a href="(/samples\?[^"]+)" aria-label="(\d+)', ask(site, "/rounds/1").text)
+    assert {label for _, label in links} == {
+        "1",
+        "2",
+        "4",
+    }  # of four samples: 2 accepted, 1 refused, 1 failed
+    for link, count in links:
+        assert f"<strong>{count}</strong> row" in ask(site, html.unescape(link)).text
+
+
+def test_serve_finds_by_words_and_change(site: str) -> None:
+    def found(query: str) -> set[str]:
+        page = ask(site, f"/samples?round=1&{query}").text
+        return set(re.findall(r'href="/samples/(\d+)#round-1(?:-response)?"', page))
+
+    assert found("q=BETTER") == {"0"}
+    assert found("q=wors") == {"1"}
+    assert found("q=nowhere") == set()
+    assert found("max_r_ifd_change=-0.5") == {"0"}  # 0.8 to 0.2
+    assert found("min_r_ifd_change=-0.5") == {"1", "3"}  # 0.4 to 0.9, and 0.6 to 0.5
+    assert found("trained=yes") == {"0"}
+    assert found("outcome=failed&phase=response") == {"2"}
+
+
+def test_serve_keeps_the_question_where_a_value_makes_no_sense(site: str) -> None:
+    page = ask(site, "/samples?q=better&min_ifd_change=much").text
+    assert 'value="much" aria-invalid="true"' in page
+    assert 'value="better"' in page
+    assert "“much” is no number" in page
+
+
+def test_serve_cuts_long_texts_and_has_them_whole(site: str) -> None:
+    page = ask(site, "/samples/3").text
+    assert len(page) < 200_000
+    (link,) = re.findall(r'href="(/samples/3/versions/\w+/response\.txt)"', page)
+    whole = ask(site, link)
+    assert whole.text == LONG
+    assert whole.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_serve_has_raw_texts_as_they_are(site: str) -> None:
+    (link, *_) = re.findall(r'href="(/samples/0/calls/\w+\.txt)"', ask(site, "/samples/0").text)
+    answer = ask(site, link)
+    assert answer.text == f"raw {HOSTILE}"
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    version = version_of(site, 0, "better")
+    assert ask(site, f"/samples/0/versions/{version}/criticism.txt").text == f"because {HOSTILE}"
+
+
+def test_serve_draws_charts_that_can_do_nothing(site: str) -> None:
+    charts = re.findall(r'<img src="(/charts/[\w-]+\.svg)" alt="([^"]{20,})"', ask(site, "/").text)
+    assert charts
+    for path, _ in charts:
+        answer = ask(site, path)
+        assert answer.headers["content-type"].startswith("image/svg+xml")
+        assert "sandbox" in answer.headers["content-security-policy"]
+        assert "<script" not in answer.text
+
+
+def test_serve_compares_runs(site: str) -> None:
+    assert "/compare/other" in Links(ask(site, "/runs").text).found
+    page = wait_for(site, "/compare/other", "Settings that differ")
+    assert "hostile and other" in page
+
+
+def wait_for(site: str, path: str, text: str, patience: float = 20.0) -> str:
+    """A page as soon as it has a text."""
+    end = time.monotonic() + patience
+    while text not in (page := ask(site, path).text):
+        assert time.monotonic() < end, f"{path} never had {text}"
+        time.sleep(0.1)
+    return page
+
+
+def test_serve_works_while_a_run_writes(tmp_path: Path) -> None:
+    (tmp_path / "live").mkdir()
+    lineage = tmp_path / "live" / "lineage.db"
+    with make_store(lineage) as store:
+        store.start_round(1)
+        store.add_decisions({}, "s0", [decided(original("a"), phase="instruction")])
+        with serve(tmp_path, "live") as site:
+            with store.transaction():
+                new = propose(store, original("a"), "quite new", round=1, phase="response")
+                for path in ("/", "/samples", "/samples/0", "/lineage/versions"):
+                    answer = ask(site, path)
+                    assert answer.status == 200
+                    assert "quite new" not in answer.text
+            assert "quite new" in html.unescape(re.sub("<[^>]+>", "", ask(site, "/samples/0").text))
+            store.add_decisions(
+                {new.id: scores_of(0.5, 0.2), original("a").id: scores_of(0.5, 0.8)},
+                "s0",
+                [decided(original("a"), new, reason="accepted", values=(0.8, 0.2))],
+            )
+            wait_for(site, "/rounds/1", "phase=response&amp;outcome=accepted")
+            assert 'href="/samples/0#round-1"' in wait_for(site, "/samples?q=quite", "#round-1")
+
+
+@pytest.mark.parametrize("damage", ["gone", "overwritten"])
+def test_serve_says_that_a_lineage_cannot_be_read_any_more(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "run").mkdir()
+    lineage = tmp_path / "run" / "lineage.db"
+    with make_store(lineage):
+        pass
+    with serve(tmp_path, "run") as site:
+        if damage == "gone":
+            shutil.rmtree(tmp_path / "run")
+        else:
+            for path in lineage.parent.glob("lineage.db*"):
+                path.unlink()
+            lineage.write_bytes(b"no lineage at all" * 1000)
+        for path in ("/samples/0", "/samples/0?view=side"):
+            answer = ask(site, path)
+            assert answer.status == 503
+            assert "The lineage cannot be read" in answer.text
+            assert "Traceback" not in answer.text
+        assert ask(site, "/lineage/versions").status in (200, 503)  # Datasette may still hold the old file
+        assert "Not up to date" in wait_for(site, "/", "Not up to date")
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("serve", *arguments),
+        cwd=ROOT,
+        env=child_environment(**environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_serve_says_where_it_is_and_ends_when_asked(runs: Path, number: signal.Signals, code: int) -> None:
+    process = start("other", "--port", 0, "--runs", runs)
+    assert process.stderr
+    line = process.stderr.readline()
+    found = re.fullmatch(r"serving other at (http://127\.0\.0\.1:\d+)/ \(Ctrl-C ends it\)\n", line)
+    assert found, line
+    assert ask(found[1], "/").status == 200
+    process.send_signal(number)
+    out, error = process.communicate(timeout=20)
+    assert (process.returncode, out, error) == (code, "", "")
+
+
+def test_serve_refuses_a_port_that_is_taken_and_a_run_that_is_not_there(runs: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start("other", "--port", port, "--runs", runs)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error.startswith(f"reflectune: port {port} of 127.0.0.1 cannot be used")
+    assert error.count("\n") == 1
+    process = start("nobody", "--runs", runs)
+    assert "no run called nobody" in process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+
+
+def test_serve_loads_no_plugin_of_the_environment(runs: Path, tmp_path: Path) -> None:
+    package = tmp_path / "datasette_surprise-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: datasette-surprise\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[datasette]\nsurprise = datasette_surprise\n")
+    (tmp_path / "datasette_surprise.py").write_text("raise RuntimeError('surprise')\n")
+    surprised = [sys.executable, "-c", "import datasette.plugins"]
+    environment = child_environment(PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert b"surprise" in subprocess.run(surprised, env=environment, capture_output=True, check=False).stderr
+    process = start("other", "--port", 0, "--runs", runs, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert process.stderr
+    line = process.stderr.readline()
+    process.terminate()
+    process.communicate(timeout=20)
+    assert line.startswith("serving other")
+
+
+def test_finding_reads_an_address_and_writes_others() -> None:
+    finding = Finding(
+        {"q": " two words ", "round": "2", "trained": "no", "max_ifd_change": "−0.5", "page": "3", "x": "y"}
+    )
+    assert not finding.problems
+    query = finding.query
+    assert (query.text, query.round, query.trained, query.max_ifd_change) == ("two words", 2, False, -0.5)
+    assert (query.limit, query.offset) == (50, 100)
+    assert (
+        finding.address(page=4)
+        == "/samples?q=two+words&round=2&trained=no&max_ifd_change=%E2%88%920.5&page=4"
+    )
+    assert finding.address(q=None) == "/samples?round=2&trained=no&max_ifd_change=%E2%88%920.5"
+    assert address() == "/samples"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"round": "-1"},
+        {"round": "1.5"},
+        {"round": "٣"},
+        {"page": "201"},
+        {"min_length_growth": "inf"},
+        {"sort": "id; drop"},
+        {"q": "x" * 501},
+    ],
+)
+def test_finding_names_what_makes_no_sense(args: dict[str, str]) -> None:
+    assert set(Finding(args).problems) == set(args)
+
+
+def test_journey_of_texts_side_by_side_has_both_whole() -> None:
+    old, new = "one two three.\nfour", "one 2 three!\nfour five"
+    given = {"id": "1" * 32, "parent": None, "round": 0, "phase": "original", "response": old}
+    proposed = {"id": "2" * 32, "parent": "1" * 32, "round": 1, "phase": "response", "response": new}
+    same = {"candidate": 0, "instruction": "i", "input": "", "critique": None, "scores": []}
+    trace = {
+        "sample": "s",
+        "position": 0,
+        "split": "train",
+        "trained_in": [],
+        "decisions": [],
+        "versions": [given | same | {"current": True}, proposed | same | {"current": False}],
+    }
+    (step,) = tell_journey(trace, [], side=True)["steps"]
+    assert (step["outcome"], step["sentence"]) == ("undecided", "not decided yet")
+    text = step["proposals"][0]["texts"][1]
+    assert re.sub("</?del>", "", text["before"]) == old
+    assert re.sub("</?ins>", "", text["after"]) == new
+    assert re.findall("<del>(.*?)</del>", text["before"]) == [
+        t for c, t in diff_words(old, new) if c == "removed"
+    ]
+
+
+def test_formats_have_units_and_no_failure_as_a_number() -> None:
+    assert [seconds(value) for value in (None, 1.25, 75.0, 3660.0)] == [
+        "-",
+        "1.2 s",
+        "1 min 15 s",
+        "1 h 1 min",
+    ]
+    assert [usd(value) for value in (None, 0.0, 0.12345, 1234.5)] == ["-", "$0.0000", "$0.1235", "$1,234.50"]
+    nll = {"name": "nll", "value": 2.5, "low": 2.25, "high": None, "n": 1}
+    accuracy = {"name": "accuracy", "value": 0.5, "low": 0.25, "high": 0.75}
+    assert held_out(None) == "-"
+    assert (value(nll), held_out(nll), interval(nll)) == ("2.500 nats per token", "2.500", "")
+    assert held_out(nll | {"high": 2.75}) == "2.500 (2.250 to 2.750)"
+    assert (value(accuracy), interval(accuracy)) == ("50.0%", "95 % interval 25.0% to 75.0%; ")
+    assert [model_name(model) for model in (None, "/a/b/c", "org/model")] == ["-", "c", "org/model"]
