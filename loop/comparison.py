@@ -152,7 +152,8 @@ def _render_change(sample: Document, *, colour: bool) -> RenderableType:
         counts = f"{lengths['before']} before, {lengths['after']} after"
         parts.append(render_field("characters", Text(f"of the response {counts}")))
     places = ", ".join(f"round {item['round']} {item['phase']}" for item in sample["accepted"])
-    return Framed(f"sample {sample['position']} · accepted in {places}", *parts)
+    parts.append(render_field("accepted in", Text(places)))
+    return Framed(f"sample {sample['position']}", *parts)
 
 
 def _render_differences(old: str, new: str, *, colour: bool) -> Text:

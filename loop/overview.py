@@ -48,7 +48,7 @@ def overview(folder: RunFolder) -> dict[str, Any]:
 
 
 def describe_run(folder: RunFolder, known: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """One run with its rounds, as `show --json` prints it; those of the `known` ones that were over are kept."""
+    """One run with its rounds, as `show --json` prints it; those `known` that were over are kept."""
     was_locked = folder.is_locked()
     with open_history(folder) as history:
         run = history.run()
