@@ -82,6 +82,7 @@ class SampleIndex:
 
     def __init__(self, database: Database) -> None:
         self.db = database
+        self._matched: tuple[str, int | None] | None = None  # whose samples temp.matches holds
 
     @classmethod
     def open(cls, folder: RunFolder) -> Self:
@@ -119,6 +120,7 @@ class SampleIndex:
         Returns:
             Whether there was anything new.
         """
+        self._matched = None
         return update_index(self.db)
 
     def find(self, query: SampleQuery) -> list[dict[str, Any]]:
@@ -191,7 +193,9 @@ class SampleIndex:
         return f"{source} WHERE {' AND '.join(conditions)}", params
 
     def _match(self, text: str, most: int | None) -> None:
-        """Put the positions of samples that hold a text into temp.matches."""
+        """Put the positions of samples that hold a text into temp.matches, where they are not yet."""
+        if self._matched == (text, most):
+            return
         self.db.execute("CREATE TEMP TABLE IF NOT EXISTS matches (position INTEGER PRIMARY KEY)")
         self.db.execute("DELETE FROM temp.matches")
         if words := _words(text):
@@ -200,6 +204,7 @@ class SampleIndex:
                 "WHERE texts MATCH ? LIMIT ?",
                 [" ".join(f'"{word}"*' for word in words), -1 if most is None else most],
             )
+        self._matched = (text, most)
 
 
 def _find_place(folder: RunFolder) -> Path:
