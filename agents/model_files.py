@@ -10,12 +10,13 @@ __all__ = ["find_fault", "fingerprint"]
 
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
-# What transformers reads of a model's folder or an adapter's, beside weights and sentencepiece models.
+# What transformers and vLLM read of a model's folder or an adapter's, beside weights and *.model files.
 _READ = frozenset(
     {
         "adapter_config.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
         "config.json",
-        "generation_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json",
+        "generation_config.json", "hf_quant_config.json", "merges.txt", "params.json", "quant_config.json",
+        "quantize_config.json", "special_tokens_map.json", "tekken.json", "tokenizer.json",
         "tokenizer_config.json", "vocab.json", "vocab.txt",
     }
 )  # fmt: skip

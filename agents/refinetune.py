@@ -315,10 +315,10 @@ def _fingerprint(config: RunConfig, pairs: Sequence[Pair], previous: Path | None
 def _claim(partial: Path, fingerprint: str) -> None:
     """Make the folder of the work under way, or keep one that belongs to the same training."""
     note = partial / _FINGERPRINT
-    if not note.is_file() or note.read_text(encoding="utf-8") != fingerprint:
+    if not note.is_file() or note.read_bytes() != fingerprint.encode():
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        note.write_text(fingerprint, encoding="utf-8")
+        note.write_bytes(fingerprint.encode())
     for name in ("adapter", _REPLACED):
         shutil.rmtree(partial / name, ignore_errors=True)
 

@@ -31,6 +31,8 @@ __all__ = [
 
 # Changed keys that a refusal spells out.
 _SHOWN = 5
+# A log that another process left would be written over the copy.
+_PUT_BACK = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm"
 # What to do about a database that cannot be used, by the beginning of SQLite's name for why.
 _SQLITE_ADVICE = {
     "SQLITE_FULL": "make room on the disk",
@@ -39,8 +41,8 @@ _SQLITE_ADVICE = {
     "SQLITE_LOCKED": "another program writes in it, let it end",
     "SQLITE_READONLY": "make the folder writable",
     "SQLITE_CANTOPEN": "make the folder writable",
-    "SQLITE_CORRUPT": "put lineage.db back from a copy",
-    "SQLITE_NOTADB": "put lineage.db back from a copy",
+    "SQLITE_CORRUPT": _PUT_BACK,
+    "SQLITE_NOTADB": _PUT_BACK,
 }
 _SYSTEM_ADVICE = {
     errno.ENOSPC: "make room on the disk",

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import os
+import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +21,7 @@ from agents.student import Student, check_student
 from agents.teacher import Teacher, check_teacher, open_teacher
 from loop.context import LoopContext, LoopState, find_adapter
 from loop.display import Display
-from loop.graph import Loop, build_graph, hash_graph
+from loop.graph import build_graph, hash_graph
 from loop.ground import (
     explained,
     flatten,
@@ -29,7 +31,7 @@ from loop.ground import (
     refuse_changed_files,
 )
 from loop.interruption import Interrupted
-from loop.measuring import evaluate_round
+from loop.measuring import evaluate_round, score_frozen
 from loop.nodes import why_stop
 from state.cache import AnswerCache, cache_path
 from state.config import SELF, RunConfig, change_config, parse_config
@@ -43,6 +45,8 @@ __all__ = ["change_run", "create_run", "run_loop"]
 
 # Supersteps of one round: two reflections, two selections, refinetune, evaluate.
 _STEPS_PER_ROUND = 6
+_THREAD = "loop"  # the machine's, in the file of checkpoints
+_ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
 _LIBRARIES = ("reflectune", "torch", "transformers", "peft", "langgraph", "sqlite-utils")
 
 
@@ -74,12 +78,13 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         folder.write_config(config.to_toml())
         with LineageStore.create(folder.lineage) as store:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+            versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
             store.add_run(
                 name=config.name,
                 config=config.model_dump(mode="json"),
                 config_hash=config.content_hash(),
                 data_hash=dataset_hash(samples),
-                versions=versions | {"graph": hash_graph()} | hash_files(config),
+                versions=versions,
                 seed=config.seed,
             )
             store.add_samples(samples)
@@ -196,19 +201,17 @@ def _invoke(context: LoopContext) -> str:
     os.environ["LANGSMITH_TRACING"] = "false"
     os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
     config: RunnableConfig = {
-        "configurable": {"thread_id": "loop"},
+        "configurable": {"thread_id": _THREAD},
         "recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1,
     }
     connection = sqlite3.connect(context.folder.checkpoints, check_same_thread=False)
     try:
-        graph = build_graph(SqliteSaver(connection))
-        _read_checkpoints(graph, config, context.folder)
-        # The lineage says where to go on, and the nodes pass over what it has: the last checkpoint may be
-        # older, or newer where the lineage was put back from a copy.
+        saver = SqliteSaver(connection)
+        graph = build_graph(saver)
         round = context.store.newest_round()
+        _forget_more_than_the_lineage(saver, context.folder, round)
         if context.store.is_round_finished(round):
-            reason = why_stop(context, round, context.store.evaluations()) if round > 0 else None
-            context.store.set_stop_reason(round, reason)
+            reason = _end_again(context, round) if round > 0 else None
             if reason is not None:
                 return reason
             round += 1
@@ -216,6 +219,19 @@ def _invoke(context: LoopContext) -> str:
     finally:
         connection.close()
     return cast(str, end["stop_reason"])
+
+
+def _end_again(context: LoopContext, round: int) -> str | None:
+    """Why the loop stops after a finished round by what the config says now; None where it goes on."""
+    store = context.store
+    reason = why_stop(context, round, store.evaluations())
+    if reason is not None and store.stop_reason(round) is None:
+        # It was not the last, and may not have been measured.
+        evaluate_round(context, round)
+        score_frozen(context, round)
+        reason = why_stop(context, round, store.evaluations())
+    store.set_stop_reason(round, reason)
+    return reason
 
 
 def _beginning(context: LoopContext, round: int) -> LoopState:
@@ -230,17 +246,22 @@ def _beginning(context: LoopContext, round: int) -> LoopState:
     }
 
 
-def _read_checkpoints(graph: Loop, config: RunnableConfig, folder: RunFolder) -> None:
-    """Refuse a damaged file of checkpoints before anything is done.
+def _forget_more_than_the_lineage(saver: SqliteSaver, folder: RunFolder, newest: int) -> None:
+    """Leave nothing that may be ahead of a lineage that was put back from a copy.
+
+    The lineage alone says where to go on, and the nodes pass over what it has.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the file of checkpoints is damaged.
     """
+    for adapter in (folder.path / "adapters").glob("*"):
+        if (number := _ADAPTER.fullmatch(adapter.name)) and int(number[1]) > newest:
+            shutil.rmtree(adapter)
     try:
-        graph.get_state(config)
+        saver.delete_thread(_THREAD)
     except sqlite3.OperationalError:
         raise  # a full disk or a lock: the file itself is well
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the message quotes its bytes
         raise StoreError(
             f"{folder.checkpoints}: {error}; delete it, the lineage alone says where to go on"
         ) from error

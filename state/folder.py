@@ -2,11 +2,12 @@
 
 import fcntl
 import os
+import secrets
 import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -70,20 +71,25 @@ class RunFolder:
         )
         if (runs / name).exists():
             raise taken
-        partial = runs / f".{name}.{os.getpid()}.partial"
+        new = runs / f".{name}.{secrets.token_hex(8)}.new"
+        partial = new.with_suffix(".partial")
         new_runs = not runs.exists()
         try:
-            try:
-                _sweep(runs)
-                partial.mkdir(parents=True)
-            except OSError as error:
-                raise ConfigError(f"{runs}: cannot make a run there: {error}") from error
-            yield cls(partial)
-            try:
-                partial.rename(runs / name)
-            except OSError:  # another process was faster
-                raise taken from None
+            with ExitStack() as stack:
+                try:
+                    _sweep(runs)
+                    new.mkdir(parents=True)
+                    stack.enter_context(cls(new).lock())
+                    new.rename(partial)  # from here on others may see it: it is locked
+                except OSError as error:
+                    raise ConfigError(f"{runs}: cannot make a run there: {error}") from error
+                yield cls(partial)
+                try:
+                    partial.rename(runs / name)
+                except OSError:  # another process was faster
+                    raise taken from None
         except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
             shutil.rmtree(partial, ignore_errors=True)
             if new_runs:
                 with suppress(OSError):
@@ -177,18 +183,11 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _sweep(runs: Path) -> None:
-    """Remove what processes that were killed while making a run left behind."""
-    for partial in runs.glob(".*.partial"):
-        owner = partial.name.split(".")[-2]
-        if owner.isdecimal() and not _is_alive(int(owner)):
-            shutil.rmtree(partial, ignore_errors=True)
+    """Remove what processes that were killed while making a run left behind: nobody holds its lock.
 
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it lives, and is somebody else's
-        return True
-    return True
+    Process ids would not tell: they are given again, and each container has its own.
+    """
+    for partial in runs.glob(".*.*.partial"):
+        with suppress(OSError):  # whole by now, or somebody else's
+            if not RunFolder(partial).is_locked():
+                shutil.rmtree(partial, ignore_errors=True)

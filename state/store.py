@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from sqlite_utils.db import Database
 
@@ -62,6 +62,8 @@ _FROZEN = """
 
 # How many samples one question to the database reads at a time.
 _PAGE = 500
+
+_LET_IT_END = "another program keeps it for itself, let it end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,11 @@ class LineageStore:
                 "WHERE round = ? AND status <> 'finished'",
                 [_now(), stop_reason, round],
             )
+
+    def stop_reason(self, round: int) -> str | None:
+        """Why the loop stops after a round; None where it goes on, or nothing is known of the round."""
+        row = self.db.execute("SELECT stop_reason FROM rounds WHERE round = ?", [round]).fetchone()
+        return None if row is None else cast("str | None", row[0])
 
     def set_stop_reason(self, round: int, stop_reason: str | None) -> None:
         """Say anew why the loop stops after a finished round; None where it goes on after all."""
@@ -567,9 +574,13 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
         applied = {migration.name for migration in migrations.applied(database)}
         pending = {migration.name for migration in migrations.pending(database)}
     except sqlite3.OperationalError as error:
-        raise StoreError(f"{path}: cannot be opened: {error}") from error
+        advice = f"; {_LET_IT_END}" if _is_lock(error) else ""
+        raise StoreError(f"{path}: cannot be opened: {error}{advice}") from error
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: not a lineage database: {error}") from error
+        raise StoreError(
+            f"{path}: not a lineage database: {error}; put it back from a copy and delete "
+            f"{path.name}-wal and {path.name}-shm"
+        ) from error
     known = pending | {migration.name for migration in migrations._migrations}
     if newer := sorted(applied - known):
         database.close()
@@ -600,10 +611,8 @@ def connect_read_only(path: Path) -> Database:
     try:
         return _connect_by(path, "mode=ro")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise sqlite3.OperationalError(
-                f"{error}; another program keeps it for itself, let it end"
-            ) from error
+        if _is_lock(error):
+            raise sqlite3.OperationalError(f"{error}; {_LET_IT_END}") from error
         if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
             raise
         # There is no place for the index of the write-ahead log, which an immutable database does without.
@@ -614,6 +623,10 @@ def connect_read_only(path: Path) -> Database:
                 "to where it is"
             ) from error
     return _connect_by(path, "immutable=1")
+
+
+def _is_lock(error: sqlite3.OperationalError) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 def _connect_by(path: Path, option: str) -> Database:

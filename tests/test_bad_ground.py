@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from agents.model_files import fingerprint
 from agents.refinetune import check_adapter, hash_adapter, refinetune_student
 from agents.trainer import _checkpoints
 from loop.display import LineDisplay, Stage
 from loop.run import change_run, create_run, run_loop
+from loop.verify.run import verify_run
 from state import store as lineage_store
 from state.cache import AnswerCache, cache_path
 from state.config import load_config
@@ -31,7 +33,7 @@ from state.history import History
 from state.records import KeptAnswer, Pair
 from tests.test_refinetune import PAIRS, configure, interrupt, weights
 from tests.tiny_models import save_tiny_llama
-from tests.worlds import ROOT, write_world
+from tests.worlds import ROOT, reflectune, write_world
 
 pytestmark = pytest.mark.slow
 
@@ -296,6 +298,16 @@ def test_prompts_and_local_teacher_must_stay_the_same_too(world: Path, tmp_path:
     }
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tekken.json", "params.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json"],
+)
+def test_what_only_vllm_reads_of_a_model_must_stay_the_same_too(tmp_path: Path, name: str) -> None:
+    before = fingerprint(tmp_path)
+    (tmp_path / name).write_text("{}")
+    assert fingerprint(tmp_path) != before
+
+
 def test_run_begun_before_files_were_hashed_is_not_checked(cut: RunFolder, world: Path) -> None:
     with sqlite3.connect(cut.lineage) as connection:
         connection.execute("UPDATE runs SET versions = json_remove(versions, '$.\"student.template\"')")
@@ -356,7 +368,51 @@ def test_lineage_that_is_damaged_is_refused(cut: RunFolder, how: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("how", ["cut", "gone", "empty"])
+def test_lineage_is_put_back_by_what_the_refusal_says(cut: RunFolder, world: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(cut.lineage)) as lineage:
+        with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+            lineage.backup(copy)
+        lineage.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    code = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('UPDATE versions SET response = response || 1'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(cut.lineage)], check=False)
+    assert (cut.path / "lineage.db-wal").stat().st_size > 0  # which SQLite replays onto whatever is there
+    with cut.lineage.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(20 * 4096)
+        file.write(b"x" * (size - 20 * 4096))
+    refused = reflectune("resume", "tiny", "--runs", cut.path.parent, cwd=tmp_path)
+    assert refused.returncode == StoreError.exit_code
+    assert "back from a copy" in refused.stderr
+    shutil.copyfile(tmp_path / "copy.db", cut.lineage)
+    for name in re.findall(r"lineage\.db-\w+", refused.stderr):
+        (cut.path / name).unlink(missing_ok=True)
+    assert_ends_as_calm(cut, world)
+
+
+def test_resume_tidies_up_after_a_lineage_that_was_put_back(world: Path, tmp_path: Path) -> None:
+    run = create_run(load_config(world / "config.toml", ["rounds=1"]), tmp_path / "runs")
+    assert run_loop(run, LineDisplay()) == "rounds"
+    kept = {file: file.read_bytes() for file in (run.lineage, run.config)}
+    change_run(run, ["rounds=2"])
+    assert run_loop(run, LineDisplay()) == "rounds"
+    for file in run.path.glob("lineage.db*"):
+        file.unlink()
+    for file, content in kept.items():
+        file.write_bytes(content)
+    (run.path / "adapters/.round-02.partial").mkdir()
+    assert {fault["table"] for fault in verify_run(run)["faults"]} == {"adapters", "checkpoints.db"}
+    assert run_loop(run, LineDisplay()) == "rounds"
+    assert verify_run(run)["faults"] == []
+    assert [path.name for path in (run.path / "adapters").iterdir()] == ["round-01"]
+    change_run(run, ["rounds=2"])
+    assert_ends_as_calm(run, world)
+    assert verify_run(run)["faults"] == []
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "empty", "garbled", "misnamed"])
 def test_checkpoints_are_not_needed_to_go_on(cut: RunFolder, world: Path, how: str) -> None:
     with sqlite3.connect(cut.checkpoints) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -370,6 +426,15 @@ def test_checkpoints_are_not_needed_to_go_on(cut: RunFolder, world: Path, how: s
             cut.checkpoints.unlink()
         case "empty":
             cut.checkpoints.write_bytes(b"")
+        case "misnamed":
+            with closing(sqlite3.connect(cut.checkpoints, isolation_level=None)) as connection:
+                connection.execute("PRAGMA writable_schema = ON")
+                connection.execute("UPDATE sqlite_master SET name = CAST(X'ff' AS TEXT), sql = 'CREATE'")
+            refusal(cut, StoreError, r"checkpoints\.db: .*; delete it, the lineage alone says where to go on")
+            cut.checkpoints.unlink()
+        case "garbled":
+            with closing(sqlite3.connect(cut.checkpoints, isolation_level=None)) as connection:
+                connection.execute("UPDATE checkpoints SET checkpoint = X'c1ffff'")
     assert_ends_as_calm(cut, world)
 
 
@@ -401,8 +466,14 @@ def test_wall_clock_is_read_where_it_is_known_that_it_may_jump() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if reads.search(path.read_text(encoding="utf-8"))
     }
-    # Columns that are only shown, the lock's owner, and a Retry-After that is a date.
-    assert places == {"state/store.py", "state/cache.py", "state/folder.py", "agents/engines/pacing.py"}
+    # Columns that are only shown, the lock's owner, a Retry-After that is a date, and pages that say of when
+    # they are.
+    assert {place for place in places if not place.startswith("loop/pages/")} == {
+        "state/store.py",
+        "state/cache.py",
+        "state/folder.py",
+        "agents/engines/pacing.py",
+    }
 
 
 def test_checkpoints_of_a_training_are_kept_by_step_and_not_by_time(
@@ -667,6 +738,10 @@ def test_database_that_another_program_keeps_for_itself_is_not_shown_stale(cut: 
         with pytest.raises(StoreError, match=r"lineage\.db: .*is locked; another program keeps it") as caught:
             History.open(cut.lineage)
         assert "\n" not in str(caught.value)
+        refused = "is locked; another program keeps it for itself, let it end"
+        for work in (lambda: run_loop(cut, LineDisplay()), lambda: change_run(cut, ["rounds=3"])):
+            with pytest.raises(StoreError, match=refused):
+                work()
     with History.open(cut.lineage) as history:
         assert history.run()["stop_reason"] == "newest"
 

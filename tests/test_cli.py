@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from agents.prompts import SHIPPED, open_prompts
-from loop.cli import app, main
-from tests.worlds import ROOT, child_environment, command, reflectune, write_world
+from loop.cli import app
+from tests.worlds import ROOT, child_environment, command, invoke, reflectune, write_world
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inside(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(world)
     return world
-
-
-def invoke(*arguments: object) -> int:
-    """Run the command in this process and return its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    return int(stop.value.code or 0)
 
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:

@@ -1,5 +1,8 @@
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -7,10 +10,27 @@ import pytest
 from state.errors import ConfigError, StoreError
 from state.folder import RunFolder
 
+ROOT = Path(__file__).parent.parent
+
 
 def make(runs: Path, name: str) -> None:
     with RunFolder.create(runs, name) as folder:
         folder.lineage.touch()
+
+
+@contextmanager
+def in_another_process(block: str, path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process in a block, whose code calls the path `path`. To be killed."""
+    code = (
+        "import sys, time; from pathlib import Path; from state.folder import RunFolder\n"
+        f"path = Path(sys.argv[1])\n{block} print('there', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "there\n"
+        yield other
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -29,14 +49,37 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_folder_that_a_killed_process_half_made_is_swept_away(tmp_path: Path) -> None:
+    with in_another_process("with RunFolder.create(path, 'one') as folder:", tmp_path) as other:
+        (partial,) = tmp_path.iterdir()
+        make(tmp_path, "two")
+        assert partial.exists()
+        other.kill()
+    make(tmp_path, "three")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["three", "two"]
+
+
+def test_folder_in_the_making_is_known_by_its_lock_and_not_by_a_process_id(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
-    alive, gone = (tmp_path / f".one.{pid}.partial" for pid in (1, dead.pid))
-    for partial in (alive, gone):
+    # This process has the id of one that died, and one that lives in another container that of a dead one.
+    ours, theirs = (tmp_path / f".one.{pid}.partial" for pid in (os.getpid(), dead.pid))
+    for partial in (ours, theirs):
         partial.mkdir()
-    make(tmp_path, "two")
-    assert alive.exists()
-    assert not gone.exists()
+    with in_another_process("with RunFolder(path).lock():", theirs) as other:
+        make(tmp_path, "one")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [theirs.name, "one"]
+        other.kill()
+
+
+def test_folder_that_cannot_be_made_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_another_process("with RunFolder.create(path, 'one') as folder:", tmp_path) as other:
+        (partial,) = tmp_path.iterdir()
+        monkeypatch.setattr(os, "getpid", lambda: other.pid)
+        make(tmp_path, "one")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [partial.name, "one"]
+        other.kill()
 
 
 def test_folder_that_another_process_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
@@ -87,16 +130,7 @@ def test_lock_is_held_by_one_process_and_goes_with_it(tmp_path: Path) -> None:
     make(tmp_path, "one")
     folder = RunFolder(tmp_path / "one")
     assert not folder.is_locked()
-    code = (
-        "import sys, time; from pathlib import Path; from state.folder import RunFolder\n"
-        "with RunFolder(Path(sys.argv[1])).lock(): print('locked', flush=True); time.sleep(60)"
-    )
-    root = Path(__file__).parent.parent
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder.path)], cwd=root, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "locked\n"
+    with in_another_process("with RunFolder(path).lock():", folder.path) as other:
         assert folder.is_locked()
         with pytest.raises(StoreError, match=f"process {other.pid} is working"), folder.lock():
             pass

@@ -286,6 +286,16 @@ def interrupt(config, out, step):
     return sorted(partial.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
 
 
+def test_refinetune_begins_again_where_its_note_is_damaged(folder, undisturbed, tmp_path):
+    config = configure(folder, epochs=5)
+    assert interrupt(config, tmp_path / "adapter", 9)
+    (tmp_path / ".adapter.partial/fingerprint").write_bytes(b"\xff\xfe")
+    steps = []
+    train(config, tmp_path / "adapter", steps=steps)
+    assert steps[0][0] == 1
+    assert weights(tmp_path / "adapter") == weights(undisturbed)
+
+
 @pytest.mark.parametrize(
     "name", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"]
 )

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from loop.cli import main
 from state.config import RunConfig
 from state.errors import ConfigError, DatasetError, ReflectuneError, StoreError
 from state.folder import RunFolder
 from state.history import History
 from state.text import inert, one_line, to_json
 from tests.tiny_models import save_tiny_llama
-from tests.worlds import ROOT, child_environment, command, make_recording, write_world
+from tests.worlds import ROOT, child_environment, command, invoke, make_recording, write_world
 
 # Sets the window's title, clears the screen, switches colours, writes from right to left.
 STEERING = "\x1b]0;owned\x07 \x1b[2J\x1b[31mred \x9b1mbold \u202erab\u2066 \r over \x08\x7f"
@@ -35,14 +34,6 @@ BAD_NAMES = [
     "..", ".", "", "/", "/etc", "../tiny", "tiny/", "tiny/../tiny", "./tiny", "tiny/adapters", "a\\b",
     ".hidden", "-x", " x", "x ", "x\n", "x\x00", "x\x1b[31m", "\u202ex", "x" * 101, "~", "*", "t*",
 ]  # fmt: skip
-
-
-def invoke(*arguments: object) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +279,25 @@ def test_a_folder_with_a_hostile_name_is_listed_inertly(
     assert not ORDERS.search(out)
     assert invoke("show", "nothing", "--runs", tmp_path / "runs") == 2
     assert not ORDERS.search(capsys.readouterr().err)
+
+
+# Secrets
+
+
+@pytest.mark.parametrize("rest", ["?api_key=s3cret", "/v1#s3cret", "/v1?x=1&key=s3cret"])
+def test_an_address_with_a_key_in_it_is_not_even_stored(
+    inside: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, rest: str
+) -> None:
+    settings = {"engine": "openai", "model": "m", "path": None, "base_url": f"http://127.0.0.1:9{rest}"}
+    write_world(tmp_path, samples=12, teacher=settings)
+    capsys.readouterr()
+    assert invoke("run", tmp_path / "config.toml", "--runs", tmp_path / "runs") == 2
+    assert capsys.readouterr().err == (
+        "reflectune: teacher.base_url holds a query; name a key's variable in teacher.api_key_env\n"
+        if "?" in rest
+        else "reflectune: teacher.base_url holds a fragment; name a key's variable in teacher.api_key_env\n"
+    )
+    assert not (tmp_path / "runs").exists()
 
 
 # The network

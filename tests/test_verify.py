@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlite_utils import Database
 
-from loop.cli import main
 from loop.display import open_display
 from loop.interruption import Interrupted
 from loop.run import change_run, create_run, run_loop
@@ -22,11 +22,12 @@ from loop.verify.run import describe, verify_run
 from state.config import load_config
 from state.errors import StoreError
 from state.folder import RunFolder
+from state.migrations import migrations
 from state.records import Pair, Version
 from state.seals import SEALED
 from state.store import LineageStore
 from tests.lineages import call
-from tests.worlds import child_environment, command, write_world
+from tests.worlds import child_environment, command, invoke, write_world
 
 pytestmark = pytest.mark.slow
 
@@ -62,15 +63,6 @@ def run(world: RunFolder, tmp_path: Path) -> RunFolder:
     """A copy of the run, to be tampered with."""
     shutil.copytree(world.path, tmp_path / "tiny")
     return RunFolder(tmp_path / "tiny")
-
-
-def invoke(*arguments: object) -> int:
-    """Run the command in this process and return its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    return int(stop.value.code or 0)
 
 
 def open_lineage(run: RunFolder) -> "closing[sqlite3.Connection]":
@@ -159,6 +151,28 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     run = create_run(load_config(config, ["name=patient"]), folder / "runs")
     run_loop(run, open_display())
     return run
+
+
+def test_verify_finds_a_run_whole_that_is_ended_where_it_was_to_go_on(tmp_path: Path) -> None:
+    config = write_world(tmp_path, samples=16, evaluate={"every": 2}, refinetune={"epochs": 1})
+    run = create_run(load_config(config, ["rounds=3"]), tmp_path / "runs")
+
+    def is_between_rounds() -> bool:
+        with LineageStore.open(run.lineage) as store:
+            return store.is_round_finished(1) and store.newest_round() == 1
+
+    with pytest.raises(Interrupted):
+        run_loop(run, open_display(), is_between_rounds)
+    assert faults(run) == set()
+    change_run(run, ["rounds=1"])
+    assert run_loop(run, open_display()) == "rounds"
+    assert faults(run) == set()
+    with open_lineage(run) as lineage:
+        measured = lineage.execute("SELECT DISTINCT round FROM evaluations").fetchall()
+        (frozen,) = lineage.execute(
+            "SELECT json_extract(metrics, '$.frozen') FROM rounds WHERE round = 1"
+        ).fetchone()
+    assert (measured, frozen) == ([(0,), (1,)], 10)
 
 
 def test_verify_finds_a_run_with_candidates_and_patience_whole(patient: RunFolder) -> None:
@@ -440,9 +454,16 @@ TAMPERINGS: dict[str, Tampering] = {
     "change-before": update("config_changes", "before", "5"),
     "change-after": update("config_changes", "after", "5"),
     "change-time": update("config_changes", "changed_at", "'2020-01-01T00:00:00+00:00'"),
+    "change-deleted": Tampering(
+        "config_changes",
+        "1",
+        "DELETE FROM config_changes",
+        (("config_changes", "SELECT ''"),),
+        is_named=False,
+    ),
     "migration-deleted": delete("_sqlite_migrations", "name = '0002_views'"),
     "migration-deleted-last": delete("_sqlite_migrations", "name = '0005_seals'"),
-}  # fmt: skip
+} | {f"{table}-seal-removed": update(table, "seal", "NULL") for table in SEALED}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
@@ -498,6 +519,48 @@ def test_verify_notices_a_change_of_any_column(world: RunFolder, run: RunFolder)
     assert unnoticed == _OPEN
 
 
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("rounds", "round"),
+        ("students", "round"),
+        ("samples", "position"),
+        ("teacher_calls", "round"),
+        ("teacher_calls", "candidate"),
+        ("teacher_calls", "attempt"),
+        ("versions", "round"),
+        ("versions", "candidate"),
+        ("decisions", "round"),
+        ("training_sets", "round"),
+        ("training_sets", "rank"),
+        ("evaluations", "round"),
+    ],
+)
+def test_verify_outlasts_any_number(run: RunFolder, table: str, column: str) -> None:
+    with open_lineage(run) as lineage:
+        where = f"{name_of(table)} = (SELECT MAX({name_of(table)}) FROM {table})"
+        lineage.execute(f"UPDATE {table} SET {column} = {10**18} WHERE {where}")
+    began = time.monotonic()
+    assert table in {table for table, _ in faults(run)}
+    assert time.monotonic() - began < 20
+
+
+def test_verify_names_a_gap_once(run: RunFolder) -> None:
+    with open_lineage(run) as lineage:
+        lineage.execute(f"UPDATE rounds SET round = {10**18} WHERE round = 2")
+    assert {row for row in faults(run) if row[0] == "rounds"} == {("rounds", "2"), ("rounds", str(10**18))}
+    attempts = [10**9, 10**9 + 1]
+    with open_lineage(run) as lineage:
+        lineage.execute("UPDATE rounds SET round = 2 WHERE round > 2")
+        (sample,) = lineage.execute(
+            "SELECT sample_id FROM teacher_calls WHERE status = 'no-entry'"
+        ).fetchone()
+    with LineageStore.open(run.lineage) as store:
+        store.add_reflections([call(sample, 1, "instruction", attempt, "error") for attempt in attempts], [])
+    named = {row for table, row in faults(run) if table == "teacher_calls"}
+    assert 1 <= len(named) <= 4
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "5", '"x"', "{", '{"x": []}'])
 @pytest.mark.parametrize(
     ("table", "column", "is_derived"),
@@ -516,8 +579,7 @@ def test_verify_outlasts_any_json(
 ) -> None:
     with open_lineage(run) as lineage:
         lineage.execute(f"UPDATE {table} SET {column} = ?", [text])
-        if table in SEALED:
-            lineage.execute(f"UPDATE {table} SET seal = NULL")
+    remove_seals(run)
     found = {table for table, _ in faults(run)}
     assert found == {table} if is_derived else found <= {table}
 
@@ -547,10 +609,31 @@ def test_verify_finds_a_run_whole_whose_config_was_changed_after_its_end(run: Ru
     assert faults(run) == {("rounds", "2")}
 
 
-def test_verify_without_seals_still_names_what_is_derived(run: RunFolder) -> None:
+def remove_seals(run: RunFolder) -> None:
+    """As in a run that began before there were seals."""
     with open_lineage(run) as lineage:
         for table in SEALED:
             lineage.execute(f"UPDATE {table} SET seal = NULL")
+
+
+def test_verify_wants_no_seals_of_what_a_run_wrote_before_there_were_any(run: RunFolder) -> None:
+    older = {
+        "teacher_calls": "round = 1",
+        "scores": "student_id = 's0'",
+        "students": "round < 2",
+        "evaluations": "round < 2",
+        "config_changes": "0",
+    }
+    with open_lineage(run) as lineage:
+        for table in SEALED:
+            lineage.execute(f"UPDATE {table} SET seal = NULL WHERE {older.get(table, '1')}")
+    document = verify_run(run)
+    assert document["faults"] == []
+    assert 0 < document["unsealed"] < sum(document["checked"][table] for table in SEALED)
+
+
+def test_verify_without_seals_still_names_what_is_derived(run: RunFolder) -> None:
+    remove_seals(run)
     document = verify_run(run)
     assert document["faults"] == []
     sealed = sum(document["checked"][table] for table in SEALED)
@@ -570,11 +653,23 @@ def test_verify_without_seals_still_names_what_is_derived(run: RunFolder) -> Non
     assert {row for row in faults(run) if row[0] != "decisions"} == {("teacher_calls", text)}
 
 
+def view_of_schema(number: int, view: str) -> str:
+    """How an earlier schema made a view."""
+    with Database(memory=True) as database:
+        for migration in migrations._migrations[:number]:
+            migration.fn(database)
+        query = "SELECT sql FROM sqlite_master WHERE name = ?"
+        return str(database.execute(query, [view]).fetchone()[0])
+
+
 def test_verify_reads_a_lineage_from_before_there_were_seals(run: RunFolder) -> None:
     with open_lineage(run) as lineage:
         for table in SEALED:
             lineage.execute(f"ALTER TABLE {table} DROP COLUMN seal")
-        lineage.execute("DELETE FROM _sqlite_migrations WHERE name = '0005_seals'")
+        lineage.execute("DELETE FROM _sqlite_migrations WHERE name >= '0005'")
+        lineage.execute("DROP INDEX teacher_calls_sample")
+        lineage.execute("DROP VIEW evolution")
+        lineage.execute(view_of_schema(4, "evolution"))
     document = verify_run(run)
     assert document["faults"] == []
     assert document["unsealed"] == sum(document["checked"][table] for table in SEALED)
@@ -706,10 +801,11 @@ def test_verify_says_once_that_the_prompts_have_changed(tmp_path: Path) -> None:
 def test_verify_blames_no_row_for_another_version_that_reads_answers_otherwise(run: RunFolder) -> None:
     with open_lineage(run) as lineage:
         (changed,) = lineage.execute("SELECT id FROM teacher_calls WHERE status = 'ok'").fetchone()
-        lineage.execute("UPDATE teacher_calls SET critique = 'other', seal = NULL WHERE id = ?", [changed])
+        lineage.execute("UPDATE teacher_calls SET critique = 'other' WHERE id = ?", [changed])
+    remove_seals(run)
     assert faults(run) == {("teacher_calls", changed)}
     with open_lineage(run) as lineage:
-        lineage.execute("UPDATE runs SET versions = json_set(versions, '$.reflectune', '0.0.1'), seal = NULL")
+        lineage.execute("UPDATE runs SET versions = json_set(versions, '$.reflectune', '0.0.1')")
     document = verify_run(run)
     assert document["faults"] == []
     assert document["notes"] == [
@@ -757,7 +853,8 @@ def test_readers_say_of_a_damaged_lineage_what_to_do(
     assert invoke(*words, "--runs", run.path.parent) == StoreError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"reflectune: {run.path}: database disk image is malformed; ")
-    assert line.endswith("put lineage.db back from a copy, then try again")
+    advice = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm, then try again"
+    assert line.endswith(advice)
 
 
 def test_runs_and_verify_outlast_a_damaged_lineage(

@@ -47,6 +47,22 @@ def serve_obediently(tasks: Connection, words: Connection, settings: ModelSettin
                 words.send(Answer(name, text=f"{text}: {len(batch)}", finish_reason="stop"))
 
 
+def serve_one_batch_each(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+    """Of the first two processes, die of all; of later ones, answer one batch and end."""
+    with (Path(settings.engine["model"]) / "starts").open("a+") as file:
+        file.write(f"{os.getpid()}\n")
+        file.seek(0)
+        is_early = len(file.readlines()) <= 2
+    words.send(Ready())
+    batch: list[Task] = [tasks.recv()]
+    while tasks.poll(0.3):
+        batch.append(tasks.recv())
+    if is_early:
+        os._exit(3)
+    for task in batch:
+        words.send(Answer(task.request_id, text=f"{len(batch)}", finish_reason="stop"))
+
+
 def serve_nobody(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
     print("no such model")
     words.send(Fault("OSError: no such model"))
@@ -94,6 +110,12 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())]
 
 
+def await_end(pid: int) -> None:
+    process = psutil.Process(pid)
+    while process.status() != psutil.STATUS_ZOMBIE:  # waiting for it would be the engine's loss
+        time.sleep(0.01)
+
+
 def test_requests_are_under_way_together(engine: VllmEngine, tmp_path: Path) -> None:
     answers = ask(engine, *"abcdefgh")
     assert {answer.text for answer in answers.values()} == {f"{letter}: 8" for letter in "abcdefgh"}
@@ -136,10 +158,26 @@ def test_an_accident_is_nobodys_fault(engine: VllmEngine, tmp_path: Path) -> Non
         assert ask(engine, text)["0"].text == f"{text}: 1"
         (process,) = children()
         process.kill()
-        while process.status() != psutil.STATUS_ZOMBIE:  # waiting for it would be the engine's loss
-            time.sleep(0.01)
+        await_end(process.pid)
     assert ask(engine, "once more")["0"].text == "once more: 1"
     assert len(starts(tmp_path)) == 5  # the first, one for each kill, one for the accident
+
+
+def test_a_suspect_is_not_asked_of_a_process_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = open_engine(monkeypatch, tmp_path, serve_one_batch_each)
+    take = engine._take
+
+    def take_late(answer: Answer) -> None:
+        await_end(starts(tmp_path)[-1])  # as where answers are committed meanwhile
+        take(answer)
+
+    monkeypatch.setattr(engine, "_take", take_late)
+    answers = ask(engine, "a", "b")
+    engine.close()
+    assert [(answers[number].error, answers[number].text) for number in "01"] == [(None, "1"), (None, "1")]
+    assert len(starts(tmp_path)) == 4  # two that died of both, one for each by itself
 
 
 def test_deaths_of_one_pair_after_the_other_end_the_run(engine: VllmEngine, tmp_path: Path) -> None:

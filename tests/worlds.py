@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from loop.cli import main
 from tests.tiny_models import save_tiny_llama
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +110,15 @@ def reflectune(*arguments: object, cwd: Path, **environment: str) -> subprocess.
         timeout=300,
         check=False,
     )
+
+
+def invoke(*arguments: object) -> int:
+    """Run the command in this process and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return int(stop.value.code or 0)
 
 
 def command(*arguments: object) -> list[str]:

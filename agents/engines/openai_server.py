@@ -294,16 +294,24 @@ def _read_retry_after(response: httpx2.Response) -> float | None:
     return parse_retry_after(response.headers.get("retry-after"))
 
 
+def _check_address(address: str) -> None:
+    """An address is stored and shown: what may be a key has no place in it."""
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"teacher.base_url = {address!r}: want http://... or https://...")
+    parts = urlsplit(address)
+    secrets = {"user name": "@" in parts.netloc, "query": parts.query, "fragment": parts.fragment}
+    if held := [what for what, is_there in secrets.items() if is_there]:
+        raise ConfigError(f"teacher.base_url holds a {held[0]}; name a key's variable in teacher.api_key_env")
+
+
 def read_api_key(config: TeacherConfig) -> str:
     """The server's key from the environment; empty where the config names no variable.
 
     Raises:
         ConfigError: the variable is unset or its value cannot be sent, or the address is no web address.
     """
-    if config.base_url is not None and not config.base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"teacher.base_url = {config.base_url!r}: want http://... or https://...")
-    if config.base_url is not None and "@" in urlsplit(config.base_url).netloc:
-        raise ConfigError("teacher.base_url holds a user name; name a key's variable in teacher.api_key_env")
+    if config.base_url is not None:
+        _check_address(config.base_url)
     if config.api_key_env is None:
         return ""
     key = os.environ.get(config.api_key_env, "").strip()

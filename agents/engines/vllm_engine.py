@@ -98,7 +98,8 @@ class VllmEngine:
 
     def _feed(self) -> None:
         """Give the process the requests of one suspect by themselves, or else all that wait."""
-        if self._waiting and not self._under_way and not self._process.is_alive():  # nobody's fault
+        is_idle = not self._under_way
+        if (self._suspects or self._waiting) and is_idle and not self._process.is_alive():  # nobody's fault
             self._replace("it ended while nothing was under way")
         while (self._suspects or self._waiting) and not (self._on_trial and self._under_way):
             self._on_trial = _question(self._suspects[0]) if self._suspects else None

@@ -16,6 +16,7 @@ class Findings:
 
     faults: dict[tuple[str, str], str] = field(default_factory=dict)
     checked: Counter[str] = field(default_factory=Counter)  # rows by table
+    wants_seals: bool = False  # whether every row of the run was written with one
     unsealed: int = 0  # rows that were written before there were seals
     notes: list[str] = field(default_factory=list)  # what could not be checked, and why
 
@@ -32,11 +33,14 @@ class Findings:
         return any(table in tables for table, _ in self.faults)
 
     def look_at(self, table: str, row: Row) -> bool:
-        """Count a row and check its seal, if it has one; False where it has been changed."""
+        """Count a row and check its seal; False where it has been changed."""
         self.checked[table] += 1
         if table not in SEALED:
             return True
         if row.get("seal") is None:
+            if self.wants_seals:
+                self.add(table, row_name(table, row), "has no seal, and its run began with them")
+                return False
             self.unsealed += 1
             return True
         if row["seal"] == find_seal(table, row):

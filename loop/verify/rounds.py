@@ -20,7 +20,7 @@ from state.folder import RunFolder
 from state.ledger import Ledger, Row
 from state.records import PHASES, Phase
 
-__all__ = ["RoundsCheck"]
+__all__ = ["RoundsCheck", "undo_change"]
 
 # As `loop.stopping` gives them.
 _STOP_REASONS = (
@@ -33,6 +33,7 @@ class RoundsCheck:
 
     Attributes:
         rounds: the rows of the rounds.
+        last: the last round that was begun.
     """
 
     def __init__(self, folder: RunFolder, ledger: Ledger, findings: Findings) -> None:
@@ -40,6 +41,8 @@ class RoundsCheck:
         self.rounds = {row["round"]: row for row in ledger.rows("rounds")}
         self.students = {row["id"]: row for row in ledger.rows("students")}
         self.training_sets = ledger.training_sets()
+        # Whatever number a row has been given: so many rounds were begun, and one row may be missing.
+        self.last = min(max(self.rounds, default=0), len(self.rounds))
 
     def check(self, basis: Basis, adapters: list[str]) -> None:
         """Check everything but single samples. `adapters` are the names of the folders of finished ones."""
@@ -64,8 +67,9 @@ class RoundsCheck:
 
     def first_unfinished(self) -> tuple[int, Phase]:
         """The phase under way; one of a round that was not begun where all are finished."""
-        last = max(self.rounds, default=0)
-        if last in self.training_sets or last == 0 or self.rounds[last]["student_id"] is not None:
+        last = self.last
+        is_chosen = last in self.training_sets or self.rounds.get(last, {}).get("student_id") is not None
+        if is_chosen or last == 0:
             return last + 1, PHASES[0]
         return last, PHASES[-1] if (last, PHASES[-1]) in self.ledger.phases_begun() else PHASES[0]
 
@@ -75,11 +79,10 @@ class RoundsCheck:
         return frozenset(round for round, row in rounds if _read_metrics(row).get("frozen") == samples)
 
     def _check_rounds(self, basis: Basis) -> None:
-        for round in range(basis.rounds + 1):
-            row = self.rounds.get(round)
-            if row is None:
-                self.findings.add("rounds", str(round), "is missing")
-                continue
+        followed = self.rounds.keys() - {max(self.rounds, default=0)}
+        for round in {0, *(round + 1 for round in followed)} - self.rounds.keys():
+            self.findings.add("rounds", str(round), "is missing")  # the first of each gap
+        for round, row in self.rounds.items():
             self.findings.look_at("rounds", row)
             if fault := self._round_fault(row, is_last=round == basis.rounds, basis=basis):
                 self.findings.add("rounds", str(round), fault)
@@ -242,11 +245,7 @@ class RoundsCheck:
         """The config as it is, and as it was before each change: a run may not have gone on with one yet."""
         configs, values = [config], config.model_dump(mode="json")
         for change in reversed(list(self.ledger.rows("config_changes"))):
-            *sections, key = change["key"].split(".")
-            section: dict[str, Any] = values
-            for name in sections:
-                section = section[name]
-            section[key] = json.loads(change["before"])
+            undo_change(values, change)
             with suppress(ConfigError):  # halfway through a change of several keys
                 configs.append(parse_config(values, source="an earlier config"))
         return configs
@@ -269,6 +268,14 @@ class RoundsCheck:
             ),
             spent=is_capped and is_spent(teacher, store.spending()),
         )
+
+
+def undo_change(values: dict[str, Any], change: Row) -> None:
+    """Put a key of a config back to what it was before a change."""
+    *sections, key = change["key"].split(".")
+    for name in sections:
+        values = values[name]
+    values[key] = json.loads(change["before"])
 
 
 def _read_metrics(row: Row) -> dict[str, Any]:

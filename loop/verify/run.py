@@ -22,7 +22,7 @@ from loop.context import LoopState
 from loop.graph import build_graph, hash_graph
 from loop.ground import flatten
 from loop.verify.findings import Findings
-from loop.verify.rounds import RoundsCheck
+from loop.verify.rounds import RoundsCheck, undo_change
 from loop.verify.sample import Basis, verify_sample
 from state.config import CHANGEABLE, RunConfig, load_config, parse_config
 from state.datasets import dataset_hash
@@ -97,6 +97,9 @@ class _Verification:
             findings.add(table, row, fault)
         for table, row, fault in ledger.schema_faults():
             findings.add(table, row, fault)
+        # These rows were written when the run began.
+        first = (row for table in ("runs", "samples") for row in ledger.rows(table))
+        findings.wants_seals = any(row.get("seal") is not None for row in first)
         config = self._check_run()
         if config is not None:
             self._derive(config, adapters, checkpoint)
@@ -111,10 +114,10 @@ class _Verification:
             config=config,
             prompts=None,
             students=self.rounds_check.students_by_round(),
-            rounds=max(self.rounds, default=0),
+            rounds=self.rounds_check.last,
             unfinished=self.rounds_check.first_unfinished(),
             asks_all=self._asks_all(config),
-            reads_alike=self._versions().get("reflectune") == importlib.metadata.version("reflectune"),
+            reads_alike=self._reads_alike(),
             frozen=frozen,
             frozen_rounds=self.rounds_check.frozen_rounds(len(frozen)),
         )
@@ -173,6 +176,7 @@ class _Verification:
         if is_sound and self._versions().get("graph") != hash_graph():
             findings.add("runs", name, "was begun by a version of Reflectune whose machine has other nodes")
         self._check_changes(config)
+        self._check_begun(values)
         if not findings.has("runs", name):
             self._check_config_file(config)
         return config
@@ -232,6 +236,21 @@ class _Verification:
                 self.findings.add(
                     "config_changes", str(row["rowid"]), f"is the last of {key}, and not what it is now"
                 )
+
+    def _check_begun(self, values: dict[str, Any]) -> None:
+        """Undoing every change of the config leads to what the run began with: no change is missing."""
+        begun = self._versions().get("config")  # a run that began before this was kept has none
+        if begun is None or self.findings.has_any("runs", "config_changes"):
+            return
+        for row in reversed(list(self.ledger.rows("config_changes"))):
+            undo_change(values, row)
+        # Another version of Reflectune that changed a key has given newer ones their defaults.
+        if content_hash(values) != begun and self._reads_alike():
+            self.findings.add("config_changes", "", "lacks changes: the run began with another config")
+
+    def _reads_alike(self) -> bool:
+        """Whether this version of Reflectune began the run."""
+        return self._versions().get("reflectune") == importlib.metadata.version("reflectune")
 
     def _check_config_file(self, config: RunConfig) -> None:
         if not self.folder.config.exists():
