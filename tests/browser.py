@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from loop.demo.world import is_right
 from state.folder import RunFolder
+from state.history import History
 from state.index import SampleIndex, SampleQuery
+from state.records import Pair
 from tests.worlds import ROOT, child_environment, command
 
 if TYPE_CHECKING:
@@ -303,12 +306,7 @@ def take_pictures(folder: Path) -> None:
         runs = Path(name)
         for words in (["demo"], ["report", "demo"]):
             subprocess.run(command(*words, "--runs", runs), cwd=ROOT, env=child_environment(), check=True)
-        with SampleIndex.open(RunFolder(runs / "demo")) as index:
-            index.update()
-            found = index.find(
-                SampleQuery(round=1, phase="response", outcome="accepted", sort="r_ifd_change")
-            )
-            told = next(row["position"] for row in found if row["instruction"]["outcome"] == "accepted")
+        told = _choose_journey(RunFolder(runs / "demo"))
         address = stack.enter_context(serve(runs, "demo"))
         browser = stack.enter_context(open_browser())
         with open_tab(browser, address) as tab:
@@ -316,6 +314,7 @@ def take_pictures(folder: Path) -> None:
             tab.page.screenshot(path=folder / "overview.png")
             tab.go("/samples?outcome=refused&phase=response&sort=r_ifd_change&order=up")
             tab.page.screenshot(path=folder / "samples.png")
+            tab.page.set_viewport_size({"width": DESKTOP, "height": 1_350})
             tab.go(f"/samples/{told}#round-1")
             tab.page.screenshot(path=folder / "sample.png")
         with open_tab(browser, address, width=PHONE, dark=True) as tab:
@@ -324,6 +323,21 @@ def take_pictures(folder: Path) -> None:
         with open_tab(browser, "file://") as tab:
             tab.page.goto(f"{(runs / 'demo' / 'report.html').as_uri()}#charts")
             tab.page.screenshot(path=folder / "report.png")
+
+
+def _choose_journey(folder: RunFolder) -> int:
+    """The position of a sample whose faults the first round mended, each phase its own."""
+    with SampleIndex.open(folder) as index, History.open(folder.lineage) as history:
+        index.update()
+        for row in index.find(SampleQuery(round=1, phase="response", outcome="accepted", limit=1000)):
+            given, *_, after = (
+                Pair(version["instruction"], version["input"], version["response"])
+                for version in history.trace(row["sample"])["versions"]
+                if version["round"] <= 1
+            )
+            if row["instruction"]["outcome"] == "accepted" and is_right(after) and not is_right(given):
+                return int(row["position"])
+    raise AssertionError("no such sample in the demo")
 
 
 if __name__ == "__main__":

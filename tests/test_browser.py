@@ -14,6 +14,7 @@ from loop.sentences import say_decision
 from state.folder import RunFolder
 from state.history import History
 from state.index import SampleIndex, SampleQuery
+from tests.bench.browsing import kinds_of_pages
 from tests.browser import (
     CHROMIUM,
     DESKTOP,
@@ -407,6 +408,18 @@ def test_tab_notices_what_nothing_prevents(browser: "Browser", harm: str, sign: 
 
     with pytest.raises(AssertionError, match=re.escape(sign)):
         visit()
+
+
+# What is measured elsewhere
+
+
+def test_pages_of_the_benchmark_are_all_answered(calm: str) -> None:
+    kinds = kinds_of_pages(SAMPLES, rounds=2)
+    for paths in kinds.values():
+        assert len(paths) == 21
+        for path in paths[:3]:
+            status, text = fetch(calm, path.replace("/compare/other", "/compare/hostile"))
+            assert (status, "<main" in text or path.startswith("/lineage")) == (200, True), path
 
 
 # Layout

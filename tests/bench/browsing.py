@@ -76,6 +76,7 @@ def main() -> None:
         with serve(folder, "large", patience=600.0) as address:
             timings = time_pages(address, kinds_of_pages(counts["samples"], arguments.rounds))
         commands = _time_commands(folder)
+        lineage_size, index_size = _size(runs["large"].lineage), _size(runs["large"].index)
     over = [timing for timing in timings if timing.worst > _BAR]
     rows = [
         [
@@ -93,17 +94,18 @@ def main() -> None:
         f"A made-up run of {counts['samples']:,} samples in {arguments.rounds} rounds: "
         f"{counts['versions']:,} versions, {counts['teacher_calls']:,} teacher calls, "
         f"{counts['scores']:,} scores, {counts['decisions']:,} decisions; lineage.db has "
-        f"{_size(runs['large'].lineage)}. It is compared with a second one of that size. Milliseconds until "
+        f"{lineage_size}. It is compared with a second one of that size. Milliseconds until "
         "the last byte of a page's HTML, from a process beside the server, one request at a time: "
         f"{_TIMES} answers, each to another question of its kind where there are several.",
         "",
         *table(["page", "for instance", "median", "worst", "first", "KiB at most"], rows),
         f"Bar: every page's worst under {_BAR * 1000:.0f} ms. Over it: {verdict}.",
         "",
-        f"Indexing the samples took {indexing:.0f} s by itself; the index has {_size(runs['large'].index)}. "
+        f"Indexing the samples took {indexing:.0f} s by itself; the index has {index_size}. "
         f"A server without an index had read everything, charts and all, after {reading:.0f} s. The "
         f"{len(meanwhile)} journeys, overviews and Datasette tables that were asked for meanwhile took "
-        f"{statistics.median(meanwhile) * 1000:.0f} ms at the median, {max(meanwhile) * 1000:.0f} ms at most.",
+        f"{statistics.median(meanwhile) * 1000:.0f} ms at the median, "
+        f"{max(meanwhile) * 1000:.0f} ms at most.",
         "",
         *table(["command", "seconds", "most resident MiB"], commands),
     ]
@@ -112,7 +114,7 @@ def main() -> None:
 
 def kinds_of_pages(samples: int, rounds: int, seed: int = 0) -> dict[str, list[str]]:
     """Paths to ask for, 21 of each kind; what can differ among them does."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{seed}/pages")  # not what the run itself was drawn from
     words = vocabulary()
     positions = rng.sample(range(samples), _TIMES + 1)
 
@@ -227,7 +229,7 @@ def _remove_index(run: RunFolder) -> None:
 
 def _time_while_it_reads(address: str, samples: int) -> tuple[float, list[float]]:
     """Seconds until a server has read its run for the first time, and of each page that it gave meanwhile."""
-    rng, began, meanwhile = random.Random(1), time.perf_counter(), []
+    rng, began, meanwhile = random.Random("meanwhile"), time.perf_counter(), []
     while not has_read(address):
         for path in (
             f"/samples/{rng.randrange(samples)}",
