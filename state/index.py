@@ -19,19 +19,17 @@ from sqlite_utils.db import Database
 from state.errors import StoreError
 from state.folder import RunFolder
 from state.indexing import SHIFT, prepare_index, update_index
+from state.outcomes import Outcome
 from state.records import Phase
 from state.store import open_database
 
-__all__ = ["OUTCOMES", "SORTS", "Outcome", "SampleIndex", "SampleQuery", "SortKey"]
+__all__ = ["SORTS", "SampleIndex", "SampleQuery", "SortKey"]
 
-# What a phase came to for a sample: a proposal was taken; none was (refused, tie, unscorable or policy); the
-# teacher found nothing to improve; it brought no proposal; the sample was left alone; nobody was asked, since
-# the budget was spent.
-Outcome = Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"]
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 SortKey = Literal["position", "ifd_change", "r_ifd_change", "length_growth"]
 SORTS: tuple[SortKey, ...] = get_args(SortKey)
 
+# From so many letters on a word is also found by its beginning.
+_BEGINNING_OF_WORD = 3
 # Characters of an instruction that a row shows.
 _BEGINNING = 200
 
@@ -50,7 +48,7 @@ class SampleQuery:
     the response's characters after the round per character of the given response.
     """
 
-    text: str = ""  # words, each of which begins some word of one version of the sample; any case
+    text: str = ""  # words that one version of the sample holds; from three letters on, that begin its words
     most_matches: int | None = None  # look at the first so many samples that hold the text; None: at all
     position: int | None = None
     round: int | None = None
@@ -83,6 +81,7 @@ class SampleIndex:
     def __init__(self, database: Database) -> None:
         self.db = database
         self._matched: tuple[str, int | None] | None = None  # whose samples temp.matches holds
+        self._is_cut = False  # whether more than those hold the text
 
     @classmethod
     def open(cls, folder: RunFolder) -> Self:
@@ -132,11 +131,14 @@ class SampleIndex:
         columns = ", ".join(f"steps.{name}" for name in _COLUMNS)
         rows = self.db.query(
             f"""
+            -- Found in an index alone, and only then read.
             WITH page AS MATERIALIZED (
-                SELECT {columns} FROM {source} ORDER BY {sort} LIMIT :limit OFFSET :offset)
-            SELECT page.*, samples.id AS sample, substr(versions.instruction, 1, {_BEGINNING}) AS text
-            FROM page JOIN samples ON samples.position = page.position
-            JOIN versions ON versions.rowid = page.version
+                SELECT steps.position, steps.round FROM {source} ORDER BY {sort} LIMIT :limit OFFSET :offset)
+            SELECT {columns}, samples.id AS sample, substr(versions.instruction, 1, {_BEGINNING}) AS text
+            FROM page CROSS JOIN found.steps AS steps USING (position, round)
+            JOIN samples ON samples.position = steps.position
+            JOIN versions ON versions.rowid = steps.version
+            ORDER BY {sort}
             """,
             {**params, "limit": query.limit, "offset": query.offset},
         )
@@ -149,6 +151,18 @@ class SampleIndex:
             f"SELECT COUNT(*) FROM (SELECT 1 FROM {source} LIMIT :at_most)", {**params, "at_most": at_most}
         ).fetchone()
         return int(row[0])
+
+    def is_cut(self, query: SampleQuery) -> bool:
+        """Whether more samples than `most_matches` hold the text, so that the others were not looked at."""
+        if not query.text:
+            return False
+        self._match(query.text, query.most_matches)
+        return self._is_cut
+
+    def knows(self, name: Literal["ifd_change", "r_ifd_change", "length_growth"]) -> bool:
+        """Whether any row has such a value: a policy that compares something else leaves changes unknown."""
+        query = f"SELECT 1 FROM found.steps WHERE {name} IS NOT NULL LIMIT 1"
+        return self.db.execute(query).fetchone() is not None
 
     def rounds(self) -> list[dict[str, Any]]:
         """The documents of `History.rounds`, as of the last update."""
@@ -164,13 +178,14 @@ class SampleIndex:
 
     def _select(self, query: SampleQuery) -> tuple[str, dict[str, Any]]:
         """FROM and WHERE of a query, with their parameters."""
-        source, conditions = "found.steps AS steps", ["1"]
-        params: dict[str, Any] = {}
+        conditions, params = ["1"], dict[str, Any]()
         if query.text:
             self._match(query.text, query.most_matches)
-            source = (
-                "temp.matches AS matches CROSS JOIN found.steps AS steps ON steps.position = matches.position"
-            )
+            source = f"temp.matches CROSS JOIN {_steps('position')} ON steps.position = matches.position"
+        elif query.sort == "position" and query.position is None and query.round is not None:
+            source = _steps("round")
+        else:
+            source = _steps("position" if query.position is not None else query.sort)
         for name in ("position", "round", "trained"):
             if (wanted := getattr(query, name)) is not None:
                 conditions.append(f"steps.{name} = :{name}")
@@ -197,14 +212,29 @@ class SampleIndex:
         if self._matched == (text, most):
             return
         self.db.execute("CREATE TEMP TABLE IF NOT EXISTS matches (position INTEGER PRIMARY KEY)")
-        self.db.execute("DELETE FROM temp.matches")
-        if words := _words(text):
-            self.db.execute(
-                f"INSERT INTO temp.matches SELECT DISTINCT rowid >> {SHIFT} FROM found.texts "
-                "WHERE texts MATCH ? LIMIT ?",
-                [" ".join(f'"{word}"*' for word in words), -1 if most is None else most],
-            )
+        words = _words(text)
+        terms = [f'"{word}"*' if len(word) >= _BEGINNING_OF_WORD else f'"{word}"' for word in words]
+        self._is_cut = False
+        if (
+            words and most is not None
+        ):  # a beginning takes long where it has many matches: words themselves do not
+            self._is_cut = self._fill_matches([f'"{word}"' for word in words], most)
+        if words and not self._is_cut:
+            self._is_cut = self._fill_matches(terms, most)
         self._matched = (text, most)
+
+    def _fill_matches(self, terms: list[str], most: int | None) -> bool:
+        """Put samples that hold all terms into temp.matches; True where there are more than `most`."""
+        self.db.execute("DELETE FROM temp.matches")
+        found = self.db.execute(
+            f"INSERT INTO temp.matches SELECT DISTINCT rowid >> {SHIFT} FROM found.texts "
+            "WHERE texts MATCH ? LIMIT ?",
+            [" ".join(terms), -1 if most is None else most + 1],
+        ).rowcount
+        if most is None or found <= most:
+            return False
+        self.db.execute("DELETE FROM temp.matches WHERE position = (SELECT MAX(position) FROM matches)")
+        return True
 
 
 def _find_place(folder: RunFolder) -> Path:
@@ -215,6 +245,14 @@ def _find_place(folder: RunFolder) -> Path:
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     name = hashlib.sha256(os.fsencode(folder.path.resolve())).hexdigest()[:32]
     return (cache / f"{name}.db").absolute()
+
+
+def _steps(index: str) -> str:
+    """Rows in the order of an index, which has every column that conditions are about.
+
+    Left to itself SQLite takes the index of some condition, and sorts what may be all rows.
+    """
+    return f"found.steps AS steps INDEXED BY steps_{index}"
 
 
 def _words(text: str) -> list[str]:

@@ -8,22 +8,27 @@ import json
 from sqlite_utils.db import Database
 
 from state.history import History
+from state.outcomes import OUTCOME
 from state.records import PHASES, Phase
 
 __all__ = ["SHIFT", "prepare_index", "update_index"]
 
 # Changes with what is derived: an index of another number is made anew.
-_SCHEMA = 1
+_SCHEMA = 3
 # Versions whose texts are indexed in one transaction.
 _AT_ONCE = 50_000
 # A text's row in the full-text index is its sample's position and its version's own row.
 SHIFT = 32
 
+_ASKED = (
+    "position", "round", "instruction_outcome", "response_outcome", "ifd_change", "r_ifd_change",
+    "length_growth", "trained",
+)  # fmt: skip
 _TABLES = (
     "CREATE TABLE found.facts (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     # What it holds is in the lineage: here are only the words.
     "CREATE VIRTUAL TABLE found.texts "
-    "USING fts5 (text, content = '', tokenize = 'unicode61 remove_diacritics 2')",
+    "USING fts5 (text, content = '', tokenize = 'unicode61 remove_diacritics 2', detail = none, prefix = 3)",
     # One sample in one round; `version` is the row of the pair in the pool after it.
     """
     CREATE TABLE found.steps (
@@ -33,12 +38,11 @@ _TABLES = (
         length_growth REAL, trained INTEGER, PRIMARY KEY (position, round)
     ) STRICT, WITHOUT ROWID
     """,
+    # Each holds all that is asked of a row, so that rows are read only once they are found.
     *(
-        f"CREATE INDEX found.steps_{name} "
-        f"ON steps ({name}, position, round, instruction_outcome, response_outcome)"
-        for name in ("ifd_change", "r_ifd_change", "length_growth")
+        f"CREATE INDEX found.steps_{name} ON steps ({', '.join(dict.fromkeys((name, *_ASKED)))})"
+        for name in ("position", "round", "ifd_change", "r_ifd_change", "length_growth")
     ),
-    "CREATE INDEX found.steps_round ON steps (round, position, instruction_outcome, response_outcome)",
     # How many rows of the lineage each phase has given.
     "CREATE TABLE found.phases "
     "(round INTEGER, phase TEXT, n INTEGER, PRIMARY KEY (round, phase)) WITHOUT ROWID",
@@ -113,7 +117,7 @@ def _clear(db: Database) -> None:
 
 
 def _add_texts(db: Database) -> bool:
-    """Index the next texts; what a version has in common with its parent is found there already."""
+    """Index the next texts."""
     with _Writing(db):
         last = db.execute("SELECT value FROM found.facts WHERE key = 'last_row'").fetchone()[0]
         # Ascending rows, or the full-text index writes a piece of its own for each.
@@ -121,11 +125,8 @@ def _add_texts(db: Database) -> bool:
             f"""
             INSERT INTO found.texts (rowid, text)
             SELECT (samples.position << {SHIFT}) + version.rowid,
-                CASE WHEN version.instruction IS parent.instruction AND version.input IS parent.input
-                    THEN '' ELSE version.instruction || ' ' || version.input || ' ' END
-                || CASE WHEN version.response IS parent.response THEN '' ELSE version.response END
+                version.instruction || ' ' || version.input || ' ' || version.response
             FROM versions AS version JOIN samples ON samples.id = version.sample_id
-            LEFT JOIN versions AS parent ON parent.id = version.parent_id
             WHERE version.rowid > :last AND version.rowid <= :last + {_AT_ONCE}
             ORDER BY samples.position, version.rowid
             """,
@@ -164,20 +165,15 @@ def _add_decisions(db: Database, round: int, phase: Phase) -> None:
         return
     place = {"round": round, "phase": phase}
     measure = "ifd" if phase == "instruction" else "r_ifd"
+    before, after = _measured(phase, "incumbent_value"), _measured(phase, "challenger_value")
     with _Writing(db):
         db.execute(
             f"""
             INSERT INTO found.steps (position, round, split, version, {phase}_outcome, {phase}_reason,
                 {measure}_before, {measure}_after, {measure}_change, length_growth)
             SELECT samples.position, decisions.round, samples.split, winner.rowid,
-                CASE WHEN reason IN ('accepted', 'frozen') THEN reason
-                    WHEN reason <> 'no-candidate' THEN 'refused'
-                    ELSE COALESCE((
-                        SELECT CASE status WHEN 'unchanged' THEN status ELSE 'failed' END
-                        FROM teacher_calls AS calls WHERE calls.round = decisions.round
-                            AND calls.phase = decisions.phase AND calls.sample_id = decisions.sample_id
-                        ORDER BY candidate DESC, attempt DESC LIMIT 1), 'unasked') END,
-                reason, {{before}}, {{after}}, {{after}} - {{before}},
+                {OUTCOME.format(decision="decisions")},
+                reason, {before}, {after}, {after} - {before},
                 CAST(length(winner.response) AS REAL) / NULLIF(length(given.response), 0)
             FROM decisions
             JOIN samples ON samples.id = decisions.sample_id
@@ -194,9 +190,7 @@ def _add_decisions(db: Database, round: int, phase: Phase) -> None:
                 {measure}_before = excluded.{measure}_before,
                 {measure}_after = excluded.{measure}_after,
                 {measure}_change = excluded.{measure}_change
-            """.format(
-                before=_measured(phase, "incumbent_value"), after=_measured(phase, "challenger_value")
-            ),
+            """,
             place,
         )
         _count_phase(db, round, phase, _COUNT)

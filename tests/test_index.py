@@ -11,7 +11,8 @@ import pytest
 from state.errors import StoreError
 from state.folder import RunFolder
 from state.history import History
-from state.index import OUTCOMES, SORTS, SampleIndex, SampleQuery
+from state.index import SORTS, SampleIndex, SampleQuery
+from state.outcomes import OUTCOMES
 from state.records import Pair, Version
 from state.store import LineageStore
 from tests.lineages import call, decided, make_store, original, propose, scores_of
@@ -158,8 +159,39 @@ def test_text_finds_samples_by_any_of_their_versions(index: SampleIndex) -> None
     assert found(index, text="worse", round=0) == [("b", 0)]  # refused, and found all the same
     assert found(index, text="answer e") == [("e", 0)]
     assert found(index, text="well worse") == []  # words of two samples
+    # Words that one version has, the one of its parent's instruction and the other of its own response.
+    assert found(index, text="well größe", round=1) == [("a", 1)]
+    assert found(index, text="mu") == []  # short words are no beginnings
+    assert found(index, text="muc", round=1) == [("a", 1)]
+    assert found(index, text="answer b", round=1) == [("b", 1)]
     assert len(found(index, text="ask")) == 9
     assert found(index, text="ask", most_matches=1) == [("a", 0), ("a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "is_cut"),
+    [
+        ("ask", 4, True),
+        ("ask", 5, False),
+        ("ans", 4, True),
+        ("ans", 5, False),
+        ("ask", None, False),
+        ("", 1, False),
+    ],
+)
+def test_an_index_says_where_more_samples_hold_the_words(
+    index: SampleIndex, text: str, most: int | None, is_cut: bool
+) -> None:
+    query = SampleQuery(text=text, most_matches=most)
+    assert index.is_cut(query) is is_cut
+    assert index.count(query) == (9 if most != 4 else 8)  # all but the held-out one
+
+
+def test_an_index_knows_whether_a_policy_compares_a_measure(index: SampleIndex, folder: RunFolder) -> None:
+    assert index.knows("ifd_change")
+    assert index.knows("r_ifd_change")
+    index.db.execute("UPDATE found.steps SET ifd_change = NULL")
+    assert not index.knows("ifd_change")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any
 from urllib.parse import urlencode
 
-from state.index import OUTCOMES, SORTS, SampleQuery
+from state.index import SORTS, SampleQuery
+from state.outcomes import OUTCOMES
 from state.records import PHASES
 
 __all__ = ["LABELS", "PAGE", "TOO_MANY", "Finding", "address"]
@@ -74,6 +75,17 @@ class Finding:
     def has_bounds(self) -> bool:
         """Whether it asks for changes or lengths within bounds."""
         return any(name in self.values for name in _BOUNDS)
+
+    @property
+    def change(self) -> str | None:
+        """The change that rows must have: `ifd_change` or `r_ifd_change`."""
+        asked = (self.query.sort, *(name[4:] for name in _BOUNDS if name in self.values))
+        return next((name for name in asked if name in ("ifd_change", "r_ifd_change")), None)
+
+    @property
+    def mixes_students(self) -> bool:
+        """Whether it puts changes under different students in one order."""
+        return self.query.round is None and self.query.sort in ("ifd_change", "r_ifd_change")
 
     def address(self, **changes: object) -> str:
         """The list with some values changed; None takes one away. It begins at the first page."""

@@ -12,10 +12,12 @@ from loop.pages.finding import PAGE as ROWS
 from loop.pages.journey import FIELDS, tell_journey
 from loop.pages.site import Asked, Missing, Page, Site, View
 from loop.pages.watcher import Snapshot
+from loop.sentences import unit_of
 from state.errors import StoreError
 from state.folder import RunFolder
 from state.history import History
-from state.index import OUTCOMES, SampleIndex
+from state.index import SampleIndex
+from state.outcomes import OUTCOMES
 from state.records import PHASES
 
 __all__ = ["PAGES"]
@@ -28,11 +30,11 @@ _TELLING: Mapping[str, Mapping[str, str]] = {
     "Proposals taken with the deepest fall of r-IFD": {
         "phase": "response", "outcome": "accepted", "sort": "r_ifd_change", "order": "up",
     },
-    "Narrow refusals in phase instruction": {
-        "phase": "instruction", "outcome": "refused", "sort": "ifd_change", "order": "down",
+    "Narrow refusals in phase instruction: no rise of IFD, or the smallest falls": {
+        "phase": "instruction", "outcome": "refused", "max_ifd_change": "0", "sort": "ifd_change", "order": "down",
     },
-    "Narrow refusals in phase response": {
-        "phase": "response", "outcome": "refused", "sort": "r_ifd_change", "order": "up",
+    "Narrow refusals in phase response: no fall of r-IFD, or the smallest rises": {
+        "phase": "response", "outcome": "refused", "min_r_ifd_change": "0", "sort": "r_ifd_change", "order": "up",
     },
     "Reflections that failed": {"outcome": "failed"},
     "Responses that grew most": {"sort": "length_growth", "order": "down"},
@@ -44,9 +46,36 @@ _STATIC = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf
 def _overview(site: Site, asked: Asked) -> Page:
     """What the run is, its rounds, charts, and where to look."""
     snapshot = site.watcher.snapshot
+    telling = [(label, address(**question)) for label, question in _TELLING.items() if _leads(snapshot, question)]
     return site.render(
-        "overview.html", snapshot=snapshot, telling=_TELLING, address=address, **_rounds(snapshot)
+        "overview.html", snapshot=snapshot, telling=telling, unknown=_unknown(snapshot), address=address,
+        **_rounds(snapshot),
+    )  # fmt: skip
+
+
+def _leads(snapshot: Snapshot | None, question: Mapping[str, str]) -> bool:
+    """Whether a list can have rows."""
+    if snapshot is None or question.get("sort", "position") not in ("position", *snapshot.known):
+        return False
+    outcome, phase = question.get("outcome"), question.get("phase")
+    return outcome is None or any(
+        counts.get(outcome) and phase in (None, place[1]) for place, counts in snapshot.outcomes.items()
     )
+
+
+def _unknown(snapshot: Snapshot | None) -> Mapping[str, str]:
+    """Why no row has a change of IFD or of r-IFD, where none has."""
+    if snapshot is None:
+        return {}
+    policy = snapshot.settings["config"].get("selection", {}).get("policy", "-")
+    changes = (("ifd_change", "instruction", "IFD"), ("r_ifd_change", "response", "r-IFD"))
+    return {
+        name: f"no two values of {measure} have been compared yet"
+        if unit_of(policy, phase) == measure
+        else f"policy {policy} compares no {measure} in phase {phase}"
+        for name, phase, measure in changes
+        if name not in snapshot.known
+    }
 
 
 def _all_rounds(site: Site, asked: Asked) -> Page:
@@ -84,20 +113,26 @@ def _samples(site: Site, asked: Asked) -> Page:
     finding = Finding(asked.args)
     snapshot = site.watcher.snapshot
     rows: list[dict[str, Any]] = []
-    count = 0
+    count, is_cut = 0, False
     if snapshot is not None and not finding.problems:
         with SampleIndex.open(site.folder) as index:
-            count = index.count(finding.query, TOO_MANY)
             rows = index.find(finding.query)
+            is_cut = index.is_cut(finding.query)
+            if len(rows) == ROWS or (finding.page > 1 and not rows):
+                count = index.count(finding.query, TOO_MANY + 1)
+            else:  # the last page
+                count = finding.query.offset + len(rows)
     return site.render(
         "samples.html",
         status=400 if finding.problems else 200,
         snapshot=snapshot,
         finding=finding,
         rows=rows,
-        count=count,
-        is_more=count == TOO_MANY,
-        pages=max(1, -(-count // ROWS)),
+        count=min(count, TOO_MANY),
+        is_more=count > TOO_MANY,
+        is_cut=is_cut,
+        unknown=_unknown(snapshot).get(finding.change or ""),
+        pages=max(1, -(-min(count, TOO_MANY) // ROWS)),
         phase_anchor="-response" if finding.query.phase == "response" else "",
         first=(finding.page - 1) * ROWS + 1,
         labels=LABELS,
