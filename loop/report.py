@@ -16,7 +16,8 @@ from loop.charts import draw_charts, explain_missing, format_measure
 from loop.overview import open_history, overview
 from loop.pages.environment import PAGES, open_environment
 from loop.pages.formats import install_formats
-from loop.sentences import say_decision, say_failure, unit_of
+from loop.sentences import say_decision, say_failure, say_score, unit_of
+from loop.tables import format_apart
 from loop.words import Change, diff_words
 from state.evolution import read_evolution
 from state.exports import put_into_place
@@ -32,8 +33,15 @@ Run = tuple[Change | Literal["left out"], str]
 # Characters of each text that are compared, and that are shown; and of a stretch of it that stays or goes.
 _COMPARED, _SHOWN, _FOLDED = 20_000, 1_600, 400
 _KINDS: Mapping[str, tuple[str, str]] = {
-    "gain": ("Largest gains", "Accepted proposals that changed most in what the policy compares."),
-    "narrow": ("Narrow refusals", "Proposals that were refused by the smallest differences."),
+    "gain": (
+        "Largest gains",
+        "Accepted proposals that gained most in what the policy compares, of each round and phase in turn.",
+    ),
+    "narrow": (
+        "Narrow refusals",
+        "Refused proposals that came closest to being better than the incumbent by more than the margin, of "
+        "each round and phase in turn. A proposal that a cap refused is not among them.",
+    ),
     "failure": ("Failures", "Reflections that brought no proposal; the incumbent stayed."),
     "journey": ("Longest journeys", "Samples with the most accepted proposals."),
 }
@@ -90,6 +98,7 @@ def _render(document: Document, stories: Mapping[str, Document]) -> str:
         "image": _to_address,
         "model": _name,
         "format_measure": format_measure,
+        "score": say_score,
     }
     charts = draw_charts(document)
     document = inert_document(document)
@@ -179,29 +188,16 @@ def _without_credentials(config: dict[str, Any]) -> dict[str, Any]:
 def _say_why(item: Document, policy: str) -> str:
     """Why a sample is among the telling ones."""
     place = f"round {item['round']}, phase {item['phase']}"
+    before, after = format_apart(item["before"], item["after"])
     match item["kind"]:
         case "gain":
-            unit = unit_of(policy, item["phase"])
-            return f"{unit} from {_number(item['before'])} to {_number(item['after'])} in {place}"
+            return f"{unit_of(policy, item['phase'])} from {before} to {after} in {place}"
         case "narrow":
-            share = abs(item["after"] / item["before"] - 1)
-            apart = (
-                "equal"
-                if share == 0
-                else f"{share:.2g} of the incumbent's apart"
-                if share >= 0.1
-                else (f"{share * 100:.2g} % apart")
-            )
-            unit = unit_of(policy, item["phase"])
-            return f"{unit} {_number(item['after'])} against {_number(item['before'])}, {apart}, in {place}"
+            return f"{unit_of(policy, item['phase'])} {after} against the incumbent's {before} in {place}"
         case "failure":
             return f"no proposal, {item['status']}, in {place}"
         case _:
             return f"{item['accepted']} accepted proposals"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _tell(trace: Document) -> dict[str, Any]:

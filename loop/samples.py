@@ -1,7 +1,7 @@
-"""How samples that were searched for look in a terminal. Takes the document that `samples --json` prints."""
+"""Samples that were searched for: what to bear in mind about them, and how they look in a terminal."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment, Segments
@@ -9,11 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from loop.layout import BAD, GOOD, new_table
+from loop.sentences import say_outcome, unit_of
 from loop.tables import format_measure, format_number
 from state.records import PHASES
 from state.text import inert_document, one_line
 
-__all__ = ["render_samples"]
+if TYPE_CHECKING:
+    from state.index import SampleQuery
+
+__all__ = ["note_on", "render_samples"]
 
 Document = Mapping[str, Any]
 
@@ -23,16 +27,43 @@ _STYLES = {"accepted": GOOD, "refused": BAD, "failed": BAD}
 _BESIDE = 120
 
 
+def note_on(query: "SampleQuery", policy: str, unknown: Collection[str]) -> list[str]:
+    """What to bear in mind about a search: what no row has, and what does not compare.
+
+    Args:
+        query: the search.
+        policy: of the run.
+        unknown: the changes, by their names in the query, that no row of the run has.
+    """
+    notes = []
+    for name, phase, measure in (("ifd_change", "instruction", "IFD"), ("r_ifd_change", "response", "r-IFD")):
+        wanted = [getattr(query, f"{side}_{name}") is not None for side in ("min", "max")]
+        if name in unknown and (any(wanted) or query.sort == name):
+            compares = unit_of(policy, phase) == measure
+            notes.append(
+                f"no {measure} has been compared yet"
+                if compares
+                else f"policy {policy} compares no {measure}"
+            )
+        elif query.sort == name and query.round is None:
+            notes.append(
+                "changes of different rounds are under different students; --round R lists one round"
+            )
+    return notes
+
+
 def render_samples(found: Document) -> RenderableType:
-    """The rows that a search found, how many there are, and how to see one sample."""
+    """The rows that a search found, how many there are, how to see one sample, and what to bear in mind."""
     found = inert_document(found)
+    notes = [Text(f"note: {note}") for note in found["notes"]]
     if not found["samples"]:
-        return Text("nothing fits; `reflectune samples NAME` without conditions lists all")
+        return Group(Text("nothing fits; `reflectune samples NAME` without conditions lists all"), *notes)
     shown = "" if found["shown"] == found["found"] else f", {found['shown']} shown"
     position = found["samples"][0]["position"]
     return Group(
         _Found(found["samples"]),
         Text(f"{found['found']} match{shown}; see one with `reflectune trace {found['name']} {position}`"),
+        *notes,
     )
 
 
@@ -80,4 +111,4 @@ class _Found:
 
 def _outcome(phase: Document) -> Text:
     outcome = phase.get("outcome", "-")
-    return Text(outcome, style=_STYLES.get(outcome, ""))
+    return Text(say_outcome(outcome), style=_STYLES.get(outcome, ""))

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from loop.layout import BAD_FRAME, GOOD_FRAME, Framed, has_colour, render_field
-from loop.sentences import say_decision, say_failure
-from loop.tables import format_measure
+from loop.sentences import say_decision, say_failure, say_outcome, say_score
 from loop.words import render_diff
+from state.outcomes import tell_outcome
 from state.text import inert_document
 
 __all__ = ["render_trace"]
@@ -64,32 +64,29 @@ def _tell(trace: Document, *, colour: bool) -> Iterator[RenderableType]:
             [item for item in trace[kind] if (item["round"], item["phase"]) == (round, phase)]
             for kind in kinds
         )
-        outcome = _outcome(proposals, decisions)
+        outcome = _outcome(proposals, decisions, failures)
         parts: list[RenderableType] = []
         for version in proposals:
-            parts.append(_Version(version, versions.get(version["parent"]), decisions, colour=colour))
+            parent = versions.get(version["parent"])
+            several = len(proposals) > 1
+            parts.append(_Version(version, parent, decisions, several=several, colour=colour))
         for failure in failures:
             parts.append(render_field("teacher", Text(say_failure(failure))))
         for decision in decisions:
             parts.append(render_field("decision", Text(say_decision(decision), style="bold")))
         if phase == "response" and round in trace["trained_in"]:
             parts.append(render_field("trained on", Text(f"in round {round}, for student s{round}")))
-        title = f"round {round} · {phase}" + (f" · {outcome}" if outcome else "")
+        title = f"round {round} · {phase}" + (f" · {say_outcome(outcome)}" if outcome else "")
         yield _Chapter(Framed(title, *parts, style=_STYLES.get(outcome, "")))
 
 
-def _outcome(proposals: Sequence[Document], decisions: Sequence[Document]) -> str:
-    """What a phase came to, in a word or two; empty for the given pair."""
-    match [decision["reason"] for decision in decisions]:
-        case ["accepted"]:
-            return "accepted"
-        case ["frozen"]:
-            return "left alone"
-        case ["no-candidate"]:
-            return "no proposal"
-        case [_]:
-            return "refused"
-    return "not decided yet" if any(version["parent"] for version in proposals) else ""
+def _outcome(
+    proposals: Sequence[Document], decisions: Sequence[Document], failures: Sequence[Document]
+) -> str:
+    """What a phase came to; "undecided" before it is decided, and empty for the given pair."""
+    if decisions:
+        return tell_outcome(decisions[0]["reason"], failures[-1]["status"] if failures else None)
+    return "undecided" if failures or any(version["parent"] for version in proposals) else ""
 
 
 class _Chapter:
@@ -108,9 +105,16 @@ class _Version:
     """One version: what it changed in its parent, what the teacher thought, and how it scored."""
 
     def __init__(
-        self, version: Document, parent: Document | None, decisions: Sequence[Document], *, colour: bool
+        self,
+        version: Document,
+        parent: Document | None,
+        decisions: Sequence[Document],
+        *,
+        several: bool,
+        colour: bool,
     ) -> None:
-        self.texts = _tell_texts(version, parent, _mark(version, decisions), colour=colour)
+        number = f" candidate {version['candidate'] + 1}" if several or version["candidate"] else ""
+        self.texts = _tell_texts(version, parent, number + _mark(version, decisions), colour=colour)
         self.thoughts = _tell_thoughts(version, {decision["student"] for decision in decisions})
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -132,7 +136,7 @@ def _mark(version: Document, decisions: Sequence[Document]) -> str:
         if decision.get("winner") == version["id"]:
             marks.append("accepted")
         elif decision["reason"] == "accepted":
-            marks.append("refused: another proposal was better")
+            marks.append("refused: another proposal was taken")
         else:
             marks.append("refused")
     if version["current"]:
@@ -144,10 +148,9 @@ def _tell_texts(
     version: Document, parent: Document | None, mark: str, *, colour: bool
 ) -> Sequence[RenderableType]:
     """The version's name, and its texts as they differ from its parent's."""
-    number = f" candidate {version['candidate']}" if version.get("candidate") else ""
     after = f" from {parent['id'][:12]}" if parent else ""
     style = "bold reverse" if version["current"] else "bold"
-    parts = [render_field("version", Text.assemble((version["id"][:12] + number + mark, style), after))]
+    parts = [render_field("version", Text.assemble((version["id"][:12] + mark, style), after))]
     for name in ("instruction", "input", "response"):
         if parent is None and version[name]:
             parts.append(render_field(name, Text(version[name])))
@@ -162,12 +165,6 @@ def _tell_thoughts(version: Document, deciders: Set[str | None]) -> Sequence[Ren
     if version.get("critique"):
         parts.append(render_field("criticism", Text(version["critique"], style="italic")))
     for score in version["scores"]:
-        known = {"IFD": score["ifd"], "r-IFD": score["r_ifd"]}
-        values = [f"{name} {format_measure(value)}" for name, value in known.items() if value is not None]
-        if score["status"] != "ok":
-            values.append(f"cannot be scored: {score['status']}")
-        if score.get("truncated"):
-            values.append("cut at student.max_length")
         who = " (the student that decided)" if score["student"] in deciders else ""
-        parts.append(render_field(f"under {score['student']}", Text(", ".join(values) + who)))
+        parts.append(render_field(f"under {score['student']}", Text(say_score(score) + who)))
     return parts

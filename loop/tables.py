@@ -11,9 +11,11 @@ from state.records import PHASES
 from state.text import inert_document, one_line
 
 __all__ = [
+    "format_apart",
     "format_measure",
     "format_number",
     "format_share",
+    "measure_unit",
     "new_table",
     "render_rounds",
     "render_runs",
@@ -21,6 +23,8 @@ __all__ = [
 
 Document = Mapping[str, Any]
 
+# Units of held-out measures.
+_UNITS = {"accuracy": "right answers", "nll": "nats per token", "response_tokens": "tokens"}
 # What a run's status looks like; it is always said in words as well.
 _STYLES = {"finished": GOOD, "running": NEUTRAL, "failed": BAD, "unreadable": BAD}
 
@@ -184,15 +188,30 @@ def format_number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def format_measure(value: float | None, sign: str = "") -> str:
-    """IFD, r-IFD or a change of one: four significant digits at least, and no number that is not 0 as 0.
+def format_measure(value: float | None, sign: str = "", more: int = 0) -> str:
+    """IFD, r-IFD or a change of one, and no number that is not 0 as 0.
 
     Args:
         value: the number; a dash for None.
         sign: "+" to write the sign of positive numbers too.
+        more: how many decimals it has beyond those that its size asks for.
     """
     if value is None:
         return "-"
     size = abs(value)
-    form = "" if size == 0 else ".2e" if size < 0.001 or size >= 100_000 else ".4f" if size < 10 else ".1f"
-    return format(value, f"{sign}{form}") if size else "0"
+    decimals, kind = (2, "e") if size < 0.001 or size >= 100_000 else (4, "f") if size < 10 else (1, "f")
+    return format(value, f"{sign}.{decimals + more}{kind}") if size else "0"
+
+
+def format_apart(one: float | None, other: float | None) -> tuple[str, str]:
+    """Two measures that are compared, with so many decimals that they look different where they are."""
+    for more in range(17):
+        written = format_measure(one, more=more), format_measure(other, more=more)
+        if one == other or written[0] != written[1]:
+            break
+    return written
+
+
+def measure_unit(name: str) -> str:
+    """The unit of a held-out measure; empty where it is not known."""
+    return _UNITS.get(name, "")

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from state.distributions import MEASURES, distribute_lengths, distribute_scores
 from state.history import History
+from state.outcomes import LAST_STATUS, OUTCOMES, Outcome, tell_outcome
 from state.records import PHASES, Phase
 from state.telling import MOST_TOLD, Failure, choose_telling
 
@@ -19,16 +20,8 @@ __all__ = ["STATES", "State", "read_evolution"]
 State = Literal["original", "instruction improved", "response improved", "refused", "failed"]
 STATES: tuple[State, ...] = get_args(State)
 
-_OUTCOMES = ("accepted", "refused", "unchanged", "failed", "frozen", "unasked")
-
-# The last call of a phase without a proposal tells whether there was nothing to improve; NULL: none was made.
-_LAST_STATUS = """
-    CASE WHEN {decision}.reason = 'no-candidate' THEN (
-        SELECT status FROM teacher_calls AS calls
-        WHERE calls.round = {decision}.round AND calls.phase = {decision}.phase
-            AND calls.sample_id = {decision}.sample_id
-        ORDER BY candidate DESC, attempt DESC LIMIT 1) END
-"""
+# Looked up only where it tells something.
+_STATUS = f"CASE WHEN {{decision}}.reason = 'no-candidate' THEN {LAST_STATUS} END"
 
 
 def read_evolution(history: History) -> dict[str, Any]:
@@ -85,19 +78,19 @@ def _walk(history: History, complete: int) -> _Walk:
     walk.states.append({"round": 0, "counts": _counts({"original": pool}), "kept": pool})
     for row in list(history.db.query("SELECT round FROM rounds WHERE round > 0 ORDER BY round")):
         round = row["round"]
-        outcomes: dict[Phase, Counter[str]] = {phase: Counter() for phase in PHASES}
+        outcomes: dict[Phase, Counter[Outcome]] = {phase: Counter() for phase in PHASES}
         moves: Counter[tuple[State, State]] = Counter()
         kept = 0
         for sample, of_phase in _decided(history, round):
             for phase, (reason, status) in of_phase.items():
-                outcome = _outcome(reason, status)
+                outcome = tell_outcome(reason, status)
                 outcomes[phase][outcome] += 1
                 walk.accepted[sample] += outcome == "accepted"
                 if outcome == "failed" and status and len(walk.failures[status]) < MOST_TOLD:
                     walk.failures[status].append((sample, round, phase))
             if round > complete:
                 continue
-            came_to = {phase: _outcome(*what) for phase, what in of_phase.items()}
+            came_to = {phase: tell_outcome(*what) for phase, what in of_phase.items()}
             after, is_kept = _state_after(came_to, pair.get(sample, "original"))
             if after in ("instruction improved", "response improved"):
                 pair[sample] = after
@@ -108,7 +101,7 @@ def _walk(history: History, complete: int) -> _Walk:
             found = outcomes[phase]
             walk.acceptance.append(
                 {"round": round, "phase": phase, "pool": pool}
-                | {outcome: found[outcome] for outcome in _OUTCOMES}
+                | {outcome: found[outcome] for outcome in OUTCOMES}
                 | {"undecided": pool - found.total()}
             )
         if round <= complete:
@@ -126,8 +119,8 @@ def _decided(history: History, round: int) -> Iterator[tuple[str, dict[Phase, tu
     """Each decided sample with the reason, and the last call's status, of each phase that is decided."""
     rows = history.db.execute(
         f"""
-        SELECT instruction.sample_id, instruction.reason, {_LAST_STATUS.format(decision="instruction")},
-            response.reason, {_LAST_STATUS.format(decision="response")}
+        SELECT instruction.sample_id, instruction.reason, {_STATUS.format(decision="instruction")},
+            response.reason, {_STATUS.format(decision="response")}
         FROM decisions AS instruction LEFT JOIN decisions AS response
             ON response.round = instruction.round AND response.phase = 'response'
             AND response.sample_id = instruction.sample_id
@@ -143,18 +136,7 @@ def _decided(history: History, round: int) -> Iterator[tuple[str, dict[Phase, tu
         yield sample, phases
 
 
-def _outcome(reason: str, status: str | None) -> str:
-    """One of `_OUTCOMES`."""
-    if reason in ("accepted", "frozen"):
-        return reason
-    if reason != "no-candidate":
-        return "refused"
-    if status is None:
-        return "unasked"
-    return "unchanged" if status == "unchanged" else "failed"
-
-
-def _state_after(outcomes: Mapping[Phase, str], pair: State) -> tuple[State, bool]:
+def _state_after(outcomes: Mapping[Phase, Outcome], pair: State) -> tuple[State, bool]:
     """A sample's state after a round, and whether it keeps its pair's for want of anything proposed."""
     if outcomes.get("response") == "accepted":
         return "response improved", False

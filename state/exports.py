@@ -22,6 +22,9 @@ __all__ = ["ExportFormat", "Preference", "put_into_place", "user_turn", "write_p
 
 ExportFormat = Literal["alpaca", "messages", "sharegpt", "parquet"]
 
+# How the names of a run's own files begin: databases have further files beside them.
+_OWN = ("lineage.db", "checkpoints.db", "index.db", "config.toml", ".lock", "adapters")
+_DATABASE = b"SQLite format 3\0"
 _ROW_GROUP = 10_000  # rows of a Parquet row group: what is in memory at once
 
 
@@ -148,6 +151,8 @@ def put_into_place(path: Path) -> Iterator[Path]:
             raise DatasetError(f"{path}: there is no folder {target.parent}; make it first")
         if target.exists() and not target.is_file():  # renaming would replace a device such as /dev/stdout
             raise DatasetError(f"{path}: is not a regular file; name a file to write")
+        if _is_own(target):
+            raise DatasetError(f"{path}: is a database, or a run's own file; name another file")
         yield part
         os.replace(part, target)
     except OSError as error:
@@ -157,6 +162,18 @@ def put_into_place(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _is_own(target: Path) -> bool:
+    """Whether a file is what runs are kept in: a database, or something of a run's own in its folder."""
+    if target.is_file() and target.stat().st_size >= len(_DATABASE):
+        with target.open("rb") as file:
+            if file.read(len(_DATABASE)) == _DATABASE:
+                return True
+    for parent in target.parents:
+        if (parent / "lineage.db").exists():
+            return target.relative_to(parent).parts[0].startswith(_OWN)
+    return False
 
 
 def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> int:

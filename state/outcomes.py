@@ -1,11 +1,11 @@
-"""What a phase came to for a sample: told by its decision and, without a proposal, by the teacher's last call."""
+"""What a phase came to for a sample: told by its decision and, without a proposal, by the last call."""
 
 from typing import Literal, get_args
 
 __all__ = ["LAST_STATUS", "OUTCOME", "OUTCOMES", "Outcome", "tell_outcome"]
 
-# A proposal was taken; none was (refused, tie, unscorable or policy); the teacher found nothing to improve; it
-# brought no proposal; the sample was left alone; nobody was asked, since the budget was spent.
+# A proposal was taken; none was (refused, tie, unscorable or policy); the teacher found nothing to improve;
+# it brought no proposal; the sample was left alone; nobody was asked, since the budget was spent.
 Outcome = Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -32,10 +32,14 @@ def tell_outcome(reason: str, last_status: str | None) -> Outcome:
         reason: of the decision.
         last_status: of the last call of the last candidate; None where there was none.
     """
-    if reason == "accepted" or reason == "frozen":
-        return reason
-    if reason != "no-candidate":
-        return "refused"
-    if last_status is None:
-        return "unasked"
-    return "unchanged" if last_status == "unchanged" else "failed"
+    match reason:
+        case "accepted":
+            return "accepted"
+        case "frozen":
+            return "frozen"
+        case "no-candidate" if last_status is None:
+            return "unasked"
+        case "no-candidate":
+            return "unchanged" if last_status == "unchanged" else "failed"
+        case _:
+            return "refused"

@@ -18,6 +18,12 @@ Failure = tuple[str, int, Phase]  # sample, round and phase of a reflection with
 MOST_TOLD = 20
 _SHARES: Mapping[Telling, int] = {"gain": 6, "narrow": 5, "failure": 4, "journey": 5}
 
+# By how much the proposal's value is better than the incumbent's, in the policy's unit.
+_GAIN = """
+    CASE WHEN policy IN ('r-ifd', 'perplexity') OR (policy = 'ifd+r-ifd' AND phase = 'response')
+        THEN incumbent_value - challenger_value ELSE challenger_value - incumbent_value END
+"""
+
 
 def choose_telling(
     history: History, accepted: Mapping[str, int], failures: Mapping[str, Sequence[Failure]]
@@ -31,13 +37,14 @@ def choose_telling(
 
     Returns:
         {kind, sample, position, round, phase, reason, before, after, status, accepted} each, None where a key
-        does not apply. "gain": largest change of the value that the policy compares, by phase in turn;
-        "narrow": refused by the smallest relative difference, by phase in turn; "failure": by `status` in
-        turn; "journey": most `accepted` proposals.
+        does not apply. "gain": accepted with the largest gain in what the policy compares; "narrow": refused
+        with the largest gain, which is below 0 or within the margin, so that no refusal by a cap is among
+        them; both by phase and by round in turn, for each round has a student of its own. "failure": by
+        `status` in turn; "journey": most `accepted` proposals.
     """
     found: dict[Telling, list[dict[str, Any]]] = {
-        "gain": _alternate([_gains(history, phase) for phase in PHASES]),
-        "narrow": _alternate([_narrow(history, phase) for phase in PHASES]),
+        "gain": _by_gain(history, "reason = 'accepted'"),
+        "narrow": _by_gain(history, f"reason IN ('refused', 'tie') AND {_GAIN} <= margin"),
         "failure": _alternate(
             [
                 [
@@ -62,33 +69,19 @@ def choose_telling(
     return sorted(chosen.values(), key=lambda item: _KINDS.index(item["kind"]))
 
 
-def _gains(history: History, phase: Phase) -> list[dict[str, Any]]:
-    rows = history.db.query(
-        """
-        SELECT sample_id, round, phase, reason, incumbent_value AS before, winner_value AS after
-        FROM decisions
-        WHERE phase = ? AND reason = 'accepted' AND incumbent_value IS NOT NULL AND winner_value IS NOT NULL
-        ORDER BY ABS(winner_value - incumbent_value) DESC, sample_id LIMIT ?
-        """,
-        [phase, 2 * MOST_TOLD],
-    )
-    return [_told(history, row.pop("sample_id"), **row) for row in list(rows)]
-
-
-def _narrow(history: History, phase: Phase) -> list[dict[str, Any]]:
-    """Refusals by the smallest difference, relative to the incumbent; equal values come last."""
-    rows = history.db.query(
-        """
+def _by_gain(history: History, condition: str) -> list[dict[str, Any]]:
+    """Decisions with the largest gains of each phase and round, by phase and then by round in turn."""
+    rounds = [row[0] for row in history.db.execute("SELECT round FROM rounds ORDER BY round").fetchall()]
+    query = f"""
         SELECT sample_id, round, phase, reason, incumbent_value AS before, challenger_value AS after
         FROM decisions
-        WHERE phase = ? AND reason IN ('refused', 'tie') AND incumbent_value > 0
-            AND challenger_value IS NOT NULL
-        ORDER BY challenger_value = incumbent_value, ABS(challenger_value / incumbent_value - 1), sample_id
-        LIMIT ?
-        """,
-        [phase, 2 * MOST_TOLD],
-    )
-    return [_told(history, row.pop("sample_id"), **row) for row in list(rows)]
+        WHERE round = ? AND phase = ? AND {condition} AND {_GAIN} IS NOT NULL
+        ORDER BY {_GAIN} DESC, sample_id LIMIT {MOST_TOLD}
+    """
+    found = [
+        _alternate([list(history.db.query(query, [round, phase])) for round in rounds]) for phase in PHASES
+    ]
+    return [_told(history, row.pop("sample_id"), **row) for row in _alternate(found)[: 4 * MOST_TOLD]]
 
 
 def _journeys(history: History, accepted: Mapping[str, int]) -> list[dict[str, Any]]:

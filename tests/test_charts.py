@@ -1,3 +1,4 @@
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -11,9 +12,13 @@ from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from rich.console import Console
 
 from loop.charts import Chart, draw_charts, explain_missing
+from loop.pages.environment import open_environment
+from loop.pages.formats import install_formats
 from loop.report import describe_evolution
+from loop.tables import _students
 from state.folder import RunFolder
 from tests.lineages import make_store
 
@@ -117,7 +122,7 @@ def test_charts_say_and_list_their_numbers() -> None:
         "round 1, response: 20 of 60 proposals accepted (33%)."
     )
     assert acceptance.head == (
-        "round", "phase", "pool", "accepted", "refused", "nothing to improve", "failed", "left alone",
+        "round", "phase", "pool", "accepted", "refused", "unchanged", "failed", "left alone",
         "not asked", "accepted of proposed",
     )  # fmt: skip
     assert acceptance.rows[0] == ("1", "instruction", "100", "20", "40", "10", "10", "10", "10", "33%")
@@ -221,3 +226,36 @@ def test_charts_have_no_text_over_another_or_outside(
             across = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
             along = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
             assert across < 1 or along < 2, (text, other)  # points; a box has room around its letters
+
+
+def test_charts_name_measures_as_pages_and_tables_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+
+    class Watched(RendererSVG):
+        def draw_text(self, *args: Any, mtext: Text | None = None, **options: Any) -> None:
+            assert mtext is not None
+            texts.append(mtext.get_text())
+            super().draw_text(*args, mtext=mtext, **options)
+
+    monkeypatch.setattr(backend_svg, "RendererSVG", Watched)
+    document = run_of(2)
+    tokens = {"round": 1, "student": "s1", "name": "response_tokens", "value": 12.0, "n": 9}
+    document["evaluations"] += [tokens | {"low": 11.0, "high": 13.0}]
+    chart = by_name(draw_charts(document))["held-out"]
+    environment = open_environment()
+    install_formats(environment)
+    name = environment.filters["measure_name"]("response_tokens")
+    assert name == "response tokens"
+    assert name in texts
+    assert environment.filters["measure_unit"]("response_tokens") == "tokens"
+    assert name in [row[2] for row in chart.rows]
+    round = {
+        "round": 1,
+        "student": "s1",
+        "training": 1,
+        "evaluations": {"response_tokens": 12.0},
+        "seconds": {},
+    }
+    console = Console(file=io.StringIO(), width=1_000_000)
+    console.print(_students([round]))
+    assert name in " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]

@@ -1,15 +1,18 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loop.selection import POLICIES, Policy
 from state.evolution import STATES, read_evolution
 from state.history import History
-from state.records import Phase, Reason, Sample, StudentRecord, Version
+from state.records import PHASES, Phase, PolicyName, Reason, Sample, StudentRecord, Version
 from state.store import LineageStore
+from state.telling import _GAIN
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
 # What five samples come to: (round, phase) -> sample -> the decision's reason, and the call's status.
@@ -278,7 +281,7 @@ def write_many(path: Path, samples: int) -> None:
         store.add_samples(Sample(name, index, "train", given(name)) for index, name in enumerate(names))
         store.start_round(1)
         pool = {name: original(name) for name in names}
-        for phase in ("instruction", "response"):
+        for phase, better in (("instruction", 1), ("response", -1)):  # the highest IFD, the lowest r-IFD
             decisions = []
             for index, name in enumerate(names):
                 old = pool[name]
@@ -290,9 +293,8 @@ def write_many(path: Path, samples: int) -> None:
                     continue
                 new = propose(store, old, f"new {phase}", round=1, phase=phase)
                 if index % 4 == 3:
-                    decisions.append(
-                        decided(old, new, reason="accepted", phase=phase, values=(1.0, 1.0 + 1e-6))
-                    )
+                    values = (1.0, 1.0 + better * 1e-6)
+                    decisions.append(decided(old, new, reason="accepted", phase=phase, values=values))
                     pool[name] = new
                 elif index % 4 == 0 and phase == "instruction":
                     decisions.append(
@@ -300,7 +302,7 @@ def write_many(path: Path, samples: int) -> None:
                     )
                     pool[name] = new
                 else:
-                    values = (1.0, 1.0 - index / 1000) if index % 4 == 1 else (1.0, 9.0)
+                    values = (1.0, 1.0 - better * index / 1000) if index % 4 == 1 else (1.0, 9.0)
                     decisions.append(decided(old, new, reason="refused", phase=phase, values=values))
             store.add_decisions({}, "s0", decisions)
 
@@ -324,6 +326,82 @@ def test_evolution_tells_twenty_samples_of_all_kinds_none_twice(tmp_path: Path) 
     failure = next(item for item in telling if item["kind"] == "failure")
     assert (failure["status"], failure["phase"], failure["before"]) == ("cut", "instruction", None)
     assert next(item for item in telling if item["kind"] == "journey")["accepted"] == 2
+
+
+def write_contests(
+    path: Path,
+    course: Mapping[tuple[int, Phase], Mapping[str, tuple[Reason, float, float]]],
+    **changes: Any,
+) -> None:
+    """By round and phase what was decided: sample -> reason, the incumbent's value and the proposal's."""
+    with make_store(path, train=5) as store:
+        for round in sorted({round for round, _ in course}):
+            store.start_round(round)
+            for phase in PHASES:
+                decisions = []
+                for sample, (reason, *values) in course.get((round, phase), {}).items():
+                    old = original(sample)
+                    new = propose(store, old, f"{round} {phase}", round=round, phase=phase)
+                    made = decided(
+                        old, new, reason=reason, round=round, phase=phase, values=(values[0], values[1])
+                    )
+                    decisions.append(replace(made, **changes))
+                store.add_decisions({}, "s0", decisions)
+
+
+def test_evolution_tells_gains_of_each_round_in_turn(tmp_path: Path) -> None:
+    # Under another student all of round 2 changes ten times as much.
+    course: dict[tuple[int, Phase], dict[str, tuple[Reason, float, float]]] = {
+        (1, "response"): {"a": ("accepted", 0.9, 0.8), "b": ("accepted", 0.9, 0.7)},
+        (2, "response"): {"c": ("accepted", 9.0, 4.0), "d": ("accepted", 9.0, 6.0)},
+    }
+    write_contests(tmp_path / "lineage.db", course)
+    with evolution_of(tmp_path / "lineage.db") as document:
+        assert told(document, "gain") == [1, 2, 0, 3]  # b, c, a, d
+
+
+def test_evolution_tells_no_refusal_by_a_cap_as_narrow(tmp_path: Path) -> None:
+    course: dict[tuple[int, Phase], dict[str, tuple[Reason, float, float]]] = {
+        (1, "instruction"): {
+            "a": ("refused", 0.5, 35.6),  # not below the cap: it would have won otherwise
+            "b": ("refused", 0.5, 0.2),
+            "c": ("tie", 0.5, 0.5),
+            "d": ("refused", 0.5, 0.4),
+            "e": ("refused", 0.001, 0.0009),  # nearer than d, though by a larger share
+        }
+    }
+    write_contests(tmp_path / "lineage.db", course)
+    with evolution_of(tmp_path / "lineage.db") as document:
+        assert told(document, "narrow") == [2, 4, 3, 1]  # c, e, d, b
+
+
+def test_evolution_tells_refusals_within_the_margin_as_the_narrowest(tmp_path: Path) -> None:
+    course: dict[tuple[int, Phase], dict[str, tuple[Reason, float, float]]] = {
+        (1, "response"): {
+            "a": ("tie", 0.9, 0.9),
+            "b": ("tie", 0.9, 0.85),
+            "c": ("refused", 0.9, 0.91),
+        }
+    }
+    write_contests(tmp_path / "lineage.db", course, margin=0.1)
+    with evolution_of(tmp_path / "lineage.db") as document:
+        assert told(document, "narrow") == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"), [(name, policy) for name, policy in POLICIES.items() if policy.share is None]
+)
+def test_evolution_gains_have_the_sign_of_the_policy(
+    tmp_path: Path, name: PolicyName, policy: Policy
+) -> None:
+    course: dict[tuple[int, Phase], dict[str, tuple[Reason, float, float]]] = {
+        (1, phase): {"ab"[place]: ("accepted", 2.0, 2.0 + policy.rule(phase).sign)}
+        for place, phase in enumerate(PHASES)
+    }
+    write_contests(tmp_path / "lineage.db", course, policy=name)
+    with History.open(tmp_path / "lineage.db") as history:
+        gains = history.db.execute(f"SELECT {_GAIN} FROM decisions").fetchall()
+    assert gains == [(1.0,), (1.0,)]
 
 
 def test_evolution_tells_more_of_one_kind_where_others_are_missing(tmp_path: Path) -> None:

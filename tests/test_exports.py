@@ -1,5 +1,6 @@
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,41 @@ def test_write_pairs_says_why_the_target_cannot_be_written(
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+
+
+OWN = (
+    "lineage.db", "lineage.db-wal", "lineage.db-shm", "checkpoints.db", "index.db", "config.toml", ".lock",
+    "adapters/round-01/adapter_model.safetensors",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_write_pairs_never_replaces_what_is_a_runs_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / "lineage.db").write_text("rows")
+    target = tmp_path / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for before in (None, "as it was"):  # not there yet, as a journal may be, or there
+        if before is not None:
+            target.write_text(before)
+        held = target.read_bytes() if target.exists() else None
+        link = tmp_path / "link.json"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        for path in (target, link):
+            with pytest.raises(DatasetError, match="is a database, or a run's own file; name another file"):
+                write_pairs(path, "alpaca", PAIRS)
+        assert (target.read_bytes() if target.exists() else None) == held
+    write_pairs(tmp_path / "pairs.json", "alpaca", PAIRS)
+    assert (tmp_path / "pairs.json").stat().st_size > 0
+
+
+def test_write_pairs_never_replaces_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE answers (text)")
+    with pytest.raises(DatasetError, match="is a database"):
+        write_pairs(path, "alpaca", PAIRS)
+    assert path.read_bytes().startswith(b"SQLite format 3")
 
 
 def test_write_pairs_never_replaces_a_device() -> None:

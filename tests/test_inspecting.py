@@ -184,7 +184,7 @@ def test_inspecting_in_a_process_of_its_own_writes_the_same(world: Path) -> None
 
 def test_samples_are_found_by_words_outcome_and_training(world: Path) -> None:
     every = document(world, "samples", "one", "--round", 1)
-    assert list(every) == ["name", "found", "shown", "samples"]
+    assert list(every) == ["name", "found", "shown", "notes", "samples"]
     assert (every["name"], every["found"], every["shown"]) == ("one", 3, 3)
     assert list(every["samples"][0]) == [
         "sample", "position", "split", "round", "instruction", "response", "length_growth", "trained", "text",
@@ -212,6 +212,60 @@ def test_samples_are_found_by_words_outcome_and_training(world: Path) -> None:
 
 def test_samples_refuse_a_key_that_does_not_sort(world: Path) -> None:
     assert "'r-ifd-change'" in refusal(world, "samples", "one", "--sort", "cost")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--min-ifd-change", "nan"), "--min-ifd-change is nan; give a finite number"),
+        (("--max-length-growth", "inf"), "--max-length-growth is inf; give a finite number"),
+        (("--round", "9"), "one: there is no round 9; the last one is 1"),
+        (
+            ("--min-r-ifd-change", "0.5", "--max-r-ifd-change", "-0.5"),
+            "--min-r-ifd-change 0.5 is above --max-r-ifd-change -0.5; nothing lies between",
+        ),
+    ],
+)
+def test_samples_refuse_what_makes_no_sense(world: Path, arguments: tuple[str, ...], message: str) -> None:
+    assert message in refusal(world, "samples", "one", *arguments)
+
+
+def test_samples_say_that_changes_of_rounds_do_not_compare(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("index.db*"))
+    with LineageStore.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
+        database.execute(
+            "UPDATE decisions SET incumbent_value = 0.9, challenger_value = 0.5 WHERE phase = 'response'"
+        )
+    note = "note: changes of different rounds are under different students"
+    assert note in piped(tmp_path, "samples", "one", "--sort", "r-ifd-change")
+    assert note not in piped(tmp_path, "samples", "one", "--sort", "r-ifd-change", "--round", 1)
+    assert note not in piped(tmp_path, "samples", "one")
+
+
+@pytest.mark.parametrize(
+    ("policy", "compares"),
+    [
+        ("ifd+r-ifd", ("no IFD has been compared yet", "no r-IFD has been compared yet")),
+        ("ifd", ("no IFD has been compared yet", "policy ifd compares no r-IFD")),
+        ("r-ifd", ("policy r-ifd compares no IFD", "no r-IFD has been compared yet")),
+        ("perplexity", ("policy perplexity compares no IFD", "policy perplexity compares no r-IFD")),
+        ("random", ("policy random compares no IFD", "policy random compares no r-IFD")),
+    ],
+)
+def test_samples_say_which_changes_a_policy_leaves_unknown(
+    world: Path, tmp_path: Path, policy: str, compares: tuple[str, str]
+) -> None:
+    shutil.copytree(world / "runs", tmp_path / "runs")
+    with LineageStore.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
+        database.execute(
+            "UPDATE runs SET config = json_set(config, '$.selection', json(?))",
+            [json.dumps({"policy": policy})],
+        )
+    for name, note in zip(("ifd-change", "r-ifd-change"), compares, strict=True):
+        for condition in (("--sort", name), (f"--min-{name}", "0")):
+            told = document(tmp_path, "samples", "one", *condition)
+            assert (told["samples"], told["notes"]) == ([], [note])
+    assert document(tmp_path, "samples", "one")["notes"] == []
 
 
 def test_diff_has_the_documented_keys(world: Path) -> None:

@@ -1,6 +1,7 @@
 """One sample's story in a terminal: what it tells, and how at which width, with and without colour."""
 
 import io
+import math
 import re
 from typing import Any
 
@@ -36,7 +37,10 @@ def version(**changes: Any) -> dict[str, Any]:
 
 
 def score(student: str, ifd: float | None, r_ifd: float | None, **changes: Any) -> dict[str, Any]:
-    return {"student": student, "ifd": ifd, "r_ifd": r_ifd, "status": "ok", "truncated": False} | changes
+    return {
+        "student": student, "ifd": ifd, "r_ifd": r_ifd, "nll_response_given_instruction": 1.0, "status": "ok",
+        "truncated": False,
+    } | changes  # fmt: skip
 
 
 def story(**changes: Any) -> dict[str, Any]:
@@ -64,6 +68,19 @@ def story(**changes: Any) -> dict[str, Any]:
             "refused: the proposal's IFD 1.2000 is not below the cap, the incumbent's 0.9000 is, under s0",
         ),
         ({"policy": "perplexity"}, "accepted: perplexity 0.7500 against"),
+        (
+            {
+                "phase": "instruction",
+                "reason": "refused",
+                "incumbent_value": 0.00694,
+                "challenger_value": 0.00691,
+            },
+            "refused: IFD 0.00691 against the incumbent's 0.00694 under s0",
+        ),
+        (
+            {"phase": "instruction", "incumbent_value": 1.00001, "challenger_value": 0.99999},
+            "the incumbent's IFD 1.00001 is not below the cap, the proposal's 0.99999 is, under s0",
+        ),
         ({"reason": "tie"}, "refused, not better by more than the margin 0.1: r-IFD 0.7500"),
         ({"incumbent_value": None}, "accepted: the incumbent cannot be scored under s0"),
         ({"reason": "unscorable"}, "refused: no proposal can be scored"),
@@ -128,7 +145,7 @@ def test_story_goes_from_top_to_bottom() -> None:
         "under s0    IFD 0.6000, r-IFD 0.2500, cut at student.max_length (the student that decided)",
         "decision    accepted: r-IFD 0.2500 against the incumbent's 0.8000 under s0",
         "trained on  in round 1, for student s1",
-        "round 2 · instruction · no proposal",
+        "round 2 · instruction · failed",
         "teacher     attempt 1 failed, cut: at 80 tokens",
         "decision    no proposal to decide about; the incumbent stays",
         "trained on in rounds: 1",
@@ -150,8 +167,8 @@ def test_story_of_several_candidates_names_the_one_that_was_taken() -> None:
         for number in (1, 2)
     ]
     text = shown(story(versions=[version(), *candidates], decisions=[decision(winner="v2")]))
-    assert "version     v1 (refused: another proposal was better)" in text
-    assert "version     v2 candidate 1 (accepted)" in text
+    assert "version     v1 candidate 1 (refused: another proposal was taken)" in text
+    assert "version     v2 candidate 2 (accepted)" in text
 
 
 def test_story_of_a_proposal_without_a_decision_says_so() -> None:
@@ -171,6 +188,21 @@ def test_story_says_where_the_teacher_found_nothing_to_improve() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("nll", "said"),
+    [
+        (math.log(12.5), "perplexity of the response given the instruction 12.5 (the student that decided)"),
+        (None, "IFD and r-IFD not scored (the student that decided)"),
+        (1e6, "IFD and r-IFD not scored (the student that decided)"),  # its exp() is no number
+    ],
+)
+def test_story_says_what_was_scored_where_neither_ifd_nor_r_ifd_was(nll: float | None, said: str) -> None:
+    scores = [score("s0", None, None, nll_response_given_instruction=nll)]
+    new = version(id="v1", parent="v0", round=1, phase="response", response="new", scores=scores)
+    text = shown(story(versions=[version(), new], decisions=[decision(policy="perplexity")]))
+    assert f"under s0    {said}" in text
+
+
 def test_story_of_hostile_text_only_shows_it() -> None:
     given = version(
         instruction="[bold]ask[/bold]", response="\x1b[2Jgone", current=True,
@@ -188,7 +220,7 @@ def test_story_of_hostile_text_only_shows_it() -> None:
         assert "\ufffd[2Jgone" in text
         assert "\x1b" not in text
         assert "under s0    cannot be scored: empty" in text
-        assert "candidate 1, attempt 2 failed, error: \ufffd]0;x\ufffd [red]" in text
+        assert "candidate 2, attempt 2 failed, error: \ufffd]0;x\ufffd [red]" in text
 
 
 def test_story_shows_the_beginning_of_a_text_without_end() -> None:

@@ -1,4 +1,5 @@
 import io
+import math
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ from rich.console import Console
 
 from loop.layout import new_table
 from loop.samples import render_samples
-from loop.tables import format_measure, render_rounds, render_runs
+from loop.tables import format_apart, format_measure, render_rounds, render_runs
 
 
 def shown(renderable: Any, width: int = 100, **options: Any) -> str:
@@ -132,6 +133,31 @@ def test_measures_that_are_not_0_are_not_written_as_0(value: float | None, sign:
     assert format_measure(value, sign) == written
 
 
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ((0.00691, 0.00694), ("0.00691", "0.00694")),
+        ((0.9, 0.90001), ("0.90000", "0.90001")),
+        ((0.5, 0.25), ("0.5000", "0.2500")),
+        ((0.5, 0.5), ("0.5000", "0.5000")),
+        ((123.46, 123.54), ("123.46", "123.54")),
+        ((2.001e-5, 2.002e-5), ("2.001e-05", "2.002e-05")),
+        ((None, 0.5), ("-", "0.5000")),
+        ((0.0, 1e-12), ("0", "1.00e-12")),
+    ],
+)
+def test_measures_that_are_compared_look_different_where_they_are(
+    values: tuple[float | None, float | None], written: tuple[str, str]
+) -> None:
+    assert format_apart(*values) == written
+
+
+@pytest.mark.parametrize("value", [0.00691, 0.5, 123.456, 99_999.9, 1e-300, 1e300])
+def test_measures_look_different_down_to_the_last_bit(value: float) -> None:
+    one, other = format_apart(value, math.nextafter(value, math.inf))
+    assert one != other
+
+
 def test_runs_without_any_say_how_to_begin() -> None:
     assert "reflectune init" in shown(render_runs([]))
 
@@ -159,7 +185,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "length_growth": 12.5, "trained": True,
         "text": "[bold]Name\nthree \x1b[2Jcolours[/bold] " + "x" * 200,
     }  # fmt: skip
-    return {"name": "run", "found": 7, "shown": 1, "samples": [row | changes]}
+    return {"name": "run", "found": 7, "shown": 1, "notes": [], "samples": [row | changes]}
 
 
 def test_samples_have_a_row_each_and_what_to_do_next() -> None:
@@ -182,4 +208,14 @@ def test_samples_fit_the_terminal(width: int) -> None:
 
 
 def test_samples_that_none_fits_say_so() -> None:
-    assert "nothing fits" in shown(render_samples({"name": "run", "found": 0, "shown": 0, "samples": []}))
+    none = {"name": "run", "found": 0, "shown": 0, "notes": ["policy random compares no IFD"], "samples": []}
+    text = shown(render_samples(none))
+    assert "nothing fits" in text
+    assert "note: policy random compares no IFD" in text
+
+
+def test_samples_say_outcomes_in_words() -> None:
+    unasked = {"outcome": "unasked", "reason": "no-candidate"}
+    text = shown(render_samples(found(instruction=unasked, response={"outcome": "frozen"})), width=1_000_000)
+    assert "not asked" in text
+    assert "left alone" in text

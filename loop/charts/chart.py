@@ -10,7 +10,6 @@ __all__ = [
     "as_sentence",
     "choose_unit",
     "format_measure",
-    "name_measure",
     "or_nothing",
     "say_duration",
     "say_when",
@@ -18,11 +17,6 @@ __all__ = [
 
 Document = Mapping[str, Any]
 
-_MEASURES = {  # title, unit
-    "accuracy": ("accuracy", "right answers"),
-    "nll": ("nll (less is better)", "nats per token"),
-    "response_tokens": ("answer length", "tokens"),
-}
 _TIMES = (("hours", 3600.0, 2 * 3600.0), ("minutes", 60.0, 180.0), ("seconds", 1.0, 0.0))
 
 
@@ -36,11 +30,6 @@ class Chart:
     description: str
     head: tuple[str, ...]  # of the table below
     rows: tuple[tuple[str, ...], ...]
-
-
-def name_measure(name: str) -> tuple[str, str]:
-    """A held-out measure's title and unit."""
-    return _MEASURES.get(name, (name.replace("_", " "), ""))
 
 
 def format_measure(name: str, value: float | None) -> str:

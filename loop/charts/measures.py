@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from loop.charts.chart import Chart, Document, as_sentence, format_measure, name_measure, say_when
+from loop.charts.chart import Chart, Document, as_sentence, format_measure, say_when
 from loop.charts.drawing import (
     SOFT,
     add_intervals,
     add_violins,
     open_figure,
 )
+from loop.tables import measure_unit
 
 __all__ = ["draw_held_out", "draw_lengths", "draw_scores"]
 
@@ -112,8 +113,8 @@ def draw_held_out(document: Document) -> Chart | None:
             add_intervals(
                 axes,
                 [item for item in evaluations if item["name"] == name],
-                title=name_measure(name)[0],
-                unit=name_measure(name)[1],
+                title=name.replace("_", " ") + (" (less is better)" if name == "nll" else ""),
+                unit=measure_unit(name),
                 form=partial(format_measure, name),
                 percent=name == "accuracy",
             )

@@ -23,18 +23,19 @@ from loop.charts.drawing import (
     open_figure,
     shorten,
 )
+from loop.sentences import say_outcome
 from loop.tables import format_share
 
 __all__ = ["draw_acceptance", "draw_flow"]
 
-_OUTCOMES = {  # label, colour, hatch
-    "accepted": ("accepted", GREEN, ""),
-    "refused": ("refused", ORANGE, "///"),
-    "unchanged": ("nothing to improve", SKY, "---"),
-    "failed": ("failed", RED, "xxx"),
-    "frozen": ("left alone", GREY, "+++"),
-    "unasked": ("not asked", YELLOW, "|||"),
-    "undecided": ("not decided yet", PAPER, ""),
+_OUTCOMES = {  # colour, hatch
+    "accepted": (GREEN, ""),
+    "refused": (ORANGE, "///"),
+    "unchanged": (SKY, "---"),
+    "failed": (RED, "xxx"),
+    "frozen": (GREY, "+++"),
+    "unasked": (YELLOW, "|||"),
+    "undecided": (PAPER, ""),
 }
 _STATES = {
     "response improved": (GREEN, ""),
@@ -58,7 +59,7 @@ def draw_acceptance(document: Document) -> Chart | None:
             left = 0.0
             for name in shown:
                 share = place[name] / place["pool"] if place["pool"] else 0.0
-                _, colour, hatch = _OUTCOMES[name]
+                colour, hatch = _OUTCOMES[name]
                 add_bar(axes, left, height, share, 0.82, colour, hatch, dashed=name == "undecided")
                 if share >= 0.055 and name != "undecided":
                     add_text(axes, left + share / 2, height, format_share(share), color=ON_COLOUR)
@@ -70,14 +71,14 @@ def draw_acceptance(document: Document) -> Chart | None:
         axes.set_xlabel(f"share of the pool ({places[0]['pool']:,} samples)")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        add_legend(figure, [_OUTCOMES[name] for name in shown])
+        add_legend(figure, [(say_outcome(name), *_OUTCOMES[name]) for name in shown])
         svg = finish()
     return Chart(
         "acceptance",
         "What each phase came to",
         svg,
         _say_acceptance(places),
-        ("round", "phase", "pool", *(_OUTCOMES[name][0] for name in shown), "accepted of proposed"),
+        ("round", "phase", "pool", *map(say_outcome, shown), "accepted of proposed"),
         tuple(
             (
                 str(place["round"]),

@@ -1,5 +1,6 @@
 """Commands that search a run's samples, and that compare rounds and runs; none of them writes a lineage."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -8,19 +9,25 @@ from loop.cli.terms import RUNS, Json, Name, Runs, show_document
 from state.errors import ConfigError
 
 if TYPE_CHECKING:
-    from state.index import SortKey
+    from state.index import SampleIndex, SampleQuery, SortKey
 
 __all__ = ["compare", "diff", "samples"]
 
 # More rows than any run has.
 _UNCOUNTED = 2**62
+_CHANGES: tuple[Literal["ifd_change", "r_ifd_change"], ...] = ("ifd_change", "r_ifd_change")
 
 
 def samples(
     name: Name,
     text: Annotated[
         list[str] | None,
-        typer.Argument(help="Words, each of which begins a word of one version.", show_default=False),
+        typer.Argument(
+            help="Words that one version of the sample holds. Words of three letters and more are found by "
+            "their beginning, shorter ones as they are; a text without spaces between words (Chinese, "
+            "Japanese) by the beginning of a run of characters only.",
+            show_default=False,
+        ),
     ] = None,
     round: Annotated[
         int | None,
@@ -71,7 +78,8 @@ def samples(
 ) -> None:
     """Find samples by words, outcome and change; a row is a sample in a round."""
     from loop.ground import explained
-    from loop.samples import render_samples
+    from loop.overview import open_history
+    from loop.samples import note_on, render_samples
     from state.folder import RunFolder
     from state.index import SampleIndex, SampleQuery
 
@@ -92,13 +100,36 @@ def samples(
         descending=descending,
         limit=limit,
     )
+    _refuse_bounds(query)
     folder = RunFolder.find(runs, name)
     with explained(folder.path, "try again"), SampleIndex.open(folder) as index:
         index.update()
+        _refuse_round(name, round, index)
         rows = index.find(query)
         found = len(rows) if len(rows) < limit else index.count(query, at_most=_UNCOUNTED)
-    document = {"name": name, "found": found, "shown": len(rows), "samples": rows}
+        unknown = [name for name in _CHANGES if not index.knows(name)]
+    with open_history(folder) as history:
+        policy = history.settings()["config"].get("selection", {}).get("policy", "")
+    notes = note_on(query, policy, unknown)
+    document = {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
     show_document(document, render_samples(document), as_json)
+
+
+def _refuse_bounds(query: "SampleQuery") -> None:
+    for name in ("ifd_change", "r_ifd_change", "length_growth"):
+        option = name.replace("_", "-")
+        least, most = getattr(query, f"min_{name}"), getattr(query, f"max_{name}")
+        for side, bound in (("min", least), ("max", most)):
+            if bound is not None and not math.isfinite(bound):
+                raise ConfigError(f"--{side}-{option} is {bound}; give a finite number")
+        if None not in (least, most) and least > most:
+            raise ConfigError(f"--min-{option} {least} is above --max-{option} {most}; nothing lies between")
+
+
+def _refuse_round(name: str, round: int | None, index: "SampleIndex") -> None:
+    last = max((row["round"] for row in index.rounds()), default=0)
+    if round is not None and round > last:
+        raise ConfigError(f"{name}: there is no round {round}; the last one is {last}")
 
 
 def diff(

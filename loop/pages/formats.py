@@ -7,19 +7,13 @@ from typing import Any
 
 from jinja2 import Environment
 
-from loop.tables import format_measure
+from loop.tables import format_measure, measure_unit
 from state.text import one_line
 
 __all__ = ["install_formats"]
 
 # Characters of a text that a page shows beside a link to the whole.
 _MOST_SHOWN = 20_000
-_MEASURES = {
-    "accuracy": ("accuracy", ""),
-    "nll": ("nll", "nats per token"),
-    "response_tokens": ("response length", "tokens"),
-    "judge": ("judge", ""),
-}
 _STOPS = {
     "rounds": "all its rounds are done",
     "no-proposals": "the teacher proposed nothing in the last round",
@@ -42,8 +36,8 @@ def install_formats(environment: Environment) -> None:
         "usd": usd,
         "clock": clock,
         "date": date,
-        "measure_name": lambda name: _MEASURES.get(name, (name.replace("_", " "), ""))[0],
-        "measure_unit": lambda name: _MEASURES.get(name, ("", ""))[1],
+        "measure_name": lambda name: name.replace("_", " "),
+        "measure_unit": measure_unit,
         "held_out": held_out,
         "value": value,
         "interval": interval,
@@ -76,11 +70,12 @@ def seconds(value: float | None) -> str:
     """A time in seconds, minutes or hours."""
     if value is None:
         return "-"
-    if value < 60:
+    if round(value, 1) < 60:
         return f"{value:.1f} s"
-    if value < 3600:
-        return f"{value // 60:.0f} min {value % 60:.0f} s"
-    return f"{value // 3600:.0f} h {value % 3600 / 60:.0f} min"
+    if (whole := round(value)) < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(value / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def usd(value: float | None) -> str:
@@ -100,8 +95,7 @@ def date(text: str | None) -> str:
 
 def value(evaluation: Mapping[str, Any]) -> str:
     """A held-out measure with its unit."""
-    unit = _MEASURES.get(evaluation["name"], ("", ""))[1]
-    return f"{_form(evaluation, evaluation['value'])} {unit}".strip()
+    return f"{_form(evaluation, evaluation['value'])} {measure_unit(evaluation['name'])}".strip()
 
 
 def held_out(evaluation: Mapping[str, Any] | None) -> str:
