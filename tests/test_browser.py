@@ -76,6 +76,7 @@ PAGES = {
     "database": "/lineage",
     "table": "/lineage/versions",
     "filtered": "/lineage/decisions?reason=refused",
+    "facets": "/lineage/decisions?_facet=reason&reason=refused",
     "sql": "/lineage?sql=select+*+from+round_summary",
 }  # fmt: skip
 

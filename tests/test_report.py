@@ -13,7 +13,7 @@ from loop.sentences import say_decision
 from state.errors import DatasetError
 from state.folder import RunFolder
 from state.history import History
-from state.records import Evaluation, Pair, Sample, StudentRecord, TeacherCall, Version
+from state.records import Evaluation, Pair, Sample, Score, StudentRecord, TeacherCall, Version
 from state.store import LineageStore
 from state.text import to_json
 from tests.lineages import call, decided, make_store, original, propose, scores_of
@@ -299,3 +299,37 @@ def test_report_command_writes_into_the_run(folder: RunFolder, tmp_path: Path) -
     result = reflectune("report", "run", "--runs", tmp_path, "-o", tmp_path, cwd=tmp_path)
     assert result.returncode == 2
     assert "is not a regular file" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["lineage.db", "config.toml"])
+def test_report_command_never_replaces_a_file_of_a_run(folder: RunFolder, tmp_path: Path, name: str) -> None:
+    folder.config.write_text("rounds = 1")
+    target = folder.path / name
+    before = target.read_bytes()
+    result = reflectune("report", "run", "--runs", tmp_path, "-o", target, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.endswith("name another file\n")
+    assert target.read_bytes() == before
+
+
+def test_report_says_what_was_scored_where_neither_ifd_nor_r_ifd_was(folder: RunFolder) -> None:
+    with LineageStore.open(folder.lineage) as store:
+        nll = {"response_given_instruction": Score(-8.0, 4, "ok")}
+        store.add_scores({original("a").id: nll}, "s0")
+    text = " ".join(Page(report_of(folder)).text.split())
+    # exp(8 / 4) is 7.3891.
+    assert "under s0: perplexity of the response given the instruction 7.3891" in text
+
+
+def test_report_writes_numbers_that_are_compared_apart(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    with make_store(folder.lineage) as store:
+        store.start_round(1)
+        old = original("a")
+        new = propose(store, old, "new", round=1, phase="instruction")
+        made = decided(old, new, reason="refused", phase="instruction", values=(0.00694, 0.00691))
+        store.add_decisions({}, "s0", [made])
+    text = " ".join(Page(report_of(folder)).text.split())
+    assert "0.00691 against the incumbent's 0.00694 in round 1, phase instruction" in text
+    assert "refused: IFD 0.00691 against the incumbent's 0.00694 under s0" in text

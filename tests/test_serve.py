@@ -3,6 +3,7 @@
 import hashlib
 import html
 import http.client
+import json
 import re
 import shutil
 import signal
@@ -10,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,12 +20,17 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from loop.pages import guard
 from loop.pages.finding import Finding, address
 from loop.pages.formats import held_out, interval, model_name, seconds, usd, value
 from loop.pages.journey import tell_journey
+from loop.pages.site import Asked, Site
+from loop.pages.views import PAGES as VIEWS
 from loop.words import diff_words
-from state.records import Evaluation, Pair, StudentRecord, Version
-from state.store import LineageStore
+from state.folder import RunFolder
+from state.index import SampleIndex
+from state.records import PHASES, Evaluation, Pair, PolicyName, StudentRecord, Version
+from state.store import LineageStore, open_database
 from tests.browser import serve
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 from tests.worlds import ROOT, child_environment, command
@@ -114,7 +121,9 @@ class Answer:
         self.headers = {name.lower(): value for name, value in response.getheaders()}
 
 
-def ask(site: str, path: str, method: str = "GET", host: str | None = None) -> Answer:
+def ask(
+    site: str, path: str, method: str = "GET", host: str | None = None, headers: Mapping[str, str] = {}
+) -> Answer:
     """What the server answers to one request, its Host as given."""
     netloc = urlsplit(site).netloc
     connection = http.client.HTTPConnection(netloc, timeout=30)
@@ -122,6 +131,8 @@ def ask(site: str, path: str, method: str = "GET", host: str | None = None) -> A
         connection.putrequest(method, path, skip_host=True)
         if host != "":
             connection.putheader("Host", host or netloc)
+        for name, text in headers.items():
+            connection.putheader(name, text)
         connection.endheaders()
         return Answer(connection.getresponse())
     finally:
@@ -290,6 +301,55 @@ def test_serve_answers_under_its_own_names(site: str, host: str) -> None:
     assert ask(site, "/", host=host.format(port=urlsplit(site).port)).status == 200
 
 
+@pytest.mark.parametrize("origin", ["cross-site", "same-site"])
+@pytest.mark.parametrize("path", ["/", "/samples/0", "/lineage", "/lineage.json?sql=select+1"])
+def test_serve_answers_no_page_of_another_site(site: str, path: str, origin: str) -> None:
+    def status(mode: str, dest: str) -> int:
+        fetch = {"Sec-Fetch-Site": origin, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+        return ask(site, path, headers=fetch).status
+
+    assert {status("no-cors", "empty"), status("no-cors", "image"), status("cors", "script")} == {403}
+    assert status("navigate", "iframe") == 403
+    # A link that somebody follows, unless to where SQL is written.
+    assert status("navigate", "document") == (403 if path.startswith("/lineage") else 200)
+
+
+@pytest.mark.parametrize("origin", ["none", "same-origin"])
+def test_serve_answers_its_own_pages_and_who_types_an_address(site: str, origin: str) -> None:
+    for mode, dest in (("navigate", "document"), ("no-cors", "image"), ("cors", "empty")):
+        fetch = {"Sec-Fetch-Site": origin, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+        assert ask(site, "/lineage.json?sql=select+1", headers=fetch).status == 200
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["length(printf('%.*c',900000000,'x'))", "length(randomblob(500000000))", "length(hex(zeroblob(4e8)))"],
+)
+def test_serve_makes_no_value_that_fills_the_memory(site: str, sql: str) -> None:
+    answer = ask(site, f"/lineage.json?_shape=array&sql={quote(f'select {sql} as n')}")
+    assert "string or blob too big" in answer.text or answer.text == '[{"n": null}]'
+
+
+def test_serve_says_which_texts_are_too_large_for_the_database(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with make_store(tmp_path / "run" / "lineage.db") as store:
+        store.start_round(1)
+        propose(store, original("a"), "x" * 20_000_001, round=1, phase="response")
+    with serve(tmp_path, "run") as site:
+        answer = ask(site, "/lineage/versions")
+        assert answer.status == 400
+        assert "String or blob too big: more than 20,000,000 bytes" in answer.text
+        (link,) = re.findall(r'href="(/samples/0/versions/\w+/response\.txt)"', ask(site, "/samples/0").text)
+        assert len(ask(site, link).body) == 20_000_001
+
+
+def test_serve_has_long_texts_in_the_database(site: str) -> None:
+    found = ask(
+        site, f"/lineage.json?_shape=array&sql={quote('select max(length(response)) as n from versions')}"
+    )
+    assert found.text == '[{"n": 10000000}]'
+
+
 def test_serve_listens_on_loopback_only(site: str) -> None:
     with socket.socket() as other:
         other.settimeout(2)
@@ -335,7 +395,7 @@ def test_serve_tells_the_whole_story_of_a_sample(site: str) -> None:
     assert "Not trained on in any round." in text
     assert "r-IFD 0.9000 against the incumbent's 0.4000 under s0" in text
     assert "because <script>" in text
-    assert "candidate 1 was the one compared with the incumbent" in text
+    assert "another proposal of this phase was as good or better under s0: candidate 1 was the one" in text
     assert "policy ifd+r-ifd, margin 0.0" in text
     # All nlls alone are 1 nat per token: nll(x|y) of the incumbent is 1 + ln 0.4 = 0.0837.
     assert "0.0837" in text
@@ -367,6 +427,13 @@ def test_serve_says_why_to_every_refusal_within_two_clicks(site: str) -> None:
     assert "against the incumbent's 0.4000 under s0" in html.unescape(
         ask(site, samples[0].partition("#")[0]).text
     )
+
+
+def test_serve_says_what_decides(site: str) -> None:
+    assert re.findall('<p class="explained">(The pair .*?)</p>', ask(site, "/rounds/1").text) == [
+        "The pair with the highest IFD stays.",
+        "The pair with the lowest r-IFD stays.",
+    ]
 
 
 def test_serve_counts_what_its_lists_hold(site: str) -> None:
@@ -474,6 +541,8 @@ def test_serve_says_that_a_lineage_cannot_be_read_any_more(tmp_path: Path, damag
     with make_store(lineage):
         pass
     with serve(tmp_path, "run") as site:
+        for _ in range(6):  # every thread has it open
+            assert ask(site, "/lineage/versions").status == 200
         if damage == "gone":
             shutil.rmtree(tmp_path / "run")
         else:
@@ -485,8 +554,136 @@ def test_serve_says_that_a_lineage_cannot_be_read_any_more(tmp_path: Path, damag
             assert answer.status == 503
             assert "The lineage cannot be read" in answer.text
             assert "Traceback" not in answer.text
-        assert ask(site, "/lineage/versions").status in (200, 503)  # Datasette may still hold the old file
+        for path in ("/lineage", "/lineage/versions", "/lineage/versions.json"):
+            assert ask(site, path).status == 503, path
         assert "Not up to date" in wait_for(site, "/", "Not up to date")
+
+
+def test_serve_follows_a_lineage_that_is_put_back(tmp_path: Path) -> None:
+    lineage, older = tmp_path / "run" / "lineage.db", tmp_path / "older.db"
+    lineage.parent.mkdir()
+    for path, rounds in ((lineage, 2), (older, 1)):
+        with make_store(path) as store:
+            for round in range(1, rounds):
+                store.start_round(round)
+    with serve(tmp_path, "run") as site:
+        for _ in range(6):  # whichever thread answers
+            assert ask(site, "/lineage.json?_shape=arrayfirst&sql=select+round+from+rounds").text == "[0, 1]"
+        for suffix in ("-wal", "-shm"):
+            lineage.with_name(f"lineage.db{suffix}").unlink(missing_ok=True)
+        older.replace(lineage)
+        for _ in range(6):
+            assert ask(site, "/lineage.json?_shape=arrayfirst&sql=select+round+from+rounds").text == "[0]"
+
+
+def test_serve_stops_questions_that_take_long(site: str) -> None:
+    endless = "with recursive n(i) as (select 0 union all select i + 1 from n) select max(i) from n"
+    began = time.monotonic()
+    answer = ask(site, f"/lineage?sql={quote(endless)}")
+    assert (answer.status, 0.9 < time.monotonic() - began < 10) == (400, True)
+    assert "This takes too long" in answer.text
+    began = time.monotonic()
+    page = ask(site, f"/lineage/versions?_where={quote(f'1 > ({endless})')}&_facet=round")
+    assert (page.status, time.monotonic() - began < 0.9) == (400, True)
+    assert "/rounds and /samples know at once" in page.text
+
+
+def write_policy(path: Path, policy: PolicyName, values: tuple[float, float] | None = None) -> None:
+    """A round that refused one proposal in each phase, by a policy."""
+    path.parent.mkdir()
+    with make_store(path) as store:
+        store.start_round(1)
+        for phase in PHASES:
+            new = propose(store, original("a"), f"new {phase}", round=1, phase=phase)
+            decision = decided(
+                original("a"), new, reason="refused", phase=phase, values=values or (None, None)
+            )
+            store.add_decisions({new.id: scores_of(0.5, 0.5)}, "s0", [replace(decision, policy=policy)])
+    database = open_database(path)
+    config = {"rounds": 2, "selection": {"policy": policy, "ifd_cap": 0.9 if values else None}}
+    database.execute("UPDATE runs SET config = ?", [json.dumps(config)])
+    database.conn.commit()
+    database.close()
+
+
+@pytest.mark.parametrize("samples", [10_000, 10_001])
+def test_serve_says_where_it_counts_no_further(tmp_path: Path, samples: int) -> None:
+    (tmp_path / "run").mkdir()
+    with make_store(tmp_path / "run" / "lineage.db", train=samples, holdout=0):
+        pass
+
+    def found(path: str) -> str:
+        (line,) = re.findall('<p class="found" role="status">(.*?)</p>', ask(site, path).text)
+        return re.sub("<[^>]+>", "", line)
+
+    narrow = ". Narrow the question to see those beyond"
+    with serve(tmp_path, "run") as site:
+        assert found("/samples?page=200") == (
+            f"{'more than ' if samples > 10_000 else ''}10,000 rows, each one sample in one round; "
+            f"showing 9,951 to 10,000{narrow if samples > 10_000 else ''}."
+        )
+        # All of them hold the word.
+        among = ", among the first 10,000 samples that hold these words; more words narrow it"
+        assert found("/samples?q=ask") == (
+            f"10,000 rows, each one sample in one round{among if samples > 10_000 else ''}; showing 1 to 50."
+        )
+
+
+def test_samples_are_not_counted_where_the_page_tells_their_number(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(runs, RunFolder(runs / "hostile"))
+    site.watcher.start()
+    end = time.monotonic() + 60
+    while site.watcher.snapshot is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    site.watcher.stop()
+    asked: list[int] = []
+    monkeypatch.setattr(guard, "_NONCE", ContextVar("nonce", default="of no request"))
+    monkeypatch.setattr(SampleIndex, "count", lambda *_: asked.append(1) or 4)
+    for page, counts in (("1", 0), ("2", 1)):
+        answer = site.answer(VIEWS[r"/samples$"], Asked({}, {"round": "1", "page": page}))
+        assert "<strong>4</strong> rows" in str(answer.body)
+        assert len(asked) == counts
+
+
+def test_serve_says_that_changes_of_rounds_do_not_compare(site: str) -> None:
+    note = "Changes of different rounds are under different students, and do not compare"
+    assert note in ask(site, "/samples?sort=r_ifd_change").text
+    for path in ("/samples?sort=r_ifd_change&round=1", "/samples", "/samples?sort=length_growth"):
+        assert note not in ask(site, path).text
+
+
+def test_serve_leads_to_no_list_without_rows(tmp_path: Path) -> None:
+    write_policy(tmp_path / "run" / "lineage.db", "reject-all")
+    with serve(tmp_path, "run") as site:
+        overview = ask(site, "/").text
+        assert "Policy reject-all compares no IFD in phase instruction." in overview
+        assert "Policy reject-all compares no r-IFD in phase response." in overview
+        assert "Narrow refusals" not in overview
+        lists = [html.unescape(link) for link in Links(overview).found if link.startswith("/samples?")]
+        assert "/samples?sort=length_growth&order=down" in lists
+        for link in lists:
+            assert "No sample is like this" not in ask(site, link).text, link
+        empty = ask(site, "/samples?sort=ifd_change").text
+        assert "No sample is like this: policy reject-all compares no IFD in phase instruction." in empty
+
+
+def test_serve_says_what_a_cap_does(tmp_path: Path) -> None:
+    # The proposal's IFD is higher, but not below the cap: a refusal, and no narrow one.
+    write_policy(tmp_path / "run" / "lineage.db", "ifd+r-ifd", (0.5, 0.95))
+    with serve(tmp_path, "run") as site:
+        page = ask(site, "/rounds/1").text
+        assert re.findall('<p class="explained">(The pair .*?)</p>', page) == [
+            "The pair with the highest IFD below 0.9 stays (selection.ifd_cap); where none is below, the "
+            "pair with the highest.",
+            "The pair with the lowest r-IFD stays.",
+        ]
+        overview = Links(ask(site, "/").text).found
+        narrow, other = [link for link in overview if "refused" in link and "sort" in link]
+        assert "No sample is like this" in ask(site, narrow).text
+        assert 'href="/samples/0#round-1-response"' in ask(site, other).text
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -598,6 +795,34 @@ def test_journey_of_texts_side_by_side_has_both_whole() -> None:
     ]
 
 
+def test_journey_of_a_policy_that_compares_nothing_says_which_proposal_it_took() -> None:
+    pair = {
+        "instruction": "i",
+        "input": "",
+        "response": "r",
+        "critique": None,
+        "scores": [],
+        "current": False,
+    }
+    given = {"id": "1" * 32, "parent": None, "round": 0, "phase": "original", "candidate": 0} | pair
+    proposed = {"parent": "1" * 32, "round": 1, "phase": "response"} | pair
+    taken, other = ({"id": digit * 32, "candidate": int(digit) - 2} | proposed for digit in "23")
+    decision = {
+        "round": 1, "phase": "response", "reason": "accepted", "student": None, "policy": "accept-all",
+        "incumbent": "1" * 32, "winner": "2" * 32, "challenger": "2" * 32, "margin": 0.0,
+        "incumbent_value": None, "challenger_value": None,
+    }  # fmt: skip
+    trace = {
+        "sample": "s", "position": 0, "split": "train", "trained_in": [], "decisions": [decision],
+        "versions": [given | {"current": True}, taken, other],
+    }  # fmt: skip
+    (step,) = tell_journey(trace, [], side=False)["steps"]
+    assert [version["why"] for version in step["proposals"]] == [
+        None,
+        "candidate 1 was taken: policy accept-all takes the first that can be scored",
+    ]
+
+
 def test_formats_have_units_and_no_failure_as_a_number() -> None:
     assert [seconds(value) for value in (None, 1.25, 75.0, 3660.0)] == [
         "-",
@@ -605,11 +830,17 @@ def test_formats_have_units_and_no_failure_as_a_number() -> None:
         "1 min 15 s",
         "1 h 1 min",
     ]
+    assert [seconds(value) for value in (59.96, 119.7, 3599.9, 7199.0)] == [
+        "1 min 0 s",
+        "2 min 0 s",
+        "1 h 0 min",
+        "2 h 0 min",
+    ]
     assert [usd(value) for value in (None, 0.0, 0.12345, 1234.5)] == ["-", "$0.0000", "$0.1235", "$1,234.50"]
     nll = {"name": "nll", "value": 2.5, "low": 2.25, "high": None, "n": 1}
     accuracy = {"name": "accuracy", "value": 0.5, "low": 0.25, "high": 0.75}
     assert held_out(None) == "-"
     assert (value(nll), held_out(nll), interval(nll)) == ("2.500 nats per token", "2.500", "")
     assert held_out(nll | {"high": 2.75}) == "2.500 (2.250 to 2.750)"
-    assert (value(accuracy), interval(accuracy)) == ("50.0%", "95 % interval 25.0% to 75.0%; ")
+    assert (value(accuracy), interval(accuracy)) == ("50.0% right answers", "95 % interval 25.0% to 75.0%; ")
     assert [model_name(model) for model in (None, "/a/b/c", "org/model")] == ["-", "c", "org/model"]

@@ -4,7 +4,10 @@ import asyncio
 import re
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextvars import ContextVar
 from typing import Any
 
 from jinja2 import BaseLoader, Environment
@@ -33,15 +36,20 @@ _SETTINGS = {
     "allow_download": False,  # the file alone may lack what is still in its write-ahead log
     "default_cache_ttl": 0,
     "default_page_size": 50,
-    "facet_time_limit_ms": 500,
     "num_sql_threads": 3,
-    "sql_time_limit_ms": 1000,
     "suggest_facets": False,  # asks for every column of every page
     "truncate_cells_html": 500,
 }
 # Datasette counts rows for the heading of a page; what takes longer goes without.
 _COUNTING = re.compile(r"select (count\(\*\) |\(select count\(\*\) )")
 _COUNTING_MS = 40
+# What the database may take for one page, in seconds: rows come first, then their number, then facets.
+_PAGE_SECONDS, _SQL_SECONDS = 0.13, 1.0
+# What each of a page's questions has in any case: most only ask for what tables and columns there are.
+_LEAST_MS = 20
+_ENDS: ContextVar[float] = ContextVar("ends")  # when the time of the request is over
+# Bytes of one value or row: no function of SQL makes larger ones, and the largest texts have half of it.
+_MOST_BYTES = 20_000_000
 _TAG = re.compile(r"<(script|style)\b")
 # An editor that writes styles of its own into the page, which ours may not; a plain field does as well.
 _LEFT_OUT = ("_codemirror.html", "_codemirror_foot.html")
@@ -61,17 +69,43 @@ _UNNAMED = re.compile(r'<(?:select|input type="text") name="(_[a-z_]+?)(?:_\{\{ 
 
 
 class _Lineage(Database):  # type: ignore[misc] # no annotations
-    """The lineage as Datasette reads it: a connection a thread, none of which can write."""
+    """The lineage as Datasette reads it: a connection a thread, to the file that lies there now.
+
+    None can write.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._opened = threading.local()
 
     def connect(self, write: bool = False) -> sqlite3.Connection:
         if write:
             raise StoreError("the lineage is only read here")
-        return connect_read_only(self.ds.site.folder.lineage).conn
+        connection = connect_read_only(self.ds.site.folder.lineage).conn
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
+        return connection
 
     async def execute(self, sql: str, *args: Any, **options: Any) -> Any:
-        if _COUNTING.match(sql):
-            options["custom_time_limit"] = _COUNTING_MS
-        return await super().execute(sql, *args, **options | {"log_sql_errors": False})
+        left = max(_LEAST_MS, round(1000 * (_ENDS.get() - time.monotonic())))
+        asked = _COUNTING_MS if _COUNTING.match(sql) else options.get("custom_time_limit") or left
+        options |= {"custom_time_limit": min(asked, left), "log_sql_errors": False}
+        return await super().execute(sql, *args, **options)
+
+    async def execute_fn(self, fn: Callable[[sqlite3.Connection], Any]) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.ds.executor, lambda: fn(self._connection()))
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection; a new one where another file has taken the lineage's place."""
+        stat, known = self.ds.site.folder.lineage.stat(), self._opened
+        file = stat.st_dev, stat.st_ino
+        if getattr(known, "file", None) != file:
+            connection = self.connect()
+            self.ds._prepare_connection(connection, self.name)
+            if hasattr(known, "connection"):
+                known.connection.close()
+            known.connection, known.file = connection, file
+        return known.connection  # type: ignore[no-any-return]
 
 
 class Browser(Datasette):  # type: ignore[misc] # no annotations
@@ -88,7 +122,14 @@ class Browser(Datasette):  # type: ignore[misc] # no annotations
 
 def open_app(site: Site, port: int) -> Guard:
     """Everything that is served about a run, as one ASGI application."""
-    return Guard(Browser(site).app(), port, lenient=f"/{NAME}")
+    app = Browser(site).app()
+
+    async def answer_in_time(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        is_sql = b"sql=" in scope.get("query_string", b"")
+        _ENDS.set(time.monotonic() + (_SQL_SECONDS if is_sql else _PAGE_SECONDS))
+        await app(scope, receive, send)
+
+    return Guard(answer_in_time, port, lenient=f"/{NAME}")
 
 
 def _describe(site: Site) -> dict[str, Any]:
@@ -108,7 +149,8 @@ def _describe(site: Site) -> dict[str, Any]:
         "evolution": "Every version of every sample, with scores and outcome. On a large run it takes longer "
         "than is allowed here; /samples/17 tells one sample's story at once.",
         "pair_scores": "IFD, r-IFD and mean negative log-likelihoods, nats per token, a version and student.",
-        "round_summary": "Decisions by reason, one row a round and phase.",
+        "round_summary": "Decisions by reason, one row a round and phase. On a large run it takes longer "
+        "than is allowed here; /rounds has its numbers at once.",
     }
     tables: dict[str, dict[str, Any]] = {name: {"description": text} for name, text in described.items()}
     tables["_sqlite_migrations"] = {"hidden": True}
@@ -206,10 +248,18 @@ def _explain(exception: Exception, site: Site) -> tuple[int, str, str]:
         return (
             400,
             "This takes too long",
-            f"The question was stopped after {_SETTINGS['sql_time_limit_ms'] / 1000:g} s: ask for "
-            "fewer rows, by a round or a sample, or put it to the sqlite3 shell, which has no limit.",
+            f"The database has {_PAGE_SECONDS:g} s for a page: ask for fewer rows, by a round or a sample; "
+            f"write the question as SQL, which has {_SQL_SECONDS:g} s; or put it to the sqlite3 shell, which "
+            "has no limit. /rounds and /samples know at once what became of the samples.",
         )
     text = one_line(str(getattr(exception, "message", None) or exception))
+    if isinstance(exception, sqlite3.DataError):
+        return (
+            400,
+            "This is too large",
+            f"{text[:1].upper()}{text[1:]}: more than {_MOST_BYTES:,d} bytes. The page of a sample links to "
+            "its texts, whatever their length.",
+        )
     if isinstance(exception, DatasetteError | ValueError):  # of what was asked, whatever status it has
         return 400, getattr(exception, "title", None) or "Not as asked", text
     if isinstance(exception, Base400):

@@ -54,8 +54,9 @@ class Guard:
     """An ASGI application around another: it lets only this machine's browser read.
 
     Requests for another host than its own are refused (400), so that no page of the web can rebind a name to
-    this address and read along; so is whatever would write (405). Every answer has a strict content security
-    policy, and no HTML page holds a character that steers a terminal or turns the direction of writing.
+    this address and read along; so is whatever would write (405), and what another site's page asks for (403)
+    unless it is a link that somebody follows. Every answer has a strict content security policy, and no HTML
+    page holds a character that steers a terminal or turns the direction of writing.
     """
 
     def __init__(self, app: App, port: int, lenient: str) -> None:
@@ -64,7 +65,8 @@ class Guard:
         Args:
             app: the application.
             port: where it listens.
-            lenient: the start of paths whose pages may have style attributes.
+            lenient: the start of paths whose pages may have style attributes, and take questions that can
+                keep a machine busy: no link of another site leads there.
         """
         self._app = app
         hosts = ("127.0.0.1", "localhost", "[::1]")
@@ -99,10 +101,23 @@ class Guard:
             return 400, "This server answers only under its own address, 127.0.0.1 with its port."
         if scope["method"] not in ("GET", "HEAD"):
             return 405, "This server only shows; nothing can be sent to it."
+        if self._is_foreign(scope):
+            return 403, "Another site's page asked for this; open the address itself to see it."
         path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
         if _AMBIGUOUS.search(path) or _CLOSED.search(path):
             return 404, "There is no such page."
         return None
+
+    def _is_foreign(self, scope: Message) -> bool:
+        """Whether another site's page asks, as browsers tell of it, for more than a page to go to."""
+        fetch = {
+            name.lower().removeprefix(b"sec-fetch-"): value.lower() for name, value in scope["headers"]
+            if name.lower().startswith(b"sec-fetch-")
+        }  # fmt: skip
+        if fetch.get(b"site", b"none") in (b"none", b"same-origin"):
+            return False
+        is_followed = (fetch.get(b"mode"), fetch.get(b"dest")) == (b"navigate", b"document")
+        return not is_followed or scope["path"].startswith(self._lenient)
 
 
 class _Answer:

@@ -6,6 +6,7 @@ from typing import Any
 
 from loop.pages.environment import mark_sides, mark_words
 from loop.sentences import say_decision, say_failure
+from state.outcomes import tell_outcome
 
 __all__ = ["FIELDS", "tell_journey"]
 
@@ -17,7 +18,6 @@ _MOST_SHOWN = 20_000
 _MOST_COMPARED = 6_000
 # What a sentence begins with where its outcome stands before it.
 _OUTCOME = re.compile("^(accepted|refused)[:,] ")
-_REFUSED = ("refused", "tie", "unscorable", "policy")
 
 
 def tell_journey(trace: Document, calls: Sequence[Document], *, side: bool) -> dict[str, Any]:
@@ -79,16 +79,10 @@ def _tell_step(
 
 
 def _outcome(decision: Document | None, calls: Sequence[Document]) -> str:
-    """The word of `state.index.Outcome` for what the phase came to; "undecided" before it is decided."""
+    """The word of `state.outcomes.Outcome` for what the phase came to; "undecided" before it is decided."""
     if decision is None:
         return "undecided"
-    if decision["reason"] in _REFUSED:
-        return "refused"
-    if decision["reason"] != "no-candidate":
-        return str(decision["reason"])
-    if not calls:
-        return "unasked"
-    return "unchanged" if calls[-1]["status"] == "unchanged" else "failed"
+    return tell_outcome(decision["reason"], calls[-1]["status"] if calls else None)
 
 
 def _say(decision: Document | None, calls: Sequence[Document]) -> str:
@@ -127,16 +121,18 @@ def _score_under(version: Document, student: str) -> Document | None:
 def _why_not_challenger(
     version: Document, decision: Document | None, versions: Mapping[str, Document]
 ) -> str | None:
-    """Why a proposal was not even compared with the incumbent: another one of the same phase was better."""
+    """Why a proposal was not even compared with the incumbent: another one of the same phase was."""
     if decision is None or decision["challenger"] in (None, version["id"]):
         return None
+    best = f"candidate {versions[decision['challenger']]['candidate'] + 1}"
+    if decision["student"] is None:
+        return f"{best} was taken: policy {decision['policy']} takes the first that can be scored"
     score = _score_under(version, decision["student"])
     if score is None or score["status"] != "ok":
         return f"cannot be scored under {decision['student']}: it cannot win"
-    best = versions[decision["challenger"]]
     return (
-        f"another proposal of this phase was better under {decision['student']}: candidate "
-        f"{best['candidate'] + 1} was the one compared with the incumbent"
+        f"another proposal of this phase was as good or better under {decision['student']}: {best} was the "
+        "one compared with the incumbent"
     )
 
 

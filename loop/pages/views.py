@@ -30,11 +30,13 @@ _TELLING: Mapping[str, Mapping[str, str]] = {
     "Proposals taken with the deepest fall of r-IFD": {
         "phase": "response", "outcome": "accepted", "sort": "r_ifd_change", "order": "up",
     },
-    "Narrow refusals in phase instruction: no rise of IFD, or the smallest falls": {
-        "phase": "instruction", "outcome": "refused", "max_ifd_change": "0", "sort": "ifd_change", "order": "down",
+    "Narrow refusals in phase instruction: IFD equal or a little lower": {
+        "phase": "instruction", "outcome": "refused", "max_ifd_change": "0",
+        "sort": "ifd_change", "order": "down",
     },
-    "Narrow refusals in phase response: no fall of r-IFD, or the smallest rises": {
-        "phase": "response", "outcome": "refused", "min_r_ifd_change": "0", "sort": "r_ifd_change", "order": "up",
+    "Narrow refusals in phase response: r-IFD equal or a little higher": {
+        "phase": "response", "outcome": "refused", "min_r_ifd_change": "0",
+        "sort": "r_ifd_change", "order": "up",
     },
     "Reflections that failed": {"outcome": "failed"},
     "Responses that grew most": {"sort": "length_growth", "order": "down"},
@@ -46,28 +48,39 @@ _STATIC = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf
 def _overview(site: Site, asked: Asked) -> Page:
     """What the run is, its rounds, charts, and where to look."""
     snapshot = site.watcher.snapshot
-    telling = [(label, address(**question)) for label, question in _TELLING.items() if _leads(snapshot, question)]
     return site.render(
-        "overview.html", snapshot=snapshot, telling=telling, unknown=_unknown(snapshot), address=address,
+        "overview.html",
+        snapshot=snapshot,
+        telling=_telling(snapshot),
+        unknown=_unknown(snapshot),
+        address=address,
         **_rounds(snapshot),
-    )  # fmt: skip
-
-
-def _leads(snapshot: Snapshot | None, question: Mapping[str, str]) -> bool:
-    """Whether a list can have rows."""
-    if snapshot is None or question.get("sort", "position") not in ("position", *snapshot.known):
-        return False
-    outcome, phase = question.get("outcome"), question.get("phase")
-    return outcome is None or any(
-        counts.get(outcome) and phase in (None, place[1]) for place, counts in snapshot.outcomes.items()
     )
+
+
+def _telling(snapshot: Snapshot | None) -> list[tuple[str, str]]:
+    """The questions whose lists can have rows, with their addresses."""
+    if snapshot is None:
+        return []
+    came = {
+        place
+        for (_, phase), counts in snapshot.outcomes.items()
+        for outcome in counts
+        for place in ((phase, outcome), (None, outcome))
+    }
+    return [
+        (label, address(**question))
+        for label, question in _TELLING.items()
+        if ("outcome" not in question or (question.get("phase"), question["outcome"]) in came)
+        and question.get("sort", "position") in ("position", *snapshot.known)
+    ]
 
 
 def _unknown(snapshot: Snapshot | None) -> Mapping[str, str]:
     """Why no row has a change of IFD or of r-IFD, where none has."""
     if snapshot is None:
         return {}
-    policy = snapshot.settings["config"].get("selection", {}).get("policy", "-")
+    policy = snapshot.settings["config"].get("selection", {}).get("policy", "ifd+r-ifd")
     changes = (("ifd_change", "instruction", "IFD"), ("r_ifd_change", "response", "r-IFD"))
     return {
         name: f"no two values of {measure} have been compared yet"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from loop.overview import open_history, overview, readable_overview
 from state.errors import ReflectuneError
@@ -22,6 +22,9 @@ __all__ = ["Mark", "Snapshot", "Watcher", "mark_folder"]
 
 Document = Mapping[str, Any]
 Mark = tuple[object, ...]
+_CHANGES: tuple[Literal["ifd_change", "r_ifd_change", "length_growth"], ...] = (
+    "ifd_change", "r_ifd_change", "length_growth",
+)  # fmt: skip
 
 # Seconds between two looks; a look that takes long is followed by a pause of three times as long, at most.
 _PAUSE, _LONGEST_PAUSE = 2.0, 30.0
@@ -40,6 +43,7 @@ class Snapshot:
     rounds: Sequence[Document]
     evaluations: Sequence[Document]
     outcomes: Mapping[tuple[int, str], Mapping[str, int]]  # samples by outcome, by round and phase
+    known: frozenset[str]  # changes that any row of the list of samples has
     charts: Sequence["Chart"] = ()
     has_charts: bool = False  # whether they have been drawn at all
 
@@ -98,10 +102,11 @@ class Watcher:
         self._draw()
 
     def _read(self, now: datetime) -> None:
-        known = self.snapshot
+        last = self.snapshot
         with SampleIndex.open(self._folder) as index:
             index.update()
             rounds, counts = index.rounds(), index.outcomes()
+            known = frozenset(name for name in _CHANGES if index.knows(name))
         outcomes: dict[tuple[int, str], dict[str, int]] = {}
         for row in counts:
             outcomes.setdefault((row["round"], row["phase"]), {})[row["outcome"]] = row["n"]
@@ -115,8 +120,9 @@ class Watcher:
                 rounds=rounds,
                 evaluations=history.evaluations(),
                 outcomes=outcomes,
-                charts=known.charts if known else (),
-                has_charts=known is not None and known.has_charts,
+                known=known,
+                charts=last.charts if last else (),
+                has_charts=last is not None and last.has_charts,
             )
 
     def _draw(self) -> None:
