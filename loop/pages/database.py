@@ -146,8 +146,7 @@ def _describe(site: Site) -> dict[str, Any]:
         "training_sets": "The versions that each round trained on.",
         "evaluations": "Held-out measures with their 95 % intervals.",
         "config_changes": "Keys of the configuration that were changed after the run began.",
-        "evolution": "Every version of every sample, with scores and outcome. On a large run it takes longer "
-        "than is allowed here; /samples/17 tells one sample's story at once.",
+        "evolution": "Every version of every sample, with scores and outcome; by position, or by sample_id.",
         "pair_scores": "IFD, r-IFD and mean negative log-likelihoods, nats per token, a version and student.",
         "round_summary": "Decisions by reason, one row a round and phase. On a large run it takes longer "
         "than is allowed here; /rounds has its numbers at once.",

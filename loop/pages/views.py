@@ -30,12 +30,12 @@ _TELLING: Mapping[str, Mapping[str, str]] = {
     "Proposals taken with the deepest fall of r-IFD": {
         "phase": "response", "outcome": "accepted", "sort": "r_ifd_change", "order": "up",
     },
-    "Narrow refusals in phase instruction: IFD equal or a little lower": {
-        "phase": "instruction", "outcome": "refused", "max_ifd_change": "0",
+    "Narrow refusals in phase instruction: IFD better by no more than the margin, or a little worse": {
+        "phase": "instruction", "outcome": "refused", "max_ifd_change": "{margin:g}",
         "sort": "ifd_change", "order": "down",
     },
-    "Narrow refusals in phase response: r-IFD equal or a little higher": {
-        "phase": "response", "outcome": "refused", "min_r_ifd_change": "0",
+    "Narrow refusals in phase response: r-IFD better by no more than the margin, or a little worse": {
+        "phase": "response", "outcome": "refused", "min_r_ifd_change": "{minus:g}",
         "sort": "r_ifd_change", "order": "up",
     },
     "Reflections that failed": {"outcome": "failed"},
@@ -62,6 +62,7 @@ def _telling(snapshot: Snapshot | None) -> list[tuple[str, str]]:
     """The questions whose lists can have rows, with their addresses."""
     if snapshot is None:
         return []
+    margin = snapshot.settings["config"].get("selection", {}).get("margin", 0.0)
     came = {
         place
         for (_, phase), counts in snapshot.outcomes.items()
@@ -69,7 +70,15 @@ def _telling(snapshot: Snapshot | None) -> list[tuple[str, str]]:
         for place in ((phase, outcome), (None, outcome))
     }
     return [
-        (label, address(**question))
+        (
+            label,
+            address(
+                **{
+                    name: value.format(margin=margin, minus=-margin or 0.0)
+                    for name, value in question.items()
+                }
+            ),
+        )
         for label, question in _TELLING.items()
         if ("outcome" not in question or (question.get("phase"), question["outcome"]) in came)
         and question.get("sort", "position") in ("position", *snapshot.known)
