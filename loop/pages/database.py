@@ -43,11 +43,12 @@ _SETTINGS = {
 # Datasette counts rows for the heading of a page; what takes longer goes without.
 _COUNTING = re.compile(r"select (count\(\*\) |\(select count\(\*\) )")
 _COUNTING_MS = 40
-# What the database may take for one page, in seconds: rows come first, then their number, then facets.
-_PAGE_SECONDS, _SQL_SECONDS = 0.13, 1.0
+# What the database may take until rows are there, and until their number and facets are, in seconds: rows are
+# worth waiting for.
+_ROWS_SECONDS, _REST_SECONDS = 1.0, 0.13
 # What each of a page's questions has in any case: most only ask for what tables and columns there are.
 _LEAST_MS = 20
-_ENDS: ContextVar[float] = ContextVar("ends")  # when the time of the request is over
+_BEGAN: ContextVar[float] = ContextVar("began")  # when the request came
 # Bytes of one value or row: no function of SQL makes larger ones, and the largest texts have half of it.
 _MOST_BYTES = 20_000_000
 _TAG = re.compile(r"<(script|style)\b")
@@ -86,8 +87,10 @@ class _Lineage(Database):  # type: ignore[misc] # no annotations
         return connection
 
     async def execute(self, sql: str, *args: Any, **options: Any) -> Any:
-        left = max(_LEAST_MS, round(1000 * (_ENDS.get() - time.monotonic())))
-        asked = _COUNTING_MS if _COUNTING.match(sql) else options.get("custom_time_limit") or left
+        is_count = _COUNTING.match(sql) is not None
+        seconds = _REST_SECONDS if is_count or "custom_time_limit" in options else _ROWS_SECONDS
+        left = max(_LEAST_MS, round(1000 * (_BEGAN.get() + seconds - time.monotonic())))
+        asked = _COUNTING_MS if is_count else options.get("custom_time_limit") or left
         options |= {"custom_time_limit": min(asked, left), "log_sql_errors": False}
         return await super().execute(sql, *args, **options)
 
@@ -125,8 +128,7 @@ def open_app(site: Site, port: int) -> Guard:
     app = Browser(site).app()
 
     async def answer_in_time(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        is_sql = b"sql=" in scope.get("query_string", b"")
-        _ENDS.set(time.monotonic() + (_SQL_SECONDS if is_sql else _PAGE_SECONDS))
+        _BEGAN.set(time.monotonic())
         await app(scope, receive, send)
 
     return Guard(answer_in_time, port, lenient=f"/{NAME}")
@@ -247,9 +249,9 @@ def _explain(exception: Exception, site: Site) -> tuple[int, str, str]:
         return (
             400,
             "This takes too long",
-            f"The database has {_PAGE_SECONDS:g} s for a page: ask for fewer rows, by a round or a sample; "
-            f"write the question as SQL, which has {_SQL_SECONDS:g} s; or put it to the sqlite3 shell, which "
-            "has no limit. /rounds and /samples know at once what became of the samples.",
+            f"The database has {_ROWS_SECONDS:g} s for rows: ask for fewer, by a round or a sample, or put the "
+            "question to the sqlite3 shell, which has no limit. /rounds and /samples know at once what became "
+            "of the samples.",
         )
     text = one_line(str(getattr(exception, "message", None) or exception))
     if isinstance(exception, sqlite3.DataError):
