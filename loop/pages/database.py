@@ -88,10 +88,10 @@ class _Lineage(Database):  # type: ignore[misc] # no annotations
 
     async def execute(self, sql: str, *args: Any, **options: Any) -> Any:
         is_count = _COUNTING.match(sql) is not None
-        seconds = _REST_SECONDS if is_count or "custom_time_limit" in options else _ROWS_SECONDS
+        asked = _COUNTING_MS if is_count else options.get("custom_time_limit")  # facets ask for some
+        seconds = _ROWS_SECONDS if asked is None else _REST_SECONDS
         left = max(_LEAST_MS, round(1000 * (_BEGAN.get() + seconds - time.monotonic())))
-        asked = _COUNTING_MS if is_count else options.get("custom_time_limit") or left
-        options |= {"custom_time_limit": min(asked, left), "log_sql_errors": False}
+        options |= {"custom_time_limit": left if asked is None else min(asked, left), "log_sql_errors": False}
         return await super().execute(sql, *args, **options)
 
     async def execute_fn(self, fn: Callable[[sqlite3.Connection], Any]) -> Any:
@@ -249,9 +249,9 @@ def _explain(exception: Exception, site: Site) -> tuple[int, str, str]:
         return (
             400,
             "This takes too long",
-            f"The database has {_ROWS_SECONDS:g} s for rows: ask for fewer, by a round or a sample, or put the "
-            "question to the sqlite3 shell, which has no limit. /rounds and /samples know at once what became "
-            "of the samples.",
+            f"The database has {_ROWS_SECONDS:g} s for rows: ask for fewer, by a round or a sample, or put "
+            "the question to the sqlite3 shell, which has no limit. /rounds and /samples know at once what "
+            "became of the samples.",
         )
     text = one_line(str(getattr(exception, "message", None) or exception))
     if isinstance(exception, sqlite3.DataError):
