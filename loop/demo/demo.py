@@ -1,6 +1,6 @@
 """The demo's run: noisy pairs of the small world, its tiny teacher and its tiny student.
 
-It is a run like any other: `show`, `trace`, `export` and `resume` work on it.
+It is a run like any other: `show`, `trace`, `serve`, `export` and `resume` work on it.
 """
 
 import shlex
@@ -108,6 +108,8 @@ def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     steps = {
         f"trace {name} {position}{runs}": "one sample through all rounds; any position will do",
         f"show {name}{runs}": "the rounds as every run has them",
+        f"serve {name}{runs}": "all of it in a browser",
+        f"report {name}{runs}": "one page to send around",
         f"export {name} -o recycled.json{runs}": "the recycled pairs",
         f"demo --policy accept-all{runs}": "the same without the student's choice",
         "init config.toml": "a config for data and models of your own",
