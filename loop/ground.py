@@ -7,22 +7,20 @@ import errno
 import json
 import sqlite3
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from agents.engines import ENGINES
 from agents.model_files import fingerprint
-from state.config import CHANGEABLE, SELF, RunConfig, load_config, parse_config
+from state.config import CHANGEABLE, SELF, RunConfig, flatten, load_config, parse_config
 from state.errors import ConfigError, StoreError
 from state.folder import RunFolder
 from state.store import LineageStore, open_database
 
 __all__ = [
     "explained",
-    "flatten",
     "hash_files",
     "load_begun_config",
     "refuse_changed_config",
@@ -161,14 +159,6 @@ def refuse_changed_files(store: LineageStore, config: RunConfig) -> None:
                 f"{key}: what {now[key]} holds was changed since the run began; put it back, "
                 "or start another run"
             )
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _show(value: object) -> str:

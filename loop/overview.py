@@ -6,11 +6,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from loop.ground import explained
+from state.comparison import compare_runs
 from state.errors import ReflectuneError
 from state.folder import RunFolder
 from state.history import History
 
-__all__ = ["describe_run", "open_history", "overview", "readable_overview"]
+__all__ = [
+    "describe_comparison",
+    "describe_run",
+    "open_history",
+    "overview",
+    "read_status",
+    "readable_overview",
+]
 
 
 @contextmanager
@@ -58,6 +66,25 @@ def describe_run(folder: RunFolder, known: Sequence[dict[str, Any]] = ()) -> dic
             "stop_reason": run["stop_reason"],
             "rounds": [*known[:-1], *history.rounds(since=known[-1]["round"] if known else 0)],
         }
+
+
+def describe_comparison(one: RunFolder, other: RunFolder) -> dict[str, Any]:
+    """Two runs against each other, as `compare --json` prints it."""
+    with open_history(one) as first, open_history(other) as second:
+        compared = compare_runs(first, second)
+    folders = (one, other)
+    return {
+        "names": [folder.path.name for folder in folders],
+        "status": [read_status(folder) for folder in folders],
+        **compared,
+    }
+
+
+def read_status(folder: RunFolder) -> str:
+    """A run's status by itself."""
+    was_locked = folder.is_locked()
+    with open_history(folder) as history:
+        return _status(folder, history.run()["status"], was_locked)
 
 
 def _status(folder: RunFolder, written: str, was_locked: bool) -> str:

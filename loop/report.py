@@ -13,12 +13,12 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from loop.charts import draw_charts, explain_missing, format_measure
-from loop.overview import open_history, overview
+from loop.overview import open_history, read_status
 from loop.pages.environment import PAGES, open_environment
-from loop.pages.formats import install_formats
 from loop.sentences import say_decision, say_failure, say_score, unit_of
 from loop.tables import format_apart
 from loop.words import Change, diff_words
+from state.config import flatten
 from state.evolution import read_evolution
 from state.exports import put_into_place
 from state.folder import RunFolder
@@ -54,7 +54,7 @@ def describe_evolution(folder: RunFolder) -> dict[str, Any]:
     `show --json`), evaluations (with intervals), teacher (of all rounds), and those of
     `state.evolution.read_evolution`.
     """
-    status = overview(folder)["status"]
+    status = read_status(folder)
     with open_history(folder) as history:
         return _describe(folder, history, status)
 
@@ -82,7 +82,7 @@ def write_report(folder: RunFolder, out: Path) -> None:
     Raises:
         DatasetError: the file cannot be written.
     """
-    status = overview(folder)["status"]
+    status = read_status(folder)
     with put_into_place(out) as part:
         with open_history(folder) as history:
             document = _describe(folder, history, status)
@@ -92,11 +92,9 @@ def write_report(folder: RunFolder, out: Path) -> None:
 
 def _render(document: Document, stories: Mapping[str, Document]) -> str:
     environment = open_environment()
-    install_formats(environment)
     environment.filters |= {
         "utc": _utc,
         "image": _to_address,
-        "model": _name,
         "format_measure": format_measure,
         "score": say_score,
     }
@@ -107,7 +105,7 @@ def _render(document: Document, stories: Mapping[str, Document]) -> str:
         run=document,
         lead=_lead(document),
         seconds=sum(sum(row["seconds"].values()) for row in document["rounds"]),
-        flat=_flatten(document["settings"]["config"]),
+        flat=_list_config(document["settings"]["config"]),
         charts=charts,
         missing=explain_missing(charts),
         kinds=[
@@ -161,15 +159,13 @@ def _lead(document: Document) -> list[str]:
     return sentences
 
 
-def _flatten(section: Document, prefix: str = "") -> list[tuple[str, str]]:
+def _list_config(config: Document) -> list[tuple[str, str]]:
     """Every key that is set, as the config file spells it."""
-    rows = []
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            rows += _flatten(value, f"{prefix}{key}.")
-        elif value is not None:
-            rows.append((prefix + key, str(value).lower() if isinstance(value, bool) else str(value)))
-    return rows
+    return [
+        (key, str(value).lower() if isinstance(value, bool) else str(value))
+        for key, value in flatten(config).items()
+        if value is not None
+    ]
 
 
 def _without_credentials(config: dict[str, Any]) -> dict[str, Any]:
@@ -318,13 +314,6 @@ def _shorten(changes: Sequence[tuple[Change, str]], left: int, removed: int = 0)
 def _utc(moment: str | None) -> str:
     """A stored time to the minute: a report is read in any zone."""
     return "-" if moment is None else f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _name(model: str | None) -> str:
-    """A file or model without the folders of the machine it lies on; a hub's name whole."""
-    if not model:
-        return "-"
-    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _to_address(svg: str) -> str:

@@ -24,7 +24,6 @@ from loop.display import Display
 from loop.graph import build_graph, hash_graph
 from loop.ground import (
     explained,
-    flatten,
     hash_files,
     load_begun_config,
     refuse_changed_config,
@@ -34,7 +33,7 @@ from loop.interruption import Interrupted
 from loop.measuring import evaluate_round, score_frozen
 from loop.nodes import why_stop
 from state.cache import AnswerCache, cache_path
-from state.config import SELF, RunConfig, change_config, parse_config
+from state.config import SELF, RunConfig, change_config, flatten, parse_config
 from state.datasets import assign_samples, dataset_hash, read_dataset
 from state.errors import ConfigError, StoreError
 from state.folder import RunFolder

@@ -4,11 +4,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from state.config import flatten
 from state.history import History
 from state.records import Phase
-from state.round_changes import AT_ONCE, COMPARED, count_decisions, parameters, select_pool
+from state.round_changes import COMPARED, count_decisions, select_pool
 
 __all__ = ["compare_runs"]
+from state.store import marks
+
+# Samples that are asked for at once: SQLite takes 32,766 parameters.
+_AT_ONCE = 5_000
 
 Row = dict[str, Any]
 
@@ -56,20 +61,10 @@ def _sample_ids(history: History, split: str) -> list[str]:
 
 def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Row]:
     """The config keys whose values differ, dotted; a key that one run does not have is None there."""
-    flat = [_flatten(one), _flatten(other)]
+    flat = [flatten(one), flatten(other)]
     keys = sorted((set(flat[0]) | set(flat[1])) - {"name"}, key=lambda key: ("." in key, key))
     values = {key: [config.get(key) for config in flat] for key in keys}
     return [{"key": key, "values": both} for key, both in values.items() if both[0] != both[1]]
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Row:
-    flat: Row = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _rounds(history: History) -> dict[int, Row]:
@@ -180,11 +175,11 @@ def _winners(history: History, round: int, phase: Phase) -> dict[str, tuple[str,
 def _proposals(history: History, round: int, phase: Phase, samples: Sequence[str]) -> dict[str, set[str]]:
     """The ids of a phase's proposals for some samples."""
     proposals: dict[str, set[str]] = {}
-    for start in range(0, len(samples), AT_ONCE):
-        some = samples[start : start + AT_ONCE]
+    for start in range(0, len(samples), _AT_ONCE):
+        some = samples[start : start + _AT_ONCE]
         rows = history.db.execute(
             "SELECT sample_id, id FROM versions "
-            f"WHERE sample_id IN ({parameters(some)}) AND round = ? AND phase = ?",
+            f"WHERE sample_id IN ({marks(some)}) AND round = ? AND phase = ?",
             [*some, round, phase],
         )
         for sample, version in rows:

@@ -42,6 +42,7 @@ __all__ = [
     "TeacherConfig",
     "change_config",
     "commented_config",
+    "flatten",
     "load_config",
     "parse_config",
     "read_toml",
@@ -424,6 +425,14 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     except ValidationError as error:
         problems = "; ".join(_explain(detail) for detail in error.errors())
         raise ConfigError(f"{source}: {problems}") from None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def commented_config() -> str:

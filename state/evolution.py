@@ -82,15 +82,15 @@ def _walk(history: History, complete: int) -> _Walk:
         moves: Counter[tuple[State, State]] = Counter()
         kept = 0
         for sample, of_phase in _decided(history, round):
-            for phase, (reason, status) in of_phase.items():
-                outcome = tell_outcome(reason, status)
+            came_to = {phase: tell_outcome(*what) for phase, what in of_phase.items()}
+            for phase, outcome in came_to.items():
+                status = of_phase[phase][1]
                 outcomes[phase][outcome] += 1
                 walk.accepted[sample] += outcome == "accepted"
                 if outcome == "failed" and status and len(walk.failures[status]) < MOST_TOLD:
                     walk.failures[status].append((sample, round, phase))
             if round > complete:
                 continue
-            came_to = {phase: tell_outcome(*what) for phase, what in of_phase.items()}
             after, is_kept = _state_after(came_to, pair.get(sample, "original"))
             if after in ("instruction improved", "response improved"):
                 pair[sample] = after

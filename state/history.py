@@ -15,7 +15,7 @@ from sqlite_utils.db import Database
 from state.errors import StoreError
 from state.exports import Preference
 from state.records import ANSWERLESS, PHASES, Pair, Phase
-from state.store import open_database
+from state.store import marks, open_database
 
 __all__ = ["History", "Proposed", "mean_and_median"]
 
@@ -256,7 +256,7 @@ class History:
             some = version_ids[start : start + _AT_ONCE]
             for row in self.db.query(
                 "SELECT version_id, ifd, r_ifd, response_tokens FROM pair_scores "
-                f"WHERE version_id IN ({', '.join('?' * len(some))}) AND student_id = ?",
+                f"WHERE version_id IN ({marks(some)}) AND student_id = ?",
                 [*some, student],
             ):
                 measured[row.pop("version_id")] = row

@@ -1,19 +1,17 @@
 """What differs between two rounds of a run. Compares no scores of different students."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from state.errors import StoreError
 from state.history import History, mean_and_median
 
 __all__ = [
-    "AT_ONCE",
     "CHANGE_ORDERS",
     "COMPARED",
     "ChangeOrder",
     "compare_rounds",
     "count_decisions",
-    "parameters",
     "select_pool",
 ]
 
@@ -22,8 +20,6 @@ CHANGE_ORDERS: tuple[ChangeOrder, ...] = get_args(ChangeOrder)
 
 # Decisions that were about a proposal.
 COMPARED = "reason NOT IN ('no-candidate', 'frozen')"
-# Versions that are asked for at once: SQLite takes 32,766 parameters.
-AT_ONCE = 5_000
 
 Row = dict[str, Any]
 Measures = Mapping[str, Mapping[str, float | None]]  # by version
@@ -260,8 +256,3 @@ def _tell_change(history: History, row: Row, rounds: tuple[int, int]) -> Row:
         "characters": {"before": row["before_characters"], "after": row["after_characters"]},
         **{side: {"version": row[side], **texts[row[side]]} for side in ("before", "after")},
     }
-
-
-def parameters(values: Iterable[object]) -> str:
-    """As many parameters of a query."""
-    return ", ".join("?" for _ in values)

@@ -45,6 +45,7 @@ __all__ = [
     "PoolPair",
     "Scores",
     "connect_read_only",
+    "marks",
     "open_database",
 ]
 
@@ -305,8 +306,8 @@ class LineageStore:
                 (row["sample_id"], row["candidate"]): row
                 for row in self.db.query(
                     "SELECT sample_id, candidate, COUNT(*) AS attempts, "
-                    f"MAX(status IN ({_marks(FINAL_STATUSES)})) AS settled FROM teacher_calls "
-                    f"WHERE round = ? AND phase = ? AND sample_id IN ({_marks(page)}) GROUP BY 1, 2",
+                    f"MAX(status IN ({marks(FINAL_STATUSES)})) AS settled FROM teacher_calls "
+                    f"WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)}) GROUP BY 1, 2",
                     [*FINAL_STATUSES, round, phase, *(row["sample_id"] for row in page)],
                 )
             }
@@ -329,7 +330,7 @@ class LineageStore:
         """How many of a phase's proposals need no further call, by the status of their last one."""
         rows = self.db.query(
             "SELECT status, COUNT(*) AS n FROM teacher_calls WHERE round = ? AND phase = ? "
-            f"AND (attempt >= ? OR status IN ({_marks(FINAL_STATUSES)})) GROUP BY status",
+            f"AND (attempt >= ? OR status IN ({marks(FINAL_STATUSES)})) GROUP BY status",
             [round, phase, attempts, *FINAL_STATUSES],
         )
         return Counter({row["status"]: row["n"] for row in rows})
@@ -365,7 +366,7 @@ class LineageStore:
         for page in self._pool_pages(_before(round, phase), size):
             sample_ids = [row["sample_id"] for row in page]
             decided = self._count(
-                f"decisions WHERE round = ? AND phase = ? AND sample_id IN ({_marks(page)})",
+                f"decisions WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)})",
                 round,
                 phase,
                 *sample_ids,
@@ -376,7 +377,7 @@ class LineageStore:
             candidates: dict[str, dict[str, Pair]] = {sample_id: {} for sample_id in sample_ids}
             for row in self.db.query(
                 "SELECT id, sample_id, instruction, input, response FROM versions "
-                f"WHERE round = ? AND phase = ? AND sample_id IN ({_marks(page)}) ORDER BY candidate",
+                f"WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)}) ORDER BY candidate",
                 [round, phase, *sample_ids],
             ):
                 candidates[row["sample_id"]][row["id"]] = _pair(row)
@@ -396,7 +397,7 @@ class LineageStore:
         found: dict[str, dict[Term, Score]] = {version_id: {} for version_id in version_ids}
         for row in self.db.query(
             "SELECT version_id, term, sum_logprob, num_tokens, status, truncated FROM scores "
-            f"WHERE student_id = ? AND version_id IN ({_marks(version_ids)})",
+            f"WHERE student_id = ? AND version_id IN ({marks(version_ids)})",
             [student_id, *version_ids],
         ):
             found[row["version_id"]][row["term"]] = _score(row)
@@ -444,7 +445,7 @@ class LineageStore:
                 row["sample_id"]
                 for row in self.db.query(
                     "SELECT DISTINCT sample_id FROM decisions WHERE phase = 'response' "
-                    f"AND reason = 'accepted' AND round <= ? AND sample_id IN ({_marks(page)})",
+                    f"AND reason = 'accepted' AND round <= ? AND sample_id IN ({marks(page)})",
                     [round, *(row["sample_id"] for row in page)],
                 )
             }
@@ -472,7 +473,7 @@ class LineageStore:
         )
         rows = self.db.query(
             "SELECT versions.sample_id, versions.id, instruction, input, response FROM versions "
-            f"JOIN {joined} IN ({_marks(sample_ids)})",
+            f"JOIN {joined} IN ({marks(sample_ids)})",
             [round, *sample_ids],
         )
         found = {row["sample_id"]: row for row in rows}
@@ -549,7 +550,7 @@ class LineageStore:
         """Those of some samples that are left alone in a round."""
         if patience is None:
             return set()
-        query = _FROZEN.format(among=f"AND sample_id IN ({_marks(sample_ids)})")
+        query = _FROZEN.format(among=f"AND sample_id IN ({marks(sample_ids)})")
         return {row["sample_id"] for row in self.db.query(query, [round, *sample_ids, round, patience])}
 
     def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, ignore: bool = False) -> None:
@@ -672,7 +673,8 @@ def _version_row(version: Version) -> dict[str, Any]:
     return row
 
 
-def _marks(values: Sequence[object]) -> str:
+def marks(values: Sequence[object]) -> str:
+    """As many parameters of a query."""
     return ", ".join("?" * len(values))
 
 

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from loop.charts import Chart, draw_charts, explain_missing
 from loop.pages.environment import open_environment
-from loop.pages.formats import install_formats
 from loop.report import describe_evolution
 from loop.tables import _students
 from state.folder import RunFolder
@@ -243,7 +242,6 @@ def test_charts_name_measures_as_pages_and_tables_do(monkeypatch: pytest.MonkeyP
     document["evaluations"] += [tokens | {"low": 11.0, "high": 13.0}]
     chart = by_name(draw_charts(document))["held-out"]
     environment = open_environment()
-    install_formats(environment)
     name = environment.filters["measure_name"]("response_tokens")
     assert name == "response tokens"
     assert name in texts

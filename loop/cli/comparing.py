@@ -169,18 +169,10 @@ def compare(
 ) -> None:
     """Compare two runs: settings, rounds and, where they have samples in common, pairs and decisions."""
     from loop.comparison import render_runs_compared
-    from loop.overview import open_history, overview
-    from state.comparison import compare_runs
+    from loop.overview import describe_comparison
     from state.folder import RunFolder
 
     if first == second:
         raise ConfigError(f"{first} is one run; give the names of two")
-    folders = [RunFolder.find(runs, name) for name in (first, second)]
-    with open_history(folders[0]) as one, open_history(folders[1]) as other:
-        compared = compare_runs(one, other)
-    document = {
-        "names": [first, second],
-        "status": [overview(folder)["status"] for folder in folders],
-        **compared,
-    }
+    document = describe_comparison(RunFolder.find(runs, first), RunFolder.find(runs, second))
     show_document(document, render_runs_compared(document), as_json)

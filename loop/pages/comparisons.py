@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from loop.overview import open_history, overview
+from loop.overview import describe_comparison
 from loop.pages.watcher import Mark, mark_folder
-from state.comparison import compare_runs
 from state.errors import ReflectuneError
 from state.folder import RunFolder
 from state.text import one_line
@@ -56,12 +55,7 @@ class Comparisons:
     def _work(self, other: RunFolder, mark: Mark) -> None:
         document, refusal = None, None
         try:
-            with open_history(self._folder) as ours, open_history(other) as theirs:
-                document = {
-                    "names": [self._folder.path.name, other.path.name],
-                    "status": [overview(folder)["status"] for folder in (self._folder, other)],
-                    **compare_runs(ours, theirs),
-                }
+            document = describe_comparison(self._folder, other)
         except (ReflectuneError, sqlite3.Error, OSError) as error:
             refusal = one_line(str(error))
         except Exception as error:  # noqa: BLE001 (its page says so, and the thread ends)

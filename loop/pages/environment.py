@@ -7,12 +7,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from loop.sentences import say_decision, say_failure
+from loop.pages.formats import install_formats
 from loop.tables import format_number, format_share
 from loop.words import diff_words
 from state.text import inert
 
-__all__ = ["PAGES", "install_filters", "mark_sides", "mark_words", "open_environment"]
+__all__ = ["PAGES", "mark_sides", "mark_words", "open_environment"]
 
 PAGES = Path(__file__).parent
 
@@ -31,20 +31,9 @@ def open_environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    install_filters(environment)
+    environment.filters |= {"number": format_number, "share": format_share}
+    install_formats(environment)
     return environment
-
-
-def install_filters(environment: Environment) -> None:
-    """Give an environment the filters `number`, `share`, `words`, `decision` and `failure`."""
-    environment.filters |= {
-        "number": format_number,
-        "share": format_share,
-        "words": mark_words,
-        "decision": say_decision,
-        "failure": say_failure,
-        "inert": inert,
-    }
 
 
 def mark_words(new: str, old: str) -> Markup:

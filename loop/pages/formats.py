@@ -51,7 +51,7 @@ def install_formats(environment: Environment) -> None:
 
 def model_name(model: str | None) -> str:
     """A model by the end of its path, or by its name on a hub."""
-    if model is None:
+    if not model:
         return "-"
     return PurePath(model).name if model.startswith("/") else model
 

@@ -13,7 +13,6 @@ from typing import Any
 from loop.pages.comparisons import Comparisons
 from loop.pages.environment import PAGES as FOLDER
 from loop.pages.environment import open_environment
-from loop.pages.formats import install_formats
 from loop.pages.guard import csp_nonce
 from loop.pages.watcher import Watcher
 from state.errors import ReflectuneError
@@ -65,7 +64,6 @@ class Site:
         self.watcher = Watcher(runs, folder)
         self.comparisons = Comparisons(folder)
         self._environment = open_environment()
-        install_formats(self._environment)
         self._environment.globals |= {
             "csp_nonce": csp_nonce,
             "name": folder.path.name,

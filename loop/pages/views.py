@@ -295,8 +295,7 @@ PAGES: Mapping[str, View] = {
     r"/rounds/(?P<round>\d{1,6})$": _round,
     r"/samples$": _samples,
     _POSITION + r"$": _sample,
-    _POSITION
-    + rf"/versions/(?P<version>\w{{1,64}})/(?P<field>{'|'.join(FIELDS)}|criticism)\.txt$": _version_text,
+    _POSITION + rf"/versions/(?P<version>\w{{1,64}})/(?P<field>{_FIELDS})\.txt$": _version_text,
     _POSITION + r"/calls/(?P<call>\w{1,64})\.txt$": _call_text,
     r"/charts/(?P<name>[\w-]{1,64})\.svg$": _chart,
     r"/runs$": _runs,

@@ -20,11 +20,10 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from agents.prompts import open_prompts
 from loop.context import LoopState
 from loop.graph import build_graph, hash_graph
-from loop.ground import flatten
 from loop.verify.findings import Findings
 from loop.verify.rounds import RoundsCheck, undo_change
 from loop.verify.sample import Basis, verify_sample
-from state.config import CHANGEABLE, RunConfig, load_config, parse_config
+from state.config import CHANGEABLE, RunConfig, flatten, load_config, parse_config
 from state.datasets import dataset_hash
 from state.errors import ConfigError, ReflectuneError
 from state.folder import RunFolder
