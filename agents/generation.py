@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from agents.models import context_length
+from reflectune.agents.models import context_length
 
 __all__ = [
     "Opening",

@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from state.errors import ConfigError
-from state.records import content_hash
+from reflectune.state.errors import ConfigError
+from reflectune.state.records import content_hash
 
 __all__ = ["find_fault", "fingerprint"]
 

@@ -17,10 +17,10 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
-from agents.linear import multiply_by_onednn
-from state.config import StudentConfig
-from state.errors import AdapterError, StudentError
+from reflectune.agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
+from reflectune.agents.student.linear import multiply_by_onednn
+from reflectune.state.config import StudentConfig
+from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
     "attach_adapter",

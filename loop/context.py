@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from agents.evaluation import Checker
-from agents.refinetune import check_adapter, refinetune_student
-from agents.student import Student
-from agents.teacher import Teacher
-from loop.display import Display
-from loop.interruption import Interrupted
-from state.config import RunConfig
-from state.folder import RunFolder
-from state.records import Pair, Phase, Score, StudentRecord, Term
-from state.store import LineageStore, Scores
+from reflectune.agents.student.evaluation import Checker
+from reflectune.agents.student.refinetune import check_adapter, refinetune_student
+from reflectune.agents.student.student import Student
+from reflectune.agents.teacher.teacher import Teacher
+from reflectune.loop.progress import Display
+from reflectune.loop.signals import Interrupted
+from reflectune.state.config import RunConfig
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.writer import LineageWriter, Scores
+from reflectune.state.records import Pair, Phase, Score, StudentRecord, Term
 
 __all__ = [
     "SAMPLES_AT_ONCE",
@@ -52,7 +52,7 @@ class LoopContext:
 
     config: RunConfig
     folder: RunFolder
-    store: LineageStore
+    store: LineageWriter
     display: Display
     checker: Checker | None
     open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
@@ -111,7 +111,7 @@ def adapter_of(context: LoopContext, student: StudentRecord) -> Path | None:
     return find_adapter(context.folder, student)
 
 
-def round_student(store: LineageStore, round: int) -> StudentRecord:
+def round_student(store: LineageWriter, round: int) -> StudentRecord:
     """The student that a round ended with."""
     student = store.round_student(round)
     assert student is not None, f"round {round} has no student"

@@ -13,14 +13,14 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from agents.engines import ENGINES
-from agents.models import open_tokenizer
-from agents.prompts import Prompts, make_nonce, open_prompts
-from agents.student import check_student
-from loop.tables import format_number, new_table
-from state.config import RunConfig, TeacherConfig
-from state.datasets import assign_samples, read_dataset
-from state.records import PHASES, Pair, Phase
+from reflectune.agents.models import open_tokenizer
+from reflectune.agents.student.student import check_student
+from reflectune.agents.teacher.engines import ENGINES
+from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
+from reflectune.loop.show.terminal.runs import format_number, new_table
+from reflectune.state.config import RunConfig, TeacherConfig
+from reflectune.state.data.datasets import assign_samples, read_dataset
+from reflectune.state.records import PHASES, Pair, Phase
 
 __all__ = ["estimate_run", "render_estimate"]
 

@@ -4,9 +4,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
-from loop.context import LoopContext, LoopState
-from loop.nodes import evaluate, refinetune, reflect, select
-from state.records import content_hash
+from reflectune.loop.context import LoopContext, LoopState
+from reflectune.loop.nodes import evaluate, refinetune, reflect, select
+from reflectune.state.records import content_hash
 
 __all__ = ["Loop", "build_graph", "draw_graph", "hash_graph"]
 

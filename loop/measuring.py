@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from agents.evaluation import evaluate_student
-from loop.context import SAMPLES_AT_ONCE, Judge, LoopContext, adapter_of, round_student, timed
-from state.records import TERMS, Evaluation
+from reflectune.agents.student.evaluation import evaluate_student
+from reflectune.loop.context import SAMPLES_AT_ONCE, Judge, LoopContext, adapter_of, round_student, timed
+from reflectune.state.records import TERMS, Evaluation
 
 __all__ = ["evaluate_round", "score_frozen"]
 

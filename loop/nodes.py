@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 
 from langgraph.runtime import Runtime
 
-from agents.refinetune import hash_adapter
-from agents.teacher import Question
-from agents.trainer import StoppedError
-from loop.context import (
+from reflectune.agents.student.refinetune import hash_adapter
+from reflectune.agents.student.trainer import StoppedError
+from reflectune.agents.teacher.teacher import Question
+from reflectune.loop.context import (
     SAMPLES_AT_ONCE,
     Judge,
     LoopContext,
@@ -24,13 +24,14 @@ from loop.context import (
     round_student,
     timed,
 )
-from loop.interruption import Interrupted
-from loop.measuring import evaluate_round, score_frozen
-from loop.selection import POLICIES, choose_training_set, decide, needed_versions
-from loop.stopping import is_spent, stop_reason
-from state.config import TeacherConfig
-from state.errors import TeacherError
-from state.records import (
+from reflectune.loop.measuring import evaluate_round, score_frozen
+from reflectune.loop.selection import POLICIES, choose_training_set, decide, needed_versions
+from reflectune.loop.signals import Interrupted
+from reflectune.loop.stopping import is_spent, stop_reason
+from reflectune.state.config import TeacherConfig
+from reflectune.state.errors import TeacherError
+from reflectune.state.lineage.writer import Contest, Scores
+from reflectune.state.records import (
     ANSWERLESS,
     PHASES,
     TERMS,
@@ -44,7 +45,6 @@ from state.records import (
     TeacherCall,
     Version,
 )
-from state.store import Contest, Scores
 
 __all__ = [
     "evaluate",

@@ -13,32 +13,32 @@ from typing import cast
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from agents.engines import ENGINES, TeacherModel
-from agents.evaluation import load_checker
-from agents.models import resolve_student
-from agents.refinetune import check_refinetune
-from agents.student import Student, check_student
-from agents.teacher import Teacher, check_teacher, open_teacher
-from loop.context import LoopContext, LoopState, find_adapter
-from loop.display import Display
-from loop.graph import build_graph, hash_graph
-from loop.ground import (
+from reflectune.agents.models import resolve_student
+from reflectune.agents.student.evaluation import load_checker
+from reflectune.agents.student.refinetune import check_refinetune
+from reflectune.agents.student.student import Student, check_student
+from reflectune.agents.teacher.engines import ENGINES, TeacherModel
+from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
+from reflectune.loop.context import LoopContext, LoopState, find_adapter
+from reflectune.loop.graph import build_graph, hash_graph
+from reflectune.loop.measuring import evaluate_round, score_frozen
+from reflectune.loop.nodes import why_stop
+from reflectune.loop.progress import Display
+from reflectune.loop.resuming import (
     explained,
     hash_files,
     load_begun_config,
     refuse_changed_config,
     refuse_changed_files,
 )
-from loop.interruption import Interrupted
-from loop.measuring import evaluate_round, score_frozen
-from loop.nodes import why_stop
-from state.cache import AnswerCache, cache_path
-from state.config import SELF, RunConfig, change_config, flatten, parse_config
-from state.datasets import assign_samples, dataset_hash, read_dataset
-from state.errors import ConfigError, StoreError
-from state.folder import RunFolder
-from state.records import StudentRecord
-from state.store import LineageStore
+from reflectune.loop.signals import Interrupted
+from reflectune.state.cache import AnswerCache, cache_path
+from reflectune.state.config import SELF, RunConfig, change_config, flatten, parse_config
+from reflectune.state.data.datasets import assign_samples, dataset_hash, read_dataset
+from reflectune.state.errors import ConfigError, StoreError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import StudentRecord
 
 __all__ = ["change_run", "create_run", "run_loop"]
 
@@ -75,7 +75,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         config = config.model_copy(update={"student": resolve_student(config.student)})
         check_refinetune(config)  # last: it opens the model
         folder.write_config(config.to_toml())
-        with LineageStore.create(folder.lineage) as store:
+        with LineageWriter.create(folder.lineage) as store:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
             store.add_run(
@@ -107,7 +107,7 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
     with (
         explained(folder.path, f"`reflectune resume {folder.path.name}`"),
         folder.lock(),
-        LineageStore.open(folder.lineage) as store,
+        LineageWriter.open(folder.lineage) as store,
     ):
         before = parse_config(store.config(), source=str(folder.lineage))
         after = change_config(before, overrides)
@@ -144,7 +144,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
     with (
         explained(folder.path, f"`reflectune resume {folder.path.name}`"),
         folder.lock(),
-        LineageStore.open(folder.lineage) as store,
+        LineageWriter.open(folder.lineage) as store,
         _open_cache(config, folder.path.parent) as cache,
     ):
         _refuse_other_machine(store)
@@ -267,7 +267,7 @@ def _forget_more_than_the_lineage(saver: SqliteSaver, folder: RunFolder, newest:
 
 
 @contextmanager
-def _status(store: LineageStore) -> Iterator[None]:
+def _status(store: LineageWriter) -> Iterator[None]:
     store.set_run_status("running")
     try:
         yield
@@ -279,7 +279,7 @@ def _status(store: LineageStore) -> Iterator[None]:
         raise
 
 
-def _refuse_other_machine(store: LineageStore) -> None:
+def _refuse_other_machine(store: LineageWriter) -> None:
     if store.versions()["graph"] != hash_graph():
         raise StoreError(
             "this run was begun by a version of Reflectune whose machine has other nodes; "

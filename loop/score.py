@@ -6,13 +6,13 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from agents.formulas import ifd, ifd_loss, nll, r_ifd, r_ifd_loss
-from agents.student import Student
-from loop.display import Display
-from state.config import DataConfig, StudentConfig
-from state.datasets import read_dataset
-from state.history import mean_and_median
-from state.records import TERMS, Pair, Score, Term
+from reflectune.agents.student.formulas import ifd, ifd_loss, nll, r_ifd, r_ifd_loss
+from reflectune.agents.student.student import Student
+from reflectune.loop.progress import Display
+from reflectune.state.config import DataConfig, StudentConfig
+from reflectune.state.data.datasets import read_dataset
+from reflectune.state.lineage.reader import mean_and_median
+from reflectune.state.records import TERMS, Pair, Score, Term
 
 __all__ = ["score_dataset"]
 

@@ -9,10 +9,10 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agents.formulas import ifd, perplexity, r_ifd
-from state.config import SelectionConfig
-from state.records import Decision, Phase, PolicyName, Reason, Score, Term
-from state.store import Contest, PoolPair, Scores
+from reflectune.agents.student.formulas import ifd, perplexity, r_ifd
+from reflectune.state.config import SelectionConfig
+from reflectune.state.lineage.writer import Contest, PoolPair, Scores
+from reflectune.state.records import Decision, Phase, PolicyName, Reason, Score, Term
 
 __all__ = ["POLICIES", "Policy", "Rule", "choose_training_set", "decide", "needed_versions"]
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from state.config import RunConfig, TeacherConfig
-from state.records import Evaluation, Spending
+from reflectune.state.config import RunConfig, TeacherConfig
+from reflectune.state.records import Evaluation, Spending
 
 __all__ = ["is_spent", "quality", "stop_reason"]
 

@@ -21,8 +21,8 @@ from typing import Self
 from sqlite_utils import Migrations
 from sqlite_utils.db import Database
 
-from state.errors import StoreError
-from state.records import KeptAnswer
+from reflectune.state.errors import StoreError
+from reflectune.state.records import KeptAnswer
 
 __all__ = ["AnswerCache", "cache_path"]
 

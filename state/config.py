@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from state.errors import ConfigError
-from state.records import PolicyName, content_hash
+from reflectune.state.errors import ConfigError
+from reflectune.state.records import PolicyName, content_hash
 
 __all__ = [
     "CHANGEABLE",

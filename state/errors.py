@@ -12,7 +12,7 @@ A message says what failed, where, what it got and wanted, and what to do next, 
 One bad answer or one unscorable pair is data, not an error: it is recorded with a status.
 """
 
-from state.text import one_line
+from reflectune.state.text import one_line
 
 __all__ = [
     "AdapterError",

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Self
 
-from state.errors import ConfigError, StoreError
+from reflectune.state.errors import ConfigError, StoreError
 
 __all__ = ["RunFolder"]
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from loop.demo.world import is_right
-from state.folder import RunFolder
-from state.history import History
-from state.index import SampleIndex, SampleQuery
-from state.records import Pair
+from reflectune.loop.demo.world import is_right
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.index import SampleIndex, SampleQuery
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import Pair
 from tests.worlds import ROOT, child_environment, command
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def take_pictures(folder: Path) -> None:
 
 def _choose_journey(folder: RunFolder) -> int:
     """The position of a sample whose faults the first round mended, each phase its own."""
-    with SampleIndex.open(folder) as index, History.open(folder.lineage) as history:
+    with SampleIndex.open(folder) as index, LineageReader.open(folder.lineage) as history:
         index.update()
         for row in index.find(SampleQuery(round=1, phase="response", outcome="accepted", limit=1000)):
             given, *_, after = (

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from state.config import RunConfig, parse_config
-from state.folder import RunFolder
-from state.records import PHASES, TERMS, Phase, Term
-from state.store import LineageStore
+from reflectune.state.config import RunConfig, parse_config
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import PHASES, TERMS, Phase, Term
 
 __all__ = ["make_large_run", "vocabulary"]
 
@@ -102,7 +102,7 @@ def make_large_run(
     config = _config(name, samples, rounds, seed)
     with RunFolder.create(folder, name) as run:
         run.write_config(config.to_toml())
-        with LineageStore.create(run.lineage) as store:
+        with LineageWriter.create(run.lineage) as store:
             store.add_run(
                 name=name,
                 config=config.model_dump(mode="json"),

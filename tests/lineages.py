@@ -3,7 +3,8 @@
 import math
 from pathlib import Path
 
-from state.records import (
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import (
     TERMS,
     Decision,
     Pair,
@@ -16,12 +17,11 @@ from state.records import (
     Term,
     Version,
 )
-from state.store import LineageStore
 
 
-def make_store(path: Path, train: int = 3, holdout: int = 1) -> LineageStore:
+def make_store(path: Path, train: int = 3, holdout: int = 1) -> LineageWriter:
     """A store with samples "a", "b", ... (held-out ones last), round 0 and student s0."""
-    store = LineageStore.create(path)
+    store = LineageWriter.create(path)
     store.add_run(
         name="run",
         config={"rounds": 2},
@@ -78,7 +78,7 @@ def call(
 
 
 def propose(
-    store: LineageStore, parent: Version, response: str, *, round: int, phase: Phase, candidate: int = 0
+    store: LineageWriter, parent: Version, response: str, *, round: int, phase: Phase, candidate: int = 0
 ) -> Version:
     """Commit a teacher call with the version it proposed."""
     made = call(parent.sample_id, round, phase, candidate=candidate)

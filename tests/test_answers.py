@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.answers import is_placeholder, is_refusal, is_runaway
+from reflectune.agents.teacher.answers import is_placeholder, is_refusal, is_runaway
 
 
 @pytest.mark.parametrize(

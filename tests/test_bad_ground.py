@@ -16,21 +16,21 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from agents.model_files import fingerprint
-from agents.refinetune import check_adapter, hash_adapter, refinetune_student
-from agents.trainer import _checkpoints
-from loop.display import LineDisplay, Stage
-from loop.run import change_run, create_run, run_loop
-from loop.verify.run import verify_run
-from state import store as lineage_store
-from state.cache import AnswerCache, cache_path
-from state.config import load_config
-from state.datasets import read_dataset
-from state.errors import AdapterError, ConfigError, DatasetError, ReflectuneError, StoreError
-from state.exports import write_pairs
-from state.folder import RunFolder
-from state.history import History
-from state.records import KeptAnswer, Pair
+from reflectune.agents.model_files import fingerprint
+from reflectune.agents.student.refinetune import check_adapter, hash_adapter, refinetune_student
+from reflectune.agents.student.trainer import _checkpoints
+from reflectune.loop.progress import LineDisplay, Stage
+from reflectune.loop.run import change_run, create_run, run_loop
+from reflectune.loop.verify.run import verify_run
+from reflectune.state.cache import AnswerCache, cache_path
+from reflectune.state.config import load_config
+from reflectune.state.data.datasets import read_dataset
+from reflectune.state.data.exports import write_pairs
+from reflectune.state.errors import AdapterError, ConfigError, DatasetError, ReflectuneError, StoreError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage import writer as lineage_store
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import KeptAnswer, Pair
 from tests.test_refinetune import PAIRS, configure, interrupt, weights
 from tests.tiny_models import save_tiny_llama
 from tests.worlds import ROOT, reflectune, write_world
@@ -278,8 +278,8 @@ def test_files_under_the_same_name_must_stay_the_same(
 
 
 def test_prompts_and_local_teacher_must_stay_the_same_too(world: Path, tmp_path: Path) -> None:
-    from agents.prompts import SHIPPED
-    from loop.ground import hash_files
+    from reflectune.agents.teacher.prompts import SHIPPED
+    from reflectune.loop.resuming import hash_files
 
     prompts = tmp_path / "prompts.toml"
     prompts.write_bytes(SHIPPED.read_bytes())
@@ -349,7 +349,7 @@ def test_lineage_that_another_program_writes_in_is_named(cut: RunFolder, world: 
         said = refusal(cut, StoreError, "database is locked; another program writes in it, let it end")
         assert time.monotonic() - began < 60
         assert "`reflectune resume tiny`" in said
-        with History.open(cut.lineage) as history:
+        with LineageReader.open(cut.lineage) as history:
             assert history.last_round() == 1
         other.communicate("")
     assert_ends_as_calm(cut, world)
@@ -468,11 +468,11 @@ def test_wall_clock_is_read_where_it_is_known_that_it_may_jump() -> None:
     }
     # Columns that are only shown, the lock's owner, a Retry-After that is a date, and pages that say of when
     # they are.
-    assert {place for place in places if not place.startswith("loop/pages/")} == {
-        "state/store.py",
+    assert {place for place in places if not place.startswith("loop/show/html/")} == {
+        "state/lineage/writer.py",
         "state/cache.py",
         "state/folder.py",
-        "agents/engines/pacing.py",
+        "agents/teacher/engines/pacing.py",
     }
 
 
@@ -573,7 +573,7 @@ def test_student_without_one_finite_score_takes_nothing_and_is_not_trained(
     assert reasons == [("no-candidate",), ("unscorable",)]
     assert moved == (0,)
     assert measures == [("response_tokens",)]
-    with History.open(folder.lineage) as history:
+    with LineageReader.open(folder.lineage) as history:
         one = history.rounds()[1]
         assert (one["student"], one["training"], one["ifd"]["mean"]) == ("s0", 0, None)
         assert list(history.pool(1)) == list(history.pool(0))
@@ -720,7 +720,7 @@ def test_full_disk_makes_no_run(world: Path, small_disk: Path) -> None:
 def test_read_only_folder_is_shown_and_not_worked_in(cut: RunFolder, world: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "ground", "remount,ro,bind", source=str(cut.path.parent), bind=True) as ground:
         folder = RunFolder.find(ground, "tiny")
-        with History.open(folder.lineage) as history:
+        with LineageReader.open(folder.lineage) as history:
             assert history.last_round() == 1
             assert len(history.trace("0")["versions"]) >= 1
         for work in (lambda: run_loop(folder, LineDisplay()), lambda: change_run(folder, ["rounds=3"])):
@@ -736,13 +736,13 @@ def test_database_that_another_program_keeps_for_itself_is_not_shown_stale(cut: 
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("UPDATE rounds SET stop_reason = 'newest'")
         with pytest.raises(StoreError, match=r"lineage\.db: .*is locked; another program keeps it") as caught:
-            History.open(cut.lineage)
+            LineageReader.open(cut.lineage)
         assert "\n" not in str(caught.value)
         refused = "is locked; another program keeps it for itself, let it end"
         for work in (lambda: run_loop(cut, LineDisplay()), lambda: change_run(cut, ["rounds=3"])):
             with pytest.raises(StoreError, match=refused):
                 work()
-    with History.open(cut.lineage) as history:
+    with LineageReader.open(cut.lineage) as history:
         assert history.run()["stop_reason"] == "newest"
 
 
@@ -756,6 +756,6 @@ def test_write_ahead_log_without_its_index_is_not_passed_over(cut: RunFolder, tm
         mounted(tmp_path / "ground", "remount,ro,bind", source=str(copy.parent), bind=True) as ground,
         pytest.raises(StoreError, match=r"newest rows are in lineage\.db-wal: make the folder writable"),
     ):
-        History.open(ground / "tiny/lineage.db")
-    with History.open(copy / "lineage.db") as history:
+        LineageReader.open(ground / "tiny/lineage.db")
+    with LineageReader.open(copy / "lineage.db") as history:
         assert history.run()["stop_reason"] == "newest"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from agents.engines import openai_server, pacing
-from agents.teacher import Question, Reflection, open_teacher
-from state.config import TeacherConfig
-from state.errors import ConfigError, TeacherError
-from state.records import Pair
+from reflectune.agents.teacher.engines import openai_server, pacing
+from reflectune.agents.teacher.teacher import Question, Reflection, open_teacher
+from reflectune.state.config import TeacherConfig
+from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.records import Pair
 from tests.teacher_server import Reply, given, improve, is_structured, serve_teacher
 
 LATENCY = 0.5  # seconds

@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from agents.rows import build_row
-from agents.scoring import choose_packing, score_sequences
-from agents.student import Student
-from agents.targets import Encoded
-from agents.templates import open_template
-from state.config import RunConfig
-from state.records import PHASES, TERMS, Pair, Term
+from reflectune.agents.student.rows import build_row
+from reflectune.agents.student.scoring import choose_packing, score_sequences
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.targets import Encoded
+from reflectune.agents.student.templates import open_template
+from reflectune.state.config import RunConfig
+from reflectune.state.records import PHASES, TERMS, Pair, Term
 from tests.bench import gpu, memory, refinetune
 from tests.bench.machine import describe_machine, matmul_rate
 from tests.bench.meter import Meter

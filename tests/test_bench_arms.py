@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from loop.demo.world import is_right
-from state.records import Pair
+from reflectune.loop.demo.world import is_right
+from reflectune.state.records import Pair
 from tests.bench.arms import ARMS, DEFAULT, EXPLORED, RANDOM, V1, Arm, Job, configure, interval, outcome_rows
 from tests.bench.rules import RULES, Contest, judge, read
 

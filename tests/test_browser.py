@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from loop.sentences import say_decision
-from state.folder import RunFolder
-from state.history import History
-from state.index import SampleIndex, SampleQuery
+from reflectune.loop.show.sentences import say_decision
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.index import SampleIndex, SampleQuery
+from reflectune.state.lineage.reader import LineageReader
 from tests.bench.browsing import kinds_of_pages
 from tests.browser import (
     CHROMIUM,
@@ -225,7 +225,7 @@ def test_browser_diffs_say_what_changed_from_the_parent(
     runs: Path, calm: str, browser: "Browser", view: str
 ) -> None:
     position = a_sample_with(runs, "calm", "accepted")
-    with History.open(runs / "calm" / "lineage.db") as history:
+    with LineageReader.open(runs / "calm" / "lineage.db") as history:
         versions = {version["id"]: version for version in history.trace(str(position))["versions"]}
     compared = 0
     with open_tab(browser, calm) as tab:
@@ -265,7 +265,7 @@ _WITHOUT = """(element, tag) => {
 
 def test_browser_follows_a_version_to_its_parent(runs: Path, calm: str, browser: "Browser") -> None:
     position = a_sample_with(runs, "calm", "accepted")
-    with History.open(runs / "calm" / "lineage.db") as history:
+    with LineageReader.open(runs / "calm" / "lineage.db") as history:
         versions = {version["id"]: version for version in history.trace(str(position))["versions"]}
     version = next(v for v in reversed(versions.values()) if v["parent"])
     steps = 0
@@ -286,7 +286,7 @@ def test_browser_follows_a_version_to_its_parent(runs: Path, calm: str, browser:
 
 def test_browser_shows_each_teacher_call_with_its_raw_text(runs: Path, calm: str, browser: "Browser") -> None:
     position = a_sample_with(runs, "calm", "refused")
-    with History.open(runs / "calm" / "lineage.db") as history:
+    with LineageReader.open(runs / "calm" / "lineage.db") as history:
         calls = history.calls(history.find_sample(str(position)))
     assert calls
     with open_tab(browser, calm) as tab:
@@ -327,7 +327,7 @@ def test_browser_answers_why_for_every_proposal_within_two_clicks(
 
 def _not_taken(lineage: Path) -> Iterator[tuple[int, str, int, str, str]]:
     """Round, phase, position, reason and its sentence, of all that was not taken."""
-    with History.open(lineage) as history:
+    with LineageReader.open(lineage) as history:
         total = sum(history.samples().values())
         for position in range(total):
             for decision in history.trace(str(position))["decisions"]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from loop import nodes
-from state.records import TeacherCall
-from state.store import LineageStore
+from reflectune.loop import nodes
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import TeacherCall
 from tests.teacher_server import Reply, TeacherServer, improve, serve_teacher
 from tests.test_cli import complaint, document, invoke
 from tests.worlds import child_environment, command, reflectune, write_world
@@ -98,7 +98,7 @@ def test_budget_raised_goes_on_with_the_next_rounds(world: Path, capsys: pytest.
         shown = document(capsys, "show", "tiny", "--runs", runs)
         assert (shown["status"], shown["stop_reason"]) == ("finished", "rounds")
         assert document(capsys, "runs", "--runs", runs)[0]["rounds"] == 3
-        with LineageStore.open(world / runs / "tiny/lineage.db") as store:
+        with LineageWriter.open(world / runs / "tiny/lineage.db") as store:
             changes = [(row["key"], row["before"], row["after"]) for row in store.db["config_changes"].rows]
         assert changes == [("rounds", "2", "3"), ("teacher.budget_tokens", str(CAP), "1000000")]
     assert "budget_tokens = 1000000" in (world / "runs/tiny/config.toml").read_text()

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from agents.engines import ENGINES, Answer, EngineKind, Request, TeacherModel
-from agents.engines.cached import CachedEngine
-from agents.model_files import fingerprint
-from agents.teacher import Reflection, check_teacher, open_teacher
-from state import cache as cache_module
-from state.cache import AnswerCache, cache_path
-from state.config import StudentConfig, TeacherConfig
-from state.errors import ConfigError, StoreError
-from state.records import KeptAnswer, Pair
-from state.store import LineageStore
+from reflectune.agents.model_files import fingerprint
+from reflectune.agents.teacher.engines import ENGINES, Answer, EngineKind, Request, TeacherModel
+from reflectune.agents.teacher.engines.cached import CachedEngine
+from reflectune.agents.teacher.teacher import Reflection, check_teacher, open_teacher
+from reflectune.state import cache as cache_module
+from reflectune.state.cache import AnswerCache, cache_path
+from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.errors import ConfigError, StoreError
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import KeptAnswer, Pair
 from tests.teacher_server import Reply, TeacherServer, improve, is_structured, serve_teacher
 from tests.test_cli import complaint, document, invoke
 from tests.test_teacher import ScriptedEngine, config, question, well
@@ -831,9 +831,9 @@ def test_run_interrupted_before_it_could_commit_keeps_the_answer(
 ) -> None:
     """Ctrl-C while the third answer is written: it is in no book, but need not be paid again."""
     commits = 0
-    commit = LineageStore.add_reflections
+    commit = LineageWriter.add_reflections
 
-    def interrupted(store: LineageStore, *rows: Any) -> None:
+    def interrupted(store: LineageWriter, *rows: Any) -> None:
         nonlocal commits
         commits += 1
         if commits == 3:
@@ -843,7 +843,7 @@ def test_run_interrupted_before_it_could_commit_keeps_the_answer(
     asked = len(server.requests)
     other = ("--name", "other", "--set", "teacher.revision=two", "--set", "teacher.concurrency=1")
     with monkeypatch.context() as patch:
-        patch.setattr(LineageStore, "add_reflections", interrupted)
+        patch.setattr(LineageWriter, "add_reflections", interrupted)
         assert invoke("run", "config.toml", *other) == 130
     assert invoke("resume", "other") == 0
     assert counts(capsys, "other")["cached"] == [1, 0]

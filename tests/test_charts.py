@@ -14,11 +14,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from rich.console import Console
 
-from loop.charts import Chart, draw_charts, explain_missing
-from loop.pages.environment import open_environment
-from loop.report import describe_evolution
-from loop.tables import _students
-from state.folder import RunFolder
+from reflectune.loop.show.charts import Chart, draw_charts, explain_missing
+from reflectune.loop.show.html.environment import open_environment
+from reflectune.loop.show.report import describe_evolution
+from reflectune.loop.show.terminal.runs import _students
+from reflectune.state.folder import RunFolder
 from tests.lineages import make_store
 
 STATES = ("original", "instruction improved", "response improved", "refused", "failed")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from agents.prompts import SHIPPED, open_prompts
-from loop.cli import app
+from reflectune.agents.teacher.prompts import SHIPPED, open_prompts
+from reflectune.loop.cli import app
 from tests.worlds import ROOT, child_environment, command, invoke, reflectune, write_world
 
 
@@ -180,7 +180,7 @@ def test_init_writes_a_config_once(
 def test_prompts_prints_a_file_that_opens(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['reflectune', 'prompts']\n"
-        "from loop.cli import main\n"
+        "from reflectune.loop.cli import main\n"
         "try: main()\n"
         "finally: assert not {'torch', 'transformers', 'langgraph'} & set(sys.modules)\n"
     )
@@ -343,10 +343,11 @@ def test_run_can_be_moved_and_read_where_nothing_can_be_written(world: Path) -> 
         for name in ("lineage.db-wal", "lineage.db-shm"):
             (moved / name).unlink(missing_ok=True)
         code = (
-            "import os, sys; from pathlib import Path; from state.history import History\n"
+            "import os, sys; from pathlib import Path\n"
+            "from reflectune.state.lineage.reader import LineageReader\n"
             "import sqlite_utils; sqlite_utils.Database(memory=True)  # loads plugins, while it may\n"
             "os.setuid(65534)\n"
-            "with History.open(Path(sys.argv[1]) / 'lineage.db') as history: print(history.last_round())"
+            "with LineageReader.open(Path(sys.argv[1]) / 'lineage.db') as run: print(run.last_round())"
         )
         result = subprocess.run(
             [sys.executable, "-c", code, str(moved)],
@@ -373,7 +374,7 @@ def test_unexpected_errors_are_one_line_and_a_traceback_on_request(
     def explode(folder: object) -> None:
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr("loop.overview.overview", explode)
+    monkeypatch.setattr("reflectune.loop.show.documents.overview", explode)
     monkeypatch.setenv("REFLECTUNE_DEBUG", "")
     assert invoke("runs") == 1
     err = capsys.readouterr().err
@@ -389,14 +390,14 @@ def test_interrupt_says_how_to_go_on_and_exits_130(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("loop.measuring.evaluate_student", interrupt)
+    monkeypatch.setattr("reflectune.loop.measuring.evaluate_student", interrupt)
     assert invoke("run", "config.toml", "--name", "cut", "--runs", "interrupted") == 130
     assert "go on with `reflectune resume cut`" in capsys.readouterr().err
     assert document(capsys, "runs", "--runs", "interrupted")[0]["status"] == "interrupted"
 
 
 def test_run_by_two_processes_is_refused(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from state.folder import RunFolder
+    from reflectune.state.folder import RunFolder
 
     with RunFolder(inside / "runs/tiny").lock():
         assert "is working on this run" in complaint(capsys, "resume", "tiny")

@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from loop.comparison import render_rounds_compared, render_runs_compared
-from state.comparison import compare_runs
-from state.history import History
-from state.records import Evaluation, Sample, StudentRecord
-from state.store import LineageStore
+from reflectune.loop.show.terminal.comparison import render_rounds_compared, render_runs_compared
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.run_comparison import compare_runs
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import Evaluation, Sample, StudentRecord
 from tests.lineages import decided, given, make_store, original, propose, scores_of
 
 
@@ -45,7 +45,7 @@ def reason_for(sample: str, accepts: str, new: dict[str, Any]) -> Any:
 
 
 def compared(one: Path, other: Path) -> dict[str, Any]:
-    with History.open(one) as first, History.open(other) as second:
+    with LineageReader.open(one) as first, LineageReader.open(other) as second:
         return compare_runs(first, second)
 
 
@@ -91,7 +91,7 @@ def test_runs_with_other_proposals_have_no_decisions_alike(tmp_path: Path) -> No
 def test_runs_over_other_data_compare_what_both_have(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one.db", accepts="a")
     other = tmp_path / "other.db"
-    with LineageStore.create(other) as store:
+    with LineageWriter.create(other) as store:
         store.add_run(name="other", config={"rounds": 3}, config_hash="c", data_hash="e", versions={}, seed=0)
         store.add_samples([Sample("a", 0, "train", given("a")), Sample("z", 1, "holdout", given("z"))])
         store.start_round(0)
@@ -116,7 +116,7 @@ def test_runs_over_other_data_compare_what_both_have(tmp_path: Path) -> None:
 def test_runs_differ_in_nested_keys_but_not_by_name(tmp_path: Path) -> None:
     paths = []
     for which, extra in (("one", {"candidates": 1}), ("two", {"candidates": 4, "model": "m"})):
-        with LineageStore.create(tmp_path / which) as store:
+        with LineageWriter.create(tmp_path / which) as store:
             config = {"name": which, "seed": 0, "teacher": extra}
             store.add_run(name=which, config=config, config_hash=which, data_hash="d", versions={}, seed=0)
         paths.append(tmp_path / which)
@@ -217,7 +217,7 @@ def test_runs_that_ask_once_compare_challengers_where_both_have_one(tmp_path: Pa
     paths = [tmp_path / "one.db", tmp_path / "other.db", tmp_path / "third.db"]
     for path, accepts in zip(paths, ("a", "ab", "b"), strict=True):
         write_run(path, accepts=accepts)
-        with LineageStore.open(path) as store, store.transaction() as database:
+        with LineageWriter.open(path) as store, store.transaction() as database:
             database.execute(
                 "UPDATE runs SET config = json_set(config, '$.teacher', json('{\"candidates\": 1}'))"
             )
@@ -225,7 +225,7 @@ def test_runs_that_ask_once_compare_challengers_where_both_have_one(tmp_path: Pa
     assert (response["both"], response["alike"], response["agree"]) == (2, 2, 1)
     response = compared(paths[0], paths[2])["decisions"][1]
     assert (response["both"], response["alike"], response["agree"]) == (2, 2, 0)
-    with LineageStore.open(paths[1]) as store, store.transaction() as database:
+    with LineageWriter.open(paths[1]) as store, store.transaction() as database:
         # As a policy does that draws lots: the proposal is there, and was not looked at.
         database.execute(
             "UPDATE decisions SET challenger_id = NULL, winner_id = incumbent_id, reason = 'policy' "

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from state.config import RunConfig, change_config, commented_config, load_config, parse_config
-from state.errors import ConfigError
+from reflectune.state.config import RunConfig, change_config, commented_config, load_config, parse_config
+from reflectune.state.errors import ConfigError
 
 MINIMAL = """
 name = "r"

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state.config import DataConfig
-from state.datasets import Record, assign_samples, dataset_hash, read_dataset
-from state.errors import DatasetError
-from state.records import Pair, content_hash
+from reflectune.state.config import DataConfig
+from reflectune.state.data.datasets import Record, assign_samples, dataset_hash, read_dataset
+from reflectune.state.errors import DatasetError
+from reflectune.state.records import Pair, content_hash
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from loop.demo.demo import open_demo
-from state.config import load_config
-from state.records import PHASES
+from reflectune.loop.demo.demo import open_demo
+from reflectune.state.config import load_config
+from reflectune.state.records import PHASES
 from tests.worlds import child_environment, command, reflectune
 
 SMALL = ("demo", "--rounds", "2", "--samples", "160", "--json")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loop.demo.account import account_for, judge_phase, render_account, telling_sample
-from state.history import History, Proposed
-from state.records import Evaluation, Pair, Phase, Sample, StudentRecord, TeacherCall, Version
-from state.store import LineageStore
+from reflectune.loop.demo.account import account_for, judge_phase, render_account, telling_sample
+from reflectune.state.lineage.reader import LineageReader, Proposed
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import Evaluation, Pair, Phase, Sample, StudentRecord, TeacherCall, Version
 from tests.lineages import call, decided
 
 WRONG, RIGHT, VAGUE = Pair("Shout cat.", "", "cat"), Pair("Shout cat.", "", "CAT"), Pair("Cat?", "", "CAT")
@@ -45,14 +45,14 @@ def test_judge_phase_has_no_shares_of_nothing() -> None:
 
 
 @pytest.fixture
-def history(tmp_path: Path) -> History:
+def history(tmp_path: Path) -> LineageReader:
     """Three samples, one round.
 
     Sample 0 is mended in both phases' course (instruction refused, response accepted), 1 is right and
     stays, 2 is wrong and damaged further (a wrong response accepted).
     """
     pairs = [WRONG, RIGHT, Pair("Shout dog.", "", "dog")]
-    with LineageStore.create(tmp_path / "lineage.db") as store:
+    with LineageWriter.create(tmp_path / "lineage.db") as store:
         store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
         samples = [Sample(str(index), index, "train", pair) for index, pair in enumerate(pairs)]
         store.add_samples(samples)
@@ -94,10 +94,10 @@ def history(tmp_path: Path) -> History:
         store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
         store.add_evaluations(1, "s1", [Evaluation("accuracy", 0.6, 40, 0.45, 0.74)])
         store.finish_round(1, "rounds")
-    return History.open(tmp_path / "lineage.db")
+    return LineageReader.open(tmp_path / "lineage.db")
 
 
-def test_account_says_what_is_right_and_how_it_was_selected(history: History) -> None:
+def test_account_says_what_is_right_and_how_it_was_selected(history: LineageReader) -> None:
     with history:
         zero, one = account_for(history)
     assert zero["pool_right"] == pytest.approx(1 / 3)
@@ -110,7 +110,7 @@ def test_account_says_what_is_right_and_how_it_was_selected(history: History) ->
     assert one["training"] == 1
 
 
-def test_render_account_shows_every_round_at_80_columns(history: History) -> None:
+def test_render_account_shows_every_round_at_80_columns(history: LineageReader) -> None:
     with history:
         documents = account_for(history)
     console = Console(width=80, color_system=None)
@@ -122,7 +122,7 @@ def test_render_account_shows_every_round_at_80_columns(history: History) -> Non
     assert "…" not in text
 
 
-def test_telling_sample_was_mended_and_trained_on(history: History) -> None:
+def test_telling_sample_was_mended_and_trained_on(history: LineageReader) -> None:
     with history:
         trace = telling_sample(history)
     assert trace is not None
@@ -130,8 +130,8 @@ def test_telling_sample_was_mended_and_trained_on(history: History) -> None:
 
 
 def test_telling_sample_is_none_where_nothing_was_mended(tmp_path: Path) -> None:
-    with LineageStore.create(tmp_path / "lineage.db") as store:
+    with LineageWriter.create(tmp_path / "lineage.db") as store:
         store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
         store.start_round(0)
-    with History.open(tmp_path / "lineage.db") as history:
+    with LineageReader.open(tmp_path / "lineage.db") as history:
         assert telling_sample(history) is None

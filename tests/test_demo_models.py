@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from agents.prompts import Proposal, open_prompts
-from loop.demo.corpus import MISTAKES, student_texts, teacher_texts
-from loop.demo.demo import FOLDER, demo_config
-from loop.demo.measure import measure_student, measure_teacher
-from loop.demo.world import is_reserved, is_right
-from state.config import RunConfig
-from state.records import PHASES, Pair, Phase
+from reflectune.agents.teacher.prompts import Proposal, open_prompts
+from reflectune.loop.demo.demo import FOLDER, demo_config
+from reflectune.loop.demo.world import is_reserved, is_right
+from reflectune.state.config import RunConfig
+from reflectune.state.records import PHASES, Pair, Phase
+from tests.demo_models.corpus import MISTAKES, student_texts, teacher_texts
+from tests.demo_models.measure import measure_student, measure_teacher
 
 MODELS = FOLDER / "models"
 # Where a student's texts name the operand: inputs, clear instructions of some kinds, facts of some kinds.

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.demo.noise import FAULTS, INPUT_RATE, LAZY, VAGUE, VAGUE_RATE, draw_pair, write_dataset
-from loop.demo.world import KINDS, OPPOSITES, check, draw_task, is_reserved, is_right, solve
-from state.records import Pair
+from reflectune.loop.demo.noise import FAULTS, INPUT_RATE, LAZY, VAGUE, VAGUE_RATE, draw_pair, write_dataset
+from reflectune.loop.demo.world import KINDS, OPPOSITES, check, draw_task, is_reserved, is_right, solve
+from reflectune.state.records import Pair
 
 # The words of the phrasings themselves, some of which the hash reserves.
 PLAIN = {

@@ -12,15 +12,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from agents.engines import ENGINES, Answer, Engine, Request, TeacherModel, pacing
-from agents.engines.local_transformers import TransformersEngine
-from agents.engines.openai_server import OpenAIEngine, _read_completion
-from agents.engines.recorded import RecordedEngine
-from agents.prompts import answer_schema
-from agents.teacher import Question, open_teacher
-from state.config import StudentConfig, TeacherConfig
-from state.errors import AdapterError, ConfigError, TeacherError
-from state.records import Pair, Phase
+from reflectune.agents.teacher.engines import ENGINES, Answer, Engine, Request, TeacherModel, pacing
+from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
+from reflectune.agents.teacher.engines.openai_server import OpenAIEngine, _read_completion
+from reflectune.agents.teacher.engines.recorded import RecordedEngine
+from reflectune.agents.teacher.prompts import answer_schema
+from reflectune.agents.teacher.teacher import Question, open_teacher
+from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.errors import AdapterError, ConfigError, TeacherError
+from reflectune.state.records import Pair, Phase
 from tests.teacher_server import Reply, serve_teacher
 from tests.tiny_models import save_bigram_llama, save_tiny_adapter, save_tiny_llama
 
@@ -387,9 +387,9 @@ def test_openai_close_does_not_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch)
 def test_openai_request_under_way_does_not_hold_up_exit() -> None:
     script = (
         "import sys\n"
-        "from agents.engines import Request\n"
-        "from agents.engines.openai_server import OpenAIEngine\n"
-        "from state.config import TeacherConfig\n"
+        "from reflectune.agents.teacher.engines import Request\n"
+        "from reflectune.agents.teacher.engines.openai_server import OpenAIEngine\n"
+        "from reflectune.state.config import TeacherConfig\n"
         "engine = OpenAIEngine(TeacherConfig(engine='openai', model='fake', base_url=sys.argv[1]))\n"
         "engine.submit(Request('0', (), None, 0, None, 'response', 1, 0))\n"
         "sys.stdin.readline()\n"

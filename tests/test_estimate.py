@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loop.estimate import estimate_run
-from state.config import load_config
+from reflectune.loop.estimate import estimate_run
+from reflectune.state.config import load_config
 from tests.test_cli import document, invoke
 from tests.worlds import write_world
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.evaluation import evaluate_student, load_checker
-from agents.student import Response
-from state.errors import ConfigError
-from state.records import Pair, Score
+from reflectune.agents.student.evaluation import evaluate_student, load_checker
+from reflectune.agents.student.student import Response
+from reflectune.state.errors import ConfigError
+from reflectune.state.records import Pair, Score
 
 PAIRS = [Pair(f"Add {number}.", "", str(number)) for number in range(10)]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from loop.selection import POLICIES, Policy
-from state.evolution import STATES, read_evolution
-from state.history import History
-from state.records import PHASES, Phase, PolicyName, Reason, Sample, StudentRecord, Version
-from state.store import LineageStore
-from state.telling import _GAIN
+from reflectune.loop.selection import POLICIES, Policy
+from reflectune.state.lineage.evolution import STATES, read_evolution
+from reflectune.state.lineage.highlights import _GAIN
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import PHASES, Phase, PolicyName, Reason, Sample, StudentRecord, Version
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
 # What five samples come to: (round, phase) -> sample -> the decision's reason, and the call's status.
@@ -49,7 +49,7 @@ COURSE: dict[tuple[int, Phase], dict[str, tuple[Reason, str]]] = {
 
 
 def write_phase(
-    store: LineageStore,
+    store: LineageWriter,
     pool: dict[str, Version],
     round: int,
     phase: Phase,
@@ -80,7 +80,7 @@ def write_two_rounds(path: Path, until: int = 4) -> None:
 
 @contextmanager
 def evolution_of(path: Path) -> Iterator[dict[str, Any]]:
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         yield read_evolution(history)
 
 
@@ -221,7 +221,7 @@ def test_evolution_scores_share_one_student_where_it_scored_every_round(tmp_path
 
 def test_evolution_scores_leave_out_samples_that_were_not_drawn(tmp_path: Path) -> None:
     write_scores(tmp_path / "lineage.db", frozen=2)
-    with LineageStore.open(tmp_path / "lineage.db") as store:
+    with LineageWriter.open(tmp_path / "lineage.db") as store:
         drawn = store.choose_samples(2, seed=0)
     with evolution_of(tmp_path / "lineage.db") as document:
         (panel,) = document["scores"]["ifd"]
@@ -245,7 +245,7 @@ def test_evolution_scores_of_an_older_run_are_never_of_two_students_in_one_panel
 
 def test_evolution_scores_show_no_round_that_is_scored_in_part(tmp_path: Path) -> None:
     write_scores(tmp_path / "lineage.db", frozen=3)
-    with LineageStore.open(tmp_path / "lineage.db") as store:
+    with LineageWriter.open(tmp_path / "lineage.db") as store:
         store.db.execute(
             "DELETE FROM scores WHERE student_id = 's0' AND version_id IN "
             "(SELECT id FROM versions WHERE round = 2 AND sample_id = 'a')"
@@ -258,7 +258,7 @@ def test_evolution_scores_show_no_round_that_is_scored_in_part(tmp_path: Path) -
 
 def test_evolution_a_pair_that_cannot_be_scored_has_no_value(tmp_path: Path) -> None:
     write_scores(tmp_path / "lineage.db", frozen=3)
-    with LineageStore.open(tmp_path / "lineage.db") as store:
+    with LineageWriter.open(tmp_path / "lineage.db") as store:
         store.db.execute(
             "UPDATE scores SET sum_logprob = NULL, num_tokens = NULL, status = 'empty' "
             "WHERE student_id = 's0' AND version_id = ?",
@@ -399,7 +399,7 @@ def test_evolution_gains_have_the_sign_of_the_policy(
         for place, phase in enumerate(PHASES)
     }
     write_contests(tmp_path / "lineage.db", course, policy=name)
-    with History.open(tmp_path / "lineage.db") as history:
+    with LineageReader.open(tmp_path / "lineage.db") as history:
         gains = history.db.execute(f"SELECT {_GAIN} FROM decisions").fetchall()
     assert gains == [(1.0,), (1.0,)]
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state.config import DataConfig
-from state.datasets import read_dataset
-from state.errors import DatasetError
-from state.exports import ExportFormat, Preference, user_turn, write_pairs, write_preferences
-from state.records import Pair
+from reflectune.state.config import DataConfig
+from reflectune.state.data.datasets import read_dataset
+from reflectune.state.data.exports import ExportFormat, Preference, user_turn, write_pairs, write_preferences
+from reflectune.state.errors import DatasetError
+from reflectune.state.records import Pair
 
 FORMATS: list[ExportFormat] = ["alpaca", "messages", "sharegpt", "parquet"]
 PAIRS = [Pair("Say hello.", "", "Bonjour, ça va?"), Pair("Add.", "1 2", "3")]

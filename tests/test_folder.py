@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from state.errors import ConfigError, StoreError
-from state.folder import RunFolder
+from reflectune.state.errors import ConfigError, StoreError
+from reflectune.state.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +22,7 @@ def make(runs: Path, name: str) -> None:
 def in_another_process(block: str, path: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process in a block, whose code calls the path `path`. To be killed."""
     code = (
-        "import sys, time; from pathlib import Path; from state.folder import RunFolder\n"
+        "import sys, time; from pathlib import Path; from reflectune.state.folder import RunFolder\n"
         f"path = Path(sys.argv[1])\n{block} print('there', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

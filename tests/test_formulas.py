@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.formulas import ifd, ifd_loss, nll, perplexity, r_ifd, r_ifd_loss
-from state.records import TERMS, Score
+from reflectune.agents.student.formulas import ifd, ifd_loss, nll, perplexity, r_ifd, r_ifd_loss
+from reflectune.state.records import TERMS, Score
 
 MEASURES = (ifd, r_ifd, ifd_loss, r_ifd_loss)
 

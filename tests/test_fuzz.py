@@ -16,16 +16,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from loop.story import render_trace
-from loop.words import diff_words
-from state.config import DataConfig, RunConfig, commented_config, load_config
-from state.datasets import Record, read_dataset
-from state.errors import ConfigError, DatasetError
-from state.exports import ExportFormat, Preference, write_pairs, write_preferences
-from state.history import History
-from state.records import Pair, Sample, StudentRecord, TeacherCall, Version
-from state.store import LineageStore
-from state.text import inert
+from reflectune.loop.show.diffs import diff_words
+from reflectune.loop.show.terminal.sample import render_trace
+from reflectune.state.config import DataConfig, RunConfig, commented_config, load_config
+from reflectune.state.data.datasets import Record, read_dataset
+from reflectune.state.data.exports import ExportFormat, Preference, write_pairs, write_preferences
+from reflectune.state.errors import ConfigError, DatasetError
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import Pair, Sample, StudentRecord, TeacherCall, Version
+from reflectune.state.text import inert
 
 FORMATS: list[ExportFormat] = ["alpaca", "messages", "sharegpt", "parquet"]
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -314,7 +314,7 @@ def tell(path: Path, given: Pair, proposed: Pair, critique: str, error: str) -> 
             completion_tokens=None, cost_usd=None, seconds=0.0,
         )  # fmt: skip
 
-    with LineageStore.create(path) as store:
+    with LineageWriter.create(path) as store:
         store.add_run(name="x", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
         store.add_samples([Sample("a", 0, "train", given, {critique: error})])
         store.start_round(0)
@@ -336,7 +336,7 @@ def test_trace_gives_any_text_back_and_shows_it_inertly(
 ) -> None:
     path = tmp_path_factory.mktemp("lineage") / "lineage.db"
     tell(path, given, proposed, other, other)
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         trace = history.trace("0")
     told = [Pair(v["instruction"], v["input"], v["response"]) for v in trace["versions"]]
     assert told == [given, proposed]
@@ -399,7 +399,7 @@ def test_texts_of_ten_megabytes_are_stored_traced_and_exported_soon(tmp_path: Pa
     given, proposed = Pair("Ask.", "", "a " + long), Pair("Ask.", "", long + " b")
     with soon(90):
         tell(tmp_path / "lineage.db", given, proposed, long[: 2**20], long[: 2**20])
-        with History.open(tmp_path / "lineage.db") as history:
+        with LineageReader.open(tmp_path / "lineage.db") as history:
             trace = history.trace("0")
         assert [version["response"] for version in trace["versions"]] == [given.response, proposed.response]
         console = Console(file=io.StringIO(), width=100)

@@ -21,7 +21,7 @@ from transformers import (
     MptForCausalLM,
 )
 
-from agents.generation import (
+from reflectune.agents.generation import (
     Opening,
     Sampling,
     _Draw,

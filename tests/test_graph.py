@@ -3,9 +3,9 @@ from pathlib import Path
 
 from langgraph.graph import END
 
-from loop.cli import app
-from loop.context import LoopState
-from loop.graph import after_evaluate, after_select, draw_graph, hash_graph
+from reflectune.loop.cli import app
+from reflectune.loop.context import LoopState
+from reflectune.loop.graph import after_evaluate, after_select, draw_graph, hash_graph
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -4,8 +4,8 @@ import time
 import pytest
 import torch
 
-from agents import hardware
-from agents.hardware import fastest_count, measure_threads, prefers_bfloat16, visible_cpus
+from reflectune.agents import hardware
+from reflectune.agents.hardware import fastest_count, measure_threads, prefers_bfloat16, visible_cpus
 
 
 @pytest.mark.parametrize(

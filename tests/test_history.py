@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from state.errors import StoreError
-from state.exports import Preference
-from state.history import History, Proposed, mean_and_median
-from state.records import Evaluation, Pair, Spending, StudentRecord, Version
-from state.store import LineageStore
+from reflectune.state.data.exports import Preference
+from reflectune.state.errors import StoreError
+from reflectune.state.lineage.reader import LineageReader, Proposed, mean_and_median
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import Evaluation, Pair, Spending, StudentRecord, Version
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
 
@@ -23,8 +23,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def history(path: Path) -> Iterator[History]:
-    with History.open(path) as history:
+def history(path: Path) -> Iterator[LineageReader]:
+    with LineageReader.open(path) as history:
         yield history
 
 
@@ -38,7 +38,7 @@ def sample_counts(phase: dict[str, Any]) -> dict[str, Any]:
     return {name: phase[name] for name in SAMPLE_COUNTS}
 
 
-def write_round(store: LineageStore) -> None:
+def write_round(store: LineageWriter) -> None:
     store.start_round(1)
     old = {sample: original(sample) for sample in "abc"}
     store.add_decisions({}, "s0", [decided(old[sample], phase="instruction") for sample in "abc"])
@@ -67,7 +67,7 @@ def write_round(store: LineageStore) -> None:
     store.finish_round(1, "rounds")
 
 
-def test_history_rounds_have_the_documented_keys_and_values(history: History) -> None:
+def test_history_rounds_have_the_documented_keys_and_values(history: LineageReader) -> None:
     zero, one = history.rounds()
     assert zero["round"] == 0
     assert (zero["student"], zero["pool"], zero["training"]) == ("s0", 3, 0)
@@ -110,7 +110,7 @@ def test_history_counts_samples_without_a_proposal_by_their_last_call(path: Path
         "b": [("unchanged", "cut")],
         "c": [("unchanged", "cut"), ("error", "unchanged")],
     }
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         store.start_round(2)
         # In the order in which a busy server may answer: the last row need not be the last call.
         for sample, of_candidates in reversed(statuses.items()):
@@ -122,7 +122,7 @@ def test_history_counts_samples_without_a_proposal_by_their_last_call(path: Path
         store.add_reflections([call("b", 2, attempt=1, status="unchanged", candidate=1)], [])
         store.add_reflections([call("a", 2, attempt=1, status="cut", candidate=1)], [])
         store.add_reflections([call("a", 2, attempt=1, status="unchanged")], [])
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         two = history.rounds()[2]
     assert sample_counts(two["instruction"]) == {
         "reflected": 0,
@@ -135,7 +135,7 @@ def test_history_counts_samples_without_a_proposal_by_their_last_call(path: Path
     assert two["response"]["statuses"] == {"cut": 1, "ok": 1, "unchanged": 2}
 
 
-def test_history_run_overview(history: History) -> None:
+def test_history_run_overview(history: LineageReader) -> None:
     assert history.run()["stop_reason"] == "rounds"
     assert history.run()["rounds"] == 2
     assert history.samples() == {"train": 3, "holdout": 1}
@@ -144,20 +144,20 @@ def test_history_run_overview(history: History) -> None:
 
 
 def test_history_cost_is_unknown_where_a_price_is(path: Path) -> None:
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         store.db.execute("UPDATE teacher_calls SET cost_usd = NULL WHERE sample_id = 'a'")
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         assert history.teacher()["cost_usd"] is None
 
 
 def test_history_sums_what_was_paid_for(path: Path) -> None:
     """Two calls from the cache are counted, and add nothing; those of round 1 took 60 tokens and 1 USD."""
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         store.start_round(2)
         kept = [replace(call(sample, 2), cached=True, cost_usd=0.0, seconds=0.0) for sample in "ab"]
         uncounted = replace(call("c", 2, status="error"), prompt_tokens=None, cost_usd=None)
         store.add_reflections([*kept, uncounted, replace(call("c", 2, attempt=2), cost_usd=0.5)], [])
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         two = history.rounds()[2]
         assert two["response"]["teacher"] == {
             "calls": 4,
@@ -181,10 +181,10 @@ def test_history_sums_what_was_paid_for(path: Path) -> None:
 
 @pytest.mark.parametrize("status", ["ok", "unparsable", "cut", "unchanged"])
 def test_history_a_sum_is_unknown_where_an_answered_call_is_not_counted(path: Path, status: str) -> None:
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         uncounted = call("a", attempt=7, status=status)
         store.add_reflections([replace(uncounted, completion_tokens=None, cost_usd=None)], [])
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         one = history.rounds()[1]
     for sums in (one["teacher"], one["response"]["teacher"]):
         assert (sums["prompt_tokens"], sums["completion_tokens"], sums["cost_usd"]) == (50, None, None)
@@ -193,29 +193,29 @@ def test_history_a_sum_is_unknown_where_an_answered_call_is_not_counted(path: Pa
 
 
 def test_history_of_a_cached_call_without_counts_leaves_the_sums_known(path: Path) -> None:
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         kept = replace(call("a", attempt=7), cached=True, cost_usd=0.0)
         store.add_reflections([replace(kept, prompt_tokens=None, completion_tokens=None)], [])
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         assert history.rounds()[1]["response"]["teacher"] == FOUR_CALLS | {"calls": 5, "cached": 1}
 
 
 def test_history_reads_a_lineage_from_before_there_was_a_cache(path: Path) -> None:
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         store.db.execute("ALTER TABLE teacher_calls DROP COLUMN cached")
         store.db.execute("DELETE FROM _sqlite_migrations WHERE name = '0004_cached_calls'")
     before = path.read_bytes()
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         assert history.rounds()[1]["response"]["teacher"] == FOUR_CALLS
         assert history.trace("a")["versions"][1]["critique"] == "too short"
     assert path.read_bytes() == before
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         assert store.spending() == Spending(60, 1.0)
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         assert history.teacher(1)["cached"] == 0
 
 
-def test_history_trace_tells_the_whole_story(history: History) -> None:
+def test_history_trace_tells_the_whole_story(history: LineageReader) -> None:
     trace = history.trace("0")
     assert (trace["sample"], trace["position"], trace["split"]) == ("a", 0, "train")
     assert [(version["phase"], version["current"]) for version in trace["versions"]] == [
@@ -236,7 +236,7 @@ def test_history_trace_tells_the_whole_story(history: History) -> None:
     assert trace["failures"] == []
 
 
-def test_history_trace_of_a_failed_reflection_names_each_attempt(history: History) -> None:
+def test_history_trace_of_a_failed_reflection_names_each_attempt(history: LineageReader) -> None:
     trace = history.trace("c")
     assert [(item["attempt"], item["status"]) for item in trace["failures"]] == [
         (1, "unparsable"),
@@ -245,7 +245,7 @@ def test_history_trace_of_a_failed_reflection_names_each_attempt(history: Histor
     assert trace["trained_in"] == []
 
 
-def test_history_finds_samples_by_position_and_id(history: History) -> None:
+def test_history_finds_samples_by_position_and_id(history: LineageReader) -> None:
     assert history.find_sample("2") == "c"
     assert history.find_sample("c") == "c"
     with pytest.raises(StoreError, match="no sample 9; give a position from 0 to 3"):
@@ -256,13 +256,13 @@ def test_history_finds_samples_by_position_and_id(history: History) -> None:
         history.find_sample("%")
 
 
-def test_history_exports_follow_the_pool(history: History) -> None:
+def test_history_exports_follow_the_pool(history: LineageReader) -> None:
     assert [pair.response for pair in history.pool(1)] == ["better a", "answer b", "answer c"]
     assert list(history.pool(0)) == [given(sample) for sample in "abc"]
     assert [pair.response for pair in history.training(1)] == ["better a"]
 
 
-def test_history_preferences_are_winner_and_loser_of_compared_responses(history: History) -> None:
+def test_history_preferences_are_winner_and_loser_of_compared_responses(history: LineageReader) -> None:
     assert list(history.preferences(1)) == [
         Preference("ask a", "", chosen="better a", rejected="answer a"),
         Preference("ask b", "", chosen="answer b", rejected="worse b"),
@@ -270,7 +270,7 @@ def test_history_preferences_are_winner_and_loser_of_compared_responses(history:
     assert list(history.preferences(0)) == []
 
 
-def test_history_proposed_has_each_proposal_with_its_incumbent(history: History) -> None:
+def test_history_proposed_has_each_proposal_with_its_incumbent(history: LineageReader) -> None:
     assert list(history.proposed(1, "response")) == [
         Proposed(0, given("a"), Pair("ask a", "", "better a"), accepted=True),
         Proposed(1, given("b"), Pair("ask b", "", "worse b"), accepted=False),
@@ -279,7 +279,7 @@ def test_history_proposed_has_each_proposal_with_its_incumbent(history: History)
 
 
 def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> None:
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         store.start_round(2)
         taken = Version("a", original("a").id, 1, "response", 0, Pair("ask a", "", "better a"))
         best = propose(store, taken, "best a", round=2, phase="instruction")
@@ -293,7 +293,7 @@ def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> 
                 decided(taken, best, reason="accepted", round=2, phase="instruction"),
             ],
         )
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         proposed = list(history.proposed(2, "instruction"))
     assert proposed == [
         Proposed(0, taken.pair, best.pair, accepted=True),
@@ -303,13 +303,13 @@ def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> 
 
 
 def test_history_proposed_has_every_candidate_and_which_was_accepted(path: Path) -> None:
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         store.start_round(2)
         old = original("b")
         second = propose(store, old, "second b", round=2, phase="response", candidate=1)
         first = propose(store, old, "first b", round=2, phase="response", candidate=0)
         store.add_decisions({}, "s0", [decided(old, second, reason="accepted", round=2)])
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         assert list(history.proposed(2, "response")) == [
             Proposed(1, old.pair, first.pair, accepted=False),
             Proposed(1, old.pair, second.pair, accepted=True),
@@ -317,10 +317,10 @@ def test_history_proposed_has_every_candidate_and_which_was_accepted(path: Path)
 
 
 def test_history_evaluations_are_all_measures_by_round_and_name(path: Path) -> None:
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         store.add_evaluations(0, "s0", [Evaluation("nll", 3.0, 4, 2.5, 3.5)])
         store.add_evaluations(1, "s1", [Evaluation("accuracy", 0.5, 2, 0.1, 0.9)])
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         assert history.evaluations() == [
             {"round": 0, "student": "s0", "name": "nll", "value": 3.0, "n": 4, "low": 2.5, "high": 3.5},
             {"round": 1, "student": "s1", "name": "accuracy", "value": 0.5, "n": 2, "low": 0.1, "high": 0.9},
@@ -329,19 +329,19 @@ def test_history_evaluations_are_all_measures_by_round_and_name(path: Path) -> N
 
 
 def test_history_counts_a_round_only_when_all_is_decided(path: Path) -> None:
-    with LineageStore.open(path) as store:
+    with LineageWriter.open(path) as store:
         store.start_round(2)
         store.add_decisions({}, "s0", [decided(original("a"), round=2)])
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         assert history.last_round() == 1
 
 
-def test_history_cannot_write(history: History) -> None:
+def test_history_cannot_write(history: LineageReader) -> None:
     with pytest.raises(Exception, match="readonly"):
         history.db.execute("DELETE FROM runs")
 
 
-def test_evolution_view_has_a_row_per_version(history: History) -> None:
+def test_evolution_view_has_a_row_per_version(history: LineageReader) -> None:
     rows = list(history.db.query("SELECT sample_id, phase, outcome, ifd FROM evolution"))
     assert [(row["sample_id"], row["phase"], row["outcome"]) for row in rows] == [
         ("a", "original", None),
@@ -355,7 +355,7 @@ def test_evolution_view_has_a_row_per_version(history: History) -> None:
     assert rows[5]["ifd"] is None
 
 
-def test_round_summary_view_counts_reasons(history: History) -> None:
+def test_round_summary_view_counts_reasons(history: LineageReader) -> None:
     rows = {row["phase"]: row for row in history.db.query("SELECT * FROM round_summary")}
     assert rows["instruction"]["no_candidate"] == 3
     response = rows["response"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from state.errors import StoreError
-from state.folder import RunFolder
-from state.history import History
-from state.index import SORTS, SampleIndex, SampleQuery
-from state.outcomes import OUTCOMES
-from state.records import Pair, Version
-from state.store import LineageStore
+from reflectune.state.errors import StoreError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.index import SORTS, SampleIndex, SampleQuery
+from reflectune.state.lineage.outcomes import OUTCOMES
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import Pair, Version
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def write_round(store: LineageStore) -> None:
+def write_round(store: LineageWriter) -> None:
     store.start_round(1)
     old = {sample: original(sample) for sample in "abcd"}
     asked = call("a", phase="instruction")
@@ -236,7 +236,7 @@ def test_update_takes_in_what_a_running_loop_adds(folder: RunFolder) -> None:
     with SampleIndex.open(folder) as index:
         assert index.update()
         assert not index.update()
-        with LineageStore.open(folder.lineage) as store:
+        with LineageWriter.open(folder.lineage) as store:
             store.start_round(2)
             store.add_decisions(
                 {}, "s0", [decided(original("b"), round=2, phase="instruction", reason="frozen")]
@@ -253,14 +253,14 @@ def test_update_takes_in_what_a_running_loop_adds(folder: RunFolder) -> None:
 
 
 def test_rounds_are_those_of_the_history(folder: RunFolder, index: SampleIndex) -> None:
-    with History.open(folder.lineage) as history:
+    with LineageReader.open(folder.lineage) as history:
         assert index.rounds() == history.rounds()
 
 
 def test_an_index_of_another_lineage_is_made_anew(folder: RunFolder, tmp_path: Path) -> None:
     earlier = tmp_path / "earlier.db"
     shutil.copy(folder.lineage, earlier)
-    with LineageStore.open(folder.lineage) as store:
+    with LineageWriter.open(folder.lineage) as store:
         store.start_round(2)
         propose(store, original("b"), "never kept", round=2, phase="response")
     with SampleIndex.open(folder) as index:

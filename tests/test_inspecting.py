@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from loop.cli import main
-from state.folder import RunFolder
-from state.store import LineageStore
+from reflectune.loop.cli import main
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.writer import LineageWriter
 from tests.test_comparison import write_run
 from tests.worlds import child_environment, command, reflectune, write_world
 
@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, accepts in (("one", "a"), ("two", "ab")):
         (folder / "runs" / name).mkdir(parents=True)
         write_run(folder / "runs" / name / "lineage.db", accepts=accepts)
-        with LineageStore.open(folder / "runs" / name / "lineage.db") as store:
+        with LineageWriter.open(folder / "runs" / name / "lineage.db") as store:
             store.set_run_status("finished")
     return folder
 
@@ -169,7 +169,7 @@ def test_inspecting_says_the_same_with_and_without_colour(world: Path) -> None:
 def test_inspecting_piped_keeps_a_long_line_whole_unless_columns_are_set(tmp_path: Path, world: Path) -> None:
     shutil.copytree(world / "runs", tmp_path / "runs")
     long = "word " * 60
-    with LineageStore.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
+    with LineageWriter.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
         database.execute("UPDATE versions SET instruction = ? WHERE sample_id = 'a'", [long])
     assert long.strip() in piped(tmp_path, "trace", "one", 0)
     folded = piped(tmp_path, "trace", "one", 0, COLUMNS="60")
@@ -232,7 +232,7 @@ def test_samples_refuse_what_makes_no_sense(world: Path, arguments: tuple[str, .
 
 def test_samples_say_that_changes_of_rounds_do_not_compare(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("index.db*"))
-    with LineageStore.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
+    with LineageWriter.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
         database.execute(
             "UPDATE decisions SET incumbent_value = 0.9, challenger_value = 0.5 WHERE phase = 'response'"
         )
@@ -256,7 +256,7 @@ def test_samples_say_which_changes_a_policy_leaves_unknown(
     world: Path, tmp_path: Path, policy: str, compares: tuple[str, str]
 ) -> None:
     shutil.copytree(world / "runs", tmp_path / "runs")
-    with LineageStore.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
+    with LineageWriter.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
         database.execute(
             "UPDATE runs SET config = json_set(config, '$.selection', json(?))",
             [json.dumps({"policy": policy})],
@@ -307,10 +307,10 @@ def test_watch_is_refused_where_there_is_nothing_to_redraw(world: Path) -> None:
 
 
 @contextmanager
-def going_on(world: Path, name: str) -> Iterator[LineageStore]:
+def going_on(world: Path, name: str) -> Iterator[LineageWriter]:
     """A run that says it goes on, and that somebody has locked."""
     folder = RunFolder(world / "runs" / name)
-    with folder.lock(), LineageStore.open(folder.lineage) as store:
+    with folder.lock(), LineageWriter.open(folder.lineage) as store:
         store.set_run_status("running")
         yield store
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from state.folder import RunFolder
-from state.history import History
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.reader import LineageReader
 from tests.large_run import make_large_run, vocabulary
 
 SAMPLES, HELD_OUT, ROUNDS = 1_500, 15, 3
@@ -111,7 +111,7 @@ def test_large_run_winners_have_all_scores_and_only_good_ones_are_trained_on(db:
 
 
 def test_large_run_can_be_read_like_any_other(run: RunFolder) -> None:
-    with History.open(run.lineage) as history:
+    with LineageReader.open(run.lineage) as history:
         rounds = history.rounds()
         trace = history.trace("17")
     assert [row["round"] for row in rounds] == [0, 1, 2, 3]

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.linear import multiply_by_onednn
-from agents.rows import build_row, build_tree_row
-from agents.scoring import score_sequences, target_logprobs
-from agents.targets import Encoded
+from reflectune.agents.student.linear import multiply_by_onednn
+from reflectune.agents.student.rows import build_row, build_tree_row
+from reflectune.agents.student.scoring import score_sequences, target_logprobs
+from reflectune.agents.student.targets import Encoded
 from tests.tiny_models import build_model
 
 
@@ -109,6 +109,6 @@ def test_long_rows_are_filled_up_with_what_predicts_nothing() -> None:
 
 
 def _packing():
-    from agents.scoring import Packing
+    from reflectune.agents.student.scoring import Packing
 
     return Packing(512, shares_prefixes=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from state.history import History
+from reflectune.state.lineage.reader import LineageReader
 from tests.teacher_server import (
     Reply,
     answer_text,
@@ -91,7 +91,7 @@ def test_loop_never_pays_twice_for_an_answer_after_a_kill(tmp_path: Path) -> Non
                 assert process.poll() is None
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
-        with History.open(tmp_path / "runs/tiny/lineage.db") as history:
+        with LineageReader.open(tmp_path / "runs/tiny/lineage.db") as history:
             committed = history.teacher()["calls"]
         assert 15 - 2 * 4 <= committed <= 15 + 4
         result = reflectune("resume", "tiny", cwd=tmp_path)

@@ -1,7 +1,7 @@
 """Lineages as each earlier schema's own code wrote them: shown, migrated, and gone on with.
 
 schema_NNNN_*.sql are dumps of databases that the last code of that schema made; schema_NNNN.json is what
-that code's own `History` told of the finished one.
+that code's own `LineageReader` told of the finished one.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import tomli_w
 
-from loop.display import LineDisplay
-from loop.run import run_loop
-from state.errors import StoreError
-from state.folder import RunFolder
-from state.history import History
-from state.migrations import migrations
-from state.store import LineageStore, open_database
+from reflectune.loop.progress import LineDisplay
+from reflectune.loop.run import run_loop
+from reflectune.state.errors import StoreError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.schema import migrations
+from reflectune.state.lineage.writer import LineageWriter, open_database
 from tests.worlds import write_world
 
 TESTS = Path(__file__).parent
@@ -89,7 +89,7 @@ def assert_holds(found: Any, wanted: Any, where: str = "") -> None:
 
 def assert_tells_what_it_told(lineage: Path, schema: str) -> None:
     told = expected(schema)
-    with History.open(lineage) as history:
+    with LineageReader.open(lineage) as history:
         assert_holds(history.rounds(), told["rounds"], "rounds")
         assert_holds(history.trace("4"), told["trace"], "trace")
         for what in ("pool", "training", "preferences"):
@@ -124,7 +124,7 @@ def test_views_tell_the_same_after_a_migration(schema: str, tmp_path: Path) -> N
     run = load(schema, "finished", tmp_path)
     with sqlite3.connect(run.lineage) as connection:
         before = connection.execute("SELECT * FROM evolution").fetchall()
-    with LineageStore.open(run.lineage) as store:
+    with LineageWriter.open(run.lineage) as store:
         after = store.db.execute("SELECT * FROM evolution").fetchall()
     assert len(before) > 20
     assert rounded(after) == rounded(before)
@@ -138,7 +138,7 @@ def rounded(rows: list[tuple[Any, ...]]) -> list[list[Any]]:
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_old_lineage_is_brought_up_to_date_and_tells_the_same(schema: str, tmp_path: Path) -> None:
     run = load(schema, "finished", tmp_path)
-    with LineageStore.open(run.lineage) as store:
+    with LineageWriter.open(run.lineage) as store:
         assert migrations.pending(store.db) == []
         assert [tuple(row) for row in store.db.execute("PRAGMA integrity_check")] == [("ok",)]
         assert list(store.db.execute("PRAGMA foreign_key_check")) == []
@@ -154,7 +154,7 @@ def test_old_lineage_is_brought_up_to_date_and_tells_the_same(schema: str, tmp_p
 
 def schema_of(path: Path) -> dict[str, list[str]]:
     """Tables and columns of a lineage that is made today."""
-    with LineageStore.create(path) as store:
+    with LineageWriter.create(path) as store:
         names = store.db.table_names()
         return {name: columns(store.db, name) for name in names if name != "_sqlite_migrations"}
 
@@ -171,7 +171,7 @@ def test_old_lineage_that_cannot_be_migrated_stays_as_it_was(tmp_path: Path) -> 
     connection.close()
     before = dump(run.lineage)
     with pytest.raises((StoreError, sqlite3.OperationalError), match="config_changes already exists"):
-        LineageStore.open(run.lineage)
+        LineageWriter.open(run.lineage)
     assert dump(run.lineage) == before
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agents import models
-from agents.model_files import find_fault
-from state.config import StudentConfig
-from state.errors import AdapterError, StudentError
+from reflectune.agents import models
+from reflectune.agents.model_files import find_fault
+from reflectune.state.config import StudentConfig
+from reflectune.state.errors import AdapterError, StudentError
 from tests.tiny_models import save_tiny_adapter, save_tiny_llama
 
 

@@ -10,17 +10,17 @@ from typing import Any, Self
 import pytest
 from langgraph.runtime import Runtime
 
-from agents.student import Response
-from agents.teacher import Question, Reflection, Teacher, open_teacher
-from loop.context import LoopContext, LoopState
-from loop.display import LineDisplay
-from loop.measuring import evaluate_round, score_frozen
-from loop.nodes import evaluate, refinetune, reflect, select
-from state.config import RunConfig, load_config
-from state.datasets import assign_samples, read_dataset
-from state.folder import RunFolder
-from state.records import TERMS, Pair, Phase, Score, StudentRecord, Term
-from state.store import LineageStore, Pending
+from reflectune.agents.student.student import Response
+from reflectune.agents.teacher.teacher import Question, Reflection, Teacher, open_teacher
+from reflectune.loop.context import LoopContext, LoopState
+from reflectune.loop.measuring import evaluate_round, score_frozen
+from reflectune.loop.nodes import evaluate, refinetune, reflect, select
+from reflectune.loop.progress import LineDisplay
+from reflectune.state.config import RunConfig, load_config
+from reflectune.state.data.datasets import assign_samples, read_dataset
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.writer import LineageWriter, Pending
+from reflectune.state.records import TERMS, Pair, Phase, Score, StudentRecord, Term
 from tests.worlds import write_world
 
 Scorer = Callable[[Pair, Term], Score]
@@ -72,7 +72,7 @@ class World:
     trained: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def store(self) -> LineageStore:
+    def store(self) -> LineageWriter:
         return self.context.store
 
     def runtime(self) -> Runtime[LoopContext]:
@@ -94,7 +94,7 @@ def make_world(folder: Path, student: FakeStudent | None = None, **sections: Any
     student = student or FakeStudent()
     run = RunFolder(folder / "run")
     run.path.mkdir()
-    store = LineageStore.create(run.lineage)
+    store = LineageWriter.create(run.lineage)
     store.add_run(name="tiny", config={}, config_hash="", data_hash="", versions={}, seed=0)
     store.add_samples(assign_samples(read_dataset(config.data), config.data.holdout, config.seed))
     store.start_round(0)
@@ -300,7 +300,7 @@ def test_reflect_counts_what_its_calls_came_to_also_after_an_interruption(
     assert last.endswith(", proposed 9, unchanged 11, failed 14")
 
 
-def pending_responses(store: LineageStore) -> list[Pending]:
+def pending_responses(store: LineageWriter) -> list[Pending]:
     return list(store.pending_reflections(1, "response", candidates=1, attempts=1))
 
 

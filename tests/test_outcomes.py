@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from loop.pages.journey import tell_journey
-from loop.sentences import say_outcome
-from state.evolution import read_evolution
-from state.history import History
-from state.outcomes import LAST_STATUS, OUTCOME, OUTCOMES, Outcome, tell_outcome
-from state.records import Reason
+from reflectune.loop.show.html.journey import tell_journey
+from reflectune.loop.show.sentences import say_outcome
+from reflectune.state.lineage.evolution import read_evolution
+from reflectune.state.lineage.outcomes import LAST_STATUS, OUTCOME, OUTCOMES, Outcome, tell_outcome
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import Reason
 from tests.lineages import call, decided, make_store, original, propose
 
 # (reason, statuses of the calls) -> outcome; the last call tells.
@@ -40,7 +40,7 @@ def test_outcome_is_told_by_one_rule(
             store.add_reflections(calls, [])
         made = decided(original("a"), new, reason=reason, phase="instruction", values=(0.5, 0.5))
         store.add_decisions({}, "s0", [made])
-    with History.open(tmp_path / "lineage.db") as history:
+    with LineageReader.open(tmp_path / "lineage.db") as history:
         status, by_sql = history.db.execute(
             f"SELECT {LAST_STATUS}, {OUTCOME} FROM decisions".format(decision="decisions")
         ).fetchone()

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from agents.engines.pacing import Pace, parse_retry_after
+from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
 
 
 @pytest.mark.parametrize(

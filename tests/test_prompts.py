@@ -12,8 +12,8 @@ import tomli_w
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agents.answers import is_placeholder
-from agents.prompts import (
+from reflectune.agents.teacher.answers import is_placeholder
+from reflectune.agents.teacher.prompts import (
     SHIPPED,
     ParseFailure,
     Proposal,
@@ -22,8 +22,8 @@ from agents.prompts import (
     make_nonce,
     open_prompts,
 )
-from state.errors import ConfigError
-from state.records import PHASES, Pair, Phase
+from reflectune.state.errors import ConfigError
+from reflectune.state.records import PHASES, Pair, Phase
 
 PAIR = Pair("Name three colours.", "", "Red.")
 PAIR_WITH_INPUT = Pair("Translate.", "Guten Tag", "Good day")

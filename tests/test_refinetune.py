@@ -14,13 +14,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from agents.refinetune import _pack_epochs, check_refinetune, hash_adapter, refinetune_student
-from agents.student import Student
-from agents.targets import Encoded
-from agents.trainer import TrainingRows, _keep_device, train_rows
-from state.config import RefinetuneConfig, RunConfig
-from state.errors import AdapterError, StudentError
-from state.records import Pair
+from reflectune.agents.student.refinetune import (
+    _pack_epochs,
+    check_refinetune,
+    hash_adapter,
+    refinetune_student,
+)
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.targets import Encoded
+from reflectune.agents.student.trainer import TrainingRows, _keep_device, train_rows
+from reflectune.state.config import RefinetuneConfig, RunConfig
+from reflectune.state.errors import AdapterError, StudentError
+from reflectune.state.records import Pair
 from tests.tiny_models import save_tiny_llama, save_tiny_model
 
 PAIRS = [Pair(f"Add {a} and {b}.", "", f"The sum is {a + b}.") for a in range(4) for b in range(4)]
@@ -29,9 +34,9 @@ PAIRS = [Pair(f"Add {a} and {b}.", "", f"The sum is {a + b}.") for a in range(4)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from agents.refinetune import refinetune_student
-from state.config import RunConfig
-from state.records import Pair
+from reflectune.agents.student.refinetune import refinetune_student
+from reflectune.state.config import RunConfig
+from reflectune.state.records import Pair
 from tests.test_refinetune import PAIRS
 
 def on_step(step, steps, loss):
@@ -327,7 +332,7 @@ def test_refinetune_saves_about_every_fifth_of_the_steps(folder, tmp_path):
 
 
 def test_refinetune_saves_when_much_time_has_passed(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("agents.trainer._SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("reflectune.agents.student.trainer._SAVE_SECONDS", 0.0)
     checkpoints = interrupt(configure(folder, epochs=5), tmp_path / "adapter", 6)
     assert [path.name for path in checkpoints] == ["checkpoint-4", "checkpoint-5"]
 
@@ -458,7 +463,7 @@ def test_refinetune_whose_weights_break_down_in_the_last_step_leaves_nothing(fol
         assert math.isfinite(losses[-1]), name
         return losses
 
-    monkeypatch.setattr("agents.refinetune.train_rows", break_down)
+    monkeypatch.setattr("reflectune.agents.student.refinetune.train_rows", break_down)
     with pytest.raises(AdapterError, match=r"1 weights of the adapter are not finite, such as .*lora_B"):
         train(configure(folder, epochs=1), tmp_path / "adapter")
     assert list(tmp_path.iterdir()) == []
@@ -468,7 +473,7 @@ def test_refinetune_out_of_memory_says_what_to_lower(folder, tmp_path, monkeypat
     def run_out(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("agents.refinetune.train_rows", run_out)
+    monkeypatch.setattr("reflectune.agents.student.refinetune.train_rows", run_out)
     with pytest.raises(AdapterError, match=r"memory; set refinetune\.gradient_checkpointing or lower"):
         train(configure(folder), tmp_path / "adapter")
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from loop.report import _compare, describe_evolution, write_report
-from loop.sentences import say_decision
-from state.errors import DatasetError
-from state.folder import RunFolder
-from state.history import History
-from state.records import Evaluation, Pair, Sample, Score, StudentRecord, TeacherCall, Version
-from state.store import LineageStore
-from state.text import to_json
+from reflectune.loop.show.report import _compare, describe_evolution, write_report
+from reflectune.loop.show.sentences import say_decision
+from reflectune.state.errors import DatasetError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import Evaluation, Pair, Sample, Score, StudentRecord, TeacherCall, Version
+from reflectune.state.text import to_json
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 from tests.worlds import reflectune
 
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def write_round(store: LineageStore) -> None:
+def write_round(store: LineageWriter) -> None:
     config = {
         "rounds": 1,
         "data": {"path": "/home/me/secret/pairs.json"},
@@ -122,7 +122,7 @@ def test_report_says_what_the_run_was_and_did(folder: RunFolder) -> None:
 
 def test_report_answers_why_for_every_decision_it_shows(folder: RunFolder) -> None:
     text = " ".join(Page(report_of(folder)).text.split())
-    with History.open(folder.lineage) as history:
+    with LineageReader.open(folder.lineage) as history:
         for sample in "abc":
             for decision in history.trace(sample)["decisions"]:
                 assert say_decision(decision) in text
@@ -313,7 +313,7 @@ def test_report_command_never_replaces_a_file_of_a_run(folder: RunFolder, tmp_pa
 
 
 def test_report_says_what_was_scored_where_neither_ifd_nor_r_ifd_was(folder: RunFolder) -> None:
-    with LineageStore.open(folder.lineage) as store:
+    with LineageWriter.open(folder.lineage) as store:
         nll = {"response_given_instruction": Score(-8.0, 4, "ok")}
         store.add_scores({original("a").id: nll}, "s0")
     text = " ".join(Page(report_of(folder)).text.split())

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from state.errors import StoreError
-from state.history import History
-from state.records import Evaluation, Pair, StudentRecord, Version
-from state.round_changes import compare_rounds
+from reflectune.state.errors import StoreError
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.round_comparison import compare_rounds
+from reflectune.state.records import Evaluation, Pair, StudentRecord, Version
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 
 
@@ -74,7 +74,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def compared(path: Path, before: int, after: int, **options: Any) -> dict[str, Any]:
-    with History.open(path) as history:
+    with LineageReader.open(path) as history:
         return compare_rounds(history, before, after, **options)
 
 

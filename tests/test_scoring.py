@@ -15,12 +15,12 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from agents.hardware import torch_threads
-from agents.rows import build_row, build_tree_row, pack
-from agents.scoring import Packing, choose_packing, score_sequences, target_logprobs
-from agents.targets import Encoded, TargetEncoder
-from state.errors import StudentError
-from state.records import Score
+from reflectune.agents.hardware import torch_threads
+from reflectune.agents.student.rows import build_row, build_tree_row, pack
+from reflectune.agents.student.scoring import Packing, choose_packing, score_sequences, target_logprobs
+from reflectune.agents.student.targets import Encoded, TargetEncoder
+from reflectune.state.errors import StudentError
+from reflectune.state.records import Score
 from tests.tiny_models import (
     build_model,
     byte_level_tokenizer,

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from state.config import RunConfig
-from state.errors import ConfigError, DatasetError, ReflectuneError, StoreError
-from state.folder import RunFolder
-from state.history import History
-from state.text import inert, one_line, to_json
+from reflectune.state.config import RunConfig
+from reflectune.state.errors import ConfigError, DatasetError, ReflectuneError, StoreError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.text import inert, one_line, to_json
 from tests.tiny_models import save_tiny_llama
 from tests.worlds import ROOT, child_environment, command, invoke, make_recording, write_world
 
@@ -114,7 +114,7 @@ def test_sql_in_the_data_is_text(inside: Path) -> None:
         assert connection.execute("SELECT COUNT(*) FROM samples").fetchone() == (12,)
         held = connection.execute("SELECT COUNT(*) FROM versions WHERE instr(response, ?)", [SQL]).fetchone()
         assert held[0] >= 12
-    history = History.open(inside / "runs/tiny/lineage.db")
+    history = LineageReader.open(inside / "runs/tiny/lineage.db")
     with history, pytest.raises(StoreError, match="no sample"):
         history.trace("' OR 1=1; --")
 
@@ -160,8 +160,8 @@ def all_texts(value: Any) -> Any:
     ],
 )
 def test_errors_that_quote_data_are_one_line_that_steers_nothing(tmp_path: Path, content: str) -> None:
-    from state.config import DataConfig
-    from state.datasets import read_dataset
+    from reflectune.state.config import DataConfig
+    from reflectune.state.data.datasets import read_dataset
 
     file = tmp_path / "data"
     file.write_text(content)
@@ -178,7 +178,8 @@ def test_errors_are_one_line_whatever_they_quote(
     two = f"{HOSTILE}\nsecond\u2028third"
     for error in (ReflectuneError(two), ValueError(two)):
         monkeypatch.setattr(
-            "loop.overview.overview", lambda folder, error=error: (_ for _ in ()).throw(error)
+            "reflectune.loop.show.documents.overview",
+            lambda folder, error=error: (_ for _ in ()).throw(error),
         )
         capsys.readouterr()
         if isinstance(error, ReflectuneError):  # has a line in the table of runs

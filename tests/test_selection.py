@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.selection import POLICIES, choose_training_set, decide, needed_versions
-from state.config import PolicyName, SelectionConfig
-from state.records import TERMS, Decision, Pair, Phase, Score, Term
-from state.store import Contest, PoolPair
+from reflectune.loop.selection import POLICIES, choose_training_set, decide, needed_versions
+from reflectune.state.config import PolicyName, SelectionConfig
+from reflectune.state.lineage.writer import Contest, PoolPair
+from reflectune.state.records import TERMS, Decision, Pair, Phase, Score, Term
 
 FAILURES = ("empty", "truncated-away", "non-finite")
 

@@ -20,17 +20,17 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from loop.pages import guard
-from loop.pages.finding import Finding, address
-from loop.pages.formats import held_out, interval, model_name, seconds, usd, value
-from loop.pages.journey import tell_journey
-from loop.pages.site import Asked, Site
-from loop.pages.views import PAGES as VIEWS
-from loop.words import diff_words
-from state.folder import RunFolder
-from state.index import SampleIndex
-from state.records import PHASES, Evaluation, Pair, PolicyName, StudentRecord, Version
-from state.store import LineageStore, open_database
+from reflectune.loop.show.diffs import diff_words
+from reflectune.loop.show.html import guard
+from reflectune.loop.show.html.finding import Finding, address
+from reflectune.loop.show.html.formats import held_out, interval, model_name, seconds, usd, value
+from reflectune.loop.show.html.journey import tell_journey
+from reflectune.loop.show.html.site import Asked, Site
+from reflectune.loop.show.html.views import PAGES as VIEWS
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.index import SampleIndex
+from reflectune.state.lineage.writer import LineageWriter, open_database
+from reflectune.state.records import PHASES, Evaluation, Pair, PolicyName, StudentRecord, Version
 from tests.browser import serve
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 from tests.worlds import ROOT, child_environment, command
@@ -85,7 +85,7 @@ def write_run(path: Path) -> None:
         store.finish_round(1, "rounds")
 
 
-def add_proposal(store: LineageStore, parent: Version, response: str, candidate: int = 0) -> Version:
+def add_proposal(store: LineageWriter, parent: Version, response: str, candidate: int = 0) -> Version:
     made = replace(
         call(parent.sample_id, candidate=candidate), text=f"raw {HOSTILE}", critique=f"because {HOSTILE}"
     )

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from loop.stopping import is_spent, quality, stop_reason
-from state.config import RunConfig, TeacherConfig
-from state.records import Evaluation, Spending
+from reflectune.loop.stopping import is_spent, quality, stop_reason
+from reflectune.state.config import RunConfig, TeacherConfig
+from reflectune.state.records import Evaluation, Spending
 
 
 def config_with(**stop: object) -> RunConfig:

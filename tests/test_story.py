@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loop.layout import has_colour
-from loop.story import render_trace
+from reflectune.loop.show.terminal.layout import has_colour
+from reflectune.loop.show.terminal.sample import render_trace
 
 
 def shown(trace: Any, width: int = 100, **options: Any) -> str:

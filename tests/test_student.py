@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from agents import models
-from agents.formulas import ifd, nll, r_ifd
-from agents.student import Student, check_student
-from state.config import StudentConfig
-from state.errors import AdapterError, StudentError
-from state.records import TERMS, Pair, Score
+from reflectune.agents import models
+from reflectune.agents.student.formulas import ifd, nll, r_ifd
+from reflectune.agents.student.student import Student, check_student
+from reflectune.state.config import StudentConfig
+from reflectune.state.errors import AdapterError, StudentError
+from reflectune.state.records import TERMS, Pair, Score
 from tests.tiny_models import (
     letter_tokenizer,
     save_bigram_llama,
@@ -321,7 +321,8 @@ def test_check_student_reads_the_template_file(folder, tmp_path):
 
 def test_check_student_loads_no_torch(folder):
     code = (
-        "import sys; from agents.student import check_student; from state.config import StudentConfig; "
+        "import sys; from reflectune.agents.student.student import check_student; "
+        "from reflectune.state.config import StudentConfig; "
         f"check_student(StudentConfig(model={str(folder)!r}, template='plain')); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loop.layout import new_table
-from loop.samples import render_samples
-from loop.tables import format_apart, format_measure, render_rounds, render_runs
+from reflectune.loop.show.terminal.layout import new_table
+from reflectune.loop.show.terminal.runs import format_apart, format_measure, render_rounds, render_runs
+from reflectune.loop.show.terminal.search import render_samples
 
 
 def shown(renderable: Any, width: int = 100, **options: Any) -> str:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from agents.targets import Encoded, TargetEncoder
-from state.errors import StudentError
+from reflectune.agents.student.targets import Encoded, TargetEncoder
+from reflectune.state.errors import StudentError
 from tests.tiny_models import byte_level_tokenizer, letter_tokenizer, metaspace_tokenizer
 
 BYTE_LEVEL, METASPACE, LETTERS = byte_level_tokenizer(), metaspace_tokenizer(), letter_tokenizer("abcxyz")

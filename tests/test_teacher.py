@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from agents.engines import Answer, Request
-from agents.prompts import SHIPPED, open_prompts
-from agents.teacher import Question, Reflection, Teacher, check_teacher, open_teacher
-from state.config import TeacherConfig
-from state.errors import ConfigError, TeacherError
-from state.records import Pair, Phase
+from reflectune.agents.teacher.engines import Answer, Request
+from reflectune.agents.teacher.prompts import SHIPPED, open_prompts
+from reflectune.agents.teacher.teacher import Question, Reflection, Teacher, check_teacher, open_teacher
+from reflectune.state.config import TeacherConfig
+from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.records import Pair, Phase
 from tests.teacher_server import (
     Reply,
     answer_text,

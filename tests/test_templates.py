@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.templates import Template, check_template, open_template
-from state.errors import StudentError
-from state.records import Pair
+from reflectune.agents.student.templates import Template, check_template, open_template
+from reflectune.state.errors import StudentError
+from reflectune.state.records import Pair
 from tests.tiny_models import byte_level_tokenizer
 
 OWN = {

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from sqlite_utils import Database
 
-from loop.display import open_display
-from loop.interruption import Interrupted
-from loop.run import change_run, create_run, run_loop
-from loop.verify.run import describe, verify_run
-from state.config import load_config
-from state.errors import StoreError
-from state.folder import RunFolder
-from state.migrations import migrations
-from state.records import Pair, Version
-from state.seals import SEALED
-from state.store import LineageStore
+from reflectune.loop.progress import open_display
+from reflectune.loop.run import change_run, create_run, run_loop
+from reflectune.loop.signals import Interrupted
+from reflectune.loop.verify.run import describe, verify_run
+from reflectune.state.config import load_config
+from reflectune.state.errors import StoreError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.schema import migrations
+from reflectune.state.lineage.seals import SEALED
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import Pair, Version
 from tests.lineages import call
 from tests.worlds import child_environment, command, invoke, write_world
 
@@ -158,7 +158,7 @@ def test_verify_finds_a_run_whole_that_is_ended_where_it_was_to_go_on(tmp_path: 
     run = create_run(load_config(config, ["rounds=3"]), tmp_path / "runs")
 
     def is_between_rounds() -> bool:
-        with LineageStore.open(run.lineage) as store:
+        with LineageWriter.open(run.lineage) as store:
             return store.is_round_finished(1) and store.newest_round() == 1
 
     with pytest.raises(Interrupted):
@@ -223,7 +223,7 @@ def test_verify_names_what_does_not_fit_a_pair_that_is_left_alone(patient: RunFo
             f"UPDATE decisions SET reason = 'no-candidate' WHERE {_NAMES['decisions']} = ?", [frozen]
         )
     asked = call(sample, int(frozen[0]), "instruction", status="no-entry")
-    with LineageStore.open(run.lineage) as store:
+    with LineageWriter.open(run.lineage) as store:
         store.add_reflections([asked], [])
     assert faults(run) == {("decisions", frozen), ("teacher_calls", asked.id)}
 
@@ -232,7 +232,7 @@ def test_verify_names_what_a_held_out_sample_must_not_have(run: RunFolder) -> No
     with open_lineage(run) as lineage:
         (sample,) = lineage.execute("SELECT id FROM samples WHERE split = 'holdout'").fetchone()
     asked = call(sample, 1, "instruction", status="no-entry")
-    with LineageStore.open(run.lineage) as store:
+    with LineageWriter.open(run.lineage) as store:
         store.add_reflections([asked], [])
     assert faults(run) == {("teacher_calls", asked.id)}
 
@@ -241,7 +241,7 @@ def test_verify_names_calls_that_go_on_after_an_answer(run: RunFolder) -> None:
     with open_lineage(run) as lineage:
         (sample,) = lineage.execute("SELECT sample_id FROM teacher_calls WHERE status = 'ok'").fetchone()
     asked = call(sample, 1, "instruction", attempt=2, status="no-entry")
-    with LineageStore.open(run.lineage) as store:
+    with LineageWriter.open(run.lineage) as store:
         store.add_reflections([asked], [])
     assert faults(run) == {("teacher_calls", asked.id)}
 
@@ -555,7 +555,7 @@ def test_verify_names_a_gap_once(run: RunFolder) -> None:
         (sample,) = lineage.execute(
             "SELECT sample_id FROM teacher_calls WHERE status = 'no-entry'"
         ).fetchone()
-    with LineageStore.open(run.lineage) as store:
+    with LineageWriter.open(run.lineage) as store:
         store.add_reflections([call(sample, 1, "instruction", attempt, "error") for attempt in attempts], [])
     named = {row for table, row in faults(run) if table == "teacher_calls"}
     assert 1 <= len(named) <= 4
@@ -780,7 +780,7 @@ def test_verify_says_what_of_a_damaged_file_it_cannot_read(run: RunFolder) -> No
 
 
 def test_verify_says_once_that_the_prompts_have_changed(tmp_path: Path) -> None:
-    from agents.prompts import SHIPPED
+    from reflectune.agents.teacher.prompts import SHIPPED
 
     prompts = tmp_path / "prompts.toml"
     shutil.copyfile(SHIPPED, prompts)
@@ -892,7 +892,7 @@ def test_verify_neither_writes_nor_waits_for_the_writer(run: RunFolder) -> None:
                 yield path.name, path.read_bytes()
 
     before = list(contents())
-    with LineageStore.open(run.lineage) as store, store.transaction():
+    with LineageWriter.open(run.lineage) as store, store.transaction():
         store.db.execute("UPDATE runs SET status = 'running'")
         assert faults(run) == set()
         store.db.execute("UPDATE runs SET status = 'finished'")

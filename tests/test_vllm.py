@@ -18,17 +18,17 @@ from typing import Any
 import psutil
 import pytest
 
-from agents.engines import Answer, Request, TeacherModel
-from agents.engines.local_transformers import TransformersEngine
-from agents.engines.vllm_engine import VllmEngine
-from agents.models import open_model
-from agents.prompts import answer_schema, open_prompts
-from loop.demo.demo import FOLDER
-from loop.demo.noise import write_dataset
-from state.config import StudentConfig, TeacherConfig
-from state.errors import TeacherError
-from state.history import History
-from state.records import Pair
+from reflectune.agents.models import open_model
+from reflectune.agents.teacher.engines import Answer, Request, TeacherModel
+from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
+from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
+from reflectune.agents.teacher.prompts import answer_schema, open_prompts
+from reflectune.loop.demo.demo import FOLDER
+from reflectune.loop.demo.noise import write_dataset
+from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.errors import TeacherError
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import Pair
 from tests.tiny_models import save_tiny_adapter, save_tiny_llama
 from tests.worlds import child_environment, reflectune, write_world
 
@@ -94,7 +94,7 @@ def test_vllm_teaches_both_phases_of_the_loop(tmp_path: Path) -> None:
     )
     result = reflectune("run", config.name, "--set", "rounds=1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    with History.open(tmp_path / "runs/tiny/lineage.db") as history:
+    with LineageReader.open(tmp_path / "runs/tiny/lineage.db") as history:
         one = history.rounds()[1]
     # The teacher proposes something for nine pairs in ten; for the rest it repeats the pair.
     assert one["instruction"]["reflected"] > 35
@@ -206,7 +206,7 @@ def test_the_newest_student_is_its_own_teacher(tmp_path: Path, engine: str) -> N
     )
     result = reflectune("run", config.name, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    with History.open(tmp_path / "runs/tiny/lineage.db") as history:
+    with LineageReader.open(tmp_path / "runs/tiny/lineage.db") as history:
         rounds = history.rounds()
         models = Counter(
             (row["round"], row["model"]) for row in history.db.query("SELECT round, model FROM teacher_calls")
@@ -217,7 +217,7 @@ def test_the_newest_student_is_its_own_teacher(tmp_path: Path, engine: str) -> N
     # The second run trains the same adapter, and so has the same teacher in round 2 too.
     again = reflectune("run", config.name, "--name", "again", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    with History.open(tmp_path / "runs/again/lineage.db") as history:
+    with LineageReader.open(tmp_path / "runs/again/lineage.db") as history:
         assert [row["teacher"]["cached"] for row in history.rounds()] == [0, 100, 100]
 
 
@@ -252,7 +252,7 @@ def test_vllms_own_server_teaches_both_phases(tmp_path: Path) -> None:
         finally:
             server.terminate()
     for structured in ("true", "false"):
-        with History.open(tmp_path / f"runs/{structured}/lineage.db") as history:
+        with LineageReader.open(tmp_path / f"runs/{structured}/lineage.db") as history:
             one = history.rounds()[1]
         assert one["instruction"]["reflected"] > 35
         assert one["response"]["reflected"] > 15

@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agents.engines import Answer, Request, TeacherModel
-from agents.engines import vllm_engine as module
-from agents.engines.vllm_engine import VllmEngine
-from agents.engines.vllm_process import Fault, ModelSettings, Ready, Task
-from state.config import StudentConfig, TeacherConfig
-from state.errors import ConfigError, TeacherError
-from state.records import Pair
+from reflectune.agents.teacher.engines import Answer, Request, TeacherModel
+from reflectune.agents.teacher.engines import vllm_engine as module
+from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
+from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Ready, Task
+from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.records import Pair
 
 
 def serve_obediently(tasks: Connection, words: Connection, settings: ModelSettings) -> None:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.words import diff_words, render_diff
-from state.text import inert
+from reflectune.loop.show.diffs import diff_words, render_diff
+from reflectune.state.text import inert
 
 
 def test_diff_words_keeps_what_both_share() -> None:

@@ -217,10 +217,10 @@ def serve() -> None:
 
     import torch
 
-    from agents.engines import ENGINES, Request, TeacherModel
-    from loop.demo.demo import demo_config
-    from state.config import StudentConfig
-    from state.records import Pair
+    from reflectune.agents.teacher.engines import ENGINES, Request, TeacherModel
+    from reflectune.loop.demo.demo import demo_config
+    from reflectune.state.config import StudentConfig
+    from reflectune.state.records import Pair
     from tests.teacher_server import Reply, serve_teacher
 
     torch.set_num_threads(1)
@@ -377,8 +377,8 @@ class Torture:
         self.uncommitted += lost
 
     def _write_config(self, folder: Path, world: int) -> Path:
-        from loop.demo.demo import FOLDER
-        from loop.demo.noise import write_dataset
+        from reflectune.loop.demo.demo import FOLDER
+        from reflectune.loop.demo.noise import write_dataset
 
         data = self.folder / "data.json"
         if not data.exists():
@@ -407,7 +407,7 @@ class Torture:
             },
             "selection": {"keep": "all"},
             "refinetune": {"lr": 3e-3, "tokens": 2500, "batch_tokens": 256, "dropout": 0.1},
-            "evaluate": {"checker": "loop.demo.world:check", "max_tokens": 12},
+            "evaluate": {"checker": "reflectune.loop.demo.world:check", "max_tokens": 12},
         }
         for name, section in WORLDS[world].items():
             values[name] = values[name] | section
@@ -475,7 +475,7 @@ def _be_the_command(folder: Path, err: int, arguments: tuple[str, ...], key: str
         os.chdir(folder)
         os.environ[KEY] = key
         sys.argv = ["reflectune", *arguments]
-        from loop.cli import main
+        from reflectune.loop.cli import main
 
         main()
     except SystemExit as end:
@@ -491,10 +491,10 @@ def _import_everything() -> None:
     import transformers.models.llama.modeling_llama
     import transformers.trainer  # noqa: F401
 
-    import agents.engines.openai_server  # noqa: F401
-    import loop.cli
-    import loop.demo.world
-    import loop.run  # noqa: F401
+    import reflectune.agents.teacher.engines.openai_server
+    import reflectune.loop.cli
+    import reflectune.loop.demo.world
+    import reflectune.loop.run  # noqa: F401
 
 
 def read_tables(run: Path) -> dict[str, list[tuple[object, ...]]]:

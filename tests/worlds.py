@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loop.cli import main
+from reflectune.loop.cli import main
 from tests.tiny_models import save_tiny_llama
 
 ROOT = Path(__file__).parent.parent
@@ -122,8 +122,12 @@ def invoke(*arguments: object) -> int:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "loop.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "reflectune.loop.cli", *map(str, arguments)]
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | changes
+    return (
+        os.environ
+        | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT / '.packages'}{os.pathsep}{ROOT}"}
+        | changes
+    )

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from loop.cli import comparing, data, inspecting, recycling, reporting, serving
-from loop.cli.terms import say
-from state.errors import ReflectuneError
-from state.text import inert
+from reflectune.loop.cli import comparing, data, inspecting, recycling, reporting, serving
+from reflectune.loop.cli.terms import say
+from reflectune.state.errors import ReflectuneError
+from reflectune.state.text import inert
 
 __all__ = ["app", "main"]
 

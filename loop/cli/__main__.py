@@ -1,5 +1,5 @@
-"""`python -m loop.cli`, the same command."""
+"""`python -m reflectune.loop.cli`, the same command."""
 
-from loop.cli import main
+from reflectune.loop.cli import main
 
 main()

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from loop.cli.terms import RUNS, Json, Name, Runs, show_document
-from state.errors import ConfigError
+from reflectune.loop.cli.terms import RUNS, Json, Name, Runs, show_document
+from reflectune.state.errors import ConfigError
 
 if TYPE_CHECKING:
-    from state.index import SampleIndex, SampleQuery, SortKey
+    from reflectune.state.lineage.index import SampleIndex, SampleQuery, SortKey
 
 __all__ = ["compare", "diff", "samples"]
 
@@ -77,11 +77,11 @@ def samples(
     as_json: Json = False,
 ) -> None:
     """Find samples by words, outcome and change; a row is a sample in a round."""
-    from loop.ground import explained
-    from loop.overview import open_history
-    from loop.samples import note_on, render_samples
-    from state.folder import RunFolder
-    from state.index import SampleIndex, SampleQuery
+    from reflectune.loop.resuming import explained
+    from reflectune.loop.show.documents import open_history
+    from reflectune.loop.show.terminal.search import note_on, render_samples
+    from reflectune.state.folder import RunFolder
+    from reflectune.state.lineage.index import SampleIndex, SampleQuery
 
     key: SortKey = sort.replace("-", "_")  # type: ignore[assignment]
     query = SampleQuery(
@@ -149,11 +149,11 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two rounds of a run: pools, students, training sets, and the samples that changed."""
-    from loop.comparison import render_rounds_compared
-    from loop.layout import has_colour, open_console
-    from loop.overview import open_history
-    from state.folder import RunFolder
-    from state.round_changes import compare_rounds
+    from reflectune.loop.show.documents import open_history
+    from reflectune.loop.show.terminal.comparison import render_rounds_compared
+    from reflectune.loop.show.terminal.layout import has_colour, open_console
+    from reflectune.state.folder import RunFolder
+    from reflectune.state.lineage.round_comparison import compare_rounds
 
     with open_history(RunFolder.find(runs, name)) as history:
         document = {"name": name, **compare_rounds(history, before, after, order=sort, limit=limit)}
@@ -168,9 +168,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two runs: settings, rounds and, where they have samples in common, pairs and decisions."""
-    from loop.comparison import render_runs_compared
-    from loop.overview import describe_comparison
-    from state.folder import RunFolder
+    from reflectune.loop.show.documents import describe_comparison
+    from reflectune.loop.show.terminal.comparison import render_runs_compared
+    from reflectune.state.folder import RunFolder
 
     if first == second:
         raise ConfigError(f"{first} is one run; give the names of two")

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from loop.cli.terms import RUNS, Json, Name, Runs, show_document
-from state.errors import ConfigError
+from reflectune.loop.cli.terms import RUNS, Json, Name, Runs, show_document
+from reflectune.state.errors import ConfigError
 
 __all__ = ["export", "score"]
 
@@ -30,9 +30,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a round's pool, training set or preference pairs to a file."""
-    from loop.overview import open_history
-    from state.exports import write_pairs, write_preferences
-    from state.folder import RunFolder
+    from reflectune.loop.show.documents import open_history
+    from reflectune.state.data.exports import write_pairs, write_preferences
+    from reflectune.state.folder import RunFolder
 
     with open_history(RunFolder.find(runs, name)) as history:
         last = history.last_round()
@@ -72,7 +72,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score any dataset with any student: IFD and r-IFD, one JSON object a line."""
-    from state.config import DataConfig, StudentConfig
+    from reflectune.state.config import DataConfig, StudentConfig
 
     if as_json and out is None:
         raise ConfigError("--json prints a summary; say with -o FILE where the scores go")
@@ -85,10 +85,10 @@ def score(
         dtype=dtype,
     )
     data_config = DataConfig(path=str(data), format=format, limit=limit)
-    from agents.student import check_student
-    from loop.display import open_display
-    from loop.score import score_dataset
-    from state.exports import put_into_place
+    from reflectune.agents.student.student import check_student
+    from reflectune.loop.progress import open_display
+    from reflectune.loop.score import score_dataset
+    from reflectune.state.data.exports import put_into_place
 
     check_student(student_config)
     if adapter is not None and not (adapter / "adapter_config.json").is_file():

@@ -4,16 +4,16 @@ from typing import Annotated
 
 import typer
 
-from loop.cli.terms import RUNS, Json, Name, Runs, show_document, show_rounds
+from reflectune.loop.cli.terms import RUNS, Json, Name, Runs, show_document, show_rounds
 
 __all__ = ["list_runs", "show", "trace", "verify"]
 
 
 def list_runs(runs: Runs = RUNS, as_json: Json = False) -> None:
     """List all runs."""
-    from loop.overview import readable_overview
-    from loop.tables import render_runs
-    from state.folder import RunFolder
+    from reflectune.loop.show.documents import readable_overview
+    from reflectune.loop.show.terminal.runs import render_runs
+    from reflectune.state.folder import RunFolder
 
     documents = [readable_overview(folder) for folder in RunFolder.all(runs)]
     show_document(documents, render_runs(documents), as_json)
@@ -28,15 +28,15 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show the rounds of one run."""
-    from state.folder import RunFolder
+    from reflectune.state.folder import RunFolder
 
     folder = RunFolder.find(runs, name)
     if not watch:
         show_rounds(folder, as_json)
         return
-    from loop.layout import open_console
-    from loop.tables import render_rounds
-    from loop.watching import refuse_to_watch, watch_rounds
+    from reflectune.loop.show.terminal.layout import open_console
+    from reflectune.loop.show.terminal.runs import render_rounds
+    from reflectune.loop.show.terminal.watching import refuse_to_watch, watch_rounds
 
     refuse_to_watch(open_console(), as_json)
     run = watch_rounds(folder, open_console())
@@ -52,10 +52,10 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Follow one sample through all rounds."""
-    from loop.layout import open_console
-    from loop.overview import open_history
-    from loop.story import render_trace
-    from state.folder import RunFolder
+    from reflectune.loop.show.documents import open_history
+    from reflectune.loop.show.terminal.layout import open_console
+    from reflectune.loop.show.terminal.sample import render_trace
+    from reflectune.state.folder import RunFolder
 
     with open_history(RunFolder.find(runs, name)) as history:
         document = history.trace(sample)
@@ -64,11 +64,11 @@ def trace(
 
 def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
     """Check every row, adapter and file of a run against what it was derived from; exit 1 on any fault."""
-    from state.folder import RunFolder
+    from reflectune.state.folder import RunFolder
 
     folder = RunFolder.find(runs, name)
-    from loop.ground import explained
-    from loop.verify.run import describe, verify_run
+    from reflectune.loop.resuming import explained
+    from reflectune.loop.verify.run import describe, verify_run
 
     with explained(folder.path, "try again"):
         document = verify_run(folder)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli.terms import RUNS, Json, Name, Runs, say, show_document, show_rounds
-from loop.demo import POLICY, ROUNDS, SAMPLES
-from loop.interruption import Interrupted, Interruption, catch_signals
-from state.errors import AdapterError, ConfigError, TeacherError
-from state.records import PolicyName
+from reflectune.loop.cli.terms import RUNS, Json, Name, Runs, say, show_document, show_rounds
+from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
+from reflectune.loop.signals import Interrupted, Interruption, catch_signals
+from reflectune.state.errors import AdapterError, ConfigError, TeacherError
+from reflectune.state.records import PolicyName
 
 if TYPE_CHECKING:
-    from state.folder import RunFolder
+    from reflectune.state.folder import RunFolder
 
 __all__ = ["demo", "estimate", "init", "prompts", "resume", "run"]
 
@@ -24,7 +24,7 @@ def init(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml"),
 ) -> None:
     """Write a commented config file."""
-    from state.config import commented_config
+    from reflectune.state.config import commented_config
 
     try:
         with file.open("x", encoding="utf-8") as stream:
@@ -38,7 +38,7 @@ def init(
 
 def prompts() -> None:
     """Print the teacher's prompts: a file to edit, for teacher.prompts."""
-    from agents.prompts import SHIPPED
+    from reflectune.agents.teacher.prompts import SHIPPED
 
     typer.echo(SHIPPED.read_text(encoding="utf-8"), nl=False)
 
@@ -54,11 +54,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Start a run and stay with it to its end."""
-    from state.config import load_config
+    from reflectune.state.config import load_config
 
     overrides = [*(set_ or []), *([] if name is None else [f"name={json.dumps(name)}"])]
     settings = load_config(config, overrides)
-    from loop.run import create_run
+    from reflectune.loop.run import create_run
 
     with _stoppable() as interruption:
         folder = create_run(settings, runs)
@@ -80,13 +80,13 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a run where it stopped."""
-    from state.folder import RunFolder
+    from reflectune.state.folder import RunFolder
 
     folder = RunFolder.find(runs, name)
     folder.refuse_if_locked()
     with _stoppable() as interruption:
         if set_:
-            from loop.run import change_run
+            from reflectune.loop.run import change_run
 
             change_run(folder, set_)
         _run_to_end(folder, interruption)
@@ -102,10 +102,10 @@ def estimate(
     as_json: Json = False,
 ) -> None:
     """Estimate a run's teacher calls, tokens and cost; asks no teacher and creates no run."""
-    from state.config import load_config
+    from reflectune.state.config import load_config
 
     settings = load_config(config, set_ or [])
-    from loop.estimate import estimate_run, render_estimate
+    from reflectune.loop.estimate import estimate_run, render_estimate
 
     document = estimate_run(settings)
     show_document(document, render_estimate(document), as_json)
@@ -120,8 +120,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """See the whole loop at work on the embedded models and data; takes minutes on two CPU cores."""
-    from loop.demo.demo import conclude, open_demo
-    from loop.overview import open_history
+    from reflectune.loop.demo.demo import conclude, open_demo
+    from reflectune.loop.show.documents import open_history
 
     with _stoppable() as interruption:
         folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
@@ -148,8 +148,8 @@ def _stoppable() -> Iterator[Interruption]:
 def _run_to_end(folder: "RunFolder", interruption: Interruption) -> None:
     name = folder.path.name
     try:
-        from loop.display import open_display
-        from loop.run import run_loop
+        from reflectune.loop.progress import open_display
+        from reflectune.loop.run import run_loop
 
         with interruption.finish_batches():
             reason = run_loop(folder, open_display(), interruption.is_requested)
@@ -167,7 +167,7 @@ def _run_to_end(folder: "RunFolder", interruption: Interruption) -> None:
 
 def _capped_keys(folder: "RunFolder") -> str:
     """The budget keys that a run has set, as --set takes them."""
-    from state.config import load_config
+    from reflectune.state.config import load_config
 
     teacher = load_config(folder.config).teacher
     caps = {"budget_tokens": teacher.budget_tokens, "budget_usd": teacher.budget_usd}

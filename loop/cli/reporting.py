@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loop.cli.terms import RUNS, Json, Name, Runs, show_document
+from reflectune.loop.cli.terms import RUNS, Json, Name, Runs, show_document
 
 __all__ = ["report"]
 
@@ -20,8 +20,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run; with --json print its numbers instead."""
-    from loop.report import describe_evolution, write_report
-    from state.folder import RunFolder
+    from reflectune.loop.show.report import describe_evolution, write_report
+    from reflectune.state.folder import RunFolder
 
     folder = RunFolder.find(runs, name)
     if as_json and out is None:

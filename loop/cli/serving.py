@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from loop.cli.terms import RUNS, Name, Runs, say
+from reflectune.loop.cli.terms import RUNS, Name, Runs, say
 
 __all__ = ["serve"]
 
@@ -15,14 +15,14 @@ def serve(
     runs: Runs = RUNS,
 ) -> None:
     """Browse a run in a local web page, also while it goes on."""
-    from state.folder import RunFolder
+    from reflectune.state.folder import RunFolder
 
     folder = RunFolder.find(runs, name)
-    from loop.overview import open_history
+    from reflectune.loop.show.documents import open_history
 
     with open_history(folder):  # what cannot be read is said here, before anything is served
         pass
-    from loop.pages.server import serve as serve_pages
+    from reflectune.loop.show.html.server import serve as serve_pages
 
     ended_by = serve_pages(
         runs, folder, port, lambda address: say(f"serving {folder.path.name} at {address} (Ctrl-C ends it)")

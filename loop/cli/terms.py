@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from state.text import inert, one_line, to_json
+from reflectune.state.text import inert, one_line, to_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from state.folder import RunFolder
+    from reflectune.state.folder import RunFolder
 
 __all__ = ["RUNS", "Json", "Name", "Runs", "say", "show_document", "show_rounds"]
 
@@ -28,7 +28,7 @@ def show_document(document: object, rendered: "RenderableType", as_json: bool) -
     if as_json:
         typer.echo(to_json(document, indent=1))
         return
-    from loop.layout import open_console
+    from reflectune.loop.show.terminal.layout import open_console
 
     shown = inert(rendered) if isinstance(rendered, str) else rendered
     console = open_console()
@@ -48,8 +48,8 @@ def say(text: str) -> None:
 
 def show_rounds(folder: "RunFolder", as_json: bool) -> None:
     """Print the rounds of one run."""
-    from loop.overview import describe_run
-    from loop.tables import render_rounds
+    from reflectune.loop.show.documents import describe_run
+    from reflectune.loop.show.terminal.runs import render_rounds
 
     document = describe_run(folder)
     show_document(document, render_rounds(document), as_json)

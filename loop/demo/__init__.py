@@ -1,6 +1,6 @@
 """A small world in which the whole loop can be seen at work: tasks, noisy data, and two tiny models."""
 
-from state.records import PolicyName
+from reflectune.state.records import PolicyName
 
 __all__ = ["POLICY", "ROUNDS", "SAMPLES"]
 

@@ -12,17 +12,17 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from loop.demo.world import check, is_right
-from loop.tables import format_number, format_share, new_table
-from state.history import History, Proposed
-from state.records import PHASES, Pair
+from reflectune.loop.demo.world import check, is_right
+from reflectune.loop.show.terminal.runs import format_number, format_share, new_table
+from reflectune.state.lineage.reader import LineageReader, Proposed
+from reflectune.state.records import PHASES, Pair
 
 __all__ = ["account_for", "judge_phase", "render_account", "share", "telling_sample"]
 
 Document = Mapping[str, Any]
 
 
-def account_for(history: History) -> list[dict[str, Any]]:
+def account_for(history: LineageReader) -> list[dict[str, Any]]:
     """One document a round: what `show --json` has, and what the checker says.
 
     Added keys: "exact_match" {value, low, high, n}, held-out, with its 95 % interval; "pool_right", the
@@ -70,7 +70,7 @@ def share(verdicts: Iterable[bool]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def telling_sample(history: History) -> dict[str, Any] | None:
+def telling_sample(history: LineageReader) -> dict[str, Any] | None:
     """The trace of a sample whose wrong answer was mended and then trained on.
 
     Of several, the one with the most accepted proposals, and of those the one with the fewest refused. None

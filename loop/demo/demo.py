@@ -12,16 +12,16 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from loop.demo import POLICY, ROUNDS, SAMPLES
-from loop.demo.account import account_for, render_account, telling_sample
-from loop.demo.noise import write_dataset
-from loop.run import create_run
-from loop.story import render_trace
-from state.config import RunConfig, parse_config
-from state.errors import ConfigError
-from state.folder import RunFolder
-from state.history import History
-from state.records import PolicyName
+from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
+from reflectune.loop.demo.account import account_for, render_account, telling_sample
+from reflectune.loop.demo.noise import write_dataset
+from reflectune.loop.run import create_run
+from reflectune.loop.show.terminal.sample import render_trace
+from reflectune.state.config import RunConfig, parse_config
+from reflectune.state.errors import ConfigError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import PolicyName
 
 __all__ = ["FOLDER", "conclude", "demo_config", "open_demo"]
 
@@ -91,7 +91,7 @@ def demo_config(name: str, data: Path, *, rounds: int, policy: PolicyName, seed:
         },
         "selection": {"policy": policy},
         "refinetune": {"lr": 3e-3, "tokens": 75_000, "batch_tokens": 1024},
-        "evaluate": {"checker": "loop.demo.world:check", "max_tokens": 24},
+        "evaluate": {"checker": "reflectune.loop.demo.world:check", "max_tokens": 24},
     }
     return parse_config(values, "demo")
 
@@ -99,7 +99,7 @@ def demo_config(name: str, data: Path, *, rounds: int, policy: PolicyName, seed:
 def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     """What a demo run has shown, as JSON has it and as a terminal does, with a story and what to do next."""
     name = folder.path.name
-    with History.open(folder.lineage) as history:
+    with LineageReader.open(folder.lineage) as history:
         rounds = account_for(history)
         trace = telling_sample(history)
     story = [] if trace is None else [Text(""), render_trace(trace, Console())]

@@ -8,8 +8,8 @@ import random
 from pathlib import Path
 from typing import Literal
 
-from loop.demo.world import KINDS, OPPOSITES, Task, draw_task, is_right
-from state.records import Pair
+from reflectune.loop.demo.world import KINDS, OPPOSITES, Task, draw_task, is_right
+from reflectune.state.records import Pair
 
 __all__ = [
     "FAULTS",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from state.records import Pair
+from reflectune.state.records import Pair
 
 __all__ = [
     "KINDS",

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from state.ledger import Row, row_name
-from state.seals import SEALED, find_seal
+from reflectune.state.lineage.ledger import Row, row_name
+from reflectune.state.lineage.seals import SEALED, find_seal
 
 __all__ = ["Findings"]
 

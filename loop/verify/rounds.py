@@ -9,16 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agents.refinetune import hash_adapter
-from loop.selection import choose_training_set
-from loop.stopping import is_spent, stop_reason
-from loop.verify.findings import Findings
-from loop.verify.sample import Basis
-from state.config import RunConfig, parse_config
-from state.errors import AdapterError, ConfigError
-from state.folder import RunFolder
-from state.ledger import Ledger, Row
-from state.records import PHASES, Phase
+from reflectune.agents.student.refinetune import hash_adapter
+from reflectune.loop.selection import choose_training_set
+from reflectune.loop.stopping import is_spent, stop_reason
+from reflectune.loop.verify.findings import Findings
+from reflectune.loop.verify.sample import Basis
+from reflectune.state.config import RunConfig, parse_config
+from reflectune.state.errors import AdapterError, ConfigError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.ledger import Ledger, Row
+from reflectune.state.records import PHASES, Phase
 
 __all__ = ["RoundsCheck", "undo_change"]
 

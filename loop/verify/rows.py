@@ -6,9 +6,9 @@ Which row follows from which is not known here.
 import math
 from typing import Any, get_args
 
-from loop.verify.findings import Findings
-from state.ledger import Row, SampleRows, row_name
-from state.records import Pair, Phase, ScoreStatus, TeacherCall, Term, Version, content_hash
+from reflectune.loop.verify.findings import Findings
+from reflectune.state.lineage.ledger import Row, SampleRows, row_name
+from reflectune.state.records import Pair, Phase, ScoreStatus, TeacherCall, Term, Version, content_hash
 
 __all__ = ["Place", "RowsCheck", "ScoreKey", "call_id", "pair_of"]
 

@@ -17,20 +17,20 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from agents.prompts import open_prompts
-from loop.context import LoopState
-from loop.graph import build_graph, hash_graph
-from loop.verify.findings import Findings
-from loop.verify.rounds import RoundsCheck, undo_change
-from loop.verify.sample import Basis, verify_sample
-from state.config import CHANGEABLE, RunConfig, flatten, load_config, parse_config
-from state.datasets import dataset_hash
-from state.errors import ConfigError, ReflectuneError
-from state.folder import RunFolder
-from state.ledger import Ledger, Row
-from state.records import PHASES, Pair, Phase, Sample, content_hash
-from state.store import connect_read_only
-from state.text import one_line
+from reflectune.agents.teacher.prompts import open_prompts
+from reflectune.loop.context import LoopState
+from reflectune.loop.graph import build_graph, hash_graph
+from reflectune.loop.verify.findings import Findings
+from reflectune.loop.verify.rounds import RoundsCheck, undo_change
+from reflectune.loop.verify.sample import Basis, verify_sample
+from reflectune.state.config import CHANGEABLE, RunConfig, flatten, load_config, parse_config
+from reflectune.state.data.datasets import dataset_hash
+from reflectune.state.errors import ConfigError, ReflectuneError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.ledger import Ledger, Row
+from reflectune.state.lineage.writer import connect_read_only
+from reflectune.state.records import PHASES, Pair, Phase, Sample, content_hash
+from reflectune.state.text import one_line
 
 __all__ = ["describe", "verify_run"]
 

@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from agents.prompts import Prompts, Proposal, hash_messages, make_nonce
-from loop.selection import POLICIES, decide, needed_versions
-from loop.verify.findings import Findings
-from loop.verify.rows import Place, RowsCheck, ScoreKey, call_id, pair_of
-from state.config import RunConfig
-from state.ledger import Row, SampleRows
-from state.records import (
+from reflectune.agents.teacher.prompts import Prompts, Proposal, hash_messages, make_nonce
+from reflectune.loop.selection import POLICIES, decide, needed_versions
+from reflectune.loop.verify.findings import Findings
+from reflectune.loop.verify.rows import Place, RowsCheck, ScoreKey, call_id, pair_of
+from reflectune.state.config import RunConfig
+from reflectune.state.lineage.ledger import Row, SampleRows
+from reflectune.state.lineage.writer import Contest
+from reflectune.state.records import (
     ANSWERLESS,
     FINAL_STATUSES,
     PHASES,
@@ -26,7 +27,6 @@ from state.records import (
     Term,
     Version,
 )
-from state.store import Contest
 
 __all__ = ["Basis", "verify_sample"]
 

@@ -22,14 +22,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from loop.demo.account import account_for
-from loop.demo.demo import demo_config
-from loop.demo.noise import FAULTS, INPUT_RATE, VAGUE_RATE, write_dataset
-from loop.display import Stage
-from loop.run import create_run, run_loop
-from state.config import RunConfig, parse_config
-from state.history import History
-from state.records import PHASES, PolicyName
+from reflectune.loop.demo.account import account_for
+from reflectune.loop.demo.demo import demo_config
+from reflectune.loop.demo.noise import FAULTS, INPUT_RATE, VAGUE_RATE, write_dataset
+from reflectune.loop.progress import Stage
+from reflectune.loop.run import create_run, run_loop
+from reflectune.state.config import RunConfig, parse_config
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import PHASES, PolicyName
 from tests.bench.results import options, publish, table
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom: for up to ten seeds.
@@ -123,7 +123,7 @@ def run_job(job: Job) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = create_run(configure(job, Path(scratch)), Path(scratch))
         run_loop(folder, Silence())
-        with History.open(folder.lineage) as history:
+        with LineageReader.open(folder.lineage) as history:
             return summarise(account_for(history))
 
 

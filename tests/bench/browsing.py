@@ -23,9 +23,9 @@ from urllib.parse import urlencode
 
 import psutil  # type: ignore[import-untyped]
 
-from state.folder import RunFolder
-from state.index import SampleIndex
-from state.store import open_database
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.index import SampleIndex
+from reflectune.state.lineage.writer import open_database
 from tests.bench.results import publish, table
 from tests.browser import fetch, has_read, serve
 from tests.large_run import make_large_run, vocabulary

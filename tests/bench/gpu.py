@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from agents.scoring import choose_packing, score_sequences
-from agents.targets import Encoded
+from reflectune.agents.student.scoring import choose_packing, score_sequences
+from reflectune.agents.student.targets import Encoded
 from tests.bench.machine import matmul_rate
 from tests.bench.meter import Meter
 from tests.bench.one_at_a_time import measure_loss

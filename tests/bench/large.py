@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from agents import models
-from agents.linear import multiply_by_onednn
-from agents.student import Student
-from agents.templates import open_template
-from state.config import StudentConfig
-from state.records import TERMS, Pair
+from reflectune.agents import models
+from reflectune.agents.student.linear import multiply_by_onednn
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.templates import open_template
+from reflectune.state.config import StudentConfig
+from reflectune.state.records import TERMS, Pair
 from tests.bench.meter import Meter
 from tests.bench.results import table
 

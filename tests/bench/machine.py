@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from agents.linear import multiply_by_onednn
+from reflectune.agents.student.linear import multiply_by_onednn
 
 __all__ = ["describe_machine", "matmul_rate"]
 

@@ -22,14 +22,14 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from agents import models
-from agents.student import Student
-from agents.templates import open_template
-from loop.display import LineDisplay
-from loop.score import score_dataset
-from state.config import DataConfig, StudentConfig
-from state.datasets import read_dataset
-from state.records import TERMS, Pair
+from reflectune.agents import models
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.templates import open_template
+from reflectune.loop.progress import LineDisplay
+from reflectune.loop.score import score_dataset
+from reflectune.state.config import DataConfig, StudentConfig
+from reflectune.state.data.datasets import read_dataset
+from reflectune.state.records import TERMS, Pair
 from tests.bench.meter import Meter
 from tests.bench.results import options, publish, table
 from tests.tiny_models import save_tiny_llama

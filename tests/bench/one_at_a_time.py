@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from agents.templates import Template
-from state.records import TERMS, Pair, Term
+from reflectune.agents.student.templates import Template
+from reflectune.state.records import TERMS, Pair, Term
 
 __all__ = ["OneAtATime", "Perplexity", "measure_loss"]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from loop.display import LineDisplay
-from loop.score import score_dataset
-from state.config import DataConfig
-from state.records import Term
+from reflectune.loop.progress import LineDisplay
+from reflectune.loop.score import score_dataset
+from reflectune.state.config import DataConfig
+from reflectune.state.records import Term
 from tests.bench.results import SHARED, options, publish, table
 from tests.bench.scoring import STUDENT, TEMPLATE, run_config
 

@@ -28,13 +28,13 @@ from transformers import (
     set_seed,
 )
 
-from agents import models
-from agents.refinetune import refinetune_student
-from agents.student import Student
-from agents.targets import Encoded, TargetEncoder
-from agents.templates import open_template
-from state.config import RunConfig
-from state.records import Pair
+from reflectune.agents import models
+from reflectune.agents.student.refinetune import refinetune_student
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.targets import Encoded, TargetEncoder
+from reflectune.agents.student.templates import open_template
+from reflectune.state.config import RunConfig
+from reflectune.state.records import Pair
 from tests.bench.results import options, publish, table
 from tests.bench.scoring import STUDENT, TEMPLATE, read_pairs, run_config
 

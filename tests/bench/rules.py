@@ -15,10 +15,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from loop.demo.world import is_right
-from loop.run import create_run, run_loop
-from state.history import History
-from state.records import PHASES, Pair, Phase
+from reflectune.loop.demo.world import is_right
+from reflectune.loop.run import create_run, run_loop
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import PHASES, Pair, Phase
 from tests.bench.arms import DEFAULT, Job, Silence, configure
 from tests.bench.results import options, publish, table
 
@@ -69,7 +69,7 @@ def play(job: Job) -> list[Contest]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = create_run(configure(job, Path(scratch)), Path(scratch))
         run_loop(folder, Silence())
-        with History.open(folder.lineage) as history:
+        with LineageReader.open(folder.lineage) as history:
             positions = range(sum(history.samples().values()))
             return [contest for position in positions for contest in read(history.trace(str(position)))]
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from agents import models
-from agents.templates import open_template
-from state.config import DataConfig, RunConfig
-from state.datasets import read_dataset
-from state.records import Pair
+from reflectune.agents import models
+from reflectune.agents.student.templates import open_template
+from reflectune.state.config import DataConfig, RunConfig
+from reflectune.state.data.datasets import read_dataset
+from reflectune.state.records import Pair
 from tests.bench.large import SHAPE, score_shape
 from tests.bench.machine import matmul_rate
 from tests.bench.meter import Meter

@@ -14,16 +14,16 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from agents import models
-from agents.formulas import nll
-from agents.student import Student
-from loop.context import LoopContext
-from loop.display import LineDisplay
-from loop.nodes import select
-from state.config import RunConfig
-from state.folder import RunFolder
-from state.records import PHASES, Pair, Phase, Sample, Score, StudentRecord, Term, Version
-from state.store import LineageStore
+from reflectune.agents import models
+from reflectune.agents.student.formulas import nll
+from reflectune.agents.student.student import Student
+from reflectune.loop.context import LoopContext
+from reflectune.loop.nodes import select
+from reflectune.loop.progress import LineDisplay
+from reflectune.state.config import RunConfig
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import PHASES, Pair, Phase, Sample, Score, StudentRecord, Term, Version
 from tests.bench.meter import Meter
 from tests.bench.one_at_a_time import OneAtATime, Perplexity
 
@@ -84,7 +84,7 @@ def select_round(
         result.opening_seconds += time.perf_counter() - began
         return student
 
-    with LineageStore.create(run.lineage) as store:
+    with LineageWriter.create(run.lineage) as store:
         _begin(store, records[: len(records) // 3])
         context = LoopContext(
             config=config,
@@ -140,7 +140,7 @@ def _candidate(records: Sequence[Pair], phase: Phase, position: int, incumbent: 
     return Pair(incumbent.instruction, incumbent.input, records[2 * samples + position].response)
 
 
-def _begin(store: LineageStore, pairs: Sequence[Pair]) -> None:
+def _begin(store: LineageWriter, pairs: Sequence[Pair]) -> None:
     store.add_run(name="bench", config={}, config_hash="", data_hash="", versions={}, seed=0)
     store.add_samples(
         Sample(f"{position:016x}", position, "train", pair) for position, pair in enumerate(pairs)
@@ -150,7 +150,7 @@ def _begin(store: LineageStore, pairs: Sequence[Pair]) -> None:
     store.add_student(StudentRecord("s0", 0, "base", None, None, None, None))
 
 
-def _propose(store: LineageStore, records: Sequence[Pair], phase: Phase) -> None:
+def _propose(store: LineageWriter, records: Sequence[Pair], phase: Phase) -> None:
     """Store one proposal for every incumbent, as the node reflect would have."""
     contests = [contest for group in store.contests(1, phase, len(records)) for contest in group]
     proposals = [
@@ -167,7 +167,7 @@ def _propose(store: LineageStore, records: Sequence[Pair], phase: Phase) -> None
     store.add_reflections([], proposals)
 
 
-def _read(store: LineageStore, result: Round) -> None:
+def _read(store: LineageWriter, result: Round) -> None:
     """Decisions and scores as they stand in the database."""
     versions = {
         row["id"]: Pair(row["instruction"], row["input"], row["response"])

@@ -6,10 +6,10 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM, LlamaModel
 
-from agents import scoring
-from agents.student import Student
-from agents.targets import TargetEncoder
-from state.store import LineageStore
+from reflectune.agents.student import scoring
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.targets import TargetEncoder
+from reflectune.state.lineage.writer import LineageWriter
 from tests.bench import selection_round
 from tests.bench.stopwatch import Part, stopwatch
 
@@ -29,7 +29,7 @@ _PARTS: Sequence[Part] = (
     (scoring, "target_logprobs", "log-softmax and gathering"),
     (LlamaForCausalLM, "forward", "model: head"),
     (LlamaModel, "forward", "model: layers"),
-    (LineageStore, "add_decisions", "database writing"),
+    (LineageWriter, "add_decisions", "database writing"),
 )
 
 # Kinds of operation by the beginning of torch's name for them.

@@ -1,0 +1,1 @@
+"""The student: its scores, its LoRA refinetune, its held-out measures."""

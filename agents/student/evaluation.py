@@ -1,0 +1,144 @@
+"""Held-out measures of a student, each with its 95 % interval.
+
+A sample that cannot be measured is left out of n, never counted as 0. Nothing here stores a measure or
+compares two students.
+"""
+
+import importlib
+import math
+import reprlib
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reflectune.agents.student.formulas import nll
+from reflectune.agents.student.student import Student
+from reflectune.state.errors import ConfigError
+from reflectune.state.records import Evaluation, Pair, Term
+
+__all__ = ["Checker", "evaluate_student", "load_checker"]
+
+Checker = Callable[[str, str, str, str], bool | float | None]
+"""Says how right an answer is: checker(instruction, input, response, reference).
+
+None where nothing can say, such as for an instruction without one right answer. That should depend on the
+question alone: students whose accuracies are over different samples cannot be compared.
+"""
+
+_AT_ONCE = 64  # pairs between two reports of progress
+_Z = 1.96  # two-sided 95 % of a normal distribution
+
+
+def evaluate_student(
+    student: Student,
+    pairs: Sequence[Pair],
+    checker: Checker | None,
+    max_tokens: int,
+    on_done: Callable[[int], None],
+) -> list[Evaluation]:
+    """Measure a student on pairs it was not trained on.
+
+    "nll": mean over pairs of nll(y|x), nats per token. "response_tokens": mean length of the student's
+    own greedy answers, tokens. "accuracy", with a checker: mean of what it says of those answers,
+    without the ones of which it says None. A measure that no pair allows is left out.
+
+    Args:
+        student: an open student.
+        pairs: held-out pairs; their responses are the references.
+        checker: judge of answers, or None.
+        max_tokens: longest answer, in tokens.
+        on_done: told how many pairs are done, now and then.
+
+    Raises:
+        ConfigError: the checker failed on an answer, or said neither yes, no, a number nor None.
+    """
+    term: Term = "response_given_instruction"
+    measures: dict[str, list[float]] = {"nll": [], "response_tokens": [], "accuracy": []}
+    for start in range(0, len(pairs), _AT_ONCE):
+        batch = pairs[start : start + _AT_ONCE]
+        scores = student.score([(pair, term) for pair in batch])
+        nlls = [nll({term: score}, term) for score in scores]
+        measures["nll"] += [value for value in nlls if value is not None]
+        for pair, response in zip(batch, student.respond(batch, max_tokens), strict=True):
+            if response is None:
+                continue
+            measures["response_tokens"].append(response.num_tokens)
+            if checker is not None and (verdict := _check(checker, pair, response.text)) is not None:
+                measures["accuracy"].append(verdict)
+        on_done(start + len(batch))
+    return [_summarise(name, values) for name, values in measures.items() if values]
+
+
+def load_checker(name: str) -> Checker:
+    """Import the function that "module:function" names; the working directory is importable.
+
+    Raises:
+        ConfigError: not of that form, or there is no such module or function.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ConfigError(f"evaluate.checker = {name!r}: want module:function")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        checker = getattr(importlib.import_module(module_name), function_name)
+    except AttributeError:
+        raise ConfigError(f"evaluate.checker: module {module_name} has no {function_name}") from None
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(
+            f"evaluate.checker: cannot import {module_name}: {type(error).__name__}: {_one_line(str(error))}"
+        ) from error
+    if not callable(checker):
+        raise ConfigError(f"evaluate.checker: {name} is not a function")
+    return checker  # type: ignore[no-any-return]  # its annotations, if any, are the user's
+
+
+def _check(checker: Checker, pair: Pair, response: str) -> float | None:
+    where = f"on the answer to {pair.instruction[:60]!r}"
+    try:
+        verdict = checker(pair.instruction, pair.input, response, pair.response)
+    except Exception as error:
+        raise ConfigError(
+            f"evaluate.checker failed {where}: {type(error).__name__}: {_one_line(str(error))}"
+        ) from error
+    if verdict is None:
+        return None
+    if not isinstance(verdict, bool | int | float) or not math.isfinite(verdict):
+        raise ConfigError(
+            f"evaluate.checker said {_one_line(reprlib.repr(verdict))} {where}; "
+            "want true, false, a number or None, in Python's own types"
+        )
+    return float(verdict)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _summarise(name: str, values: Sequence[float]) -> Evaluation:
+    """Mean with its 95 % interval; no interval from a single value."""
+    count, mean = len(values), statistics.fmean(values)
+    if count < 2:
+        return Evaluation(name, mean, count, None, None)
+    if name == "accuracy" and set(values) <= {0.0, 1.0}:
+        low, high = _wilson(mean, count)
+    else:
+        half = _Z * statistics.stdev(values) / math.sqrt(count)
+        low, high = mean - half, mean + half
+    return Evaluation(name, mean, count, low, high)
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """Interval of a proportion p over n trials, within [0, 1] also where p is 0 or 1.
+
+    Formula: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    squared = _Z * _Z / count
+    centre = share + squared / 2
+    half = _Z * math.sqrt(share * (1 - share) / count + squared / (4 * count))
+    # Rounding may put a bound an ulp outside.
+    return max(0.0, (centre - half) / (1 + squared)), min(1.0, (centre + half) / (1 + squared))

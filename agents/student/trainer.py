@@ -1,0 +1,252 @@
+"""transformers' Trainer over packed rows, for work that may be killed at any instant.
+
+It saves LoRA weights only, keeps quiet, and stops where a number is no longer finite. Nothing here
+knows pairs, prompts or rounds.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from reflectune.agents.models import not_finite
+from reflectune.agents.student.rows import Row, build_row
+from reflectune.agents.student.scoring import target_logprobs
+from reflectune.agents.student.targets import Encoded
+
+__all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_rows"]
+
+OnStep = Callable[[int, int, float | None], None]
+
+_MANIFEST = "manifest.json"
+_KEPT = 2  # newest checkpoints
+_SAVES = 5  # checkpoints in a training, at least
+_SAVE_SECONDS = 300.0  # and one whenever so much time has passed
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss, a gradient or a trained weight is no longer a finite number."""
+
+
+class StoppedError(Exception):
+    """A training was asked to stop; the same call goes on with it, and gives the same bits."""
+
+
+class TrainingRows:
+    """Rows in the order of training, as a causal language model takes them.
+
+    Labels are -100 where nothing is learned: on prompts, and so on the first token of every sequence.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[Encoded]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = build_row(self._rows[index])
+        labels = torch.full_like(row.ids, -100)
+        labels[row.predicting + 1] = row.targets
+        inputs = {"input_ids": row.ids, "position_ids": row.positions, "labels": labels}
+        return {name: values[None] for name, values in inputs.items()}  # (1, T)
+
+
+def train_rows(
+    model: Any,
+    rows: Sequence[Sequence[Encoded]],
+    folder: Path,
+    *,
+    rows_per_step: int,
+    lr: float,
+    warmup: float,
+    seed: int,
+    gradient_checkpointing: bool,
+    on_step: OnStep,
+    is_stopping: Callable[[], bool],
+) -> list[float]:
+    """Train a PEFT model in place, once over the rows, in order; go on from a checkpoint in `folder`.
+
+    AdamW, linear warm-up, cosine decay, gradients clipped at norm 1.
+
+    Args:
+        model: a PEFT model with a trainable adapter called "default".
+        rows: sequences of each forward pass.
+        folder: where checkpoints live.
+        rows_per_step: forward passes per optimizer step.
+        lr: peak learning rate.
+        warmup: share of the steps in which the learning rate rises.
+        seed: of dropout.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping it.
+        on_step: told (steps done, all steps, loss of the step) after every step.
+        is_stopping: asked after every step but the last; yes has a checkpoint written, and ends the training.
+
+    Returns:
+        The loss of every step: mean over its target tokens, nats per token.
+
+    Raises:
+        NotFiniteError: a loss, a gradient or a weight to be saved is NaN or infinite.
+        StoppedError: `is_stopping` said yes.
+    """
+    steps = math.ceil(len(rows) / rows_per_step)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=rows_per_step,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        learning_rate=lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(math.ceil(warmup * steps), steps - 1),  # its first step trains nothing
+        optim="adamw_torch",
+        seed=seed,
+        gradient_checkpointing=gradient_checkpointing,
+        # The reentrant kind gives no gradients where a layer's input, from a frozen base, needs none.
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        use_cpu=model.device.type == "cpu",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # the callback says when
+        label_names=["labels"],
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    _keep_device(arguments, model.device)
+    trainer = _LoraTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=TrainingRows(rows),
+        data_collator=lambda batch: batch[0],
+        callbacks=[_Watch(on_step, is_stopping, folder)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = _last_whole_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise StoppedError(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter called "default": its weights and its configuration, nothing else.
+
+    Raises:
+        NotFiniteError: a weight is NaN or infinite; nothing is written.
+    """
+    if broken := not_finite(get_peft_model_state_dict(model, save_embedding_layers=False)):
+        raise NotFiniteError(f"{len(broken)} weights of the adapter are not finite, such as {broken[0]}")
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """Loss over the target tokens of a whole step, from logits of target tokens only."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = True  # count a step's targets and leave the division to us
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Sum of the row's negative log-probabilities over the number of targets in the step."""
+        labels = inputs["labels"][0]  # (T,)
+        predicting = (labels[1:] != -100).nonzero()[:, 0]  # (N,)
+        each = torch.arange(len(predicting), device=predicting.device)  # predicts one target
+        row = Row(inputs["input_ids"][0], inputs["position_ids"][0], predicting, each, labels[predicting + 1])
+        return -target_logprobs(model, row).sum() / num_items_in_batch
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter of a checkpoint."""
+        save_adapter(self.model, Path(output_dir or self.args.output_dir))
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Reports steps, asks for checkpoints, and stops training that was asked to or has broken down."""
+
+    def __init__(self, on_step: OnStep, is_stopping: Callable[[], bool], folder: Path) -> None:
+        self._on_step, self._is_stopping, self._folder = on_step, is_stopping, folder
+        self._saved_at = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint every fifth of the steps, after five minutes, and before stopping."""
+        if state.global_step >= state.max_steps:
+            return
+        now = time.monotonic()
+        due = state.global_step % math.ceil(state.max_steps / _SAVES) == 0
+        control.should_training_stop = self._is_stopping()
+        if due or now - self._saved_at > _SAVE_SECONDS or control.should_training_stop:
+            control.should_save = True
+            self._saved_at = now
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Call the checkpoint whole, and remove all but the newest.
+
+        By step: Trainer goes by the clock, which may jump back.
+        """
+        checkpoint = self._folder / f"checkpoint-{state.global_step}"
+        (checkpoint / _MANIFEST).write_bytes(_manifest(checkpoint))
+        for path in _checkpoints(self._folder)[_KEPT:]:
+            shutil.rmtree(path)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """Report a step, before a checkpoint of it is written."""
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
+            raise NotFiniteError(f"loss or gradient is not finite at step {state.global_step}")
+        self._on_step(state.global_step, state.max_steps, logs["loss"])
+
+
+def _keep_device(arguments: Any, device: torch.device) -> None:
+    """Train where the student is: left alone, Trainer spreads over all GPUs, the first one foremost."""
+    if device.type == "cuda":
+        arguments.device  # noqa: B018 - makes Trainer choose, so that the choice can be replaced
+        torch.cuda.set_device(device)
+        arguments._n_gpu = 1
+        arguments.__dict__["_setup_devices"] = device
+
+
+def _last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint with every byte that was written; those cut short or damaged are removed."""
+    for path in _checkpoints(folder):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return (checkpoint / _MANIFEST).read_bytes() == _manifest(checkpoint)
+    except OSError:  # something is missing, or cannot be read
+        return False
+
+
+def _manifest(checkpoint: Path) -> bytes:
+    """SHA-256 of every other file of a checkpoint, as JSON."""
+    hashes = {}
+    for path in sorted(checkpoint.iterdir()):
+        if path.name != _MANIFEST:
+            with path.open("rb") as file:
+                hashes[path.name] = file_digest(file, "sha256").hexdigest()
+    return (json.dumps(hashes, indent=1) + "\n").encode()

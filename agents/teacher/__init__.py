@@ -1,0 +1,1 @@
+"""The teacher: prompts, the engines that answer them, and the parser of answers."""

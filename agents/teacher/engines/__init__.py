@@ -1,0 +1,131 @@
+"""Engines: what turns a teacher's prompts into text.
+
+An engine knows nothing of reflection: it takes requests and gives each answer back as it finishes.
+`ENGINES` maps the names of `teacher.engine` to their kinds; opening an engine imports its libraries.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.records import Pair, Phase
+
+__all__ = ["ENGINES", "Answer", "AnswerError", "Engine", "EngineKind", "Request", "TeacherModel"]
+
+AnswerError = Literal["refused-request", "no-entry", "unavailable", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherModel:
+    """Which model answers, and how one on this machine is opened."""
+
+    name: str  # as calls are recorded under it
+    source: StudentConfig  # weights, revision and number format
+    adapter: Path | None = None  # LoRA folder on top of them
+    adapter_hash: str | None = None  # of what it holds
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt for the teacher, with the question it stands for.
+
+    `pair`, `phase`, `round` and `candidate` say what is asked; an engine that plays recorded answers
+    looks them up, every other engine reads `messages` only.
+    """
+
+    id: str
+    messages: tuple[Mapping[str, str], ...]  # {"role", "content"}
+    schema: Mapping[str, Any] | None  # JSON schema the answer must follow; None asks for free text
+    seed: int
+    pair: Pair
+    phase: Phase
+    round: int
+    candidate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request.
+
+    `error` is None for an answered request, else
+        refused-request  the server says the request itself is wrong: asking the same again is useless
+        no-entry         a recording, or a cache that is asked alone, has nothing for it
+        unavailable      nobody took the request: no connection, or too busy; not the request's fault
+        failed           anything else that may pass
+    """
+
+    request_id: str
+    text: str = ""
+    finish_reason: str | None = None
+    error: AnswerError | None = None
+    message: str | None = None  # what went wrong, where something did
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float = 0.0
+    cached: bool = False  # nobody was asked: it had been paid for before
+
+
+class Engine(Protocol):
+    """Many requests under way at once; each answer is handed over as soon as it is there."""
+
+    name: str
+    model: str
+    structured: bool  # whether requests may carry a schema
+    capacity: int  # how many requests it is worth having under way
+
+    def submit(self, request: Request) -> None:
+        """Take one request. Returns at once."""
+
+    def next_answer(self) -> Answer:
+        """Wait for the next finished answer, in any order. Only call with a request under way.
+
+        Raises:
+            TeacherError: no request can succeed, such as with a wrong key or model name.
+        """
+
+    def close(self) -> None:
+        """Drop what is under way and give back memory, threads and connections. Never waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """What is known of an engine before it is opened."""
+
+    open: Callable[[TeacherConfig, TeacherModel], Engine]
+    structured: bool = True  # whether its requests may carry a schema
+    is_local: bool = True  # whether it opens a model on this machine
+    is_cached: bool = True  # whether its answers cost enough to be kept
+
+
+def _open_openai(config: TeacherConfig, model: TeacherModel) -> Engine:
+    from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
+
+    return OpenAIEngine(config)
+
+
+def _open_recorded(config: TeacherConfig, model: TeacherModel) -> Engine:
+    from reflectune.agents.teacher.engines.recorded import RecordedEngine
+
+    return RecordedEngine(config)
+
+
+def _open_transformers(config: TeacherConfig, model: TeacherModel) -> Engine:
+    from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
+
+    return TransformersEngine(config, model)
+
+
+def _open_vllm(config: TeacherConfig, model: TeacherModel) -> Engine:
+    from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
+
+    return VllmEngine(config, model)
+
+
+ENGINES: dict[str, EngineKind] = {
+    "openai": EngineKind(_open_openai, is_local=False),
+    "recorded": EngineKind(_open_recorded, is_local=False, is_cached=False),
+    "transformers": EngineKind(_open_transformers, structured=False),
+    "vllm": EngineKind(_open_vllm),
+}

@@ -1,0 +1,180 @@
+"""Takes answers from a cache, and asks another engine only for those that are not in it.
+
+Nothing here knows where the cache lies. What asks for the same prompt, with the same schema, of the same
+model, sampled in the same way, is the same request, whichever engine or address serves it.
+"""
+
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from reflectune.agents.model_files import fingerprint
+from reflectune.agents.teacher.engines import ENGINES, Answer, AnswerError, Engine, Request, TeacherModel
+from reflectune.agents.teacher.prompts import clean_text
+from reflectune.state.config import TeacherConfig
+from reflectune.state.records import KeptAnswer, content_hash
+
+__all__ = ["Answers", "CachedEngine"]
+
+
+class Answers(Protocol):
+    """Where answers are kept, by the hash of all that they depend on."""
+
+    def get(self, key: str) -> KeptAnswer | None:
+        """The answer kept under a key."""
+
+    def put(self, key: str, answer: KeptAnswer) -> None:
+        """Keep an answer; the first one under a key stays."""
+
+    def fingerprint(self, folder: str) -> str | None:
+        """What a model folder was last found to hold."""
+
+    def set_fingerprint(self, folder: str, fingerprint: str) -> None:
+        """Note what a model folder holds now."""
+
+    def grants_schemas(self, address: str, model: str) -> bool | None:
+        """Whether a server takes schemas for a model; None where it has not shown it."""
+
+    def set_grants_schemas(self, address: str, model: str, granted: bool) -> None:
+        """Note whether a server takes schemas for a model."""
+
+
+class CachedEngine:
+    """An engine around another one, which is opened when the first answer is missing.
+
+    With `teacher.cache = "only"` none is ever opened: what is missing has no entry.
+
+    An answer is kept when the next one is asked for, or on closing. By then its reader has committed it, so
+    that a run killed at any instant finds no answer of its own that its books lack. A reader that failed to
+    commit closes in the ordinary course: the answer is kept all the same, and the resumed run counts it as
+    cached, since kept is better than paid twice.
+
+    Kept is every answer that was paid for, of use or not; failures are not. What the engine has under way
+    when it is closed is lost.
+    """
+
+    def __init__(self, config: TeacherConfig, model: TeacherModel, answers: Answers) -> None:
+        """Open nothing yet.
+
+        Raises:
+            ConfigError: the files of a local model cannot be read.
+        """
+        kind = ENGINES[config.engine]
+        self.name: str = config.engine
+        self.model = model.name
+        self.structured, self.capacity = kind.structured, config.capacity
+        self._config, self._teacher, self._answers = config, model, answers
+        self._sampling = (_identify(config, model, answers), config.temperature, config.top_p)
+        self._engine: Engine | None = None
+        self._hits: deque[Answer] = deque()
+        self._asked: dict[str, str] = {}  # request id -> key
+        self._handed_out: tuple[str, KeptAnswer] | None = None
+
+    def submit(self, request: Request) -> None:
+        """Find the request's answer, or hand it on.
+
+        Raises:
+            TeacherError, ConfigError: an answer is missing, and the engine cannot be opened.
+        """
+        key = self._key(request)
+        if (kept := self._answers.get(key)) is not None:
+            self._hits.append(_answer(request, kept))
+        elif self._config.cache == "only":
+            self._hits.append(_miss(request))
+        else:
+            if self._engine is None:
+                self._engine = ENGINES[self._config.engine].open(self._config, self._teacher)
+            self._asked[request.id] = key
+            self._engine.submit(request)
+
+    def next_answer(self) -> Answer:
+        """The next answer: those of the cache first, while the engine goes on with the others.
+
+        Raises:
+            TeacherError: no request can succeed.
+        """
+        self._keep()
+        if self._hits:
+            return self._hits.popleft()
+        assert self._engine is not None, "nothing is under way"
+        answer = self._engine.next_answer()
+        # What is read now and what a replay reads shall be the same to the last character.
+        answer = replace(answer, text=clean_text(answer.text))
+        key = self._asked.pop(answer.request_id)
+        if answer.error is None:
+            self._handed_out = key, _kept(self.model, answer)
+        return answer
+
+    def close(self) -> None:
+        """Keep what was handed out last, and close the engine if it was opened."""
+        try:
+            self._keep()
+        finally:
+            if self._engine is not None:
+                self._engine.close()
+
+    def _keep(self) -> None:
+        if self._handed_out is not None:
+            self._answers.put(*self._handed_out)
+            self._handed_out = None
+
+    def _key(self, request: Request) -> str:
+        """Hash of all that an answer depends on."""
+        return content_hash(
+            "answer",
+            [dict(message) for message in request.messages],
+            request.schema,
+            self._sampling,
+            self._config.max_tokens,
+            request.seed if self._config.temperature > 0 else None,
+        )
+
+
+def _identify(config: TeacherConfig, model: TeacherModel, answers: Answers) -> tuple[object, ...]:
+    """What tells a model from every other, as far as it can be known without opening it.
+
+    A server's model goes by its name and `teacher.revision`, and so does one from the hub; a model folder by
+    what it holds, or where it is gone, by what it held when it was last seen.
+    """
+    if not ENGINES[config.engine].is_local:
+        return "named", model.name, config.revision
+    source = model.source
+    folder = Path(source.model)
+    content: str | None = None
+    if folder.is_dir():
+        content = fingerprint(folder)
+        if config.cache != "only":
+            answers.set_fingerprint(str(folder.absolute()), content)
+    elif folder.is_absolute():
+        content = answers.fingerprint(str(folder))
+    weights = ("named", source.model, source.revision) if content is None else ("files", content)
+    dtype = None if source.dtype == "auto" else source.dtype
+    return *weights, model.adapter_hash, dtype, config.quantization, config.max_model_len
+
+
+def _answer(request: Request, kept: KeptAnswer) -> Answer:
+    return Answer(
+        request.id,
+        text=kept.text,
+        finish_reason=kept.finish_reason,
+        prompt_tokens=kept.prompt_tokens,
+        completion_tokens=kept.completion_tokens,
+        cached=True,
+    )
+
+
+def _miss(request: Request) -> Answer:
+    """Of a cache that is asked alone. It may have the answer to the prompt without a schema."""
+    error: AnswerError = "no-entry" if request.schema is None else "refused-request"
+    return Answer(request.id, error=error, message='not in the cache, and teacher.cache = "only"')
+
+
+def _kept(model: str, answer: Answer) -> KeptAnswer:
+    return KeptAnswer(
+        model=clean_text(model),
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+    )

@@ -1,0 +1,358 @@
+"""Asks an OpenAI-compatible chat completions server: a hosted one, or vLLM, llama.cpp and the like.
+
+Connections are the openai client's. Whoever asked decides what is asked again; when a busy or stumbling
+server may be asked concerns every request, and pacing.py knows it. The key comes from the environment, goes
+into the request's header and nowhere else.
+"""
+
+import asyncio
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+
+from reflectune.agents.teacher.engines import Answer, AnswerError, Request
+from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
+from reflectune.agents.teacher.prompts import clean_text
+from reflectune.state.config import TeacherConfig
+from reflectune.state.errors import ConfigError, TeacherError
+
+__all__ = ["OpenAIEngine", "read_api_key"]
+
+# A config without base_url must not be redirected by OPENAI_BASE_URL, which the client would read.
+_OPENAI_URL = "https://api.openai.com/v1"
+# Faults of key, credit, address or model: no request of this run can succeed.
+_FATAL = (401, 402, 403, 404)
+_REFUSED = (400, 413, 422)
+_UNAVAILABLE = (429, 502, 503, 504)  # nobody behind the address could take the request
+_NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting helps against
+# Causes that say nobody took the request, as httpx names them.
+_NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
+_CONNECT_TIMEOUT = 10.0  # seconds
+_MOST_BYTES = 8 * 2**20  # of a reply's body; the longest answers of today are a tenth of it
+_MOST_BYTES_COMPRESSED = 64 * 2**10  # nobody asked for compression, and this may become a thousandfold
+_MESSAGE_LENGTH = 500
+_REASON_LENGTH = 100
+
+
+class OpenAIEngine:
+    """Keeps up to `teacher.concurrency` requests under way, on an event loop in a thread of its own.
+
+    A server that is too busy gets fewer at once, and is asked again until it takes them. A failure is handed
+    over after a pause, so that it is not asked for again at once. After a fault that no request can get
+    round, nothing more is sent, and what is under way is still handed over.
+    """
+
+    name = "openai"
+    structured = True
+
+    def __init__(self, config: TeacherConfig) -> None:
+        """Start the thread; nothing is sent yet.
+
+        Raises:
+            ConfigError: no usable key or address.
+        """
+        assert config.model is not None
+        self.model = config.model
+        self.capacity = config.capacity
+        self._config = config
+        self._url = config.base_url or _OPENAI_URL
+        self._key = read_api_key(config)
+        timeout = httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_TIMEOUT))
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key or "none",  # without any it would not start; see _arguments
+            base_url=self._url,
+            max_retries=0,
+            timeout=timeout,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=timeout, event_hooks={"response": [_take_in_hand]}
+            ),
+        )
+        self._has_answered = False
+        self._pace = Pace(config.capacity, patience=max(600.0, 2 * config.timeout))
+        self._requests: asyncio.Queue[Request] = asyncio.Queue()
+        self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+        self._fault: asyncio.Future[Exception] = self._loop.create_future()  # no request can succeed
+        self._serving = self._loop.create_task(self._serve())
+        self._closed = False
+        # A daemon: Python does not wait for it when it exits.
+        threading.Thread(target=self._work, name="teacher", daemon=True).start()
+
+    def submit(self, request: Request) -> None:
+        """Have the request sent as soon as the server bears another one."""
+        self._loop.call_soon_threadsafe(self._requests.put_nowait, request)
+
+    def next_answer(self) -> Answer:
+        """The next answer that arrives.
+
+        Raises:
+            TeacherError: the server knows neither key nor model, or is no such server, and all that was
+                under way has been handed over.
+        """
+        answer = self._answers.get()
+        if isinstance(answer, Exception):
+            self._answers.put(answer)  # nothing else will come, however often it is asked for
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """Send nothing more and forget what is under way."""
+        if not self._closed:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._serving.cancel)
+
+    def _work(self) -> None:
+        with suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._serving)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        async with self._client:
+            async with asyncio.TaskGroup() as tasks:
+                sending = tasks.create_task(self._send(tasks))
+                self._fault.add_done_callback(lambda fault: sending.cancel())
+            self._answers.put(self._fault.result())
+            await self._loop.create_future()  # requests may still be submitted, until close()
+
+    async def _send(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            request = await self._requests.get()
+            entered = await self._pace.enter()
+            if self._fault.done():
+                return  # the reply that says so may have let this request pass
+            tasks.create_task(self._answer(request, entered))
+
+    async def _answer(self, request: Request, entered: float) -> None:
+        try:
+            answer = await self._ask(request, entered)
+            if answer is None:
+                self._requests.put_nowait(request)
+                return
+            answer = replace(answer, seconds=time.monotonic() - entered)
+            if answer.error not in ("failed", "unavailable"):
+                self._pace.recover()
+            elif self._config.retries:
+                await self._pause(self._pace.stumble(entered))
+            self._answers.put(self._scrub_answer(answer))
+        except Exception as error:  # noqa: BLE001 - next_answer raises it where it can be seen
+            if not self._fault.done():
+                self._fault.set_result(error)
+        finally:
+            self._pace.leave()
+
+    async def _pause(self, seconds: float) -> None:
+        """Keep a place under way busy, unless nothing more is sent anyway."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._fault)
+
+    async def _ask(self, request: Request, entered: float) -> Answer | None:
+        """Send the request and understand the reply; None where a busy server wants it later."""
+        # Not parsed by the client: what it makes of a server's odd JSON is not defined.
+        create: Any = self._client.chat.completions.with_raw_response.create
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                response = await create(**self._arguments(request))
+        except TimeoutError:
+            message = f"{self._url}: no whole answer within {self._config.timeout:g} s (teacher.timeout)"
+            return Answer(request.id, error="failed", message=message)
+        except _OversizedReplyError as error:
+            return Answer(request.id, error="failed", message=f"{self._url}: {error}")
+        except openai.APIStatusError as error:
+            if _is_busy(error.response) and error.code != _NO_CREDIT:
+                if self._pace.narrow(entered, _read_retry_after(error.response)):
+                    return None
+            elif error.status_code not in _UNAVAILABLE:
+                self._pace.widen()
+            return self._failed_status(request, error)
+        except openai.APIConnectionError as error:
+            unavailable = type(error.__cause__).__name__ in _NOT_CONNECTED
+            message = f"{self._url}: {error.message} {_first_cause(error)!r}"
+            return Answer(request.id, error="unavailable" if unavailable else "failed", message=message)
+        self._pace.widen()
+        answer = _read_completion(request.id, response.content.decode("utf-8", errors="replace"))
+        self._has_answered |= answer.error is None
+        return answer
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        config = self._config
+        arguments: dict[str, Any] = {
+            "model": self.model,
+            "messages": list(request.messages),
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "seed": request.seed,
+            # OpenAI's newer models refuse the old name, many other servers do not know the new one.
+            "max_tokens" if config.base_url else "max_completion_tokens": config.max_tokens,
+        }
+        if request.schema is not None:
+            schema = {"name": "reflection", "schema": dict(request.schema), "strict": True}
+            arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if not self._key:
+            arguments["extra_headers"] = {"Authorization": openai.Omit()}
+        return arguments
+
+    def _failed_status(self, request: Request, error: openai.APIStatusError) -> Answer:
+        status = error.status_code
+        what: AnswerError = "failed"
+        # 403 with a key that is good: this one text is not wanted there.
+        if status in _REFUSED or (status == 403 and self._has_answered):
+            what = "refused-request"
+        elif status in _FATAL or error.code == _NO_CREDIT:
+            advice = {
+                401: "check the key that teacher.api_key_env names",
+                403: "check the rights of the key that teacher.api_key_env names",
+                404: "check teacher.base_url and teacher.model",
+            }.get(status, "check the account's credit")
+            raise TeacherError(
+                f"teacher {self.model} at {self._url}: {self._scrub_message(error.message)}; {advice}"
+            ) from None
+        elif status in _UNAVAILABLE:
+            what = "unavailable"
+        return Answer(request.id, error=what, message=error.message)
+
+    def _scrub_answer(self, answer: Answer) -> Answer:
+        return replace(
+            answer,
+            text=self._scrub(answer.text),
+            finish_reason=answer.finish_reason and self._scrub(answer.finish_reason),
+            message=answer.message and self._scrub_message(answer.message),
+        )
+
+    def _scrub_message(self, message: str) -> str:
+        """One line without the key."""
+        return " ".join(self._scrub(message).split())[:_MESSAGE_LENGTH]
+
+    def _scrub(self, text: str) -> str:
+        """A text without the key, which servers and libraries may quote; some escape its slashes."""
+        if not self._key:
+            return text
+        return re.sub(re.escape(self._key).replace("/", r"\\*/"), "[key]", text)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What a chain of errors began with; of several addresses that were tried, the last one's."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[-1]
+        elif cause := error.__cause__ or error.__context__:
+            error = cause
+        else:
+            return error
+
+
+class _OversizedReplyError(openai.OpenAIError):
+    """A reply is larger than any answer."""
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """A reply's body that may not grow without end."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, most: int) -> None:
+        self._stream = stream
+        self._most = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > self._most:
+                raise _OversizedReplyError(f"the reply is larger than {self._most} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _take_in_hand(response: httpx2.Response) -> None:
+    """Before a reply's body is read: bound it, and read it as UTF-8."""
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    compressed = response.headers.get("content-encoding", "identity") != "identity"
+    response.stream = _BoundedStream(response.stream, _MOST_BYTES_COMPRESSED if compressed else _MOST_BYTES)
+    response.encoding = "utf-8"  # JSON is; the header may name what Python cannot read text with
+
+
+def _is_busy(response: httpx2.Response) -> bool:
+    """Whether the server would take the request later."""
+    status = response.status_code
+    return status == 429 or (status == 503 and _read_retry_after(response) is not None)
+
+
+def _read_retry_after(response: httpx2.Response) -> float | None:
+    return parse_retry_after(response.headers.get("retry-after"))
+
+
+def _check_address(address: str) -> None:
+    """An address is stored and shown: what may be a key has no place in it."""
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"teacher.base_url = {address!r}: want http://... or https://...")
+    parts = urlsplit(address)
+    secrets = {"user name": "@" in parts.netloc, "query": parts.query, "fragment": parts.fragment}
+    if held := [what for what, is_there in secrets.items() if is_there]:
+        raise ConfigError(f"teacher.base_url holds a {held[0]}; name a key's variable in teacher.api_key_env")
+
+
+def read_api_key(config: TeacherConfig) -> str:
+    """The server's key from the environment; empty where the config names no variable.
+
+    Raises:
+        ConfigError: the variable is unset or its value cannot be sent, or the address is no web address.
+    """
+    if config.base_url is not None:
+        _check_address(config.base_url)
+    if config.api_key_env is None:
+        return ""
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key:
+        raise ConfigError(
+            f"teacher.api_key_env: the environment variable {config.api_key_env} is not set; export it"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"teacher.api_key_env: {config.api_key_env} holds characters no key can have")
+    return key
+
+
+def _read_count(value: object) -> int | None:
+    """A number of tokens; None for what can be none."""
+    return value if type(value) is int and 0 <= value < 2**31 else None
+
+
+def _read_completion(request_id: str, body: str) -> Answer:
+    """Understand the body of a successful reply; whatever it is, it becomes an answer.
+
+    One without a text is an answer too, and paid for: a model that thinks may use up all tokens before it
+    says anything, and a filter may take all it said.
+    """
+    try:
+        completion = json.loads(body)
+        choice = completion["choices"][0]
+        message = choice["message"]
+        text = message.get("content")
+        finish_reason = choice.get("finish_reason")
+        usage = completion.get("usage") or {}
+        prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Answer(request_id, error="failed", message=f"not a chat completion: {body!r}")
+    answer = Answer(
+        request_id,
+        text=text if isinstance(text, str) else "",
+        finish_reason=clean_text(finish_reason[:_REASON_LENGTH]) if isinstance(finish_reason, str) else None,
+        prompt_tokens=_read_count(prompt_tokens),
+        completion_tokens=_read_count(completion_tokens),
+    )
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal and not answer.text:
+        return replace(answer, text=refusal, finish_reason="refusal")
+    return answer

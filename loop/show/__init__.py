@@ -1,0 +1,1 @@
+"""What shows a run: its documents, and how they look in a terminal, a report and a browser."""

@@ -1,0 +1,219 @@
+"""What became of samples: what each phase came to, and the flow from round to round."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from reflectune.loop.show.charts.chart import Chart, Document, as_sentence
+from reflectune.loop.show.charts.drawing import (
+    GREEN,
+    GREY,
+    ON_COLOUR,
+    ORANGE,
+    PAPER,
+    RED,
+    SKY,
+    YELLOW,
+    add_bar,
+    add_legend,
+    add_ribbon,
+    add_text,
+    name_round,
+    open_figure,
+    shorten,
+)
+from reflectune.loop.show.sentences import say_outcome
+from reflectune.loop.show.terminal.runs import format_share
+
+__all__ = ["draw_acceptance", "draw_flow"]
+
+_OUTCOMES = {  # colour, hatch
+    "accepted": (GREEN, ""),
+    "refused": (ORANGE, "///"),
+    "unchanged": (SKY, "---"),
+    "failed": (RED, "xxx"),
+    "frozen": (GREY, "+++"),
+    "unasked": (YELLOW, "|||"),
+    "undecided": (PAPER, ""),
+}
+_STATES = {
+    "response improved": (GREEN, ""),
+    "instruction improved": (SKY, "\\\\\\"),
+    "original": (GREY, "---"),
+    "refused": (ORANGE, "///"),
+    "failed": (RED, "xxx"),
+}
+
+
+def draw_acceptance(document: Document) -> Chart | None:
+    """How many samples of the pool came to what, by phase."""
+    places = document["acceptance"]
+    if not places:
+        return None
+    shown = [name for name in _OUTCOMES if any(place[name] for place in places)]
+    with open_figure(0.8 + 0.34 * len(places) + 0.12 * len(places) / 2) as (figure, finish):
+        axes = figure.subplots()
+        heights = [index + 0.45 * (index // 2) for index in range(len(places))]
+        for height, place in zip(heights, places, strict=True):
+            left = 0.0
+            for name in shown:
+                share = place[name] / place["pool"] if place["pool"] else 0.0
+                colour, hatch = _OUTCOMES[name]
+                add_bar(axes, left, height, share, 0.82, colour, hatch, dashed=name == "undecided")
+                if share >= 0.055 and name != "undecided":
+                    add_text(axes, left + share / 2, height, format_share(share), color=ON_COLOUR)
+                left += share
+        axes.set_yticks(heights, [f"round {place['round']} · {place['phase']}" for place in places])
+        axes.set_ylim(max(heights) + 0.6, -0.6)
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xlabel(f"share of the pool ({places[0]['pool']:,} samples)")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        add_legend(figure, [(say_outcome(name), *_OUTCOMES[name]) for name in shown])
+        svg = finish()
+    return Chart(
+        "acceptance",
+        "What each phase came to",
+        svg,
+        _say_acceptance(places),
+        ("round", "phase", "pool", *map(say_outcome, shown), "accepted of proposed"),
+        tuple(
+            (
+                str(place["round"]),
+                place["phase"],
+                f"{place['pool']:,}",
+                *(f"{place[name]:,}" for name in shown),
+                format_share(_accepted(place)),
+            )
+            for place in places
+        ),
+    )
+
+
+def _accepted(place: Document) -> float | None:
+    proposed = place["accepted"] + place["refused"]
+    return place["accepted"] / proposed if proposed else None
+
+
+def _say_acceptance(places: Sequence[Document]) -> str:
+    sentences = []
+    for place in [*places[:2], *places[2:][-2:]]:
+        proposed = place["accepted"] + place["refused"]
+        if place["undecided"] == place["pool"]:
+            came_to = "nothing decided yet"
+        elif proposed:
+            came_to = (
+                f"{place['accepted']:,} of {proposed:,} proposals accepted ({format_share(_accepted(place))})"
+            )
+        else:
+            came_to = "no proposal to accept"
+        sentences.append(f"round {place['round']}, {place['phase']}: {came_to}")
+    left_out = " The rounds between are in the table." if len(places) > 4 else ""
+    return f"{as_sentence('; '.join(sentences))}{left_out}"
+
+
+def draw_flow(document: Document) -> Chart | None:
+    """Samples by what became of them, from round to round."""
+    columns, moves = document["flows"]["states"], document["flows"]["transitions"]
+    pool = sum(columns[0]["counts"].values())
+    if len(columns) < 2 or not pool:
+        return None
+    with open_figure(4.4) as (figure, finish):
+        axes = figure.subplots()
+        tops = [_stack(column["counts"], pool) for column in columns]
+        width = min(0.06 * len(columns), 0.48)  # of the way from one column to the next
+        ends: dict[tuple[int, str, str], float] = {}  # how much of a bar's side is taken
+        order = list(_STATES)
+        for move in sorted(
+            moves, key=lambda m: (m["round"], order.index(m["before"]), order.index(m["after"]))
+        ):
+            where = [column["round"] for column in columns].index(move["round"])
+            share = move["n"] / pool
+            start = tops[where - 1][move["before"]] + ends.get((where - 1, move["before"], "out"), 0.0)
+            end = tops[where][move["after"]] + ends.get((where, move["after"], "in"), 0.0)
+            ends[where - 1, move["before"], "out"] = start - tops[where - 1][move["before"]] + share
+            ends[where, move["after"], "in"] = end - tops[where][move["after"]] + share
+            colour = _STATES[move["before"]][0]
+            add_ribbon(axes, (where - 1 + width / 2, start), (where - width / 2, end), share, colour)
+        for where, column in enumerate(columns):
+            for state, (colour, hatch) in _STATES.items():
+                if n := column["counts"][state]:
+                    share = n / pool
+                    middle = tops[where][state] + share / 2
+                    add_bar(axes, where - width / 2, middle, width, share, colour, hatch)
+                    if share >= 0.045 and where < len(columns) - 1:
+                        add_text(
+                            axes,
+                            where,
+                            middle,
+                            shorten(n),
+                            color=ON_COLOUR,
+                            fontsize=8 if len(columns) < 9 else 7,
+                        )
+        _label_last(axes, columns[-1]["counts"], tops[-1], pool, len(columns) - 1 + width / 2)
+        axes.set_xticks(range(len(columns)), [name_round(column["round"]) for column in columns])
+        axes.set_xlim(-width, len(columns) - 1 + width / 2 + 0.28 * len(columns))
+        axes.set_ylim(1 + 0.025 * len(_STATES), -0.01)
+        axes.yaxis.set_visible(False)
+        axes.tick_params(axis="x", length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        present = {state for column in columns for state, n in column["counts"].items() if n}
+        add_legend(figure, [(state, *_STATES[state]) for state in _STATES if state in present])
+        svg = finish()
+    return Chart(
+        "flow",
+        "Where samples went",
+        svg,
+        _say_flow(columns, pool),
+        ("round", "from", "to", "samples", "share of the pool"),
+        tuple(
+            (
+                str(move["round"]),
+                move["before"],
+                move["after"],
+                f"{move['n']:,}",
+                format_share(move["n"] / pool),
+            )
+            for move in moves
+        ),
+    )
+
+
+def _say_flow(columns: Sequence[Document], pool: int) -> str:
+    last = columns[-1]
+    counts = ", ".join(
+        f"{n:,} {state} ({format_share(n / pool)})" for state, n in last["counts"].items() if n
+    )
+    kept = (
+        f" {last['kept']:,} of them are where an earlier round left their pair, since nothing was proposed."
+        if last["kept"]
+        else ""
+    )
+    return (
+        f"All {pool:,} samples begin as original. After round {last['round']}: {counts}.{kept} A sample is "
+        "refused or failed in a round that took nothing of it; its pair stays as it was."
+    )
+
+
+def _stack(counts: Mapping[str, int], pool: int) -> dict[str, float]:
+    """Where each state's bar begins, from the top, in shares of the pool."""
+    tops, at = {}, 0.0
+    for state in _STATES:
+        tops[state] = at
+        if counts[state]:
+            at += counts[state] / pool + 0.025
+    return tops
+
+
+def _label_last(
+    axes: Axes, counts: Mapping[str, int], tops: Mapping[str, float], pool: int, right: float
+) -> None:
+    """Names, counts and shares beside the last bars, moved apart where bars are thin."""
+    lowest = -1.0
+    for state in _STATES:
+        if n := counts[state]:
+            lowest = max(tops[state] + n / pool / 2, lowest + 0.062)
+            add_text(axes, right + 0.03, lowest, f"{state} · {n:,} ({format_share(n / pool)})", ha="left")

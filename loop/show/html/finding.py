@@ -1,0 +1,142 @@
+"""The list of samples: what an address asks for, and the addresses of other questions."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+from urllib.parse import urlencode
+
+from reflectune.state.lineage.index import SORTS, SampleQuery
+from reflectune.state.lineage.outcomes import OUTCOMES
+from reflectune.state.records import PHASES
+
+__all__ = ["LABELS", "PAGE", "TOO_MANY", "Finding", "address"]
+
+# Rows of a page, and rows that are counted and paged through; beyond them a question is to be narrowed.
+PAGE = 50
+TOO_MANY = 10_000
+_LONGEST_TEXT = 500
+_BOUNDS = tuple(field.name for field in fields(SampleQuery) if field.name.startswith(("min_", "max_")))
+_NAMES = ("q", "round", "phase", "outcome", "trained", *_BOUNDS, "sort", "order", "page")
+_CHOICES = {
+    "phase": PHASES,
+    "outcome": OUTCOMES,
+    "trained": ("yes", "no"),
+    "sort": SORTS,
+    "order": ("up", "down"),
+}
+
+
+LABELS = {
+    "q": "words",
+    "round": "round",
+    "phase": "phase",
+    "outcome": "outcome",
+    "trained": "trained on",
+    "min_ifd_change": "least change of IFD",
+    "max_ifd_change": "greatest change of IFD",
+    "min_r_ifd_change": "least change of r-IFD",
+    "max_r_ifd_change": "greatest change of r-IFD",
+    "min_length_growth": "least response length",
+    "max_length_growth": "greatest response length",
+    "sort": "sort by",
+    "order": "order",
+    "page": "page",
+}
+
+
+class Finding:
+    """A question for samples as an address holds it.
+
+    `problems` has a sentence for each value that makes no sense, by its name; such a value is not asked for.
+    """
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        """Read the values of an address; empty ones count as absent."""
+        self.values = {name: args[name].strip() for name in _NAMES if args.get(name, "").strip()}
+        self.problems: dict[str, str] = {}
+        self.page = self._whole("page", least=1, most=TOO_MANY // PAGE) or 1
+        bounds: dict[str, Any] = {name: self._number(name) for name in _BOUNDS}
+        self.query = SampleQuery(
+            text=self._text(),
+            most_matches=TOO_MANY,
+            round=self._whole("round", least=0),
+            phase=self._choice("phase"),
+            outcome=self._choice("outcome"),
+            trained={"yes": True, "no": False, None: None}[self._choice("trained")],
+            sort=self._choice("sort") or "position",
+            descending=self._choice("order") == "down",
+            limit=PAGE,
+            offset=(self.page - 1) * PAGE,
+            **bounds,
+        )
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether it asks for changes or lengths within bounds."""
+        return any(name in self.values for name in _BOUNDS)
+
+    @property
+    def change(self) -> str | None:
+        """The change that rows must have: `ifd_change` or `r_ifd_change`."""
+        asked = (self.query.sort, *(name[4:] for name in _BOUNDS if name in self.values))
+        return next((name for name in asked if name in ("ifd_change", "r_ifd_change")), None)
+
+    @property
+    def mixes_students(self) -> bool:
+        """Whether it puts changes under different students in one order."""
+        return self.query.round is None and self.query.sort in ("ifd_change", "r_ifd_change")
+
+    def address(self, **changes: object) -> str:
+        """The list with some values changed; None takes one away. It begins at the first page."""
+        values: dict[str, object] = dict(self.values)
+        if "page" not in changes:
+            values.pop("page", None)
+        values |= changes
+        return address(**values)
+
+    def _text(self) -> str:
+        text = self.values.get("q", "")
+        if len(text) > _LONGEST_TEXT:
+            self.problems["q"] = f"at most {_LONGEST_TEXT} characters can be searched for"
+            return ""
+        return text
+
+    def _whole(self, name: str, *, least: int, most: int = 1_000_000) -> int | None:
+        text = self.values.get(name)
+        if text is None:
+            return None
+        if text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most:
+            return int(text)
+        self.problems[name] = f"{_cut(text)} is no whole number from {least:,d} to {most:,d}"
+        return None
+
+    def _number(self, name: str) -> float | None:
+        text = self.values.get(name)
+        if text is None:
+            return None
+        try:
+            value = float(text.replace("−", "-"))
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value):
+            return value
+        self.problems[name] = f"{_cut(text)} is no number"
+        return None
+
+    def _choice(self, name: str) -> Any:
+        text = self.values.get(name)
+        if text is None or text in _CHOICES[name]:
+            return text
+        self.problems[name] = f"{_cut(text)} is none of {', '.join(_CHOICES[name])}"
+        return None
+
+
+def address(**values: object) -> str:
+    """The address of a list of samples."""
+    asked = {name: value for name, value in values.items() if value not in (None, "")}
+    return "/samples" + (f"?{urlencode(asked, errors='replace')}" if asked else "")
+
+
+def _cut(text: str) -> str:
+    return f"“{text[:40]}…”" if len(text) > 40 else f"“{text}”"

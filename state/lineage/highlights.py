@@ -1,0 +1,101 @@
+"""Which samples tell most about a run: its largest gains, narrow refusals, failures and longest journeys."""
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import PHASES, Phase
+
+__all__ = ["MOST_TOLD", "Failure", "choose_telling"]
+
+Telling = Literal["gain", "narrow", "failure", "journey"]
+_KINDS: tuple[Telling, ...] = get_args(Telling)
+Failure = tuple[str, int, Phase]  # sample, round and phase of a reflection without a proposal
+
+# How many there are in all, and how many of each kind where there are enough.
+MOST_TOLD = 20
+_SHARES: Mapping[Telling, int] = {"gain": 6, "narrow": 5, "failure": 4, "journey": 5}
+
+# By how much the proposal's value is better than the incumbent's, in the policy's unit.
+_GAIN = """
+    CASE WHEN policy IN ('r-ifd', 'perplexity') OR (policy = 'ifd+r-ifd' AND phase = 'response')
+        THEN incumbent_value - challenger_value ELSE challenger_value - incumbent_value END
+"""
+
+
+def choose_telling(
+    history: LineageReader, accepted: Mapping[str, int], failures: Mapping[str, Sequence[Failure]]
+) -> list[dict[str, Any]]:
+    """Up to 20 samples, none twice: each kind's share, then what is left of the kinds in their order.
+
+    Args:
+        history: the run.
+        accepted: how many proposals of each sample were accepted.
+        failures: some reflections without a proposal, by the status of their last call.
+
+    Returns:
+        {kind, sample, position, round, phase, reason, before, after, status, accepted} each, None where a key
+        does not apply. "gain": accepted with the largest gain in what the policy compares; "narrow": refused
+        with the largest gain, which is below 0 or within the margin, so that no refusal by a cap is among
+        them; both by phase and by round in turn, for each round has a student of its own. "failure": by
+        `status` in turn; "journey": most `accepted` proposals.
+    """
+    found: dict[Telling, list[dict[str, Any]]] = {
+        "gain": _by_gain(history, "reason = 'accepted'"),
+        "narrow": _by_gain(history, f"reason IN ('refused', 'tie') AND {_GAIN} <= margin"),
+        "failure": _alternate(
+            [
+                [
+                    _told(history, sample, round=round, phase=phase, status=status)
+                    for sample, round, phase in places
+                ]
+                for status, places in sorted(failures.items())
+            ]
+        ),
+        "journey": _journeys(history, accepted),
+    }
+    chosen: dict[str, dict[str, Any]] = {}
+    taken: Counter[Telling] = Counter()
+    for share in (_SHARES, dict.fromkeys(_KINDS, MOST_TOLD)):
+        for kind in _KINDS:
+            for item in found[kind]:
+                if taken[kind] == share[kind] or len(chosen) == MOST_TOLD:
+                    break
+                if item["sample"] not in chosen:
+                    chosen[item["sample"]] = {"kind": kind} | item
+                    taken[kind] += 1
+    return sorted(chosen.values(), key=lambda item: _KINDS.index(item["kind"]))
+
+
+def _by_gain(history: LineageReader, condition: str) -> list[dict[str, Any]]:
+    """Decisions with the largest gains of each phase and round, by phase and then by round in turn."""
+    rounds = [row[0] for row in history.db.execute("SELECT round FROM rounds ORDER BY round").fetchall()]
+    query = f"""
+        SELECT sample_id, round, phase, reason, incumbent_value AS before, challenger_value AS after
+        FROM decisions
+        WHERE round = ? AND phase = ? AND {condition} AND {_GAIN} IS NOT NULL
+        ORDER BY {_GAIN} DESC, sample_id LIMIT {MOST_TOLD}
+    """
+    found = [
+        _alternate([list(history.db.query(query, [round, phase])) for round in rounds]) for phase in PHASES
+    ]
+    return [_told(history, row.pop("sample_id"), **row) for row in _alternate(found)[: 4 * MOST_TOLD]]
+
+
+def _journeys(history: LineageReader, accepted: Mapping[str, int]) -> list[dict[str, Any]]:
+    most = heapq.nsmallest(2 * MOST_TOLD, accepted.items(), key=lambda item: (-item[1], item[0]))
+    return [_told(history, sample, accepted=n) for sample, n in most if n]
+
+
+def _told(history: LineageReader, sample: str, **facts: Any) -> dict[str, Any]:
+    position = history.db.execute("SELECT position FROM samples WHERE id = ?", [sample]).fetchone()[0]
+    unknown = dict.fromkeys(("round", "phase", "reason", "before", "after", "status", "accepted"))
+    return {"sample": sample, "position": position} | unknown | facts
+
+
+def _alternate(lists: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The first of each list, then the second of each."""
+    longest = max(map(len, lists), default=0)
+    return [items[place] for place in range(longest) for items in lists if place < len(items)]

@@ -1,0 +1,287 @@
+"""A run's samples, indexed for search: found by words, outcome and change, whatever the run's size.
+
+The index is a file of its own beside the lineage, derived from it and brought up to date by whoever asks;
+delete it at will. The lineage itself is only read.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from sqlite_utils.db import Database
+
+from reflectune.state.errors import StoreError
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.indexing import SHIFT, prepare_index, update_index
+from reflectune.state.lineage.outcomes import Outcome
+from reflectune.state.lineage.writer import open_database
+from reflectune.state.records import Phase
+
+__all__ = ["SORTS", "SampleIndex", "SampleQuery", "SortKey"]
+
+SortKey = Literal["position", "ifd_change", "r_ifd_change", "length_growth"]
+SORTS: tuple[SortKey, ...] = get_args(SortKey)
+
+# From so many letters on a word is also found by its beginning.
+_BEGINNING_OF_WORD = 3
+# Characters of an instruction that a row shows.
+_BEGINNING = 200
+
+_COLUMNS = (
+    "position", "round", "split", "version", "length_growth", "trained",
+    "instruction_outcome", "instruction_reason", "ifd_before", "ifd_after", "ifd_change",
+    "response_outcome", "response_reason", "r_ifd_before", "r_ifd_after", "r_ifd_change",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SampleQuery:
+    """Which samples, in which rounds. Every condition that is set must hold.
+
+    A change is the proposal's value minus the incumbent's, under the student that decided; length growth is
+    the response's characters after the round per character of the given response.
+    """
+
+    text: str = ""  # words that one version of the sample holds; from three letters on, that begin its words
+    most_matches: int | None = None  # look at the first so many samples that hold the text; None: at all
+    position: int | None = None
+    round: int | None = None
+    phase: Phase | None = None  # where the outcome was; None: in either
+    outcome: Outcome | None = None
+    min_ifd_change: float | None = None
+    max_ifd_change: float | None = None
+    min_r_ifd_change: float | None = None
+    max_r_ifd_change: float | None = None
+    min_length_growth: float | None = None
+    max_length_growth: float | None = None
+    trained: bool | None = None  # whether a version of it was in the round's training set
+    sort: SortKey = "position"  # what has no such value is left out
+    descending: bool = False
+    limit: int = 50
+    offset: int = 0
+
+
+class SampleIndex:
+    """Finds samples of one run; use it in one thread.
+
+    A row is one sample in one round: {"sample", "position", "split", "round", "instruction": {"outcome",
+    "reason", "before", "after", "change"} or None while it is not decided, "response": the same,
+    "length_growth", "trained", "text"}. `before` and `after` are the incumbent's and the proposal's IFD
+    (instruction) or r-IFD (response), None where the policy compared something else or nothing; `trained` is
+    None before the training set is chosen; `text` is how the instruction in the pool begins after the round.
+    Round 0 is the given data, held-out samples too.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.db = database
+        self._matched: tuple[str, int | None] | None = None  # whose samples temp.matches holds
+        self._is_cut = False  # whether more than those hold the text
+
+    @classmethod
+    def open(cls, folder: RunFolder) -> Self:
+        """Open a run's index, and make an empty one where there is none.
+
+        Raises:
+            StoreError: no lineage, or no place for an index.
+        """
+        database = open_database(folder.lineage, read_only=True)
+        database.conn.isolation_level = None  # transactions begin and end where it says so here
+        try:
+            path = _find_place(folder)
+            database.execute("ATTACH ? AS found", [f"{path.as_uri()}?mode=rwc"])
+            database.execute("PRAGMA found.journal_mode = WAL")
+            database.execute("PRAGMA found.synchronous = NORMAL")
+            database.execute("PRAGMA busy_timeout = 60000")
+            prepare_index(database)
+        except (sqlite3.Error, OSError) as error:
+            database.close()
+            raise StoreError(
+                f"{folder.path}: its samples cannot be indexed: {error}; where {folder.index.name} is "
+                "damaged, delete it: it is made anew"
+            ) from error
+        return cls(database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.db.close()
+
+    def update(self) -> bool:
+        """Take in what the lineage has gained. Commits as it goes.
+
+        Returns:
+            Whether there was anything new.
+        """
+        self._matched = None
+        return update_index(self.db)
+
+    def find(self, query: SampleQuery) -> list[dict[str, Any]]:
+        """The rows that a query asks for, in its order; equal ones by position and round."""
+        source, params = self._select(query)
+        order = "DESC" if query.descending else "ASC"
+        keys = dict.fromkeys((query.sort, "position", "round"))
+        sort = ", ".join(f"steps.{key} {order}" for key in keys)
+        columns = ", ".join(f"steps.{name}" for name in _COLUMNS)
+        rows = self.db.query(
+            f"""
+            -- Found in an index alone, and only then read.
+            WITH page AS MATERIALIZED (
+                SELECT steps.position, steps.round FROM {source} ORDER BY {sort} LIMIT :limit OFFSET :offset)
+            SELECT {columns}, samples.id AS sample, substr(versions.instruction, 1, {_BEGINNING}) AS text
+            FROM page CROSS JOIN found.steps AS steps USING (position, round)
+            JOIN samples ON samples.position = steps.position
+            JOIN versions ON versions.rowid = steps.version
+            ORDER BY {sort}
+            """,
+            {**params, "limit": query.limit, "offset": query.offset},
+        )
+        return [_row(row) for row in rows]
+
+    def count(self, query: SampleQuery, at_most: int = 10_000) -> int:
+        """How many rows a query has, counted no further than `at_most`."""
+        source, params = self._select(query)
+        row = self.db.execute(
+            f"SELECT COUNT(*) FROM (SELECT 1 FROM {source} LIMIT :at_most)", {**params, "at_most": at_most}
+        ).fetchone()
+        return int(row[0])
+
+    def is_cut(self, query: SampleQuery) -> bool:
+        """Whether more samples than `most_matches` hold the text, so that the others were not looked at."""
+        if not query.text:
+            return False
+        self._match(query.text, query.most_matches)
+        return self._is_cut
+
+    def knows(self, name: Literal["ifd_change", "r_ifd_change", "length_growth"]) -> bool:
+        """Whether any row has such a value: a policy that compares something else leaves changes unknown."""
+        query = f"SELECT 1 FROM found.steps WHERE {name} IS NOT NULL LIMIT 1"
+        return self.db.execute(query).fetchone() is not None
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The documents of `LineageReader.rounds`, as of the last update."""
+        rows = self.db.execute("SELECT document FROM found.rounds ORDER BY round").fetchall()
+        return [json.loads(row[0]) for row in rows]
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """How many samples came to what: {"round", "phase", "outcome", "n"}, as of the last update."""
+        rows = self.db.query(
+            "SELECT round, phase, outcome, n FROM found.outcomes ORDER BY round, phase, outcome"
+        )
+        return list(rows)
+
+    def _select(self, query: SampleQuery) -> tuple[str, dict[str, Any]]:
+        """FROM and WHERE of a query, with their parameters."""
+        conditions, params = ["1"], dict[str, Any]()
+        if query.text:
+            self._match(query.text, query.most_matches)
+            source = f"temp.matches CROSS JOIN {_steps('position')} ON steps.position = matches.position"
+        elif query.sort == "position" and query.position is None and query.round is not None:
+            source = _steps("round")
+        else:
+            source = _steps("position" if query.position is not None else query.sort)
+        for name in ("position", "round", "trained"):
+            if (wanted := getattr(query, name)) is not None:
+                conditions.append(f"steps.{name} = :{name}")
+                params[name] = wanted
+        for name in ("ifd_change", "r_ifd_change", "length_growth"):
+            for bound, sign in (("min", ">="), ("max", "<=")):
+                if (wanted := getattr(query, f"{bound}_{name}")) is not None:
+                    conditions.append(f"steps.{name} {sign} :{bound}_{name}")
+                    params[f"{bound}_{name}"] = wanted
+        if query.sort != "position":
+            conditions.append(f"steps.{query.sort} IS NOT NULL")
+        phases = [query.phase] if query.phase else ["instruction", "response"]
+        if query.outcome:
+            conditions.append(
+                "(" + " OR ".join(f"steps.{phase}_outcome = :outcome" for phase in phases) + ")"
+            )
+            params["outcome"] = query.outcome
+        elif query.phase:
+            conditions.append(f"steps.{query.phase}_outcome IS NOT NULL")
+        return f"{source} WHERE {' AND '.join(conditions)}", params
+
+    def _match(self, text: str, most: int | None) -> None:
+        """Put the positions of samples that hold a text into temp.matches, where they are not yet."""
+        if self._matched == (text, most):
+            return
+        self.db.execute("CREATE TEMP TABLE IF NOT EXISTS matches (position INTEGER PRIMARY KEY)")
+        words = _words(text)
+        terms = [f'"{word}"*' if len(word) >= _BEGINNING_OF_WORD else f'"{word}"' for word in words]
+        self._is_cut = False
+        if (
+            words and most is not None
+        ):  # a beginning takes long where it has many matches: words themselves do not
+            self._is_cut = self._fill_matches([f'"{word}"' for word in words], most)
+        if words and not self._is_cut:
+            self._is_cut = self._fill_matches(terms, most)
+        self._matched = (text, most)
+
+    def _fill_matches(self, terms: list[str], most: int | None) -> bool:
+        """Put samples that hold all terms into temp.matches; True where there are more than `most`."""
+        self.db.execute("DELETE FROM temp.matches")
+        found = self.db.execute(
+            f"INSERT INTO temp.matches SELECT DISTINCT rowid >> {SHIFT} FROM found.texts "
+            "WHERE texts MATCH ? LIMIT ?",
+            [" ".join(terms), -1 if most is None else most + 1],
+        ).rowcount
+        if most is None or found <= most:
+            return False
+        self.db.execute("DELETE FROM temp.matches WHERE position = (SELECT MAX(position) FROM matches)")
+        return True
+
+
+def _find_place(folder: RunFolder) -> Path:
+    """Where a run's index lies: in its folder, or in the user's cache where that cannot be written."""
+    if os.access(folder.path, os.W_OK):
+        return folder.index.absolute()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflectune"
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = hashlib.sha256(os.fsencode(folder.path.resolve())).hexdigest()[:32]
+    return (cache / f"{name}.db").absolute()
+
+
+def _steps(index: str) -> str:
+    """Rows in the order of an index, which has every column that conditions are about.
+
+    Left to itself SQLite takes the index of some condition, and sorts what may be all rows.
+    """
+    return f"found.steps AS steps INDEXED BY steps_{index}"
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text as the full-text index takes them apart."""
+    text = unicodedata.normalize("NFC", text)
+    letters = (char if unicodedata.category(char)[0] in "LN" else " " for char in text)
+    return "".join(letters).split()
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    phases = {
+        phase: None
+        if row[f"{phase}_outcome"] is None
+        else {
+            "outcome": row[f"{phase}_outcome"],
+            "reason": row[f"{phase}_reason"],
+            "before": row[f"{measure}_before"],
+            "after": row[f"{measure}_after"],
+            "change": row[f"{measure}_change"],
+        }
+        for phase, measure in (("instruction", "ifd"), ("response", "r_ifd"))
+    }
+    return {
+        "sample": row["sample"],
+        "position": row["position"],
+        "split": row["split"],
+        "round": row["round"],
+        **phases,
+        "length_growth": row["length_growth"],
+        "trained": None if row["trained"] is None else bool(row["trained"]),
+        "text": row["text"],
+    }

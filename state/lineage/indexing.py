@@ -1,0 +1,286 @@
+"""How the index of a run's samples is derived from the lineage, and kept up to date with it.
+
+The lineage is the main database of a connection and only read; the index is attached to it as `found`.
+"""
+
+import json
+
+from sqlite_utils.db import Database
+
+from reflectune.state.lineage.outcomes import OUTCOME
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import PHASES, Phase
+
+__all__ = ["SHIFT", "prepare_index", "update_index"]
+
+# Changes with what is derived: an index of another number is made anew.
+_SCHEMA = 3
+# Versions whose texts are indexed in one transaction.
+_AT_ONCE = 50_000
+# A text's row in the full-text index is its sample's position and its version's own row.
+SHIFT = 32
+
+_ASKED = (
+    "position", "round", "instruction_outcome", "response_outcome", "ifd_change", "r_ifd_change",
+    "length_growth", "trained",
+)  # fmt: skip
+_TABLES = (
+    "CREATE TABLE found.facts (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
+    # What it holds is in the lineage: here are only the words.
+    "CREATE VIRTUAL TABLE found.texts "
+    "USING fts5 (text, content = '', tokenize = 'unicode61 remove_diacritics 2', detail = none, prefix = 3)",
+    # One sample in one round; `version` is the row of the pair in the pool after it.
+    """
+    CREATE TABLE found.steps (
+        position INTEGER NOT NULL, round INTEGER NOT NULL, split TEXT NOT NULL, version INTEGER NOT NULL,
+        instruction_outcome TEXT, instruction_reason TEXT, ifd_before REAL, ifd_after REAL, ifd_change REAL,
+        response_outcome TEXT, response_reason TEXT, r_ifd_before REAL, r_ifd_after REAL, r_ifd_change REAL,
+        length_growth REAL, trained INTEGER, PRIMARY KEY (position, round)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # Each holds all that is asked of a row, so that rows are read only once they are found.
+    *(
+        f"CREATE INDEX found.steps_{name} ON steps ({', '.join(dict.fromkeys((name, *_ASKED)))})"
+        for name in ("position", "round", "ifd_change", "r_ifd_change", "length_growth")
+    ),
+    # How many rows of the lineage each phase has given.
+    "CREATE TABLE found.phases "
+    "(round INTEGER, phase TEXT, n INTEGER, PRIMARY KEY (round, phase)) WITHOUT ROWID",
+    """
+    CREATE TABLE found.outcomes (
+        round INTEGER, phase TEXT, outcome TEXT, n INTEGER, PRIMARY KEY (round, phase, outcome)) WITHOUT ROWID
+    """,
+    "CREATE TABLE found.rounds (round INTEGER PRIMARY KEY, fingerprint TEXT, document TEXT)",
+)
+_COUNT = "SELECT COUNT(*) FROM decisions WHERE round = :round AND phase = :phase"
+
+
+def prepare_index(db: Database) -> None:
+    """Make the index's tables, where there are none or ones of another schema."""
+    if db.execute("PRAGMA found.user_version").fetchone()[0] != _SCHEMA:
+        with _Writing(db):
+            _clear(db)
+
+
+def update_index(db: Database) -> bool:
+    """Take in what the lineage has gained, in a transaction a step.
+
+    Returns:
+        Whether there was anything new.
+    """
+    changes = db.conn.total_changes
+    with _Writing(db):
+        if not _fits(db):
+            _clear(db)
+    while _add_texts(db):
+        pass
+    _add_given(db)
+    pool = db.execute("SELECT COUNT(*) FROM samples WHERE split = 'train'").fetchone()[0]
+    for row in list(db.query("SELECT round FROM rounds WHERE round > 0 ORDER BY round")):
+        for phase in PHASES:
+            if _decided(db, row["round"], phase) < pool:
+                _add_decisions(db, row["round"], phase)
+        _mark_trained(db, row["round"])
+    _add_rounds(db)
+    return db.conn.total_changes > changes
+
+
+def _fits(db: Database) -> bool:
+    """Whether the index was made from this lineage, and not from one that has gone on differently."""
+    known = dict(db.execute("SELECT key, value FROM found.facts").fetchall())
+    if not known:
+        return False
+    if known["run"] != _run_id(db):
+        return False
+    row = db.execute("SELECT id FROM versions WHERE rowid = ?", [known["last_row"]]).fetchone()
+    if (row[0] if row else "") != known["last_id"]:
+        return False
+    newest = db.execute(
+        "SELECT round, phase, n FROM found.phases WHERE phase IN ('instruction', 'response') "
+        "ORDER BY round DESC, phase DESC LIMIT 1"
+    ).fetchone()
+    return newest is None or newest[2] <= _count(db, *newest[:2])
+
+
+def _run_id(db: Database) -> str:
+    return "|".join(db.execute("SELECT name, created_at, data_hash FROM runs").fetchone())
+
+
+def _clear(db: Database) -> None:
+    for table in ("facts", "texts", "steps", "phases", "outcomes", "rounds"):
+        db.execute(f"DROP TABLE IF EXISTS found.{table}")
+    for statement in _TABLES:
+        db.execute(statement)
+    db.execute(f"PRAGMA found.user_version = {_SCHEMA}")
+    facts = {"run": _run_id(db), "last_row": 0, "last_id": ""}
+    db.conn.executemany("INSERT INTO found.facts VALUES (?, ?)", facts.items())
+
+
+def _add_texts(db: Database) -> bool:
+    """Index the next texts."""
+    with _Writing(db):
+        last = db.execute("SELECT value FROM found.facts WHERE key = 'last_row'").fetchone()[0]
+        # Ascending rows, or the full-text index writes a piece of its own for each.
+        db.execute(
+            f"""
+            INSERT INTO found.texts (rowid, text)
+            SELECT (samples.position << {SHIFT}) + version.rowid,
+                version.instruction || ' ' || version.input || ' ' || version.response
+            FROM versions AS version JOIN samples ON samples.id = version.sample_id
+            WHERE version.rowid > :last AND version.rowid <= :last + {_AT_ONCE}
+            ORDER BY samples.position, version.rowid
+            """,
+            {"last": last},
+        )
+        newest = db.execute(
+            f"SELECT rowid, id FROM versions WHERE rowid > :last AND rowid <= :last + {_AT_ONCE} "
+            "ORDER BY rowid DESC LIMIT 1",
+            {"last": last},
+        ).fetchone()
+        if newest is None:
+            return False
+        _state_fact(db, "last_row", newest[0])
+        _state_fact(db, "last_id", newest[1])
+    return True
+
+
+def _add_given(db: Database) -> None:
+    given = _decided(db, 0, "given")
+    if given == db.table("samples").count:
+        return
+    with _Writing(db):
+        db.execute(
+            """
+            INSERT OR IGNORE INTO found.steps (position, round, split, version)
+            SELECT position, 0, split, versions.rowid FROM samples
+            JOIN versions ON versions.sample_id = samples.id AND versions.phase = 'original'
+            """
+        )
+        _count_phase(db, 0, "given", "SELECT COUNT(*) FROM samples")
+
+
+def _add_decisions(db: Database, round: int, phase: Phase) -> None:
+    """Add what a phase has decided since the last update."""
+    if _decided(db, round, phase) == _count(db, round, phase):
+        return
+    place = {"round": round, "phase": phase}
+    measure = "ifd" if phase == "instruction" else "r_ifd"
+    before, after = _measured(phase, "incumbent_value"), _measured(phase, "challenger_value")
+    with _Writing(db):
+        db.execute(
+            f"""
+            INSERT INTO found.steps (position, round, split, version, {phase}_outcome, {phase}_reason,
+                {measure}_before, {measure}_after, {measure}_change, length_growth)
+            SELECT samples.position, decisions.round, samples.split, winner.rowid,
+                {OUTCOME.format(decision="decisions")},
+                reason, {before}, {after}, {after} - {before},
+                CAST(length(winner.response) AS REAL) / NULLIF(length(given.response), 0)
+            FROM decisions
+            JOIN samples ON samples.id = decisions.sample_id
+            JOIN versions AS winner ON winner.id = decisions.winner_id
+            JOIN versions AS given ON given.sample_id = samples.id AND given.phase = 'original'
+                AND given.round = 0
+            LEFT JOIN found.steps AS known
+                ON known.position = samples.position AND known.round = decisions.round
+            WHERE decisions.round = :round AND decisions.phase = :phase AND known.{phase}_outcome IS NULL
+            ORDER BY samples.position
+            ON CONFLICT (position, round) DO UPDATE SET
+                version = excluded.version, length_growth = excluded.length_growth,
+                {phase}_outcome = excluded.{phase}_outcome, {phase}_reason = excluded.{phase}_reason,
+                {measure}_before = excluded.{measure}_before,
+                {measure}_after = excluded.{measure}_after,
+                {measure}_change = excluded.{measure}_change
+            """,
+            place,
+        )
+        _count_phase(db, round, phase, _COUNT)
+        db.execute(
+            f"""
+            INSERT OR REPLACE INTO found.outcomes
+            SELECT round, :phase, {phase}_outcome, COUNT(*) FROM found.steps
+            WHERE round = :round AND {phase}_outcome IS NOT NULL GROUP BY {phase}_outcome
+            """,
+            place,
+        )
+
+
+def _mark_trained(db: Database, round: int) -> None:
+    count = "SELECT COUNT(*) FROM training_sets WHERE round = :round"
+    chosen = db.execute(
+        f"SELECT ({count}), student_id IS NOT NULL FROM rounds WHERE round = :round", {"round": round}
+    ).fetchone()
+    known = _decided(db, round, "training")
+    if known == chosen[0] and (known or not chosen[1] or _knows(db, round, "training")):
+        return
+    with _Writing(db):
+        db.execute(
+            """
+            UPDATE found.steps SET trained = position IN (
+                SELECT samples.position FROM training_sets
+                JOIN versions ON versions.id = training_sets.version_id
+                JOIN samples ON samples.id = versions.sample_id WHERE training_sets.round = :round)
+            WHERE round = :round
+            """,
+            {"round": round},
+        )
+        _count_phase(db, round, "training", count)
+
+
+def _add_rounds(db: Database) -> None:
+    """Keep the documents of rounds; one that is finished is derived once."""
+    kept = dict(db.execute("SELECT round, fingerprint FROM found.rounds").fetchall())
+    evaluated = dict(db.execute("SELECT round, COUNT(*) FROM evaluations GROUP BY round").fetchall())
+    for row in list(db.query("SELECT * FROM rounds ORDER BY round")):
+        fingerprint = json.dumps([row, evaluated.get(row["round"], 0)])
+        if row["status"] == "finished" and kept.get(row["round"]) == fingerprint:
+            continue
+        document = json.dumps(LineageReader(db).round(row["round"]))
+        with _Writing(db):
+            db.execute(
+                "INSERT OR REPLACE INTO found.rounds VALUES (?, ?, ?)",
+                [row["round"], fingerprint, document],
+            )
+
+
+def _count(db: Database, round: int, phase: Phase) -> int:
+    return int(db.execute(_COUNT, {"round": round, "phase": phase}).fetchone()[0])
+
+
+def _decided(db: Database, round: int, phase: str) -> int:
+    row = db.execute("SELECT n FROM found.phases WHERE round = ? AND phase = ?", [round, phase]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _knows(db: Database, round: int, phase: str) -> bool:
+    query = "SELECT 1 FROM found.phases WHERE round = ? AND phase = ?"
+    return db.execute(query, [round, phase]).fetchone() is not None
+
+
+def _count_phase(db: Database, round: int, phase: str, count: str) -> None:
+    db.execute(
+        f"INSERT OR REPLACE INTO found.phases VALUES (:round, :phase, ({count}))",
+        {"round": round, "phase": phase},
+    )
+
+
+def _state_fact(db: Database, key: str, value: object) -> None:
+    db.execute("INSERT OR REPLACE INTO found.facts VALUES (?, ?)", [key, value])
+
+
+def _measured(phase: Phase, value: str) -> str:
+    """A decision's value where its policy measures IFD (instruction) or r-IFD (response); else NULL."""
+    policies = {"instruction": "('ifd+r-ifd', 'ifd')", "response": "('ifd+r-ifd', 'r-ifd')"}[phase]
+    return f"CASE WHEN decisions.policy IN {policies} THEN decisions.{value} END"
+
+
+class _Writing:
+    """One transaction on the index; everything in it is committed together, or nothing."""
+
+    def __init__(self, database: Database) -> None:
+        self.db = database
+
+    def __enter__(self) -> None:
+        self.db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        self.db.execute("COMMIT" if kind is None else "ROLLBACK")

@@ -1,0 +1,459 @@
+"""What a run's lineage tells a reader: its rounds, one sample's story, the pairs to export.
+
+Only reads, and only over its own connection, so that it never stands in the writer's way.
+"""
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from sqlite_utils.db import Database
+
+from reflectune.state.data.exports import Preference
+from reflectune.state.errors import StoreError
+from reflectune.state.lineage.writer import marks, open_database
+from reflectune.state.records import ANSWERLESS, PHASES, Pair, Phase
+
+__all__ = ["LineageReader", "Proposed", "mean_and_median"]
+
+# The pool D[r] is what won the last phase of round r; the pool D[0] is the given training data.
+_POOL = """
+    SELECT samples.position, decisions.winner_id AS version_id FROM decisions
+    JOIN samples ON samples.id = decisions.sample_id
+    WHERE decisions.round = :round AND decisions.phase = 'response'
+    UNION ALL
+    SELECT samples.position, versions.id FROM versions
+    JOIN samples ON samples.id = versions.sample_id
+    WHERE :round = 0 AND versions.phase = 'original' AND samples.split = 'train'
+"""
+
+# How many versions one question asks about: naming them, it looks scores up instead of walking through all.
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """One proposal of the teacher, the pair it was made for, and whether it was taken."""
+
+    position: int  # of the sample in the given data
+    incumbent: Pair
+    candidate: Pair
+    accepted: bool
+
+
+class LineageReader:
+    """Answers questions about one run from its lineage.db."""
+
+    def __init__(self, database: Database) -> None:
+        self.db = database
+        if "cached" not in database.table("teacher_calls").columns_dict:
+            # Written before there was a cache, and not to be changed by a reader.
+            database.execute(
+                "CREATE TEMP VIEW teacher_calls AS SELECT *, 0 AS cached FROM main.teacher_calls"
+            )
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a lineage database for reading.
+
+        Raises:
+            StoreError: no lineage database, or one made by a newer version.
+        """
+        database = open_database(path, read_only=True)
+        database.execute("BEGIN")  # whatever is asked is told as of one moment; no writer waits for it
+        return cls(database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.db.close()
+
+    # The run
+
+    def run(self) -> dict[str, Any]:
+        """Name, creation time, status as last written, most rounds, and why the loop stopped."""
+        row = self._one(
+            "SELECT name, created_at, status, json_extract(config, '$.rounds') AS rounds FROM runs"
+        )
+        stop = self._one("SELECT (SELECT stop_reason FROM rounds ORDER BY round DESC LIMIT 1) AS stop_reason")
+        return row | stop
+
+    def settings(self) -> dict[str, Any]:
+        """What the run is made of: config, data_hash, versions of libraries, seed, and changes of the config.
+
+        A change is {"changed_at", "key", "before", "after"}; `config` is the newest.
+        """
+        row = self._one("SELECT config, data_hash, versions, seed FROM runs")
+        changes = (
+            list(self.db.query("SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid"))
+            if self.db.table("config_changes").exists()
+            else []
+        )
+        return row | {
+            "config": json.loads(row["config"]),
+            "versions": json.loads(row["versions"]),
+            "changes": [
+                change | {name: json.loads(change[name]) for name in ("before", "after")}
+                for change in changes
+            ],
+        }
+
+    def samples(self) -> dict[str, int]:
+        """How many samples each split has."""
+        rows = self.db.query("SELECT split, COUNT(*) AS n FROM samples GROUP BY split")
+        return {"train": 0, "holdout": 0} | {row["split"]: row["n"] for row in rows}
+
+    def acceptance(self) -> float | None:
+        """Share of all decided proposals that were accepted; None before the first decision."""
+        row = self._one(
+            "SELECT AVG(reason = 'accepted') AS share FROM decisions "
+            "WHERE reason NOT IN ('no-candidate', 'frozen')"
+        )
+        return row["share"]  # type: ignore[no-any-return]
+
+    def last_round(self) -> int:
+        """The last round whose pool is complete; 0 is the given data."""
+        row = self._one(
+            """
+            SELECT COALESCE(MAX(round), 0) AS round FROM (
+                SELECT round FROM decisions WHERE phase = 'response' GROUP BY round
+                HAVING COUNT(*) = (SELECT COUNT(*) FROM samples WHERE split = 'train'))
+            """
+        )
+        return int(row["round"])
+
+    def teacher(self, round: int | None = None) -> dict[str, Any]:
+        """Calls, tokens and cost of a round, or of all, also per accepted proposal.
+
+        Calls answered from the cache are counted, and add nothing to the sums: nobody paid for them again. A
+        sum is None where an answered call's figure is not known; what is per accepted proposal is None too
+        where none was accepted.
+        """
+        total = self._calls(round)
+        where, place = _place(round=round)
+        accepted = self._one(
+            f"SELECT COUNT(*) AS n FROM decisions WHERE {where} AND reason = 'accepted'", **place
+        )["n"]
+        tokens = (
+            None
+            if total["prompt_tokens"] is None or total["completion_tokens"] is None
+            else total["prompt_tokens"] + total["completion_tokens"]
+        )
+        return total | {
+            "tokens_per_accepted": _per(tokens, accepted),
+            "cost_per_accepted_usd": _per(total["cost_usd"], accepted),
+        }
+
+    def _calls(self, round: int | None, phase: Phase | None = None) -> dict[str, Any]:
+        """Calls of a round and phase, or of all, and what those that were paid for took."""
+        paid = f"NOT cached AND status NOT IN ({_quoted(ANSWERLESS)})"
+        sums = ", ".join(
+            f"CASE WHEN COUNT(*) FILTER (WHERE {paid} AND {name} IS NULL) = 0 "
+            f"THEN COALESCE(SUM({name}) FILTER (WHERE NOT cached), {nothing}) END AS {name}"
+            for name, nothing in {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}.items()
+        )
+        where, place = _place(round=round, phase=phase)
+        return self._one(
+            f"SELECT COUNT(*) AS calls, COUNT(*) FILTER (WHERE cached) AS cached, {sums} FROM teacher_calls "
+            f"WHERE {where}",
+            **place,
+        )
+
+    def rounds(self, since: int = 0) -> list[dict[str, Any]]:
+        """One document a round, as `show --json` prints it, from round `since` on."""
+        rows = self.db.query("SELECT round FROM rounds WHERE round >= ? ORDER BY round", [since])
+        return [self.round(row["round"]) for row in list(rows)]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """All held-out measures with their 95 % intervals, by round and name."""
+        return list(
+            self.db.query(
+                "SELECT round, student_id AS student, name, value, n, low, high FROM evaluations "
+                "ORDER BY round, name"
+            )
+        )
+
+    def round(self, round: int) -> dict[str, Any]:
+        """One round that has begun, as `show --json` prints it."""
+        row = self._one("SELECT * FROM rounds WHERE round = :round", round=round)
+        scores = self._pool_scores(round)
+        evaluations = self.db.query("SELECT name, value FROM evaluations WHERE round = ?", [round])
+        seconds = json.loads(row["metrics"]).get("seconds", {})
+        return {
+            "round": round,
+            "student": row["student_id"],
+            "pool": self._one(f"SELECT COUNT(*) AS n FROM ({_POOL})", round=round)["n"],
+            "training": self._one(
+                "SELECT COUNT(*) AS n FROM training_sets WHERE round = :round", round=round
+            )["n"],
+            "frozen": self._one(
+                "SELECT COUNT(DISTINCT sample_id) AS n FROM decisions "
+                "WHERE round = :round AND reason = 'frozen'",
+                round=round,
+            )["n"],
+            **{phase: self._phase(round, phase) for phase in PHASES},
+            "ifd": mean_and_median([score["ifd"] for score in scores]),
+            "r_ifd": mean_and_median([score["r_ifd"] for score in scores]),
+            "response_tokens": mean_and_median([score["response_tokens"] for score in scores])["mean"],
+            "evaluations": {item["name"]: item["value"] for item in evaluations},
+            "teacher": self.teacher(round),
+            "seconds": {
+                node: _tenths(seconds.get(node, 0.0))
+                for node in ("reflect", "select", "refinetune", "evaluate")
+            },
+        }
+
+    def _phase(self, round: int, phase: Phase) -> dict[str, Any]:
+        """Samples by what reflection came to, the accepted, and the teacher's calls by status.
+
+        Without a proposal, the last call of the last candidate tells an unchanged sample from a failed one.
+        """
+        statuses = self.db.query(
+            "SELECT status, COUNT(*) AS n FROM teacher_calls WHERE round = ? AND phase = ? "
+            "GROUP BY status ORDER BY status",
+            [round, phase],
+        )
+        samples = self._one(
+            """
+            WITH calls AS (
+                SELECT status, MAX(status = 'ok') OVER (PARTITION BY sample_id) AS answered,
+                    ROW_NUMBER() OVER (
+                        PARTITION BY sample_id ORDER BY candidate DESC, attempt DESC) AS nth_last
+                FROM teacher_calls WHERE round = :round AND phase = :phase),
+            fruitless AS (SELECT status FROM calls WHERE nth_last = 1 AND NOT answered)
+            SELECT
+                (SELECT COUNT(DISTINCT sample_id) FROM versions
+                 WHERE round = :round AND phase = :phase) AS reflected,
+                (SELECT COUNT(*) FROM fruitless WHERE status = 'unchanged') AS unchanged,
+                (SELECT COUNT(*) FROM fruitless WHERE status <> 'unchanged') AS failed,
+                (SELECT COUNT(*) FROM decisions
+                 WHERE round = :round AND phase = :phase AND reason = 'accepted') AS accepted
+            """,
+            round=round,
+            phase=phase,
+        )
+        return samples | {
+            "teacher": self._calls(round, phase),
+            "statuses": {row["status"]: row["n"] for row in statuses},
+        }
+
+    def _pool_scores(self, round: int) -> list[dict[str, Any]]:
+        """Scores of the pool D[r] under s[r-1], the student that decided about it."""
+        before = list(self.db.query("SELECT student_id FROM rounds WHERE round = ?", [round - 1]))
+        if not before:
+            return []
+        pool = self.db.query(f"SELECT version_id FROM ({_POOL})", {"round": round})
+        return list(self.measures([row["version_id"] for row in pool], before[0]["student_id"]).values())
+
+    def measures(self, version_ids: Sequence[str], student: str) -> dict[str, dict[str, Any]]:
+        """IFD, r-IFD and response tokens of those of some versions that a student scored, by version id."""
+        measured: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(version_ids), _AT_ONCE):
+            some = version_ids[start : start + _AT_ONCE]
+            for row in self.db.query(
+                "SELECT version_id, ifd, r_ifd, response_tokens FROM pair_scores "
+                f"WHERE version_id IN ({marks(some)}) AND student_id = ?",
+                [*some, student],
+            ):
+                measured[row.pop("version_id")] = row
+        return measured
+
+    # What was proposed
+
+    def proposed(self, round: int, phase: Phase) -> Iterator[Proposed]:
+        """The proposals of a phase that have been decided about, by position and candidate."""
+        rows = self.db.query(
+            """
+            SELECT samples.position, decisions.winner_id = candidate.id AS accepted,
+                incumbent.instruction, incumbent.input, incumbent.response,
+                candidate.instruction AS new_instruction, candidate.input AS new_input,
+                candidate.response AS new_response
+            FROM versions AS candidate
+            JOIN versions AS incumbent ON incumbent.id = candidate.parent_id
+            JOIN samples ON samples.id = candidate.sample_id
+            JOIN decisions ON decisions.sample_id = candidate.sample_id
+                AND decisions.round = candidate.round AND decisions.phase = candidate.phase
+            WHERE candidate.round = ? AND candidate.phase = ?
+            ORDER BY samples.position, candidate.candidate
+            """,
+            [round, phase],
+        )
+        for row in rows:
+            yield Proposed(
+                position=row["position"],
+                incumbent=Pair(row["instruction"], row["input"], row["response"]),
+                candidate=Pair(row["new_instruction"], row["new_input"], row["new_response"]),
+                accepted=bool(row["accepted"]),
+            )
+
+    # One sample
+
+    def find_sample(self, text: str) -> str:
+        """The id of the sample that `text` names: its position, its id, or the start of its id.
+
+        Raises:
+            StoreError: no sample or several match.
+        """
+        if text.isdecimal() and len(text) < 10:
+            found = self.db.query("SELECT id FROM samples WHERE position = ?", [int(text)])
+        else:
+            found = self.db.query(
+                "SELECT id FROM samples WHERE substr(id, 1, ?) = ? LIMIT 2", [len(text), text]
+            )
+        ids = [row["id"] for row in found]
+        if len(ids) == 1:
+            return str(ids[0])
+        last = self._one("SELECT MAX(position) AS position FROM samples")["position"]
+        problem = "several samples have an id that starts with" if ids else "no sample"
+        raise StoreError(f"{problem} {text}; give a position from 0 to {last} or a sample's id")
+
+    def trace(self, sample: str) -> dict[str, Any]:
+        """One sample through all rounds, as `trace --json` prints it.
+
+        Raises:
+            StoreError: no sample or several match.
+        """
+        sample_id = self.find_sample(sample)
+        decisions = list(
+            self.db.query(
+                """
+                SELECT round, phase, incumbent_id AS incumbent, winner_id AS winner, policy, reason,
+                    incumbent_value, winner_value, student_id AS student, challenger_id AS challenger,
+                    challenger_value, margin
+                FROM decisions WHERE sample_id = ? ORDER BY round, phase
+                """,
+                [sample_id],
+            )
+        )
+        versions = list(
+            self.db.query(
+                """
+                SELECT versions.id, parent_id AS parent, versions.round, versions.phase,
+                    versions.candidate, instruction, input, response, critique
+                FROM versions LEFT JOIN teacher_calls ON teacher_calls.id = teacher_call_id
+                WHERE versions.sample_id = ?
+                ORDER BY versions.round, versions.phase <> 'original', versions.phase, versions.candidate
+                """,
+                [sample_id],
+            )
+        )
+        current = decisions[-1]["winner"] if decisions else versions[0]["id"]
+        for version in versions:
+            scores = self.db.query(
+                "SELECT student_id AS student, ifd, r_ifd, nll_response_given_instruction, "
+                "nll_response_alone, nll_instruction_given_response, nll_instruction_alone, status, "
+                "response_tokens, truncated "
+                "FROM pair_scores JOIN students ON students.id = student_id "
+                "WHERE version_id = ? ORDER BY students.round",
+                [version["id"]],
+            )
+            version["scores"] = [row | {"truncated": bool(row["truncated"])} for row in scores]
+            version["current"] = version["id"] == current
+        failures = (
+            {key: call[key] for key in ("round", "phase", "candidate", "attempt", "status", "error")}
+            for call in self.calls(sample_id)
+            if call["status"] != "ok"
+        )
+        trained = self.db.query(
+            "SELECT DISTINCT training_sets.round FROM training_sets JOIN versions "
+            "ON versions.id = version_id WHERE sample_id = ? ORDER BY training_sets.round",
+            [sample_id],
+        )
+        place = self._one("SELECT position, split FROM samples WHERE id = :id", id=sample_id)
+        return {
+            "sample": sample_id,
+            **place,
+            "versions": versions,
+            "decisions": decisions,
+            "failures": list(failures),
+            "trained_in": [row["round"] for row in trained],
+        }
+
+    def calls(self, sample_id: str) -> list[dict[str, Any]]:
+        """Every teacher call of a sample with its raw text, by round, phase, candidate and attempt."""
+        rows = self.db.query(
+            """
+            SELECT id, round, phase, candidate, attempt, engine, model, status, error, finish_reason,
+                critique, text, prompt_tokens, completion_tokens, cost_usd, seconds, cached
+            FROM teacher_calls WHERE sample_id = ?
+            ORDER BY round, phase, candidate, attempt
+            """,
+            [sample_id],
+        )
+        return [row | {"cached": bool(row["cached"])} for row in rows]
+
+    # Pairs to export
+
+    def pool(self, round: int) -> Iterator[Pair]:
+        """The pairs of the pool D[r], by position."""
+        rows = self.db.query(
+            f"SELECT instruction, input, response FROM ({_POOL}) AS pool "
+            "JOIN versions ON versions.id = pool.version_id ORDER BY pool.position",
+            {"round": round},
+        )
+        return (Pair(**row) for row in rows)
+
+    def training(self, round: int) -> Iterator[Pair]:
+        """The pairs of the training set T[r], by rank."""
+        rows = self.db.query(
+            "SELECT instruction, input, response FROM training_sets "
+            "JOIN versions ON versions.id = version_id WHERE training_sets.round = ? ORDER BY rank",
+            [round],
+        )
+        return (Pair(**row) for row in rows)
+
+    def preferences(self, round: int) -> Iterator[Preference]:
+        """What the response phases up to a round decided: winner chosen, loser rejected.
+
+        Only decisions that compared two responses to the same prompt count: accepted and refused
+        ones, not ties, unscorable pairs or control arms that look at nothing.
+        """
+        rows = self.db.query(
+            """
+            SELECT winner.instruction, winner.input, winner.response AS chosen, loser.response AS rejected
+            FROM decisions
+            JOIN samples ON samples.id = decisions.sample_id
+            JOIN versions AS winner ON winner.id = decisions.winner_id
+            JOIN versions AS loser ON loser.id = CASE decisions.reason
+                WHEN 'accepted' THEN decisions.incumbent_id ELSE decisions.challenger_id END
+            WHERE decisions.phase = 'response' AND decisions.reason IN ('accepted', 'refused')
+                AND decisions.incumbent_value IS NOT NULL AND decisions.round <= ?
+            ORDER BY decisions.round, samples.position
+            """,
+            [round],
+        )
+        return (Preference(**row) for row in rows)
+
+    def _one(self, query: str, **params: object) -> dict[str, Any]:
+        return next(iter(self.db.query(query, params)))
+
+
+def _place(**known: object) -> tuple[str, dict[str, object]]:
+    """The condition that rows are of a place, with its parameters: plain equalities, found by an index."""
+    place = {name: value for name, value in known.items() if value is not None}
+    return " AND ".join(f"{name} = :{name}" for name in place) or "1", place
+
+
+def _per(total: float | None, number: int) -> float | None:
+    return None if total is None or number == 0 else total / number
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
+
+
+def _tenths(seconds: float) -> float:
+    """Seconds to a tenth, as they are shown."""
+    return round(seconds, 1)
+
+
+def mean_and_median(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and median of what could be measured; None where nothing could."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"mean": None, "median": None}
+    return {"mean": statistics.fmean(known), "median": statistics.median(known)}

@@ -1,0 +1,258 @@
+"""What differs between two rounds of a run. Compares no scores of different students."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from reflectune.state.errors import StoreError
+from reflectune.state.lineage.reader import LineageReader, mean_and_median
+
+__all__ = [
+    "CHANGE_ORDERS",
+    "COMPARED",
+    "ChangeOrder",
+    "compare_rounds",
+    "count_decisions",
+    "select_pool",
+]
+
+ChangeOrder = Literal["r-ifd-change", "length-change", "position"]
+CHANGE_ORDERS: tuple[ChangeOrder, ...] = get_args(ChangeOrder)
+
+# Decisions that were about a proposal.
+COMPARED = "reason NOT IN ('no-candidate', 'frozen')"
+
+Row = dict[str, Any]
+Measures = Mapping[str, Mapping[str, float | None]]  # by version
+
+
+def compare_rounds(
+    history: LineageReader, before: int, after: int, *, order: ChangeOrder = "r-ifd-change", limit: int = 5
+) -> Row:
+    """How the pool, the student and the training set of one round differ from another's.
+
+    `pairs` counts samples by what of their pair differs; an input belongs to its instruction. `scores` has
+    IFD and r-IFD of both pools under one student, for each student that scored pairs of both: means and
+    medians over the `known` samples whose pairs it could score in both, of which so many `changed`.
+
+    Args:
+        history: the run's.
+        before: a complete round; 0 is the given data.
+        after: another.
+        order: which changed samples come first: those whose r-IFD fell most under the newest student that
+            scored both their pairs, unknown ones last; those whose responses gained or lost most characters;
+            or as in the data.
+        limit: changed samples to give with their texts.
+
+    Raises:
+        StoreError: a round that is not complete, or the same one twice.
+    """
+    last = history.last_round()
+    for round in (before, after):
+        if not 0 <= round <= last:
+            raise StoreError(f"round {round} is not complete; give rounds from 0, the given data, to {last}")
+    if before == after:
+        raise StoreError(f"round {before} and round {after} are the same; give two rounds from 0 to {last}")
+    rows = _pairs(history, before, after)
+    measured = {student: _measures(history, student, rows) for student in _scorers(history, before, after)}
+    under = ({"student": student, **_scores_under(measured[student], rows)} for student in measured)
+    decided = count_decisions(history)
+    return {
+        "before": before,
+        "after": after,
+        "pairs": _count_changes(rows),
+        "decisions": [row for row in decided if min(before, after) < row["round"] <= max(before, after)],
+        "acceptance": {"before": _acceptance(decided, before), "after": _acceptance(decided, after)},
+        "response_characters": {
+            side: mean_and_median([row[f"{side}_characters"] for row in rows]) for side in ("before", "after")
+        },
+        "scores": [scores for scores in under if scores["ifd"]["known"] or scores["r_ifd"]["known"]],
+        "held_out": _held_out(history, before, after),
+        "training": _training_overlap(history, before, after),
+        "samples": _tell_changes(history, rows, measured, order, limit, (before, after)),
+    }
+
+
+def _pairs(history: LineageReader, before: int, after: int) -> list[Row]:
+    """Every sample of the pool with its version in both rounds, what differs, and the responses' lengths."""
+    # SQLite's length() ends at the first NUL.
+    history.db.register_function(_characters, name="characters", deterministic=True)
+    return list(
+        history.db.query(
+            f"""
+            SELECT samples.position, old.sample_id AS sample, old.id AS before, new.id AS after,
+                old.instruction IS NOT new.instruction OR old.input IS NOT new.input AS instruction_changed,
+                old.response IS NOT new.response AS response_changed,
+                characters(old.response) AS before_characters, characters(new.response) AS after_characters
+            FROM ({select_pool(before)}) AS a JOIN ({select_pool(after)}) AS b ON b.sample_id = a.sample_id
+            JOIN versions AS old ON old.id = a.version_id JOIN versions AS new ON new.id = b.version_id
+            JOIN samples ON samples.id = a.sample_id
+            """
+        )
+    )
+
+
+def select_pool(round: int) -> str:
+    """The pool D[r], as (sample_id, version_id)."""
+    if round:
+        return (
+            "SELECT sample_id, winner_id AS version_id FROM decisions "
+            f"WHERE round = {round:d} AND phase = 'response'"
+        )
+    return (
+        "SELECT versions.sample_id, versions.id AS version_id FROM samples "
+        "JOIN versions ON versions.sample_id = samples.id AND versions.round = 0 "
+        "WHERE samples.split = 'train'"
+    )
+
+
+def _characters(text: str) -> int:
+    return len(text)
+
+
+def _count_changes(rows: Sequence[Row]) -> Row:
+    kinds = [(row["instruction_changed"], row["response_changed"]) for row in rows]
+    return {
+        "total": len(kinds),
+        "instruction": kinds.count((1, 0)),
+        "response": kinds.count((0, 1)),
+        "both": kinds.count((1, 1)),
+        "unchanged": kinds.count((0, 0)),
+    }
+
+
+def count_decisions(history: LineageReader) -> list[Row]:
+    """By round and phase: decisions about a proposal, and the accepted ones."""
+    return list(
+        history.db.query(
+            f"SELECT round, phase, COUNT(*) FILTER (WHERE {COMPARED}) AS decided, "
+            "COUNT(*) FILTER (WHERE reason = 'accepted') AS accepted FROM decisions "
+            "GROUP BY round, phase ORDER BY round, phase"
+        )
+    )
+
+
+def _acceptance(decided: Sequence[Row], round: int) -> dict[str, float | None]:
+    """By phase of a round: the share of proposals decided about that were accepted."""
+    rows = [row for row in decided if row["round"] == round]
+    return {row["phase"]: row["accepted"] / row["decided"] if row["decided"] else None for row in rows}
+
+
+def _scorers(history: LineageReader, before: int, after: int) -> list[str]:
+    """Students that may have scored both pools, newest first: who decided about the later one, and s[0]."""
+    rows = history.db.query(
+        "SELECT id FROM students WHERE round IN (0, ?) ORDER BY round DESC", [max(before, after) - 1]
+    )
+    return [row["id"] for row in rows]
+
+
+def _measures(history: LineageReader, student: str, rows: Sequence[Row]) -> dict[str, Row]:
+    """IFD and r-IFD of both pools' versions under a student; those it did not score are missing."""
+    versions = dict.fromkeys(row[side] for row in rows for side in ("before", "after"))
+    return history.measures([*versions], student)
+
+
+def _scores_under(measures: Measures, rows: Sequence[Row]) -> Row:
+    """Of each measure: the samples for which it is known in both pools, its means and medians over those."""
+    document: Row = {}
+    for name in ("ifd", "r_ifd"):
+        known = [(row, values) for row in rows if (values := _both(measures, row, name)) is not None]
+        document[name] = {
+            "known": len(known),
+            "changed": sum(row["instruction_changed"] or row["response_changed"] for row, _ in known),
+            "before": mean_and_median([before for _, (before, _) in known]),
+            "after": mean_and_median([after for _, (_, after) in known]),
+        }
+    return document
+
+
+def _both(measures: Measures, row: Row, name: str) -> tuple[float, float] | None:
+    """A measure of a sample's pair before and after; None unless both are known."""
+    before, after = (measures.get(row[side], {}).get(name) for side in ("before", "after"))
+    return None if before is None or after is None else (before, after)
+
+
+def _held_out(history: LineageReader, before: int, after: int) -> list[Row]:
+    """Each measure of both rounds' students, with its 95 % interval, and by how much the second is higher."""
+    measures: dict[str, Row] = {}
+    for row in history.evaluations():
+        for side, round in (("before", before), ("after", after)):
+            if row["round"] == round:
+                measure = measures.setdefault(
+                    row["name"], {"name": row["name"], "before": None, "after": None}
+                )
+                measure[side] = {key: row[key] for key in ("student", "value", "n", "low", "high")}
+    for measure in measures.values():
+        old, new = measure["before"], measure["after"]
+        measure["difference"] = None if old is None or new is None else new["value"] - old["value"]
+    return [measures[name] for name in sorted(measures)]
+
+
+def _training_overlap(history: LineageReader, before: int, after: int) -> Row:
+    """Pairs in each round's training set, and in both."""
+    return next(
+        history.db.query(
+            "SELECT (SELECT COUNT(*) FROM training_sets WHERE round = :before) AS before, "
+            "(SELECT COUNT(*) FROM training_sets WHERE round = :after) AS after, "
+            "(SELECT COUNT(*) FROM training_sets AS a JOIN training_sets AS b USING (version_id) "
+            "WHERE a.round = :before AND b.round = :after) AS both",
+            {"before": before, "after": after},
+        )
+    )
+
+
+def _tell_changes(
+    history: LineageReader,
+    rows: Sequence[Row],
+    measured: Mapping[str, Measures],
+    order: ChangeOrder,
+    limit: int,
+    rounds: tuple[int, int],
+) -> list[Row]:
+    """The first changed samples in an order, with both pairs and the phases that made the one the other."""
+    changed = [row for row in rows if row["instruction_changed"] or row["response_changed"]]
+    for row in changed:
+        row["r_ifd"] = _newest_r_ifd(measured, row)
+
+    def key(row: Row) -> tuple[float, int]:
+        place: int = row["position"]
+        match order:
+            case "r-ifd-change":
+                known = row["r_ifd"]
+                return (known["after"] - known["before"] if known else float("inf")), place
+            case "length-change":
+                return -abs(row["after_characters"] - row["before_characters"]), place
+            case "position":
+                return 0, place
+
+    return [_tell_change(history, row, rounds) for row in sorted(changed, key=key)[:limit]]
+
+
+def _newest_r_ifd(measured: Mapping[str, Measures], row: Row) -> Row | None:
+    """A sample's r-IFD before and after, under the newest student that scored both pairs."""
+    for student, measures in measured.items():
+        if (values := _both(measures, row, "r_ifd")) is not None:
+            return {"student": student, "before": values[0], "after": values[1]}
+    return None
+
+
+def _tell_change(history: LineageReader, row: Row, rounds: tuple[int, int]) -> Row:
+    texts = {
+        text.pop("id"): text
+        for text in history.db.query(
+            "SELECT id, instruction, input, response FROM versions WHERE id IN (?, ?)",
+            [row["before"], row["after"]],
+        )
+    }
+    accepted = history.db.query(
+        "SELECT round, phase FROM decisions "
+        "WHERE sample_id = ? AND reason = 'accepted' AND round > ? AND round <= ? ORDER BY round, phase",
+        [row["sample"], *sorted(rounds)],
+    )
+    return {
+        "sample": row["sample"],
+        "position": row["position"],
+        "accepted": list(accepted),
+        "r_ifd": row["r_ifd"],
+        "characters": {"before": row["before_characters"], "after": row["after_characters"]},
+        **{side: {"version": row[side], **texts[row[side]]} for side in ("before", "after")},
+    }

@@ -1,0 +1,75 @@
+"""What the demo's models can do on operands they were never trained on, for their model cards.
+
+Asks the models as a run does: the teacher through its engine and parser, the student through its template.
+"""
+
+import random
+from collections import defaultdict
+
+from reflectune.agents.student.evaluation import evaluate_student
+from reflectune.agents.student.student import Student
+from reflectune.agents.teacher.teacher import Question, open_teacher
+from reflectune.loop.demo.account import share
+from reflectune.loop.demo.noise import INPUT_RATE, draw_instruction, draw_pair
+from reflectune.loop.demo.world import KINDS, Task, check, draw_task, is_right
+from reflectune.state.config import RunConfig
+from reflectune.state.records import PHASES, CallStatus, Evaluation, Pair
+
+__all__ = ["measure_student", "measure_teacher"]
+
+_PAIRS = 1000
+
+
+def measure_teacher(config: RunConfig) -> dict[str, dict[str, float | None]]:
+    """How a demo's teacher fares with noisy pairs whose instruction is clear.
+
+    Returns:
+        phase, and then kind of task (over both phases) -> "repaired", the share of wrong pairs for which
+        it proposes a right one; "damaged", the share of right pairs for which it proposes a wrong one;
+        "unusable", the share of answers that hold no pair (one that repeats the given pair holds one).
+    """
+    rng = random.Random("measure/teacher")
+    drawn: list[tuple[Task, Pair]] = []
+    while len(drawn) < _PAIRS:
+        task, pair, _ = draw_pair(rng, reserved=True)
+        if check(pair.instruction, pair.input, pair.response) is not None:
+            drawn.append((task, pair))
+    groups: defaultdict[str, list[tuple[Pair, CallStatus, Pair | None]]] = defaultdict(list)
+    with open_teacher(config.teacher, config.seed) as teacher:
+        for phase in PHASES:
+            questions = [Question(str(i), str(i), pair, 1, phase, 0) for i, (_, pair) in enumerate(drawn)]
+            for reflection in teacher.reflect(questions):
+                if reflection.final:
+                    task, pair = drawn[int(reflection.question.sample_id)]
+                    outcome = pair, reflection.call.status, reflection.proposal
+                    groups[phase].append(outcome)
+                    groups[task.kind.name].append(outcome)
+    return {name: _judge(groups[name]) for name in (*PHASES, *KINDS)}
+
+
+def measure_student(config: RunConfig) -> dict[str, Evaluation]:
+    """Exact match of a demo's base student on clear tasks: of "all", and then by kind of task."""
+    rng = random.Random("measure/student")
+    pairs: defaultdict[str, list[Pair]] = defaultdict(list)
+    for _ in range(_PAIRS):
+        task = draw_task(rng, reserved=True)
+        pair = Pair(*draw_instruction(task, rng, input_rate=INPUT_RATE), task.answer)
+        for name in ("all", task.kind.name):
+            pairs[name].append(pair)
+    with Student.open(config.student) as student:
+        return {name: _exact_match(student, pairs[name], config) for name in ("all", *KINDS)}
+
+
+def _judge(outcomes: list[tuple[Pair, CallStatus, Pair | None]]) -> dict[str, float | None]:
+    return {
+        "repaired": share(new is not None and is_right(new) for old, _, new in outcomes if not is_right(old)),
+        "damaged": share(new is not None and not is_right(new) for old, _, new in outcomes if is_right(old)),
+        "unusable": share(status not in ("ok", "unchanged") for _, status, _ in outcomes),
+    }
+
+
+def _exact_match(student: Student, pairs: list[Pair], config: RunConfig) -> Evaluation:
+    measures = evaluate_student(
+        student, pairs, check, max_tokens=config.evaluate.max_tokens, on_done=lambda done: None
+    )
+    return next(measure for measure in measures if measure.name == "accuracy")

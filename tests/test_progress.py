@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from reflectune.loop import progress
+from reflectune.loop.progress import BarDisplay, LineDisplay, open_display
+
+
+def test_line_display_writes_begin_and_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with LineDisplay().stage("round 1 · select", total=4, done=1) as stage:
+        stage.update(4, 4, accepted="2 of 3")
+    out, err = capsys.readouterr()
+    first, last = err.splitlines()
+    assert out == ""
+    assert first == "round 1 · select: 1/4"
+    assert last.startswith("round 1 · select: 4/4, ")
+    assert last.endswith("/s, accepted 2 of 3")
+
+
+def test_line_display_tells_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 100.0, 100.0, 110.0, 110.0, 110.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with LineDisplay().stage("score", total=100) as stage:
+        stage.update(20, 100)  # 20 in 10 s: 2/s, 80 left
+    assert capsys.readouterr().err.splitlines()[1] == "score: 20/100, 2.0/s, 40 s left"
+
+
+def test_bar_display_shows_count_rate_and_facts() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    shown = BarDisplay(console)
+    with shown.stage("round 1 · [reflect]", total=10, done=5) as stage:
+        stage.update(10, 10, failed="3")
+    shown.say("round 1: [no] pair")
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "round 1 · [reflect]" in text
+    assert "10/10" in text
+    assert "failed 3" in text
+    assert "round 1: [no] pair" in text
+
+
+def test_display_is_plain_where_stderr_is_no_terminal() -> None:
+    assert isinstance(open_display(), LineDisplay)
