@@ -17,7 +17,8 @@ from reflectune.agents.models import open_tokenizer
 from reflectune.agents.student.student import check_student
 from reflectune.agents.teacher.engines import ENGINES
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
-from reflectune.loop.show.terminal.runs import format_number, new_table
+from reflectune.loop.show.numbers import format_number
+from reflectune.loop.show.terminal.layout import new_table
 from reflectune.state.config import RunConfig, TeacherConfig
 from reflectune.state.data.datasets import assign_samples, read_dataset
 from reflectune.state.records import PHASES, Pair, Phase

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from reflectune.loop.show.numbers import format_apart, format_measure
 from reflectune.loop.show.terminal.layout import new_table
-from reflectune.loop.show.terminal.runs import format_apart, format_measure, render_rounds, render_runs
+from reflectune.loop.show.terminal.runs import render_rounds, render_runs
 from reflectune.loop.show.terminal.search import render_samples
 
 

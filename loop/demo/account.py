@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from reflectune.loop.demo.world import check, is_right
-from reflectune.loop.show.terminal.runs import format_number, format_share, new_table
+from reflectune.loop.show.numbers import format_number, format_share
+from reflectune.loop.show.terminal.layout import new_table
 from reflectune.state.lineage.reader import LineageReader, Proposed
 from reflectune.state.records import PHASES, Pair
 

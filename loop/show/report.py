@@ -16,8 +16,8 @@ from reflectune.loop.show.charts import draw_charts, explain_missing, format_mea
 from reflectune.loop.show.diffs import Change, diff_words
 from reflectune.loop.show.documents import open_history, read_status
 from reflectune.loop.show.html.environment import PAGES, open_environment
+from reflectune.loop.show.numbers import format_apart
 from reflectune.loop.show.sentences import say_decision, say_failure, say_score, unit_of
-from reflectune.loop.show.terminal.runs import format_apart
 from reflectune.state.config import flatten
 from reflectune.state.data.exports import put_into_place
 from reflectune.state.folder import RunFolder

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from reflectune.loop.show.terminal.runs import format_apart, format_measure
+from reflectune.loop.show.numbers import format_apart, format_measure
 
 __all__ = ["say_decision", "say_failure", "say_outcome", "say_score", "unit_of"]
 

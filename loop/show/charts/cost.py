@@ -11,7 +11,7 @@ from reflectune.loop.show.charts.drawing import (
     add_columns,
     open_figure,
 )
-from reflectune.loop.show.terminal.runs import format_number, format_share
+from reflectune.loop.show.numbers import format_number, format_share
 
 __all__ = ["draw_cost"]
 

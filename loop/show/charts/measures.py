@@ -10,7 +10,7 @@ from reflectune.loop.show.charts.drawing import (
     add_violins,
     open_figure,
 )
-from reflectune.loop.show.terminal.runs import measure_unit
+from reflectune.loop.show.numbers import held_out_unit
 
 __all__ = ["draw_held_out", "draw_lengths", "draw_scores"]
 
@@ -114,7 +114,7 @@ def draw_held_out(document: Document) -> Chart | None:
                 axes,
                 [item for item in evaluations if item["name"] == name],
                 title=name.replace("_", " ") + (" (less is better)" if name == "nll" else ""),
-                unit=measure_unit(name),
+                unit=held_out_unit(name),
                 form=partial(format_measure, name),
                 percent=name == "accuracy",
             )

@@ -23,8 +23,8 @@ from reflectune.loop.show.charts.drawing import (
     open_figure,
     shorten,
 )
+from reflectune.loop.show.numbers import format_share
 from reflectune.loop.show.sentences import say_outcome
-from reflectune.loop.show.terminal.runs import format_share
 
 __all__ = ["draw_acceptance", "draw_flow"]
 

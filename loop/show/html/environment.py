@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from reflectune.loop.show.diffs import diff_words
 from reflectune.loop.show.html.formats import install_formats
-from reflectune.loop.show.terminal.runs import format_number, format_share
+from reflectune.loop.show.numbers import format_number, format_share
 from reflectune.state.text import inert
 
 __all__ = ["PAGES", "mark_sides", "mark_words", "open_environment"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from reflectune.loop.show.terminal.runs import format_measure, measure_unit
+from reflectune.loop.show.numbers import format_measure, held_out_unit
 from reflectune.state.text import one_line
 
 __all__ = ["install_formats"]
@@ -37,7 +37,7 @@ def install_formats(environment: Environment) -> None:
         "clock": clock,
         "date": date,
         "measure_name": lambda name: name.replace("_", " "),
-        "measure_unit": measure_unit,
+        "measure_unit": held_out_unit,
         "held_out": held_out,
         "value": value,
         "interval": interval,
@@ -95,7 +95,7 @@ def date(text: str | None) -> str:
 
 def value(evaluation: Mapping[str, Any]) -> str:
     """A held-out measure with its unit."""
-    return f"{_form(evaluation, evaluation['value'])} {measure_unit(evaluation['name'])}".strip()
+    return f"{_form(evaluation, evaluation['value'])} {held_out_unit(evaluation['name'])}".strip()
 
 
 def held_out(evaluation: Mapping[str, Any] | None) -> str:

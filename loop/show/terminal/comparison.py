@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from reflectune.loop.show.diffs import render_diff
+from reflectune.loop.show.numbers import format_held_out, format_measure, format_number, format_share
 from reflectune.loop.show.terminal.layout import Framed, Sections, new_table, render_field
-from reflectune.loop.show.terminal.runs import format_measure, format_number, format_share
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 
@@ -110,9 +110,9 @@ def _tabulate_held_out(document: Document) -> Table:
             table.add_row(
                 measure["name"].replace("_", " "),
                 known["student"],
-                *(_round(known[key]) for key in ("value", "low", "high")),
+                *(format_held_out(measure["name"], known[key]) for key in ("value", "low", "high")),
                 str(known["n"]),
-                _round(measure["difference"], "+") if is_last else "",
+                format_held_out(measure["name"], measure["difference"], "+") if is_last else "",
                 _say_overlap(measure["before"], measure["after"]) if is_last else "",
             )
     return table
@@ -258,7 +258,7 @@ def _tabulate_measures(rounds: Sequence[Document], names: Sequence[str]) -> Tabl
     for measure in measures:
         for number, name, run in _each(rounds, names):
             if known := run["held_out"].get(measure):
-                values = (_round(known[key]) for key in ("value", "low", "high"))
+                values = (format_held_out(measure, known[key]) for key in ("value", "low", "high"))
                 table.add_row(measure.replace("_", " "), number, name, *values, str(known["n"]))
     return table
 
@@ -308,10 +308,3 @@ def _tabulate_agreement(decisions: Sequence[Document]) -> Table:
 
 def _share(number: int, total: int) -> str:
     return format_share(number / total if total else None)
-
-
-def _round(value: float | None, sign: str = "") -> str:
-    """A held-out measure as precisely as its size asks for."""
-    if value is None:
-        return "-"
-    return format(value, f"{sign}{'.3f' if abs(value) < 10 else '.1f' if abs(value) < 1000 else '.0f'}")

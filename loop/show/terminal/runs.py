@@ -6,25 +6,15 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from reflectune.loop.show.numbers import format_held_out, format_measure, format_number, format_share
 from reflectune.loop.show.terminal.layout import BAD, GOOD, NEUTRAL, Framed, Sections, new_table
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 
-__all__ = [
-    "format_apart",
-    "format_measure",
-    "format_number",
-    "format_share",
-    "measure_unit",
-    "new_table",
-    "render_rounds",
-    "render_runs",
-]
+__all__ = ["render_rounds", "render_runs"]
 
 Document = Mapping[str, Any]
 
-# Units of held-out measures.
-_UNITS = {"accuracy": "right answers", "nll": "nats per token", "response_tokens": "tokens"}
 # What a run's status looks like; it is always said in words as well.
 _STYLES = {"finished": GOOD, "running": NEUTRAL, "failed": BAD, "unreadable": BAD}
 
@@ -138,7 +128,7 @@ def _students(rounds: Sequence[Document]) -> RenderableType:
             str(row["round"]),
             row["student"] or "-",
             str(row["training"]),
-            *(format_number(row["evaluations"].get(name), ".3f") for name in measures),
+            *(format_held_out(name, row["evaluations"].get(name)) for name in measures),
             f"{sum(row['seconds'].values()):.1f}",
         )
     return table
@@ -176,42 +166,3 @@ def _calls(rounds: Sequence[Document]) -> RenderableType:
             format_number(teacher["cost_per_accepted_usd"], ".4f"),
         )
     return table
-
-
-def format_share(value: float | None) -> str:
-    """A share in percent; a dash for None."""
-    return "-" if value is None else f"{value:.0%}"
-
-
-def format_number(value: float | None, form: str) -> str:
-    """A number by a format specification; a dash for None."""
-    return "-" if value is None else format(value, form)
-
-
-def format_measure(value: float | None, sign: str = "", more: int = 0) -> str:
-    """IFD, r-IFD or a change of one, and no number that is not 0 as 0.
-
-    Args:
-        value: the number; a dash for None.
-        sign: "+" to write the sign of positive numbers too.
-        more: how many decimals it has beyond those that its size asks for.
-    """
-    if value is None:
-        return "-"
-    size = abs(value)
-    decimals, kind = (2, "e") if size < 0.001 or size >= 100_000 else (4, "f") if size < 10 else (1, "f")
-    return format(value, f"{sign}.{decimals + more}{kind}") if size else "0"
-
-
-def format_apart(one: float | None, other: float | None) -> tuple[str, str]:
-    """Two measures that are compared, with so many decimals that they look different where they are."""
-    for more in range(17):
-        written = format_measure(one, more=more), format_measure(other, more=more)
-        if one == other or written[0] != written[1]:
-            break
-    return written
-
-
-def measure_unit(name: str) -> str:
-    """The unit of a held-out measure; empty where it is not known."""
-    return _UNITS.get(name, "")

@@ -8,9 +8,9 @@ from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
+from reflectune.loop.show.numbers import format_measure, format_number
 from reflectune.loop.show.sentences import say_outcome, unit_of
 from reflectune.loop.show.terminal.layout import BAD, GOOD, new_table
-from reflectune.loop.show.terminal.runs import format_measure, format_number
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 

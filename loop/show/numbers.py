@@ -1,0 +1,129 @@
+"""How numbers are written, wherever they are shown. None is a dash, never a score."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = [
+    "format_apart",
+    "format_count",
+    "format_held_out",
+    "format_interval",
+    "format_measure",
+    "format_moment",
+    "format_number",
+    "format_seconds",
+    "format_share",
+    "format_short",
+    "format_times",
+    "format_usd",
+    "held_out_unit",
+]
+
+# Units of held-out measures.
+_UNITS = {"accuracy": "right answers", "nll": "nats per token", "response_tokens": "tokens"}
+
+
+def format_number(value: float | None, form: str) -> str:
+    """A number by a format specification."""
+    return "-" if value is None else format(value, form)
+
+
+def format_count(value: int | None) -> str:
+    """A number of things."""
+    return format_number(value, ",d")
+
+
+def format_share(value: float | None) -> str:
+    """A share in percent."""
+    return format_number(value, ".0%")
+
+
+def format_times(value: float | None) -> str:
+    """A ratio."""
+    return "-" if value is None else f"×{value:.2f}"
+
+
+def format_short(value: float) -> str:
+    """A number in at most about five characters."""
+    for least, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= least:
+            return f"{value / (1e3 if letter == 'k' else least):.3g}{letter}"
+    return f"{value:,.4g}"
+
+
+# What scores and students measure
+
+
+def format_measure(value: float | None, sign: str = "", more: int = 0) -> str:
+    """IFD, r-IFD or a change of one, and no number that is not 0 as 0.
+
+    Args:
+        value: the number.
+        sign: "+" to write the sign of positive numbers too.
+        more: how many decimals it has beyond those that its size asks for.
+    """
+    if value is None:
+        return "-"
+    size = abs(value)
+    decimals, kind = (2, "e") if size < 0.001 or size >= 100_000 else (4, "f") if size < 10 else (1, "f")
+    return format(value, f"{sign}.{decimals + more}{kind}") if size else "0"
+
+
+def format_apart(one: float | None, other: float | None) -> tuple[str, str]:
+    """Two measures that are compared, with so many decimals that they look different where they are."""
+    for more in range(17):
+        written = format_measure(one, more=more), format_measure(other, more=more)
+        if one == other or written[0] != written[1]:
+            break
+    return written
+
+
+def format_held_out(name: str, value: float | None, sign: str = "") -> str:
+    """A held-out measure, or a change of one with `sign` "+": accuracy in percent, others by their size."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    form = ".1%" if name == "accuracy" else ".3f" if size < 10 else ".1f" if size < 1000 else ".0f"
+    return format(value, sign + form)
+
+
+def format_interval(evaluation: Mapping[str, Any]) -> str:
+    """The 95 % interval of a held-out measure of {name, low, high}; empty where there is none."""
+    if evaluation["low"] is None or evaluation["high"] is None:
+        return ""
+    low, high = (format_held_out(evaluation["name"], evaluation[key]) for key in ("low", "high"))
+    return f"{low} to {high}"
+
+
+def held_out_unit(name: str) -> str:
+    """The unit of a held-out measure; empty where it is not known."""
+    return _UNITS.get(name, "")
+
+
+# Time and money
+
+
+def format_seconds(value: float | None) -> str:
+    """A time in seconds, minutes or hours."""
+    if value is None:
+        return "-"
+    if round(value, 1) < 60:
+        return f"{value:.1f} s"
+    if (whole := round(value)) < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(value / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_usd(value: float | None) -> str:
+    """An amount of US dollars."""
+    return "-" if value is None else f"${value:,.4f}" if value < 1 else f"${value:,.2f}"
+
+
+def format_moment(stored: str | None, *, utc: bool = False) -> str:
+    """A stored time, to the minute: in this machine's zone, or in UTC where any zone may read it."""
+    if stored is None:
+        return "-"
+    moment = datetime.fromisoformat(stored)
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if utc else f"{moment.astimezone():%Y-%m-%d %H:%M}"
