@@ -2,7 +2,6 @@
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Checkpointer
 
 from reflectune.loop.context import LoopContext, LoopState
 from reflectune.loop.nodes import evaluate, refinetune, reflect, select
@@ -13,8 +12,11 @@ __all__ = ["Loop", "build_graph", "draw_graph", "hash_graph"]
 Loop = CompiledStateGraph[LoopState, LoopContext, LoopState, LoopState]
 
 
-def build_graph(checkpointer: Checkpointer = None) -> Loop:
-    """The compiled machine: reflect and select for both phases, then refinetune and evaluate."""
+def build_graph() -> Loop:
+    """The compiled machine: reflect and select for both phases, then refinetune and evaluate.
+
+    It keeps no checkpoints: the lineage alone says where a run goes on.
+    """
     graph = StateGraph(LoopState, context_schema=LoopContext)
     graph.add_node("reflect", reflect)
     graph.add_node("select", select)
@@ -25,7 +27,7 @@ def build_graph(checkpointer: Checkpointer = None) -> Loop:
     graph.add_conditional_edges("select", after_select, ["reflect", "refinetune"])
     graph.add_edge("refinetune", "evaluate")
     graph.add_conditional_edges("evaluate", after_evaluate, ["reflect", END])
-    return graph.compile(checkpointer=checkpointer)
+    return graph.compile()
 
 
 def after_select(state: LoopState) -> str:

@@ -4,14 +4,12 @@ import importlib.metadata
 import os
 import re
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.sqlite import SqliteSaver
 
 from reflectune.agents.models import resolve_student
 from reflectune.agents.student.evaluation import load_checker
@@ -44,7 +42,6 @@ __all__ = ["change_run", "create_run", "run_loop"]
 
 # Supersteps of one round: two reflections, two selections, refinetune, evaluate.
 _STEPS_PER_ROUND = 6
-_THREAD = "loop"  # the machine's, in the file of checkpoints
 _ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
 _LIBRARIES = ("reflectune", "torch", "transformers", "peft", "langgraph", "sqlite-utils")
 
@@ -196,27 +193,16 @@ def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerC
 
 
 def _invoke(context: LoopContext) -> str:
-    # Neither tracing nor unknown classes in checkpoints, whatever the environment says.
-    os.environ["LANGSMITH_TRACING"] = "false"
-    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
-    config: RunnableConfig = {
-        "configurable": {"thread_id": _THREAD},
-        "recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1,
-    }
-    connection = sqlite3.connect(context.folder.checkpoints, check_same_thread=False)
-    try:
-        saver = SqliteSaver(connection)
-        graph = build_graph(saver)
-        round = context.store.newest_round()
-        _forget_more_than_the_lineage(saver, context.folder, round)
-        if context.store.is_round_finished(round):
-            reason = _end_again(context, round) if round > 0 else None
-            if reason is not None:
-                return reason
-            round += 1
-        end = graph.invoke(_beginning(context, round), config, context=context, durability="sync")
-    finally:
-        connection.close()
+    os.environ["LANGSMITH_TRACING"] = "false"  # whatever the environment says
+    round = context.store.newest_round()
+    _remove_adapters_after(context.folder, round)
+    if context.store.is_round_finished(round):
+        reason = _end_again(context, round) if round > 0 else None
+        if reason is not None:
+            return reason
+        round += 1
+    config: RunnableConfig = {"recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1}
+    end = build_graph().invoke(_beginning(context, round), config, context=context)
     return cast(str, end["stop_reason"])
 
 
@@ -245,25 +231,11 @@ def _beginning(context: LoopContext, round: int) -> LoopState:
     }
 
 
-def _forget_more_than_the_lineage(saver: SqliteSaver, folder: RunFolder, newest: int) -> None:
-    """Leave nothing that may be ahead of a lineage that was put back from a copy.
-
-    The lineage alone says where to go on, and the nodes pass over what it has.
-
-    Raises:
-        StoreError: the file of checkpoints is damaged.
-    """
+def _remove_adapters_after(folder: RunFolder, newest: int) -> None:
+    """Remove the adapters of rounds that a lineage put back from a copy has not seen."""
     for adapter in (folder.path / "adapters").glob("*"):
         if (number := _ADAPTER.fullmatch(adapter.name)) and int(number[1]) > newest:
             shutil.rmtree(adapter)
-    try:
-        saver.delete_thread(_THREAD)
-    except sqlite3.OperationalError:
-        raise  # a full disk or a lock: the file itself is well
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the message quotes its bytes
-        raise StoreError(
-            f"{folder.checkpoints}: {error}; delete it, the lineage alone says where to go on"
-        ) from error
 
 
 @contextmanager

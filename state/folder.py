@@ -35,11 +35,6 @@ class RunFolder:
         return self.path / "lineage.db"
 
     @property
-    def checkpoints(self) -> Path:
-        """LangGraph's own database."""
-        return self.path / "checkpoints.db"
-
-    @property
     def index(self) -> Path:
         """What the lineage's samples are found by; derived from it."""
         return self.path / "index.db"

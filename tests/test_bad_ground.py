@@ -403,39 +403,13 @@ def test_resume_tidies_up_after_a_lineage_that_was_put_back(world: Path, tmp_pat
     for file, content in kept.items():
         file.write_bytes(content)
     (run.path / "adapters/.round-02.partial").mkdir()
-    assert {fault["table"] for fault in verify_run(run)["faults"]} == {"adapters", "checkpoints.db"}
+    assert {fault["table"] for fault in verify_run(run)["faults"]} == {"adapters"}
     assert run_loop(run, LineDisplay()) == "rounds"
     assert verify_run(run)["faults"] == []
     assert [path.name for path in (run.path / "adapters").iterdir()] == ["round-01"]
     change_run(run, ["rounds=2"])
     assert_ends_as_calm(run, world)
     assert verify_run(run)["faults"] == []
-
-
-@pytest.mark.parametrize("how", ["cut", "gone", "empty", "garbled", "misnamed"])
-def test_checkpoints_are_not_needed_to_go_on(cut: RunFolder, world: Path, how: str) -> None:
-    with sqlite3.connect(cut.checkpoints) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-    match how:
-        case "cut":
-            cut.checkpoints.write_bytes(cut.checkpoints.read_bytes()[:5000])
-            refusal(cut, StoreError, r"checkpoints\.db: .*; delete it, the lineage alone says where to go on")
-            cut.checkpoints.unlink()
-        case "gone":
-            cut.checkpoints.unlink()
-        case "empty":
-            cut.checkpoints.write_bytes(b"")
-        case "misnamed":
-            with closing(sqlite3.connect(cut.checkpoints, isolation_level=None)) as connection:
-                connection.execute("PRAGMA writable_schema = ON")
-                connection.execute("UPDATE sqlite_master SET name = CAST(X'ff' AS TEXT), sql = 'CREATE'")
-            refusal(cut, StoreError, r"checkpoints\.db: .*; delete it, the lineage alone says where to go on")
-            cut.checkpoints.unlink()
-        case "garbled":
-            with closing(sqlite3.connect(cut.checkpoints, isolation_level=None)) as connection:
-                connection.execute("UPDATE checkpoints SET checkpoint = X'c1ffff'")
-    assert_ends_as_calm(cut, world)
 
 
 # Clocks
@@ -641,19 +615,6 @@ def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(
     for table in ("teacher_calls", "versions", "scores", "decisions", "students"):
         assert set(before[table]) <= set(after[table])
     assert_ends_as_calm(folder, world)
-
-
-def test_full_disk_under_the_checkpoints_alone_ends_the_run_in_one_line(
-    cut: RunFolder, world: Path, small_disk: Path
-) -> None:
-    shutil.copyfile(cut.checkpoints, small_disk / "checkpoints.db")
-    cut.checkpoints.unlink()
-    cut.checkpoints.symlink_to(small_disk / "checkpoints.db")
-    filler = fill(small_disk)
-    with pytest.raises(StoreError, match=r"room.* on the disk, then `reflectune resume tiny`"):
-        run_loop(cut, LineDisplay())
-    filler.unlink()
-    assert_ends_as_calm(cut, world)
 
 
 @pytest.mark.parametrize("leave", [0, 30_000, 50_000, 80_000, 120_000, 200_000])

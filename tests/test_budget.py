@@ -1,7 +1,6 @@
 """Whole runs with a budget: real command, real HTTP teacher, tiny student."""
 
 import json
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -86,21 +85,18 @@ def test_budget_ends_the_asking_and_then_the_run(
 def test_budget_raised_goes_on_with_the_next_rounds(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke("run", "config.toml") == 0
     first = calls(world / "runs/tiny")
-    shutil.copytree(world / "runs/tiny", world / "lineage-only/tiny")
-    (world / "lineage-only/tiny/checkpoints.db").unlink()
     options = ("--set", "teacher.budget_tokens=1000000", "--set", "rounds=3")
-    for runs in ("runs", "lineage-only"):
-        assert invoke("resume", "tiny", "--runs", runs, *options) == 0
-        later = calls(world / runs / "tiny")
-        assert later[: len(first)] == first
-        assert {call[0] for call in later[len(first) :]} == {2, 3}  # round 1 was decided, and stays
-        assert len({call[:4] for call in later}) == len(later) == len(first) + 2 * 2 * 14
-        shown = document(capsys, "show", "tiny", "--runs", runs)
-        assert (shown["status"], shown["stop_reason"]) == ("finished", "rounds")
-        assert document(capsys, "runs", "--runs", runs)[0]["rounds"] == 3
-        with LineageWriter.open(world / runs / "tiny/lineage.db") as store:
-            changes = [(row["key"], row["before"], row["after"]) for row in store.db["config_changes"].rows]
-        assert changes == [("rounds", "2", "3"), ("teacher.budget_tokens", str(CAP), "1000000")]
+    assert invoke("resume", "tiny", *options) == 0
+    later = calls(world / "runs/tiny")
+    assert later[: len(first)] == first
+    assert {call[0] for call in later[len(first) :]} == {2, 3}  # round 1 was decided, and stays
+    assert len({call[:4] for call in later}) == len(later) == len(first) + 2 * 2 * 14
+    shown = document(capsys, "show", "tiny")
+    assert (shown["status"], shown["stop_reason"]) == ("finished", "rounds")
+    assert document(capsys, "runs")[0]["rounds"] == 3
+    with LineageWriter.open(world / "runs/tiny/lineage.db") as store:
+        changes = [(row["key"], row["before"], row["after"]) for row in store.db["config_changes"].rows]
+    assert changes == [("rounds", "2", "3"), ("teacher.budget_tokens", str(CAP), "1000000")]
     assert "budget_tokens = 1000000" in (world / "runs/tiny/config.toml").read_text()
 
 

@@ -252,7 +252,7 @@ def test_api_key_is_nowhere_in_what_a_run_writes_or_prints(tmp_path: Path) -> No
         trace = reflectune("show", "tiny", cwd=tmp_path)
     printed = [text for done in (unset, result, rejected, trace) for text in (done.stdout, done.stderr)]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"cache.db", "lineage.db", "checkpoints.db", "config.toml"} <= {path.name for path in files}
+    assert {"cache.db", "lineage.db", "config.toml"} <= {path.name for path in files}
     written = [path.read_bytes() for path in files]
     assert any(b"I was told Bearer [key]." in content for content in written)
     for content in [*written, *(text.encode() for text in printed)]:

@@ -688,8 +688,6 @@ def test_verify_finds_a_run_whole_that_died_between_an_adapter_and_its_row(run: 
             "WHERE round = 2"
         )
         lineage.execute("UPDATE runs SET status = 'running'")
-    assert faults(run) == {("checkpoints.db", "loop")}  # which says that the run has ended
-    run.checkpoints.unlink()
     assert faults(run) == set()
 
 
@@ -724,11 +722,6 @@ def _change_config(run: RunFolder) -> None:
     run.config.write_text(text.replace("margin = 0.0", "margin = 0.25"))
 
 
-def _garble_checkpoints(run: RunFolder) -> None:
-    with closing(sqlite3.connect(run.checkpoints, isolation_level=None)) as connection:
-        assert connection.execute("UPDATE checkpoints SET checkpoint = x'c1ff00'").rowcount > 0
-
-
 FILES: dict[str, tuple[Callable[[RunFolder], object], Rows]] = {
     "adapter-bytes": (_cut_adapter, {("adapters", "round-01")}),
     "adapter-config": (
@@ -743,12 +736,6 @@ FILES: dict[str, tuple[Callable[[RunFolder], object], Rows]] = {
     "config": (_change_config, {("config.toml", "selection.margin")}),
     "config-gone": (lambda run: run.config.unlink(), {("config.toml", "")}),
     "config-half": (lambda run: run.config.write_text("name = "), {("config.toml", "")}),
-    "checkpoints-damaged": (
-        lambda run: run.checkpoints.write_bytes(b"no database" * 100),
-        {("checkpoints.db", "")},
-    ),
-    "checkpoints-garbled": (_garble_checkpoints, {("checkpoints.db", "")}),
-    "checkpoints-gone": (lambda run: run.checkpoints.unlink(), set()),
     "adapter-under-way": (lambda run: (run.path / "adapters/.round-03.partial").mkdir(), set()),
 }  # fmt: skip
 
@@ -758,17 +745,6 @@ def test_verify_names_the_file_that_was_changed(name: str, run: RunFolder) -> No
     change, expected = FILES[name]
     change(run)
     assert faults(run) == expected
-
-
-def test_verify_names_checkpoints_of_another_run(run: RunFolder, patient: RunFolder) -> None:
-    shutil.copyfile(patient.checkpoints, run.checkpoints)
-    assert faults(run) == {("checkpoints.db", "loop")}
-
-
-def test_verify_names_checkpoints_ahead_of_the_lineage(run: RunFolder, tmp_path: Path) -> None:
-    new = create_run(load_config(run.config), tmp_path / "new")
-    shutil.copyfile(run.checkpoints, new.checkpoints)
-    assert faults(new) == {("checkpoints.db", "loop")}
 
 
 def test_verify_says_what_of_a_damaged_file_it_cannot_read(run: RunFolder) -> None:

@@ -6,20 +6,14 @@ is no fault.
 
 import importlib.metadata
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.sqlite import SqliteSaver
-
 from reflectune.agents.teacher.prompts import open_prompts
-from reflectune.loop.context import LoopState
-from reflectune.loop.graph import build_graph, hash_graph
+from reflectune.loop.graph import hash_graph
 from reflectune.loop.verify.findings import Findings
 from reflectune.loop.verify.rounds import RoundsCheck, undo_change
 from reflectune.loop.verify.sample import Basis, verify_sample
@@ -28,8 +22,7 @@ from reflectune.state.data.datasets import dataset_hash
 from reflectune.state.errors import ConfigError, ReflectuneError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.ledger import Ledger, Row
-from reflectune.state.lineage.writer import connect_read_only
-from reflectune.state.records import PHASES, Pair, Phase, Sample, content_hash
+from reflectune.state.records import Pair, Sample, content_hash
 from reflectune.state.text import one_line
 
 __all__ = ["describe", "verify_run"]
@@ -38,14 +31,6 @@ _NO_PAIR = Pair("", "", "")
 _STATUSES = ("running", "interrupted", "budget", "failed", "finished")
 _BUDGET = ("teacher.budget_tokens", "teacher.budget_usd")
 _UNREADABLE = object()
-
-
-@dataclass(frozen=True, slots=True)
-class _Checkpoint:
-    """Where the machine was last: its values, and the node it would go to."""
-
-    values: Mapping[str, Any]
-    node: str | None  # None at its end
 
 
 def verify_run(folder: RunFolder) -> dict[str, Any]:
@@ -59,10 +44,9 @@ def verify_run(folder: RunFolder) -> dict[str, Any]:
     """
     findings = Findings()
     adapters = _list_adapters(folder)
-    checkpoint = _last_checkpoint(folder, findings)
     with Ledger.open(folder.lineage) as ledger:
         try:
-            _Verification(folder, ledger, findings).verify(adapters, checkpoint)
+            _Verification(folder, ledger, findings).verify(adapters)
         except sqlite3.DatabaseError as error:
             findings.add("lineage.db", "", f"cannot be read on: {error}")
     return findings.document(folder.path.name)
@@ -88,7 +72,7 @@ class _Verification:
         self.rounds_check = RoundsCheck(folder, ledger, findings)
         self.rounds = self.rounds_check.rounds
 
-    def verify(self, adapters: list[str], checkpoint: _Checkpoint | None) -> None:
+    def verify(self, adapters: list[str]) -> None:
         findings, ledger = self.findings, self.ledger
         for text in ledger.damage():
             findings.add("lineage.db", "", text)
@@ -101,11 +85,11 @@ class _Verification:
         findings.wants_seals = any(row.get("seal") is not None for row in first)
         config = self._check_run()
         if config is not None:
-            self._derive(config, adapters, checkpoint)
+            self._derive(config, adapters)
         # Last: a round whose stop_reason is at fault is not the fault of the run.
         self._check_end()
 
-    def _derive(self, config: RunConfig, adapters: list[str], checkpoint: _Checkpoint | None) -> None:
+    def _derive(self, config: RunConfig, adapters: list[str]) -> None:
         """Derive everything again that follows from the config."""
         findings, ledger = self.findings, self.ledger
         frozen = frozenset(ledger.store.choose_samples(config.evaluate.frozen, config.seed))
@@ -138,10 +122,6 @@ class _Verification:
                 "than by the one that began the run"
             )
         self.rounds_check.check(basis, adapters)
-        if checkpoint is not None:
-            findings.checked["checkpoints.db"] += 1
-            if ahead := self._checkpoint_fault(checkpoint, basis):
-                findings.add("checkpoints.db", "loop", ahead)
 
     # The run and its config
 
@@ -272,39 +252,6 @@ class _Verification:
         has_budget = config.teacher.budget_tokens is not None or config.teacher.budget_usd is not None
         return not has_budget and all(row["key"] not in _BUDGET for row in self.ledger.rows("config_changes"))
 
-    # The machine
-
-    def _checkpoint_fault(self, checkpoint: _Checkpoint, basis: Basis) -> str | None:
-        """Why the machine cannot be where its checkpoint says, by what the lineage has; None where it can."""
-        values, node = checkpoint.values, checkpoint.node
-        if missing := sorted(LoopState.__annotations__.keys() - values.keys()):
-            return f"is of another machine: it has no {', '.join(missing)}"
-        round, phase, student = values["round"], values["phase"], values["student"]
-        if values["run"] != basis.config.name:
-            return f"is of the run {values['run']}"
-        ahead = f"is ahead of the lineage: at {node or 'the end'} of round {round}, phase {phase}"
-        if round > basis.rounds + 1:
-            return ahead
-        trained = basis.students.get(round)
-        if node is None:
-            is_there = self.rounds.get(round, {}).get("status") == "finished"
-        elif node == "evaluate":
-            is_there = trained is not None
-        elif node == "refinetune":
-            is_there = basis.is_finished((round, PHASES[-1])) or self._is_decided(round, PHASES[-1])
-        elif phase == PHASES[-1]:
-            is_there = basis.is_finished((round, PHASES[0])) or self._is_decided(round, PHASES[0])
-        else:
-            is_there = self.rounds.get(round - 1, {}).get("status") == "finished"
-        if not is_there:
-            return ahead
-        wanted = trained if node in (None, "evaluate") else basis.students.get(round - 1)
-        return None if student == wanted else f"has student {student}, want {wanted}"
-
-    def _is_decided(self, round: int, phase: Phase) -> bool:
-        store = self.ledger.store
-        return store.count_decisions(round, phase) == store.count_samples("train")
-
 
 def _read_json(text: str) -> object:
     """What a text says as JSON; `_UNREADABLE` where it is none."""
@@ -320,31 +267,3 @@ def _list_adapters(folder: RunFolder) -> list[str]:
     if not adapters.is_dir():
         return []
     return sorted(path.name for path in adapters.iterdir() if not path.name.startswith("."))
-
-
-def _last_checkpoint(folder: RunFolder, findings: Findings) -> _Checkpoint | None:
-    """The machine's last checkpoint; None where it has made none."""
-    if not folder.checkpoints.exists():
-        return None
-    os.environ["LANGSMITH_TRACING"] = "false"
-    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
-    config: RunnableConfig = {"configurable": {"thread_id": "loop"}}
-    try:
-        database = connect_read_only(folder.checkpoints)
-        try:
-            if "checkpoints" not in database.table_names():
-                return None
-            saver = SqliteSaver(database.conn)
-            saver.is_setup = True  # what it sets up is there, and nothing may be written
-            state = build_graph(saver).get_state(config)
-        finally:
-            database.close()
-    except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
-        findings.add(
-            "checkpoints.db", "", f"cannot be read: {error}; delete it, the lineage alone says where to go on"
-        )
-        return None
-    # Before its first node the machine has only what it was called with.
-    if not state.values or state.next == ("__start__",):
-        return None
-    return _Checkpoint(state.values, state.next[0] if state.next else None)
