@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reflectune.loop.show.sentences import say_decision
+from reflectune.loop.show.explanations import explain_reason
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex, SampleQuery
 from reflectune.state.lineage.reader import LineageReader
@@ -332,7 +332,7 @@ def _not_taken(lineage: Path) -> Iterator[tuple[int, str, int, str, str]]:
         for position in range(total):
             for decision in history.trace(str(position))["decisions"]:
                 if decision["reason"] != "accepted":
-                    sentence = re.sub("^refused[:,] ", "", say_decision(decision))
+                    sentence = explain_reason(decision)
                     yield decision["round"], decision["phase"], position, decision["reason"], sentence
 
 

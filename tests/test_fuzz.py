@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from reflectune.loop.show.diffs import diff_words
-from reflectune.loop.show.terminal.sample import render_trace
+from reflectune.loop.show.terminal.trace import render_trace
 from reflectune.state.config import DataConfig, RunConfig, commented_config, load_config
 from reflectune.state.data.datasets import Record, read_dataset
 from reflectune.state.data.exports import ExportFormat, Preference, write_pairs, write_preferences

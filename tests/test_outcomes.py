@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from reflectune.loop.show.explanations import name_outcome
 from reflectune.loop.show.html.journey import tell_journey
-from reflectune.loop.show.sentences import say_outcome
 from reflectune.state.lineage.evolution import read_evolution
 from reflectune.state.lineage.outcomes import LAST_STATUS, OUTCOME, OUTCOMES, Outcome, tell_outcome
 from reflectune.state.lineage.reader import LineageReader
@@ -53,6 +53,6 @@ def test_outcome_is_told_by_one_rule(
 
 
 def test_outcomes_are_said_in_words() -> None:
-    assert {say_outcome(outcome) for outcome in (*OUTCOMES, "undecided")} == {
+    assert {name_outcome(outcome) for outcome in (*OUTCOMES, "undecided")} == {
         "accepted", "refused", "unchanged", "failed", "left alone", "not asked", "not decided yet",
     }  # fmt: skip

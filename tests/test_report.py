@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from reflectune.loop.show.explanations import explain_decision
 from reflectune.loop.show.report import _compare, describe_evolution, write_report
-from reflectune.loop.show.sentences import say_decision
 from reflectune.state.errors import DatasetError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
@@ -125,7 +125,7 @@ def test_report_answers_why_for_every_decision_it_shows(folder: RunFolder) -> No
     with LineageReader.open(folder.lineage) as history:
         for sample in "abc":
             for decision in history.trace(sample)["decisions"]:
-                assert say_decision(decision) in text
+                assert explain_decision(decision) in text
     assert "refused: r-IFD 0.9000 against the incumbent's 0.4000 under s0" in text
     assert "attempt 2 failed, cut: broken" in text
     assert "The teacher's criticism too short" in text

@@ -54,7 +54,7 @@ def trace(
     """Follow one sample through all rounds."""
     from reflectune.loop.show.documents import open_history
     from reflectune.loop.show.terminal.layout import open_console
-    from reflectune.loop.show.terminal.sample import render_trace
+    from reflectune.loop.show.terminal.trace import render_trace
     from reflectune.state.folder import RunFolder
 
     with open_history(RunFolder.find(runs, name)) as history:

@@ -16,7 +16,7 @@ from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.demo.account import account_for, render_account, telling_sample
 from reflectune.loop.demo.noise import write_dataset
 from reflectune.loop.run import create_run
-from reflectune.loop.show.terminal.sample import render_trace
+from reflectune.loop.show.terminal.trace import render_trace
 from reflectune.state.config import RunConfig, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder

@@ -6,11 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from rich.text import Text
-
-from reflectune.state.text import inert
-
-__all__ = ["diff_words", "render_diff"]
+__all__ = ["Change", "diff_words"]
 
 Change = Literal["same", "removed", "added"]
 
@@ -19,9 +15,8 @@ _SENTENCES = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+")
 _TEXT = re.compile(r".+", re.DOTALL)
 # Comparing takes time for every pair of equal pieces, and for every pair of pieces where changes are many:
 # beyond these, whole sentences are compared, and then whole texts.
-_MOST_EQUAL_PAIRS = 2_000_000
-_MOST_PAIRS = 25_000_000
-_STYLES = {"same": "", "removed": "red strike", "added": "green underline"}
+_MAX_EQUAL_PAIRS = 2_000_000
+_MAX_PAIRS = 25_000_000
 
 
 def diff_words(old: str, new: str) -> list[tuple[Change, str]]:
@@ -62,10 +57,10 @@ def _align(old: str, new: str) -> Iterator[tuple[str, str]]:
 
 def _is_quick(before: Sequence[str], after: Sequence[str]) -> bool:
     """Whether two lists of pieces can be compared in a second or two."""
-    if len(before) * len(after) > _MOST_PAIRS:
+    if len(before) * len(after) > _MAX_PAIRS:
         return False
     counts = Counter(after)
-    return sum(counts[piece] for piece in before) <= _MOST_EQUAL_PAIRS
+    return sum(counts[piece] for piece in before) <= _MAX_EQUAL_PAIRS
 
 
 def _count_equal(one: Sequence[str], other: Sequence[str]) -> int:
@@ -77,13 +72,3 @@ def _count_equal(one: Sequence[str], other: Sequence[str]) -> int:
 def _changes(removed: str, added: str) -> list[tuple[Change, str]]:
     pairs: tuple[tuple[Change, str], ...] = (("removed", removed), ("added", added))
     return [(change, text) for change, text in pairs if text]
-
-
-def render_diff(old: str, new: str, *, colour: bool) -> Text:
-    """A word diff for a terminal: coloured, or marked [-gone-] and {+come+} where there is no colour."""
-    marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
-    rendered = Text()
-    for change, text in diff_words(old, new):
-        text = inert(text)
-        rendered.append(text if colour else marks[change].format(text), style=_STYLES[change])
-    return rendered

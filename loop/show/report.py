@@ -15,9 +15,9 @@ from urllib.parse import urlsplit, urlunsplit
 from reflectune.loop.show.charts import draw_charts, explain_missing, format_measure
 from reflectune.loop.show.diffs import Change, diff_words
 from reflectune.loop.show.documents import open_history, read_status
+from reflectune.loop.show.explanations import explain_call, explain_decision, explain_score, unit_of
 from reflectune.loop.show.html.environment import PAGES, open_environment
 from reflectune.loop.show.numbers import format_apart
-from reflectune.loop.show.sentences import say_decision, say_failure, say_score, unit_of
 from reflectune.state.config import flatten
 from reflectune.state.data.exports import put_into_place
 from reflectune.state.folder import RunFolder
@@ -96,7 +96,7 @@ def _render(document: Document, stories: Mapping[str, Document]) -> str:
         "utc": _utc,
         "image": _to_address,
         "format_measure": format_measure,
-        "score": say_score,
+        "score": explain_score,
     }
     charts = draw_charts(document)
     document = inert_document(document)
@@ -247,10 +247,10 @@ def _steps(trace: Document, versions: Mapping[str, Document]) -> Iterator[dict[s
                 for version in here["versions"]
             ],
             "failures": [
-                say_failure(failure | {"error": (failure["error"] or "")[:300]})
+                explain_call(failure | {"error": (failure["error"] or "")[:300]})
                 for failure in here["failures"]
             ],
-            "decision": None if decision is None else say_decision(decision),
+            "decision": None if decision is None else explain_decision(decision),
             "reason": None if decision is None else decision["reason"],
         }
 

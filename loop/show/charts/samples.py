@@ -23,8 +23,8 @@ from reflectune.loop.show.charts.drawing import (
     open_figure,
     shorten,
 )
+from reflectune.loop.show.explanations import name_outcome
 from reflectune.loop.show.numbers import format_share
-from reflectune.loop.show.sentences import say_outcome
 
 __all__ = ["draw_acceptance", "draw_flow"]
 
@@ -71,14 +71,14 @@ def draw_acceptance(document: Document) -> Chart | None:
         axes.set_xlabel(f"share of the pool ({places[0]['pool']:,} samples)")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        add_legend(figure, [(say_outcome(name), *_OUTCOMES[name]) for name in shown])
+        add_legend(figure, [(name_outcome(name), *_OUTCOMES[name]) for name in shown])
         svg = finish()
     return Chart(
         "acceptance",
         "What each phase came to",
         svg,
         _say_acceptance(places),
-        ("round", "phase", "pool", *map(say_outcome, shown), "accepted of proposed"),
+        ("round", "phase", "pool", *map(name_outcome, shown), "accepted of proposed"),
         tuple(
             (
                 str(place["round"]),

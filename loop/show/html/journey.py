@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from reflectune.loop.show.explanations import explain_call, explain_decision
 from reflectune.loop.show.html.environment import mark_sides, mark_words
-from reflectune.loop.show.sentences import say_decision, say_failure
 from reflectune.state.lineage.outcomes import tell_outcome
 
 __all__ = ["FIELDS", "tell_journey"]
@@ -89,8 +89,8 @@ def _say(decision: Document | None, calls: Sequence[Document]) -> str:
     if decision is None:
         return "not decided yet"
     if decision["reason"] == "no-candidate" and calls:
-        return f"{say_decision(decision)} ({say_failure(calls[-1])})"
-    return say_decision(decision)
+        return f"{explain_decision(decision)} ({explain_call(calls[-1])})"
+    return explain_decision(decision)
 
 
 def _contestants(

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from reflectune.loop.show.documents import open_history
+from reflectune.loop.show.explanations import unit_of
 from reflectune.loop.show.html.comparisons import Compared
 from reflectune.loop.show.html.environment import PAGES as FOLDER
 from reflectune.loop.show.html.finding import LABELS, TOO_MANY, Finding, address
@@ -12,7 +13,6 @@ from reflectune.loop.show.html.finding import PAGE as ROWS
 from reflectune.loop.show.html.journey import FIELDS, tell_journey
 from reflectune.loop.show.html.site import Asked, Missing, Page, Site, View
 from reflectune.loop.show.html.watcher import Snapshot
-from reflectune.loop.show.sentences import unit_of
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex

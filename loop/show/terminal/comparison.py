@@ -8,9 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.diffs import render_diff
 from reflectune.loop.show.numbers import format_held_out, format_measure, format_number, format_share
-from reflectune.loop.show.terminal.layout import Framed, Sections, new_table, render_field
+from reflectune.loop.show.terminal.layout import Framed, Sections, new_table, render_diff, render_field
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 

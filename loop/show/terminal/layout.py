@@ -18,6 +18,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from reflectune.loop.show.diffs import diff_words
+from reflectune.state.text import inert
+
 __all__ = [
     "BAD",
     "BAD_FRAME",
@@ -29,19 +32,21 @@ __all__ = [
     "has_colour",
     "new_table",
     "open_console",
+    "render_diff",
     "render_field",
 ]
 
 # Green is for frames and diffs: in words it would be hard to read on white.
 GOOD, BAD, NEUTRAL = "bold", "red", "magenta"
 GOOD_FRAME, BAD_FRAME = "green", "red"
+_DIFF = {"same": "", "removed": "red strike", "added": "green underline"}
 
 # Tables are made for so many columns at least: on a narrower terminal their lines wrap, and no number is cut.
 _NARROWEST = 80
 # From so many columns on, sections stand side by side.
 _WIDE = 150
 # Characters of one text that a terminal gets: wrapping takes long, and reading longer.
-_MOST_SHOWN = 20_000
+_MAX_SHOWN = 20_000
 # Off a terminal a line is as long as it must be.
 _ENDLESS = 1_000_000
 
@@ -89,7 +94,7 @@ class _Table(Table):
         yield from super().__rich_console__(console, options)
 
 
-def render_field(name: str, text: Text, most: int = _MOST_SHOWN) -> RenderableType:
+def render_field(name: str, text: Text, most: int = _MAX_SHOWN) -> RenderableType:
     """A text beside its name; of a longer one than `most` characters the beginning."""
     if len(text) > most:
         left = len(text) - most
@@ -99,6 +104,16 @@ def render_field(name: str, text: Text, most: int = _MOST_SHOWN) -> RenderableTy
     grid.add_column(overflow="fold")
     grid.add_row(f"  {name}", text)
     return grid
+
+
+def render_diff(old: str, new: str, *, colour: bool) -> Text:
+    """A word diff for a terminal: coloured, or marked [-gone-] and {+come+} where there is no colour."""
+    marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
+    rendered = Text()
+    for change, text in diff_words(old, new):
+        text = inert(text)
+        rendered.append(text if colour else marks[change].format(text), style=_DIFF[change])
+    return rendered
 
 
 class Framed:

@@ -8,8 +8,8 @@ from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
+from reflectune.loop.show.explanations import name_outcome, unit_of
 from reflectune.loop.show.numbers import format_measure, format_number
-from reflectune.loop.show.sentences import say_outcome, unit_of
 from reflectune.loop.show.terminal.layout import BAD, GOOD, new_table
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
@@ -111,4 +111,4 @@ class _Found:
 
 def _outcome(phase: Document) -> Text:
     outcome = phase.get("outcome", "-")
-    return Text(say_outcome(outcome), style=_STYLES.get(outcome, ""))
+    return Text(name_outcome(outcome), style=_STYLES.get(outcome, ""))

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectune.loop.show.diffs import diff_words, render_diff
+from reflectune.loop.show.diffs import diff_words
+from reflectune.loop.show.terminal.layout import render_diff
 from reflectune.state.text import inert
 
 
