@@ -4,6 +4,7 @@ The only place that knows devices, number formats, threads and PEFT folders. Not
 prompts or scores.
 """
 
+import atexit
 import gc
 import importlib.util
 import warnings
@@ -38,6 +39,10 @@ __all__ = [
 # Bars and warnings of the library would break into our own display; what goes wrong is raised.
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
+# The libraries stay to the end: freeing a model's memory need not walk their objects, which takes longer than
+# the freeing. At the end they are looked through after all, for those that complain of what is left.
+gc.freeze()
+atexit.register(gc.unfreeze)
 
 
 def resolve_student(config: StudentConfig) -> StudentConfig:

@@ -1,17 +1,19 @@
 """A small world on disk for whole runs: a tiny random student, a dataset, a recording, a config."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reflectune.loop.cli import main
-from tests.tiny_models import save_tiny_llama
 
 ROOT = Path(__file__).parent.parent
 COLOURS = ("red", "green", "blue", "black", "white", "grey", "brown", "pink")
@@ -74,6 +76,8 @@ def write_world(
     """
     import tomli_w
 
+    from tests.tiny_models import save_tiny_llama
+
     folder.mkdir(parents=True, exist_ok=True)
     save_tiny_llama(folder / "student")
     records = make_records(samples)
@@ -85,7 +89,7 @@ def write_world(
         "rounds": 2,
         "data": {"path": "data.json", "holdout": 6},
         "teacher": {"engine": "recorded", "path": "teacher.jsonl"},
-        "student": {"model": "student", "template": "plain", "max_length": 256, "threads": 2},
+        "student": {"model": "student", "template": "plain", "max_length": 256, "threads": 1},
         # A random student's measures mean nothing; the loop must turn all the same.
         "selection": {"max_ifd": 1e6, "max_r_ifd": 1e6},
         "refinetune": {"r": 4, "alpha": 8, "lr": 1e-2, "epochs": 2, "batch_tokens": 512},
@@ -100,20 +104,22 @@ def write_world(
 
 
 def reflectune(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=child_environment(**environment),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    """Run the command in this process, in a folder, and hand back what a shell would: code, output, errors.
+
+    Starting a process that loads the model libraries takes longer than a run of a tiny world. Whoever needs a
+    process, to kill it or to give it a terminal, starts `command` in `child_environment`.
+    """
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(cwd)
+        for key, value in ({"HF_HUB_OFFLINE": "1"} | environment).items():
+            patch.setenv(key, value)
+        code = invoke(*arguments)
+    return subprocess.CompletedProcess([*map(str, arguments)], code, _written(out), _written(err))
 
 
 def invoke(*arguments: object) -> int:
-    """Run the command in this process and return its exit code."""
+    """Run the command in this process, with its output wherever it goes now, and return its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
@@ -122,12 +128,24 @@ def invoke(*arguments: object) -> int:
 
 
 def command(*arguments: object) -> list[str]:
+    """What starts the command in a process of its own."""
     return [sys.executable, "-m", "reflectune.loop.cli", *map(str, arguments)]
 
 
 def child_environment(**changes: str) -> dict[str, str]:
+    """The environment of such a process: this checkout, offline."""
     return (
         os.environ
         | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT / '.packages'}{os.pathsep}{ROOT}"}
         | changes
     )
+
+
+def copy_world(world: Path, to: Path) -> Path:
+    """A copy of a shared world, to be changed: its config names all files by their place in the folder."""
+    return shutil.copytree(world, to, dirs_exist_ok=True)
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()

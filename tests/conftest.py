@@ -1,0 +1,31 @@
+"""What all tests share: one thread for each worker, and worlds with runs that have been made once."""
+
+import atexit
+import gc
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported: tests run one beside the other, and tiny models gain nothing from more threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_collection_finish() -> None:
+    """No garbage collection need walk the modules and tests again, which stay to the end."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)
+
+
+@pytest.fixture(scope="session")
+def finished_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of 40 samples, 6 of them held out, with a finished run "tiny" of two rounds. Only to be read:
+    whoever changes anything takes a `copy_world`."""
+    from tests.worlds import reflectune, write_world
+
+    folder = tmp_path_factory.mktemp("finished")
+    write_world(folder)
+    result = reflectune("run", "config.toml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
