@@ -49,10 +49,11 @@ types: setup ## mypy, strict
 	$(BIN)/mypy
 
 test: setup .venv/vllm .venv/chromium lint types ## lint, types and every test, with coverage
-	HF_HUB_OFFLINE=1 $(BIN)/pytest --cov --cov-report=term
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not alone" --cov --cov-report= --cov-fail-under=0
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m alone --cov --cov-append --cov-report=term
 
 fast: setup ## the tests that take seconds
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not alone"
 
 torture: setup ## kill real runs at 200 random moments and hold them against undisturbed ones; ten minutes
 	$(BIN)/python -m tests.torture --kills 200 --seed 0

@@ -24,7 +24,7 @@ from tests.teacher_server import (
     serve_teacher,
 )
 from tests.tiny_models import save_tiny_llama
-from tests.worlds import child_environment, command, reflectune, write_world
+from tests.worlds import child_environment, command, reflectune, run_process, write_world
 
 pytestmark = pytest.mark.slow
 
@@ -241,12 +241,12 @@ def test_api_key_is_nowhere_in_what_a_run_writes_or_prints(tmp_path: Path) -> No
         assert not (tmp_path / "runs/tiny").exists()
         aloud = {"TEACHER_KEY": secret, "OPENAI_LOG": "debug"}
         one_round = ("--set", "rounds=1", "--set", "teacher.retries=0")
-        result = reflectune("--debug", "run", "config.toml", *one_round, cwd=tmp_path, **aloud)
+        result = run_process("--debug", "run", "config.toml", *one_round, cwd=tmp_path, **aloud)
         assert result.returncode == 0, result.stderr
         assert server.keys[0] == f"Bearer {secret}"
         tells_why = False
         named = ("--name", "rejected")
-        rejected = reflectune("--debug", "run", "config.toml", *named, cwd=tmp_path, **aloud)
+        rejected = run_process("--debug", "run", "config.toml", *named, cwd=tmp_path, **aloud)
         assert rejected.returncode == 1
         assert "bad header Bearer [key]" in rejected.stderr
         trace = reflectune("show", "tiny", cwd=tmp_path)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -106,8 +107,8 @@ def write_world(
 def reflectune(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command in this process, in a folder, and hand back what a shell would: code, output, errors.
 
-    Starting a process that loads the model libraries takes longer than a run of a tiny world. Whoever needs a
-    process, to kill it or to give it a terminal, starts `command` in `child_environment`.
+    A process that loads the model libraries takes longer to start than a tiny world to run. Where it must be
+    one all the same there is `run_process`; to kill it, or for a terminal, `command` in `child_environment`.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
@@ -118,9 +119,22 @@ def reflectune(*arguments: object, cwd: Path, **environment: str) -> subprocess.
     return subprocess.CompletedProcess([*map(str, arguments)], code, _written(out), _written(err))
 
 
+def run_process(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=child_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
 def invoke(*arguments: object) -> int:
     """Run the command in this process, with its output wherever it goes now, and return its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
         patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
