@@ -14,7 +14,6 @@ from langgraph.runtime import Runtime
 
 from reflectune.agents.student.refinetune import hash_adapter
 from reflectune.agents.student.trainer import StoppedError
-from reflectune.agents.teacher.teacher import Question
 from reflectune.loop.context import (
     SAMPLES_AT_ONCE,
     Judge,
@@ -43,7 +42,6 @@ from reflectune.state.records import (
     Reason,
     StudentRecord,
     TeacherCall,
-    Version,
 )
 
 __all__ = [
@@ -66,23 +64,12 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     store.start_round(round)
     total = _count_wanted(context, round)
     settled = store.count_settled(round, phase, attempts=teacher_config.attempts)
-    questions = (
-        Question(
-            sample_id=pending.sample_id,
-            incumbent_id=pending.incumbent_id,
-            pair=pending.pair,
-            round=round,
-            phase=phase,
-            candidate=pending.candidate,
-            attempts=pending.attempts,
-        )
-        for pending in store.pending_reflections(
-            round,
-            phase,
-            candidates=teacher_config.candidates,
-            attempts=teacher_config.attempts,
-            patience=teacher_config.patience,
-        )
+    reflections = store.pending_reflections(
+        round,
+        phase,
+        candidates=teacher_config.candidates,
+        attempts=teacher_config.attempts,
+        patience=teacher_config.patience,
     )
     spending = store.spending()
     cached = store.count_cached(round, phase)
@@ -100,25 +87,11 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             context.leave_if_asked()
             return {}
         teacher = stack.enter_context(context.open_teacher(round_student(store, round - 1)))
-        for reflection in teacher.reflect(questions, may_ask):
-            call, question = reflection.call, reflection.question
-            proposals = []
-            if reflection.proposal is not None:
-                proposals.append(
-                    Version(
-                        sample_id=question.sample_id,
-                        parent_id=question.incumbent_id,
-                        round=round,
-                        phase=phase,
-                        candidate=question.candidate,
-                        pair=reflection.proposal,
-                        teacher_call_id=call.id,
-                    )
-                )
-            store.add_reflections([call], proposals)
+        for call, version in teacher.reflect(reflections, may_ask):
+            store.add_reflections([call], [] if version is None else [version])
             _refuse_uncounted(teacher_config, call)
             spending = spending.plus(call)
-            settled[call.status] += reflection.final
+            settled[call.status] += call.is_final(teacher_config.attempts)
             cached += call.cached
             stage.update(settled.total(), total, **_reflection_facts(settled, cached))
         context.leave_if_asked()

@@ -13,7 +13,6 @@ import fcntl
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -22,7 +21,7 @@ from sqlite_utils import Migrations
 from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
-from reflectune.state.records import KeptAnswer
+from reflectune.state.records import Answer
 
 __all__ = ["AnswerCache", "cache_path"]
 
@@ -105,26 +104,33 @@ class AnswerCache:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def get(self, key: str) -> KeptAnswer | None:
-        """The answer kept under a key."""
+    def get(self, key: str, request_id: str) -> Answer | None:
+        """The answer kept under a key, as one to this request."""
         with _explained(self.path):
-            rows = self.db.query(
-                "SELECT model, text, finish_reason, prompt_tokens, completion_tokens "
-                "FROM answers WHERE key = ?",
+            row = self.db.execute(
+                "SELECT text, finish_reason, prompt_tokens, completion_tokens FROM answers WHERE key = ?",
                 [key],
-            )
-            for row in rows:
-                return KeptAnswer(**row)
-        return None
+            ).fetchone()
+        if row is None:
+            return None
+        text, finish_reason, prompt_tokens, completion_tokens = row
+        return Answer(
+            request_id,
+            text=text,
+            finish_reason=finish_reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cached=True,
+        )
 
-    def put(self, key: str, answer: KeptAnswer) -> None:
-        """Keep an answer; the first one under a key stays."""
+    def put(self, key: str, model: str, answer: Answer) -> None:
+        """Keep what a model answered; the first answer under a key stays."""
+        values = (answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens)
         # One statement, which waits for other writers; a transaction that has read before would not.
         with _explained(self.path), self.db.atomic():
             self.db.execute(
-                "INSERT OR IGNORE INTO answers VALUES (:key, :model, :text, :finish_reason, :prompt_tokens, "
-                ":completion_tokens, :created_at)",
-                {"key": key, "created_at": _now()} | asdict(answer),
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [key, model, *values, _now()],
             )
 
     def fingerprint(self, folder: str) -> str | None:

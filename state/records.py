@@ -31,6 +31,7 @@ CallStatus = Literal[
     "refused",  # the engine does not take the request
     "error",
 ]
+AnswerError = Literal["refused-request", "no-entry", "unavailable", "failed"]
 PolicyName = Literal[
     "ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all", "reject-all"
 ]
@@ -38,7 +39,7 @@ Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "fr
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 TERMS: tuple[Term, ...] = get_args(Term)
-# Statuses of a call after which its question is not asked again; the other failures may pass.
+# Statuses of a call after which its proposal is not asked for again; the other failures may pass.
 FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "no-entry", "refused")
 # Statuses of a call that brought no text, and so no token counts either.
 ANSWERLESS: tuple[CallStatus, ...] = ("no-entry", "refused", "error")
@@ -103,6 +104,41 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Reflection:
+    """A proposal to ask for: one candidate for one incumbent in one round and phase."""
+
+    sample_id: str
+    incumbent_id: str  # version id
+    pair: Pair
+    round: int
+    phase: Phase
+    candidate: int  # from 0
+    attempts: int = 0  # calls already made for it
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request to an engine.
+
+    `error` is None for an answered request, else
+        refused-request  the server says the request itself is wrong: asking the same again is useless
+        no-entry         a recording, or a cache that is asked alone, has nothing for it
+        unavailable      nobody took the request: no connection, or too busy; not the request's fault
+        failed           anything else that may pass
+    """
+
+    request_id: str
+    text: str = ""
+    finish_reason: str | None = None
+    error: AnswerError | None = None
+    message: str | None = None  # what went wrong, where something did
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float = 0.0
+    cached: bool = False  # nobody was asked: it had been paid for before
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherCall:
     """One request to the teacher and what came of it."""
 
@@ -130,16 +166,9 @@ class TeacherCall:
         """Hash of the call's place in the run: a resumed run gives the same call the same id."""
         return content_hash(self.round, self.phase, self.sample_id, self.candidate, self.attempt)
 
-
-@dataclass(frozen=True, slots=True)
-class KeptAnswer:
-    """What a model said to a request, apart from the run that paid for it."""
-
-    model: str
-    text: str
-    finish_reason: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
+    def is_final(self, attempts: int) -> bool:
+        """Whether nothing more is asked for its proposal, where it may be asked for so many times."""
+        return self.status in FINAL_STATUSES or self.attempt >= attempts
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from reflectune.state.errors import AdapterError, ConfigError, DatasetError, Ref
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage import writer as lineage_store
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import KeptAnswer, Pair
+from reflectune.state.records import Answer, Pair
 from tests.test_refinetune import PAIRS, configure, interrupt, weights
 from tests.tiny_models import save_tiny_llama
 from tests.worlds import ROOT, reflectune, write_world
@@ -637,22 +637,22 @@ def test_full_disk_in_a_training_ends_it_in_one_line(tmp_path: Path, small_disk:
 
 
 def test_full_disk_under_the_cache_keeps_what_it_has(small_disk: Path) -> None:
-    long = KeptAnswer("m", "x" * 2**16, "stop", 1, 1)
+    long = Answer("0", "x" * 2**16, "stop", cached=True)
     with AnswerCache.open(small_disk) as cache:
-        cache.put("first", long)
+        cache.put("first", "m", long)
         fill(small_disk)
 
         def put_more() -> None:
             for number in range(100):
-                cache.put(str(number), long)
+                cache.put(str(number), "m", long)
 
         with pytest.raises(StoreError, match=r"cache\.db: .*disk is full; it holds copies only"):
             put_more()
-        assert cache.get("first") == long
+        assert cache.get("first", "0") == long
     (small_disk / "filler").unlink()
     with AnswerCache.open(small_disk) as cache:
-        cache.put("last", long)
-        assert (cache.get("first"), cache.get("last")) == (long, long)
+        cache.put("last", "m", long)
+        assert (cache.get("first", "0"), cache.get("last", "0")) == (long, long)
     assert cache_path(small_disk).is_file()
 
 

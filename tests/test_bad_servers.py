@@ -11,30 +11,14 @@ from typing import Any
 import pytest
 
 from reflectune.agents.teacher.engines import openai_server, pacing
-from reflectune.agents.teacher.teacher import Question, Reflection, open_teacher
+from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
-from reflectune.state.records import Pair
 from tests.teacher_server import Reply, given, improve, is_structured, serve_teacher
+from tests.teachers import ask, ask_one, asked, config, statuses
 
 LATENCY = 0.5  # seconds
 ANSWER = '{"choices": [{"message": {"content": %s}, "finish_reason": "%s"}]}'
-
-
-def config(url: str, **changes: Any) -> TeacherConfig:
-    return TeacherConfig(**{"engine": "openai", "model": "fake", "base_url": url, "retries": 0} | changes)
-
-
-def questions(count: int) -> list[Question]:
-    return [
-        Question(f"sample-{n}", f"version-{n}", Pair(f"Say {n}.", "", f"{n}"), 1, "response", 0)
-        for n in range(count)
-    ]
-
-
-def reflect(teacher_config: TeacherConfig, count: int) -> list[Reflection]:
-    with open_teacher(teacher_config, 0) as teacher:
-        return list(teacher.reflect(questions(count)))
 
 
 @pytest.mark.parametrize(
@@ -100,9 +84,9 @@ def test_one_bad_reply_is_the_status_of_one_question(reply: Reply, status: str, 
 
     began = time.monotonic()
     with serve_teacher(one_bad) as server:
-        reflections = reflect(config(server.url, concurrency=2, timeout=1.0), 12)
+        reflections = ask(config(server.url, concurrency=2, timeout=1.0), 12)
     assert time.monotonic() - began < 5
-    by_sample = {reflection.question.sample_id: reflection.call for reflection in reflections}
+    by_sample = {call.sample_id: call for call, _ in reflections}
     bad = by_sample.pop("sample-2")
     assert (bad.status, bad.attempt) == (status, 1)
     assert bad.error is None if error is None else error in (bad.error or ""), bad.error
@@ -113,9 +97,9 @@ def test_one_bad_reply_is_the_status_of_one_question(reply: Reply, status: str, 
 def test_failure_is_asked_again_as_configured(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 0.05)
     with serve_teacher(lambda r, n: Reply(status=500)) as server:
-        reflections = reflect(config(server.url, retries=retries), 1)
+        reflections = ask(config(server.url, retries=retries), 1)
         assert len(server.requests) == 1 + retries
-    assert [r.call.attempt for r in reflections] == list(range(1, 2 + retries))
+    assert [call.attempt for call, _ in reflections] == list(range(1, 2 + retries))
 
 
 @pytest.mark.parametrize(
@@ -133,10 +117,10 @@ def test_server_that_stumbles_is_survived_by_the_default_retries(
 
     settings = {"concurrency": concurrency, "retries": TeacherConfig.model_fields["retries"].default}
     with serve_teacher(stumble) as server, open_teacher(config(server.url, **settings), 0) as teacher:
-        asked = questions(5000)
+        wanted = [asked(n) for n in range(5000)]
         began = time.monotonic()
-        reflections = list(teacher.reflect(asked, lambda: time.monotonic() - began < 1.5))
-    statuses = Counter((r.call.status, r.final) for r in reflections)
+        reflections = list(teacher.reflect(wanted, lambda: time.monotonic() - began < 1.5))
+    statuses = Counter((call.status, call.is_final(settings["retries"] + 1)) for call, _ in reflections)
     assert statuses.pop(("ok", True)) > 50
     assert statuses.keys() == (set() if reply.status == 502 else {("error", False)})  # a 502 is no attempt
 
@@ -146,10 +130,10 @@ def test_hanging_server_is_asked_again_as_configured() -> None:
         return Reply(delay=30) if number == 0 else improve(request, number)
 
     with serve_teacher(hang_at_first) as server:
-        hung, made = reflect(config(server.url, timeout=0.3, retries=1), 1)
+        (hung, _), (made, _) = ask(config(server.url, timeout=0.3, retries=1), 1)
         assert len(server.requests) == 2
-    assert (hung.call.status, hung.call.attempt, hung.final) == ("error", 1, False)
-    assert (made.call.status, made.call.attempt) == ("ok", 2)
+    assert (hung.status, hung.attempt, hung.is_final(2)) == ("error", 1, False)
+    assert (made.status, made.attempt) == ("ok", 2)
 
 
 def test_compressed_answer_that_nobody_asked_for_is_read() -> None:
@@ -158,8 +142,8 @@ def test_compressed_answer_that_nobody_asked_for_is_read() -> None:
         return Reply(body=gzip.compress(body.encode()), headers={"Content-Encoding": "gzip"})
 
     with serve_teacher(compressed) as server:
-        (reflection,) = reflect(config(server.url), 1)
-    assert reflection.call.status == "ok"
+        call = ask_one(config(server.url))
+    assert call.status == "ok"
 
 
 def test_address_that_takes_no_connection_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +156,7 @@ def test_address_that_takes_no_connection_is_given_up_soon(monkeypatch: pytest.M
             waiting.connect_ex(full.getsockname())
         began = time.monotonic()
         with pytest.raises(TeacherError, match="cannot be reached"):
-            reflect(config(f"http://127.0.0.1:{full.getsockname()[1]}/v1", concurrency=1), 3)
+            ask(config(f"http://127.0.0.1:{full.getsockname()[1]}/v1", concurrency=1), 3)
         assert time.monotonic() - began < 3
 
 
@@ -183,11 +167,11 @@ def test_request_that_cannot_succeed_is_sent_once(status: int) -> None:
     with serve_teacher(lambda r, n: Reply(status=status, headers=headers)) as server:
         settings = config(server.url, structured=False, retries=3)
         if status in (400, 422):
-            (reflection,) = reflect(settings, 1)
-            assert (reflection.call.status, reflection.final) == ("refused", True)
+            call = ask_one(settings)
+            assert (call.status, call.is_final(4)) == ("refused", True)
         else:
             with pytest.raises(TeacherError) as caught:
-                reflect(settings, 1)
+                ask(settings, 1)
             assert "\n" not in str(caught.value)
         assert len(server.requests) == 1
 
@@ -198,7 +182,7 @@ def test_spent_credit_is_not_waited_for() -> None:
         serve_teacher(lambda r, n: Reply(status=429, body=body)) as server,
         pytest.raises(TeacherError, match=r"exceeded your quota.*check the account's credit"),
     ):
-        reflect(config(server.url), 3)
+        ask(config(server.url), 3)
 
 
 def test_wait_that_nobody_has_patience_for_ends_the_run() -> None:
@@ -207,7 +191,7 @@ def test_wait_that_nobody_has_patience_for_ends_the_run() -> None:
         serve_teacher(lambda r, n: reply) as server,
         pytest.raises(TeacherError, match=r"cannot be reached: .*status 429; once mended, resume the run"),
     ):
-        reflect(config(server.url, concurrency=2), 10)
+        ask(config(server.url, concurrency=2), 10)
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -219,10 +203,10 @@ def test_storm_of_busy_replies_ends_with_every_question_answered(status: int) ->
         return Reply(improve(request, number).text, delay=0.02)
 
     with serve_teacher(bears_two) as server:
-        reflections = reflect(config(server.url, concurrency=16), 100)
+        reflections = ask(config(server.url, concurrency=16), 100)
         turned_away = len(server.requests) - 100
-    assert Counter(r.call.status for r in reflections) == {"ok": 100}
-    assert {r.call.attempt for r in reflections} == {1}
+    assert Counter(statuses(reflections)) == {"ok": 100}
+    assert {call.attempt for call, _ in reflections} == {1}
     # 16 at once all the time would be turned away seven times as often as answered.
     assert 0 < turned_away < 150
 
@@ -235,10 +219,10 @@ def test_storm_without_retry_after_is_weathered_by_backing_off() -> None:
 
     with serve_teacher(busy_at_first) as server:
         began = time.monotonic()
-        reflections = reflect(config(server.url, concurrency=8), 30)
+        reflections = ask(config(server.url, concurrency=8), 30)
         assert len(server.requests) - 30 < 8 + 4 + 2 + 1 + 1
-    assert [r.call.status for r in reflections] == ["ok"] * 30
-    assert {r.call.attempt for r in reflections} == {1}
+    assert statuses(reflections) == ["ok"] * 30
+    assert {call.attempt for call, _ in reflections} == {1}
     assert all(is_structured(request) for request in server.requests)
 
 
@@ -254,8 +238,8 @@ def test_retry_after_holds_back_every_request(as_date: bool) -> None:
         return Reply(improve(request, number).text, delay=0.05)
 
     with serve_teacher(busy_once) as server:
-        reflections = reflect(config(server.url, concurrency=4), 20)
-    assert [r.call.status for r in reflections] == ["ok"] * 20
+        reflections = ask(config(server.url, concurrency=4), 20)
+    assert statuses(reflections) == ["ok"] * 20
     # Dates are whole seconds: two of them ahead is more than one. What left with the fifth may still come.
     assert not [arrival for arrival in arrivals if 0.06 < arrival - arrivals[4] < 0.9]
     assert max(arrivals) - arrivals[4] > 0.9
@@ -288,7 +272,7 @@ def measure_share() -> float:
         return Reply(improve(request, number).text, delay=LATENCY)
 
     with serve_teacher(slowly) as server, open_teacher(config(server.url, concurrency=16), 0) as teacher:
-        reflections = [time.monotonic() for _ in teacher.reflect(questions(160))]
+        reflections = [time.monotonic() for _ in teacher.reflect(asked(n) for n in range(160))]
     # Steady: from when the first 16 are under way, until there are too few left to keep 16 under way.
     steady = len(reflections) - 16
     seconds = reflections[steady - 1] - arrivals[15]

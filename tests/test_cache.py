@@ -13,22 +13,23 @@ from typing import Any
 import pytest
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.teacher.engines import ENGINES, Answer, EngineKind, Request, TeacherModel
+from reflectune.agents.teacher.engines import ENGINES, EngineKind, Request, TeacherModel
 from reflectune.agents.teacher.engines.cached import CachedEngine
-from reflectune.agents.teacher.teacher import Reflection, check_teacher, open_teacher
+from reflectune.agents.teacher.teacher import Reflected, check_teacher
 from reflectune.state import cache as cache_module
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import KeptAnswer, Pair
+from reflectune.state.records import Answer
 from tests.teacher_server import Reply, TeacherServer, improve, is_structured, serve_teacher
+from tests.teachers import ScriptedEngine, asked, config, statuses, well
+from tests.teachers import ask as ask_teacher
 from tests.test_cli import complaint, document, invoke
-from tests.test_teacher import ScriptedEngine, config, question, well
 from tests.tiny_models import save_tiny_llama
 from tests.worlds import write_world
 
-ANSWER = KeptAnswer("m", "text", "stop", 10, 5)
+ANSWER = Answer("0", "text", "stop", prompt_tokens=10, completion_tokens=5, cached=True)
 TRAIN = 14  # pairs of a world of 20 that are not held out
 
 
@@ -48,13 +49,13 @@ def kept(runs: Path) -> list[tuple[Any, ...]]:
 
 def test_cache_keeps_the_first_answer_under_a_key(tmp_path: Path) -> None:
     with AnswerCache.open(tmp_path) as cache:
-        assert cache.get("k") is None
-        cache.put("k", ANSWER)
-        cache.put("k", replace(ANSWER, text="another"))
-        cache.put("none", KeptAnswer("m", "", None, None, None))
+        assert cache.get("k", "0") is None
+        cache.put("k", "m", ANSWER)
+        cache.put("k", "m", replace(ANSWER, text="another"))
+        cache.put("none", "m", Answer("0"))
     with AnswerCache.open(tmp_path) as cache:
-        assert cache.get("k") == ANSWER
-        assert cache.get("none") == KeptAnswer("m", "", None, None, None)
+        assert cache.get("k", "0") == ANSWER
+        assert cache.get("none", "7") == Answer("7", cached=True)
 
 
 def test_cache_knows_the_last_fingerprint_of_a_folder(answers: AnswerCache) -> None:
@@ -81,8 +82,8 @@ def test_cache_whose_making_was_cut_short_is_made_whole(tmp_path: Path) -> None:
             "CREATE TABLE _sqlite_migrations (id TEXT, migration_set TEXT, name TEXT, applied_at TEXT)"
         )
     with AnswerCache.open(tmp_path) as cache:
-        cache.put("k", ANSWER)
-        assert cache.get("k") == ANSWER
+        cache.put("k", "m", ANSWER)
+        assert cache.get("k", "0") == ANSWER
 
 
 def test_cache_tables_are_strict_and_in_wal_mode(answers: AnswerCache) -> None:
@@ -98,7 +99,7 @@ def write_text(path: Path) -> None:
 def break_pages(path: Path) -> None:
     with AnswerCache.open(path.parent) as cache:
         for number in range(200):
-            cache.put(f"k{number}", replace(ANSWER, text="text " * 100))
+            cache.put(f"k{number}", "m", replace(ANSWER, text="text " * 100))
     content = path.read_bytes()
     path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
 
@@ -144,23 +145,23 @@ def test_cache_locked_or_full_says_so(
     monkeypatch.setattr(cache_module, "_LOCKED_SECONDS", 0.05)
     with AnswerCache.open(tmp_path) as impatient:
         answers.db.execute("BEGIN IMMEDIATE")
-        assert impatient.get("k") is None  # who reads does not wait
+        assert impatient.get("k", "0") is None  # who reads does not wait
         with pytest.raises(StoreError, match=r"cache.db: the teacher's cache cannot be used: .*locked"):
-            impatient.put("k", ANSWER)
+            impatient.put("k", "m", ANSWER)
         answers.db.rollback()
-        impatient.put("k", ANSWER)
+        impatient.put("k", "m", ANSWER)
         impatient.db.execute("PRAGMA max_page_count = 1")
         with pytest.raises(StoreError, match="disk is full"):
-            impatient.put("large", replace(ANSWER, text="x" * 100_000))
-        assert impatient.get("k") == ANSWER
+            impatient.put("large", "m", replace(ANSWER, text="x" * 100_000))
+        assert impatient.get("k", "0") == ANSWER
 
 
 def write_many(runs: str, own: int, barrier: Any) -> None:
     barrier.wait()
     with AnswerCache.open(Path(runs)) as cache:
         for number in range(100):
-            cache.put(f"shared {number}", replace(ANSWER, text=str(own)))
-            cache.put(f"{own} {number}", ANSWER)
+            cache.put(f"shared {number}", "m", replace(ANSWER, text=str(own)))
+            cache.put(f"{own} {number}", "m", ANSWER)
 
 
 @pytest.mark.slow
@@ -268,8 +269,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 def make_request(**changes: Any) -> Request:
     fields: dict[str, Any] = {
-        "id": "0", "messages": ({"role": "user", "content": "Do."},), "schema": {"a": 1}, "seed": 1,
-        "pair": Pair("Say.", "", "No."), "phase": "response", "round": 1, "candidate": 0,
+        "id": "0", "reflection": asked(), "messages": ({"role": "user", "content": "Do."},),
+        "schema": {"a": 1}, "seed": 1,
     }  # fmt: skip
     return Request(**fields | changes)
 
@@ -292,7 +293,7 @@ def ask(
 def test_cached_engine_asks_once_and_says_which_answers_it_knew(answers: AnswerCache, opened: Opened) -> None:
     opened.answer = lambda request: well(request, prompt_tokens=7, completion_tokens=3, seconds=9.0)
     first = ask(answers, config(), make_request())
-    again = ask(answers, config(), make_request(id="1", round=2, candidate=1))
+    again = ask(answers, config(), make_request(id="1", reflection=asked(round=2, candidate=1)))
     assert not first.cached
     assert again == replace(first, request_id="1", seconds=0.0, cached=True)
     assert (opened.asked, len(opened.engines)) == (1, 1)
@@ -449,21 +450,20 @@ def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(
 # The teacher
 
 
-def reflect(cache: AnswerCache, settings: TeacherConfig, count: int = 3) -> list[Reflection]:
-    with open_teacher(settings, 0, None, cache) as teacher:
-        return list(teacher.reflect([question(number) for number in range(count)]))
+def reflect(cache: AnswerCache, settings: TeacherConfig, count: int = 3) -> list[Reflected]:
+    return ask_teacher(settings, count, cache)
 
 
 def test_teacher_counts_a_cached_call_without_cost_or_time(answers: AnswerCache, opened: Opened) -> None:
     opened.answer = lambda request: well(request, prompt_tokens=10, completion_tokens=5, seconds=2.0)
     settings = config(price_in=1.0, price_out=2.0)
     first, again = reflect(answers, settings), reflect(answers, settings)
-    assert [item.call.cost_usd for item in first] == [20e-6] * 3  # 10 * 1 + 5 * 2 millionths
-    assert [item.call for item in again] == [
-        replace(item.call, cached=True, cost_usd=0.0, seconds=0.0) for item in first
+    assert [call.cost_usd for call, _ in first] == [20e-6] * 3  # 10 * 1 + 5 * 2 millionths
+    assert [call for call, _ in again] == [
+        replace(call, cached=True, cost_usd=0.0, seconds=0.0) for call, _ in first
     ]
-    assert [item.proposal for item in again] == [item.proposal for item in first]
-    assert reflect(answers, config())[0].call.cost_usd == 0.0  # whatever the price
+    assert [version for _, version in again] == [version for _, version in first]
+    assert reflect(answers, config())[0][0].cost_usd == 0.0  # whatever the price
 
 
 def test_teacher_pays_once_for_answers_that_are_no_use(answers: AnswerCache, opened: Opened) -> None:
@@ -471,9 +471,9 @@ def test_teacher_pays_once_for_answers_that_are_no_use(answers: AnswerCache, ope
     settings = config(retries=2)
     first, again = reflect(answers, settings), reflect(answers, settings)
     assert opened.asked == 9
-    assert [item.call.status for item in again] == ["unparsable"] * 9
-    assert Counter(item.call.attempt for item in again) == {1: 3, 2: 3, 3: 3}
-    assert {item.call.text for item in first} == {item.call.text for item in again} == {"nonsense"}
+    assert statuses(again) == ["unparsable"] * 9
+    assert Counter(call.attempt for call, _ in again) == {1: 3, 2: 3, 3: 3}
+    assert {call.text for call, _ in first} == {call.text for call, _ in again} == {"nonsense"}
 
 
 @pytest.mark.parametrize("mode", ["on", "only"])
@@ -491,18 +491,16 @@ def test_teacher_that_refused_schemas_is_not_asked_for_them_again(
     assert asked == 2 + 6
     again = reflect(answers, config(concurrency=2, cache=mode), 6)
     assert opened.asked == asked
-    assert {item.call.id: item.call.text for item in again} == {
-        item.call.id: item.call.text for item in first
-    }
-    assert all(item.call.cached for item in again)
+    assert {call.id: call.text for call, _ in again} == {call.id: call.text for call, _ in first}
+    assert all(call.cached for call, _ in again)
 
 
 def test_teacher_keeps_answers_without_a_text(answers: AnswerCache, opened: Opened) -> None:
     opened.answer = lambda request: well(request, text="", prompt_tokens=9, completion_tokens=0)
     first, again = reflect(answers, config()), reflect(answers, config())
     assert opened.asked == 3
-    assert [item.call.status for item in [*first, *again]] == ["unparsable"] * 6
-    assert [item.call.cached for item in again] == [True] * 3
+    assert statuses([*first, *again]) == ["unparsable"] * 6
+    assert [call.cached for call, _ in again] == [True] * 3
 
 
 def no_schemas(request: Request) -> Answer:
@@ -524,9 +522,11 @@ def test_teacher_that_granted_a_schema_once_keeps_being_asked_for_them(
     answers: AnswerCache, opened: Opened
 ) -> None:
     reflect(answers, config(), 1)
-    opened.answer = lambda request: no_schemas(request) if request.pair.response == "1" else well(request)
+    opened.answer = lambda request: (
+        no_schemas(request) if request.reflection.pair.response == "1" else well(request)
+    )
     reflections = reflect(answers, config(concurrency=1), 5)
-    assert [item.call.status for item in reflections] == ["ok"] * 5
+    assert statuses(reflections) == ["ok"] * 5
     forms = [request.schema is not None for request in opened.engines[-1].requests]
     assert forms == [True, False, True, True, True]
 
@@ -535,7 +535,7 @@ def test_teacher_learns_nothing_of_its_server_from_the_cache(answers: AnswerCach
     reflect(answers, config("http://elsewhere"), 2)
     opened.answer = no_schemas
     reflections = reflect(answers, config(concurrency=2), 8)
-    assert [item.call.cached for item in reflections] == [True] * 2 + [False] * 6
+    assert [call.cached for call, _ in reflections] == [True] * 2 + [False] * 6
     assert answers.grants_schemas("http://unused", "script") is None
 
 
@@ -557,7 +557,7 @@ def test_teacher_of_a_cache_alone_finds_what_was_asked_with_other_concurrency(
     )
     reflect(answers, config(concurrency=1), 6)
     again = reflect(answers, config(concurrency=6, cache="only"), 7)
-    assert Counter(item.call.status for item in again) == {"ok": 6, "no-entry": 1}
+    assert Counter(call.status for call, _ in again) == {"ok": 6, "no-entry": 1}
 
 
 def test_teacher_without_a_cache_or_with_it_off_asks(
@@ -565,7 +565,7 @@ def test_teacher_without_a_cache_or_with_it_off_asks(
 ) -> None:
     reflect(answers, config())
     before = kept(tmp_path)
-    assert not any(item.call.cached for item in reflect(answers, config(cache="off"), 4))
+    assert not any(call.cached for call, _ in reflect(answers, config(cache="off"), 4))
     assert opened.asked == 3 + 4
     assert kept(tmp_path) == before
 
@@ -804,13 +804,13 @@ def test_cache_on_a_full_disk_ends_the_run_and_loses_nothing(
     puts = 0
     put = AnswerCache.put
 
-    def fill_up(cache: AnswerCache, key: str, answer: KeptAnswer) -> None:
+    def fill_up(cache: AnswerCache, key: str, model: str, answer: Answer) -> None:
         nonlocal puts
         puts += 1
         if puts == 5:
             cache.db.execute("PRAGMA max_page_count = 1")
             answer = replace(answer, text="x" * 10**7)
-        put(cache, key, answer)
+        put(cache, key, model, answer)
 
     other = ("--name", "other", "--set", "teacher.revision=two", "--set", "teacher.concurrency=2")
     with monkeypatch.context() as patch:

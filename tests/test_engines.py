@@ -12,32 +12,26 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from reflectune.agents.teacher.engines import ENGINES, Answer, Engine, Request, TeacherModel, pacing
+from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel, pacing
 from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
 from reflectune.agents.teacher.engines.openai_server import OpenAIEngine, _read_completion
 from reflectune.agents.teacher.engines.recorded import RecordedEngine
 from reflectune.agents.teacher.prompts import answer_schema
-from reflectune.agents.teacher.teacher import Question, open_teacher
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
-from reflectune.state.records import Pair, Phase
+from reflectune.state.records import Answer, Pair, Phase
 from tests.teacher_server import Reply, serve_teacher
+from tests.teachers import ask as ask_teacher
+from tests.teachers import asked
 from tests.tiny_models import save_bigram_llama, save_tiny_adapter, save_tiny_llama
 
 PAIR = Pair("Say it.", "", "It.")
 
 
 def request(id: str = "0", text: str = "Say something.", **changes: Any) -> Request:
-    fields: dict[str, Any] = {
-        "messages": ({"role": "user", "content": text},),
-        "schema": None,
-        "seed": 7,
-        "pair": PAIR,
-        "phase": "response",
-        "round": 1,
-        "candidate": 0,
-    }
-    return Request(id, **fields | changes)
+    fields: dict[str, Any] = {"messages": ({"role": "user", "content": text},), "schema": None, "seed": 7}
+    own = {name: changes.pop(name) for name in fields if name in changes}
+    return Request(id, asked(**{"pair": PAIR} | changes), **fields | own)
 
 
 def ask(engine: Engine, *requests: Request) -> dict[str, Answer]:
@@ -391,7 +385,7 @@ def test_openai_request_under_way_does_not_hold_up_exit() -> None:
         "from reflectune.agents.teacher.engines.openai_server import OpenAIEngine\n"
         "from reflectune.state.config import TeacherConfig\n"
         "engine = OpenAIEngine(TeacherConfig(engine='openai', model='fake', base_url=sys.argv[1]))\n"
-        "engine.submit(Request('0', (), None, 0, None, 'response', 1, 0))\n"
+        "engine.submit(Request('0', None, (), None, 0))\n"
         "sys.stdin.readline()\n"
     )
     root = Path(__file__).parent.parent
@@ -591,13 +585,13 @@ def test_transformers_teacher_runs_to_the_end(tiny_llama: Path) -> None:
     settings = TeacherConfig(
         engine="transformers", model=str(tiny_llama), max_tokens=8, concurrency=4, retries=1
     )
-    with open_teacher(settings, 0) as teacher:
-        asked = [Question(f"s{n}", f"v{n}", PAIR, 1, "response", 0) for n in range(3)]
-        reflections = list(teacher.reflect(asked))
+    reflections = ask_teacher(settings, 3)
     # A random model says nothing that parses, and its context of 512 may not hold the prompt at all.
-    assert {r.question.sample_id for r in reflections if r.final} == {"s0", "s1", "s2"}
-    assert {r.call.status for r in reflections} <= {"cut", "repetition", "unparsable", "refused"}
-    assert not any(r.proposal for r in reflections)
+    assert {call.sample_id for call, _ in reflections if call.is_final(2)} == {
+        f"sample-{n}" for n in range(3)
+    }
+    assert {call.status for call, _ in reflections} <= {"cut", "repetition", "unparsable", "refused"}
+    assert not any(version for _, version in reflections)
 
 
 def test_registry_opens_every_configurable_engine(tmp_path: Path, tiny_llama: Path) -> None:

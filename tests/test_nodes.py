@@ -11,7 +11,7 @@ import pytest
 from langgraph.runtime import Runtime
 
 from reflectune.agents.student.student import Response
-from reflectune.agents.teacher.teacher import Question, Reflection, Teacher, open_teacher
+from reflectune.agents.teacher.teacher import Reflected, Teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState
 from reflectune.loop.measuring import evaluate_round, score_frozen
 from reflectune.loop.nodes import evaluate, refinetune, reflect, select
@@ -19,8 +19,8 @@ from reflectune.loop.progress import LineDisplay
 from reflectune.state.config import RunConfig, load_config
 from reflectune.state.data.datasets import assign_samples, read_dataset
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.writer import LineageWriter, Pending
-from reflectune.state.records import TERMS, Pair, Phase, Score, StudentRecord, Term
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import TERMS, Pair, Phase, Reflection, Score, StudentRecord, Term
 from tests.worlds import write_world
 
 Scorer = Callable[[Pair, Term], Score]
@@ -275,8 +275,8 @@ def test_reflect_counts_what_its_calls_came_to_also_after_an_interruption(
     class Interrupted:
         teacher: Teacher
 
-        def reflect(self, questions: Iterable[Question], may_ask: Callable[[], bool]) -> Iterator[Reflection]:
-            yield from itertools.islice(self.teacher.reflect(questions, may_ask), 25)
+        def reflect(self, asked: Iterable[Reflection], may_ask: Callable[[], bool]) -> Iterator[Reflected]:
+            yield from itertools.islice(self.teacher.reflect(asked, may_ask), 25)
             raise KeyboardInterrupt
 
         def __enter__(self) -> Self:
@@ -300,7 +300,7 @@ def test_reflect_counts_what_its_calls_came_to_also_after_an_interruption(
     assert last.endswith(", proposed 9, unchanged 11, failed 14")
 
 
-def pending_responses(store: LineageWriter) -> list[Pending]:
+def pending_responses(store: LineageWriter) -> list[Reflection]:
     return list(store.pending_reflections(1, "response", candidates=1, attempts=1))
 
 

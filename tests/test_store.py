@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from reflectune.state.errors import StoreError
-from reflectune.state.lineage.writer import LineageWriter, Pending
-from reflectune.state.records import PHASES, Evaluation, Score, Spending, StudentRecord
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import PHASES, Evaluation, Reflection, Score, Spending, StudentRecord
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
 
@@ -17,7 +17,7 @@ def store(tmp_path: Path) -> Iterator[LineageWriter]:
         yield store
 
 
-def pending(store: LineageWriter, round: int = 1, attempts: int = 2, candidates: int = 1) -> list[Pending]:
+def pending(store: LineageWriter, round: int = 1, attempts: int = 2, candidates: int = 1) -> list[Reflection]:
     return list(store.pending_reflections(round, "response", candidates=candidates, attempts=attempts))
 
 

@@ -1,19 +1,20 @@
 import json
 import re
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reflectune.agents.teacher.engines import Answer, Request
+from reflectune.agents.teacher.engines import Request
 from reflectune.agents.teacher.prompts import SHIPPED, open_prompts
-from reflectune.agents.teacher.teacher import Question, Reflection, Teacher, check_teacher, open_teacher
+from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
-from reflectune.state.records import Pair, Phase
+from reflectune.state.records import Answer, Pair, Phase, Reflection, Version
 from tests.teacher_server import (
     Reply,
     answer_text,
@@ -24,82 +25,42 @@ from tests.teacher_server import (
     prompt_of,
     serve_teacher,
 )
+from tests.teachers import PROMPTS, ScriptedEngine, ask, ask_one, asked, config, scripted, statuses, well
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
-PROMPTS = open_prompts(None)
-
-
-def config(url: str = "http://unused", **changes: Any) -> TeacherConfig:
-    return TeacherConfig(**{"engine": "openai", "model": "fake", "base_url": url, "retries": 0} | changes)
-
-
-def question(number: int = 0, phase: Phase = "response", **changes: Any) -> Question:
-    fields: dict[str, Any] = {
-        "sample_id": f"sample-{number}",
-        "incumbent_id": f"version-{number}",
-        "pair": Pair(f"Say {number}.", "", f"{number}"),
-        "round": 1,
-        "phase": phase,
-        "candidate": 0,
-    }
-    return Question(**fields | changes)
-
-
-def reflect(teacher_config: TeacherConfig, questions: list[Question], seed: int = 0) -> list[Reflection]:
-    with open_teacher(teacher_config, seed) as teacher:
-        return list(teacher.reflect(questions))
-
-
-def statuses(reflections: list[Reflection]) -> list[str]:
-    return [reflection.call.status for reflection in reflections]
-
-
-class ScriptedEngine:
-    """Answers each request as a function says, in order; the real interface without a model."""
-
-    name = "scripted"
-    model = "script"
-
-    def __init__(self, answer: Callable[[Request], Answer], *, structured: bool = True, capacity: int = 4):
-        self.answer, self.structured, self.capacity = answer, structured, capacity
-        self.requests: list[Request] = []
-        self.waiting: deque[Request] = deque()
-        self.closed = False
-
-    def submit(self, request: Request) -> None:
-        assert len(self.waiting) < self.capacity
-        self.requests.append(request)
-        self.waiting.append(request)
-
-    def next_answer(self) -> Answer:
-        return self.answer(self.waiting.popleft())
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def well(request: Request, **changes: Any) -> Answer:
-    text = json.dumps({"critique": "c", "instruction": "New.", "response": f"{request.pair.response} more"})
-    return Answer(**{"request_id": request.id, "text": text, "finish_reason": "stop"} | changes)
 
 
 def test_reflect_makes_a_proposal_of_each_phase() -> None:
     with serve_teacher() as server:
-        instruction, response = reflect(
-            config(server.url, concurrency=1), [question(1, "instruction"), question(2, "response")]
+        made = ask(
+            config(server.url, concurrency=1), [asked(1, "instruction"), asked(2, "response", candidate=3)]
         )
-    assert instruction.proposal == Pair("Say 1. Explain why.", "", "1 And more than that.")
-    assert response.proposal == Pair("Say 2.", "", "2 And more than that.")
-    assert instruction.final
-    assert response.final
+    assert all(call.is_final(1) for call, _ in made)
+    assert [version for _, version in made] == [
+        Version(
+            "sample-1",
+            "version-1",
+            1,
+            "instruction",
+            0,
+            Pair("Say 1. Explain why.", "", "1 And more than that."),
+            made[0][0].id,
+        ),
+        Version(
+            "sample-2",
+            "version-2",
+            1,
+            "response",
+            3,
+            Pair("Say 2.", "", "2 And more than that."),
+            made[1][0].id,
+        ),
+    ]
 
 
 def test_reflect_records_the_whole_call() -> None:
     with serve_teacher() as server:
-        asked = question(3, candidate=0, round=2)
-        (reflection,) = reflect(config(server.url, price_in=2.0, price_out=10.0), [asked])
-    call = reflection.call
-    assert reflection.question is asked
+        call = ask_one(config(server.url, price_in=2.0, price_out=10.0), asked(3, round=2))
     assert (call.round, call.phase, call.sample_id, call.candidate, call.attempt) == (
         2,
         "response",
@@ -132,8 +93,8 @@ def test_cost_is_unknown_where_price_or_count_is(
     prices: dict[str, float], tokens: tuple[int | None, int | None], cost: float | None
 ) -> None:
     engine = ScriptedEngine(lambda r: well(r, prompt_tokens=tokens[0], completion_tokens=tokens[1]))
-    (reflection,) = Teacher(engine, PROMPTS, config(**prices), 0).reflect([question()])
-    assert reflection.call.cost_usd == cost
+    ((call, _),) = scripted(engine, **prices).reflect([asked()])
+    assert call.cost_usd == cost
 
 
 def test_reflect_keeps_the_server_busy() -> None:
@@ -142,7 +103,7 @@ def test_reflect_keeps_the_server_busy() -> None:
 
     with serve_teacher(slowly) as server, open_teacher(config(server.url, concurrency=8), 0) as teacher:
         began = time.monotonic()
-        reflections = list(teacher.reflect(question(n) for n in range(32)))
+        reflections = list(teacher.reflect(asked(n) for n in range(32)))
         seconds = time.monotonic() - began
         assert server.most_at_once == 8
     assert len(reflections) == 32
@@ -155,21 +116,21 @@ def test_reflect_yields_answers_as_they_finish() -> None:
         return Reply(improve(request, number).text, delay=1.0 if given(request, "response") == "0" else 0.0)
 
     with serve_teacher(one_slow) as server:
-        reflections = reflect(config(server.url, concurrency=2), [question(n) for n in range(20)])
-    assert [r.question.sample_id for r in reflections][-1] == "sample-0"
+        reflections = ask(config(server.url, concurrency=2), 20)
+    assert reflections[-1][0].sample_id == "sample-0"
 
 
 def test_reflect_pulls_questions_as_it_needs_them() -> None:
     pulled = 0
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[Reflection]:
         nonlocal pulled
         for number in range(1000):
             pulled += 1
-            yield question(number)
+            yield asked(number)
 
     engine = ScriptedEngine(well, capacity=4)
-    reflections = Teacher(engine, PROMPTS, config(), 0).reflect(questions())
+    reflections = scripted(engine).reflect(questions())
     assert pulled == 0
     next(reflections)
     assert pulled == 4
@@ -179,37 +140,37 @@ def test_reflect_pulls_questions_as_it_needs_them() -> None:
 
 def test_reflect_can_stop_early_and_go_on() -> None:
     engine = ScriptedEngine(well, capacity=4)
-    teacher = Teacher(engine, PROMPTS, config(), 0)
-    first = teacher.reflect(question(n) for n in range(10))
+    teacher = scripted(engine)
+    first = teacher.reflect(asked(n) for n in range(10))
     next(first)
     first.close()
-    rest = list(teacher.reflect([question(20)]))
-    assert [r.question.sample_id for r in rest] == ["sample-20"]
+    rest = list(teacher.reflect([asked(20)]))
+    assert [call.sample_id for call, _ in rest] == ["sample-20"]
 
 
 def test_reflect_asks_no_more_once_it_may_not_and_takes_in_what_is_under_way() -> None:
     # Of 4 questions under way the first gets no answer of use: it would be asked again.
     engine = ScriptedEngine(lambda request: well(request, text="") if request.id == "0" else well(request))
-    teacher = Teacher(engine, PROMPTS, config(retries=1), seed=0)
-    taken: list[Reflection] = []
-    for reflection in teacher.reflect((question(number) for number in range(9)), lambda: not taken):
-        taken.append(reflection)
+    teacher = scripted(engine, retries=1)
+    taken: list[Reflected] = []
+    for made in teacher.reflect((asked(number) for number in range(9)), lambda: not taken):
+        taken.append(made)
     assert statuses(taken) == ["unparsable", "ok", "ok", "ok"]
-    assert not taken[0].final
+    assert not taken[0][0].is_final(2)
     assert len(engine.requests) == 4
 
 
 @pytest.mark.parametrize("structured", [True, False])
 def test_reflect_asks_in_the_form_that_is_set(structured: bool) -> None:
     with serve_teacher() as server:
-        reflections = reflect(config(server.url, structured=structured), [question(n) for n in range(3)])
+        reflections = ask(config(server.url, structured=structured), 3)
         assert [is_structured(request) for request in server.requests] == [structured] * 3
     assert statuses(reflections) == ["ok"] * 3
 
 
 def test_reflect_asks_no_schema_of_an_engine_without() -> None:
     engine = ScriptedEngine(well, structured=False)
-    list(Teacher(engine, PROMPTS, config(), 0).reflect([question()]))
+    list(scripted(engine).reflect([asked()]))
     assert [request.schema for request in engine.requests] == [None]
 
 
@@ -219,35 +180,35 @@ def no_schemas(request: dict[str, Any], number: int) -> Reply:
 
 def test_reflect_falls_back_to_tags_and_remembers() -> None:
     with serve_teacher(no_schemas) as server:
-        reflections = reflect(config(server.url, concurrency=1), [question(n) for n in range(10)])
+        reflections = ask(config(server.url, concurrency=1), 10)
         forms = [is_structured(request) for request in server.requests]
     assert forms == [True] + [False] * 10
     assert statuses(reflections) == ["ok"] * 10
-    assert {reflection.call.attempt for reflection in reflections} == {1}
+    assert {call.attempt for call, _ in reflections} == {1}
 
 
 def test_reflect_falls_back_for_all_requests_under_way() -> None:
     with serve_teacher(no_schemas) as server:
-        reflections = reflect(config(server.url, concurrency=8), [question(n) for n in range(50)])
+        reflections = ask(config(server.url, concurrency=8), 50)
         assert sum(map(is_structured, server.requests)) <= 16
     assert statuses(reflections) == ["ok"] * 50
 
 
 def test_reflect_keeps_schemas_that_were_granted_once() -> None:
     def refuse_one(request: Request) -> Answer:
-        if request.schema and request.pair.response == "1":
+        if request.schema and request.reflection.pair.response == "1":
             return Answer(request.id, error="refused-request", message="no")
         return well(request)
 
     engine = ScriptedEngine(refuse_one, capacity=1)
-    reflections = list(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(4)))
-    assert [request.schema is not None for request in engine.requests] == [True, True, False, True, True]
+    reflections = list(scripted(engine).reflect(asked(n) for n in range(4)))
+    assert engine.schemas() == [True, True, False, True, True]
     assert statuses(reflections) == ["ok"] * 4
 
 
 def test_reflect_schema_that_is_granted_late_is_granted() -> None:
     def refuse_first(request: Request) -> Answer:
-        if request.schema and request.pair.response == "0":
+        if request.schema and request.reflection.pair.response == "0":
             return Answer(request.id, error="refused-request", message="no")
         return well(request)
 
@@ -260,8 +221,8 @@ def test_reflect_schema_that_is_granted_late_is_granted() -> None:
             return super().next_answer()
 
     engine = Unfair(refuse_first, capacity=2)
-    list(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(8)))
-    forms = [request.schema is not None for request in engine.requests]
+    list(scripted(engine).reflect(asked(n) for n in range(8)))
+    forms = engine.schemas()
     assert forms == [True] * 2 + [False] * 4 + [True] * 3
 
 
@@ -270,8 +231,8 @@ def test_reflect_failed_attempt_does_not_end_schemas() -> None:
         return well(request) if len(engine.requests) > 1 else Answer(request.id, error="failed")
 
     engine = ScriptedEngine(fail_once, capacity=1)
-    list(Teacher(engine, PROMPTS, config(retries=1), 0).reflect([question(0), question(1)]))
-    assert [request.schema is not None for request in engine.requests] == [True, False, True]
+    list(scripted(engine, retries=1).reflect([asked(0), asked(1)]))
+    assert engine.schemas() == [True, False, True]
 
 
 OWN_PROMPTS = """
@@ -308,20 +269,23 @@ def test_reflect_asks_in_the_words_of_own_prompts(own_prompts: Path) -> None:
     reply = Reply('{"critique": "c", "instruction": "New.", "response": "More."}')
     with serve_teacher(lambda request, number: reply) as server:
         settings = config(server.url, prompts=str(own_prompts), concurrency=1)
-        asked = [question(1, "instruction"), question(2, "response")]
-        reflections = reflect(settings, asked)
+        wanted = [asked(1, "instruction"), asked(2, "response")]
+        reflections = ask(settings, wanted)
         assert [prompt_of(request) for request in server.requests] == [
             'Rewrite.\n\nI: Say 1.\nR: 1\nBoth as {"instruction", "response"}.',
             'Improve.\n\nI: Say 2.\nR: 2\nOne as {"response"}.',
         ]
         assert all(map(is_structured, server.requests))
-    assert [r.proposal for r in reflections] == [Pair("New.", "", "More."), Pair("Say 2.", "", "More.")]
+    assert [version and version.pair for _, version in reflections] == [
+        Pair("New.", "", "More."),
+        Pair("Say 2.", "", "More."),
+    ]
 
 
 def test_reflect_asks_for_tagged_text_in_the_words_of_own_prompts(own_prompts: Path) -> None:
     own_prompts.write_text(OWN_PROMPTS + OWN_TAGGED)
     with serve_teacher(lambda request, number: Reply("nonsense")) as server:
-        reflect(config(server.url, prompts=str(own_prompts), retries=1), [question(2)])
+        ask(config(server.url, prompts=str(own_prompts), retries=1), [asked(2)])
         first, second = server.requests
     assert prompt_of(first).endswith('R: 2\nOne as {"response"}.')
     assert re.search(r"R: 2\n<new-response-(\w{8})></new-response-\1>$", prompt_of(second))
@@ -335,10 +299,10 @@ def test_reflect_by_prompts_without_tags_asks_for_json_in_every_attempt(
 ) -> None:
     engine = ScriptedEngine(lambda request: Answer(request.id, "nonsense"), structured=granted)
     settings = config(structured=wanted, retries=2)
-    list(Teacher(engine, open_prompts(own_prompts), settings, 0).reflect([question(2)]))
+    list(Teacher(engine, open_prompts(own_prompts), settings, 0).reflect([asked(2)]))
     contents = [request.messages[0]["content"] for request in engine.requests]
     assert contents == ['Improve.\n\nI: Say 2.\nR: 2\nOne as {"response"}.'] * 3
-    assert [request.schema is not None for request in engine.requests] == [granted and wanted] * 3
+    assert engine.schemas() == [granted and wanted] * 3
 
 
 def test_reflect_by_prompts_without_tags_does_without_schemas_that_are_refused(own_prompts: Path) -> None:
@@ -347,10 +311,10 @@ def test_reflect_by_prompts_without_tags_does_without_schemas_that_are_refused(o
 
     with serve_teacher(no_schemas_no_sense) as server:
         settings = config(server.url, prompts=str(own_prompts), concurrency=1, retries=1)
-        reflections = reflect(settings, [question(1), question(2)])
+        reflections = ask(settings, [asked(1), asked(2)])
         assert [is_structured(request) for request in server.requests] == [True] + [False] * 4
         assert all('One as {"response"}.' in prompt_of(request) for request in server.requests)
-    assert [(r.question.sample_id, r.call.attempt, r.call.status) for r in reflections] == [
+    assert [(call.sample_id, call.attempt, call.status) for call, _ in reflections] == [
         (f"sample-{number}", attempt, "unparsable") for number in (1, 2) for attempt in (1, 2)
     ]
 
@@ -359,9 +323,9 @@ def test_prompts_of_an_own_copy_make_the_same_calls(tmp_path: Path) -> None:
     copy = tmp_path / "copy.toml"
     copy.write_bytes(SHIPPED.read_bytes())
     with serve_teacher() as server:
-        (shipped,) = reflect(config(server.url), [question(0)])
-        (copied,) = reflect(config(server.url, prompts=str(copy)), [question(0)])
-    assert shipped.call.prompt_hash == copied.call.prompt_hash
+        shipped = ask_one(config(server.url))
+        copied = ask_one(config(server.url, prompts=str(copy)))
+    assert shipped.prompt_hash == copied.prompt_hash
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -370,29 +334,29 @@ def test_reflect_refused_question_fails_alone(status: int) -> None:
         return Reply(status=status) if given(request, "response") == "0" else improve(request, number)
 
     with serve_teacher(poisoned) as server:
-        reflections = reflect(config(server.url, concurrency=2, retries=3), [question(n) for n in range(10)])
-        asked = Counter(given(request, "response") for request in server.requests)
+        reflections = ask(config(server.url, concurrency=2, retries=3), 10)
+        asked_for = Counter(given(request, "response") for request in server.requests)
         assert sum(map(is_structured, server.requests)) == 10
-    by_sample = {r.question.sample_id: r for r in reflections}
+    by_sample = {call.sample_id: (call, version) for call, version in reflections}
     assert len(reflections) == len(by_sample) == 10
-    refused = by_sample.pop("sample-0")
-    assert refused.call.status == "refused"
-    assert f"status {status}" in (refused.call.error or "")
-    assert refused.proposal is None
-    assert refused.final
-    assert asked["0"] == 2  # once with a schema, once without, never again
-    assert all(r.proposal for r in by_sample.values())
+    refused, version = by_sample.pop("sample-0")
+    assert refused.status == "refused"
+    assert f"status {status}" in (refused.error or "")
+    assert version is None
+    assert refused.is_final(4)
+    assert asked_for["0"] == 2  # once with a schema, once without, never again
+    assert all(version for _, version in by_sample.values())
 
 
 def test_reflect_retries_are_bounded() -> None:
     with serve_teacher(lambda request, number: Reply("nonsense")) as server:
-        reflections = reflect(config(server.url, retries=2), [question(0)])
+        reflections = ask(config(server.url, retries=2), [asked(0)])
         assert [is_structured(request) for request in server.requests] == [True, False, False]
     assert statuses(reflections) == ["unparsable"] * 3
-    assert [r.call.attempt for r in reflections] == [1, 2, 3]
-    assert [r.final for r in reflections] == [False, False, True]
-    assert len({r.call.id for r in reflections}) == 3
-    assert {r.call.critique for r in reflections} == {None}
+    assert [call.attempt for call, _ in reflections] == [1, 2, 3]
+    assert [call.is_final(3) for call, _ in reflections] == [False, False, True]
+    assert len({call.id for call, _ in reflections}) == 3
+    assert {call.critique for call, _ in reflections} == {None}
 
 
 @pytest.mark.parametrize("bad", ["declined", "placeholder", "echoed", "repetition"])
@@ -404,8 +368,8 @@ def test_reflect_asks_again_after_every_answer_of_no_use(bad: str) -> None:
         return Reply(text) if number == 0 else improve(request, number)
 
     with serve_teacher(at_first_bad) as server:
-        reflections = reflect(config(server.url, retries=1), [question(0)])
-    assert [(r.call.status, r.final) for r in reflections] == [(bad, False), ("ok", True)]
+        reflections = ask(config(server.url, retries=1), [asked(0)])
+    assert [(call.status, call.is_final(2)) for call, _ in reflections] == [(bad, False), ("ok", True)]
 
 
 def test_reflect_goes_on_after_a_failed_attempt() -> None:
@@ -413,28 +377,28 @@ def test_reflect_goes_on_after_a_failed_attempt() -> None:
         return Reply("hm") if number == 0 else improve(request, number)
 
     with serve_teacher(second_time_lucky) as server:
-        failed, made = reflect(config(server.url, retries=2), [question(0)])
+        (failed, none), (made, version) = ask(config(server.url, retries=2), [asked(0)])
         first, second = server.requests
-    assert (failed.call.status, failed.proposal, failed.final) == ("unparsable", None, False)
-    assert (made.call.status, made.call.attempt, made.final) == ("ok", 2, True)
-    assert made.proposal
+    assert (failed.status, none, failed.is_final(3)) == ("unparsable", None, False)
+    assert (made.status, made.attempt, made.is_final(3)) == ("ok", 2, True)
+    assert version
     assert first["seed"] != second["seed"]
 
 
 def test_reflect_counts_earlier_attempts() -> None:
     with serve_teacher(lambda request, number: Reply("nonsense")) as server:
-        asked = [question(0, attempts=1), question(1, attempts=3)]
-        reflections = reflect(config(server.url, retries=2), asked)
+        wanted = [asked(0, attempts=1), asked(1, attempts=3)]
+        reflections = ask(config(server.url, retries=2), wanted)
         assert not any(map(is_structured, server.requests))
-    assert [(r.question.sample_id, r.call.attempt) for r in reflections] == [("sample-0", 2), ("sample-0", 3)]
+    assert [(call.sample_id, call.attempt) for call, _ in reflections] == [("sample-0", 2), ("sample-0", 3)]
 
 
 def test_reflect_resumed_attempt_is_the_undisturbed_one() -> None:
     with serve_teacher(lambda request, number: Reply("nonsense")) as server:
-        whole = reflect(config(server.url, retries=2), [question(0)])
-        resumed = reflect(config(server.url, retries=2), [question(0, attempts=1)])
+        whole = ask(config(server.url, retries=2), [asked(0)])
+        resumed = ask(config(server.url, retries=2), [asked(0, attempts=1)])
         assert server.requests[1:3] == server.requests[3:]
-    assert [r.call.prompt_hash for r in whole[1:]] == [r.call.prompt_hash for r in resumed]
+    assert [call.prompt_hash for call, _ in whole[1:]] == [call.prompt_hash for call, _ in resumed]
 
 
 @pytest.mark.parametrize(
@@ -457,12 +421,11 @@ def test_reflect_resumed_attempt_is_the_undisturbed_one() -> None:
 )
 def test_reflect_failure_has_a_status_and_no_proposal(reply: Reply, status: str, error: str | None) -> None:
     with serve_teacher(lambda request, number: reply) as server:
-        (reflection,) = reflect(config(server.url), [question(0)])
-    assert reflection.proposal is None
-    assert reflection.final
-    assert reflection.call.status == status
-    assert reflection.call.critique is None
-    assert reflection.call.error is None if error is None else error in (reflection.call.error or "")
+        call = ask_one(config(server.url))
+    assert call.is_final(1)
+    assert call.status == status
+    assert call.critique is None
+    assert call.error is None if error is None else error in (call.error or "")
 
 
 @pytest.mark.parametrize("phase", ["instruction", "response"])
@@ -474,12 +437,12 @@ def test_reflect_survives_texts_that_cannot_be_stored(phase: Phase) -> None:
     with serve_teacher(dirty) as server:
         for structured in (True, False):
             settings = config(server.url, structured=structured)
-            (reflection,) = reflect(settings, [question(0, phase)])
-            assert reflection.proposal
-            assert reflection.proposal.response == "b\ufffd"
-            assert reflection.call.critique == "c\ufffd"
-            reflection.call.text.encode("utf-8")
-            assert "\x00" not in reflection.call.text
+            ((call, version),) = ask(settings, [asked(0, phase)])
+            assert version
+            assert version.pair.response == "b\ufffd"
+            assert call.critique == "c\ufffd"
+            call.text.encode("utf-8")
+            assert "\x00" not in call.text
 
 
 def test_reflect_unreachable_server_is_a_teacher_error() -> None:
@@ -487,7 +450,7 @@ def test_reflect_unreachable_server_is_a_teacher_error() -> None:
         pass  # the port was free a moment ago, and is again
     began = time.monotonic()
     with pytest.raises(TeacherError, match=r"teacher fake: cannot be reached: .*ConnectionRefused") as caught:
-        reflect(config(server.url, concurrency=4), [question(n) for n in range(100)])
+        ask(config(server.url, concurrency=4), 100)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 10
 
@@ -498,12 +461,12 @@ def test_reflect_rejected_key_or_model_is_a_teacher_error(status: int) -> None:
         serve_teacher(lambda request, number: Reply(status=status)) as server,
         pytest.raises(TeacherError, match=rf"teacher fake at {server.url}: .*status {status}; check "),
     ):
-        reflect(config(server.url), [question(n) for n in range(100)])
+        ask(config(server.url), 100)
 
 
 def test_reflect_wrong_address_is_a_teacher_error() -> None:
     with serve_teacher() as server, pytest.raises(TeacherError, match=r"check teacher\.base_url"):
-        reflect(config(f"{server.url}/wrong"), [question(0)])
+        ask(config(f"{server.url}/wrong"), [asked(0)])
 
 
 @pytest.mark.parametrize("status", [400, 500])
@@ -514,7 +477,7 @@ def test_reflect_teacher_that_answers_nothing_marks_no_pair(status: int) -> None
         open_teacher(config(server.url, concurrency=2), 0) as teacher,
         pytest.raises(TeacherError, match="9 calls in a row failed"),
     ):
-        yielded.extend(teacher.reflect(question(n) for n in range(1000)))
+        yielded.extend(teacher.reflect(asked(n) for n in range(1000)))
     assert len(server.requests) < 50
     assert yielded == []
 
@@ -524,23 +487,23 @@ def test_reflect_teacher_that_says_nothing_is_paid_and_given_up() -> None:
     yielded = []
     message = "9 calls in a row failed: no text in the answer, finish reason stop; once mended"
     with pytest.raises(TeacherError, match=message):
-        yielded.extend(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(1000)))
+        yielded.extend(scripted(engine).reflect(asked(n) for n in range(1000)))
     assert statuses(yielded) == ["unparsable"] * len(engine.requests)  # what was under way too
     assert len(engine.requests) == 9 + 3
 
 
 def test_reflect_yields_a_paid_answer_with_the_attempts_before_it() -> None:
     def answer(request: Request) -> Answer:
-        paid = [n for n, sent in enumerate(engine.requests) if sent.pair.response == "1"]
-        if request.pair.response == "1" and len(paid) == 2:
+        paid = [n for n, sent in enumerate(engine.requests) if sent.reflection.pair.response == "1"]
+        if request.reflection.pair.response == "1" and len(paid) == 2:
             return well(request, text="", prompt_tokens=5, completion_tokens=0)
         return Answer(request.id, error="failed")
 
     engine = ScriptedEngine(answer, capacity=2)
     yielded = []
     with pytest.raises(TeacherError, match="17 calls in a row failed"):
-        yielded.extend(Teacher(engine, PROMPTS, config(retries=1), 0).reflect(question(n) for n in range(99)))
-    assert [(r.question.sample_id, r.call.attempt, r.call.status) for r in yielded] == [
+        yielded.extend(scripted(engine, retries=1).reflect(asked(n) for n in range(99)))
+    assert [(call.sample_id, call.attempt, call.status) for call, _ in yielded] == [
         ("sample-1", 1, "error"),
         ("sample-1", 2, "unparsable"),
     ]
@@ -559,7 +522,7 @@ def test_reflect_goes_on_where_what_was_under_way_is_answered(error: Any) -> Non
             return self.answer(self.waiting.popleft() if len(self.requests) < 9 else self.waiting.pop())
 
     engine = Unfair(answer, capacity=4)
-    reflections = list(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(20)))
+    reflections = list(scripted(engine).reflect(asked(n) for n in range(20)))
     assert Counter(statuses(reflections))["ok"] >= 11
 
 
@@ -569,12 +532,12 @@ def test_reflect_takes_no_answer_of_the_cache_for_a_sign_of_life() -> None:
         return well(request, cached=True) if is_kept else Answer(request.id, error="failed")
 
     yielded = []
-    teacher = Teacher(ScriptedEngine(every_other), PROMPTS, config(), 0)
+    teacher = scripted(ScriptedEngine(every_other))
     with pytest.raises(TeacherError, match="9 calls in a row failed"):
-        yielded.extend(teacher.reflect(question(n) for n in range(1000)))
+        yielded.extend(teacher.reflect(asked(n) for n in range(1000)))
     assert set(statuses(yielded)) == {"ok"}
     silent = ScriptedEngine(lambda request: well(request, text="", cached=True))
-    assert len(list(Teacher(silent, PROMPTS, config(), 0).reflect(question(n) for n in range(99)))) == 99
+    assert len(list(scripted(silent).reflect(asked(n) for n in range(99)))) == 99
 
 
 def test_reflect_takes_in_what_was_sent_before_a_fatal_status() -> None:
@@ -589,20 +552,20 @@ def test_reflect_takes_in_what_was_sent_before_a_fatal_status() -> None:
         open_teacher(config(server.url, concurrency=16, retries=2), 0) as teacher,
     ):
         with pytest.raises(TeacherError, match=r"status 402; check the account's credit"):
-            yielded.extend(teacher.reflect(question(n) for n in range(100)))
+            yielded.extend(teacher.reflect(asked(n) for n in range(100)))
         with pytest.raises(TeacherError, match="status 402"):
-            list(teacher.reflect([question(200)]))
+            list(teacher.reflect([asked(200)]))
         assert len(server.requests) == 16
     assert statuses(yielded) == ["ok"] * 15
 
 
 def test_reflect_failures_before_the_first_answer_are_kept() -> None:
     def fail_first(request: Request) -> Answer:
-        return Answer(request.id, error="failed") if request.pair.response in "012" else well(request)
+        return (
+            Answer(request.id, error="failed") if request.reflection.pair.response in "012" else well(request)
+        )
 
-    reflections = list(
-        Teacher(ScriptedEngine(fail_first), PROMPTS, config(), 0).reflect(question(n) for n in range(6))
-    )
+    reflections = list(scripted(ScriptedEngine(fail_first)).reflect(asked(n) for n in range(6)))
     assert statuses(reflections) == ["error"] * 3 + ["ok"] * 3
 
 
@@ -615,22 +578,19 @@ def test_reflect_asks_again_what_nobody_took() -> None:
         return well(request)
 
     engine = ScriptedEngine(sometimes_busy)
-    reflections = list(Teacher(engine, PROMPTS, config(), 0).reflect(question(n) for n in range(6)))
+    reflections = list(scripted(engine).reflect(asked(n) for n in range(6)))
     assert statuses(reflections) == ["ok"] * 6
-    assert {r.call.attempt for r in reflections} == {1}
+    assert {call.attempt for call, _ in reflections} == {1}
     assert len(engine.requests) == 9
 
 
 def test_reflect_bears_any_number_of_short_outages() -> None:
-    asked = 0
-
     def two_of_three_times_busy(request: Request) -> Answer:
-        nonlocal asked
-        asked += 1
-        return well(request) if asked % 3 == 0 else Answer(request.id, error="unavailable")
+        return well(request) if next(turns) == 3 else Answer(request.id, error="unavailable")
 
+    turns = cycle((1, 2, 3))
     engine = ScriptedEngine(two_of_three_times_busy, capacity=4)
-    reflections = list(Teacher(engine, PROMPTS, config(retries=2), 0).reflect(question(n) for n in range(20)))
+    reflections = list(scripted(engine, retries=2).reflect(asked(n) for n in range(20)))
     assert statuses(reflections) == ["ok"] * 20
 
 
@@ -639,9 +599,9 @@ def test_reflect_bears_a_server_that_has_answered_for_longer(answered: int, turn
     engine = ScriptedEngine(
         lambda r: well(r) if int(r.id) < answered else Answer(r.id, error="unavailable"), capacity=4
     )
-    teacher = Teacher(engine, PROMPTS, config(retries=2), 0)
+    teacher = scripted(engine, retries=2)
     with pytest.raises(TeacherError, match="cannot be reached"):
-        list(teacher.reflect(question(n) for n in range(100)))
+        list(teacher.reflect(asked(n) for n in range(100)))
     assert len(engine.requests) == answered + turned_away + 3  # the last under way are taken in
 
 
@@ -653,10 +613,10 @@ def test_reflect_server_that_dies_leaves_the_rest_unasked() -> None:
         answers += 1
         return well(request) if answers <= 5 else Answer(request.id, error="unavailable", message="gone")
 
-    yielded: list[Reflection] = []
-    teacher = Teacher(ScriptedEngine(die_after_five), PROMPTS, config(), 0)
+    yielded: list[Reflected] = []
+    teacher = scripted(ScriptedEngine(die_after_five))
     with pytest.raises(TeacherError, match="cannot be reached: gone; once mended, resume the run"):
-        yielded.extend(teacher.reflect(question(n) for n in range(100)))
+        yielded.extend(teacher.reflect(asked(n) for n in range(100)))
     assert statuses(yielded) == ["ok"] * 5
 
 
@@ -665,15 +625,15 @@ def test_reflect_busy_server_is_asked_again() -> None:
         return Reply(status=429, headers={"Retry-After": "0"}) if number == 0 else improve(request, number)
 
     with serve_teacher(busy_once) as server:
-        (reflection,) = reflect(config(server.url, retries=1), [question(0)])
-    assert (reflection.call.status, reflection.call.attempt) == ("ok", 1)
+        call = ask_one(config(server.url, retries=1))
+    assert (call.status, call.attempt) == ("ok", 1)
 
 
 def test_seeds_follow_from_the_place_of_a_call() -> None:
     def seeds(seed: int) -> list[int]:
         engine = ScriptedEngine(well)
         places = [{}, {"sample_id": "other"}, {"candidate": 1}, {"round": 2}, {"phase": "instruction"}]
-        list(Teacher(engine, PROMPTS, config(), seed).reflect(question(**place) for place in places))
+        list(Teacher(engine, PROMPTS, config(), seed).reflect(asked(**place) for place in places))
         return [request.seed for request in engine.requests]
 
     first = seeds(0)
@@ -686,13 +646,13 @@ def test_prompts_of_a_server_test_tell_their_phase() -> None:
     with serve_teacher() as server:
         for structured in (True, False):
             settings = config(server.url, structured=structured, concurrency=1)
-            reflect(settings, [question(0, "instruction"), question(0, "response")])
+            ask(settings, [asked(0, "instruction"), asked(0, "response")])
         assert [is_about_instruction(request) for request in server.requests] == [True, False] * 2
 
 
 def test_close_closes_the_engine() -> None:
     engine = ScriptedEngine(well)
-    with Teacher(engine, PROMPTS, config(), 0):
+    with scripted(engine):
         assert not engine.closed
     assert engine.closed
 
@@ -707,23 +667,23 @@ def test_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
     settings = {"api_key_env": "SOME_KEY", "concurrency": 1}
     with serve_teacher(quote_the_key) as server, open_teacher(config(server.url, **settings), 0) as teacher:
-        (failed,) = teacher.reflect([question(0)])
+        ((failed, _),) = teacher.reflect([asked(0)])
         with pytest.raises(TeacherError) as caught:
-            list(teacher.reflect([question(0)]))
+            list(teacher.reflect([asked(0)]))
         assert server.keys == [f"Bearer {key}"] * 2
-    assert "Bearer [key] may not" in (failed.call.error or "")
+    assert "Bearer [key] may not" in (failed.error or "")
     assert "Bearer [key] may not" in str(caught.value)
     assert key not in repr(failed)
     assert key not in repr(caught.value)
     with serve_teacher(lambda request, number: Reply(body=f'"{key}')) as server:
-        (failed,) = reflect(config(server.url, **settings), [question(0)])
+        failed = ask_one(config(server.url, **settings))
     assert key not in repr(failed)
 
 
 def test_no_key_is_sent_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-for-another-server")
     with serve_teacher() as server:
-        reflect(config(server.url), [question(0)])
+        ask(config(server.url), [asked(0)])
         assert server.keys == [None]
 
 
@@ -792,14 +752,15 @@ def test_recorded_teacher_answers_every_shared_pair() -> None:
     records = json.loads((SHARED / "data" / "recycle-800.json").read_text(encoding="utf-8"))
     pairs = [Pair(record["instruction"], record["input"], record["output"]) for record in records]
     for round in (1, 2):
-        asked = [question(n, pair=pair, round=round) for n, pair in enumerate(pairs)]
-        found = reflect(settings, asked)
+        found = ask(settings, [asked(n, pair=pair, round=round) for n, pair in enumerate(pairs)])
         # A few of the given responses are what the stronger models said too.
         assert Counter(statuses(found)).keys() <= {"ok", "unchanged"}
-        proposals = {r.question.sample_id: r.proposal for r in found}
+        proposals = {call.sample_id: version for call, version in found}
         assert len(proposals) == 797
         assert sum(proposal is not None for proposal in proposals.values()) > 780
-        assert all(r.proposal.instruction == r.question.pair.instruction for r in found if r.proposal)
-    instruction = reflect(settings, [question(0, "instruction", pair=pairs[0])])
-    assert statuses(instruction) == ["no-entry"]
-    assert instruction[0].final
+        given_pairs = {f"sample-{n}": pair for n, pair in enumerate(pairs)}
+        for _, version in found:
+            assert version is None or version.pair.instruction == given_pairs[version.sample_id].instruction
+    call = ask_one(settings, asked(0, "instruction", pair=pairs[0]))
+    assert call.status == "no-entry"
+    assert call.is_final(9)

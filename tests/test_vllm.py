@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from reflectune.agents.models import open_model
-from reflectune.agents.teacher.engines import Answer, Request, TeacherModel
+from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
 from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
 from reflectune.agents.teacher.prompts import answer_schema, open_prompts
@@ -28,7 +28,8 @@ from reflectune.loop.demo.noise import write_dataset
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import Pair
+from reflectune.state.records import Answer, Pair
+from tests.teachers import asked
 from tests.tiny_models import save_tiny_adapter, save_tiny_llama
 from tests.worlds import child_environment, reflectune, write_world
 
@@ -67,7 +68,7 @@ def request(number: int, *, structured: bool = False, text: str | None = None) -
     if text is not None:
         messages = ({"role": "user", "content": text},)
     schema = answer_schema("response") if structured else None
-    return Request(str(number), messages, schema, number, PAIR, "response", 1, 0)
+    return Request(str(number), asked(pair=PAIR), messages, schema, number)
 
 
 def ask(engine: Any, *requests: Request) -> dict[str, Answer]:

@@ -14,16 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reflectune.agents.teacher.engines import Answer, Request, TeacherModel
+from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines import vllm_engine as module
 from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
-from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Ready, Task
+from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Ready
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
-from reflectune.state.records import Pair
+from reflectune.state.records import Answer, Pair
+from tests.teachers import asked
 
 
-def serve_obediently(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+def serve_obediently(requests: Connection, words: Connection, settings: ModelSettings) -> None:
     """Answer batch by batch, and do what the prompts say: die alone or together, fail, refuse."""
     marks = Path(settings.engine["model"])
     with (marks / "starts").open("a") as file:
@@ -31,10 +32,10 @@ def serve_obediently(tasks: Connection, words: Connection, settings: ModelSettin
     words.send(Ready())
     with suppress(EOFError):
         while True:
-            batch: list[Task] = [tasks.recv()]
-            while tasks.poll(0.05):
-                batch.append(tasks.recv())
-            texts = {task.request_id: task.messages[0]["content"] for task in batch}
+            batch: list[Request] = [requests.recv()]
+            while requests.poll(0.05):
+                batch.append(requests.recv())
+            texts = {request.id: request.messages[0]["content"] for request in batch}
             for name, text in texts.items():
                 if text.startswith("once") and not (marks / name).exists():
                     (marks / name).touch()
@@ -47,32 +48,32 @@ def serve_obediently(tasks: Connection, words: Connection, settings: ModelSettin
                 words.send(Answer(name, text=f"{text}: {len(batch)}", finish_reason="stop"))
 
 
-def serve_one_batch_each(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+def serve_one_batch_each(requests: Connection, words: Connection, settings: ModelSettings) -> None:
     """Of the first two processes, die of all; of later ones, answer one batch and end."""
     with (Path(settings.engine["model"]) / "starts").open("a+") as file:
         file.write(f"{os.getpid()}\n")
         file.seek(0)
         is_early = len(file.readlines()) <= 2
     words.send(Ready())
-    batch: list[Task] = [tasks.recv()]
-    while tasks.poll(0.3):
-        batch.append(tasks.recv())
+    batch: list[Request] = [requests.recv()]
+    while requests.poll(0.3):
+        batch.append(requests.recv())
     if is_early:
         os._exit(3)
-    for task in batch:
-        words.send(Answer(task.request_id, text=f"{len(batch)}", finish_reason="stop"))
+    for request in batch:
+        words.send(Answer(request.id, text=f"{len(batch)}", finish_reason="stop"))
 
 
-def serve_nobody(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+def serve_nobody(requests: Connection, words: Connection, settings: ModelSettings) -> None:
     print("no such model")
     words.send(Fault("OSError: no such model"))
 
 
-def serve_and_fall(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+def serve_and_fall(requests: Connection, words: Connection, settings: ModelSettings) -> None:
     os._exit(7)
 
 
-def serve_deafly(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
+def serve_deafly(requests: Connection, words: Connection, settings: ModelSettings) -> None:
     words.send(Ready())
     time.sleep(600)
 
@@ -96,7 +97,7 @@ def ask(engine: VllmEngine, *texts: str) -> dict[str, Answer]:
     """Answers by the number of their text, each of which is about a pair of its own."""
     for number, text in enumerate(texts):
         messages = ({"role": "user", "content": text},)
-        engine.submit(Request(str(number), messages, None, 0, Pair(text, "", "r"), "response", 1, 0))
+        engine.submit(Request(str(number), asked(pair=Pair(text, "", "r")), messages, None, 0))
     answers = [engine.next_answer() for _ in texts]
     assert len({answer.request_id for answer in answers}) == len(texts)
     return {answer.request_id: answer for answer in answers}

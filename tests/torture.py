@@ -220,7 +220,7 @@ def serve() -> None:
     from reflectune.agents.teacher.engines import ENGINES, Request, TeacherModel
     from reflectune.loop.demo.demo import demo_config
     from reflectune.state.config import StudentConfig
-    from reflectune.state.records import Pair
+    from reflectune.state.records import Pair, Reflection
     from tests.teacher_server import Reply, serve_teacher
 
     torch.set_num_threads(1)
@@ -228,6 +228,7 @@ def serve() -> None:
     assert config.model is not None
     model = TeacherModel("teacher", StudentConfig(model=config.model, dtype="float32", threads=1))
     engine = ENGINES["transformers"].open(config, model)
+    nothing = Reflection("", "", Pair("", "", ""), 1, "response", 0)  # this engine reads messages only
     answers: dict[str, str] = {}
     lock = threading.Lock()
 
@@ -236,8 +237,7 @@ def serve() -> None:
         key = json.dumps([messages, seed])
         with lock:
             if key not in answers:
-                pair = Pair("", "", "")  # like all that follows it, of no use to this engine
-                engine.submit(Request(str(number), tuple(messages), None, seed, pair, "response", 1, 0))
+                engine.submit(Request(str(number), nothing, tuple(messages), None, seed))
                 answers[key] = engine.next_answer().text
         return Reply(answers[key], delay=0.03)  # so that a kill finds some under way
 

@@ -1,19 +1,20 @@
 """The teacher: asks an engine for reflections on pairs, and makes proposals of its answers.
 
 Keeps the engine busy, asks again where that can help, and hands over every finished call as soon as it
-is there. It stores no call: what was already asked comes in with the questions.
+is there. It stores no call: how often one was already asked comes in with the reflection.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
 from reflectune.agents.model_files import find_fault
-from reflectune.agents.teacher.engines import ENGINES, Answer, Engine, Request, TeacherModel
-from reflectune.agents.teacher.engines.cached import Answers, CachedEngine
+from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
+from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
 from reflectune.agents.teacher.prompts import (
     Prompts,
     Proposal,
@@ -25,62 +26,25 @@ from reflectune.agents.teacher.prompts import (
 )
 from reflectune.state.config import SELF, StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
-from reflectune.state.records import FINAL_STATUSES, CallStatus, Pair, Phase, TeacherCall, content_hash
+from reflectune.state.records import Answer, CallStatus, Reflection, TeacherCall, Version, content_hash
 
-__all__ = ["Question", "Reflection", "Teacher", "check_teacher", "open_teacher"]
+__all__ = ["Reflected", "Teacher", "check_teacher", "open_teacher"]
 
-# So many questions in a row may come to nothing, or the engine's capacity if that is more.
-_PATIENCE = 8
+Reflected = tuple[TeacherCall, Version | None]  # a finished call, and the version it proposed, if any
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A proposal to ask for: one candidate for one incumbent in one round and phase."""
-
-    sample_id: str
-    incumbent_id: str  # version id
-    pair: Pair
-    round: int
-    phase: Phase
-    candidate: int
-    attempts: int = 0  # calls already made for it before an interruption
-
-
-@dataclass(frozen=True, slots=True)
-class Reflection:
-    """One finished call, and what the teacher proposed in it."""
-
-    question: Question
-    call: TeacherCall
-    proposal: Pair | None  # None unless the call's status is "ok"
-    final: bool  # whether nothing more is asked for this question
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """An attempt at a question that is to be made."""
-
-    question: Question
-    attempt: int  # from 1
-    schema_refused: bool = False  # in this very attempt
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """An attempt under way."""
-
-    ask: _Ask
-    nonce: str
-    request: Request
+# So many calls in a row may bring no text, or the engine's capacity if that is more.
+_MAX_TEXTLESS = 8
+_ASKED_FOR = attrgetter("round", "phase", "sample_id", "candidate")  # of a call: which proposal
+_FAILED: dict[str, CallStatus] = {"refused-request": "refused", "no-entry": "no-entry"}  # others: "error"
 
 
 class Teacher:
     """Reflects on pairs through an engine.
 
-    The first attempt at a question asks for JSON by schema, where config and engine allow it; further
-    attempts ask for tagged text, so that even a greedy model reads something new. Prompts without words
-    for tagged text ask for JSON in every attempt, with a schema wherever one is allowed. What an attempt
-    asks follows from seed, question and attempt alone, and so is the same in a resumed run.
+    The first attempt asks for JSON by schema, where config and engine allow it; further attempts ask for
+    tagged text, so that even a greedy model reads something new. Prompts without words for tagged text ask
+    for JSON in every attempt, with a schema wherever one is allowed. What an attempt asks follows from
+    seed, reflection and attempt alone, and so is the same in a resumed run.
     """
 
     def __init__(
@@ -89,7 +53,7 @@ class Teacher:
         prompts: Prompts,
         config: TeacherConfig,
         seed: int,
-        answers: Answers | None = None,
+        cache: Cache | None = None,
     ) -> None:
         """Take an engine, and where there is a cache, what it knows of the server behind the engine."""
         self._engine = engine
@@ -98,22 +62,23 @@ class Teacher:
         self._seed = seed
         self._attempts = config.attempts
         self._request_ids = map(str, count())
-        self._answers = answers
+        self._cache = cache
         self._server = config.base_url or "", engine.model
         # None until the server has shown it
-        self._grants_schemas = None if answers is None else answers.grants_schemas(*self._server)
+        self._grants_schemas = None if cache is None else cache.grants_schemas(*self._server)
+        self._schema_refused: set[Reflection] = set()  # in the attempt that is next or under way
         self._has_answered = False
         self._failures = 0  # calls in a row without a text
         self._unavailable = 0  # requests in a row that nobody took
 
     def reflect(
-        self, questions: Iterable[Question], may_ask: Callable[[], bool] = lambda: True
-    ) -> Iterator[Reflection]:
-        """Ask every question, again where an answer is no use, and yield every finished call.
+        self, reflections: Iterable[Reflection], may_ask: Callable[[], bool] = lambda: True
+    ) -> Iterator[Reflected]:
+        """Ask for every reflection, again where an answer is no use, and yield every finished call.
 
         Once `may_ask` says no, nothing more is asked; calls under way are still taken in.
 
-        Questions are pulled when there is room for them, so they may be far more than fit in memory.
+        Reflections are pulled when there is room for them, so they may be far more than fit in memory.
         Failures in a row are held back until the teacher answers something: they may be its fault rather
         than the pairs'. A refused request is the pair's fault once anything was answered. An answer without
         a text is no better than a failure, but has been paid for: it is yielded at once, and so is a failure
@@ -121,23 +86,23 @@ class Teacher:
 
         Raises:
             TeacherError: the teacher cannot be reached, or answers nothing, not even what was under way when
-                that showed. Calls not yielded cost nothing: ask their questions again.
+                that showed. Calls not yielded cost nothing: ask for their reflections again.
         """
-        new = (_Ask(q, q.attempts + 1) for q in questions if q.attempts < self._attempts)
-        again: deque[_Ask] = deque()
-        under_way: dict[str, _Sent] = {}
-        held: list[Reflection] = []
+        new = (reflection for reflection in reflections if reflection.attempts < self._attempts)
+        again: deque[Reflection] = deque()
+        under_way: dict[str, Request] = {}
+        held: list[Reflected] = []
         fault: TeacherError | None = None
         while True:
             while (
                 fault is None
                 and len(under_way) < self._engine.capacity
                 and may_ask()
-                and (ask := again.popleft() if again else next(new, None))
+                and (reflection := again.popleft() if again else next(new, None))
             ):
-                sent = self._prepare(ask)
-                under_way[sent.request.id] = sent
-                self._engine.submit(sent.request)
+                request = self._prepare(reflection)
+                under_way[request.id] = request
+                self._engine.submit(request)
             if not under_way:
                 if fault is not None:
                     raise fault
@@ -146,21 +111,22 @@ class Teacher:
             answer = self._engine.next_answer()
             if answer.request_id not in under_way:
                 continue  # asked by an earlier reflect() whose reader stopped early
-            sent = under_way.pop(answer.request_id)
-            fault = self._find_fault(sent, answer, len(under_way), fault)
+            request = under_way.pop(answer.request_id)
+            fault = self._find_fault(request, answer, len(under_way), fault)
+            reflection = request.reflection
             if answer.error == "unavailable":
-                again.append(sent.ask)
+                again.append(reflection)
                 continue
-            if answer.error == "refused-request" and sent.request.schema is not None:
-                again.append(replace(sent.ask, schema_refused=True))
+            if _refuses_schema(request, answer):
+                self._schema_refused.add(reflection)
+                again.append(reflection)
                 continue
-            reflection = self._conclude(sent, answer)
-            if not reflection.final:
-                again.append(_Ask(sent.ask.question, sent.ask.attempt + 1))
-            held.append(reflection)
-            ready, held = self._release(held, answer)
+            call, version = self._conclude(request, answer)
+            if not call.is_final(self._attempts):
+                again.append(replace(reflection, attempts=call.attempt))
+            ready, held = self._release([*held, (call, version)], answer)
             yield from ready
-            self._learn_schemas(sent, answer)
+            self._learn_schemas(request, answer)
 
     def close(self) -> None:
         """Give back the engine's memory, threads and connections."""
@@ -172,34 +138,36 @@ class Teacher:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _prepare(self, ask: _Ask) -> _Sent:
-        question = ask.question
-        place = question.round, question.phase, question.sample_id, ask.attempt
+    def _prepare(self, asked: Reflection) -> Request:
         # Candidates of a pair share their whole prompt, so that engines compute it once.
-        nonce = make_nonce(question.pair, self._seed, *place)
-        structured = (
-            (ask.attempt == 1 or not self._prompts.has_tags)
-            and not ask.schema_refused
+        structured = self._wants_json(asked)
+        messages = self._prompts.messages(
+            asked.phase, asked.pair, structured=structured, nonce=self._nonce(asked)
+        )
+        seed = content_hash("seed", self._seed, *_place(asked), asked.candidate)
+        return Request(
+            id=next(self._request_ids),
+            reflection=asked,
+            messages=messages,
+            schema=answer_schema(asked.phase) if structured else None,
+            seed=int(seed[:8], 16) >> 1,  # 31 bits
+        )
+
+    def _wants_json(self, asked: Reflection) -> bool:
+        """Whether an attempt asks for JSON by schema."""
+        return (
+            (asked.attempts == 0 or not self._prompts.has_tags)
+            and asked not in self._schema_refused
             and self._config.structured
             and self._engine.structured
             and self._grants_schemas is not False
         )
-        request = Request(
-            id=next(self._request_ids),
-            messages=self._prompts.messages(
-                question.phase, question.pair, structured=structured, nonce=nonce
-            ),
-            schema=answer_schema(question.phase) if structured else None,
-            seed=int(content_hash("seed", self._seed, *place, question.candidate)[:8], 16) >> 1,  # 31 bits
-            pair=question.pair,
-            phase=question.phase,
-            round=question.round,
-            candidate=question.candidate,
-        )
-        return _Sent(ask, nonce, request)
+
+    def _nonce(self, asked: Reflection) -> str:
+        return make_nonce(asked.pair, self._seed, *_place(asked))
 
     def _find_fault(
-        self, sent: _Sent, answer: Answer, others_under_way: int, fault: TeacherError | None
+        self, request: Request, answer: Answer, others_under_way: int, fault: TeacherError | None
     ) -> TeacherError | None:
         """What keeps the teacher as a whole from answering, after one more answer."""
         if answer.cached:
@@ -212,14 +180,14 @@ class Teacher:
                 return fault or self._error("cannot be reached", answer)
             return fault
         self._unavailable = 0
-        if answer.error == "refused-request" and sent.request.schema is not None:
+        if _refuses_schema(request, answer):
             return fault
         if self._is_sign_of_life(answer):
             self._has_answered = True
             self._failures = 0
             return None
         self._failures += 1
-        if self._failures > self._attempts * max(_PATIENCE, self._engine.capacity):
+        if self._failures > self._attempts * max(_MAX_TEXTLESS, self._engine.capacity):
             return fault or self._error(f"{self._failures} calls in a row failed", answer)
         return fault
 
@@ -229,74 +197,67 @@ class Teacher:
             return bool(answer.text.strip()) and not answer.cached
         return answer.error == "no-entry" or (answer.error == "refused-request" and self._has_answered)
 
-    def _release(self, held: list[Reflection], answer: Answer) -> tuple[list[Reflection], list[Reflection]]:
+    def _release(self, held: list[Reflected], answer: Answer) -> tuple[list[Reflected], list[Reflected]]:
         """What to yield after an answer, to the last one of these, and what to hold on to."""
         if self._is_sign_of_life(answer):
             return held, []
         if answer.error is not None and answer.prompt_tokens is None:
             return [], held
         # Earlier attempts go with it: the resumed run goes on by how many are in the books.
-        question = held[-1].question
-        rest = [reflection for reflection in held if reflection.question is not question]
-        return [reflection for reflection in held if reflection.question is question], rest
+        proposal = _ASKED_FOR(held[-1][0])
+        ready = [made for made in held if _ASKED_FOR(made[0]) == proposal]
+        return ready, [made for made in held if _ASKED_FOR(made[0]) != proposal]
 
-    def _learn_schemas(self, sent: _Sent, answer: Answer) -> None:
+    def _learn_schemas(self, request: Request, answer: Answer) -> None:
         """Note whether the server takes schemas, as an answer of its own shows it. Once granted they stay."""
-        granted = sent.request.schema is not None
-        refused = sent.ask.schema_refused and self._grants_schemas is None
+        granted = request.schema is not None
+        refused = request.reflection in self._schema_refused and self._grants_schemas is None
+        self._schema_refused.discard(request.reflection)
         if answer.error is not None or answer.cached or not (granted or refused):
             return
         if granted != self._grants_schemas:
             self._grants_schemas = granted
-            if self._answers is not None:
-                self._answers.set_grants_schemas(*self._server, granted)
+            if self._cache is not None:
+                self._cache.set_grants_schemas(*self._server, granted)
 
-    def _conclude(self, sent: _Sent, answer: Answer) -> Reflection:
-        """Make a call's record of an answer, with the proposal in it."""
-        question, attempt = sent.ask.question, sent.ask.attempt
-        status, proposal = self._read(sent, answer)
+    def _conclude(self, request: Request, answer: Answer) -> Reflected:
+        """Make a call's record of an answer, with the version it proposes."""
+        asked = request.reflection
+        parsed = self._parse(request, answer)
+        proposal = parsed if isinstance(parsed, Proposal) else None
         call = TeacherCall(
-            round=question.round,
-            phase=question.phase,
-            sample_id=question.sample_id,
-            candidate=question.candidate,
-            attempt=attempt,
+            round=asked.round,
+            phase=asked.phase,
+            sample_id=asked.sample_id,
+            candidate=asked.candidate,
+            attempt=asked.attempts + 1,
             engine=self._engine.name,
             model=self._engine.model,
-            prompt_hash=hash_messages(sent.request.messages),
+            prompt_hash=hash_messages(request.messages),
             text=clean_text(answer.text),
             finish_reason=answer.finish_reason,
-            status=status,
+            status="ok" if isinstance(parsed, Proposal) else parsed,
             error=None if answer.message is None else clean_text(answer.message),
-            critique=proposal.critique if proposal else None,
+            critique=None if proposal is None else proposal.critique,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
             cost_usd=self._cost(answer),
             seconds=answer.seconds,
             cached=answer.cached,
         )
-        final = status in FINAL_STATUSES or attempt >= self._attempts
-        return Reflection(question, call, proposal.pair if proposal else None, final)
+        return call, None if proposal is None else _version(asked, proposal, call)
 
-    def _read(self, sent: _Sent, answer: Answer) -> tuple[CallStatus, Proposal | None]:
-        match answer.error:
-            case None:
-                question = sent.ask.question
-                parsed = self._prompts.parse(
-                    answer.text,
-                    phase=question.phase,
-                    pair=question.pair,
-                    structured=sent.request.schema is not None,
-                    nonce=sent.nonce,
-                    finish_reason=answer.finish_reason,
-                )
-                return ("ok", parsed) if isinstance(parsed, Proposal) else (parsed, None)
-            case "refused-request":
-                return "refused", None
-            case "no-entry":
-                return "no-entry", None
-            case _:
-                return "error", None
+    def _parse(self, request: Request, answer: Answer) -> Proposal | CallStatus:
+        if answer.error is not None:
+            return _FAILED.get(answer.error, "error")
+        return self._prompts.parse(
+            answer.text,
+            phase=request.reflection.phase,
+            pair=request.reflection.pair,
+            structured=request.schema is not None,
+            nonce=self._nonce(request.reflection),
+            finish_reason=answer.finish_reason,
+        )
 
     def _cost(self, answer: Answer) -> float | None:
         """Price of one call in USD; None where a price or a count is unknown, 0 for one from the cache."""
@@ -314,8 +275,30 @@ class Teacher:
         return TeacherError(f"teacher {self._engine.model}: {what}: {message}; once mended, resume the run")
 
 
+def _place(asked: Reflection) -> tuple[object, ...]:
+    """What tells the prompt of one attempt from any other in a run."""
+    return asked.round, asked.phase, asked.sample_id, asked.attempts + 1
+
+
+def _refuses_schema(request: Request, answer: Answer) -> bool:
+    """Whether it may be the schema that the engine does not take."""
+    return answer.error == "refused-request" and request.schema is not None
+
+
+def _version(asked: Reflection, proposal: Proposal, call: TeacherCall) -> Version:
+    return Version(
+        sample_id=asked.sample_id,
+        parent_id=asked.incumbent_id,
+        round=asked.round,
+        phase=asked.phase,
+        candidate=asked.candidate,
+        pair=proposal.pair,
+        teacher_call_id=call.id,
+    )
+
+
 def open_teacher(
-    config: TeacherConfig, seed: int, student: TeacherModel | None = None, answers: Answers | None = None
+    config: TeacherConfig, seed: int, student: TeacherModel | None = None, cache: Cache | None = None
 ) -> Teacher:
     """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
 
@@ -323,7 +306,7 @@ def open_teacher(
         config: of the teacher.
         seed: the run's; what is asked and drawn follows from it.
         student: who teaches where `teacher.model` is "self".
-        answers: the cache that `teacher.cache` speaks of; None asks for every answer. With it the engine is
+        cache: the one that `teacher.cache` speaks of; None asks for every answer. With it the engine is
             opened when the first answer is missing, if ever, and what one teacher learns of a server is known
             to the next.
 
@@ -334,11 +317,11 @@ def open_teacher(
     """
     prompts = _open_prompts(config)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
-    if answers is None or config.cache == "off" or not kind.is_cached:
+    if cache is None or config.cache == "off" or not kind.is_cached:
         assert config.cache != "only" or not kind.is_cached, "nobody said which cache to ask"
         return Teacher(kind.open(config, model), prompts, config, seed)
-    engine = CachedEngine(config, model, answers)
-    return Teacher(engine, prompts, config, seed, None if kind.is_local else answers)
+    engine = CachedEngine(config, model, cache)
+    return Teacher(engine, prompts, config, seed, None if kind.is_local else cache)
 
 
 def check_teacher(config: TeacherConfig) -> None:

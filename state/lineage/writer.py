@@ -28,6 +28,7 @@ from reflectune.state.records import (
     Evaluation,
     Pair,
     Phase,
+    Reflection,
     Sample,
     Score,
     Spending,
@@ -41,7 +42,6 @@ from reflectune.state.records import (
 __all__ = [
     "Contest",
     "LineageWriter",
-    "Pending",
     "PoolPair",
     "Scores",
     "connect_read_only",
@@ -65,17 +65,6 @@ _FROZEN = """
 _PAGE = 500
 
 _LET_IT_END = "another program keeps it for itself, let it end"
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A proposal that is still to be asked for."""
-
-    sample_id: str
-    incumbent_id: str
-    pair: Pair
-    candidate: int
-    attempts: int  # calls already made for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +283,7 @@ class LineageWriter:
 
     def pending_reflections(
         self, round: int, phase: Phase, *, candidates: int, attempts: int, patience: int | None = None
-    ) -> Iterator[Pending]:
+    ) -> Iterator[Reflection]:
         """Proposals still to be asked for in a phase, in the order of the samples; none of frozen ones.
 
         A proposal is settled once a call for it is answered, once its failure is final, or after
@@ -318,7 +307,8 @@ class LineageWriter:
                     call = calls.get((row["sample_id"], candidate))
                     made = call["attempts"] if call else 0
                     if made < attempts and not (call and call["settled"]):
-                        yield Pending(row["sample_id"], row["version_id"], _pair(row), candidate, made)
+                        sample_id, incumbent_id = row["sample_id"], row["version_id"]
+                        yield Reflection(sample_id, incumbent_id, _pair(row), round, phase, candidate, made)
 
     def add_reflections(self, calls: Iterable[TeacherCall], proposals: Iterable[Version]) -> None:
         """Commit teacher calls with the versions they proposed."""

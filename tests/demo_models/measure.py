@@ -8,12 +8,12 @@ from collections import defaultdict
 
 from reflectune.agents.student.evaluation import evaluate_student
 from reflectune.agents.student.student import Student
-from reflectune.agents.teacher.teacher import Question, open_teacher
+from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.loop.demo.account import share
 from reflectune.loop.demo.noise import INPUT_RATE, draw_instruction, draw_pair
 from reflectune.loop.demo.world import KINDS, Task, check, draw_task, is_right
 from reflectune.state.config import RunConfig
-from reflectune.state.records import PHASES, CallStatus, Evaluation, Pair
+from reflectune.state.records import PHASES, CallStatus, Evaluation, Pair, Reflection
 
 __all__ = ["measure_student", "measure_teacher"]
 
@@ -37,11 +37,11 @@ def measure_teacher(config: RunConfig) -> dict[str, dict[str, float | None]]:
     groups: defaultdict[str, list[tuple[Pair, CallStatus, Pair | None]]] = defaultdict(list)
     with open_teacher(config.teacher, config.seed) as teacher:
         for phase in PHASES:
-            questions = [Question(str(i), str(i), pair, 1, phase, 0) for i, (_, pair) in enumerate(drawn)]
-            for reflection in teacher.reflect(questions):
-                if reflection.final:
-                    task, pair = drawn[int(reflection.question.sample_id)]
-                    outcome = pair, reflection.call.status, reflection.proposal
+            asked = [Reflection(str(i), str(i), pair, 1, phase, 0) for i, (_, pair) in enumerate(drawn)]
+            for call, version in teacher.reflect(asked):
+                if call.is_final(config.teacher.attempts):
+                    task, pair = drawn[int(call.sample_id)]
+                    outcome = pair, call.status, None if version is None else version.pair
                     groups[phase].append(outcome)
                     groups[task.kind.name].append(outcome)
     return {name: _judge(groups[name]) for name in (*PHASES, *KINDS)}

@@ -7,14 +7,12 @@ An engine knows nothing of reflection: it takes requests and gives each answer b
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from reflectune.state.config import StudentConfig, TeacherConfig
-from reflectune.state.records import Pair, Phase
+from reflectune.state.records import Answer, Reflection
 
-__all__ = ["ENGINES", "Answer", "AnswerError", "Engine", "EngineKind", "Request", "TeacherModel"]
-
-AnswerError = Literal["refused-request", "no-entry", "unavailable", "failed"]
+__all__ = ["ENGINES", "Engine", "EngineKind", "Request", "TeacherModel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +27,16 @@ class TeacherModel:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt for the teacher, with the question it stands for.
+    """One prompt for the teacher, and the reflection that it asks for.
 
-    `pair`, `phase`, `round` and `candidate` say what is asked; an engine that plays recorded answers
-    looks them up, every other engine reads `messages` only.
+    An engine that plays recorded answers looks the reflection up, every other engine reads `messages` only.
     """
 
     id: str
+    reflection: Reflection
     messages: tuple[Mapping[str, str], ...]  # {"role", "content"}
     schema: Mapping[str, Any] | None  # JSON schema the answer must follow; None asks for free text
     seed: int
-    pair: Pair
-    phase: Phase
-    round: int
-    candidate: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of one request.
-
-    `error` is None for an answered request, else
-        refused-request  the server says the request itself is wrong: asking the same again is useless
-        no-entry         a recording, or a cache that is asked alone, has nothing for it
-        unavailable      nobody took the request: no connection, or too busy; not the request's fault
-        failed           anything else that may pass
-    """
-
-    request_id: str
-    text: str = ""
-    finish_reason: str | None = None
-    error: AnswerError | None = None
-    message: str | None = None  # what went wrong, where something did
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    seconds: float = 0.0
-    cached: bool = False  # nobody was asked: it had been paid for before
 
 
 class Engine(Protocol):

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Protocol
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.teacher.engines import ENGINES, Answer, AnswerError, Engine, Request, TeacherModel
+from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
 from reflectune.agents.teacher.prompts import clean_text
 from reflectune.state.config import TeacherConfig
-from reflectune.state.records import KeptAnswer, content_hash
+from reflectune.state.records import Answer, AnswerError, content_hash
 
-__all__ = ["Answers", "CachedEngine"]
+__all__ = ["Cache", "CachedEngine"]
 
 
-class Answers(Protocol):
+class Cache(Protocol):
     """Where answers are kept, by the hash of all that they depend on."""
 
-    def get(self, key: str) -> KeptAnswer | None:
-        """The answer kept under a key."""
+    def get(self, key: str, request_id: str) -> Answer | None:
+        """The answer kept under a key, as one to this request."""
 
-    def put(self, key: str, answer: KeptAnswer) -> None:
-        """Keep an answer; the first one under a key stays."""
+    def put(self, key: str, model: str, answer: Answer) -> None:
+        """Keep what a model answered; the first answer under a key stays."""
 
     def fingerprint(self, folder: str) -> str | None:
         """What a model folder was last found to hold."""
@@ -54,7 +54,7 @@ class CachedEngine:
     when it is closed is lost.
     """
 
-    def __init__(self, config: TeacherConfig, model: TeacherModel, answers: Answers) -> None:
+    def __init__(self, config: TeacherConfig, model: TeacherModel, cache: Cache) -> None:
         """Open nothing yet.
 
         Raises:
@@ -64,12 +64,12 @@ class CachedEngine:
         self.name: str = config.engine
         self.model = model.name
         self.structured, self.capacity = kind.structured, config.capacity
-        self._config, self._teacher, self._answers = config, model, answers
-        self._sampling = (_identify(config, model, answers), config.temperature, config.top_p)
+        self._config, self._teacher, self._cache = config, model, cache
+        self._sampling = (_identify(config, model, cache), config.temperature, config.top_p)
         self._engine: Engine | None = None
         self._hits: deque[Answer] = deque()
         self._asked: dict[str, str] = {}  # request id -> key
-        self._handed_out: tuple[str, KeptAnswer] | None = None
+        self._handed_out: tuple[str, Answer] | None = None
 
     def submit(self, request: Request) -> None:
         """Find the request's answer, or hand it on.
@@ -78,8 +78,8 @@ class CachedEngine:
             TeacherError, ConfigError: an answer is missing, and the engine cannot be opened.
         """
         key = self._key(request)
-        if (kept := self._answers.get(key)) is not None:
-            self._hits.append(_answer(request, kept))
+        if (kept := self._cache.get(key, request.id)) is not None:
+            self._hits.append(kept)
         elif self._config.cache == "only":
             self._hits.append(_miss(request))
         else:
@@ -103,7 +103,7 @@ class CachedEngine:
         answer = replace(answer, text=clean_text(answer.text))
         key = self._asked.pop(answer.request_id)
         if answer.error is None:
-            self._handed_out = key, _kept(self.model, answer)
+            self._handed_out = key, answer
         return answer
 
     def close(self) -> None:
@@ -116,7 +116,8 @@ class CachedEngine:
 
     def _keep(self) -> None:
         if self._handed_out is not None:
-            self._answers.put(*self._handed_out)
+            key, answer = self._handed_out
+            self._cache.put(key, clean_text(self.model), answer)
             self._handed_out = None
 
     def _key(self, request: Request) -> str:
@@ -131,7 +132,7 @@ class CachedEngine:
         )
 
 
-def _identify(config: TeacherConfig, model: TeacherModel, answers: Answers) -> tuple[object, ...]:
+def _identify(config: TeacherConfig, model: TeacherModel, cache: Cache) -> tuple[object, ...]:
     """What tells a model from every other, as far as it can be known without opening it.
 
     A server's model goes by its name and `teacher.revision`, and so does one from the hub; a model folder by
@@ -145,36 +146,15 @@ def _identify(config: TeacherConfig, model: TeacherModel, answers: Answers) -> t
     if folder.is_dir():
         content = fingerprint(folder)
         if config.cache != "only":
-            answers.set_fingerprint(str(folder.absolute()), content)
+            cache.set_fingerprint(str(folder.absolute()), content)
     elif folder.is_absolute():
-        content = answers.fingerprint(str(folder))
+        content = cache.fingerprint(str(folder))
     weights = ("named", source.model, source.revision) if content is None else ("files", content)
     dtype = None if source.dtype == "auto" else source.dtype
     return *weights, model.adapter_hash, dtype, config.quantization, config.max_model_len
-
-
-def _answer(request: Request, kept: KeptAnswer) -> Answer:
-    return Answer(
-        request.id,
-        text=kept.text,
-        finish_reason=kept.finish_reason,
-        prompt_tokens=kept.prompt_tokens,
-        completion_tokens=kept.completion_tokens,
-        cached=True,
-    )
 
 
 def _miss(request: Request) -> Answer:
     """Of a cache that is asked alone. It may have the answer to the prompt without a schema."""
     error: AnswerError = "no-entry" if request.schema is None else "refused-request"
     return Answer(request.id, error=error, message='not in the cache, and teacher.cache = "only"')
-
-
-def _kept(model: str, answer: Answer) -> KeptAnswer:
-    return KeptAnswer(
-        model=clean_text(model),
-        text=answer.text,
-        finish_reason=answer.finish_reason,
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-    )

@@ -8,9 +8,10 @@ import time
 from collections import deque
 from typing import Any
 
-from reflectune.agents.teacher.engines import Answer, Request, TeacherModel
+from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import StudentError, TeacherError
+from reflectune.state.records import Answer
 
 __all__ = ["TransformersEngine"]
 

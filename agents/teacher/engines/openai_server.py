@@ -21,11 +21,12 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from reflectune.agents.teacher.engines import Answer, AnswerError, Request
+from reflectune.agents.teacher.engines import Request
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
 from reflectune.agents.teacher.prompts import clean_text
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.records import Answer, AnswerError
 
 __all__ = ["OpenAIEngine", "read_api_key"]
 
@@ -39,8 +40,8 @@ _NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting help
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
 _CONNECT_TIMEOUT = 10.0  # seconds
-_MOST_BYTES = 8 * 2**20  # of a reply's body; the longest answers of today are a tenth of it
-_MOST_BYTES_COMPRESSED = 64 * 2**10  # nobody asked for compression, and this may become a thousandfold
+_MAX_BYTES = 8 * 2**20  # of a reply's body; the longest answers of today are a tenth of it
+_MAX_BYTES_COMPRESSED = 64 * 2**10  # nobody asked for compression, and this may become a thousandfold
 _MESSAGE_LENGTH = 500
 _REASON_LENGTH = 100
 
@@ -80,7 +81,7 @@ class OpenAIEngine:
             ),
         )
         self._has_answered = False
-        self._pace = Pace(config.capacity, patience=max(600.0, 2 * config.timeout))
+        self._pace = Pace(config.capacity, give_up_after=max(600.0, 2 * config.timeout))
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
@@ -260,16 +261,16 @@ class _OversizedReplyError(openai.OpenAIError):
 class _BoundedStream(httpx2.AsyncByteStream):
     """A reply's body that may not grow without end."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream, most: int) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, max_bytes: int) -> None:
         self._stream = stream
-        self._most = most
+        self._max_bytes = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for chunk in self._stream:
             size += len(chunk)
-            if size > self._most:
-                raise _OversizedReplyError(f"the reply is larger than {self._most} bytes")
+            if size > self._max_bytes:
+                raise _OversizedReplyError(f"the reply is larger than {self._max_bytes} bytes")
             yield chunk
 
     async def aclose(self) -> None:
@@ -280,7 +281,7 @@ async def _take_in_hand(response: httpx2.Response) -> None:
     """Before a reply's body is read: bound it, and read it as UTF-8."""
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     compressed = response.headers.get("content-encoding", "identity") != "identity"
-    response.stream = _BoundedStream(response.stream, _MOST_BYTES_COMPRESSED if compressed else _MOST_BYTES)
+    response.stream = _BoundedStream(response.stream, _MAX_BYTES_COMPRESSED if compressed else _MAX_BYTES)
     response.encoding = "utf-8"  # JSON is; the header may name what Python cannot read text with
 
 

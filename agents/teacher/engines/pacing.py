@@ -21,16 +21,16 @@ _LONGEST_STUMBLE = 16.0  # seconds
 
 
 class Pace:
-    """Lets requests to one server pass, between 1 and `most` at once.
+    """Lets requests to one server pass, between 1 and `max_limit` at once.
 
     For one caller of enter() at a time, on one event loop.
     """
 
-    def __init__(self, most: int, patience: float = 600.0) -> None:
-        """Start with `most` at once, and bear a server that takes nothing for `patience` seconds."""
-        self.most = most
-        self.limit = float(most)
-        self._patience = patience
+    def __init__(self, max_limit: int, give_up_after: float = 600.0) -> None:
+        """Start with `max_limit` at once; bear a server that takes nothing for `give_up_after` seconds."""
+        self.max_limit = max_limit
+        self.limit = float(max_limit)
+        self._give_up_after = give_up_after
         self._under_way = 0
         self._changed = asyncio.Event()
         self._resume_at = 0.0  # time.monotonic()
@@ -59,7 +59,7 @@ class Pace:
 
     def widen(self) -> None:
         """The server took a request: about `limit` of these let one more under way."""
-        self.limit = min(float(self.most), self.limit + 1 / self.limit)
+        self.limit = min(float(self.max_limit), self.limit + 1 / self.limit)
         self._shrunk = 0
         self._busy_since = None
         self._changed.set()
@@ -76,7 +76,7 @@ class Pace:
 
         Returns:
             Whether waiting is worth it: the server took something lately, and asks for no longer wait than
-            there is patience left.
+            is left until then.
         """
         now = time.monotonic()
         if self._busy_since is None:
@@ -90,7 +90,7 @@ class Pace:
             pause = 0.0
         if retry_after is not None:
             pause = max(pause, retry_after)
-        if now + pause > self._busy_since + self._patience:
+        if now + pause > self._busy_since + self._give_up_after:
             return False
         self._resume_at = max(self._resume_at, now + pause)
         return True

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflectune.agents.teacher.engines import Answer, Request
+from reflectune.agents.teacher.engines import Request
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError
-from reflectune.state.records import PHASES
+from reflectune.state.records import PHASES, Answer, Reflection
 
 __all__ = ["Entry", "RecordedEngine", "Recording", "read_recording"]
 
@@ -56,9 +56,9 @@ class RecordedEngine:
 
     def submit(self, request: Request) -> None:
         """Look the answer up."""
-        entries = _best_entries(self._recording, request)
-        if request.candidate < len(entries):
-            text = entries[request.candidate].answer
+        entries = _best_entries(self._recording, request.reflection)
+        if request.reflection.candidate < len(entries):
+            text = entries[request.reflection.candidate].answer
             answer = Answer(request.id, text=text, finish_reason="stop")
         else:
             answer = Answer(request.id, error="no-entry", message="the recording has no entry for this pair")
@@ -98,13 +98,13 @@ def read_recording(path: Path) -> Recording:
     return dict(recording)
 
 
-def _best_entries(recording: Recording, request: Request) -> list[Entry]:
-    """The most specific entries for a request: naming its response counts before naming its round."""
-    pair = request.pair
+def _best_entries(recording: Recording, asked: Reflection) -> list[Entry]:
+    """The most specific entries for a pair: naming its response counts before naming its round."""
+    pair = asked.pair
     fitting = [
         entry
-        for entry in recording.get((request.phase, pair.instruction.strip(), pair.input.strip()), [])
-        if entry.round in (None, request.round) and entry.response in (None, pair.response.strip())
+        for entry in recording.get((asked.phase, pair.instruction.strip(), pair.input.strip()), [])
+        if entry.round in (None, asked.round) and entry.response in (None, pair.response.strip())
     ]
     best = max(map(_specificity, fitting), default=None)
     return [entry for entry in fitting if _specificity(entry) == best]

@@ -18,10 +18,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from reflectune.agents.teacher.engines import Answer, Request, TeacherModel
-from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Task, Word, serve
+from reflectune.agents.teacher.engines import Request, TeacherModel
+from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Word, serve
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.records import Answer
 
 __all__ = ["VllmEngine", "check_vllm"]
 
@@ -29,10 +30,10 @@ _logger = logging.getLogger(__name__)
 
 _EXIT_SECONDS = 20.0  # that a process may take to end by itself
 _MESSAGE_LENGTH = 500
-_DEATHS = 2  # that a question may be left with: the first may be an accident
-_MOST_FATAL = 3  # questions in a row: then it is not their fault
+_DEATHS = 2  # that a subject may be left with: the first may be an accident
+_MAX_FATAL = 3  # subjects in a row: then it is not their fault
 
-_Question = tuple[str, str]  # phase, content hash of the pair: the same for all candidates and attempts
+_Subject = tuple[str, str]  # phase, content hash of the pair: the same for all candidates and attempts
 
 
 class VllmEngine:
@@ -65,10 +66,10 @@ class VllmEngine:
         self._waiting: deque[Request] = deque()
         self._suspects: deque[Request] = deque()  # to be tried pair by pair
         self._under_way: dict[str, Request] = {}
-        self._on_trial: _Question | None = None  # whose requests are under way by themselves
-        self._deaths: Counter[_Question] = Counter()  # of processes that left a question unanswered
-        self._culprits: set[_Question] = set()
-        self._fatal: set[_Question] = set()  # culprits since anything was answered
+        self._on_trial: _Subject | None = None  # whose requests are under way by themselves
+        self._deaths: Counter[_Subject] = Counter()  # of processes that left a subject unanswered
+        self._culprits: set[_Subject] = set()
+        self._fatal: set[_Subject] = set()  # culprits since anything was answered
         self._answers: deque[Answer] = deque()
         self._process = self._start()
 
@@ -102,27 +103,27 @@ class VllmEngine:
         if (self._suspects or self._waiting) and is_idle and not self._process.is_alive():  # nobody's fault
             self._replace("it ended while nothing was under way")
         while (self._suspects or self._waiting) and not (self._on_trial and self._under_way):
-            self._on_trial = _question(self._suspects[0]) if self._suspects else None
+            self._on_trial = _subject(self._suspects[0]) if self._suspects else None
             if self._on_trial is None:
                 batch, self._waiting = self._waiting, deque()
             else:
-                batch = deque(r for r in self._suspects if _question(r) == self._on_trial)
-                self._suspects = deque(r for r in self._suspects if _question(r) != self._on_trial)
+                batch = deque(r for r in self._suspects if _subject(r) == self._on_trial)
+                self._suspects = deque(r for r in self._suspects if _subject(r) != self._on_trial)
             for request in batch:
                 self._ask(request)
 
     def _ask(self, request: Request) -> None:
-        if _question(request) in self._culprits:
+        if _subject(request) in self._culprits:
             message = f"vLLM's process died of this pair {_DEATHS} times"
             self._answers.append(Answer(request.id, error="refused-request", message=message))
             return
         self._under_way[request.id] = request
-        self._process.ask(Task(request.id, request.messages, request.schema, request.seed))
+        self._process.ask(request)
 
     def _take(self, answer: Answer) -> None:
         request = self._under_way.pop(answer.request_id)
         self._answers.append(answer)
-        self._deaths.pop(_question(request), None)
+        self._deaths.pop(_subject(request), None)
         self._fatal.clear()
         self._feed()
 
@@ -132,20 +133,20 @@ class VllmEngine:
         What was left twice is then tried by itself, and what was left twice and by itself is given up.
 
         Raises:
-            TeacherError: that was the third question given up with nothing answered since the first.
+            TeacherError: that was the third subject given up with nothing answered since the first.
         """
         left = list(self._under_way.values())
         self._under_way.clear()
-        questions = {_question(request) for request in left}
-        self._deaths.update(questions)
-        if len(questions) == 1 and self._deaths[_question(left[0])] >= _DEATHS:
-            self._culprits |= questions
-            self._fatal |= questions
-            if len(self._fatal) >= _MOST_FATAL:
+        subjects = {_subject(request) for request in left}
+        self._deaths.update(subjects)
+        if len(subjects) == 1 and self._deaths[_subject(left[0])] >= _DEATHS:
+            self._culprits |= subjects
+            self._fatal |= subjects
+            if len(self._fatal) >= _MAX_FATAL:
                 raise self._error(fault)
         self._replace(fault.message[:_MESSAGE_LENGTH])
         for request in left:
-            is_suspect = self._deaths[_question(request)] >= _DEATHS
+            is_suspect = self._deaths[_subject(request)] >= _DEATHS
             (self._suspects if is_suspect else self._waiting).append(request)
         self._feed()
 
@@ -178,22 +179,22 @@ class _Process:
 
     def __init__(self, settings: ModelSettings) -> None:
         context = multiprocessing.get_context("spawn")
-        task_end, self._tasks = context.Pipe(duplex=False)
+        request_end, self._requests = context.Pipe(duplex=False)
         self._answers, word_end = context.Pipe(duplex=False)
         self._words: SimpleQueue[Word | None] = SimpleQueue()
-        self._process = context.Process(target=serve, args=(task_end, word_end, settings), name="vllm")
+        self._process = context.Process(target=serve, args=(request_end, word_end, settings), name="vllm")
         self._process.start()
-        task_end.close()
+        request_end.close()
         word_end.close()
-        # Python waits for the process before it exits, and it for the end of its tasks.
-        self._at_exit = weakref.finalize(self, self._tasks.close)
+        # Python waits for the process before it exits, and it for the end of its requests.
+        self._at_exit = weakref.finalize(self, self._requests.close)
         # It must always be heard, or both sides may wait for each other with full pipes.
         threading.Thread(target=self._listen, name="vllm", daemon=True).start()
 
-    def ask(self, task: Task) -> None:
+    def ask(self, request: Request) -> None:
         """Send a request; where the process has died, its next word tells."""
         with suppress(BrokenPipeError):
-            self._tasks.send(task)
+            self._requests.send(request)
 
     def next_word(self) -> Word:
         """Wait for what it says next; a Fault where it has died."""
@@ -239,8 +240,8 @@ def check_vllm() -> None:
         )
 
 
-def _question(request: Request) -> _Question:
-    return request.phase, request.pair.content_hash
+def _subject(request: Request) -> _Subject:
+    return request.reflection.phase, request.reflection.pair.content_hash
 
 
 def _engine_arguments(config: TeacherConfig, model: TeacherModel) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The process that vLLM runs in: takes prompts, hands every answer over as it finishes, ends to free memory.
 
-Speaks through two pipes. It reads a `Task` for each request, and writes `Ready`, then an `Answer` for each; a
-`Fault` is its last word. It ends as soon as nobody holds the other end of its tasks.
+Speaks through two pipes. It reads requests, and writes `Ready`, then an `Answer` for each; a
+`Fault` is its last word. It ends as soon as nobody holds the other end of its requests.
 """
 
 import importlib.metadata
@@ -18,10 +18,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from reflectune.agents.teacher.engines import Answer
-from reflectune.state.records import content_hash
+from reflectune.agents.teacher.engines import Request
+from reflectune.state.records import Answer, content_hash
 
-__all__ = ["Fault", "ModelSettings", "Ready", "Task", "Word", "serve"]
+__all__ = ["Fault", "ModelSettings", "Ready", "Word", "serve"]
 
 # What vLLM has been built for; an adapter takes the next larger.
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -40,16 +40,6 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One request."""
-
-    request_id: str
-    messages: tuple[Mapping[str, str], ...]
-    schema: Mapping[str, Any] | None
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Ready:
     """The model is open."""
 
@@ -64,8 +54,8 @@ class Fault:
 Word = Ready | Answer | Fault
 
 
-def serve(tasks: Connection, words: Connection, settings: ModelSettings) -> None:
-    """Open the model and answer until there can be no more tasks. Runs in a fresh process only."""
+def serve(requests: Connection, words: Connection, settings: ModelSettings) -> None:
+    """Open the model and answer until there can be no more requests. Runs in a fresh process only."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group; the other side decides
         signal.signal(number, signal.SIG_IGN)
     _print_to(settings.log)
@@ -78,7 +68,7 @@ def serve(tasks: Connection, words: Connection, settings: ModelSettings) -> None
     try:
         worker = _Worker(settings)
         words.send(Ready())
-        worker.work(tasks, words)
+        worker.work(requests, words)
     except (EOFError, BrokenPipeError):
         return  # nobody wants the answers any more
     except Exception as error:  # noqa: BLE001 - whatever it is, the other side tells it
@@ -111,46 +101,46 @@ class _Worker:
         self._context: int = self._engine.model_config.max_model_len
         self._began: dict[str, float] = {}
 
-    def work(self, tasks: Connection, words: Connection) -> None:
+    def work(self, requests: Connection, words: Connection) -> None:
         """Answer without end.
 
         Raises:
-            EOFError: there can be no more tasks.
+            EOFError: there can be no more requests.
         """
         while True:
-            while tasks.poll(0.0 if self._began else None):
-                refusal = self._begin(tasks.recv())
+            while requests.poll(0.0 if self._began else None):
+                refusal = self._begin(requests.recv())
                 if refusal is not None:
                     words.send(refusal)
             for output in self._engine.step():
                 if output.finished:
                     words.send(self._answer(output))
 
-    def _begin(self, task: Task) -> Answer | None:
+    def _begin(self, request: Request) -> Answer | None:
         """Have vLLM work on a request; the answer to one that it cannot take."""
         from reflectune.agents.generation import render_messages
 
         try:
-            prompt = render_messages(self._tokenizer, task.messages)
+            prompt = render_messages(self._tokenizer, request.messages)
         except ValueError as error:
-            return Answer(task.request_id, error="refused-request", message=_describe(error))
+            return Answer(request.id, error="refused-request", message=_describe(error))
         if len(prompt) >= self._context:
             message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
-            return Answer(task.request_id, error="refused-request", message=message)
-        self._began[task.request_id] = time.monotonic()
+            return Answer(request.id, error="refused-request", message=message)
+        self._began[request.id] = time.monotonic()
         try:
             self._engine.add_request(
-                task.request_id,
+                request.id,
                 {"prompt_token_ids": prompt},
-                self._sampling(task, self._context - len(prompt)),
+                self._sampling(request, self._context - len(prompt)),
                 lora_request=self._adapter,
             )
         except ValueError as error:
-            del self._began[task.request_id]
-            return Answer(task.request_id, error="refused-request", message=_describe(error))
+            del self._began[request.id]
+            return Answer(request.id, error="refused-request", message=_describe(error))
         return None
 
-    def _sampling(self, task: Task, room: int) -> Any:
+    def _sampling(self, request: Request, room: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -159,9 +149,9 @@ class _Worker:
             temperature=settings.temperature,
             top_p=settings.top_p,
             max_tokens=min(settings.max_tokens, room),
-            seed=task.seed,
+            seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            structured_outputs=task.schema and StructuredOutputsParams(json=dict(task.schema)),
+            structured_outputs=request.schema and StructuredOutputsParams(json=dict(request.schema)),
         )
 
     def _answer(self, output: Any) -> Answer:

@@ -1,0 +1,88 @@
+"""Teachers for tests: one whose engine answers as a function says, and what is asked of one."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from reflectune.agents.teacher.engines import Request
+from reflectune.agents.teacher.engines.cached import Cache
+from reflectune.agents.teacher.prompts import open_prompts
+from reflectune.agents.teacher.teacher import Reflected, Teacher, open_teacher
+from reflectune.state.config import TeacherConfig
+from reflectune.state.records import Answer, Pair, Phase, Reflection, TeacherCall
+
+PROMPTS = open_prompts(None)
+
+
+def config(url: str = "http://unused", **changes: Any) -> TeacherConfig:
+    return TeacherConfig(**{"engine": "openai", "model": "fake", "base_url": url, "retries": 0} | changes)
+
+
+def asked(number: int = 0, phase: Phase = "response", **changes: Any) -> Reflection:
+    fields: dict[str, Any] = {
+        "sample_id": f"sample-{number}",
+        "incumbent_id": f"version-{number}",
+        "pair": Pair(f"Say {number}.", "", f"{number}"),
+        "round": 1,
+        "phase": phase,
+        "candidate": 0,
+    }
+    return Reflection(**fields | changes)
+
+
+def ask(
+    teacher_config: TeacherConfig, what: int | list[Reflection], cache: Cache | None = None
+) -> list[Reflected]:
+    """What a teacher makes of reflections, or of so many."""
+    reflections = [asked(number) for number in range(what)] if isinstance(what, int) else what
+    with open_teacher(teacher_config, 0, None, cache) as teacher:
+        return list(teacher.reflect(reflections))
+
+
+def ask_one(teacher_config: TeacherConfig, reflection: Reflection | None = None) -> TeacherCall:
+    """The one call that a teacher needs for a reflection."""
+    ((call, _),) = ask(teacher_config, [reflection or asked()])
+    return call
+
+
+def statuses(reflected: Iterable[Reflected]) -> list[str]:
+    return [call.status for call, _ in reflected]
+
+
+class ScriptedEngine:
+    """Answers each request as a function says, in order; the real interface without a model."""
+
+    name = "scripted"
+    model = "script"
+
+    def __init__(self, answer: Callable[[Request], Answer], *, structured: bool = True, capacity: int = 4):
+        self.answer, self.structured, self.capacity = answer, structured, capacity
+        self.requests: list[Request] = []
+        self.waiting: deque[Request] = deque()
+        self.closed = False
+
+    def submit(self, request: Request) -> None:
+        assert len(self.waiting) < self.capacity
+        self.requests.append(request)
+        self.waiting.append(request)
+
+    def next_answer(self) -> Answer:
+        return self.answer(self.waiting.popleft())
+
+    def close(self) -> None:
+        self.closed = True
+
+    def schemas(self) -> list[bool]:
+        """Whether each request carried one."""
+        return [request.schema is not None for request in self.requests]
+
+
+def scripted(engine: ScriptedEngine, **changes: Any) -> Teacher:
+    return Teacher(engine, PROMPTS, config(**changes), 0)
+
+
+def well(request: Request, **changes: Any) -> Answer:
+    response = f"{request.reflection.pair.response} more"
+    text = json.dumps({"critique": "c", "instruction": "New.", "response": response})
+    return Answer(**{"request_id": request.id, "text": text, "finish_reason": "stop"} | changes)
