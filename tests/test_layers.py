@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_imports_point_down(path: Path) -> None:
     imported = imports_of(path)
     for forbidden in FORBIDDEN[path.relative_to(ROOT).parts[0]] | {"tests"}:
         assert not {name for name in imported if f"{name}.".startswith(f"{forbidden}.")}
+
+
+def test_every_folder_with_code_is_named_as_a_package() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT).parts for path in sources()}
+    assert set(settings["packages"]) == {".".join(("reflectune", *parts)) for parts in folders}
+    assert settings["package-dir"] == {f"reflectune.{layer}": layer for layer in FORBIDDEN}
 
 
 def test_only_the_state_layer_speaks_sql() -> None:
