@@ -24,7 +24,7 @@ from reflectune.loop.context import (
     timed,
 )
 from reflectune.loop.measuring import evaluate_round, score_frozen
-from reflectune.loop.selection import POLICIES, choose_training_set, decide, needed_versions
+from reflectune.loop.selection import choose_training_set, decide, needed_scores
 from reflectune.loop.signals import Interrupted
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import TeacherConfig
@@ -197,14 +197,12 @@ def why_stop(
 def _decide_together(judge: Judge, contests: Sequence[Contest], round: int, phase: Phase) -> list[Decision]:
     """Score, decide and commit a group of contests."""
     store, config = judge.context.store, judge.context.config
-    policy = POLICIES[config.selection.policy]
     known = store.scores([version for contest in contests for version in contest.pairs], judge.student.id)
     fresh = judge.score_missing(
         (
             (version, contest.pairs[version], term)
             for contest in contests
-            for version in needed_versions(contest, policy)
-            for term in policy.rule(phase).terms
+            for version, term in needed_scores(contest, config.selection.policy, phase)
         ),
         known,
     )

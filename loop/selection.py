@@ -4,76 +4,35 @@ Every rule here is a pure function of stored scores and a seed: it opens no mode
 decision can be derived again from the rows it was taken on.
 """
 
+import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from reflectune.agents.student.formulas import ifd, perplexity, r_ifd
 from reflectune.state.config import SelectionConfig
 from reflectune.state.lineage.writer import Contest, PoolPair, Scores
+from reflectune.state.policies import Measure, MeasureKey, measure_of
 from reflectune.state.records import Decision, Phase, PolicyName, Reason, Score, Term
 
-__all__ = ["POLICIES", "Policy", "Rule", "choose_training_set", "decide", "needed_versions"]
+__all__ = ["choose_training_set", "decide", "needed_scores"]
 
 TermScores = Mapping[Term, Score]
 
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How a policy values a pair.
-
-    Attributes:
-        terms: the scores that must be there before a pair can win.
-        value: the pair's value in the policy's unit; None where it cannot be compared.
-        sign: +1 where the highest value wins, -1 where the lowest does.
-    """
-
-    terms: tuple[Term, ...]
-    value: Callable[[TermScores], float | None]
-    sign: int
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What decides in each phase. `share` is None where values are compared, else how many win by lot."""
-
-    instruction: Rule
-    response: Rule
-    share: Callable[[SelectionConfig], float] | None = None
-
-    def rule(self, phase: Phase) -> Rule:
-        """The rule of a phase."""
-        return self.instruction if phase == "instruction" else self.response
-
-
-def _response_tokens(scores: TermScores) -> float | None:
-    score = scores["response_given_instruction"]
-    return score.num_tokens
-
-
-def _perplexity(scores: TermScores) -> float | None:
-    return perplexity(scores, "response_given_instruction")
-
-
-_HIGHEST_IFD = Rule(("response_given_instruction", "response_alone"), ifd, +1)
-_LOWEST_R_IFD = Rule(("instruction_given_response", "instruction_alone"), r_ifd, -1)
-_LOWEST_PERPLEXITY = Rule(("response_given_instruction",), _perplexity, -1)
-_MOST_TOKENS = Rule(("response_given_instruction",), _response_tokens, +1)
-
-# The arms that compare nothing still need a scorable response: a failure never wins. Highest IFD then
-# lowest r-IFD is Selective Reflection-Tuning (arXiv 2402.10110, sections 3.2 and 3.3); accept-all is
-# Reflection-Tuning (arXiv 2310.11716).
-POLICIES: dict[PolicyName, Policy] = {
-    "ifd+r-ifd": Policy(_HIGHEST_IFD, _LOWEST_R_IFD),
-    "ifd": Policy(_HIGHEST_IFD, _HIGHEST_IFD),
-    "r-ifd": Policy(_LOWEST_R_IFD, _LOWEST_R_IFD),
-    "perplexity": Policy(_LOWEST_PERPLEXITY, _LOWEST_PERPLEXITY),
-    "longest": Policy(_MOST_TOKENS, _MOST_TOKENS),
-    "random": Policy(_MOST_TOKENS, _MOST_TOKENS, share=lambda selection: selection.random_rate),
-    "accept-all": Policy(_MOST_TOKENS, _MOST_TOKENS, share=lambda _: 1.0),
-    "reject-all": Policy(_MOST_TOKENS, _MOST_TOKENS, share=lambda _: 0.0),
+_VALUES: Mapping[MeasureKey, Callable[[TermScores], float | None]] = {
+    "ifd": ifd,
+    "r_ifd": r_ifd,
+    "perplexity": lambda scores: perplexity(scores, "response_given_instruction"),
+    "response_tokens": lambda scores: scores["response_given_instruction"].num_tokens,
 }
+# The policies that compare nothing, with the share of proposals that they take.
+_SHARES: Mapping[PolicyName, Callable[[SelectionConfig], float]] = {
+    "random": lambda selection: selection.random_rate,
+    "accept-all": lambda _: 1.0,
+    "reject-all": lambda _: 0.0,
+}
+# What a policy that compares nothing needs all the same: a failure never wins.
+_SCORABLE: tuple[Term, ...] = ("response_given_instruction",)
 
 
 def decide(
@@ -102,16 +61,16 @@ def decide(
         student_id: whose scores these are.
         seed: of the run; policy `random` draws from (seed, round, phase, sample).
     """
-    policy = POLICIES[selection.policy]
-    rule = policy.rule(phase)
-    values = {version: _value(rule, scores.get(version, {})) for version in contest.pairs}
-    if policy.share is None:
-        cap = math.inf if selection.ifd_cap is None or rule is not _HIGHEST_IFD else selection.ifd_cap
-        reason, winner, challenger = _compare(contest, values, rule.sign, selection.margin, cap)
+    measure = measure_of(selection.policy, phase)
+    if measure is not None:
+        values = {version: _value(measure, scores.get(version, {})) for version in contest.pairs}
+        cap = math.inf if selection.ifd_cap is None or measure.key != "ifd" else selection.ifd_cap
+        reason, winner, challenger = _compare(contest, values, measure.sign, selection.margin, cap)
     else:
+        values = {}  # nothing is compared
         draw = random.Random(f"{seed}/{round}/{phase}/{contest.sample_id}").random()
-        reason, winner, challenger = _draw(contest, values, draw < policy.share(selection))
-        values = {}  # nothing was compared
+        is_taken = draw < _SHARES[selection.policy](selection)
+        reason, winner, challenger = _draw(contest, scores, is_taken)
     return Decision(
         round=round,
         phase=phase,
@@ -129,12 +88,12 @@ def decide(
     )
 
 
-Outcome = tuple[Reason, str, str | None]  # why, the winner, the best scorable candidate
+Verdict = tuple[Reason, str, str | None]  # why, the winner, the best scorable candidate
 
 
 def _compare(
     contest: Contest, values: Mapping[str, float | None], sign: int, margin: float, cap: float
-) -> Outcome:
+) -> Verdict:
     incumbent = contest.incumbent_id
     if not contest.candidate_ids:
         return "frozen" if contest.is_frozen else "no-candidate", incumbent, None
@@ -153,23 +112,28 @@ def _compare(
     return ("tie" if gain >= 0 else "refused"), incumbent, challenger
 
 
-def _draw(contest: Contest, values: Mapping[str, float | None], taken: bool) -> Outcome:
+def _draw(contest: Contest, scores: Scores, is_taken: bool) -> Verdict:
     incumbent = contest.incumbent_id
     if not contest.candidate_ids:
         return "frozen" if contest.is_frozen else "no-candidate", incumbent, None
-    if not taken:
+    if not is_taken:
         return "policy", incumbent, None
-    scorable = [version for version in contest.candidate_ids if values[version] is not None]
+    scorable = [
+        version for version in contest.candidate_ids if _are_scored(_SCORABLE, scores.get(version, {}))
+    ]
     if not scorable:
         return "unscorable", incumbent, None
     return "accepted", scorable[0], scorable[0]
 
 
-def needed_versions(contest: Contest, policy: Policy) -> tuple[str, ...]:
-    """The versions of a contest that its decision needs scores of."""
+def needed_scores(contest: Contest, policy: PolicyName, phase: Phase) -> Iterator[tuple[str, Term]]:
+    """The scores that the decision about a contest rests on, as (version id, term)."""
     if not contest.candidate_ids:
-        return ()
-    return tuple(contest.pairs) if policy.share is None else contest.candidate_ids
+        return iter(())
+    measure = measure_of(policy, phase)
+    if measure is None:
+        return itertools.product(contest.candidate_ids, _SCORABLE)
+    return itertools.product(contest.pairs, measure.terms)
 
 
 def choose_training_set(
@@ -209,7 +173,10 @@ def choose_training_set(
     return chosen + drawn[: max(missing, 0)]
 
 
-def _value(rule: Rule, scores: TermScores) -> float | None:
-    if any(term not in scores or scores[term].status != "ok" for term in rule.terms):
-        return None
-    return rule.value(scores)
+def _value(measure: Measure, scores: TermScores) -> float | None:
+    """A pair's value in the measure's unit; None where it cannot be compared."""
+    return _VALUES[measure.key](scores) if _are_scored(measure.terms, scores) else None
+
+
+def _are_scored(terms: Iterable[Term], scores: TermScores) -> bool:
+    return all(term in scores and scores[term].status == "ok" for term in terms)

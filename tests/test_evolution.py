@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.selection import POLICIES, Policy
+from reflectune.state.lineage import highlights
 from reflectune.state.lineage.evolution import STATES, read_evolution
-from reflectune.state.lineage.highlights import _GAIN
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.policies import COMPARED, measure_of
 from reflectune.state.records import PHASES, Phase, PolicyName, Reason, Sample, StudentRecord, Version
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
@@ -388,20 +388,23 @@ def test_evolution_tells_refusals_within_the_margin_as_the_narrowest(tmp_path: P
         assert told(document, "narrow") == [1, 0, 2]
 
 
-@pytest.mark.parametrize(
-    ("name", "policy"), [(name, policy) for name, policy in POLICIES.items() if policy.share is None]
-)
-def test_evolution_gains_have_the_sign_of_the_policy(
-    tmp_path: Path, name: PolicyName, policy: Policy
-) -> None:
+@pytest.mark.parametrize("policy", [policy for policy in COMPARED if measure_of(policy, "response")])
+def test_evolution_gains_have_the_sign_of_the_policy(tmp_path: Path, policy: PolicyName) -> None:
+    """The largest gain comes first."""
+    signs = {phase: measure.sign for phase in PHASES if (measure := measure_of(policy, phase))}
     course: dict[tuple[int, Phase], dict[str, tuple[Reason, float, float]]] = {
-        (1, phase): {"ab"[place]: ("accepted", 2.0, 2.0 + policy.rule(phase).sign)}
-        for place, phase in enumerate(PHASES)
+        (1, phase): {
+            "a": ("accepted", 20.0, 20.0 + sign),
+            "b": ("accepted", 20.0, 20.0 + 2 * sign),
+            "c": ("accepted", 20.0, 20.0 + 3 * sign),
+        }
+        for phase, sign in signs.items()
     }
-    write_contests(tmp_path / "lineage.db", course, policy=name)
-    with LineageReader.open(tmp_path / "lineage.db") as history:
-        gains = history.db.execute(f"SELECT {_GAIN} FROM decisions").fetchall()
-    assert gains == [(1.0,), (1.0,)]
+    write_contests(tmp_path / "lineage.db", course, policy=policy)
+    with LineageReader.open(tmp_path / "lineage.db") as reader:
+        found = highlights._by_gain(reader, "reason = 'accepted'")
+    for phase in PHASES:
+        assert [item["position"] for item in found if item["phase"] == phase] == [2, 1, 0]
 
 
 def test_evolution_tells_more_of_one_kind_where_others_are_missing(tmp_path: Path) -> None:

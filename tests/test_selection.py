@@ -1,13 +1,15 @@
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectune.loop.selection import POLICIES, choose_training_set, decide, needed_versions
-from reflectune.state.config import PolicyName, SelectionConfig
+from reflectune.loop.selection import choose_training_set, decide, needed_scores
+from reflectune.state.config import SelectionConfig
 from reflectune.state.lineage.writer import Contest, PoolPair
-from reflectune.state.records import TERMS, Decision, Pair, Phase, Score, Term
+from reflectune.state.policies import COMPARED, measure_of
+from reflectune.state.records import PHASES, TERMS, Decision, Pair, Phase, PolicyName, Score, Term
 
 FAILURES = ("empty", "truncated-away", "non-finite")
 
@@ -126,16 +128,16 @@ def test_decide_wants_more_than_the_margin() -> None:
 
 
 def test_decide_without_candidates_has_its_own_reason() -> None:
-    for policy in POLICIES:
+    for policy in COMPARED:
         decision = decide_between(scores_of(), policy=policy)
         assert (decision.reason, decision.winner_id, decision.student_id) == ("no-candidate", "old", None)
 
 
 @pytest.mark.parametrize("status", FAILURES)
-@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("policy", list(COMPARED))
 @pytest.mark.parametrize("phase", ["instruction", "response"])
 def test_decide_never_lets_a_failure_win(status: str, policy: PolicyName, phase: Phase) -> None:
-    for term in POLICIES[policy].rule(phase).terms:
+    for _, term in needed_scores(contest(1), policy, phase):
         perfect = scores_of(ifd=99.0, r_ifd=0.0001, tokens=9999)
         decision = decide_between(
             scores_of(), failed(perfect, term, status), phase=phase, policy=policy, rate=1.0
@@ -204,10 +206,28 @@ def test_decide_winner_is_best_or_incumbent_within_the_margin(
         assert old - min(new) <= margin + 1e-9
 
 
-def test_needed_versions_leave_out_what_the_policy_does_not_compare() -> None:
-    assert needed_versions(contest(2), POLICIES["r-ifd"]) == ("old", "new0", "new1")
-    assert needed_versions(contest(2), POLICIES["accept-all"]) == ("new0", "new1")
-    assert needed_versions(contest(0), POLICIES["r-ifd"]) == ()
+def test_needed_scores_leave_out_what_the_policy_does_not_compare() -> None:
+    def needed(candidates: int, policy: PolicyName) -> list[tuple[str, Term]]:
+        return list(needed_scores(contest(candidates), policy, "response"))
+
+    of_r_ifd: tuple[Term, Term] = ("instruction_given_response", "instruction_alone")
+    assert needed(1, "ifd+r-ifd") == [(version, term) for version in ("old", "new0") for term in of_r_ifd]
+    assert needed(2, "accept-all") == [
+        ("new0", "response_given_instruction"),
+        ("new1", "response_given_instruction"),
+    ]
+    assert needed(0, "r-ifd") == []
+
+
+def test_every_policy_says_what_it_compares_and_decides_by_it() -> None:
+    assert set(COMPARED) == set(get_args(PolicyName))
+    better: dict[int, dict[Term, Score]] = {+1: scores_of(2.0, 2.0, 20), -1: scores_of(0.5, 0.5, 5)}
+    for policy in COMPARED:
+        for phase in PHASES:
+            if (measure := measure_of(policy, phase)) is not None:
+                decision = decide_between(scores_of(), better[measure.sign], phase=phase, policy=policy)
+                assert decision.reason == "accepted"
+                assert measure.sign * (decision.challenger_value - decision.incumbent_value) > 0  # type: ignore[operator]
 
 
 def pool_pair(name: str, ifd: float, r_ifd: float, improved: bool = True) -> PoolPair:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reflectune.loop.show.numbers import format_apart, format_measure
+from reflectune.state.policies import measure_of
 
 __all__ = [
     "explain_call",
@@ -25,18 +26,11 @@ _OUTCOMES: Mapping[str, str] = {
 # The nll whose exp() is still a number.
 _MAX_NLL = 709.0
 
-_UNITS: Mapping[str, Mapping[str, str]] = {
-    "ifd+r-ifd": {"instruction": "IFD", "response": "r-IFD"},
-    "ifd": {"instruction": "IFD", "response": "IFD"},
-    "r-ifd": {"instruction": "r-IFD", "response": "r-IFD"},
-    "perplexity": {"instruction": "perplexity", "response": "perplexity"},
-    "longest": {"instruction": "response tokens", "response": "response tokens"},
-}
-
 
 def unit_of(policy: str, phase: str) -> str:
     """What a policy compares in a phase."""
-    return _UNITS.get(policy, {}).get(phase, "value")
+    measure = measure_of(policy, phase)
+    return "value" if measure is None else measure.title
 
 
 def name_outcome(outcome: str) -> str:

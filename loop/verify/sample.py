@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from reflectune.agents.teacher.prompts import Prompts, Proposal, hash_messages, make_nonce
-from reflectune.loop.selection import POLICIES, decide, needed_versions
+from reflectune.loop.selection import decide, needed_scores
 from reflectune.loop.verify.findings import Findings
 from reflectune.loop.verify.rows import Place, RowsCheck, ScoreKey, call_id, pair_of
 from reflectune.state.config import RunConfig
@@ -293,11 +293,9 @@ class _SampleCheck(RowsCheck):
             pairs={row["id"]: pair_of(row) for row in [self.versions[incumbent], *proposals]},
             is_frozen=self._is_frozen(round),
         )
-        policy = POLICIES[self.config.selection.policy]
         needed: set[ScoreKey] = {
             (version, student, term)
-            for version in needed_versions(contest, policy)
-            for term in policy.rule(phase).terms
+            for version, term in needed_scores(contest, self.config.selection.policy, phase)
         }
         if stored is None and not self._must_be_decided(place, needed, student, incumbent):
             return None

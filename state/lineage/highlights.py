@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.policies import COMPARED
 from reflectune.state.records import PHASES, Phase
 
 __all__ = ["MOST_TOLD", "Failure", "choose_telling"]
@@ -17,12 +18,6 @@ Failure = tuple[str, int, Phase]  # sample, round and phase of a reflection with
 # How many there are in all, and how many of each kind where there are enough.
 MOST_TOLD = 20
 _SHARES: Mapping[Telling, int] = {"gain": 6, "narrow": 5, "failure": 4, "journey": 5}
-
-# By how much the proposal's value is better than the incumbent's, in the policy's unit.
-_GAIN = """
-    CASE WHEN policy IN ('r-ifd', 'perplexity') OR (policy = 'ifd+r-ifd' AND phase = 'response')
-        THEN incumbent_value - challenger_value ELSE challenger_value - incumbent_value END
-"""
 
 
 def choose_telling(
@@ -44,7 +39,7 @@ def choose_telling(
     """
     found: dict[Telling, list[dict[str, Any]]] = {
         "gain": _by_gain(history, "reason = 'accepted'"),
-        "narrow": _by_gain(history, f"reason IN ('refused', 'tie') AND {_GAIN} <= margin"),
+        "narrow": _by_gain(history, "reason IN ('refused', 'tie') AND gain <= margin"),
         "failure": _alternate(
             [
                 [
@@ -72,16 +67,26 @@ def choose_telling(
 def _by_gain(history: LineageReader, condition: str) -> list[dict[str, Any]]:
     """Decisions with the largest gains of each phase and round, by phase and then by round in turn."""
     rounds = [row[0] for row in history.db.execute("SELECT round FROM rounds ORDER BY round").fetchall()]
-    query = f"""
-        SELECT sample_id, round, phase, reason, incumbent_value AS before, challenger_value AS after
-        FROM decisions
-        WHERE round = ? AND phase = ? AND {condition} AND {_GAIN} IS NOT NULL
-        ORDER BY {_GAIN} DESC, sample_id LIMIT {MOST_TOLD}
-    """
-    found = [
-        _alternate([list(history.db.query(query, [round, phase])) for round in rounds]) for phase in PHASES
-    ]
+    found = []
+    for phase in PHASES:
+        query = f"""
+            SELECT sample_id, round, phase, reason, incumbent_value AS before, challenger_value AS after
+            FROM (SELECT *, {_gain(phase)} AS gain FROM decisions WHERE round = ? AND phase = ?)
+            WHERE {condition} AND gain IS NOT NULL
+            ORDER BY gain DESC, sample_id LIMIT {MOST_TOLD}
+        """
+        found.append(_alternate([list(history.db.query(query, [round, phase])) for round in rounds]))
     return [_told(history, row.pop("sample_id"), **row) for row in _alternate(found)[: 4 * MOST_TOLD]]
+
+
+def _gain(phase: Phase) -> str:
+    """By how much the proposal's value is better than the incumbent's, in the policy's unit; else NULL."""
+    cases = (
+        f"WHEN '{policy}' THEN {measure.sign} * (challenger_value - incumbent_value)"
+        for policy, of in COMPARED.items()
+        if (measure := of[phase]) is not None
+    )
+    return f"CASE policy {' '.join(cases)} END"
 
 
 def _journeys(history: LineageReader, accepted: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from sqlite_utils.db import Database
 
 from reflectune.state.lineage.outcomes import OUTCOME
 from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.policies import MeasureKey, policies_that_compare
 from reflectune.state.records import PHASES, Phase
 
 __all__ = ["SHIFT", "prepare_index", "update_index"]
@@ -164,8 +165,8 @@ def _add_decisions(db: Database, round: int, phase: Phase) -> None:
     if _decided(db, round, phase) == _count(db, round, phase):
         return
     place = {"round": round, "phase": phase}
-    measure = "ifd" if phase == "instruction" else "r_ifd"
-    before, after = _measured(phase, "incumbent_value"), _measured(phase, "challenger_value")
+    measure: MeasureKey = "ifd" if phase == "instruction" else "r_ifd"
+    before, after = (_measured(phase, measure, value) for value in ("incumbent_value", "challenger_value"))
     with _Writing(db):
         db.execute(
             f"""
@@ -267,10 +268,10 @@ def _state_fact(db: Database, key: str, value: object) -> None:
     db.execute("INSERT OR REPLACE INTO found.facts VALUES (?, ?)", [key, value])
 
 
-def _measured(phase: Phase, value: str) -> str:
-    """A decision's value where its policy measures IFD (instruction) or r-IFD (response); else NULL."""
-    policies = {"instruction": "('ifd+r-ifd', 'ifd')", "response": "('ifd+r-ifd', 'r-ifd')"}[phase]
-    return f"CASE WHEN decisions.policy IN {policies} THEN decisions.{value} END"
+def _measured(phase: Phase, measure: MeasureKey, value: str) -> str:
+    """A decision's value where its policy compares this measure in the phase; else NULL."""
+    policies = ", ".join(f"'{policy}'" for policy in policies_that_compare(measure, phase))
+    return f"CASE WHEN decisions.policy IN ({policies}) THEN decisions.{value} END"
 
 
 class _Writing:
