@@ -16,7 +16,7 @@ from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherM
 from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
 from reflectune.agents.teacher.engines.openai_server import OpenAIEngine, _read_completion
 from reflectune.agents.teacher.engines.recorded import RecordedEngine
-from reflectune.agents.teacher.prompts import answer_schema
+from reflectune.agents.teacher.forms import answer_schema
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
 from reflectune.state.records import Answer, Pair, Phase

@@ -22,7 +22,8 @@ from reflectune.agents.models import open_model
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
 from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
-from reflectune.agents.teacher.prompts import answer_schema, open_prompts
+from reflectune.agents.teacher.forms import answer_schema
+from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.loop.demo.demo import FOLDER
 from reflectune.loop.demo.noise import write_dataset
 from reflectune.state.config import StudentConfig, TeacherConfig

@@ -15,15 +15,9 @@ from typing import Self
 from reflectune.agents.model_files import find_fault
 from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
 from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
-from reflectune.agents.teacher.prompts import (
-    Prompts,
-    Proposal,
-    answer_schema,
-    clean_text,
-    hash_messages,
-    make_nonce,
-    open_prompts,
-)
+from reflectune.agents.teacher.forms import answer_schema, clean_text
+from reflectune.agents.teacher.parsing import Proposal, parse_answer
+from reflectune.agents.teacher.prompts import Prompts, hash_messages, make_nonce, open_prompts
 from reflectune.state.config import SELF, StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import Answer, CallStatus, Reflection, TeacherCall, Version, content_hash
@@ -250,7 +244,8 @@ class Teacher:
     def _parse(self, request: Request, answer: Answer) -> Proposal | CallStatus:
         if answer.error is not None:
             return _FAILED.get(answer.error, "error")
-        return self._prompts.parse(
+        return parse_answer(
+            self._prompts,
             answer.text,
             phase=request.reflection.phase,
             pair=request.reflection.pair,

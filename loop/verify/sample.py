@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from reflectune.agents.teacher.prompts import Prompts, Proposal, hash_messages, make_nonce
+from reflectune.agents.teacher.parsing import Proposal, parse_answer
+from reflectune.agents.teacher.prompts import Prompts, hash_messages, make_nonce
 from reflectune.loop.selection import decide, needed_scores
 from reflectune.loop.verify.findings import Findings
 from reflectune.loop.verify.rows import Place, RowsCheck, ScoreKey, call_id, pair_of
@@ -246,7 +247,8 @@ class _SampleCheck(RowsCheck):
             return None
         if call["status"] in ANSWERLESS:
             return None
-        return prompts.parse(
+        return parse_answer(
+            prompts,
             call["text"],
             phase=phase,
             pair=pair,

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from reflectune.agents.model_files import fingerprint
 from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
-from reflectune.agents.teacher.prompts import clean_text
+from reflectune.agents.teacher.forms import clean_text
 from reflectune.state.config import TeacherConfig
 from reflectune.state.records import Answer, AnswerError, content_hash
 

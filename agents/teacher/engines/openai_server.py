@@ -23,7 +23,7 @@ import openai
 
 from reflectune.agents.teacher.engines import Request
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
-from reflectune.agents.teacher.prompts import clean_text
+from reflectune.agents.teacher.forms import clean_text
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import Answer, AnswerError

@@ -1,0 +1,135 @@
+"""The two forms of an answer: text between tags, and a JSON object. Finds answers in what a teacher wrote.
+
+Tags carry a nonce, which data cannot fake. Nothing here knows prompts, or whether an answer is any good.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from reflectune.state.records import Phase
+
+__all__ = [
+    "FIELDS",
+    "answer_schema",
+    "clean_text",
+    "find_json",
+    "find_members",
+    "find_tags",
+    "join_spaces",
+    "read_json",
+]
+
+# What an answer holds besides the critique: key of the JSON form -> tag of the tagged form.
+FIELDS: dict[Phase, dict[str, str]] = {
+    "instruction": {"instruction": "new-instruction", "response": "new-response"},
+    "response": {"response": "new-response"},
+}
+# No text of SQLite, JSON or a tokenizer may hold these.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# A JSON object, roughly: what nests deeper than this is no answer. Possessive and of bounded depth, so that
+# no text takes long, and no error is raised at every brace of one.
+_OUTSIDE = r'[^"\\{}\[\]]++'
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_INSIDE = f"{_OUTSIDE}|{_STRING}"
+for _depth in range(3):
+    _INSIDE = rf"{_OUTSIDE}|{_STRING}|[\[{{](?:{_INSIDE})*+[\]}}]"
+_OBJECT = re.compile(rf"\{{(?=\s*\")(?:{_INSIDE})*+\}}", re.DOTALL)
+# A key of an answer and its text, as JSON in a pair may hold them.
+_MEMBER = re.compile(r'(?="(instruction|response)"\s*:\s*("(?:[^"\\]++|\\.)*+"))', re.DOTALL)
+_ESCAPES = re.compile(r'(?:\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+')
+_FENCE = re.compile(r"\A```\w*|```\Z")
+
+
+def clean_text(text: str) -> str:
+    """Replace NULs and lone surrogates, which cannot be stored, by U+FFFD."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def answer_schema(phase: Phase) -> dict[str, Any]:
+    """JSON schema of an answer in structured form; the critique comes first, to guide the rest."""
+    keys = ["critique", *FIELDS[phase]]
+    return {
+        "type": "object",
+        "properties": {key: {"type": "string"} for key in keys},
+        "required": keys,
+        "additionalProperties": False,
+    }
+
+
+def find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """The last answer between tags whose fields are all there, in any order; none where there is none."""
+    keys = {"critique": "critique"} | {tag: key for key, tag in fields.items()}
+    opened: dict[str, int] = {}
+    blocks: dict[str, tuple[int, int]] = {}  # of the answer that is being read
+    complete: dict[str, tuple[int, int]] = {}
+    for mark in re.finditer(f"<(/?)({'|'.join(keys)})-{re.escape(nonce)}>", text):
+        key = keys[mark[2]]
+        if not mark[1]:
+            opened[key] = mark.end()
+            if key in blocks:
+                blocks = {}
+        elif key in opened:
+            blocks[key] = opened[key], mark.start()
+            if fields.keys() <= blocks.keys():
+                complete = blocks
+    if not complete:
+        return []
+    complete = {"critique": (0, 0)} | complete
+    return [{key: clean_text(text[start:end]).strip() for key, (start, end) in complete.items()}]
+
+
+def find_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """All answers that are JSON objects, in their order."""
+    found = []
+    start = 0
+    while match := _OBJECT.search(text, start):
+        answer = _read_object(match[0], fields)
+        found += answer
+        start = match.end() if answer else match.start() + 1
+    return found
+
+
+def read_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """The answer that a whole text is, white space and a code fence aside; none where it is not one."""
+    match = _OBJECT.fullmatch(_FENCE.sub("", text.strip()).strip())
+    return _read_object(match[0], fields) if match else []
+
+
+def _read_object(source: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """The answer that a JSON object is; none where it is not one."""
+    keys = ("critique", *fields)
+    try:
+        value = json.loads(source, strict=False)  # models leave line breaks in strings
+    except ValueError:
+        return []
+    if not all(isinstance(value.get(key), str) for key in keys):
+        return []
+    return [{key: clean_text(value[key]).strip() for key in keys}]
+
+
+def find_members(text: str) -> set[tuple[str, str]]:
+    """Keys of an answer and their texts wherever they stand as JSON, raw or within a string.
+
+    They need be in no whole object. White space in the texts is single spaces.
+    """
+    found = set()
+    for source in (text, _ESCAPES.sub(_unescape, text)):
+        for match in _MEMBER.finditer(source):
+            try:
+                found.add((match[1], join_spaces(clean_text(json.loads(match[2], strict=False)))))
+            except ValueError:
+                continue
+    return found
+
+
+def join_spaces(text: str) -> str:
+    """A text with all its white space made single spaces."""
+    return " ".join(text.split())
+
+
+def _unescape(match: re.Match[str]) -> str:
+    """What escapes stand for within a JSON string."""
+    text: str = json.loads(f'"{match[0]}"')
+    return clean_text(text)

@@ -1,0 +1,246 @@
+"""How an answer is understood: a proposal, or a status that says why it is none.
+
+An answer comes in one of two forms: a JSON object, or text between tags. JSON that the data hold is no
+answer. Whatever a teacher writes, parsing never raises, and never lets words of the prompt into a pair.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from reflectune.agents.teacher.answers import is_placeholder, is_refusal, is_runaway
+from reflectune.agents.teacher.forms import (
+    FIELDS,
+    clean_text,
+    find_json,
+    find_members,
+    find_tags,
+    join_spaces,
+    read_json,
+)
+from reflectune.agents.teacher.prompts import FIELD, Prompts, fill
+from reflectune.state.records import Pair, Phase
+
+__all__ = ["ParseFailure", "Proposal", "parse_answer"]
+
+ParseFailure = Literal["unparsable", "unchanged", "echoed", "placeholder", "declined", "repetition", "cut"]
+
+_THOUGHT = re.compile(r"\s*<think>")
+_WORD = re.compile(r"\w\S*\w|\w")  # without the punctuation around it
+# Shorter runs of the prompt may well occur in an honest answer.
+_TELLTALE_WORDS = 8
+_TELLTALE_LENGTH = 40  # characters, of a line with fewer words: some scripts do without spaces
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A parsed answer: the teacher's critique and the pair it would put in the given one's place."""
+
+    critique: str  # may be empty
+    pair: Pair
+
+
+def parse_answer(
+    prompts: Prompts,
+    text: str,
+    *,
+    phase: Phase,
+    pair: Pair,
+    structured: bool,
+    nonce: str,
+    finish_reason: str | None = None,
+) -> Proposal | ParseFailure:
+    """Read a teacher's answer about a pair.
+
+    The last complete answer between tags counts, or else the last in JSON; code fences, prose and
+    earlier drafts around it do not, nor does a thought that the text opens with. Where tags were asked
+    for, JSON counts only as the whole text, code fence aside. A JSON object is no answer where it
+    shares the instruction or response with JSON written in the pair, spacing aside: the teacher quotes
+    it. What stands in the given pair already is no fault of the answer: a text of it that is a
+    stand-in, its response that refuses, a text that ends in a loop.
+
+    Args:
+        prompts: the words that asked.
+        text: what the teacher wrote.
+        phase: what was asked.
+        pair: the incumbent.
+        structured: whether JSON was asked for, as in `Prompts.messages`.
+        nonce: the one its prompt was built with.
+        finish_reason: "length" where the answer hit the token limit, "refusal" or "content_filter"
+            where the server says that it is none.
+
+    Returns:
+        The proposal; or the first of these that holds. Of an answer that hit the limit: "repetition"
+        where it ends in a loop, else "cut". "declined" where the server says so. Of an answer in one
+        of the forms: "unparsable" with an empty text ("declined" where the critique refuses);
+        "unchanged" with the given texts; "echoed" with the prompt's own words; "placeholder",
+        "declined" or "repetition" with a text that is a stand-in, a refusal, or ends in a loop. Of any
+        other text: "declined" where it refuses, "repetition" where it ends in a loop, "echoed" where
+        all its long lines are the prompt's, else "unparsable", as is a thought without an end.
+    """
+    return _Parser(prompts, phase, pair, structured, nonce).parse(text, finish_reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parser:
+    """Reads answers to one prompt, as `parse_answer` says."""
+
+    prompts: Prompts
+    phase: Phase
+    pair: Pair
+    structured: bool
+    nonce: str
+
+    def parse(self, text: str, finish_reason: str | None) -> Proposal | ParseFailure:
+        if finish_reason == "length":
+            return "repetition" if _has_run_away(text, self.pair.response) else "cut"
+        if finish_reason in ("refusal", "content_filter"):
+            return "declined"
+        if _THOUGHT.match(text):
+            text = text.partition("</think>")[2]
+        found = self._find(text)
+        if found is None:
+            return self._name_formless(text)
+        critique = found["critique"]
+        if fault := self._find_fault(critique, {key: found[key] for key in FIELDS[self.phase]}):
+            return fault
+        if self.phase == "instruction":
+            return Proposal(critique, Pair(found["instruction"], "", found["response"]))
+        return Proposal(critique, Pair(self.pair.instruction, self.pair.input, found["response"]))
+
+    def _find(self, text: str) -> dict[str, str] | None:
+        """The texts of the answer that counts; None where a text holds none."""
+        fields = FIELDS[self.phase]
+        answers = find_tags(text, self.nonce, fields)
+        if not answers:
+            find = find_json if self.structured or not self.prompts.has_tags else read_json
+            quoted = self._quotable()
+            answers = [
+                answer
+                for answer in find(text, fields)
+                if not any((key, join_spaces(answer[key])) in quoted for key in fields)
+            ]
+        return answers[-1] if answers else None
+
+    def _find_fault(self, critique: str, proposed: Mapping[str, str]) -> ParseFailure | None:
+        """What keeps an answer's texts from being a proposal; None where nothing does."""
+        if not all(proposed.values()):
+            return "declined" if is_refusal(critique) else "unparsable"
+        given = {key: clean_text(getattr(self.pair, key)).strip() for key in proposed}
+        if proposed == given:
+            return "unchanged"
+        if self.nonce in critique or self._are_echoed(tuple(proposed.values())):
+            return "echoed"
+        if any(_stands_in(key, proposed, self.pair) for key in proposed):
+            return "placeholder"
+        if any(is_refusal(text) and not is_refusal(given[key]) for key, text in proposed.items()):
+            return "declined"
+        if any(_has_run_away(text, given[key]) for key, text in proposed.items()):
+            return "repetition"
+        return None
+
+    def _name_formless(self, text: str) -> ParseFailure:
+        """What to call a text without an answer in it."""
+        if is_refusal(text):
+            return "declined"
+        if _has_run_away(text, self.pair.response):
+            return "repetition"
+        shown = "\n".join(
+            _condense(self._prompt(self.pair, structured=structured)) for structured in (True, False)
+        )
+        lines = {line.strip() for line in text.splitlines()}
+        long = {_condense(line) for line in lines if len(line) >= _TELLTALE_LENGTH}
+        if all(line in shown for line in long) and self._hold_words([text]):
+            return "echoed"
+        return "unparsable"
+
+    def _are_echoed(self, proposed: tuple[str, ...]) -> bool:
+        """Whether proposed texts repeat the prompt.
+
+        That is: one of them holds its nonce or a run of its words that is not the pair's own, or they all
+        are those of one example answer in it. A text that merely equals one in an example may be honest.
+        """
+        if proposed in self._examples():
+            return True
+        return any(self.nonce in text for text in proposed) or self._hold_words(proposed)
+
+    def _examples(self) -> set[tuple[str, ...]]:
+        """The proposed texts of every answer that stands in the words of a prompt, for a model to copy."""
+        fields, texts = FIELDS[self.phase], self.prompts.texts
+        sections = [section[self.phase] for name, section in texts.items() if name != "pair"]
+        words = fill("\n".join([texts["pair"]["opening"], *sections]), nonce=self.nonce)
+        # Wherever a mark ends, a model may stop copying.
+        starts = (words[: mark.end()] for mark in re.finditer(re.escape(f"-{self.nonce}>"), words))
+        tagged = [answer for start in starts for answer in find_tags(start, self.nonce, fields)]
+        return {tuple(answer[key] for key in fields) for answer in [*tagged, *find_json(words, fields)]}
+
+    def _hold_words(self, texts: Iterable[str]) -> bool:
+        """Whether texts hold a run of the file's words that no honest answer would, and the pair does not.
+
+        A run is 8 words of the file in a row, or 40 characters of a line with fewer words, between fields;
+        case, punctuation around words and line breaks do not matter.
+        """
+        sections = self.prompts.texts.values()
+        words, signs = _runs_of(tuple(text for section in sections for text in section.values()))
+        held_words = words.intersection(run for text in texts for run in _word_runs(text))
+        held_signs = signs and signs.intersection(run for text in texts for run in _sign_runs(text))
+        for own in (self.pair.instruction, self.pair.input, self.pair.response):
+            if held_words:
+                held_words = held_words.difference(_word_runs(own))
+            if held_signs:
+                held_signs = held_signs.difference(_sign_runs(own))
+        return bool(held_words or held_signs)
+
+    def _quotable(self) -> set[tuple[str, str]]:
+        """Keys and texts of the JSON that the prompt holds by its pair alone."""
+        shown, empty = (
+            find_members(self._prompt(pair, structured=self.structured))
+            for pair in (self.pair, Pair("", "", ""))
+        )
+        return shown - empty
+
+    def _prompt(self, pair: Pair, *, structured: bool) -> str:
+        (message,) = self.prompts.messages(self.phase, pair, structured=structured, nonce=self.nonce)
+        return message["content"]
+
+
+@cache
+def _runs_of(texts: tuple[str, ...]) -> tuple[frozenset[tuple[str, ...]], frozenset[str]]:
+    """Runs of words in the texts of a prompts file, and runs of characters in lines with too few words."""
+    parts = [part for text in texts for part in FIELD.split(text)]
+    lines = [line for part in parts for line in part.splitlines()]
+    words = frozenset(run for part in parts for run in _word_runs(part))
+    return words, frozenset(run for line in lines if not any(_word_runs(line)) for run in _sign_runs(line))
+
+
+def _condense(text: str) -> str:
+    """A text without white space and case."""
+    return "".join(text.split()).casefold()
+
+
+def _word_runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = _WORD.findall(text.casefold())
+    return zip(*(words[start:] for start in range(_TELLTALE_WORDS)), strict=False)
+
+
+def _sign_runs(text: str) -> Iterator[str]:
+    signs = _condense(text)
+    last = len(signs) - _TELLTALE_LENGTH
+    return (signs[start : start + _TELLTALE_LENGTH] for start in range(last + 1))
+
+
+def _stands_in(key: str, proposed: Mapping[str, str], pair: Pair) -> bool:
+    """Whether a proposed text is a stand-in that stands neither in the pair nor in what now asks for it."""
+    text = proposed[key]
+    if not is_placeholder(text):
+        return False
+    asked = proposed.get("instruction", "") if key == "response" else ""
+    near = (pair.instruction, pair.input, pair.response, asked)
+    return not any(text.casefold() in own.casefold() for own in near)
+
+
+def _has_run_away(text: str, given: str) -> bool:
+    """Whether a text ends in a loop, which the given one in its place does not."""
+    return is_runaway(text) and not is_runaway(given)
