@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # What an answer holds besides the critique: key of the JSON form -> tag of the tagged form.
-FIELDS: dict[Phase, dict[str, str]] = {
+FIELDS: dict[str, dict[str, str]] = {
     "instruction": {"instruction": "new-instruction", "response": "new-response"},
     "response": {"response": "new-response"},
 }
