@@ -16,7 +16,7 @@ from reflectune.loop.show.charts import draw_charts, explain_missing, format_mea
 from reflectune.loop.show.diffs import Change, diff_words
 from reflectune.loop.show.documents import open_history, read_status
 from reflectune.loop.show.explanations import explain_call, explain_decision, explain_score, unit_of
-from reflectune.loop.show.html.environment import PAGES, open_environment
+from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.numbers import format_apart
 from reflectune.state.config import flatten
 from reflectune.state.data.exports import put_into_place
@@ -121,7 +121,7 @@ def _render(document: Document, stories: Mapping[str, Document]) -> str:
             }
             for kind, items in groupby(document["telling"], key=lambda item: item["kind"])
         ],
-        style=(PAGES / "static" / "report.css").read_text(encoding="utf-8"),
+        style=(STATIC / "report.css").read_text(encoding="utf-8"),
     )
 
 

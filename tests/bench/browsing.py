@@ -7,7 +7,6 @@ system lets go of files; then 21 times, every time another page of its kind, and
     python -m tests.bench.browsing
 """
 
-import itertools
 import os
 import random
 import statistics
@@ -103,7 +102,7 @@ def main() -> None:
         "",
         f"Indexing the samples took {indexing:.0f} s by itself; the index has {index_size}. "
         f"A server without an index had read everything, charts and all, after {reading:.0f} s. The "
-        f"{len(meanwhile)} journeys, overviews and Datasette tables that were asked for meanwhile took "
+        f"{len(meanwhile)} journeys and overviews that were asked for meanwhile took "
         f"{statistics.median(meanwhile) * 1000:.0f} ms at the median, "
         f"{max(meanwhile) * 1000:.0f} ms at most.",
         "",
@@ -169,14 +168,6 @@ def kinds_of_pages(samples: int, rounds: int, seed: int = 0) -> dict[str, list[s
         "journey, side by side": [f"/samples/{position}?view=side" for position in reversed(positions)],
         "runs": ["/runs"] * (_TIMES + 1),
         "two runs compared": ["/compare/other"] * (_TIMES + 1),
-        "Datasette: the database": ["/lineage"] * (_TIMES + 1),
-        "Datasette: a table": [
-            f"/lineage/versions?_next={rng.randrange(6 * samples)}" for _ in range(_TIMES + 1)
-        ],
-        "Datasette: a table, filtered": [
-            f"/lineage/decisions?round={rng.choice(some_round)}&reason={reason}"
-            for reason in itertools.islice(itertools.cycle(("refused", "unscorable", "accepted")), _TIMES + 1)
-        ],
     }
 
 
@@ -231,11 +222,7 @@ def _time_while_it_reads(address: str, samples: int) -> tuple[float, list[float]
     """Seconds until a server has read its run for the first time, and of each page that it gave meanwhile."""
     rng, began, meanwhile = random.Random("meanwhile"), time.perf_counter(), []
     while not has_read(address):
-        for path in (
-            f"/samples/{rng.randrange(samples)}",
-            "/",
-            f"/lineage/versions?_next={rng.randrange(10_000)}",
-        ):
+        for path in (f"/samples/{rng.randrange(samples)}", "/"):
             meanwhile.append(ask(address, path)[0])
             time.sleep(0.2)
     return time.perf_counter() - began, meanwhile

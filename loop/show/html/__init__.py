@@ -1,6 +1,6 @@
 """Pages of HTML: the report that one sends around, and the browser over a run of any size.
 
-The browser (`reflectune serve NAME`) is Datasette over the run's lineage with these pages as its plugin:
+The browser (`reflectune serve NAME`) has these pages, on Starlette:
 
     /                   what the run is, its rounds, charts, where to look
     /rounds             every round: decisions, held-out measures, what the teacher took
@@ -14,5 +14,6 @@ The browser (`reflectune serve NAME`) is Datasette over the run's lineage with t
     /runs               the runs of the same folder
     /compare/OTHER      this run against another of them
     /charts/NAME.svg    one chart
-    /lineage            Datasette's own pages: tables, facets, SQL, JSON
+
+Tables, facets, SQL and JSON of the whole lineage: `datasette runs/NAME/lineage.db`.
 """

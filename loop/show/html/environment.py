@@ -12,9 +12,10 @@ from reflectune.loop.show.html.formats import install_formats
 from reflectune.loop.show.numbers import format_number, format_share
 from reflectune.state.text import inert
 
-__all__ = ["PAGES", "mark_sides", "mark_words", "open_environment"]
+__all__ = ["STATIC", "mark_sides", "mark_words", "open_environment"]
 
-PAGES = Path(__file__).parent
+_FOLDER = Path(__file__).parent
+STATIC = _FOLDER / "static"
 
 # Two texts are compared once for both kinds of diff, and for whoever turns the pages back and forth.
 _compare = lru_cache(maxsize=256)(diff_words)
@@ -24,7 +25,7 @@ _TAGS = {"same": "{}", "removed": "<del>{}</del>", "added": "<ins>{}</ins>"}
 def open_environment() -> Environment:
     """A Jinja environment over `templates/` that escapes everything and knows no undefined name."""
     environment = Environment(
-        loader=FileSystemLoader(PAGES / "templates"),
+        loader=FileSystemLoader(_FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

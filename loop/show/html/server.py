@@ -9,7 +9,7 @@ from types import FrameType
 
 import uvicorn
 
-from reflectune.loop.show.html.database import open_app
+from reflectune.loop.show.html.app import open_app
 from reflectune.loop.show.html.site import Site
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder

@@ -1,107 +1,60 @@
-"""What is served about one run: its pages are asked for here, and what goes wrong becomes a sentence."""
+"""The run that is served: what pages are made from, and how they are rendered."""
 
-import hashlib
-import os
-import sqlite3
-import sys
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import shlex
 from pathlib import Path
 from typing import Any
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.templating import Jinja2Templates
+
 from reflectune.loop.show.html.comparisons import Comparisons
-from reflectune.loop.show.html.environment import PAGES as FOLDER
 from reflectune.loop.show.html.environment import open_environment
-from reflectune.loop.show.html.guard import csp_nonce
-from reflectune.loop.show.html.watcher import Watcher
-from reflectune.state.errors import ReflectuneError
+from reflectune.loop.show.html.watcher import Snapshot, Watcher
 from reflectune.state.folder import RunFolder
-from reflectune.state.text import one_line
 
-__all__ = ["Asked", "Missing", "Page", "Refused", "Site", "View"]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request asks of a page."""
-
-    path: Mapping[str, str]  # the parts of the path that vary
-    args: Mapping[str, str]  # of several values under one name, the last
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """An answer."""
-
-    body: str | bytes
-    status: int = 200
-    kind: str = "text/html; charset=utf-8"
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class Refused(Exception):
-    """A request that cannot be answered as it is asked; its message is a sentence for the page."""
-
-    status = 400
-    title = "Not as asked"
-
-
-class Missing(Refused):
-    """What was asked for is not there."""
-
-    status = 404
-    title = "Not found"
+__all__ = ["Site", "missing", "site_of"]
 
 
 class Site:
-    """The pages of one run, and what they are made from."""
+    """One run among others of a folder; `watcher.start()` brings its numbers."""
 
     def __init__(self, runs: Path, folder: RunFolder) -> None:
-        """Prepare the pages of a run among others of a folder; `watcher.start()` brings their numbers."""
         self.runs = runs
         self.folder = folder
         self.watcher = Watcher(runs, folder)
         self.comparisons = Comparisons(folder)
-        self._environment = open_environment()
-        self._environment.globals |= {
-            "csp_nonce": csp_nonce,
+        environment = open_environment()
+        environment.globals |= {
             "name": folder.path.name,
-            "style": f"/static/style.css?{_hash(FOLDER / 'static' / 'style.css')}",
-            "script": f"/static/page.js?{_hash(FOLDER / 'static' / 'page.js')}",
+            "datasette": shlex.join(["datasette", str(folder.lineage)]),
         }
+        self._templates = Jinja2Templates(env=environment)
 
-    def answer(self, view: "View", asked: Asked) -> Page:
-        """The page that a view makes, or one that says in a sentence why there is none."""
-        try:
-            return view(self, asked)
-        except Refused as refusal:
-            return self.refuse(refusal.status, refusal.title, str(refusal))
-        except (ReflectuneError, sqlite3.Error, OSError) as error:
-            return self.refuse(
-                503, "The lineage cannot be read", str(error), f"reflectune verify {self.folder.path.name}"
-            )
-        except Exception as error:  # noqa: BLE001 (the last resort: one sentence instead of a traceback)
-            print(one_line(f"reflectune: {view.__name__}: {type(error).__name__}: {error}"), file=sys.stderr)  # noqa: T201
-            if os.environ.get("REFLECTUNE_DEBUG"):
-                traceback.print_exc()
-            return self.refuse(500, "This page could not be made", "The server's terminal says why.")
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The run as of the last look at it; None before the first."""
+        return self.watcher.snapshot
 
-    def render(self, template: str, status: int = 200, **context: Any) -> Page:
+    def render(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
         """A page from a template."""
-        snapshot = self.watcher.snapshot
+        snapshot = self.snapshot
         context = {"as_of": snapshot and snapshot.as_of, "problem": self.watcher.problem} | context
-        return Page(self._environment.get_template(template).render(context), status)
+        return self._templates.TemplateResponse(request, template, context, status)
 
-    def refuse(self, status: int, title: str, sentence: str, advice: str = "") -> Page:
+    def refuse(self, request: Request, status: int, title: str, sentence: str, advice: str = "") -> Response:
         """A page that says why there is no other."""
-        return self.render(
-            "message.html", status, title=title, sentence=sentence, advice=advice, problem=None, as_of=None
-        )
+        said = {"title": title, "sentence": sentence, "advice": advice, "problem": None, "as_of": None}
+        return self.render(request, "message.html", status, **said)
 
 
-View = Callable[[Site, Asked], Page]
+def site_of(request: Request) -> Site:
+    """The site that a request is made to."""
+    site: Site = request.app.state.site
+    return site
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+def missing(sentence: str) -> HTTPException:
+    """What is raised where there is nothing to show; its sentence is for the page."""
+    return HTTPException(404, sentence)

@@ -65,6 +65,7 @@ class Watcher:
         self._charted_at = 0.0
         self._known_runs: dict[str, tuple[Mark, Document]] = {}
         self._stop = threading.Event()
+        self._drawing = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
     def start(self) -> None:
@@ -72,9 +73,11 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; waits a moment for what is under way."""
+        """End; waits a moment for what is under way, and for a drawing, as C++ cut off aborts the process."""
         self._stop.set()
         self._thread.join(timeout=1.0)
+        with self._drawing:
+            pass
 
     def _watch(self) -> None:
         while not self._stop.is_set():
@@ -134,10 +137,14 @@ class Watcher:
         is_late = now - self._charted_at > _CHARTS_PAUSE and self._charted != (done, self._mark)
         if not is_late and self._charted is not None and self._charted[0] == done:  # type: ignore[index]
             return
-        from reflectune.loop.show.charts import draw_charts
-        from reflectune.loop.show.report import describe_evolution
-
-        charts = draw_charts(describe_evolution(self._folder))
+        with self._drawing:
+            from reflectune.loop.show.charts import draw_charts
+            from reflectune.loop.show.report import describe_evolution
+        document = describe_evolution(self._folder)
+        with self._drawing:
+            if self._stop.is_set():
+                return
+            charts = draw_charts(document)
         self._charted, self._charted_at = (done, self._mark), now
         self.snapshot = replace(snapshot, charts=charts, has_charts=True)
 

@@ -1,17 +1,18 @@
-"""The pages of the browser: each a function from what is asked to an answer."""
+"""The pages of the browser: each a function from a request to an answer."""
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
 
 from reflectune.loop.show.documents import open_history
 from reflectune.loop.show.explanations import unit_of
 from reflectune.loop.show.html.comparisons import Compared
-from reflectune.loop.show.html.environment import PAGES as FOLDER
-from reflectune.loop.show.html.finding import LABELS, TOO_MANY, Finding, address
-from reflectune.loop.show.html.finding import PAGE as ROWS
+from reflectune.loop.show.html.environment import STATIC
 from reflectune.loop.show.html.journey import FIELDS, tell_journey
-from reflectune.loop.show.html.site import Asked, Missing, Page, Site, View
+from reflectune.loop.show.html.sample_search import LABELS, MAX_COUNTED, PAGE_ROWS, SampleSearch, address
+from reflectune.loop.show.html.site import missing, site_of
 from reflectune.loop.show.html.watcher import Snapshot
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
@@ -20,10 +21,22 @@ from reflectune.state.lineage.outcomes import OUTCOMES
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES
 
-__all__ = ["PAGES"]
+__all__ = [
+    "all_rounds",
+    "call_text",
+    "chart",
+    "compare",
+    "icon",
+    "one_round",
+    "overview",
+    "runs",
+    "sample",
+    "samples",
+    "version_text",
+]
 
 # Questions that people come with, and the lists that answer them.
-_TELLING: Mapping[str, Mapping[str, str]] = {
+_QUESTIONS: Mapping[str, Mapping[str, str]] = {
     "Proposals taken with the largest rise of IFD": {
         "phase": "instruction", "outcome": "accepted", "sort": "ifd_change", "order": "down",
     },
@@ -41,24 +54,24 @@ _TELLING: Mapping[str, Mapping[str, str]] = {
     "Reflections that failed": {"outcome": "failed"},
     "Responses that grew most": {"sort": "length_growth", "order": "down"},
 }  # fmt: skip
-_TEXT = "text/plain; charset=utf-8"
-_STATIC = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 
 
-def _overview(site: Site, asked: Asked) -> Page:
+def overview(request: Request) -> Response:
     """What the run is, its rounds, charts, and where to look."""
-    snapshot = site.watcher.snapshot
+    site = site_of(request)
+    snapshot = site.snapshot
     return site.render(
+        request,
         "overview.html",
         snapshot=snapshot,
-        telling=_telling(snapshot),
+        questions=_questions(snapshot),
         unknown=_unknown(snapshot),
         address=address,
         **_rounds(snapshot),
     )
 
 
-def _telling(snapshot: Snapshot | None) -> list[tuple[str, str]]:
+def _questions(snapshot: Snapshot | None) -> list[tuple[str, str]]:
     """The questions whose lists can have rows, with their addresses."""
     if snapshot is None:
         return []
@@ -79,7 +92,7 @@ def _telling(snapshot: Snapshot | None) -> list[tuple[str, str]]:
                 }
             ),
         )
-        for label, question in _TELLING.items()
+        for label, question in _QUESTIONS.items()
         if ("outcome" not in question or (question.get("phase"), question["outcome"]) in came)
         and question.get("sort", "position") in ("position", *snapshot.known)
     ]
@@ -100,24 +113,26 @@ def _unknown(snapshot: Snapshot | None) -> Mapping[str, str]:
     }
 
 
-def _all_rounds(site: Site, asked: Asked) -> Page:
+def all_rounds(request: Request) -> Response:
     """Every round, with all its numbers."""
-    snapshot = site.watcher.snapshot
-    return site.render("rounds.html", snapshot=snapshot, address=address, **_rounds(snapshot))
+    site = site_of(request)
+    snapshot = site.snapshot
+    return site.render(request, "rounds.html", snapshot=snapshot, address=address, **_rounds(snapshot))
 
 
-def _round(site: Site, asked: Asked) -> Page:
+def one_round(request: Request) -> Response:
     """One round: phases by outcome, teacher calls by status, held-out measures, training set, cost, time."""
-    number = int(asked.path["round"])
-    snapshot = site.watcher.snapshot
+    site, number = site_of(request), _number(request, "round")
+    snapshot = site.snapshot
     if snapshot is None:
-        return site.render("round.html", snapshot=None, number=number)
+        return site.render(request, "round.html", snapshot=None, number=number)
     round = next((row for row in snapshot.rounds if row["round"] == number), None)
     if round is None:
         last = snapshot.rounds[-1]["round"] if snapshot.rounds else 0
-        raise Missing(f"This run has no round {number}; its rounds are 0, the given data, to {last}.")
+        raise missing(f"This run has no round {number}; its rounds are 0, the given data, to {last}.")
     before = next((row for row in snapshot.rounds if row["round"] == number - 1), None)
     return site.render(
+        request,
         "round.html",
         snapshot=snapshot,
         number=number,
@@ -130,49 +145,49 @@ def _round(site: Site, asked: Asked) -> Page:
     )
 
 
-def _samples(site: Site, asked: Asked) -> Page:
+def samples(request: Request) -> Response:
     """The samples that the address asks for."""
-    finding = Finding(asked.args)
-    snapshot = site.watcher.snapshot
+    site, search = site_of(request), SampleSearch(request.query_params)
+    snapshot = site.snapshot
     rows: list[dict[str, Any]] = []
     count, is_cut = 0, False
-    if snapshot is not None and not finding.problems:
+    if snapshot is not None and not search.problems:
         with SampleIndex.open(site.folder) as index:
-            rows = index.find(finding.query)
-            is_cut = index.is_cut(finding.query)
-            if len(rows) == ROWS or (finding.page > 1 and not rows):
-                count = index.count(finding.query, TOO_MANY + 1)
-            else:  # the last page
-                count = finding.query.offset + len(rows)
+            rows = index.find(search.query)
+            is_cut = index.is_cut(search.query)
+            is_last = len(rows) < PAGE_ROWS and (rows or search.page == 1)
+            count = search.query.offset + len(rows) if is_last else index.count(search.query, MAX_COUNTED + 1)
     return site.render(
+        request,
         "samples.html",
-        status=400 if finding.problems else 200,
+        status=400 if search.problems else 200,
         snapshot=snapshot,
-        finding=finding,
+        search=search,
         rows=rows,
-        count=min(count, TOO_MANY),
-        is_more=count > TOO_MANY,
+        count=min(count, MAX_COUNTED),
+        is_more=count > MAX_COUNTED,
         is_cut=is_cut,
-        unknown=_unknown(snapshot).get(finding.change or ""),
-        pages=max(1, -(-min(count, TOO_MANY) // ROWS)),
-        phase_anchor="-response" if finding.query.phase == "response" else "",
-        first=(finding.page - 1) * ROWS + 1,
+        unknown=_unknown(snapshot).get(search.change or ""),
+        pages=max(1, -(-min(count, MAX_COUNTED) // PAGE_ROWS)),
+        phase_anchor="-response" if search.query.phase == "response" else "",
+        first=search.query.offset + 1,
         labels=LABELS,
         outcomes=OUTCOMES,
         rounds=[row["round"] for row in snapshot.rounds] if snapshot else [],
     )
 
 
-def _sample(site: Site, asked: Asked) -> Page:
+def sample(request: Request) -> Response:
     """The journey of one sample."""
-    side = asked.args.get("view") == "side"
+    site, side = site_of(request), request.query_params.get("view") == "side"
     with open_history(site.folder) as history:
-        sample = _find_sample(history, asked)
+        sample = _find_sample(history, request)
         trace, calls = history.trace(sample), history.calls(sample)
-        snapshot = site.watcher.snapshot
+        snapshot = site.snapshot
         last = sum((snapshot.split if snapshot else history.samples()).values()) - 1
     position = trace["position"]
     return site.render(
+        request,
         "sample.html",
         journey=tell_journey(trace, calls, side=side),
         side=side,
@@ -182,67 +197,75 @@ def _sample(site: Site, asked: Asked) -> Page:
     )
 
 
-def _version_text(site: Site, asked: Asked) -> Page:
+def version_text(request: Request) -> Response:
     """One text of a version, whole."""
-    name = asked.path["field"]
-    with open_history(site.folder) as history:
-        sample = _find_sample(history, asked)
-        trace = history.trace(sample)
-    for version in trace["versions"]:
-        if version["id"] == asked.path["version"]:
-            text = version["critique"] if name == "criticism" else version[name]
-            return _plain(text or "")
-    raise Missing(f"Sample {trace['position']} has no version {asked.path['version']}.")
+    wanted, name = request.path_params["version"], request.path_params["field"]
+    with open_history(site_of(request).folder) as history:
+        trace = history.trace(_find_sample(history, request))
+    version = next((version for version in trace["versions"] if version["id"] == wanted), None)
+    if version is None or name not in (*FIELDS, "criticism"):
+        raise missing(f"Sample {trace['position']} has no {name} of a version {wanted}.")
+    return _plain(version["critique" if name == "criticism" else name] or "")
 
 
-def _call_text(site: Site, asked: Asked) -> Page:
+def call_text(request: Request) -> Response:
     """What the teacher answered, whole."""
-    with open_history(site.folder) as history:
-        sample = _find_sample(history, asked)
-        calls = history.calls(sample)
-    for call in calls:
-        if call["id"] == asked.path["call"]:
-            return _plain(call["text"])
-    raise Missing(f"Sample {asked.path['position']} has no teacher call {asked.path['call']}.")
+    wanted = request.path_params["call"]
+    with open_history(site_of(request).folder) as history:
+        calls = history.calls(_find_sample(history, request))
+    call = next((call for call in calls if call["id"] == wanted), None)
+    if call is None:
+        raise missing(f"Sample {request.path_params['position']} has no teacher call {wanted}.")
+    return _plain(call["text"])
 
 
-def _plain(text: str) -> Page:
-    return Page(text.encode("utf-8", errors="replace"), kind=_TEXT)
+def _plain(text: str) -> Response:
+    return Response(text.encode("utf-8", errors="replace"), media_type="text/plain")
 
 
-def _find_sample(history: LineageReader, asked: Asked) -> str:
+def _find_sample(history: LineageReader, request: Request) -> str:
     """The id of the sample at the position that is asked for."""
     try:
-        return history.find_sample(str(int(asked.path["position"])))
+        return history.find_sample(str(_number(request, "position")))
     except StoreError as error:
-        raise Missing(f"There is {error}.") from error
+        raise missing(f"There is {error}.") from error
 
 
-def _chart(site: Site, asked: Asked) -> Page:
+def _number(request: Request, name: str) -> int:
+    """A whole number in the path."""
+    text: str = request.path_params[name]
+    if text.isascii() and text.isdecimal() and len(text) < 10:
+        return int(text)
+    raise missing(f"There is no {name} {text[:40]}.")
+
+
+def chart(request: Request) -> Response:
     """One chart."""
-    snapshot = site.watcher.snapshot
+    name, snapshot = request.path_params["name"], site_of(request).snapshot
     for chart in snapshot.charts if snapshot else ():
-        if chart.name == asked.path["name"]:
-            return Page(chart.svg, kind="image/svg+xml; charset=utf-8")
-    raise Missing(f"There is no chart called {asked.path['name']}.")
+        if chart.name == name:
+            return Response(chart.svg, media_type="image/svg+xml")
+    raise missing(f"There is no chart called {name}.")
 
 
-def _runs(site: Site, asked: Asked) -> Page:
+def runs(request: Request) -> Response:
     """The runs of the folder."""
-    return site.render("runs.html", runs=site.watcher.runs)
+    site = site_of(request)
+    return site.render(request, "runs.html", runs=site.watcher.runs)
 
 
-def _compare(site: Site, asked: Asked) -> Page:
+def compare(request: Request) -> Response:
     """This run against another."""
-    other = unquote(asked.path["other"], errors="replace")
+    site = site_of(request)
     try:
-        folder = RunFolder.find(site.runs, other)
+        folder = RunFolder.find(site.runs, request.path_params["other"])
     except StoreError as error:
-        raise Missing(f"{error}.") from error
+        raise missing(f"{error}.") from error
     if folder.path.name == site.folder.path.name:
-        raise Missing("A run cannot be compared with itself.")
+        raise missing("A run cannot be compared with itself.")
     compared = site.comparisons.ask(folder)
     return site.render(
+        request,
         "compare.html",
         other=folder.path.name,
         compared=compared,
@@ -258,23 +281,9 @@ def _held_out_names(compared: Compared | None) -> list[str]:
     return sorted({name for run in runs for name in run["held_out"]})
 
 
-def _no_csv(site: Site, asked: Asked) -> Page:
-    """What Datasette would write as CSV."""
-    raise Missing("No CSV is written, whose cells a spreadsheet takes for formulas; .json has the same rows.")
-
-
-def _static(site: Site, asked: Asked) -> Page:
-    """A file of the pages' own."""
-    path = FOLDER / "static" / asked.path["file"]
-    kind = _STATIC.get(path.suffix[1:])
-    if kind is None or not path.is_file():
-        raise Missing("There is no such page.")
-    return Page(path.read_bytes(), kind=kind, headers={"cache-control": "max-age=3600"})
-
-
-def _icon(site: Site, asked: Asked) -> Page:
+def icon(request: Request) -> Response:
     """What browsers show on a tab."""
-    return _static(site, Asked({"file": "icon.svg"}, {}))
+    return FileResponse(STATIC / "icon.svg")
 
 
 def _rounds(snapshot: Snapshot | None) -> dict[str, Any]:
@@ -285,22 +294,3 @@ def _rounds(snapshot: Snapshot | None) -> dict[str, Any]:
         "measures": sorted({row["name"] for row in snapshot.evaluations}),
         "evaluations": {(row["round"], row["name"]): row for row in snapshot.evaluations},
     }
-
-
-_FIELDS = "|".join((*FIELDS, "criticism"))
-_POSITION = r"/samples/(?P<position>\d{1,9})"
-PAGES: Mapping[str, View] = {
-    r"/$": _overview,
-    r"/rounds$": _all_rounds,
-    r"/rounds/(?P<round>\d{1,6})$": _round,
-    r"/samples$": _samples,
-    _POSITION + r"$": _sample,
-    _POSITION + rf"/versions/(?P<version>\w{{1,64}})/(?P<field>{_FIELDS})\.txt$": _version_text,
-    _POSITION + r"/calls/(?P<call>\w{1,64})\.txt$": _call_text,
-    r"/charts/(?P<name>[\w-]{1,64})\.svg$": _chart,
-    r"/runs$": _runs,
-    r"/compare/(?P<other>[^/]{1,500})$": _compare,
-    r"/static/(?P<file>\w{1,32}\.\w{2,3})$": _static,
-    r"/lineage.*\.csv$": _no_csv,
-    r"/favicon\.ico$": _icon,
-}

@@ -1,4 +1,4 @@
-"""The list of samples: what an address asks for, and the addresses of other questions."""
+"""The list of samples: what an address asks for, and the addresses of other lists."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from reflectune.state.lineage.index import SORTS, SampleQuery
 from reflectune.state.lineage.outcomes import OUTCOMES
 from reflectune.state.records import PHASES
 
-__all__ = ["LABELS", "PAGE", "TOO_MANY", "Finding", "address"]
+__all__ = ["LABELS", "MAX_COUNTED", "PAGE_ROWS", "SampleSearch", "address"]
 
 # Rows of a page, and rows that are counted and paged through; beyond them a question is to be narrowed.
-PAGE = 50
-TOO_MANY = 10_000
-_LONGEST_TEXT = 500
+PAGE_ROWS = 50
+MAX_COUNTED = 10_000
+_MAX_TEXT = 500
 _BOUNDS = tuple(field.name for field in fields(SampleQuery) if field.name.startswith(("min_", "max_")))
 _NAMES = ("q", "round", "phase", "outcome", "trained", *_BOUNDS, "sort", "order", "page")
 _CHOICES = {
@@ -45,8 +45,8 @@ LABELS = {
 }
 
 
-class Finding:
-    """A question for samples as an address holds it.
+class SampleSearch:
+    """A search for samples as an address holds it.
 
     `problems` has a sentence for each value that makes no sense, by its name; such a value is not asked for.
     """
@@ -55,19 +55,19 @@ class Finding:
         """Read the values of an address; empty ones count as absent."""
         self.values = {name: args[name].strip() for name in _NAMES if args.get(name, "").strip()}
         self.problems: dict[str, str] = {}
-        self.page = self._whole("page", least=1, most=TOO_MANY // PAGE) or 1
+        self.page = self._whole("page", least=1, most=MAX_COUNTED // PAGE_ROWS) or 1
         bounds: dict[str, Any] = {name: self._number(name) for name in _BOUNDS}
         self.query = SampleQuery(
             text=self._text(),
-            most_matches=TOO_MANY,
+            most_matches=MAX_COUNTED,
             round=self._whole("round", least=0),
             phase=self._choice("phase"),
             outcome=self._choice("outcome"),
             trained={"yes": True, "no": False, None: None}[self._choice("trained")],
             sort=self._choice("sort") or "position",
             descending=self._choice("order") == "down",
-            limit=PAGE,
-            offset=(self.page - 1) * PAGE,
+            limit=PAGE_ROWS,
+            offset=(self.page - 1) * PAGE_ROWS,
             **bounds,
         )
 
@@ -97,8 +97,8 @@ class Finding:
 
     def _text(self) -> str:
         text = self.values.get("q", "")
-        if len(text) > _LONGEST_TEXT:
-            self.problems["q"] = f"at most {_LONGEST_TEXT} characters can be searched for"
+        if len(text) > _MAX_TEXT:
+            self.problems["q"] = f"at most {_MAX_TEXT} characters can be searched for"
             return ""
         return text
 
