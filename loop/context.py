@@ -15,8 +15,8 @@ from reflectune.loop.progress import Display
 from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.writer import LineageWriter, Scores
-from reflectune.state.records import Pair, Phase, Score, StudentRecord, Term
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, Term
 
 __all__ = [
     "SAMPLES_AT_ONCE",

@@ -14,7 +14,7 @@ def evaluate_round(context: LoopContext, round: int) -> None:
     """Commit the held-out measures of a round's student, where they are missing."""
     store = context.store
     pairs = store.holdout_pairs()
-    measured = store.evaluations()
+    measured = store.held_out_measures()
     if not pairs or round in measured:
         return
     student = round_student(store, round)

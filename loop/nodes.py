@@ -29,17 +29,18 @@ from reflectune.loop.signals import Interrupted
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
-from reflectune.state.lineage.writer import Contest, Scores
 from reflectune.state.records import (
     ANSWERLESS,
     PHASES,
     TERMS,
     CallStatus,
+    Contest,
     Decision,
     Evaluation,
     Pair,
     Phase,
     Reason,
+    Scores,
     StudentRecord,
     TeacherCall,
 )
@@ -108,7 +109,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     context.leave_if_asked()
     store = context.store
     scorer = round_student(store, round - 1)
-    total, done = store.count_samples("train"), store.count_decisions(round, phase)
+    total, done = store.samples()["train"], store.count_decisions(round, phase)
     accepted = store.count_decisions(round, phase, "accepted")
     compared = done - sum(store.count_decisions(round, phase, reason) for reason in _UNCONTESTED)
     with timed(context, round, "select"), ExitStack() as stack:
@@ -139,12 +140,12 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
     if (student := store.round_student(round)) is not None:
         return {"student": student.id}
     with timed(context, round, "refinetune"):
-        pairs = store.training_pairs(round)
+        pairs = list(store.training(round))
         if not pairs:
             store.set_training_set(
                 round,
                 choose_training_set(
-                    store.pool(round, previous.id),
+                    store.scored_pool(round, previous.id),
                     store.original_ids(),
                     selection=config.selection,
                     anchor=config.refinetune.anchor,
@@ -152,7 +153,7 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
                     seed=config.seed,
                 ),
             )
-            pairs = store.training_pairs(round)
+            pairs = list(store.training(round))
         if not pairs:
             context.display.say(f"round {round} · refinetune: no pair passes the filter, {previous.id} stays")
             store.set_round_student(round, previous.id)
@@ -170,7 +171,7 @@ def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, objec
     if ends or round % context.config.evaluate.every == 0:
         evaluate_round(context, round)
         score_frozen(context, round)
-    reason = why_stop(context, round, context.store.evaluations())
+    reason = why_stop(context, round, context.store.held_out_measures())
     context.store.finish_round(round, reason)
     return {"stop_reason": reason} if reason else {"round": round + 1}
 
@@ -266,7 +267,7 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
 def _count_wanted(context: LoopContext, round: int) -> int:
     """How many proposals a phase of the round asks for."""
     store, teacher = context.store, context.config.teacher
-    return (store.count_samples("train") - store.count_frozen(round, teacher.patience)) * teacher.candidates
+    return (store.samples()["train"] - store.count_frozen(round, teacher.patience)) * teacher.candidates
 
 
 def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:

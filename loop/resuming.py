@@ -17,7 +17,8 @@ from reflectune.agents.teacher.engines import ENGINES
 from reflectune.state.config import CHANGEABLE, SELF, RunConfig, flatten, load_config, parse_config
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.writer import LineageWriter, open_database
+from reflectune.state.lineage.connection import open_database
+from reflectune.state.lineage.writer import LineageWriter
 
 __all__ = [
     "explained",

@@ -11,9 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from reflectune.agents.student.formulas import ifd, perplexity, r_ifd
 from reflectune.state.config import SelectionConfig
-from reflectune.state.lineage.writer import Contest, PoolPair, Scores
 from reflectune.state.policies import Measure, MeasureKey, measure_of
-from reflectune.state.records import Decision, Phase, PolicyName, Reason, Score, Term
+from reflectune.state.records import (
+    Contest,
+    Decision,
+    Phase,
+    PolicyName,
+    PoolPair,
+    Reason,
+    Score,
+    Scores,
+    Term,
+)
 
 __all__ = ["choose_training_set", "decide", "needed_scores"]
 

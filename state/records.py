@@ -5,6 +5,7 @@ A record is one row or one message; none of them knows how it is stored, scored 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -244,3 +245,37 @@ class Evaluation:
     n: int
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One sample's incumbent and the proposals that challenge it in a phase."""
+
+    sample_id: str
+    incumbent_id: str
+    candidate_ids: tuple[str, ...]
+    pairs: Mapping[str, Pair]  # of the incumbent and every candidate, by version id
+    is_frozen: bool = False  # whether the sample is left alone
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPair:
+    """One sample's pair in the pool D[r], with its scores under one student."""
+
+    sample_id: str
+    version_id: str
+    improved: bool  # whether its response was improved in this round or an earlier one
+    scores: Mapping[Term, Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """One proposal of the teacher, the pair it was made for, and whether it was taken."""
+
+    position: int  # of the sample in the given data
+    incumbent: Pair
+    candidate: Pair
+    accepted: bool
+
+
+Scores = Mapping[str, Mapping[Term, Score]]  # version id -> term -> score

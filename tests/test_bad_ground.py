@@ -28,7 +28,7 @@ from reflectune.state.data.datasets import read_dataset
 from reflectune.state.data.exports import write_pairs
 from reflectune.state.errors import AdapterError, ConfigError, DatasetError, ReflectuneError, StoreError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage import writer as lineage_store
+from reflectune.state.lineage import connection as lineage_store
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Answer, Pair
 from tests.test_refinetune import PAIRS, configure, interrupt, weights

@@ -24,7 +24,8 @@ def on_a_terminal(trace: Any, width: int = 100, *, colours: str | None = None, *
 
 def decision(**changes: Any) -> dict[str, Any]:
     return {
-        "round": 1, "phase": "response", "policy": "ifd+r-ifd", "reason": "accepted", "student": "s0",
+        "round": 1, "phase": "response", "policy": "ifd+r-ifd", "reason": "accepted",
+        "outcome": "accepted", "student": "s0",
         "incumbent": "v0", "challenger": "v1", "winner": "v1", "incumbent_value": 0.9,
         "challenger_value": 0.75, "margin": 0.1,
     } | changes  # fmt: skip
@@ -71,10 +72,11 @@ THREE_PHASES = trace(
         id="v2", response="a better answer", current=True, scores=[score("s0", 0.6, 0.25, truncated=True)],
     ),
     decisions=[
-        decision(phase="instruction", reason="refused", winner="v0", challenger_value=0.00002),
+        decision(phase="instruction", reason="refused", outcome="refused", winner="v0",
+                 challenger_value=0.00002),
         decision(winner="v2", challenger="v2", incumbent_value=0.8, challenger_value=0.25),
-        decision(round=2, phase="instruction", reason="no-candidate", incumbent="v2", winner="v2",
-                 student=None, challenger=None),
+        decision(round=2, phase="instruction", reason="no-candidate", outcome="failed", incumbent="v2",
+                 winner="v2", student=None, challenger=None),
     ],
     failures=[failure(round=2, phase="instruction", error="at 80 tokens")],
     trained_in=[1],

@@ -18,9 +18,10 @@ from reflectune.loop.progress import LineDisplay
 from reflectune.loop.run import run_loop
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.schema import migrations
-from reflectune.state.lineage.writer import LineageWriter, open_database
+from reflectune.state.lineage.writer import LineageWriter
 from tests.worlds import write_world
 
 TESTS = Path(__file__).parent
@@ -124,10 +125,13 @@ def test_views_tell_the_same_after_a_migration(schema: str, tmp_path: Path) -> N
     run = load(schema, "finished", tmp_path)
     with sqlite3.connect(run.lineage) as connection:
         before = connection.execute("SELECT * FROM evolution").fetchall()
-    with LineageWriter.open(run.lineage) as store:
-        after = store.db.execute("SELECT * FROM evolution").fetchall()
+    with LineageWriter.open(run.lineage) as lineage:
+        after = lineage.db.execute("SELECT * FROM evolution").fetchall()
     assert len(before) > 20
-    assert rounded(after) == rounded(before)
+    # The last column is the outcome; once it was the decision's reason.
+    assert rounded([row[:-1] for row in after]) == rounded([row[:-1] for row in before])
+    words = {"tie": "refused", "unscorable": "refused", "policy": "refused"}
+    assert [row[-1] for row in after] == [words.get(row[-1], row[-1]) for row in before]
 
 
 def rounded(rows: list[tuple[Any, ...]]) -> list[list[Any]]:
@@ -143,7 +147,7 @@ def test_old_lineage_is_brought_up_to_date_and_tells_the_same(schema: str, tmp_p
         assert [tuple(row) for row in store.db.execute("PRAGMA integrity_check")] == [("ok",)]
         assert list(store.db.execute("PRAGMA foreign_key_check")) == []
         assert store.spending().tokens == 0
-        for view in ("pair_scores", "evolution", "round_summary"):
+        for view in ("pool", "outcomes", "pair_scores", "evolution", "round_summary"):
             assert store.db.execute(f"SELECT COUNT(*) FROM {view}").fetchone()[0] > 0
         wanted = schema_of(Path(":memory:"))
         assert {name: sorted(columns(store.db, name)) for name in wanted} == {

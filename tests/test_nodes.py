@@ -172,7 +172,7 @@ def test_select_decides_every_sample_of_the_pool_once(world: World) -> None:
 
 def test_select_leaves_the_whole_pool_with_all_four_scores(world: World) -> None:
     world.through(1, "instruction", "response")
-    pool = list(world.store.pool(1, "s0"))
+    pool = list(world.store.scored_pool(1, "s0"))
     assert len(pool) == 34
     assert all(set(pair.scores) == set(TERMS) for pair in pool)
 
@@ -352,7 +352,7 @@ def test_refinetune_keeps_the_student_where_no_pair_passes_the_filter(
 
 def test_evaluate_measures_each_student_once(world: World) -> None:
     evaluate_round(world.context, 0)
-    measures = world.store.evaluations()[0]
+    measures = world.store.held_out_measures()[0]
     assert measures["nll"].value == pytest.approx(2.0)
     assert measures["response_tokens"].value == 8
     assert measures["nll"].n == 6
@@ -367,7 +367,7 @@ def test_evaluate_repeats_the_measures_of_a_student_that_stayed(tmp_path: Path) 
     refinetune(state(), world.runtime())
     opened = len(world.student.opened)
     evaluate_round(world.context, 1)
-    assert world.store.evaluations()[1] == world.store.evaluations()[0]
+    assert world.store.held_out_measures()[1] == world.store.held_out_measures()[0]
     assert len(world.student.opened) == opened
 
 
@@ -417,7 +417,7 @@ def test_evaluate_skips_rounds_but_never_the_last(tmp_path: Path) -> None:
         world.through(round, "instruction", "response")
         refinetune(state(round), world.runtime())
         evaluate(state(round), world.runtime())
-    assert list(world.store.evaluations()) == [2]
+    assert list(world.store.held_out_measures()) == [2]
 
 
 def test_samples_refused_for_long_enough_are_asked_and_decided_no_more(tmp_path: Path) -> None:

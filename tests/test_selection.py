@@ -7,9 +7,19 @@ from hypothesis import strategies as st
 
 from reflectune.loop.selection import choose_training_set, decide, needed_scores
 from reflectune.state.config import SelectionConfig
-from reflectune.state.lineage.writer import Contest, PoolPair
 from reflectune.state.policies import COMPARED, measure_of
-from reflectune.state.records import PHASES, TERMS, Decision, Pair, Phase, PolicyName, Score, Term
+from reflectune.state.records import (
+    PHASES,
+    TERMS,
+    Contest,
+    Decision,
+    Pair,
+    Phase,
+    PolicyName,
+    PoolPair,
+    Score,
+    Term,
+)
 
 FAILURES = ("empty", "truncated-away", "non-finite")
 

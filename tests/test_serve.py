@@ -26,8 +26,9 @@ from reflectune.loop.show.html.journey import tell_journey
 from reflectune.loop.show.html.sample_search import SampleSearch, address
 from reflectune.loop.show.html.site import Site
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.index import SampleIndex
-from reflectune.state.lineage.writer import LineageWriter, open_database
+from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import PHASES, Evaluation, Pair, PolicyName, StudentRecord, Version
 from tests.browser import serve
 from tests.lineages import call, decided, make_store, original, propose, scores_of

@@ -131,7 +131,7 @@ def test_store_pool_tells_improved_responses_and_their_scores(store: LineageWrit
     better = propose(store, original("a"), "better", round=1, phase="response")
     decide_all(store, 1, "response", accepted="a")
     store.add_decisions({better.id: scores_of(0.5, 0.7)}, "s0", [])
-    pool = list(store.pool(1, "s0"))
+    pool = list(store.scored_pool(1, "s0"))
     assert [(pair.version_id, pair.improved) for pair in pool] == [
         (better.id, True),
         (original("b").id, False),
@@ -141,7 +141,7 @@ def test_store_pool_tells_improved_responses_and_their_scores(store: LineageWrit
     store.start_round(2)
     decide_all(store, 2, "instruction")
     decide_all(store, 2, "response")
-    assert [pair.improved for pair in store.pool(2, "s0")] == [True, False, False]
+    assert [pair.improved for pair in store.scored_pool(2, "s0")] == [True, False, False]
     assert (store.count_decisions(1, reason="accepted"), store.count_decisions(2, reason="accepted")) == (
         1,
         0,
@@ -150,9 +150,9 @@ def test_store_pool_tells_improved_responses_and_their_scores(store: LineageWrit
 
 
 def test_store_training_set_keeps_its_order(store: LineageWriter) -> None:
-    assert store.training_pairs(0) == []
+    assert list(store.training(0)) == []
     store.set_training_set(0, [original("c").id, original("a").id])
-    assert store.training_pairs(0) == [given("c"), given("a")]
+    assert list(store.training(0)) == [given("c"), given("a")]
     assert store.original_ids() == [original(sample).id for sample in "abc"]
 
 
@@ -177,14 +177,14 @@ def test_store_keeps_the_time_of_every_visit(store: LineageWriter) -> None:
 def test_store_evaluations_come_back_by_round(store: LineageWriter) -> None:
     nll = Evaluation("nll", 2.5, 4, 2.0, 3.0)
     store.add_evaluations(0, "s0", [nll])
-    assert store.evaluations() == {0: {"nll": nll}}
+    assert store.held_out_measures() == {0: {"nll": nll}}
     assert store.holdout_pairs() == [given("d")]
 
 
 def test_store_survives_reopening(tmp_path: Path) -> None:
     make_store(tmp_path / "lineage.db").close()
     with LineageWriter.open(tmp_path / "lineage.db") as store:
-        assert store.count_samples("train") == 3
+        assert store.samples()["train"] == 3
         assert store.versions() == {"graph": "g"}
         assert store.is_round_finished(0)
         assert not store.is_round_finished(1)

@@ -15,8 +15,8 @@ from rich.text import Text
 from reflectune.loop.demo.world import check, is_right
 from reflectune.loop.show.numbers import format_number, format_share
 from reflectune.loop.show.terminal.layout import new_table
-from reflectune.state.lineage.reader import LineageReader, Proposed
-from reflectune.state.records import PHASES, Pair
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import PHASES, Pair, Proposed
 
 __all__ = ["account_for", "judge_phase", "render_account", "share", "telling_sample"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reflectune.loop.show.explanations import explain_call, explain_decision, explain_reason, unit_of
-from reflectune.state.lineage.outcomes import Outcome, tell_outcome
+from reflectune.state.lineage.outcomes import Outcome
 
 __all__ = ["TEXTS", "Contestant", "Journey", "Proposal", "Step", "build_journey"]
 
@@ -121,7 +121,7 @@ def _build_step(
     return Step(
         round=round,
         phase=phase,
-        outcome=_tell_outcome(decision, failures),
+        outcome=decision["outcome"] if decision else "undecided",
         decision=decision,
         explanation=explain_decision(decision) if decision else "not decided yet",
         reason=explain_reason(decision) if decision else "not decided yet",
@@ -133,12 +133,6 @@ def _build_step(
         calls=tuple(here(calls)),
         is_trained=phase == "response" and round in trace["trained_in"],
     )
-
-
-def _tell_outcome(decision: Document | None, failures: Sequence[Document]) -> Outcome | Literal["undecided"]:
-    if decision is None:
-        return "undecided"
-    return tell_outcome(decision["reason"], failures[-1]["status"] if failures else None)
 
 
 def _build_proposal(

@@ -171,7 +171,7 @@ class RoundsCheck:
         originals = self.ledger.store.original_ids()
         for round in chosen:
             expected = choose_training_set(
-                self.ledger.store.pool(round, basis.students[round - 1]),
+                self.ledger.store.scored_pool(round, basis.students[round - 1]),
                 originals,
                 selection=basis.config.selection,
                 anchor=basis.config.refinetune.anchor,
@@ -187,7 +187,7 @@ class RoundsCheck:
                     self.findings.add("training_sets", f"{round}/{version}", fault)
 
     def _check_evaluations(self, basis: Basis) -> None:
-        holdout = self.ledger.store.count_samples("holdout")
+        holdout = self.ledger.store.samples()["holdout"]
         names: dict[int, set[str]] = {}
         for row in self.ledger.rows("evaluations"):
             names.setdefault(row["round"], set()).add(row["name"])
@@ -254,13 +254,13 @@ class RoundsCheck:
         """As `loop.nodes.why_stop` finds it."""
         store, teacher = self.ledger.store, config.teacher
         is_capped = teacher.budget_tokens is not None or teacher.budget_usd is not None
-        asked = store.count_samples("train") - store.count_frozen(round, teacher.patience)
+        asked = store.samples()["train"] - store.count_frozen(round, teacher.patience)
         return stop_reason(
             config,
             round,
             proposals=store.count_proposals(round),
             accepted=store.count_decisions(round, reason="accepted"),
-            measures=store.evaluations(),
+            measures=store.held_out_measures(),
             cut=any(
                 store.count_settled(round, phase, attempts=teacher.attempts).total()
                 < asked * teacher.candidates

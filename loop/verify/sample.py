@@ -16,12 +16,12 @@ from reflectune.loop.verify.findings import Findings
 from reflectune.loop.verify.rows import Place, RowsCheck, ScoreKey, call_id, pair_of
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.ledger import Row, SampleRows
-from reflectune.state.lineage.writer import Contest
 from reflectune.state.records import (
     ANSWERLESS,
     FINAL_STATUSES,
     PHASES,
     TERMS,
+    Contest,
     Decision,
     Pair,
     Score,

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.lineage.writer import LineageWriter
 
 __all__ = ["MEASURES", "Measure", "distribute_lengths", "distribute_scores"]
 
@@ -20,15 +19,6 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 _BINS = 40
 
-# Sample and version of the pool D[r].
-_POOL = """
-    SELECT decisions.sample_id, decisions.winner_id AS version_id FROM decisions
-    WHERE decisions.round = :round AND decisions.phase = 'response'
-    UNION ALL
-    SELECT samples.id, versions.id FROM samples JOIN versions
-        ON versions.sample_id = samples.id AND versions.round = 0 AND versions.phase = 'original'
-    WHERE :round = 0 AND samples.split = 'train'
-"""
 _TERMS: Mapping[Measure, tuple[str, str]] = {
     "ifd": ("response_given_instruction", "response_alone"),
     "r_ifd": ("instruction_given_response", "instruction_alone"),
@@ -69,7 +59,7 @@ def _frozen_panel(
     """
     settings = history.settings()
     count = settings["config"].get("evaluate", {}).get("frozen", 0)
-    drawn = LineageWriter(history.db).choose_samples(count, settings["seed"]) if count else []
+    drawn = history.choose_samples(count, settings["seed"]) if count else []
     scored = {
         round: values
         for round in range(complete + 1)
@@ -114,19 +104,20 @@ def _scored(
     """
     given, alone = _TERMS[measure]
     rows = history.db.execute(
-        f"""
+        """
         SELECT sample_id,
             -- Between these, exp() neither overflows nor becomes 0.
             CASE WHEN difference BETWEEN -744 AND 709 THEN exp(difference) END
         FROM (
             SELECT pool.sample_id,
                 alone.sum_logprob / alone.num_tokens - given.sum_logprob / given.num_tokens AS difference
-            FROM ({_POOL}) AS pool
+            FROM pool
             CROSS JOIN scores AS given ON given.version_id = pool.version_id
                 AND given.student_id = :student AND given.term = :given
             CROSS JOIN scores AS alone ON alone.version_id = pool.version_id
                 AND alone.student_id = :student AND alone.term = :alone
-            WHERE :samples IS NULL OR pool.sample_id IN (SELECT value FROM json_each(:samples)))
+            WHERE pool.round = :round
+                AND (:samples IS NULL OR pool.sample_id IN (SELECT value FROM json_each(:samples))))
         """,
         {
             "round": round,
@@ -145,9 +136,9 @@ def distribute_lengths(history: LineageReader, complete: int) -> dict[str, Any]:
         round: [
             row[0]
             for row in history.db.execute(
-                f"SELECT LENGTH(response) FROM ({_POOL}) AS pool "
-                "CROSS JOIN versions ON versions.id = pool.version_id",
-                {"round": round},
+                "SELECT LENGTH(response) FROM pool CROSS JOIN versions ON versions.id = pool.version_id "
+                "WHERE pool.round = ?",
+                [round],
             )
         ]
         for round in range(complete + 1)

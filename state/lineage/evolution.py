@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from reflectune.state.lineage.distributions import MEASURES, distribute_lengths, distribute_scores
 from reflectune.state.lineage.highlights import MOST_TOLD, Failure, choose_telling
-from reflectune.state.lineage.outcomes import LAST_STATUS, OUTCOMES, Outcome, tell_outcome
+from reflectune.state.lineage.outcomes import OUTCOMES, Outcome
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES, Phase
 
@@ -19,9 +19,6 @@ __all__ = ["STATES", "State", "read_evolution"]
 
 State = Literal["original", "instruction improved", "response improved", "refused", "failed"]
 STATES: tuple[State, ...] = get_args(State)
-
-# Looked up only where it tells something.
-_STATUS = f"CASE WHEN {{decision}}.reason = 'no-candidate' THEN {LAST_STATUS} END"
 
 
 def read_evolution(history: LineageReader) -> dict[str, Any]:
@@ -82,16 +79,16 @@ def _walk(history: LineageReader, complete: int) -> _Walk:
         moves: Counter[tuple[State, State]] = Counter()
         kept = 0
         for sample, of_phase in _decided(history, round):
-            came_to = {phase: tell_outcome(*what) for phase, what in of_phase.items()}
-            for phase, outcome in came_to.items():
-                status = of_phase[phase][1]
+            for phase, (outcome, status) in of_phase.items():
                 outcomes[phase][outcome] += 1
                 walk.accepted[sample] += outcome == "accepted"
-                if outcome == "failed" and status and len(walk.failures[status]) < MOST_TOLD:
+                if status and len(walk.failures[status]) < MOST_TOLD:
                     walk.failures[status].append((sample, round, phase))
             if round > complete:
                 continue
-            after, is_kept = _state_after(came_to, pair.get(sample, "original"))
+            after, is_kept = _state_after(
+                {phase: outcome for phase, (outcome, _) in of_phase.items()}, pair.get(sample, "original")
+            )
             if after in ("instruction improved", "response improved"):
                 pair[sample] = after
             kept += is_kept
@@ -115,13 +112,16 @@ def _walk(history: LineageReader, complete: int) -> _Walk:
     return walk
 
 
-def _decided(history: LineageReader, round: int) -> Iterator[tuple[str, dict[Phase, tuple[str, str | None]]]]:
-    """Each decided sample with the reason, and the last call's status, of each phase that is decided."""
-    rows = history.db.execute(
-        f"""
-        SELECT instruction.sample_id, instruction.reason, {_STATUS.format(decision="instruction")},
-            response.reason, {_STATUS.format(decision="response")}
-        FROM decisions AS instruction LEFT JOIN decisions AS response
+def _decided(
+    lineage: LineageReader, round: int
+) -> Iterator[tuple[str, dict[Phase, tuple[Outcome, str | None]]]]:
+    """Each decided sample with the outcome, and of a failure the last call's status, by phase."""
+    rows = lineage.db.execute(
+        """
+        SELECT instruction.sample_id,
+            instruction.outcome, CASE WHEN instruction.outcome = 'failed' THEN instruction.last_status END,
+            response.outcome, CASE WHEN response.outcome = 'failed' THEN response.last_status END
+        FROM outcomes AS instruction LEFT JOIN outcomes AS response
             ON response.round = instruction.round AND response.phase = 'response'
             AND response.sample_id = instruction.sample_id
         WHERE instruction.round = ? AND instruction.phase = 'instruction'
@@ -129,11 +129,9 @@ def _decided(history: LineageReader, round: int) -> Iterator[tuple[str, dict[Pha
         """,
         [round],
     )
-    for sample, reason, status, response_reason, response_status in rows:
-        phases: dict[Phase, tuple[str, str | None]] = {"instruction": (reason, status)}
-        if response_reason is not None:
-            phases["response"] = (response_reason, response_status)
-        yield sample, phases
+    for sample, *of_phases in rows:
+        of_phase = zip(PHASES, zip(of_phases[::2], of_phases[1::2], strict=True), strict=True)
+        yield sample, {phase: what for phase, what in of_phase if what[0] is not None}
 
 
 def _state_after(outcomes: Mapping[Phase, Outcome], pair: State) -> tuple[State, bool]:

@@ -18,9 +18,9 @@ from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.indexing import SHIFT, prepare_index, update_index
 from reflectune.state.lineage.outcomes import Outcome
-from reflectune.state.lineage.writer import open_database
 from reflectune.state.records import Phase
 
 __all__ = ["SORTS", "SampleIndex", "SampleQuery", "SortKey"]

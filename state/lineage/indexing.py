@@ -7,7 +7,6 @@ import json
 
 from sqlite_utils.db import Database
 
-from reflectune.state.lineage.outcomes import OUTCOME
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.policies import MeasureKey, policies_that_compare
 from reflectune.state.records import PHASES, Phase
@@ -173,10 +172,11 @@ def _add_decisions(db: Database, round: int, phase: Phase) -> None:
             INSERT INTO found.steps (position, round, split, version, {phase}_outcome, {phase}_reason,
                 {measure}_before, {measure}_after, {measure}_change, length_growth)
             SELECT samples.position, decisions.round, samples.split, winner.rowid,
-                {OUTCOME.format(decision="decisions")},
-                reason, {before}, {after}, {after} - {before},
+                outcome, decisions.reason, {before}, {after}, {after} - {before},
                 CAST(length(winner.response) AS REAL) / NULLIF(length(given.response), 0)
             FROM decisions
+            JOIN outcomes ON outcomes.round = decisions.round AND outcomes.phase = decisions.phase
+                AND outcomes.sample_id = decisions.sample_id
             JOIN samples ON samples.id = decisions.sample_id
             JOIN versions AS winner ON winner.id = decisions.winner_id
             JOIN versions AS given ON given.sample_id = samples.id AND given.phase = 'original'

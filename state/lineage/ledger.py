@@ -14,8 +14,9 @@ from typing import Any, Self
 
 from sqlite_utils.db import Database
 
+from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.schema import migrations
-from reflectune.state.lineage.writer import LineageWriter, open_database
+from reflectune.state.lineage.writer import LineageWriter
 
 __all__ = ["Ledger", "Row", "SampleRows", "row_name"]
 

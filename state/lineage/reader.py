@@ -6,7 +6,6 @@ Only reads, and only over its own connection, so that it never stands in the wri
 import json
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,34 +13,13 @@ from sqlite_utils.db import Database
 
 from reflectune.state.data.exports import Preference
 from reflectune.state.errors import StoreError
-from reflectune.state.lineage.writer import marks, open_database
-from reflectune.state.records import ANSWERLESS, PHASES, Pair, Phase
+from reflectune.state.lineage.connection import marks, open_database
+from reflectune.state.records import ANSWERLESS, PHASES, Pair, Phase, Proposed, content_hash
 
-__all__ = ["LineageReader", "Proposed", "mean_and_median"]
-
-# The pool D[r] is what won the last phase of round r; the pool D[0] is the given training data.
-_POOL = """
-    SELECT samples.position, decisions.winner_id AS version_id FROM decisions
-    JOIN samples ON samples.id = decisions.sample_id
-    WHERE decisions.round = :round AND decisions.phase = 'response'
-    UNION ALL
-    SELECT samples.position, versions.id FROM versions
-    JOIN samples ON samples.id = versions.sample_id
-    WHERE :round = 0 AND versions.phase = 'original' AND samples.split = 'train'
-"""
+__all__ = ["LineageReader", "mean_and_median"]
 
 # How many versions one question asks about: naming them, it looks scores up instead of walking through all.
 _AT_ONCE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """One proposal of the teacher, the pair it was made for, and whether it was taken."""
-
-    position: int  # of the sample in the given data
-    incumbent: Pair
-    candidate: Pair
-    accepted: bool
 
 
 class LineageReader:
@@ -49,11 +27,6 @@ class LineageReader:
 
     def __init__(self, database: Database) -> None:
         self.db = database
-        if "cached" not in database.table("teacher_calls").columns_dict:
-            # Written before there was a cache, and not to be changed by a reader.
-            database.execute(
-                "CREATE TEMP VIEW teacher_calls AS SELECT *, 0 AS cached FROM main.teacher_calls"
-            )
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -66,11 +39,15 @@ class LineageReader:
         database.execute("BEGIN")  # whatever is asked is told as of one moment; no writer waits for it
         return cls(database)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self.db.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.db.close()
+        self.close()
 
     # The run
 
@@ -106,6 +83,11 @@ class LineageReader:
         """How many samples each split has."""
         rows = self.db.query("SELECT split, COUNT(*) AS n FROM samples GROUP BY split")
         return {"train": 0, "holdout": 0} | {row["split"]: row["n"] for row in rows}
+
+    def choose_samples(self, count: int, seed: int) -> list[str]:
+        """Up to `count` training samples, at random by the seed: the same ones in every round."""
+        rows = self.db.query("SELECT id FROM samples WHERE split = 'train'")
+        return sorted((row["id"] for row in rows), key=lambda id: content_hash("frozen", seed, id))[:count]
 
     def acceptance(self) -> float | None:
         """Share of all decided proposals that were accepted; None before the first decision."""
@@ -186,7 +168,7 @@ class LineageReader:
         return {
             "round": round,
             "student": row["student_id"],
-            "pool": self._one(f"SELECT COUNT(*) AS n FROM ({_POOL})", round=round)["n"],
+            "pool": self._one("SELECT COUNT(*) AS n FROM pool WHERE round = :round", round=round)["n"],
             "training": self._one(
                 "SELECT COUNT(*) AS n FROM training_sets WHERE round = :round", round=round
             )["n"],
@@ -246,7 +228,7 @@ class LineageReader:
         before = list(self.db.query("SELECT student_id FROM rounds WHERE round = ?", [round - 1]))
         if not before:
             return []
-        pool = self.db.query(f"SELECT version_id FROM ({_POOL})", {"round": round})
+        pool = self.db.query("SELECT version_id FROM pool WHERE round = ?", [round])
         return list(self.measures([row["version_id"] for row in pool], before[0]["student_id"]).values())
 
     def measures(self, version_ids: Sequence[str], student: str) -> dict[str, dict[str, Any]]:
@@ -321,10 +303,12 @@ class LineageReader:
         decisions = list(
             self.db.query(
                 """
-                SELECT round, phase, incumbent_id AS incumbent, winner_id AS winner, policy, reason,
-                    incumbent_value, winner_value, student_id AS student, challenger_id AS challenger,
-                    challenger_value, margin
-                FROM decisions WHERE sample_id = ? ORDER BY round, phase
+                SELECT decisions.round, decisions.phase, incumbent_id AS incumbent, winner_id AS winner,
+                    policy, decisions.reason, outcome, incumbent_value, winner_value,
+                    student_id AS student, challenger_id AS challenger, challenger_value, margin
+                FROM decisions JOIN outcomes ON outcomes.round = decisions.round
+                    AND outcomes.phase = decisions.phase AND outcomes.sample_id = decisions.sample_id
+                WHERE decisions.sample_id = ? ORDER BY decisions.round, decisions.phase
                 """,
                 [sample_id],
             )
@@ -391,9 +375,9 @@ class LineageReader:
     def pool(self, round: int) -> Iterator[Pair]:
         """The pairs of the pool D[r], by position."""
         rows = self.db.query(
-            f"SELECT instruction, input, response FROM ({_POOL}) AS pool "
-            "JOIN versions ON versions.id = pool.version_id ORDER BY pool.position",
-            {"round": round},
+            "SELECT instruction, input, response FROM pool JOIN samples ON samples.id = pool.sample_id "
+            "JOIN versions ON versions.id = pool.version_id WHERE pool.round = ? ORDER BY position",
+            [round],
         )
         return (Pair(**row) for row in rows)
 

@@ -12,7 +12,6 @@ __all__ = [
     "ChangeOrder",
     "compare_rounds",
     "count_decisions",
-    "select_pool",
 ]
 
 ChangeOrder = Literal["r-ifd-change", "length-change", "position"]
@@ -83,25 +82,11 @@ def _pairs(history: LineageReader, before: int, after: int) -> list[Row]:
                 old.instruction IS NOT new.instruction OR old.input IS NOT new.input AS instruction_changed,
                 old.response IS NOT new.response AS response_changed,
                 characters(old.response) AS before_characters, characters(new.response) AS after_characters
-            FROM ({select_pool(before)}) AS a JOIN ({select_pool(after)}) AS b ON b.sample_id = a.sample_id
+            FROM pool AS a JOIN pool AS b ON b.round = {after:d} AND b.sample_id = a.sample_id
             JOIN versions AS old ON old.id = a.version_id JOIN versions AS new ON new.id = b.version_id
-            JOIN samples ON samples.id = a.sample_id
+            JOIN samples ON samples.id = a.sample_id WHERE a.round = {before:d}
             """
         )
-    )
-
-
-def select_pool(round: int) -> str:
-    """The pool D[r], as (sample_id, version_id)."""
-    if round:
-        return (
-            "SELECT sample_id, winner_id AS version_id FROM decisions "
-            f"WHERE round = {round:d} AND phase = 'response'"
-        )
-    return (
-        "SELECT versions.sample_id, versions.id AS version_id FROM samples "
-        "JOIN versions ON versions.sample_id = samples.id AND versions.round = 0 "
-        "WHERE samples.split = 'train'"
     )
 
 

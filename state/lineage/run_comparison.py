@@ -6,11 +6,11 @@ from typing import Any
 
 from reflectune.state.config import flatten
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.lineage.round_comparison import COMPARED, count_decisions, select_pool
+from reflectune.state.lineage.round_comparison import COMPARED, count_decisions
 from reflectune.state.records import Phase
 
 __all__ = ["compare_runs"]
-from reflectune.state.lineage.writer import marks
+from reflectune.state.lineage.connection import marks
 
 # Samples that are asked for at once: SQLite takes 32,766 parameters.
 _AT_ONCE = 5_000
@@ -120,13 +120,15 @@ def _compare_pools(one: LineageReader, other: LineageReader) -> Row:
 def _ends(history: LineageReader) -> dict[str, tuple[int, bool]]:
     """Each sample's pair in the last complete pool, as a hash, and whether it differs from the given one."""
     rows = history.db.execute(
-        f"""
+        """
         SELECT pool.sample_id, last.instruction, last.input, last.response,
             last.instruction IS NOT given.instruction OR last.input IS NOT given.input
             OR last.response IS NOT given.response
-        FROM ({select_pool(history.last_round())}) AS pool JOIN versions AS last ON last.id = pool.version_id
+        FROM pool JOIN versions AS last ON last.id = pool.version_id
         JOIN versions AS given ON given.sample_id = pool.sample_id AND given.round = 0
-        """
+        WHERE pool.round = ?
+        """,
+        [history.last_round()],
     )
     return {sample: (hash(tuple(texts)), bool(changed)) for sample, *texts, changed in rows}
 

@@ -23,8 +23,8 @@ from urllib.parse import urlencode
 import psutil  # type: ignore[import-untyped]
 
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.index import SampleIndex
-from reflectune.state.lineage.writer import open_database
 from tests.bench.results import publish, table
 from tests.browser import fetch, has_read, serve
 from tests.large_run import make_large_run, vocabulary

@@ -6,7 +6,6 @@ from typing import Any
 
 from reflectune.loop.show.explanations import explain_call, explain_decision
 from reflectune.loop.show.html.environment import mark_sides, mark_words
-from reflectune.state.lineage.outcomes import tell_outcome
 
 __all__ = ["FIELDS", "tell_journey"]
 
@@ -82,7 +81,7 @@ def _outcome(decision: Document | None, calls: Sequence[Document]) -> str:
     """What the phase came to; "undecided" before it is decided."""
     if decision is None:
         return "undecided"
-    return tell_outcome(decision["reason"], calls[-1]["status"] if calls else None)
+    return str(decision["outcome"])
 
 
 def _say(decision: Document | None, calls: Sequence[Document]) -> str:
