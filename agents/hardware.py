@@ -43,8 +43,8 @@ def prefers_bfloat16() -> bool:
 
 def fastest_count(seconds: Mapping[int, float]) -> int:
     """The smallest number of threads that takes at most 10 % more seconds than the best."""
-    most = (1 + _WORTH) * min(seconds.values())
-    return min(threads for threads, taken in seconds.items() if taken <= most)
+    limit = (1 + _WORTH) * min(seconds.values())
+    return min(threads for threads, taken in seconds.items() if taken <= limit)
 
 
 def visible_cpus() -> int:

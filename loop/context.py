@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from reflectune.agents.student.adapters import check_adapter
 from reflectune.agents.student.evaluation import Checker
-from reflectune.agents.student.refinetune import check_adapter, refinetune_student
+from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.student import Student
 from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.progress import Display

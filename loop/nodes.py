@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from langgraph.runtime import Runtime
 
-from reflectune.agents.student.refinetune import hash_adapter
+from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.trainer import StoppedError
 from reflectune.loop.context import (
     SAMPLES_AT_ONCE,

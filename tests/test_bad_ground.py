@@ -17,7 +17,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.student.refinetune import check_adapter, hash_adapter, refinetune_student
+from reflectune.agents.student.adapters import check_adapter, hash_adapter
+from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.trainer import _checkpoints
 from reflectune.loop.progress import LineDisplay, Stage
 from reflectune.loop.run import change_run, create_run, run_loop

@@ -14,12 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from reflectune.agents.student.refinetune import (
-    _pack_epochs,
-    check_refinetune,
-    hash_adapter,
-    refinetune_student,
-)
+from reflectune.agents.student.adapters import hash_adapter
+from reflectune.agents.student.refinetune import _pack_epochs, check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student
 from reflectune.agents.student.targets import Encoded
 from reflectune.agents.student.trainer import TrainingRows, _keep_device, train_rows

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from reflectune.agents.student.refinetune import hash_adapter
+from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.trainer import StoppedError
 from reflectune.agents.teacher.engines import vllm_process
 from reflectune.agents.teacher.teacher import Teacher

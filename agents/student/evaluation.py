@@ -23,7 +23,7 @@ Checker = Callable[[str, str, str, str], bool | float | None]
 """Says how right an answer is: checker(instruction, input, response, reference).
 
 None where nothing can say, such as for an instruction without one right answer. That should depend on the
-question alone: students whose accuracies are over different samples cannot be compared.
+instruction alone: students whose accuracies are over different samples cannot be compared.
 """
 
 _AT_ONCE = 64  # pairs between two reports of progress
@@ -46,7 +46,7 @@ def evaluate_student(
     Args:
         student: an open student.
         pairs: held-out pairs; their responses are the references.
-        checker: judge of answers, or None.
+        checker: says how right an answer is; None measures no accuracy.
         max_tokens: longest answer, in tokens.
         on_done: told how many pairs are done, now and then.
 

@@ -1,13 +1,11 @@
 """The LoRA refinetune that ends a round: pairs in, a PEFT adapter folder out.
 
-It encodes and packs the pairs, has them trained, and renames the finished adapter into place; until
+It encodes and packs the pairs, has them trained, and puts the finished adapter into its place. Until
 then everything lives in a hidden folder beside it. Nothing here chooses the pairs.
 """
 
 import itertools
-import json
 import math
-import os
 import random
 import shutil
 import statistics
@@ -15,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from safetensors import SafetensorError
 from transformers import set_seed
 
 from reflectune.agents import models
+from reflectune.agents.student.adapters import claim, finished_metrics, hash_adapter, publish, set_aside
 from reflectune.agents.student.rows import pack
 from reflectune.agents.student.scoring import choose_packing
 from reflectune.agents.student.targets import Encoded, TargetEncoder
@@ -34,13 +32,8 @@ from reflectune.state.config import RefinetuneConfig, RunConfig
 from reflectune.state.errors import AdapterError, StudentError
 from reflectune.state.records import Pair, content_hash
 
-__all__ = ["check_adapter", "check_refinetune", "hash_adapter", "refinetune_student"]
+__all__ = ["check_refinetune", "refinetune_student"]
 
-_FILES = ("adapter_model.safetensors", "adapter_config.json")
-_METRICS = "metrics.json"
-_ORIGIN = "origin.json"  # of which training a finished adapter is, and with which bytes
-_FINGERPRINT = "fingerprint"
-_REPLACED = "replaced"
 # What torch.save says where a file cannot be written to its end, as on a full disk.
 _UNWRITTEN = ("inline_container", "iostream error")
 
@@ -87,17 +80,14 @@ def refinetune_student(
     """
     partial = out.with_name(f".{out.name}.partial")
     fingerprint = _fingerprint(config, pairs, previous, round)
-    if _is_finished(out, fingerprint):
-        metrics: dict[str, float] = json.loads((out / _METRICS).read_bytes())
-    else:
+    metrics = finished_metrics(out, fingerprint)
+    if metrics is None:
         _check_four_bit(config)
         try:
-            _claim(partial, fingerprint)
-            if out.exists():  # no student's yet: the lineage would have had it checked, not trained
-                out.rename(partial / _REPLACED)
-                shutil.rmtree(partial / _REPLACED, ignore_errors=True)
+            claim(partial, fingerprint)
+            set_aside(out, partial)
             metrics = _train(config, pairs, partial, previous, round, on_step, is_stopping)
-            _publish(partial / "adapter", metrics, fingerprint, out)
+            publish(partial / "adapter", metrics, fingerprint, out)
         except NotFiniteError as error:
             shutil.rmtree(partial)
             raise AdapterError(f"{out}: {error}; try a lower refinetune.lr") from error
@@ -138,41 +128,6 @@ def _check_four_bit(config: RunConfig) -> None:
         models.check_four_bit(config.student)
 
 
-def hash_adapter(folder: Path) -> str:
-    """Hash of an adapter's weights and configuration, 32 hex digits.
-
-    Raises:
-        AdapterError: not an adapter folder.
-    """
-    try:
-        return content_hash(*(sha256((folder / name).read_bytes()).hexdigest() for name in _FILES))
-    except OSError as error:
-        raise AdapterError(f"{folder}: not an adapter folder: {error}") from error
-
-
-def check_adapter(folder: Path, trained: str, student: str) -> None:
-    """Refuse an adapter that is not, byte for byte, what its training ended with.
-
-    Args:
-        folder: the adapter.
-        trained: its `hash_adapter` when it was trained.
-        student: id of the student that it makes.
-
-    Raises:
-        AdapterError: it is gone, cut or changed.
-    """
-    advice = "put it back from a copy, or start another run: scores under another student would not compare"
-    try:
-        found = hash_adapter(folder)
-    except AdapterError as error:
-        raise AdapterError(f"student {student}: {error}; {advice}") from error
-    if found != trained:
-        raise AdapterError(
-            f"student {student}: {folder} is not the adapter that was trained, "
-            f"its hash is {found} and was {trained}; {advice}"
-        )
-
-
 def _train(
     config: RunConfig,
     pairs: Sequence[Pair],
@@ -190,8 +145,8 @@ def _train(
     models.check_match(base, tokenizer)
     sequences = _encode(config, tokenizer, base, pairs)
     seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
-    most = min(student.batch_tokens, refinetune.batch_tokens)
-    budget = choose_packing(base, most, share_prefixes=False).row_tokens
+    row_tokens = min(student.batch_tokens, refinetune.batch_tokens)
+    budget = choose_packing(base, row_tokens, share_prefixes=False).row_tokens
     rows = _pack_epochs(sequences, budget, seed, refinetune)
     tokens = sum(map(_count_tokens, rows))
     set_seed(seed)
@@ -310,43 +265,3 @@ def _fingerprint(config: RunConfig, pairs: Sequence[Pair], previous: Path | None
         [pair.content_hash for pair in pairs],
         None if previous is None else hash_adapter(previous),
     )
-
-
-def _claim(partial: Path, fingerprint: str) -> None:
-    """Make the folder of the work under way, or keep one that belongs to the same training."""
-    note = partial / _FINGERPRINT
-    if not note.is_file() or note.read_bytes() != fingerprint.encode():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        note.write_bytes(fingerprint.encode())
-    for name in ("adapter", _REPLACED):
-        shutil.rmtree(partial / name, ignore_errors=True)
-
-
-def _publish(adapter: Path, metrics: dict[str, float], fingerprint: str, out: Path) -> None:
-    """Put the finished adapter in its place: all of it, on disk, or nothing."""
-    (adapter / _METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    (adapter / _ORIGIN).write_bytes(_origin(adapter, fingerprint))
-    for path in [*adapter.iterdir(), adapter]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    adapter.rename(out)
-
-
-def _origin(adapter: Path, fingerprint: str) -> bytes:
-    """The training that an adapter is of, with hashes of what it ended with, as JSON."""
-    origin = {
-        "fingerprint": fingerprint,
-        "adapter_hash": hash_adapter(adapter),
-        "metrics_hash": sha256((adapter / _METRICS).read_bytes()).hexdigest(),
-    }
-    return (json.dumps(origin, indent=1) + "\n").encode()
-
-
-def _is_finished(out: Path, fingerprint: str) -> bool:
-    """Whether a folder is, byte for byte, what the training with this fingerprint ended with."""
-    try:
-        return (out / _ORIGIN).read_bytes() == _origin(out, fingerprint)
-    except (OSError, AdapterError):  # something is missing, or cannot be read
-        return False

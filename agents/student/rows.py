@@ -129,8 +129,8 @@ def pad_to_step(length: int) -> int:
 
 def count_shared(before: Sequence[int], ids: Sequence[int]) -> int:
     """How many tokens two sequences begin with in common, leaving the second one its last."""
-    most = min(len(before), len(ids) - 1)
-    return next((place for place in range(most) if before[place] != ids[place]), most)
+    limit = min(len(before), len(ids) - 1)
+    return next((place for place in range(limit) if before[place] != ids[place]), limit)
 
 
 def _branch(mask: torch.Tensor, start: int, end: int, shared: list[int]) -> Branch:

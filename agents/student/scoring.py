@@ -23,7 +23,7 @@ from reflectune.state.records import Score
 
 __all__ = ["Packing", "choose_packing", "score_sequences", "target_logprobs"]
 
-_MOST_ROWS = 4  # passed side by side: each has logits of its own
+_MAX_ROWS = 4  # passed side by side: each has logits of its own
 _CHUNK = 512  # rows of logits taken to float32 at a time
 
 # On a CPU attention under a mask pays for the masked-away part of a row too, which grows with its square;
@@ -222,7 +222,7 @@ def _side_by_side(model: Any, number: int) -> Iterator[Callable[..., Iterator[An
     if model.device.type != "cpu" or threads == 1 or number == 1:
         yield map
         return
-    workers = min(threads, _MOST_ROWS)
+    workers = min(threads, _MAX_ROWS)
     each = threads // workers
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:

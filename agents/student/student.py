@@ -74,22 +74,22 @@ class Student:
             model = models.attach_adapter(model, adapter).get_base_model()
         return cls(model, tokenizer, template, config)
 
-    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
-        """Score targets, aligned with the questions; equal renderings are computed once.
+    def score(self, targets: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        """Score targets, in the given order; equal renderings are computed once.
 
         Where max_length cuts a target behind its prompt, the same target alone is cut to as many tokens:
         the two sides of an IFD or r-IFD are about the same tokens.
 
         Returns:
-            One score a question. One that cannot be scored says so in its status and has no sums.
+            One score a target. One that cannot be scored says so in its status and has no sums.
 
         Raises:
             StudentError: out of memory.
         """
         from reflectune.agents.student.scoring import score_sequences
 
-        rooms = self._find_rooms(questions)
-        texts = [(self._render(*question), rooms.get(index)) for index, question in enumerate(questions)]
+        rooms = self._find_rooms(targets)
+        texts = [(self._render(pair, term), rooms.get(index)) for index, (pair, term) in enumerate(targets)]
         distinct = list(dict.fromkeys(texts))
         encoded = self._encoder.encode([text for text, _ in distinct], [room for _, room in distinct])
         sequences = [item for item in encoded if isinstance(item, Encoded)]
@@ -143,15 +143,15 @@ class Student:
     ) -> None:
         self.close()
 
-    def _find_rooms(self, questions: Sequence[tuple[Pair, Term]]) -> dict[int, int]:
+    def _find_rooms(self, targets: Sequence[tuple[Pair, Term]]) -> dict[int, int]:
         """Tokens that max_length leaves of a target behind its prompt, for targets alone that it cuts.
 
         Returns:
-            Index of the question -> tokens; questions about a target that is not cut are missing.
+            Index of the target -> tokens; targets that are not cut are missing.
         """
         asked = {
             index: self._render(pair, _BEHIND_PROMPT[term])
-            for index, (pair, term) in enumerate(questions)
+            for index, (pair, term) in enumerate(targets)
             if term in _BEHIND_PROMPT
         }
         # A text has about as many tokens as bytes at the most: the others need no look.

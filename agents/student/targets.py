@@ -54,7 +54,7 @@ class TargetEncoder:
         self._backend.post_processor = None
 
     def encode(
-        self, texts: Sequence[tuple[str, str]], most_targets: Sequence[int | None] | None = None
+        self, texts: Sequence[tuple[str, str]], max_targets: Sequence[int | None] | None = None
     ) -> list[Encoded | TargetFailure]:
         """Encode (prefix, target) texts, in order.
 
@@ -63,14 +63,14 @@ class TargetEncoder:
 
         Args:
             texts: prefix and target of each.
-            most_targets: of each, how many target tokens to keep; None for as many as fit.
+            max_targets: of each, how many target tokens to keep; None for as many as fit.
         """
         joined = [prefix + target for prefix, target in texts]
         encodings = self._backend.encode_batch(joined, add_special_tokens=False)
         return [
-            self._cut(encoding.ids, encoding.offsets, len(prefix), most)
-            for encoding, (prefix, _), most in zip(
-                encodings, texts, most_targets or [None] * len(texts), strict=True
+            self._cut(encoding.ids, encoding.offsets, len(prefix), limit)
+            for encoding, (prefix, _), limit in zip(
+                encodings, texts, max_targets or [None] * len(texts), strict=True
             )
         ]
 
@@ -83,7 +83,7 @@ class TargetEncoder:
         ]
 
     def _cut(
-        self, ids: list[int], offsets: list[tuple[int, int]], boundary: int, most: int | None
+        self, ids: list[int], offsets: list[tuple[int, int]], boundary: int, limit: int | None
     ) -> Encoded | TargetFailure:
         first_target = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
         if first_target == len(ids):
@@ -92,5 +92,5 @@ class TargetEncoder:
             ids, first_target = [self._first_id, *ids], first_target + 1
         if first_target >= self._max_length:
             return "truncated-away"
-        end = self._max_length if most is None else min(self._max_length, first_target + most)
+        end = self._max_length if limit is None else min(self._max_length, first_target + limit)
         return Encoded(ids[:end], first_target, truncated=len(ids) > end)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from reflectune.agents.student.refinetune import hash_adapter
+from reflectune.agents.student.adapters import hash_adapter
 from reflectune.loop.selection import choose_training_set
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.loop.verify.findings import Findings
