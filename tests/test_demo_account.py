@@ -6,9 +6,18 @@ import pytest
 from rich.console import Console
 
 from reflectune.loop.demo.account import account_for, judge_phase, render_account, telling_sample
-from reflectune.state.lineage.reader import LineageReader, Proposed
+from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Evaluation, Pair, Phase, Sample, StudentRecord, TeacherCall, Version
+from reflectune.state.records import (
+    Evaluation,
+    Pair,
+    Phase,
+    Proposed,
+    Sample,
+    StudentRecord,
+    TeacherCall,
+    Version,
+)
 from tests.lineages import call, decided
 
 WRONG, RIGHT, VAGUE = Pair("Shout cat.", "", "cat"), Pair("Shout cat.", "", "CAT"), Pair("Cat?", "", "CAT")

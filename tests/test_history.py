@@ -7,9 +7,17 @@ import pytest
 
 from reflectune.state.data.exports import Preference
 from reflectune.state.errors import StoreError
-from reflectune.state.lineage.reader import LineageReader, Proposed, mean_and_median
+from reflectune.state.lineage.proposals import read_preferences, read_proposals
+from reflectune.state.lineage.reader import LineageReader, mean_and_median
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Evaluation, Pair, Spending, StudentRecord, Version
+from reflectune.state.records import (
+    Evaluation,
+    Pair,
+    Proposed,
+    Spending,
+    StudentRecord,
+    Version,
+)
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
 
@@ -263,19 +271,19 @@ def test_history_exports_follow_the_pool(history: LineageReader) -> None:
 
 
 def test_history_preferences_are_winner_and_loser_of_compared_responses(history: LineageReader) -> None:
-    assert list(history.preferences(1)) == [
+    assert list(read_preferences(history, 1)) == [
         Preference("ask a", "", chosen="better a", rejected="answer a"),
         Preference("ask b", "", chosen="answer b", rejected="worse b"),
     ]
-    assert list(history.preferences(0)) == []
+    assert list(read_preferences(history, 0)) == []
 
 
 def test_history_proposed_has_each_proposal_with_its_incumbent(history: LineageReader) -> None:
-    assert list(history.proposed(1, "response")) == [
+    assert list(read_proposals(history, 1, "response")) == [
         Proposed(0, given("a"), Pair("ask a", "", "better a"), accepted=True),
         Proposed(1, given("b"), Pair("ask b", "", "worse b"), accepted=False),
     ]
-    assert list(history.proposed(1, "instruction")) == []
+    assert list(read_proposals(history, 1, "instruction")) == []
 
 
 def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> None:
@@ -294,7 +302,7 @@ def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> 
             ],
         )
     with LineageReader.open(path) as history:
-        proposed = list(history.proposed(2, "instruction"))
+        proposed = list(read_proposals(history, 2, "instruction"))
     assert proposed == [
         Proposed(0, taken.pair, best.pair, accepted=True),
         Proposed(1, given("b"), ours.pair, accepted=False),  # refused by lot, without a look at it
@@ -310,7 +318,7 @@ def test_history_proposed_has_every_candidate_and_which_was_accepted(path: Path)
         first = propose(store, old, "first b", round=2, phase="response", candidate=0)
         store.add_decisions({}, "s0", [decided(old, second, reason="accepted", round=2)])
     with LineageReader.open(path) as history:
-        assert list(history.proposed(2, "response")) == [
+        assert list(read_proposals(history, 2, "response")) == [
             Proposed(1, old.pair, first.pair, accepted=False),
             Proposed(1, old.pair, second.pair, accepted=True),
         ]

@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from reflectune.loop.run import run_loop
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
+from reflectune.state.lineage.proposals import read_preferences
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.writer import LineageWriter
@@ -93,9 +95,10 @@ def assert_tells_what_it_told(lineage: Path, schema: str) -> None:
     with LineageReader.open(lineage) as history:
         assert_holds(history.rounds(), told["rounds"], "rounds")
         assert_holds(history.trace("4"), told["trace"], "trace")
-        for what in ("pool", "training", "preferences"):
-            pairs = getattr(history, what)(2)
-            assert [list(astuple(pair)) for pair in pairs] == told[what]
+        exports = {"pool": history.pool, "training": history.training}
+        exports["preferences"] = partial(read_preferences, history)
+        for what, read in exports.items():
+            assert [list(astuple(pair)) for pair in read(2)] == told[what]
 
 
 def test_every_schema_has_its_files() -> None:

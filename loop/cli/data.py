@@ -33,6 +33,7 @@ def export(
     from reflectune.loop.show.documents import open_history
     from reflectune.state.data.exports import write_pairs, write_preferences
     from reflectune.state.folder import RunFolder
+    from reflectune.state.lineage.proposals import read_preferences
 
     with open_history(RunFolder.find(runs, name)) as history:
         last = history.last_round()
@@ -45,7 +46,7 @@ def export(
             case "training":
                 written = write_pairs(out, format, history.training(chosen))
             case "preferences":
-                written = write_preferences(out, format, history.preferences(chosen))
+                written = write_preferences(out, format, read_preferences(history, chosen))
     document = {"name": name, "round": chosen, "what": what, "format": format, "written": written}
     line = f"wrote {written} records to {out} ({what} of round {chosen})"
     show_document(document | {"out": str(out)}, line, as_json)

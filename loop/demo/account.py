@@ -7,7 +7,7 @@ lineage, decides and stores nothing.
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -15,6 +15,8 @@ from rich.text import Text
 from reflectune.loop.demo.world import check, is_right
 from reflectune.loop.show.numbers import format_number, format_share
 from reflectune.loop.show.terminal.layout import new_table
+from reflectune.state.lineage.documents import Trace
+from reflectune.state.lineage.proposals import read_proposals
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES, Pair, Proposed
 
@@ -34,13 +36,13 @@ def account_for(history: LineageReader) -> list[dict[str, Any]]:
     """
     measures = {item["round"]: item for item in history.evaluations() if item["name"] == "accuracy"}
     documents = []
-    for document in history.rounds():
-        round = document["round"]
+    for row in history.rounds():
+        round, document = row["round"], cast(dict[str, Any], row)
         measure = measures.get(round)
         document["exact_match"] = measure and {key: measure[key] for key in ("value", "low", "high", "n")}
         document["pool_right"] = share(is_right(pair) for pair in history.pool(round))
         for phase in PHASES:
-            document[phase] |= judge_phase(history.proposed(round, phase))
+            document[phase] |= judge_phase(read_proposals(history, round, phase))
         documents.append(document)
     return documents
 
@@ -71,7 +73,7 @@ def share(verdicts: Iterable[bool]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def telling_sample(history: LineageReader) -> dict[str, Any] | None:
+def telling_sample(history: LineageReader) -> Trace | None:
     """The trace of a sample whose wrong answer was mended and then trained on.
 
     Of several, the one with the most accepted proposals, and of those the one with the fewest refused. None
@@ -80,7 +82,7 @@ def telling_sample(history: LineageReader) -> dict[str, Any] | None:
     journeys: dict[int, list[Proposed]] = {}
     for document in history.rounds():
         for phase in PHASES:
-            for item in history.proposed(document["round"], phase):
+            for item in read_proposals(history, document["round"], phase):
                 journeys.setdefault(item.position, []).append(item)
     mended = [
         (-sum(item.accepted for item in journey), len(journey), position)

@@ -8,8 +8,9 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from reflectune.state.lineage.documents import Distribution, Panel
 from reflectune.state.lineage.reader import LineageReader
 
 __all__ = ["MEASURES", "Measure", "distribute_lengths", "distribute_scores"]
@@ -25,59 +26,54 @@ _TERMS: Mapping[Measure, tuple[str, str]] = {
 }
 
 
-def distribute_scores(history: LineageReader, measure: Measure, complete: int) -> list[dict[str, Any]]:
+def distribute_scores(lineage: LineageReader, measure: Measure, complete: int) -> list[Panel]:
     """The pools up to round `complete`, as panels of one student each.
 
     One panel under the first student where it scored the same samples, `drawn` by lot, in later rounds too;
     otherwise (`drawn` None) one for each round: the pool before and after it under the student that decided,
     over what that student happened to score on both sides.
 
-    Returns:
-        {student, n, of, drawn, edges, rounds: [{round, n, counts, mean, low, q1, median, q3, high}]} each,
-        over the `n` samples of the pool's `of` that the student could score in all of these rounds; `counts`
-        are of values between `edges` (logarithmic), low and high the 5 % and 95 % quantiles.
+    `counts` of a round are of values between `edges` (logarithmic).
     """
-    students = dict(history.db.execute("SELECT round, student_id FROM rounds").fetchall())
+    students = dict(lineage.db.execute("SELECT round, student_id FROM rounds").fetchall())
     if complete == 0:
         return []
-    frozen = _frozen_panel(history, measure, students[0], complete)
-    if frozen is not None:
-        return [frozen]
+    shared = _base_panel(lineage, measure, students[0], complete)
+    if shared is not None:
+        return [shared]
     panels = []
     for round in range(1, complete + 1):
-        both = {at: _scored(history, measure, students[round - 1], at) for at in (round - 1, round)}
-        panels.append(_panel(history, students[round - 1], both, drawn=None))
+        both = {at: _scored(lineage, measure, students[round - 1], at) for at in (round - 1, round)}
+        panels.append(_panel(lineage, students[round - 1], both, drawn=None))
     return [panel for panel in panels if panel["n"]]
 
 
-def _frozen_panel(
-    history: LineageReader, measure: Measure, student: str, complete: int
-) -> dict[str, Any] | None:
+def _base_panel(lineage: LineageReader, measure: Measure, student: str, complete: int) -> Panel | None:
     """The rounds in which the first student scored every sample that it was to score in all of them.
 
     Only those samples are taken: the others that it scored in every round are those that never changed.
     """
-    settings = history.settings()
+    settings = lineage.settings()
     count = settings["config"].get("evaluate", {}).get("frozen", 0)
-    drawn = history.choose_samples(count, settings["seed"]) if count else []
+    drawn = lineage.choose_samples(count, settings["seed"]) if count else []
     scored = {
         round: values
         for round in range(complete + 1)
-        if drawn and len(values := _scored(history, measure, student, round, drawn)) == len(drawn)
+        if drawn and len(values := _scored(lineage, measure, student, round, drawn)) == len(drawn)
     }
     if 0 not in scored or (complete not in scored and max(scored) < 2):
         return None
-    panel = _panel(history, student, scored, drawn=len(drawn))
+    panel = _panel(lineage, student, scored, drawn=len(drawn))
     return panel if panel["n"] else None
 
 
 def _panel(
-    history: LineageReader,
+    lineage: LineageReader,
     student: str,
     scored: Mapping[int, Mapping[str, float | None]],
     *,
     drawn: int | None,
-) -> dict[str, Any]:
+) -> Panel:
     known = (
         {sample for sample, value in of_round.items() if value is not None} for of_round in scored.values()
     )
@@ -86,24 +82,19 @@ def _panel(
         round: [value for sample, value in of_round.items() if sample in among and value is not None]
         for round, of_round in scored.items()
     }
-    return {
-        "student": student,
-        "n": len(among),
-        "of": history.samples()["train"],
-        "drawn": drawn,
-        **_distribute(values),
-    }
+    of = lineage.samples()["train"]
+    return {"student": student, "n": len(among), "of": of, "drawn": drawn, **_distribute(values)}
 
 
 def _scored(
-    history: LineageReader, measure: Measure, student: str, round: int, samples: Sequence[str] | None = None
+    lineage: LineageReader, measure: Measure, student: str, round: int, samples: Sequence[str] | None = None
 ) -> dict[str, float | None]:
     """A pool's IFD or r-IFD under one student, by sample, without what it has not scored.
 
     None stands for what could not be scored. `samples` are all that are looked at; None: every one.
     """
     given, alone = _TERMS[measure]
-    rows = history.db.execute(
+    rows = lineage.db.execute(
         """
         SELECT sample_id,
             -- Between these, exp() neither overflows nor becomes 0.
@@ -130,12 +121,12 @@ def _scored(
     return dict(rows.fetchall())
 
 
-def distribute_lengths(history: LineageReader, complete: int) -> dict[str, Any]:
+def distribute_lengths(lineage: LineageReader, complete: int) -> Distribution:
     """Characters of the pool's responses up to round `complete`: {edges, rounds} as in a panel."""
     lengths = {
         round: [
             row[0]
-            for row in history.db.execute(
+            for row in lineage.db.execute(
                 "SELECT LENGTH(response) FROM pool CROSS JOIN versions ON versions.id = pool.version_id "
                 "WHERE pool.round = ?",
                 [round],
@@ -146,7 +137,7 @@ def distribute_lengths(history: LineageReader, complete: int) -> dict[str, Any]:
     return _distribute(lengths)
 
 
-def _distribute(values: Mapping[int, Sequence[float]]) -> dict[str, Any]:
+def _distribute(values: Mapping[int, Sequence[float]]) -> Distribution:
     """Values by round as summaries, and counted between common edges."""
     positive = [value for of_round in values.values() for value in of_round if value > 0]
     edges = _edges(positive)

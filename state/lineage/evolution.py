@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from reflectune.state.lineage.distributions import MEASURES, distribute_lengths, distribute_scores
-from reflectune.state.lineage.highlights import MOST_TOLD, Failure, choose_telling
+from reflectune.state.lineage.documents import Evolution
+from reflectune.state.lineage.highlights import MAX_HIGHLIGHTS, Failure, choose_highlights
 from reflectune.state.lineage.outcomes import OUTCOMES, Outcome
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES, Phase
@@ -21,7 +22,7 @@ State = Literal["original", "instruction improved", "response improved", "refuse
 STATES: tuple[State, ...] = get_args(State)
 
 
-def read_evolution(history: LineageReader) -> dict[str, Any]:
+def read_evolution(lineage: LineageReader) -> Evolution:
     """Everything a report says about a run's samples beyond its rounds.
 
     Returns:
@@ -41,20 +42,20 @@ def read_evolution(history: LineageReader) -> dict[str, Any]:
             counts those. `round` of a transition is the one it leads to.
         scores: {ifd, r_ifd} as `distribute_scores` gives them; lengths: as `distribute_lengths` does.
         times: [{round, started_at, finished_at, status}].
-        telling: samples, as `choose_telling` gives them.
+        telling: samples, as `choose_highlights` gives them.
     """
-    complete = history.last_round()
-    walk = _walk(history, complete)
+    complete = lineage.last_round()
+    walk = _walk(lineage, complete)
     return {
         "complete": complete,
         "acceptance": walk.acceptance,
         "flows": {"states": walk.states, "transitions": walk.transitions},
-        "scores": {measure: distribute_scores(history, measure, complete) for measure in MEASURES},
-        "lengths": distribute_lengths(history, complete),
+        "scores": {measure: distribute_scores(lineage, measure, complete) for measure in MEASURES},
+        "lengths": distribute_lengths(lineage, complete),
         "times": list(
-            history.db.query("SELECT round, started_at, finished_at, status FROM rounds ORDER BY round")
+            lineage.db.query("SELECT round, started_at, finished_at, status FROM rounds ORDER BY round")
         ),
-        "telling": choose_telling(history, walk.accepted, walk.failures),
+        "telling": choose_highlights(lineage, walk.accepted, walk.failures),
     }
 
 
@@ -67,22 +68,22 @@ class _Walk:
     failures: dict[str, list[Failure]] = field(default_factory=lambda: defaultdict(list))
 
 
-def _walk(history: LineageReader, complete: int) -> _Walk:
+def _walk(lineage: LineageReader, complete: int) -> _Walk:
     walk = _Walk()
-    pool = history.samples()["train"]
+    pool = lineage.samples()["train"]
     state: dict[str, State] = {}  # of samples that are not in "original"
     pair: dict[str, State] = {}  # what the last accepted proposal made of a sample
     walk.states.append({"round": 0, "counts": _counts({"original": pool}), "kept": pool})
-    for row in list(history.db.query("SELECT round FROM rounds WHERE round > 0 ORDER BY round")):
+    for row in list(lineage.db.query("SELECT round FROM rounds WHERE round > 0 ORDER BY round")):
         round = row["round"]
         outcomes: dict[Phase, Counter[Outcome]] = {phase: Counter() for phase in PHASES}
         moves: Counter[tuple[State, State]] = Counter()
         kept = 0
-        for sample, of_phase in _decided(history, round):
+        for sample, of_phase in _decided(lineage, round):
             for phase, (outcome, status) in of_phase.items():
                 outcomes[phase][outcome] += 1
                 walk.accepted[sample] += outcome == "accepted"
-                if status and len(walk.failures[status]) < MOST_TOLD:
+                if status and len(walk.failures[status]) < MAX_HIGHLIGHTS:
                     walk.failures[status].append((sample, round, phase))
             if round > complete:
                 continue

@@ -19,8 +19,10 @@ from sqlite_utils.db import Database
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
+from reflectune.state.lineage.documents import FoundPhase, FoundSample, RoundDocument
 from reflectune.state.lineage.indexing import SHIFT, prepare_index, update_index
 from reflectune.state.lineage.outcomes import Outcome
+from reflectune.state.policies import MeasureKey
 from reflectune.state.records import Phase
 
 __all__ = ["SORTS", "SampleIndex", "SampleQuery", "SortKey"]
@@ -70,11 +72,7 @@ class SampleQuery:
 class SampleIndex:
     """Finds samples of one run; use it in one thread.
 
-    A row is one sample in one round: {"sample", "position", "split", "round", "instruction": {"outcome",
-    "reason", "before", "after", "change"} or None while it is not decided, "response": the same,
-    "length_growth", "trained", "text"}. `before` and `after` are the incumbent's and the proposal's IFD
-    (instruction) or r-IFD (response), None where the policy compared something else or nothing; `trained` is
-    None before the training set is chosen; `text` is how the instruction in the pool begins after the round.
+    `before` and `after` are the incumbent's and the proposal's IFD (instruction) or r-IFD (response).
     Round 0 is the given data, held-out samples too.
     """
 
@@ -122,7 +120,7 @@ class SampleIndex:
         self._matched = None
         return update_index(self.db)
 
-    def find(self, query: SampleQuery) -> list[dict[str, Any]]:
+    def find(self, query: SampleQuery) -> list[FoundSample]:
         """The rows that a query asks for, in its order; equal ones by position and round."""
         source, params = self._select(query)
         order = "DESC" if query.descending else "ASC"
@@ -142,7 +140,7 @@ class SampleIndex:
             """,
             {**params, "limit": query.limit, "offset": query.offset},
         )
-        return [_row(row) for row in rows]
+        return [_found(row) for row in rows]
 
     def count(self, query: SampleQuery, at_most: int = 10_000) -> int:
         """How many rows a query has, counted no further than `at_most`."""
@@ -164,7 +162,7 @@ class SampleIndex:
         query = f"SELECT 1 FROM found.steps WHERE {name} IS NOT NULL LIMIT 1"
         return self.db.execute(query).fetchone() is not None
 
-    def rounds(self) -> list[dict[str, Any]]:
+    def rounds(self) -> list[RoundDocument]:
         """The documents of `LineageReader.rounds`, as of the last update."""
         rows = self.db.execute("SELECT document FROM found.rounds ORDER BY round").fetchall()
         return [json.loads(row[0]) for row in rows]
@@ -262,26 +260,27 @@ def _words(text: str) -> list[str]:
     return "".join(letters).split()
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    phases = {
-        phase: None
-        if row[f"{phase}_outcome"] is None
-        else {
-            "outcome": row[f"{phase}_outcome"],
-            "reason": row[f"{phase}_reason"],
-            "before": row[f"{measure}_before"],
-            "after": row[f"{measure}_after"],
-            "change": row[f"{measure}_change"],
-        }
-        for phase, measure in (("instruction", "ifd"), ("response", "r_ifd"))
-    }
+def _found(row: Mapping[str, Any]) -> FoundSample:
     return {
         "sample": row["sample"],
         "position": row["position"],
         "split": row["split"],
         "round": row["round"],
-        **phases,
+        "instruction": _found_phase(row, "instruction", "ifd"),
+        "response": _found_phase(row, "response", "r_ifd"),
         "length_growth": row["length_growth"],
         "trained": None if row["trained"] is None else bool(row["trained"]),
         "text": row["text"],
+    }
+
+
+def _found_phase(row: Mapping[str, Any], phase: Phase, measure: MeasureKey) -> FoundPhase | None:
+    if row[f"{phase}_outcome"] is None:
+        return None
+    return {
+        "outcome": row[f"{phase}_outcome"],
+        "reason": row[f"{phase}_reason"],
+        "before": row[f"{measure}_before"],
+        "after": row[f"{measure}_after"],
+        "change": row[f"{measure}_change"],
     }

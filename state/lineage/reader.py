@@ -7,14 +7,28 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from sqlite_utils.db import Database
 
-from reflectune.state.data.exports import Preference
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.connection import marks, open_database
-from reflectune.state.records import ANSWERLESS, PHASES, Pair, Phase, Proposed, content_hash
+from reflectune.state.lineage.documents import (
+    CallDocument,
+    CallSums,
+    ConfigChange,
+    DecisionDocument,
+    EvaluationDocument,
+    FailureDocument,
+    MeanMedian,
+    PhaseDocument,
+    RoundDocument,
+    RunHead,
+    Settings,
+    Trace,
+    VersionDocument,
+)
+from reflectune.state.records import ANSWERLESS, Pair, Phase, content_hash
 
 __all__ = ["LineageReader", "mean_and_median"]
 
@@ -51,30 +65,32 @@ class LineageReader:
 
     # The run
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunHead:
         """Name, creation time, status as last written, most rounds, and why the loop stopped."""
         row = self._one(
             "SELECT name, created_at, status, json_extract(config, '$.rounds') AS rounds FROM runs"
         )
         stop = self._one("SELECT (SELECT stop_reason FROM rounds ORDER BY round DESC LIMIT 1) AS stop_reason")
-        return row | stop
+        return cast(RunHead, row | stop)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """What the run is made of: config, data_hash, versions of libraries, seed, and changes of the config.
 
         A change is {"changed_at", "key", "before", "after"}; `config` is the newest.
         """
         row = self._one("SELECT config, data_hash, versions, seed FROM runs")
         changes = (
-            list(self.db.query("SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid"))
+            self.db.query("SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid")
             if self.db.table("config_changes").exists()
             else []
         )
-        return row | {
+        return {
             "config": json.loads(row["config"]),
+            "data_hash": row["data_hash"],
             "versions": json.loads(row["versions"]),
+            "seed": row["seed"],
             "changes": [
-                change | {name: json.loads(change[name]) for name in ("before", "after")}
+                cast(ConfigChange, change | {side: json.loads(change[side]) for side in ("before", "after")})
                 for change in changes
             ],
         }
@@ -108,7 +124,7 @@ class LineageReader:
         )
         return int(row["round"])
 
-    def teacher(self, round: int | None = None) -> dict[str, Any]:
+    def teacher(self, round: int | None = None) -> CallSums:
         """Calls, tokens and cost of a round, or of all, also per accepted proposal.
 
         Calls answered from the cache are counted, and add nothing to the sums: nobody paid for them again. A
@@ -130,7 +146,7 @@ class LineageReader:
             "cost_per_accepted_usd": _per(total["cost_usd"], accepted),
         }
 
-    def _calls(self, round: int | None, phase: Phase | None = None) -> dict[str, Any]:
+    def _calls(self, round: int | None, phase: Phase | None = None) -> CallSums:
         """Calls of a round and phase, or of all, and what those that were paid for took."""
         paid = f"NOT cached AND status NOT IN ({_quoted(ANSWERLESS)})"
         sums = ", ".join(
@@ -139,27 +155,27 @@ class LineageReader:
             for name, nothing in {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}.items()
         )
         where, place = _place(round=round, phase=phase)
-        return self._one(
+        row = self._one(
             f"SELECT COUNT(*) AS calls, COUNT(*) FILTER (WHERE cached) AS cached, {sums} FROM teacher_calls "
             f"WHERE {where}",
             **place,
         )
+        return cast(CallSums, row)
 
-    def rounds(self, since: int = 0) -> list[dict[str, Any]]:
+    def rounds(self, since: int = 0) -> list[RoundDocument]:
         """One document a round, as `show --json` prints it, from round `since` on."""
         rows = self.db.query("SELECT round FROM rounds WHERE round >= ? ORDER BY round", [since])
         return [self.round(row["round"]) for row in list(rows)]
 
-    def evaluations(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[EvaluationDocument]:
         """All held-out measures with their 95 % intervals, by round and name."""
-        return list(
-            self.db.query(
-                "SELECT round, student_id AS student, name, value, n, low, high FROM evaluations "
-                "ORDER BY round, name"
-            )
+        rows = self.db.query(
+            "SELECT round, student_id AS student, name, value, n, low, high FROM evaluations "
+            "ORDER BY round, name"
         )
+        return cast(list[EvaluationDocument], list(rows))
 
-    def round(self, round: int) -> dict[str, Any]:
+    def round(self, round: int) -> RoundDocument:
         """One round that has begun, as `show --json` prints it."""
         row = self._one("SELECT * FROM rounds WHERE round = :round", round=round)
         scores = self._pool_scores(round)
@@ -177,7 +193,8 @@ class LineageReader:
                 "WHERE round = :round AND reason = 'frozen'",
                 round=round,
             )["n"],
-            **{phase: self._phase(round, phase) for phase in PHASES},
+            "instruction": self._phase(round, "instruction"),
+            "response": self._phase(round, "response"),
             "ifd": mean_and_median([score["ifd"] for score in scores]),
             "r_ifd": mean_and_median([score["r_ifd"] for score in scores]),
             "response_tokens": mean_and_median([score["response_tokens"] for score in scores])["mean"],
@@ -189,7 +206,7 @@ class LineageReader:
             },
         }
 
-    def _phase(self, round: int, phase: Phase) -> dict[str, Any]:
+    def _phase(self, round: int, phase: Phase) -> PhaseDocument:
         """Samples by what reflection came to, the accepted, and the teacher's calls by status.
 
         Without a proposal, the last call of the last candidate tells an unchanged sample from a failed one.
@@ -218,10 +235,11 @@ class LineageReader:
             round=round,
             phase=phase,
         )
-        return samples | {
+        calls = {
             "teacher": self._calls(round, phase),
             "statuses": {row["status"]: row["n"] for row in statuses},
         }
+        return cast(PhaseDocument, samples | calls)
 
     def _pool_scores(self, round: int) -> list[dict[str, Any]]:
         """Scores of the pool D[r] under s[r-1], the student that decided about it."""
@@ -244,34 +262,6 @@ class LineageReader:
                 measured[row.pop("version_id")] = row
         return measured
 
-    # What was proposed
-
-    def proposed(self, round: int, phase: Phase) -> Iterator[Proposed]:
-        """The proposals of a phase that have been decided about, by position and candidate."""
-        rows = self.db.query(
-            """
-            SELECT samples.position, decisions.winner_id = candidate.id AS accepted,
-                incumbent.instruction, incumbent.input, incumbent.response,
-                candidate.instruction AS new_instruction, candidate.input AS new_input,
-                candidate.response AS new_response
-            FROM versions AS candidate
-            JOIN versions AS incumbent ON incumbent.id = candidate.parent_id
-            JOIN samples ON samples.id = candidate.sample_id
-            JOIN decisions ON decisions.sample_id = candidate.sample_id
-                AND decisions.round = candidate.round AND decisions.phase = candidate.phase
-            WHERE candidate.round = ? AND candidate.phase = ?
-            ORDER BY samples.position, candidate.candidate
-            """,
-            [round, phase],
-        )
-        for row in rows:
-            yield Proposed(
-                position=row["position"],
-                incumbent=Pair(row["instruction"], row["input"], row["response"]),
-                candidate=Pair(row["new_instruction"], row["new_input"], row["new_response"]),
-                accepted=bool(row["accepted"]),
-            )
-
     # One sample
 
     def find_sample(self, text: str) -> str:
@@ -293,7 +283,7 @@ class LineageReader:
         problem = "several samples have an id that starts with" if ids else "no sample"
         raise StoreError(f"{problem} {text}; give a position from 0 to {last} or a sample's id")
 
-    def trace(self, sample: str) -> dict[str, Any]:
+    def trace(self, sample: str) -> Trace:
         """One sample through all rounds, as `trace --json` prints it.
 
         Raises:
@@ -350,14 +340,15 @@ class LineageReader:
         place = self._one("SELECT position, split FROM samples WHERE id = :id", id=sample_id)
         return {
             "sample": sample_id,
-            **place,
-            "versions": versions,
-            "decisions": decisions,
-            "failures": list(failures),
+            "position": place["position"],
+            "split": place["split"],
+            "versions": cast(list[VersionDocument], versions),
+            "decisions": cast(list[DecisionDocument], decisions),
+            "failures": cast(list[FailureDocument], list(failures)),
             "trained_in": [row["round"] for row in trained],
         }
 
-    def calls(self, sample_id: str) -> list[dict[str, Any]]:
+    def calls(self, sample_id: str) -> list[CallDocument]:
         """Every teacher call of a sample with its raw text, by round, phase, candidate and attempt."""
         rows = self.db.query(
             """
@@ -368,7 +359,7 @@ class LineageReader:
             """,
             [sample_id],
         )
-        return [row | {"cached": bool(row["cached"])} for row in rows]
+        return cast(list[CallDocument], [row | {"cached": bool(row["cached"])} for row in rows])
 
     # Pairs to export
 
@@ -389,28 +380,6 @@ class LineageReader:
             [round],
         )
         return (Pair(**row) for row in rows)
-
-    def preferences(self, round: int) -> Iterator[Preference]:
-        """What the response phases up to a round decided: winner chosen, loser rejected.
-
-        Only decisions that compared two responses to the same prompt count: accepted and refused
-        ones, not ties, unscorable pairs or control arms that look at nothing.
-        """
-        rows = self.db.query(
-            """
-            SELECT winner.instruction, winner.input, winner.response AS chosen, loser.response AS rejected
-            FROM decisions
-            JOIN samples ON samples.id = decisions.sample_id
-            JOIN versions AS winner ON winner.id = decisions.winner_id
-            JOIN versions AS loser ON loser.id = CASE decisions.reason
-                WHEN 'accepted' THEN decisions.incumbent_id ELSE decisions.challenger_id END
-            WHERE decisions.phase = 'response' AND decisions.reason IN ('accepted', 'refused')
-                AND decisions.incumbent_value IS NOT NULL AND decisions.round <= ?
-            ORDER BY decisions.round, samples.position
-            """,
-            [round],
-        )
-        return (Preference(**row) for row in rows)
 
     def _one(self, query: str, **params: object) -> dict[str, Any]:
         return next(iter(self.db.query(query, params)))
@@ -435,7 +404,7 @@ def _tenths(seconds: float) -> float:
     return round(seconds, 1)
 
 
-def mean_and_median(values: Sequence[float | None]) -> dict[str, float | None]:
+def mean_and_median(values: Sequence[float | None]) -> MeanMedian:
     """Mean and median of what could be measured; None where nothing could."""
     known = [value for value in values if value is not None]
     if not known:

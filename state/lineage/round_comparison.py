@@ -1,9 +1,10 @@
 """What differs between two rounds of a run. Compares no scores of different students."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from reflectune.state.errors import StoreError
+from reflectune.state.lineage.documents import RoundsCompared
 from reflectune.state.lineage.reader import LineageReader, mean_and_median
 
 __all__ = [
@@ -25,8 +26,8 @@ Measures = Mapping[str, Mapping[str, float | None]]  # by version
 
 
 def compare_rounds(
-    history: LineageReader, before: int, after: int, *, order: ChangeOrder = "r-ifd-change", limit: int = 5
-) -> Row:
+    lineage: LineageReader, before: int, after: int, *, order: ChangeOrder = "r-ifd-change", limit: int = 5
+) -> RoundsCompared:
     """How the pool, the student and the training set of one round differ from another's.
 
     `pairs` counts samples by what of their pair differs; an input belongs to its instruction. `scores` has
@@ -34,7 +35,7 @@ def compare_rounds(
     medians over the `known` samples whose pairs it could score in both, of which so many `changed`.
 
     Args:
-        history: the run's.
+        lineage: the run's.
         before: a complete round; 0 is the given data.
         after: another.
         order: which changed samples come first: those whose r-IFD fell most under the newest student that
@@ -45,17 +46,17 @@ def compare_rounds(
     Raises:
         StoreError: a round that is not complete, or the same one twice.
     """
-    last = history.last_round()
+    last = lineage.last_round()
     for round in (before, after):
         if not 0 <= round <= last:
             raise StoreError(f"round {round} is not complete; give rounds from 0, the given data, to {last}")
     if before == after:
         raise StoreError(f"round {before} and round {after} are the same; give two rounds from 0 to {last}")
-    rows = _pairs(history, before, after)
-    measured = {student: _measures(history, student, rows) for student in _scorers(history, before, after)}
+    rows = _pairs(lineage, before, after)
+    measured = {student: _measures(lineage, student, rows) for student in _scorers(lineage, before, after)}
     under = ({"student": student, **_scores_under(measured[student], rows)} for student in measured)
-    decided = count_decisions(history)
-    return {
+    decided = count_decisions(lineage)
+    document = {
         "before": before,
         "after": after,
         "pairs": _count_changes(rows),
@@ -65,18 +66,19 @@ def compare_rounds(
             side: mean_and_median([row[f"{side}_characters"] for row in rows]) for side in ("before", "after")
         },
         "scores": [scores for scores in under if scores["ifd"]["known"] or scores["r_ifd"]["known"]],
-        "held_out": _held_out(history, before, after),
-        "training": _training_overlap(history, before, after),
-        "samples": _tell_changes(history, rows, measured, order, limit, (before, after)),
+        "held_out": _held_out(lineage, before, after),
+        "training": _training_overlap(lineage, before, after),
+        "samples": _tell_changes(lineage, rows, measured, order, limit, (before, after)),
     }
+    return cast(RoundsCompared, document)
 
 
-def _pairs(history: LineageReader, before: int, after: int) -> list[Row]:
+def _pairs(lineage: LineageReader, before: int, after: int) -> list[Row]:
     """Every sample of the pool with its version in both rounds, what differs, and the responses' lengths."""
     # SQLite's length() ends at the first NUL.
-    history.db.register_function(_characters, name="characters", deterministic=True)
+    lineage.db.register_function(_characters, name="characters", deterministic=True)
     return list(
-        history.db.query(
+        lineage.db.query(
             f"""
             SELECT samples.position, old.sample_id AS sample, old.id AS before, new.id AS after,
                 old.instruction IS NOT new.instruction OR old.input IS NOT new.input AS instruction_changed,
@@ -105,10 +107,10 @@ def _count_changes(rows: Sequence[Row]) -> Row:
     }
 
 
-def count_decisions(history: LineageReader) -> list[Row]:
+def count_decisions(lineage: LineageReader) -> list[Row]:
     """By round and phase: decisions about a proposal, and the accepted ones."""
     return list(
-        history.db.query(
+        lineage.db.query(
             f"SELECT round, phase, COUNT(*) FILTER (WHERE {COMPARED}) AS decided, "
             "COUNT(*) FILTER (WHERE reason = 'accepted') AS accepted FROM decisions "
             "GROUP BY round, phase ORDER BY round, phase"
@@ -122,18 +124,18 @@ def _acceptance(decided: Sequence[Row], round: int) -> dict[str, float | None]:
     return {row["phase"]: row["accepted"] / row["decided"] if row["decided"] else None for row in rows}
 
 
-def _scorers(history: LineageReader, before: int, after: int) -> list[str]:
+def _scorers(lineage: LineageReader, before: int, after: int) -> list[str]:
     """Students that may have scored both pools, newest first: who decided about the later one, and s[0]."""
-    rows = history.db.query(
+    rows = lineage.db.query(
         "SELECT id FROM students WHERE round IN (0, ?) ORDER BY round DESC", [max(before, after) - 1]
     )
     return [row["id"] for row in rows]
 
 
-def _measures(history: LineageReader, student: str, rows: Sequence[Row]) -> dict[str, Row]:
+def _measures(lineage: LineageReader, student: str, rows: Sequence[Row]) -> dict[str, Row]:
     """IFD and r-IFD of both pools' versions under a student; those it did not score are missing."""
     versions = dict.fromkeys(row[side] for row in rows for side in ("before", "after"))
-    return history.measures([*versions], student)
+    return lineage.measures([*versions], student)
 
 
 def _scores_under(measures: Measures, rows: Sequence[Row]) -> Row:
@@ -156,10 +158,10 @@ def _both(measures: Measures, row: Row, name: str) -> tuple[float, float] | None
     return None if before is None or after is None else (before, after)
 
 
-def _held_out(history: LineageReader, before: int, after: int) -> list[Row]:
+def _held_out(lineage: LineageReader, before: int, after: int) -> list[Row]:
     """Each measure of both rounds' students, with its 95 % interval, and by how much the second is higher."""
     measures: dict[str, Row] = {}
-    for row in history.evaluations():
+    for row in lineage.evaluations():
         for side, round in (("before", before), ("after", after)):
             if row["round"] == round:
                 measure = measures.setdefault(
@@ -172,10 +174,10 @@ def _held_out(history: LineageReader, before: int, after: int) -> list[Row]:
     return [measures[name] for name in sorted(measures)]
 
 
-def _training_overlap(history: LineageReader, before: int, after: int) -> Row:
+def _training_overlap(lineage: LineageReader, before: int, after: int) -> Row:
     """Pairs in each round's training set, and in both."""
     return next(
-        history.db.query(
+        lineage.db.query(
             "SELECT (SELECT COUNT(*) FROM training_sets WHERE round = :before) AS before, "
             "(SELECT COUNT(*) FROM training_sets WHERE round = :after) AS after, "
             "(SELECT COUNT(*) FROM training_sets AS a JOIN training_sets AS b USING (version_id) "
@@ -186,7 +188,7 @@ def _training_overlap(history: LineageReader, before: int, after: int) -> Row:
 
 
 def _tell_changes(
-    history: LineageReader,
+    lineage: LineageReader,
     rows: Sequence[Row],
     measured: Mapping[str, Measures],
     order: ChangeOrder,
@@ -209,7 +211,7 @@ def _tell_changes(
             case "position":
                 return 0, place
 
-    return [_tell_change(history, row, rounds) for row in sorted(changed, key=key)[:limit]]
+    return [_tell_change(lineage, row, rounds) for row in sorted(changed, key=key)[:limit]]
 
 
 def _newest_r_ifd(measured: Mapping[str, Measures], row: Row) -> Row | None:
@@ -220,15 +222,15 @@ def _newest_r_ifd(measured: Mapping[str, Measures], row: Row) -> Row | None:
     return None
 
 
-def _tell_change(history: LineageReader, row: Row, rounds: tuple[int, int]) -> Row:
+def _tell_change(lineage: LineageReader, row: Row, rounds: tuple[int, int]) -> Row:
     texts = {
         text.pop("id"): text
-        for text in history.db.query(
+        for text in lineage.db.query(
             "SELECT id, instruction, input, response FROM versions WHERE id IN (?, ?)",
             [row["before"], row["after"]],
         )
     }
-    accepted = history.db.query(
+    accepted = lineage.db.query(
         "SELECT round, phase FROM decisions "
         "WHERE sample_id = ? AND reason = 'accepted' AND round > ? AND round <= ? ORDER BY round, phase",
         [row["sample"], *sorted(rounds)],

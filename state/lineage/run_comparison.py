@@ -11,6 +11,7 @@ from reflectune.state.records import Phase
 
 __all__ = ["compare_runs"]
 from reflectune.state.lineage.connection import marks
+from reflectune.state.lineage.documents import RunsCompared
 
 # Samples that are asked for at once: SQLite takes 32,766 parameters.
 _AT_ONCE = 5_000
@@ -18,7 +19,7 @@ _AT_ONCE = 5_000
 Row = dict[str, Any]
 
 
-def compare_runs(one: LineageReader, other: LineageReader) -> Row:
+def compare_runs(one: LineageReader, other: LineageReader) -> RunsCompared:
     """How two runs differ: settings, rounds and, over the samples that both have, pairs and decisions.
 
     What both have stands in a list of two, the first run's first. `samples` counts the training samples of
@@ -27,8 +28,8 @@ def compare_runs(one: LineageReader, other: LineageReader) -> Row:
     ancestors included; and those of the alike that fell the same way.
     """
     runs = (one, other)
-    settings = [history.settings() for history in runs]
-    base_models = [_base_model(history) for history in runs]
+    settings = [lineage.settings() for lineage in runs]
+    base_models = [_base_model(lineage) for lineage in runs]
     return {
         "same": {
             "data": settings[0]["data_hash"] == settings[1]["data_hash"],
@@ -37,7 +38,7 @@ def compare_runs(one: LineageReader, other: LineageReader) -> Row:
         },
         "base_models": base_models,
         "config": _differing_keys(settings[0]["config"], settings[1]["config"]),
-        "rounds": _side_by_side([_rounds(history) for history in runs]),
+        "rounds": _side_by_side([_rounds(lineage) for lineage in runs]),
         "samples": _compare_pools(one, other),
         "decisions": _compare_decisions(one, other, all(map(_asks_once, settings))),
     }
@@ -48,14 +49,14 @@ def _asks_once(settings: Mapping[str, Any]) -> bool:
     return bool(settings["config"].get("teacher", {}).get("candidates") == 1)
 
 
-def _base_model(history: LineageReader) -> Row:
+def _base_model(lineage: LineageReader) -> Row:
     """Name and revision of s[0]; None before it was opened."""
     query = "SELECT base_model AS model, base_revision AS revision FROM students WHERE round = 0"
-    return next(history.db.query(query), {"model": None, "revision": None})
+    return next(lineage.db.query(query), {"model": None, "revision": None})
 
 
-def _sample_ids(history: LineageReader, split: str) -> list[str]:
-    rows = history.db.query("SELECT id FROM samples WHERE split = ? ORDER BY id", [split])
+def _sample_ids(lineage: LineageReader, split: str) -> list[str]:
+    rows = lineage.db.query("SELECT id FROM samples WHERE split = ? ORDER BY id", [split])
     return [row["id"] for row in rows]
 
 
@@ -67,9 +68,9 @@ def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Ro
     return [{"key": key, "values": both} for key, both in values.items() if both[0] != both[1]]
 
 
-def _rounds(history: LineageReader) -> dict[int, Row]:
+def _rounds(lineage: LineageReader) -> dict[int, Row]:
     """What two runs' rounds are compared by."""
-    rows = history.db.query(
+    rows = lineage.db.query(
         "SELECT round, student_id AS student, metrics, "
         "(SELECT COUNT(*) FROM training_sets WHERE training_sets.round = rounds.round) AS training "
         "FROM rounds"
@@ -81,14 +82,14 @@ def _rounds(history: LineageReader) -> dict[int, Row]:
             "instruction": None,
             "response": None,
             "held_out": {},
-            "teacher": history.teacher(row["round"]),
+            "teacher": lineage.teacher(row["round"]),
             "seconds": sum(seconds.values()),
         }
-    for row in count_decisions(history):
+    for row in count_decisions(lineage):
         rounds[row["round"]][row["phase"]] = {key: row[key] for key in ("decided", "accepted")}
-    for row in history.evaluations():
-        rounds[row["round"]]["held_out"][row["name"]] = {
-            key: row[key] for key in ("value", "n", "low", "high")
+    for measure in lineage.evaluations():
+        rounds[measure["round"]]["held_out"][measure["name"]] = {
+            key: value for key, value in measure.items() if key in ("value", "n", "low", "high")
         }
     return rounds
 
@@ -117,9 +118,9 @@ def _compare_pools(one: LineageReader, other: LineageReader) -> Row:
     return {"rounds": [one.last_round(), other.last_round()], **counts}
 
 
-def _ends(history: LineageReader) -> dict[str, tuple[int, bool]]:
+def _ends(lineage: LineageReader) -> dict[str, tuple[int, bool]]:
     """Each sample's pair in the last complete pool, as a hash, and whether it differs from the given one."""
-    rows = history.db.execute(
+    rows = lineage.db.execute(
         """
         SELECT pool.sample_id, last.instruction, last.input, last.response,
             last.instruction IS NOT given.instruction OR last.input IS NOT given.input
@@ -128,13 +129,13 @@ def _ends(history: LineageReader) -> dict[str, tuple[int, bool]]:
         JOIN versions AS given ON given.sample_id = pool.sample_id AND given.round = 0
         WHERE pool.round = ?
         """,
-        [history.last_round()],
+        [lineage.last_round()],
     )
     return {sample: (hash(tuple(texts)), bool(changed)) for sample, *texts, changed in rows}
 
 
 def _compare_decisions(one: LineageReader, other: LineageReader, asks_once: bool) -> list[Row]:
-    places = [{(row["round"], row["phase"]) for row in count_decisions(history)} for history in (one, other)]
+    places = [{(row["round"], row["phase"]) for row in count_decisions(lineage)} for lineage in (one, other)]
     return [
         _compare_phase(one, other, round, phase, asks_once) for round, phase in sorted(places[0] & places[1])
     ]
@@ -155,7 +156,7 @@ def _compare_phase(
                 alike.append(sample)
         else:
             unsure.append(sample)
-    proposals, other_proposals = (_proposals(history, round, phase, unsure) for history in (one, other))
+    proposals, other_proposals = (_proposals(lineage, round, phase, unsure) for lineage in (one, other))
     alike += [sample for sample in unsure if proposals.get(sample) == other_proposals.get(sample)]
     return {
         "round": round,
@@ -166,9 +167,9 @@ def _compare_phase(
     }
 
 
-def _winners(history: LineageReader, round: int, phase: Phase) -> dict[str, tuple[str, str, str | None]]:
+def _winners(lineage: LineageReader, round: int, phase: Phase) -> dict[str, tuple[str, str, str | None]]:
     """Incumbent, winner and challenger of each decision about a proposal, by sample."""
-    rows = history.db.execute(
+    rows = lineage.db.execute(
         "SELECT sample_id, incumbent_id, winner_id, challenger_id FROM decisions "
         f"WHERE round = ? AND phase = ? AND {COMPARED}",
         [round, phase],
@@ -177,13 +178,13 @@ def _winners(history: LineageReader, round: int, phase: Phase) -> dict[str, tupl
 
 
 def _proposals(
-    history: LineageReader, round: int, phase: Phase, samples: Sequence[str]
+    lineage: LineageReader, round: int, phase: Phase, samples: Sequence[str]
 ) -> dict[str, set[str]]:
     """The ids of a phase's proposals for some samples."""
     proposals: dict[str, set[str]] = {}
     for start in range(0, len(samples), _AT_ONCE):
         some = samples[start : start + _AT_ONCE]
-        rows = history.db.execute(
+        rows = lineage.db.execute(
             "SELECT sample_id, id FROM versions "
             f"WHERE sample_id IN ({marks(some)}) AND round = ? AND phase = ?",
             [*some, round, phase],

@@ -16,6 +16,7 @@ from reflectune.loop.show.html.site import missing, site_of
 from reflectune.loop.show.html.watcher import Snapshot
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.documents import FoundSample
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.lineage.outcomes import OUTCOMES
 from reflectune.state.lineage.reader import LineageReader
@@ -149,7 +150,7 @@ def samples(request: Request) -> Response:
     """The samples that the address asks for."""
     site, search = site_of(request), SampleSearch(request.query_params)
     snapshot = site.snapshot
-    rows: list[dict[str, Any]] = []
+    rows: list[FoundSample] = []
     count, is_cut = 0, False
     if snapshot is not None and not search.problems:
         with SampleIndex.open(site.folder) as index:
@@ -205,7 +206,7 @@ def version_text(request: Request) -> Response:
     version = next((version for version in trace["versions"] if version["id"] == wanted), None)
     if version is None or name not in (*FIELDS, "criticism"):
         raise missing(f"Sample {trace['position']} has no {name} of a version {wanted}.")
-    return _plain(version["critique" if name == "criticism" else name] or "")
+    return _plain(str(dict(version)["critique" if name == "criticism" else name] or ""))
 
 
 def call_text(request: Request) -> Response:
