@@ -259,11 +259,11 @@ class LoopReader(LineageReader):
         if decided_in is None:
             winner = "versions.sample_id = samples.id AND versions.phase = 'original'"
             place: tuple[int, Phase] | tuple[()] = ()
-            join = f"JOIN versions ON {winner}"
+            join = f"CROSS JOIN versions ON {winner}"
         else:
             place = decided_in
             join = (
-                "JOIN decisions ON decisions.round = ? AND decisions.phase = ? "
+                "CROSS JOIN decisions ON decisions.round = ? AND decisions.phase = ? "
                 "AND decisions.sample_id = samples.id JOIN versions ON versions.id = decisions.winner_id"
             )
         query = (

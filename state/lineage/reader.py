@@ -116,13 +116,11 @@ class LineageReader:
     def last_round(self) -> int:
         """The last round whose pool is complete; 0 is the given data."""
         row = self._one(
-            """
-            SELECT COALESCE(MAX(round), 0) AS round FROM (
-                SELECT round FROM decisions WHERE phase = 'response' GROUP BY round
-                HAVING COUNT(*) = (SELECT COUNT(*) FROM samples WHERE split = 'train'))
-            """
+            "SELECT MAX(round) AS round FROM (SELECT round FROM decisions WHERE phase = 'response' "
+            "GROUP BY round HAVING COUNT(*) = :train)",
+            train=self.samples()["train"],
         )
-        return int(row["round"])
+        return int(row["round"] or 0)
 
     def teacher(self, round: int | None = None) -> CallSums:
         """Calls, tokens and cost of a round, or of all, also per accepted proposal.
@@ -148,7 +146,7 @@ class LineageReader:
 
     def _calls(self, round: int | None, phase: Phase | None = None) -> CallSums:
         """Calls of a round and phase, or of all, and what those that were paid for took."""
-        paid = f"NOT cached AND status NOT IN ({_quoted(ANSWERLESS)})"
+        paid = f"NOT cached AND status NOT IN {ANSWERLESS}"
         sums = ", ".join(
             f"CASE WHEN COUNT(*) FILTER (WHERE {paid} AND {name} IS NULL) = 0 "
             f"THEN COALESCE(SUM({name}) FILTER (WHERE NOT cached), {nothing}) END AS {name}"
@@ -201,7 +199,7 @@ class LineageReader:
             "evaluations": {item["name"]: item["value"] for item in evaluations},
             "teacher": self.teacher(round),
             "seconds": {
-                node: _tenths(seconds.get(node, 0.0))
+                node: float(f"{seconds.get(node, 0.0):.1f}")
                 for node in ("reflect", "select", "refinetune", "evaluate")
             },
         }
@@ -393,15 +391,6 @@ def _place(**known: object) -> tuple[str, dict[str, object]]:
 
 def _per(total: float | None, number: int) -> float | None:
     return None if total is None or number == 0 else total / number
-
-
-def _quoted(words: Sequence[str]) -> str:
-    return ", ".join(f"'{word}'" for word in words)
-
-
-def _tenths(seconds: float) -> float:
-    """Seconds to a tenth, as they are shown."""
-    return round(seconds, 1)
 
 
 def mean_and_median(values: Sequence[float | None]) -> MeanMedian:
