@@ -225,7 +225,7 @@ def test_runaway_is_no_honest_text(text: str) -> None:
     assert not is_runaway(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     start=st.text(max_size=50),
     unit=st.text(min_size=1, max_size=250),

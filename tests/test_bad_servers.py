@@ -78,7 +78,7 @@ ANSWER = '{"choices": [{"message": {"content": %s}, "finish_reason": "%s"}]}'
         pytest.param(Reply(status=400), "refused", "status 400", id="refuses"),
     ],
 )
-def test_one_bad_reply_is_the_status_of_one_question(reply: Reply, status: str, error: str | None) -> None:
+def test_one_bad_reply_is_the_status_of_one_call(reply: Reply, status: str, error: str | None) -> None:
     def one_bad(request: dict[str, Any], number: int) -> Reply:
         return reply if given(request, "response") == "2" else improve(request, number)
 
@@ -103,9 +103,15 @@ def test_failure_is_asked_again_as_configured(retries: int, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "reply", [Reply(status=500), Reply(status=502), Reply("x" * 100, reset=True), Reply(body="<html>")]
+    ("reply", "concurrency"),
+    [
+        (Reply(status=500), 1),
+        (Reply(status=500), 16),
+        (Reply(status=502), 16),
+        (Reply("x" * 100, reset=True), 16),
+        (Reply(body="<html>"), 16),
+    ],
 )
-@pytest.mark.parametrize("concurrency", [1, 16])
 def test_server_that_stumbles_is_survived_by_the_default_retries(
     reply: Reply, concurrency: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +191,7 @@ def test_spent_credit_is_not_waited_for() -> None:
         ask(config(server.url), 3)
 
 
-def test_wait_that_nobody_has_patience_for_ends_the_run() -> None:
+def test_wait_that_is_too_long_ends_the_run() -> None:
     reply = Reply(status=429, headers={"Retry-After": "86400"})
     with (
         serve_teacher(lambda r, n: reply) as server,
@@ -195,7 +201,11 @@ def test_wait_that_nobody_has_patience_for_ends_the_run() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_storm_of_busy_replies_ends_with_every_question_answered(status: int) -> None:
+def test_storm_of_busy_replies_ends_with_every_pair_answered(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_PAUSE", pacing._FIRST_PAUSE / 5)
+
     # Bears two requests at once and turns all others away.
     def bears_two(request: dict[str, Any], number: int) -> Reply:
         if server.under_way > 2:

@@ -15,7 +15,7 @@ import pytest
 from reflectune.agents.model_files import fingerprint
 from reflectune.agents.teacher.engines import ENGINES, EngineKind, Request, TeacherModel
 from reflectune.agents.teacher.engines.cached import CachedEngine
-from reflectune.agents.teacher.teacher import Reflected, check_teacher
+from reflectune.agents.teacher.teacher import check_teacher
 from reflectune.state import cache as cache_module
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import StudentConfig, TeacherConfig
@@ -450,26 +450,22 @@ def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(
 # The teacher
 
 
-def reflect(cache: AnswerCache, settings: TeacherConfig, count: int = 3) -> list[Reflected]:
-    return ask_teacher(settings, count, cache)
-
-
 def test_teacher_counts_a_cached_call_without_cost_or_time(answers: AnswerCache, opened: Opened) -> None:
     opened.answer = lambda request: well(request, prompt_tokens=10, completion_tokens=5, seconds=2.0)
     settings = config(price_in=1.0, price_out=2.0)
-    first, again = reflect(answers, settings), reflect(answers, settings)
+    first, again = ask_teacher(settings, 3, answers), ask_teacher(settings, 3, answers)
     assert [call.cost_usd for call, _ in first] == [20e-6] * 3  # 10 * 1 + 5 * 2 millionths
     assert [call for call, _ in again] == [
         replace(call, cached=True, cost_usd=0.0, seconds=0.0) for call, _ in first
     ]
     assert [version for _, version in again] == [version for _, version in first]
-    assert reflect(answers, config())[0][0].cost_usd == 0.0  # whatever the price
+    assert ask_teacher(config(), 3, answers)[0][0].cost_usd == 0.0  # whatever the price
 
 
 def test_teacher_pays_once_for_answers_that_are_no_use(answers: AnswerCache, opened: Opened) -> None:
     opened.answer = lambda request: well(request, text="nonsense")
     settings = config(retries=2)
-    first, again = reflect(answers, settings), reflect(answers, settings)
+    first, again = ask_teacher(settings, 3, answers), ask_teacher(settings, 3, answers)
     assert opened.asked == 9
     assert statuses(again) == ["unparsable"] * 9
     assert Counter(call.attempt for call, _ in again) == {1: 3, 2: 3, 3: 3}
@@ -480,16 +476,11 @@ def test_teacher_pays_once_for_answers_that_are_no_use(answers: AnswerCache, ope
 def test_teacher_that_refused_schemas_is_not_asked_for_them_again(
     answers: AnswerCache, opened: Opened, mode: str
 ) -> None:
-    def answer(request: Request) -> Answer:
-        if request.schema is not None:
-            return Answer(request.id, error="refused-request", message="response_format is not supported")
-        return well(request)
-
-    opened.answer = answer
-    first = reflect(answers, config(concurrency=2), 6)
+    opened.answer = no_schemas
+    first = ask_teacher(config(concurrency=2), 6, answers)
     asked = opened.asked
     assert asked == 2 + 6
-    again = reflect(answers, config(concurrency=2, cache=mode), 6)
+    again = ask_teacher(config(concurrency=2, cache=mode), 6, answers)
     assert opened.asked == asked
     assert {call.id: call.text for call, _ in again} == {call.id: call.text for call, _ in first}
     assert all(call.cached for call, _ in again)
@@ -497,7 +488,7 @@ def test_teacher_that_refused_schemas_is_not_asked_for_them_again(
 
 def test_teacher_keeps_answers_without_a_text(answers: AnswerCache, opened: Opened) -> None:
     opened.answer = lambda request: well(request, text="", prompt_tokens=9, completion_tokens=0)
-    first, again = reflect(answers, config()), reflect(answers, config())
+    first, again = ask_teacher(config(), 3, answers), ask_teacher(config(), 3, answers)
     assert opened.asked == 3
     assert statuses([*first, *again]) == ["unparsable"] * 6
     assert [call.cached for call, _ in again] == [True] * 3
@@ -511,30 +502,30 @@ def test_teacher_that_refused_schemas_is_asked_for_none_by_the_next_teacher(
     answers: AnswerCache, opened: Opened
 ) -> None:
     opened.answer = no_schemas
-    reflect(answers, config(concurrency=2), 6)
-    reflect(answers, config(concurrency=2), 10)  # as a later phase does
-    assert sum(request.schema is not None for engine in opened.engines for request in engine.requests) == 2
-    reflect(answers, config("http://elsewhere", concurrency=2), 12)
-    assert [request.schema is not None for request in opened.engines[-1].requests[:2]] == [True, True]
+    ask_teacher(config(concurrency=2), 6, answers)
+    ask_teacher(config(concurrency=2), 10, answers)  # as a later phase does
+    assert sum(sum(engine.schemas()) for engine in opened.engines) == 2
+    ask_teacher(config("http://elsewhere", concurrency=2), 12, answers)
+    assert opened.engines[-1].schemas()[:2] == [True, True]
 
 
 def test_teacher_that_granted_a_schema_once_keeps_being_asked_for_them(
     answers: AnswerCache, opened: Opened
 ) -> None:
-    reflect(answers, config(), 1)
+    ask_teacher(config(), 1, answers)
     opened.answer = lambda request: (
         no_schemas(request) if request.reflection.pair.response == "1" else well(request)
     )
-    reflections = reflect(answers, config(concurrency=1), 5)
+    reflections = ask_teacher(config(concurrency=1), 5, answers)
     assert statuses(reflections) == ["ok"] * 5
-    forms = [request.schema is not None for request in opened.engines[-1].requests]
+    forms = opened.engines[-1].schemas()
     assert forms == [True, False, True, True, True]
 
 
 def test_teacher_learns_nothing_of_its_server_from_the_cache(answers: AnswerCache, opened: Opened) -> None:
-    reflect(answers, config("http://elsewhere"), 2)
+    ask_teacher(config("http://elsewhere"), 2, answers)
     opened.answer = no_schemas
-    reflections = reflect(answers, config(concurrency=2), 8)
+    reflections = ask_teacher(config(concurrency=2), 8, answers)
     assert [call.cached for call, _ in reflections] == [True] * 2 + [False] * 6
     assert answers.grants_schemas("http://unused", "script") is None
 
@@ -544,28 +535,26 @@ def test_teacher_on_this_machine_is_asked_for_schemas_in_every_phase(
 ) -> None:
     opened.answer = no_schemas
     settings = TeacherConfig(engine="vllm", model="m", concurrency=1)
-    reflect(answers, settings, 2)
-    reflect(answers, settings, 4)
+    ask_teacher(settings, 2, answers)
+    ask_teacher(settings, 4, answers)
     assert [engine.requests[0].schema is not None for engine in opened.engines] == [True, True]
 
 
 def test_teacher_of_a_cache_alone_finds_what_was_asked_with_other_concurrency(
     answers: AnswerCache, opened: Opened
 ) -> None:
-    opened.answer = lambda request: (
-        Answer(request.id, error="refused-request") if request.schema is not None else well(request)
-    )
-    reflect(answers, config(concurrency=1), 6)
-    again = reflect(answers, config(concurrency=6, cache="only"), 7)
+    opened.answer = no_schemas
+    ask_teacher(config(concurrency=1), 6, answers)
+    again = ask_teacher(config(concurrency=6, cache="only"), 7, answers)
     assert Counter(call.status for call, _ in again) == {"ok": 6, "no-entry": 1}
 
 
 def test_teacher_without_a_cache_or_with_it_off_asks(
     tmp_path: Path, answers: AnswerCache, opened: Opened
 ) -> None:
-    reflect(answers, config())
+    ask_teacher(config(), 3, answers)
     before = kept(tmp_path)
-    assert not any(call.cached for call, _ in reflect(answers, config(cache="off"), 4))
+    assert not any(call.cached for call, _ in ask_teacher(config(cache="off"), 4, answers))
     assert opened.asked == 3 + 4
     assert kept(tmp_path) == before
 

@@ -207,7 +207,7 @@ def test_shared_openings_change_no_answer(model: Any) -> None:
 small_prompts = st.lists(st.integers(3, 5), min_size=1, max_size=7)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     name=st.sampled_from(sorted(MODELS)),
     batches=st.lists(st.lists(small_prompts, min_size=1, max_size=5), min_size=1, max_size=4),

@@ -73,8 +73,8 @@ def test_pace_pauses_double_by_chance_up_to_half_less() -> None:
     assert pace._resume_at - now <= 0.6
 
 
-def test_pace_loses_patience_with_a_server_that_takes_nothing() -> None:
-    pace = Pace(4, patience=10.0)
+def test_pace_gives_up_a_server_that_takes_nothing() -> None:
+    pace = Pace(4, give_up_after=10.0)
     now = time.monotonic()
     assert pace.narrow(now, 9.0)
     assert not pace.narrow(now, 11.0)

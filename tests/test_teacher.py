@@ -103,38 +103,38 @@ def test_reflect_keeps_the_server_busy() -> None:
 
     with serve_teacher(slowly) as server, open_teacher(config(server.url, concurrency=8), 0) as teacher:
         began = time.monotonic()
-        reflections = list(teacher.reflect(asked(n) for n in range(32)))
+        reflected = list(teacher.reflect(asked(n) for n in range(32)))
         seconds = time.monotonic() - began
         assert server.most_at_once == 8
-    assert len(reflections) == 32
+    assert len(reflected) == 32
     # One after another takes 3.2 s, eight at once 0.4 s.
     assert seconds < 1.6
 
 
 def test_reflect_yields_answers_as_they_finish() -> None:
     def one_slow(request: dict[str, Any], number: int) -> Reply:
-        return Reply(improve(request, number).text, delay=1.0 if given(request, "response") == "0" else 0.0)
+        return Reply(improve(request, number).text, delay=0.5 if given(request, "response") == "0" else 0.0)
 
     with serve_teacher(one_slow) as server:
-        reflections = ask(config(server.url, concurrency=2), 20)
-    assert reflections[-1][0].sample_id == "sample-0"
+        reflected = ask(config(server.url, concurrency=2), 10)
+    assert reflected[-1][0].sample_id == "sample-0"
 
 
-def test_reflect_pulls_questions_as_it_needs_them() -> None:
+def test_reflect_pulls_reflections_as_it_needs_them() -> None:
     pulled = 0
 
-    def questions() -> Iterator[Reflection]:
+    def endless() -> Iterator[Reflection]:
         nonlocal pulled
         for number in range(1000):
             pulled += 1
             yield asked(number)
 
     engine = ScriptedEngine(well, capacity=4)
-    reflections = scripted(engine).reflect(questions())
+    reflected = scripted(engine).reflect(endless())
     assert pulled == 0
-    next(reflections)
+    next(reflected)
     assert pulled == 4
-    next(reflections)
+    next(reflected)
     assert pulled == 5
 
 
@@ -160,38 +160,27 @@ def test_reflect_asks_no_more_once_it_may_not_and_takes_in_what_is_under_way() -
     assert len(engine.requests) == 4
 
 
-@pytest.mark.parametrize("structured", [True, False])
-def test_reflect_asks_in_the_form_that_is_set(structured: bool) -> None:
-    with serve_teacher() as server:
-        reflections = ask(config(server.url, structured=structured), 3)
-        assert [is_structured(request) for request in server.requests] == [structured] * 3
-    assert statuses(reflections) == ["ok"] * 3
-
-
-def test_reflect_asks_no_schema_of_an_engine_without() -> None:
-    engine = ScriptedEngine(well, structured=False)
-    list(scripted(engine).reflect([asked()]))
-    assert [request.schema for request in engine.requests] == [None]
+@pytest.mark.parametrize("granted", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_reflect_asks_in_the_form_that_is_set_and_can_be(wanted: bool, granted: bool) -> None:
+    engine = ScriptedEngine(well, structured=granted)
+    reflected = scripted(engine, structured=wanted).reflect(asked(n) for n in range(3))
+    assert statuses(reflected) == ["ok"] * 3
+    assert engine.schemas() == [wanted and granted] * 3
 
 
 def no_schemas(request: dict[str, Any], number: int) -> Reply:
     return Reply(status=400) if is_structured(request) else improve(request, number)
 
 
-def test_reflect_falls_back_to_tags_and_remembers() -> None:
+@pytest.mark.parametrize(("concurrency", "refused"), [(1, 1), (8, 16)])
+def test_reflect_falls_back_to_tags_and_remembers(concurrency: int, refused: int) -> None:
     with serve_teacher(no_schemas) as server:
-        reflections = ask(config(server.url, concurrency=1), 10)
-        forms = [is_structured(request) for request in server.requests]
-    assert forms == [True] + [False] * 10
-    assert statuses(reflections) == ["ok"] * 10
-    assert {call.attempt for call, _ in reflections} == {1}
-
-
-def test_reflect_falls_back_for_all_requests_under_way() -> None:
-    with serve_teacher(no_schemas) as server:
-        reflections = ask(config(server.url, concurrency=8), 50)
-        assert sum(map(is_structured, server.requests)) <= 16
-    assert statuses(reflections) == ["ok"] * 50
+        reflected = ask(config(server.url, concurrency=concurrency), 50)
+        assert 1 <= sum(map(is_structured, server.requests)) <= refused
+        assert len(server.requests) == 50 + sum(map(is_structured, server.requests))
+    assert statuses(reflected) == ["ok"] * 50
+    assert {call.attempt for call, _ in reflected} == {1}
 
 
 def test_reflect_keeps_schemas_that_were_granted_once() -> None:
@@ -201,9 +190,9 @@ def test_reflect_keeps_schemas_that_were_granted_once() -> None:
         return well(request)
 
     engine = ScriptedEngine(refuse_one, capacity=1)
-    reflections = list(scripted(engine).reflect(asked(n) for n in range(4)))
+    reflected = list(scripted(engine).reflect(asked(n) for n in range(4)))
     assert engine.schemas() == [True, True, False, True, True]
-    assert statuses(reflections) == ["ok"] * 4
+    assert statuses(reflected) == ["ok"] * 4
 
 
 def test_reflect_schema_that_is_granted_late_is_granted() -> None:
@@ -270,13 +259,13 @@ def test_reflect_asks_in_the_words_of_own_prompts(own_prompts: Path) -> None:
     with serve_teacher(lambda request, number: reply) as server:
         settings = config(server.url, prompts=str(own_prompts), concurrency=1)
         wanted = [asked(1, "instruction"), asked(2, "response")]
-        reflections = ask(settings, wanted)
+        reflected = ask(settings, wanted)
         assert [prompt_of(request) for request in server.requests] == [
             'Rewrite.\n\nI: Say 1.\nR: 1\nBoth as {"instruction", "response"}.',
             'Improve.\n\nI: Say 2.\nR: 2\nOne as {"response"}.',
         ]
         assert all(map(is_structured, server.requests))
-    assert [version and version.pair for _, version in reflections] == [
+    assert [version and version.pair for _, version in reflected] == [
         Pair("New.", "", "More."),
         Pair("Say 2.", "", "More."),
     ]
@@ -311,10 +300,10 @@ def test_reflect_by_prompts_without_tags_does_without_schemas_that_are_refused(o
 
     with serve_teacher(no_schemas_no_sense) as server:
         settings = config(server.url, prompts=str(own_prompts), concurrency=1, retries=1)
-        reflections = ask(settings, [asked(1), asked(2)])
+        reflected = ask(settings, [asked(1), asked(2)])
         assert [is_structured(request) for request in server.requests] == [True] + [False] * 4
         assert all('One as {"response"}.' in prompt_of(request) for request in server.requests)
-    assert [(call.sample_id, call.attempt, call.status) for call, _ in reflections] == [
+    assert [(call.sample_id, call.attempt, call.status) for call, _ in reflected] == [
         (f"sample-{number}", attempt, "unparsable") for number in (1, 2) for attempt in (1, 2)
     ]
 
@@ -329,16 +318,16 @@ def test_prompts_of_an_own_copy_make_the_same_calls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_reflect_refused_question_fails_alone(status: int) -> None:
+def test_reflect_refused_pair_fails_alone(status: int) -> None:
     def poisoned(request: dict[str, Any], number: int) -> Reply:
         return Reply(status=status) if given(request, "response") == "0" else improve(request, number)
 
     with serve_teacher(poisoned) as server:
-        reflections = ask(config(server.url, concurrency=2, retries=3), 10)
+        reflected = ask(config(server.url, concurrency=2, retries=3), 10)
         asked_for = Counter(given(request, "response") for request in server.requests)
         assert sum(map(is_structured, server.requests)) == 10
-    by_sample = {call.sample_id: (call, version) for call, version in reflections}
-    assert len(reflections) == len(by_sample) == 10
+    by_sample = {call.sample_id: (call, version) for call, version in reflected}
+    assert len(reflected) == len(by_sample) == 10
     refused, version = by_sample.pop("sample-0")
     assert refused.status == "refused"
     assert f"status {status}" in (refused.error or "")
@@ -350,55 +339,48 @@ def test_reflect_refused_question_fails_alone(status: int) -> None:
 
 def test_reflect_retries_are_bounded() -> None:
     with serve_teacher(lambda request, number: Reply("nonsense")) as server:
-        reflections = ask(config(server.url, retries=2), [asked(0)])
+        calls = [call for call, _ in ask(config(server.url, retries=2), 1)]
         assert [is_structured(request) for request in server.requests] == [True, False, False]
-    assert statuses(reflections) == ["unparsable"] * 3
-    assert [call.attempt for call, _ in reflections] == [1, 2, 3]
-    assert [call.is_final(3) for call, _ in reflections] == [False, False, True]
-    assert len({call.id for call, _ in reflections}) == 3
-    assert {call.critique for call, _ in reflections} == {None}
+    assert [(call.status, call.attempt, call.is_final(3)) for call in calls] == [
+        ("unparsable", 1, False),
+        ("unparsable", 2, False),
+        ("unparsable", 3, True),
+    ]
+    assert len({call.id for call in calls}) == 3
+    assert {call.critique for call in calls} == {None}
 
 
-@pytest.mark.parametrize("bad", ["declined", "placeholder", "echoed", "repetition"])
+@pytest.mark.parametrize("bad", ["declined", "placeholder", "echoed", "repetition", "unparsable"])
 def test_reflect_asks_again_after_every_answer_of_no_use(bad: str) -> None:
     def at_first_bad(request: dict[str, Any], number: int) -> Reply:
         echo = answer_text(request, response=prompt_of(request))
-        texts = {"declined": "I cannot help with that.", "echoed": echo, "repetition": "no " * 200}
+        texts = {
+            "declined": "I cannot help with that.",
+            "echoed": echo,
+            "repetition": "no " * 200,
+            "unparsable": "hm",
+        }
         text = texts.get(bad, answer_text(request, response="TODO"))
         return Reply(text) if number == 0 else improve(request, number)
 
     with serve_teacher(at_first_bad) as server:
-        reflections = ask(config(server.url, retries=1), [asked(0)])
-    assert [(call.status, call.is_final(2)) for call, _ in reflections] == [(bad, False), ("ok", True)]
-
-
-def test_reflect_goes_on_after_a_failed_attempt() -> None:
-    def second_time_lucky(request: dict[str, Any], number: int) -> Reply:
-        return Reply("hm") if number == 0 else improve(request, number)
-
-    with serve_teacher(second_time_lucky) as server:
-        (failed, none), (made, version) = ask(config(server.url, retries=2), [asked(0)])
+        (failed, none), (made, version) = ask(config(server.url, retries=1), 1)
         first, second = server.requests
-    assert (failed.status, none, failed.is_final(3)) == ("unparsable", None, False)
-    assert (made.status, made.attempt, made.is_final(3)) == ("ok", 2, True)
+    assert (failed.status, failed.is_final(2), none) == (bad, False, None)
+    assert (made.status, made.attempt, made.is_final(2)) == ("ok", 2, True)
     assert version
     assert first["seed"] != second["seed"]
 
 
-def test_reflect_counts_earlier_attempts() -> None:
+def test_reflect_goes_on_by_the_attempts_that_were_made() -> None:
     with serve_teacher(lambda request, number: Reply("nonsense")) as server:
-        wanted = [asked(0, attempts=1), asked(1, attempts=3)]
-        reflections = ask(config(server.url, retries=2), wanted)
-        assert not any(map(is_structured, server.requests))
-    assert [(call.sample_id, call.attempt) for call, _ in reflections] == [("sample-0", 2), ("sample-0", 3)]
-
-
-def test_reflect_resumed_attempt_is_the_undisturbed_one() -> None:
-    with serve_teacher(lambda request, number: Reply("nonsense")) as server:
-        whole = ask(config(server.url, retries=2), [asked(0)])
-        resumed = ask(config(server.url, retries=2), [asked(0, attempts=1)])
+        whole = ask(config(server.url, retries=2, concurrency=1), 1)
+        resumed = ask(
+            config(server.url, retries=2, concurrency=1), [asked(0, attempts=1), asked(1, attempts=3)]
+        )
         assert server.requests[1:3] == server.requests[3:]
     assert [call.prompt_hash for call, _ in whole[1:]] == [call.prompt_hash for call, _ in resumed]
+    assert [(call.sample_id, call.attempt) for call, _ in resumed] == [("sample-0", 2), ("sample-0", 3)]
 
 
 @pytest.mark.parametrize(
@@ -522,8 +504,8 @@ def test_reflect_goes_on_where_what_was_under_way_is_answered(error: Any) -> Non
             return self.answer(self.waiting.popleft() if len(self.requests) < 9 else self.waiting.pop())
 
     engine = Unfair(answer, capacity=4)
-    reflections = list(scripted(engine).reflect(asked(n) for n in range(20)))
-    assert Counter(statuses(reflections))["ok"] >= 11
+    reflected = list(scripted(engine).reflect(asked(n) for n in range(20)))
+    assert Counter(statuses(reflected))["ok"] >= 11
 
 
 def test_reflect_takes_no_answer_of_the_cache_for_a_sign_of_life() -> None:
@@ -565,8 +547,8 @@ def test_reflect_failures_before_the_first_answer_are_kept() -> None:
             Answer(request.id, error="failed") if request.reflection.pair.response in "012" else well(request)
         )
 
-    reflections = list(scripted(ScriptedEngine(fail_first)).reflect(asked(n) for n in range(6)))
-    assert statuses(reflections) == ["error"] * 3 + ["ok"] * 3
+    reflected = list(scripted(ScriptedEngine(fail_first)).reflect(asked(n) for n in range(6)))
+    assert statuses(reflected) == ["error"] * 3 + ["ok"] * 3
 
 
 def test_reflect_asks_again_what_nobody_took() -> None:
@@ -578,9 +560,9 @@ def test_reflect_asks_again_what_nobody_took() -> None:
         return well(request)
 
     engine = ScriptedEngine(sometimes_busy)
-    reflections = list(scripted(engine).reflect(asked(n) for n in range(6)))
-    assert statuses(reflections) == ["ok"] * 6
-    assert {call.attempt for call, _ in reflections} == {1}
+    reflected = list(scripted(engine).reflect(asked(n) for n in range(6)))
+    assert statuses(reflected) == ["ok"] * 6
+    assert {call.attempt for call, _ in reflected} == {1}
     assert len(engine.requests) == 9
 
 
@@ -590,8 +572,8 @@ def test_reflect_bears_any_number_of_short_outages() -> None:
 
     turns = cycle((1, 2, 3))
     engine = ScriptedEngine(two_of_three_times_busy, capacity=4)
-    reflections = list(scripted(engine, retries=2).reflect(asked(n) for n in range(20)))
-    assert statuses(reflections) == ["ok"] * 20
+    reflected = list(scripted(engine, retries=2).reflect(asked(n) for n in range(20)))
+    assert statuses(reflected) == ["ok"] * 20
 
 
 @pytest.mark.parametrize(("answered", "turned_away"), [(0, 4), (1, 12)])
