@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ def pytest_collection_finish() -> None:
     """No garbage collection need walk the modules and tests again, which stay to the end."""
     gc.freeze()
     atexit.register(gc.unfreeze)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Compute with one thread, whatever the test before has set."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
