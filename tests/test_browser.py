@@ -58,9 +58,9 @@ SHAPES = (
     "مرحبا بالعالم " * 40,
     "Z\u0351\u036b\u0343\u036a\u0302" * 200,
     "one\ttab\n\n\n    and lines\n" * 60,
-    "word " * 400_000,
+    "word " * 100_000,
 )
-SAMPLES = 34
+CALM, HOSTILE = 40, 20  # samples
 PAGES = {
     "overview": "/",
     "rounds": "/rounds",
@@ -77,26 +77,24 @@ PAGES = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, finished_world: Path) -> Path:
     """A runs folder with a run over harmless texts, "calm", and one over texts that mean harm, "hostile"."""
     folder = tmp_path_factory.mktemp("browsed")
-    write_world(folder / "calm", samples=SAMPLES)
-    _write_hostile_world(folder / "hostile")
-    for name in ("calm", "hostile"):
-        result = reflectune(
-            "run", "config.toml", "--name", name, "--runs", folder / "runs", cwd=folder / name
-        )
-        assert result.returncode == 0, result.stderr
+    shutil.copytree(finished_world / "runs" / "tiny", folder / "runs" / "calm")
+    _write_hostile_world(folder)
+    result = reflectune("run", "config.toml", "--name", "hostile", "--runs", folder / "runs", cwd=folder)
+    assert result.returncode == 0, result.stderr
     return folder / "runs"
 
 
 def _write_hostile_world(folder: Path) -> None:
-    write_world(folder, samples=SAMPLES, data={"holdout": 2})
+    config = write_world(folder, samples=HOSTILE, data={"holdout": 2})
+    config.write_text(config.read_text().replace("rounds = 2", "rounds = 1"))
     harms = cycle([*SCRIPTS, *SHAPES])
     records = [
         {"instruction": f"{record['instruction']} {harm[:6000]}", "input": record["input"] and harm[:6000],
          "output": f"{harm} {record['output']}"}
-        for record, harm in zip(make_records(SAMPLES), harms, strict=False)
+        for record, harm in zip(make_records(HOSTILE), harms, strict=False)
     ]  # fmt: skip
     (folder / "data.json").write_text(json.dumps(records))
     entries = make_recording(records, ("instruction", "response"))
@@ -356,8 +354,8 @@ def test_browser_runs_no_script_of_the_data(runs: Path, hostile: str, browser: "
     with open_tab(browser, hostile, width=width) as tab:
         for path in (
             *paths(runs, "hostile").values(),
-            *(f"/samples/{position}" for position in range(SAMPLES)),
-            *(f"/samples/{position}?view=side" for position in range(0, SAMPLES, 4)),
+            *(f"/samples/{position}" for position in range(HOSTILE)),
+            *(f"/samples/{position}?view=side" for position in range(0, HOSTILE, 4)),
             "/samples?q=%3Cscript%3Ealert(1)%3C/script%3E",
             "/samples?round=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
         ):
@@ -406,7 +404,7 @@ def test_tab_notices_what_nothing_prevents(browser: "Browser", harm: str, sign: 
 
 
 def test_pages_of_the_benchmark_are_all_answered(calm: str) -> None:
-    kinds = kinds_of_pages(SAMPLES, rounds=2)
+    kinds = kinds_of_pages(CALM, rounds=2)
     for paths in kinds.values():
         assert len(paths) == 21
         for path in paths[:3]:

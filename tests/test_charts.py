@@ -242,10 +242,10 @@ def test_charts_name_measures_as_pages_and_tables_do(monkeypatch: pytest.MonkeyP
     document["evaluations"] += [tokens | {"low": 11.0, "high": 13.0}]
     chart = by_name(draw_charts(document))["held-out"]
     environment = open_environment()
-    name = environment.filters["measure_name"]("response_tokens")
+    name = environment.filters["held_out_name"]("response_tokens")
     assert name == "response tokens"
     assert name in texts
-    assert environment.filters["measure_unit"]("response_tokens") == "tokens"
+    assert environment.filters["held_out_unit"]("response_tokens") == "tokens"
     assert name in [row[2] for row in chart.rows]
     round = {
         "round": 1,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reflectune.loop.show.explanations import name_outcome
-from reflectune.loop.show.html.journey import tell_journey
+from reflectune.loop.show.journey import build_journey
 from reflectune.state.lineage.evolution import read_evolution
 from reflectune.state.lineage.outcomes import OUTCOMES, Outcome
 from reflectune.state.lineage.reader import LineageReader
@@ -44,9 +44,9 @@ def test_outcome_is_the_same_everywhere(
         row = history.db.execute("SELECT last_status, outcome FROM outcomes").fetchone()
         assert row == (statuses[-1] if statuses else None, outcome)
         place = read_evolution(history)["acceptance"][0]
-        (step,) = tell_journey(history.trace("a"), history.calls("a"), side=False)["steps"]
+        (step,) = build_journey(history.trace("a")).steps
     assert {name for name in OUTCOMES if place[name]} == {outcome}
-    assert step["outcome"] == outcome
+    assert step.outcome == outcome
 
 
 def test_outcomes_are_said_in_words() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.show.explanations import explain_decision
-from reflectune.loop.show.report import _compare, describe_evolution, write_report
+from reflectune.loop.show.explanations import explain_reason
+from reflectune.loop.show.html.texts import fold_change
+from reflectune.loop.show.report import describe_evolution, write_report
 from reflectune.state.errors import DatasetError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
@@ -125,8 +126,8 @@ def test_report_answers_why_for_every_decision_it_shows(folder: RunFolder) -> No
     with LineageReader.open(folder.lineage) as history:
         for sample in "abc":
             for decision in history.trace(sample)["decisions"]:
-                assert explain_decision(decision) in text
-    assert "refused: r-IFD 0.9000 against the incumbent's 0.4000 under s0" in text
+                assert explain_reason(decision) in text
+    assert "refused r-IFD 0.9000 against the incumbent's 0.4000 under s0" in text
     assert "attempt 2 failed, cut: broken" in text
     assert "The teacher's criticism too short" in text
     assert "Trained on in round 1." in text
@@ -248,7 +249,7 @@ def test_report_is_small_where_a_text_is_large(tmp_path: Path) -> None:
     ],
 )
 def test_report_cuts_long_texts_and_says_so(old: str, new: str, shown: list[tuple[str, str]]) -> None:
-    assert _compare(old, new) == shown
+    assert fold_change(old, new) == shown
 
 
 def test_report_of_a_run_that_has_not_begun(tmp_path: Path) -> None:
@@ -332,4 +333,4 @@ def test_report_writes_numbers_that_are_compared_apart(tmp_path: Path) -> None:
         store.add_decisions({}, "s0", [made])
     text = " ".join(Page(report_of(folder)).text.split())
     assert "0.00691 against the incumbent's 0.00694 in round 1, phase instruction" in text
-    assert "refused: IFD 0.00691 against the incumbent's 0.00694 under s0" in text
+    assert "refused IFD 0.00691 against the incumbent's 0.00694 under s0" in text

@@ -19,12 +19,10 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from reflectune.loop.show.diffs import diff_words
 from reflectune.loop.show.html.app import open_app
-from reflectune.loop.show.html.formats import held_out, interval, model_name, seconds, usd, value
-from reflectune.loop.show.html.journey import tell_journey
 from reflectune.loop.show.html.sample_search import SampleSearch, address
 from reflectune.loop.show.html.site import Site
+from reflectune.loop.show.html.texts import cut_texts
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.index import SampleIndex
@@ -320,7 +318,7 @@ def test_serve_tells_the_whole_story_of_a_sample(site: str) -> None:
     assert "Not trained on in any round." in text
     assert "r-IFD 0.9000 against the incumbent's 0.4000 under s0" in text
     assert "because <script>" in text
-    assert "another proposal of this phase was as good or better under s0: candidate 1 was the one" in text
+    assert "Not compared: proposal 1 was as good or better under s0" in text
     assert "policy ifd+r-ifd, margin 0.0" in text
     # All nlls alone are 1 nat per token: nll(x|y) of the incumbent is 1 + ln 0.4 = 0.0837.
     assert "0.0837" in text
@@ -693,75 +691,21 @@ def test_sample_search_names_what_makes_no_sense(args: dict[str, str]) -> None:
     assert set(SampleSearch(args).problems) == set(args)
 
 
-def test_journey_of_texts_side_by_side_has_both_whole() -> None:
-    old, new = "one two three.\nfour", "one 2 three!\nfour five"
-    given = {"id": "1" * 32, "parent": None, "round": 0, "phase": "original", "response": old}
-    proposed = {"id": "2" * 32, "parent": "1" * 32, "round": 1, "phase": "response", "response": new}
-    same = {"candidate": 0, "instruction": "i", "input": "", "critique": None, "scores": []}
-    trace = {
-        "sample": "s",
-        "position": 0,
-        "split": "train",
-        "trained_in": [],
-        "decisions": [],
-        "versions": [given | same | {"current": True}, proposed | same | {"current": False}],
-    }
-    (step,) = tell_journey(trace, [], side=True)["steps"]
-    assert (step["outcome"], step["sentence"]) == ("undecided", "not decided yet")
-    text = step["proposals"][0]["texts"][1]
-    assert re.sub("</?del>", "", text["before"]) == old
-    assert re.sub("</?ins>", "", text["after"]) == new
-    assert re.findall("<del>(.*?)</del>", text["before"]) == [
-        t for c, t in diff_words(old, new) if c == "removed"
-    ]
+@pytest.mark.parametrize(("old", "new"), [("one two three.\nfour", "one 2 three!\nfour five"), ("", "new")])
+def test_texts_have_both_whole(old: str, new: str) -> None:
+    pair = {"instruction": "i", "input": ""}
+    same, changed = cut_texts(pair | {"response": new}, pair | {"response": old})
+    assert (same.name, same.is_changed, same.runs) == ("instruction", False, [("same", "i")])
+    assert (changed.name, changed.is_changed, changed.cut) == ("response", True, 0)
+    assert "".join(text for change, text in changed.runs if change != "added") == old
+    assert "".join(text for change, text in changed.runs if change != "removed") == new
 
 
-def test_journey_of_a_policy_that_compares_nothing_says_which_proposal_it_took() -> None:
-    pair = {
-        "instruction": "i",
-        "input": "",
-        "response": "r",
-        "critique": None,
-        "scores": [],
-        "current": False,
-    }
-    given = {"id": "1" * 32, "parent": None, "round": 0, "phase": "original", "candidate": 0} | pair
-    proposed = {"parent": "1" * 32, "round": 1, "phase": "response"} | pair
-    taken, other = ({"id": digit * 32, "candidate": int(digit) - 2} | proposed for digit in "23")
-    decision = {
-        "round": 1, "phase": "response", "reason": "accepted", "student": None, "policy": "accept-all",
-        "incumbent": "1" * 32, "winner": "2" * 32, "challenger": "2" * 32, "margin": 0.0,
-        "incumbent_value": None, "challenger_value": None,
-    }  # fmt: skip
-    trace = {
-        "sample": "s", "position": 0, "split": "train", "trained_in": [], "decisions": [decision],
-        "versions": [given | {"current": True}, taken, other],
-    }  # fmt: skip
-    (step,) = tell_journey(trace, [], side=False)["steps"]
-    assert [version["why"] for version in step["proposals"]] == [
-        None,
-        "candidate 1 was taken: policy accept-all takes the first that can be scored",
-    ]
-
-
-def test_formats_have_units_and_no_failure_as_a_number() -> None:
-    assert [seconds(value) for value in (None, 1.25, 75.0, 3660.0)] == [
-        "-",
-        "1.2 s",
-        "1 min 15 s",
-        "1 h 1 min",
-    ]
-    assert [seconds(value) for value in (59.96, 119.7, 3599.9, 7199.0)] == [
-        "1 min 0 s",
-        "2 min 0 s",
-        "1 h 0 min",
-        "2 h 0 min",
-    ]
-    assert [usd(value) for value in (None, 0.0, 0.12345, 1234.5)] == ["-", "$0.0000", "$0.1235", "$1,234.50"]
-    nll = {"name": "nll", "value": 2.5, "low": 2.25, "high": None, "n": 1}
-    accuracy = {"name": "accuracy", "value": 0.5, "low": 0.25, "high": 0.75}
-    assert held_out(None) == "-"
-    assert (value(nll), held_out(nll), interval(nll)) == ("2.500 nats per token", "2.500", "")
-    assert held_out(nll | {"high": 2.75}) == "2.500 (2.250 to 2.750)"
-    assert (value(accuracy), interval(accuracy)) == ("50.0% right answers", "95 % interval 25.0% to 75.0%; ")
-    assert [model_name(model) for model in (None, "/a/b/c", "org/model")] == ["-", "c", "org/model"]
+def test_texts_are_cut_where_they_are_long() -> None:
+    pair = {"instruction": "i" * 20_001, "input": "", "response": ""}
+    (text,) = cut_texts(pair)
+    assert (text.runs, text.length, text.cut) == (
+        [("same", "i" * 20_000), ("left out", "1 more characters")],
+        20_001,
+        1,
+    )

@@ -17,6 +17,7 @@ __all__ = [
     "format_short",
     "format_times",
     "format_usd",
+    "format_with_interval",
     "held_out_unit",
 ]
 
@@ -94,6 +95,12 @@ def format_interval(evaluation: Mapping[str, Any]) -> str:
         return ""
     low, high = (format_held_out(evaluation["name"], evaluation[key]) for key in ("low", "high"))
     return f"{low} to {high}"
+
+
+def format_with_interval(evaluation: Mapping[str, Any]) -> str:
+    """A held-out measure of {name, value, low, high}, and its 95 % interval in brackets."""
+    value, interval = format_held_out(evaluation["name"], evaluation["value"]), format_interval(evaluation)
+    return f"{value} ({interval})" if interval else value
 
 
 def held_out_unit(name: str) -> str:

@@ -1,58 +1,97 @@
-"""How texts and numbers get into HTML: escaped, inert, with units; the same in a report and in a browser."""
+"""How numbers and texts get into HTML: with units, escaped and inert, in a report as in a browser."""
 
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reflectune.loop.show.diffs import diff_words
-from reflectune.loop.show.html.formats import install_formats
-from reflectune.loop.show.numbers import format_number, format_share
-from reflectune.state.text import inert
+from reflectune.loop.show.explanations import explain_score, name_outcome
+from reflectune.loop.show.numbers import (
+    format_count,
+    format_measure,
+    format_moment,
+    format_number,
+    format_seconds,
+    format_share,
+    format_times,
+    format_usd,
+    format_with_interval,
+    held_out_unit,
+)
+from reflectune.state.config import flatten
+from reflectune.state.text import inert, one_line
 
-__all__ = ["STATIC", "mark_sides", "mark_words", "open_environment"]
+__all__ = ["STATIC", "open_environment"]
 
 _FOLDER = Path(__file__).parent
 STATIC = _FOLDER / "static"
 
-# Two texts are compared once for both kinds of diff, and for whoever turns the pages back and forth.
-_compare = lru_cache(maxsize=256)(diff_words)
-_TAGS = {"same": "{}", "removed": "<del>{}</del>", "added": "<ins>{}</ins>"}
+_STOPS = {
+    "rounds": "all its rounds are done",
+    "no-proposals": "the teacher proposed nothing in the last round",
+    "nothing-accepted": "nothing was accepted in the last round",
+    "min-acceptance": "too few proposals were accepted (stop.min_acceptance)",
+    "max-drop": "the held-out measure dropped too far (stop.max_drop)",
+    "patience": "the held-out measure did not improve (stop.patience)",
+    "budget": "the teacher's budget is spent",
+}
 
 
-def open_environment() -> Environment:
-    """A Jinja environment over `templates/` that escapes everything and knows no undefined name."""
+def open_environment(*, utc: bool = False) -> Environment:
+    """A Jinja environment over `templates/` that escapes everything and knows no undefined name.
+
+    Args:
+        utc: whether times are written in UTC, for whoever reads the page elsewhere.
+    """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_finalize,
+        finalize=_make_inert,
     )
-    environment.filters |= {"number": format_number, "share": format_share}
-    install_formats(environment)
+    environment.filters |= {
+        "change": partial(format_measure, sign="+"),
+        "config_rows": _list_config,
+        "count": format_count,
+        "held_out": lambda evaluation: "-" if evaluation is None else format_with_interval(evaluation),
+        "held_out_name": lambda name: name.replace("_", " "),
+        "held_out_unit": held_out_unit,
+        "measure": format_measure,
+        "model_name": _name_model,
+        "moment": partial(format_moment, utc=utc),
+        "number": format_number,
+        "one_line": one_line,
+        "outcome_name": name_outcome,
+        "score": explain_score,
+        "seconds": format_seconds,
+        "share": format_share,
+        "stop": lambda reason: _STOPS.get(reason, reason),
+        "times": format_times,
+        "usd": format_usd,
+        "zip": zip,
+    }
     return environment
 
 
-def mark_words(new: str, old: str) -> Markup:
-    """A word diff as HTML: what went in <del>, what came in <ins>."""
-    return _mark(new, old, "same", "removed", "added")
-
-
-def mark_sides(new: str, old: str) -> tuple[Markup, Markup]:
-    """Both texts of a word diff as HTML: the old one with what went, the new one with what came."""
-    return _mark(new, old, "same", "removed"), _mark(new, old, "same", "added")
-
-
-def _mark(new: str, old: str, *kinds: str) -> Markup:
-    return Markup("").join(
-        Markup(_TAGS[change]).format(inert(text)) for change, text in _compare(old, new) if change in kinds
-    )
-
-
-def _finalize(value: Any) -> Any:
+def _make_inert(value: Any) -> Any:
     """Texts of unknown origin become inert wherever a template puts them."""
     return inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _name_model(model: str | None) -> str:
+    """A model by the end of its path, or by its name on a hub."""
+    if not model:
+        return "-"
+    return PurePath(model).name if model.startswith("/") else model
+
+
+def _list_config(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every key that is set, as the config file spells it."""
+    for key, value in flatten(config).items():
+        if value is not None:
+            yield key, str(value).lower() if isinstance(value, bool) else str(value)

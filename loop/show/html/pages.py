@@ -10,10 +10,11 @@ from reflectune.loop.show.documents import open_history
 from reflectune.loop.show.explanations import unit_of
 from reflectune.loop.show.html.comparisons import Compared
 from reflectune.loop.show.html.environment import STATIC
-from reflectune.loop.show.html.journey import FIELDS, tell_journey
 from reflectune.loop.show.html.sample_search import LABELS, MAX_COUNTED, PAGE_ROWS, SampleSearch, address
 from reflectune.loop.show.html.site import missing, site_of
+from reflectune.loop.show.html.texts import cut_text, cut_texts
 from reflectune.loop.show.html.watcher import Snapshot
+from reflectune.loop.show.journey import TEXTS, build_journey
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import FoundSample
@@ -68,7 +69,6 @@ def overview(request: Request) -> Response:
         questions=_questions(snapshot),
         unknown=_unknown(snapshot),
         address=address,
-        **_rounds(snapshot),
     )
 
 
@@ -118,7 +118,7 @@ def all_rounds(request: Request) -> Response:
     """Every round, with all its numbers."""
     site = site_of(request)
     snapshot = site.snapshot
-    return site.render(request, "rounds.html", snapshot=snapshot, address=address, **_rounds(snapshot))
+    return site.render(request, "rounds.html", snapshot=snapshot, address=address)
 
 
 def one_round(request: Request) -> Response:
@@ -190,7 +190,10 @@ def sample(request: Request) -> Response:
     return site.render(
         request,
         "sample.html",
-        journey=tell_journey(trace, calls, side=side),
+        journey=build_journey(trace, calls),
+        texts=cut_texts,
+        shorten=cut_text,
+        sample_address=f"/samples/{position}",
         side=side,
         query="?view=side" if side else "",
         previous=position - 1 if position else None,
@@ -204,7 +207,7 @@ def version_text(request: Request) -> Response:
     with open_history(site_of(request).folder) as history:
         trace = history.trace(_find_sample(history, request))
     version = next((version for version in trace["versions"] if version["id"] == wanted), None)
-    if version is None or name not in (*FIELDS, "criticism"):
+    if version is None or name not in (*TEXTS, "criticism"):
         raise missing(f"Sample {trace['position']} has no {name} of a version {wanted}.")
     return _plain(str(dict(version)["critique" if name == "criticism" else name] or ""))
 
@@ -285,13 +288,3 @@ def _held_out_names(compared: Compared | None) -> list[str]:
 def icon(request: Request) -> Response:
     """What browsers show on a tab."""
     return FileResponse(STATIC / "icon.svg")
-
-
-def _rounds(snapshot: Snapshot | None) -> dict[str, Any]:
-    """What tables of rounds are made from."""
-    if snapshot is None:
-        return {"measures": [], "evaluations": {}}
-    return {
-        "measures": sorted({row["name"] for row in snapshot.evaluations}),
-        "evaluations": {(row["round"], row["name"]): row for row in snapshot.evaluations},
-    }

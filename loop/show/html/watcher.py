@@ -37,15 +37,21 @@ class Snapshot:
     """A run as of one moment."""
 
     as_of: datetime
-    run: Document  # of loop.overview.overview, with stop_reason
+    run: Document  # of `documents.overview`, with stop_reason
     split: Mapping[str, int]  # samples
     settings: Document
+    teacher: Document  # calls and cost of all rounds
     rounds: Sequence[Document]
     evaluations: Sequence[Document]
     outcomes: Mapping[tuple[int, str], Mapping[str, int]]  # samples by outcome, by round and phase
     known: frozenset[str]  # changes that any row of the list of samples has
     charts: Sequence["Chart"] = ()
     has_charts: bool = False  # whether they have been drawn at all
+
+    @property
+    def seconds(self) -> float:
+        """What all steps took."""
+        return sum(sum(row["seconds"].values()) for row in self.rounds)
 
 
 class Watcher:
@@ -120,6 +126,7 @@ class Watcher:
                 run=run | {"stop_reason": history.run()["stop_reason"]},
                 split=history.samples(),
                 settings=history.settings(),
+                teacher=history.teacher(),
                 rounds=rounds,
                 evaluations=history.evaluations(),
                 outcomes=outcomes,
