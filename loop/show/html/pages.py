@@ -1,7 +1,6 @@
 """The pages of the browser: each a function from a request to an answer."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
