@@ -53,7 +53,7 @@ def score_frozen(context: LoopContext, round: int) -> None:
     What it scored when it decided about the first round is not scored again.
     """
     store, config = context.store, context.config
-    sample_ids = store.choose_samples(config.evaluate.frozen, config.seed)
+    sample_ids = store.choose_samples(config.evaluate.base_samples, config.seed)
     scorer = round_student(store, 0)
     title = f"round {round} · evaluate · pool under {scorer.id}"
     with timed(context, round, "evaluate"), ExitStack() as stack:

@@ -70,7 +70,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         phase,
         candidates=teacher_config.candidates,
         attempts=teacher_config.attempts,
-        patience=teacher_config.patience,
+        patience=teacher_config.freeze_after,
     )
     spending = store.spending()
     cached = store.count_cached(round, phase)
@@ -117,7 +117,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
             context.display.stage(f"round {round} · select · {phase}", total=total, done=done)
         )
         judge = Judge(context, scorer, stack)
-        patience = context.config.teacher.patience
+        patience = context.config.teacher.freeze_after
         for contests in store.contests(round, phase, SAMPLES_AT_ONCE, patience=patience):
             decisions = _decide_together(judge, contests, round, phase)
             done += len(decisions)
@@ -267,7 +267,8 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
 def _count_wanted(context: LoopContext, round: int) -> int:
     """How many proposals a phase of the round asks for."""
     store, teacher = context.store, context.config.teacher
-    return (store.samples()["train"] - store.count_frozen(round, teacher.patience)) * teacher.candidates
+    asked = store.samples()["train"] - store.count_frozen(round, teacher.freeze_after)
+    return asked * teacher.candidates
 
 
 def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:

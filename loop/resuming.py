@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reflectune.agents.model_files import fingerprint
 from reflectune.agents.teacher.engines import ENGINES
-from reflectune.state.config import CHANGEABLE, SELF, RunConfig, flatten, load_config, parse_config
+from reflectune.state.config import CHANGEABLE, SELF, RunConfig, flatten, load_begun_config, parse_config
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
@@ -23,9 +23,9 @@ from reflectune.state.lineage.writer import LineageWriter
 __all__ = [
     "explained",
     "hash_files",
-    "load_begun_config",
     "refuse_changed_config",
     "refuse_changed_files",
+    "restore_config",
 ]
 
 # Changed keys that a refusal spells out.
@@ -79,7 +79,7 @@ def explained(path: Path, then: str) -> Iterator[None]:
         raise StoreError(f"{path}: {error}; {advice}, then {then}") from error
 
 
-def load_begun_config(folder: RunFolder) -> RunConfig:
+def restore_config(folder: RunFolder) -> RunConfig:
     """The config of a run that has begun; where its file is gone, the lineage writes it anew.
 
     Raises:
@@ -92,7 +92,7 @@ def load_begun_config(folder: RunFolder) -> RunConfig:
         with explained(folder.path, "try again"):
             folder.write_config(config.to_toml())
     try:
-        return load_config(folder.config)
+        return load_begun_config(folder.config)
     except ConfigError as error:
         raise ConfigError(f"{error}; put it right or delete it: the lineage writes it anew") from error
 

@@ -25,9 +25,9 @@ from reflectune.loop.progress import Display
 from reflectune.loop.resuming import (
     explained,
     hash_files,
-    load_begun_config,
     refuse_changed_config,
     refuse_changed_files,
+    restore_config,
 )
 from reflectune.loop.signals import Interrupted
 from reflectune.state.cache import AnswerCache, cache_path
@@ -99,7 +99,7 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
         ConfigError: a key that a run keeps, an impossible value, or a config.toml changed by hand.
         StoreError: another process works on the run.
     """
-    written = load_begun_config(folder)
+    written = restore_config(folder)
     change_config(written, overrides)  # what is impossible shall touch nothing
     with (
         explained(folder.path, f"`reflectune resume {folder.path.name}`"),
@@ -115,7 +115,7 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
         if not changes:
             return
         with store.transaction():
-            store.change_config(after.model_dump(mode="json"), after.content_hash(), changes)
+            store.change_config(changes)
             folder.write_config(after.to_toml())
 
 
@@ -136,7 +136,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             answers is damaged, or the run's files cannot be written or read.
         ReflectuneError: whatever ended the run early; it can be resumed.
     """
-    config = load_begun_config(folder)
+    config = restore_config(folder)
     checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None
     with (
         explained(folder.path, f"`reflectune resume {folder.path.name}`"),

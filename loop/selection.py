@@ -156,8 +156,8 @@ def choose_training_set(
 ) -> list[str]:
     """T[r]: the version ids to train on, hardest (highest IFD) first, then the anchors.
 
-    A pair is taken where its IFD is below `max_ifd`, its r-IFD below `max_r_ifd`, and, unless `keep`
-    is "all", its response was improved in some round; of those, the `top_fraction` with the highest
+    A pair is taken where its IFD is below `train_max_ifd`, its r-IFD below `train_max_r_ifd`, and, unless
+    `keep` is "all", its response was improved in some round; of those, the `top_fraction` with the highest
     IFD. Then original pairs are drawn, unfiltered, until they make up a share `anchor` of the whole, as
     far as there are any left. A proposal that cannot be scored is never trained on.
 
@@ -169,7 +169,7 @@ def choose_training_set(
         if pair_ifd is None or pair_r_ifd is None:
             continue
         wanted = pair.improved or selection.keep == "all"
-        if wanted and pair_ifd < selection.max_ifd and pair_r_ifd < selection.max_r_ifd:
+        if wanted and pair_ifd < selection.train_max_ifd and pair_r_ifd < selection.train_max_r_ifd:
             hardness[pair.version_id] = pair_ifd
     ranked = sorted(hardness, key=lambda version: (-hardness[version], version))
     # In floating point 100 * 0.07 is a little more than 7.

@@ -128,7 +128,7 @@ def _config(name: str, samples: int, rounds: int, seed: int) -> RunConfig:
             "data": {"path": "/data/made-up.json", "holdout": max(samples // 100, 1)},
             "teacher": {
                 "engine": "openai", "base_url": "http://localhost:8000/v1", "model": "made-up-teacher",
-                "retries": 1, "patience": _PATIENCE, "price_in": 0.5, "price_out": 1.5,
+                "retries": 1, "freeze_after": _PATIENCE, "price_in": 0.5, "price_out": 1.5,
             },
             "student": {"model": "/models/made-up-student", "template": "plain"},
         },

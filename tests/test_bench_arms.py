@@ -28,7 +28,7 @@ def test_every_arm_trains_on_equal_tokens_and_the_same_data(arm: Arm, tmp_path: 
     assert config.selection.policy == arm.policy
     assert config.rounds == arm.rounds
     assert (config.selection.keep == "improved") == arm.filtered
-    assert (config.selection.max_ifd == 1.0) == arm.filtered
+    assert (config.selection.train_max_ifd == 1.0) == arm.filtered
     assert (config.selection.ifd_cap == 1.0) == ("ifd_cap" in arm.name)
     reference = configure(Job(DEFAULT, 3, pairs=20, tokens=999), tmp_path / "reference")
     records = [json.loads(Path(c.data.path or "").read_text()) for c in (config, reference)]

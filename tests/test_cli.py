@@ -311,7 +311,7 @@ def test_run_begun_before_a_key_existed_can_be_resumed(
 ) -> None:
     folder = copy_of_run(inside, "older")
     with sqlite3.connect(folder / "lineage.db") as connection:
-        for key in ("teacher.timeout", "teacher.patience", "refinetune.tokens", "selection.ifd_cap"):
+        for key in ("teacher.timeout", "teacher.freeze_after", "refinetune.tokens", "selection.ifd_cap"):
             connection.execute("UPDATE runs SET config = json_remove(config, ?)", [f"$.{key}"])
     connection.close()
     assert invoke("resume", "tiny", "--runs", "older") == 0, capsys.readouterr().err

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from reflectune.state.config import RunConfig, change_config, commented_config, load_config, parse_config
+from reflectune.state.config import (
+    change_config,
+    commented_config,
+    flatten,
+    list_keys,
+    load_begun_config,
+    load_config,
+    parse_config,
+    upgrade_config,
+)
 from reflectune.state.errors import ConfigError
 
 MINIMAL = """
@@ -71,10 +80,14 @@ def test_config_override_path_is_relative_to_the_working_directory(
     ("override", "message"),
     [
         ("selection.margn=1", "selection.margn: unknown key; did you mean margin?"),
+        ("selection.max_ifd=1", "selection.max_ifd is now selection.train_max_ifd"),
+        ("selection.max_r_ifd=1", "selection.max_r_ifd is now selection.train_max_r_ifd"),
+        ("teacher.patience=1", "teacher.patience is now teacher.freeze_after"),
+        ("evaluate.frozen=1", "evaluate.frozen is now evaluate.base_samples"),
         ("margin=1", "margin: unknown key; did you mean selection.margin?"),
         ("rounds=0", "rounds: input should be greater than or equal to 1, got 0"),
         ("refinetune.lr=-1", "refinetune.lr: input should be greater than 0, got -1"),
-        ("selection.max_ifd=nan", "selection.max_ifd: input should be a finite number"),
+        ("selection.train_max_ifd=nan", "selection.train_max_ifd: input should be a finite number"),
         ("refinetune.tokens=0", "refinetune.tokens: input should be greater than or equal to 1, got 0"),
         ("teacher.engine=llama", "teacher.engine: input should be"),
         ("teacher.engine=openai", 'teacher: engine = "openai" needs model'),
@@ -83,7 +96,7 @@ def test_config_override_path_is_relative_to_the_working_directory(
         ("teacher.quantization=fp8", "teacher: quantization is for engine vllm only; unset it"),
         ("teacher.dtype=float32", "teacher: dtype is for engine vllm or transformers only; unset it"),
         ("teacher.cache=only", "teacher: a recording is asked without a cache; unset cache"),
-        ("teacher.patience=0", "teacher.patience: input should be greater than or equal to 1, got 0"),
+        ("teacher.freeze_after=0", "teacher.freeze_after: input should be greater than or equal to 1, got 0"),
         ("data.hf=org/data", "data: set exactly one of path and hf"),
         ("data.holdout=1.5", "data: a holdout share must be below 1"),
         ("name=../up", "name: string should match pattern"),
@@ -202,9 +215,45 @@ def test_commented_config_loads_and_documents_every_key(tmp_path: Path) -> None:
     path = tmp_path / "reflectune.toml"
     path.write_text(commented_config())
     assert load_config(path).name == "my-run"
-    for name, field in RunConfig.model_fields.items():
-        section = getattr(field.annotation, "model_fields", {name: field})
-        for key, inner in section.items():
-            assert key in path.read_text()
-            if inner is not field or section == {name: field}:
-                assert inner.description, f"{name}.{key} has no documentation"
+    keys = {item.key: item for item in list_keys()}
+    for item in keys.values():
+        assert f"\n# {item.doc}" in path.read_text(), f"{item.key} has no documentation"
+    flat = flatten(load_config(path).model_dump(mode="json"))
+    assert list(keys) == list(flat)
+    unlike = {key for key, item in keys.items() if item.default != flat[key]}
+    assert unlike == {
+        "name",
+        "data.path",
+        "teacher.engine",
+        "teacher.model",
+        "teacher.base_url",
+        "student.model",
+    }
+    assert keys["data.holdout"].type == "integer or float"
+    assert keys["refinetune.target_modules"].type == "string or array of strings"
+    assert (keys["teacher.cache"].type, keys["teacher.cache"].choices) == ("string", ("on", "off", "only"))
+    assert {key for key, item in keys.items() if item.is_required} == {
+        "name",
+        "teacher.engine",
+        "student.model",
+    }
+
+
+def test_config_of_an_earlier_version_is_read_with_the_names_of_today(config_file: Path) -> None:
+    today = {
+        "selection": {"margin": 0.5, "train_max_ifd": 2.0, "train_max_r_ifd": 3.0},
+        "teacher": {"freeze_after": 4},
+        "stop": {"patience": 5},
+        "evaluate": {"base_samples": 6, "checker": "reflectune.loop.demo.world:check"},
+    }
+    earlier = {
+        "selection": {"margin": 0.5, "max_ifd": 2.0, "max_r_ifd": 3.0},
+        "teacher": {"patience": 4},
+        "stop": {"patience": 5},
+        "evaluate": {"frozen": 6, "checker": "loop.demo.world:check"},
+    }
+    assert upgrade_config(earlier) == upgrade_config(today) == today
+    config_file.write_text(f"{MINIMAL}[selection]\nmax_ifd = 2.0\n")
+    begun = load_begun_config(config_file)
+    config_file.write_text(MINIMAL)
+    assert begun == load_config(config_file, ["selection.train_max_ifd=2.0"])

@@ -175,7 +175,7 @@ def write_scores(path: Path, frozen: int | None) -> None:
         if frozen is not None:
             store.db.execute(
                 "UPDATE runs SET config = json_set(config, '$.evaluate', json(?))",
-                [f'{{"frozen": {frozen}}}'],
+                [f'{{"base_samples": {frozen}}}'],
             )
             store.db.conn.commit()
         pool = {sample: original(sample) for sample in "abc"}

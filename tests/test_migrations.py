@@ -16,7 +16,8 @@ import pytest
 import tomli_w
 
 from reflectune.loop.progress import LineDisplay
-from reflectune.loop.run import run_loop
+from reflectune.loop.run import change_run, run_loop
+from reflectune.loop.verify.run import verify_run
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
@@ -198,6 +199,7 @@ def test_run_begun_by_an_old_version_goes_on_to_its_end(schema: str, tmp_path: P
     run = load(schema, "interrupted", tmp_path / "runs", world)
     with sqlite3.connect(run.lineage) as connection:
         before = set(connection.execute("SELECT id FROM teacher_calls"))
+    change_run(run, ["teacher.timeout=60"])
     assert run_loop(run, LineDisplay()) == "rounds"
     ended, begun = tables(run.lineage), tables(load(schema, "finished", tmp_path / "runs", world).lineage)
     for table, rows in begun.items():
@@ -205,6 +207,7 @@ def test_run_begun_by_an_old_version_goes_on_to_its_end(schema: str, tmp_path: P
     with sqlite3.connect(run.lineage) as connection:
         assert before < set(connection.execute("SELECT id FROM teacher_calls"))
     assert sorted(path.name for path in (run.path / "adapters").iterdir()) == ["round-01", "round-02"]
+    assert verify_run(run)["faults"] == []
 
 
 def tables(path: Path) -> dict[str, list[tuple[object, ...]]]:

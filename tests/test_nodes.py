@@ -342,7 +342,7 @@ def test_refinetune_goes_on_from_the_previous_adapter_when_asked(tmp_path: Path)
 def test_refinetune_keeps_the_student_where_no_pair_passes_the_filter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = make_world(tmp_path, selection={"max_ifd": 1e-6})
+    world = make_world(tmp_path, selection={"train_max_ifd": 1e-6})
     world.through(1, "instruction", "response")
     assert refinetune(state(), world.runtime()) == {"student": "s0"}
     assert world.trained == []
@@ -361,7 +361,7 @@ def test_evaluate_measures_each_student_once(world: World) -> None:
 
 
 def test_evaluate_repeats_the_measures_of_a_student_that_stayed(tmp_path: Path) -> None:
-    world = make_world(tmp_path, selection={"max_ifd": 1e-6})
+    world = make_world(tmp_path, selection={"train_max_ifd": 1e-6})
     evaluate_round(world.context, 0)
     world.through(1, "instruction", "response")
     refinetune(state(), world.runtime())
@@ -372,7 +372,9 @@ def test_evaluate_repeats_the_measures_of_a_student_that_stayed(tmp_path: Path) 
 
 
 def test_the_base_scores_the_same_samples_of_every_round_that_is_measured(tmp_path: Path) -> None:
-    world = make_world(tmp_path, selection={"policy": "accept-all"}, evaluate={"frozen": 5, "max_tokens": 8})
+    world = make_world(
+        tmp_path, selection={"policy": "accept-all"}, evaluate={"base_samples": 5, "max_tokens": 8}
+    )
     chosen = world.store.choose_samples(5, seed=0)
     for round in (1, 2):
         world.through(round, "instruction", "response")
@@ -395,7 +397,7 @@ def test_the_base_scores_the_same_samples_of_every_round_that_is_measured(tmp_pa
 
 
 def test_no_model_is_opened_for_comparing_rounds_where_nobody_wants_it(tmp_path: Path) -> None:
-    world = make_world(tmp_path, evaluate={"frozen": 0, "max_tokens": 8})
+    world = make_world(tmp_path, evaluate={"base_samples": 0, "max_tokens": 8})
     world.through(1, "instruction", "response")
     opened = len(world.student.opened)
     score_frozen(world.context, 1)
@@ -421,7 +423,7 @@ def test_evaluate_skips_rounds_but_never_the_last(tmp_path: Path) -> None:
 
 
 def test_samples_refused_for_long_enough_are_asked_and_decided_no_more(tmp_path: Path) -> None:
-    world = make_world(tmp_path, teacher={"patience": 1}, selection={"policy": "reject-all"})
+    world = make_world(tmp_path, teacher={"freeze_after": 1}, selection={"policy": "reject-all"})
     world.through(1, "instruction", "response")
     world.store.set_round_student(1, "s0")
     refused = {

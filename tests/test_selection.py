@@ -266,7 +266,7 @@ def test_training_set_filters_and_ranks_by_ifd() -> None:
     assert choose(pool) == ["hard", "easy"]
     assert choose(pool, keep="all") == ["hard", "unimproved", "easy"]
     assert choose(pool, top_fraction=0.5) == ["hard"]
-    assert choose(pool, max_ifd=2.0, max_r_ifd=2.0) == ["useless", "hard", "unfit", "easy"]
+    assert choose(pool, train_max_ifd=2.0, train_max_r_ifd=2.0) == ["useless", "hard", "unfit", "easy"]
 
 
 def test_training_set_leaves_out_what_cannot_be_scored() -> None:

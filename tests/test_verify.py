@@ -140,7 +140,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     config = write_world(
         folder,
         samples=40,
-        teacher={"candidates": 2, "patience": 1},
+        teacher={"candidates": 2, "freeze_after": 1},
         refinetune={"start_from": "previous", "anchor": 0.3, "epochs": 1},
         selection={"top_fraction": 0.5},
         data={"path": "data.json", "holdout": 0},

@@ -43,7 +43,7 @@ KEY = "TORTURE_KEY"  # environment variable that tells the teacher who asks
 WORLDS: tuple[dict[str, dict[str, Any]], ...] = (
     {"teacher": {"cache": "off"}},
     {"teacher": {"cache": "on", "candidates": 2}, "refinetune": {"start_from": "previous"}},
-    {"teacher": {"cache": "on", "patience": 1}, "selection": {"policy": "r-ifd"}},
+    {"teacher": {"cache": "on", "freeze_after": 1}, "selection": {"policy": "r-ifd"}},
 )
 # Times, and what is computed of them; they differ between any two runs.
 _TIMES = {

@@ -92,7 +92,7 @@ def write_world(
         "teacher": {"engine": "recorded", "path": "teacher.jsonl"},
         "student": {"model": "student", "template": "plain", "max_length": 256, "threads": 1},
         # A random student's measures mean nothing; the loop must turn all the same.
-        "selection": {"max_ifd": 1e6, "max_r_ifd": 1e6},
+        "selection": {"train_max_ifd": 1e6, "train_max_r_ifd": 1e6},
         "refinetune": {"r": 4, "alpha": 8, "lr": 1e-2, "epochs": 2, "batch_tokens": 512},
         "evaluate": {"max_tokens": 8},
     }

@@ -167,8 +167,8 @@ def _run_to_end(folder: "RunFolder", interruption: Interruption) -> None:
 
 def _capped_keys(folder: "RunFolder") -> str:
     """The budget keys that a run has set, as --set takes them."""
-    from reflectune.state.config import load_config
+    from reflectune.state.config import load_begun_config
 
-    teacher = load_config(folder.config).teacher
+    teacher = load_begun_config(folder.config).teacher
     caps = {"budget_tokens": teacher.budget_tokens, "budget_usd": teacher.budget_usd}
     return " --set ".join(f"teacher.{key}=N" for key, cap in caps.items() if cap is not None)

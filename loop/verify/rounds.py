@@ -254,7 +254,7 @@ class RoundsCheck:
         """As `loop.nodes.why_stop` finds it."""
         store, teacher = self.ledger.store, config.teacher
         is_capped = teacher.budget_tokens is not None or teacher.budget_usd is not None
-        asked = store.samples()["train"] - store.count_frozen(round, teacher.patience)
+        asked = store.samples()["train"] - store.count_frozen(round, teacher.freeze_after)
         return stop_reason(
             config,
             round,

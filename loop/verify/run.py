@@ -17,7 +17,14 @@ from reflectune.loop.graph import hash_graph
 from reflectune.loop.verify.findings import Findings
 from reflectune.loop.verify.rounds import RoundsCheck, undo_change
 from reflectune.loop.verify.sample import Basis, verify_sample
-from reflectune.state.config import CHANGEABLE, RunConfig, flatten, load_config, parse_config
+from reflectune.state.config import (
+    CHANGEABLE,
+    RunConfig,
+    flatten,
+    load_begun_config,
+    parse_config,
+    upgrade_config,
+)
 from reflectune.state.data.datasets import dataset_hash
 from reflectune.state.errors import ConfigError, ReflectuneError
 from reflectune.state.folder import RunFolder
@@ -92,7 +99,7 @@ class _Verification:
     def _derive(self, config: RunConfig, adapters: list[str]) -> None:
         """Derive everything again that follows from the config."""
         findings, ledger = self.findings, self.ledger
-        frozen = frozenset(ledger.store.choose_samples(config.evaluate.frozen, config.seed))
+        frozen = frozenset(ledger.store.choose_samples(config.evaluate.base_samples, config.seed))
         basis = Basis(
             config=config,
             prompts=None,
@@ -137,7 +144,7 @@ class _Verification:
         is_sound = findings.look_at("runs", run)
         try:
             values = json.loads(run["config"])
-            config = parse_config(values, source="its config")
+            config = parse_config(upgrade_config(values), source="its config")
         except (ValueError, ConfigError) as error:
             findings.add("runs", name, f"its config cannot be read: {error}")
             return None
@@ -169,7 +176,7 @@ class _Verification:
     def _config_of_file(self, config: RunConfig, config_hash: str) -> RunConfig | None:
         """What config.toml says, if that settles whether a run's config or its hash was changed."""
         with suppress(ReflectuneError):
-            written = load_config(self.folder.config)
+            written = load_begun_config(self.folder.config)
             if written == config or written.content_hash() == config_hash:
                 return written
         self.findings.notes.append("nothing was derived again: it is not known by which config")
@@ -236,7 +243,7 @@ class _Verification:
             self.findings.add("config.toml", "", "is missing; `reflectune resume` writes it anew")
             return
         try:
-            written = flatten(load_config(self.folder.config).model_dump(mode="json"))
+            written = flatten(load_begun_config(self.folder.config).model_dump(mode="json"))
         except ReflectuneError as error:
             self.findings.add("config.toml", "", f"cannot be used: {error}")
             return

@@ -378,7 +378,7 @@ class _SampleCheck(RowsCheck):
 
     def _is_frozen(self, round: int) -> bool:
         """Whether the sample is left alone: refused in so many rounds since the last accepted proposal."""
-        patience = self.config.teacher.patience
+        patience = self.config.teacher.freeze_after
         if patience is None:
             return False
         reasons = {place: reason for place, reason in self.reasons.items() if place[0] < round}

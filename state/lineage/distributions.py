@@ -54,7 +54,7 @@ def _base_panel(lineage: LineageReader, measure: Measure, student: str, complete
     Only those samples are taken: the others that it scored in every round are those that never changed.
     """
     settings = lineage.settings()
-    count = settings["config"].get("evaluate", {}).get("frozen", 0)
+    count = settings["config"].get("evaluate", {}).get("base_samples", 0)
     drawn = lineage.choose_samples(count, settings["seed"]) if count else []
     scored = {
         round: values

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from reflectune.state.config import upgrade_config
 from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import (
@@ -48,6 +49,9 @@ class LoopReader(LineageReader):
 
     def config(self) -> dict[str, Any]:
         """The configuration that the run began with, and with what was changed in it since."""
+        return upgrade_config(self._stored_config())
+
+    def _stored_config(self) -> dict[str, Any]:
         return dict(json.loads(self.db.execute("SELECT config FROM runs").fetchone()[0]))
 
     def versions(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 
 from sqlite_utils.db import Database
 
+from reflectune.state.config import upgrade_config
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.connection import marks, open_database
 from reflectune.state.lineage.documents import (
@@ -85,7 +86,7 @@ class LineageReader:
             else []
         )
         return {
-            "config": json.loads(row["config"]),
+            "config": upgrade_config(json.loads(row["config"])),
             "data_hash": row["data_hash"],
             "versions": json.loads(row["versions"]),
             "seed": row["seed"],

@@ -22,6 +22,7 @@ from reflectune.state.records import (
     StudentRecord,
     TeacherCall,
     Version,
+    content_hash,
 )
 
 __all__ = ["LineageWriter"]
@@ -86,12 +87,17 @@ class LineageWriter(LoopReader):
         with self.transaction():
             self.db.execute("UPDATE runs SET status = ?", [status])
 
-    def change_config(
-        self, config: Mapping[str, Any], config_hash: str, changes: Mapping[str, tuple[Any, Any]]
-    ) -> None:
-        """Replace the configuration, and keep what each changed key was before and is after."""
+    def change_config(self, changes: Mapping[str, tuple[Any, Any]]) -> None:
+        """Change dotted keys of the configuration, and keep what each was before and is after.
+
+        The others stay as they were stored, whichever version did so.
+        """
         with self.transaction():
             now = _now()
+            config = self._stored_config()
+            for key, (_, after) in changes.items():
+                section, _, name = key.rpartition(".")
+                (config.setdefault(section, {}) if section else config)[name] = after
             self._insert(
                 "config_changes",
                 (
@@ -99,7 +105,9 @@ class LineageWriter(LoopReader):
                     for key, (before, after) in changes.items()
                 ),
             )
-            self.db.execute("UPDATE runs SET config = ?, config_hash = ?", [json.dumps(config), config_hash])
+            self.db.execute(
+                "UPDATE runs SET config = ?, config_hash = ?", [json.dumps(config), content_hash(config)]
+            )
 
     def start_round(self, round: int) -> None:
         """Write a round's row where it is missing."""

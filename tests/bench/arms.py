@@ -137,7 +137,7 @@ def configure(job: Job, scratch: Path) -> RunConfig:
     values["refinetune"]["tokens"] = job.tokens
     values["student"]["threads"] = 1
     if not job.arm.filtered:
-        values["selection"] |= {"keep": "all", "max_ifd": 1e9, "max_r_ifd": 1e9}
+        values["selection"] |= {"keep": "all", "train_max_ifd": 1e9, "train_max_r_ifd": 1e9}
     values["selection"] |= job.arm.selection
     if job.random_rate is not None:
         values["selection"]["random_rate"] = job.random_rate

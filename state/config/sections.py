@@ -1,64 +1,28 @@
-"""The run configuration: one TOML file, one model, every field documented with its unit.
+"""The keys of a run's configuration: one pydantic model, every field documented with its unit.
 
-The docstring under a field is its documentation everywhere: `reflectune init` writes it as the
-comment above the key. Loading resolves relative paths against the config file and refuses what it
-does not know; it opens no model and reads no data.
+The docstring under a field is its documentation everywhere: `reflectune init` writes it as the comment above
+the key, and the table of keys is made from it.
 """
 
-import difflib
-import os
-import reprlib
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictFloat,
-    StrictInt,
-    ValidationError,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
 
-from reflectune.state.errors import ConfigError
 from reflectune.state.records import PolicyName, content_hash
 
 __all__ = [
-    "CHANGEABLE",
     "SELF",
     "DataConfig",
     "EvaluateConfig",
     "RefinetuneConfig",
     "RunConfig",
+    "Section",
     "SelectionConfig",
     "StopConfig",
     "StudentConfig",
     "TeacherConfig",
-    "change_config",
-    "commented_config",
-    "flatten",
-    "load_config",
-    "parse_config",
-    "read_toml",
 ]
-
-# The keys that may change while a run goes on: none of them alters what a stored row means.
-CHANGEABLE = (
-    "rounds",
-    "teacher.budget_tokens",
-    "teacher.budget_usd",
-    "teacher.cache",
-    "teacher.concurrency",
-    "teacher.gpu_memory_utilization",
-    "teacher.tensor_parallel_size",
-    "teacher.timeout",
-)
 
 # What teacher.model says where the student is its own teacher.
 SELF = "self"
@@ -75,11 +39,13 @@ _ENGINE_KEYS = {
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys that belong together; unknown ones are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """The instruction-tuning pairs to recycle: a file or a hub dataset."""
 
     path: str | None = None
@@ -106,7 +72,7 @@ class DataConfig(_Section):
         return self
 
 
-class TeacherConfig(_Section):
+class TeacherConfig(Section):
     """The language model that criticises each pair and proposes a better one."""
 
     engine: Literal["vllm", "openai", "transformers", "recorded"]
@@ -147,7 +113,7 @@ class TeacherConfig(_Section):
     """Ask no more once the run's calls took so many tokens, prompts and answers; the round is finished."""
     budget_usd: float | None = Field(default=None, gt=0.0)
     """Ask no more once the run's calls cost so much; needs price_in and price_out."""
-    patience: int | None = Field(default=None, ge=1)
+    freeze_after: int | None = Field(default=None, ge=1)
     """Ask no more about a pair after so many rounds of refused proposals since its last accepted one."""
     cache: Literal["on", "off", "only"] = "on"
     """Keep answers in the runs folder's cache.db and take them from there; only: ask nobody else."""
@@ -206,7 +172,7 @@ class TeacherConfig(_Section):
         return self
 
 
-class StudentConfig(_Section):
+class StudentConfig(Section):
     """The language model that is trained, and that scores every proposal."""
 
     model: str
@@ -227,18 +193,18 @@ class StudentConfig(_Section):
     """CPU threads; unset takes the number that a short measurement finds fastest. A run keeps it."""
 
 
-class SelectionConfig(_Section):
+class SelectionConfig(Section):
     """Which proposals the student takes, and which pairs it trains on."""
 
     policy: PolicyName = "ifd+r-ifd"
     """Rule of both phases; ifd+r-ifd is the method, the others are control arms."""
     margin: float = Field(default=0.0, ge=0.0)
     """A proposal must be better by more than this, in the policy's unit."""
-    max_ifd: float = Field(default=1.0, gt=0.0)
+    train_max_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with an IFD below this."""
     ifd_cap: float | None = Field(default=None, gt=0.0)
     """Where the highest IFD wins, pairs below this beat all others, whatever the margin; unset: no cap."""
-    max_r_ifd: float = Field(default=1.0, gt=0.0)
+    train_max_r_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with a reversed IFD below this."""
     keep: Literal["improved", "all"] = "improved"
     """Train on pairs whose response was improved in some round, or on all."""
@@ -248,7 +214,7 @@ class SelectionConfig(_Section):
     """Share of proposals that policy random takes."""
 
 
-class RefinetuneConfig(_Section):
+class RefinetuneConfig(Section):
     """The LoRA refinetune that ends a round."""
 
     r: int = Field(default=16, ge=1)
@@ -292,7 +258,7 @@ class RefinetuneConfig(_Section):
         return self
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """Held-out measures of each new student."""
 
     every: int = Field(default=1, ge=1)
@@ -301,11 +267,11 @@ class EvaluateConfig(_Section):
     """module:function(instruction, input, response, reference): is an answer right? None: nobody can say."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest held-out answer the student may write, in tokens."""
-    frozen: int = Field(default=1000, ge=0)
-    """Training pairs that the untrained student scores each round, always these, so that rounds compare."""
+    base_samples: int = Field(default=1000, ge=0)
+    """Training pairs that the base student scores each round, always these, so that rounds compare."""
 
 
-class StopConfig(_Section):
+class StopConfig(Section):
     """When to stop before the last round. A round that accepts nothing always ends the run."""
 
     patience: int | None = Field(default=None, ge=1)
@@ -316,7 +282,7 @@ class StopConfig(_Section):
     """Stop when the held-out measure is worse than its best by more than this, relative to the best."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything a run depends on."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -339,6 +305,16 @@ class RunConfig(_Section):
             raise ValueError("stop.patience and stop.max_drop need held-out pairs; set data.holdout")
         return self
 
+    @classmethod
+    def sections(cls) -> dict[str, type[Section]]:
+        """Name of a section -> its model, in the order of the file."""
+        models = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {
+            name: model
+            for name, model in models.items()
+            if isinstance(model, type) and issubclass(model, Section)
+        }
+
     def content_hash(self) -> str:
         """Hash of the resolved configuration."""
         return content_hash(self.model_dump(mode="json"))
@@ -346,220 +322,3 @@ class RunConfig(_Section):
     def to_toml(self) -> str:
         """The resolved configuration as TOML; unset keys are left out."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read, override and check a config file.
-
-    Args:
-        path: the TOML file; relative paths in it are relative to its folder.
-        overrides: "section.key=value" strings; a value is read as TOML, else as a plain string. A
-            relative path given here is relative to the working directory.
-
-    Raises:
-        ConfigError: file missing or not TOML, unknown key, impossible value.
-    """
-    try:
-        values = read_toml(path)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file; `reflectune init {path}` writes one") from None
-    _resolve_paths(values, path.parent)
-    changed: dict[str, Any] = {}
-    for override in overrides:
-        _assign(changed, override)
-    _resolve_paths(changed, Path())
-    _merge(values, changed)
-    return parse_config(values, source=str(path))
-
-
-def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The config of a run that has begun with some keys changed; the value `unset` unsets a key.
-
-    Raises:
-        ConfigError: a key that a run keeps from its beginning, or an impossible value.
-    """
-    changed: dict[str, Any] = {}
-    for override in overrides:
-        key, _, value = (part.strip() for part in override.partition("="))
-        if key not in CHANGEABLE:
-            raise ConfigError(
-                f"--set {key}: a run that has begun keeps it; what may change: {', '.join(CHANGEABLE)}"
-            )
-        if key == "teacher.cache" and value.strip("'\"") == "only":
-            raise ConfigError("--set teacher.cache=only: a run that has begun goes on asking; want on or off")
-        _assign(changed, override)
-        if value == "unset" and key not in ("rounds", "teacher.cache", "teacher.timeout"):
-            changed["teacher"][key.removeprefix("teacher.")] = None
-    values = config.model_dump(mode="json")
-    _merge(values, changed)
-    return parse_config(values, source="--set")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. A byte order mark, which some editors write, is no part of it.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ConfigError: the file cannot be read, or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    except RecursionError:
-        raise ConfigError(f"{path}: cannot be read: nested too deeply") from None
-
-
-def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
-    """Check values already read; `source` names them in messages.
-
-    Raises:
-        ConfigError: unknown key (with the nearest known one) or impossible value.
-    """
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(_explain(detail) for detail in error.errors())
-        raise ConfigError(f"{source}: {problems}") from None
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
-def commented_config() -> str:
-    """A config file with every key, its default and its documentation as a comment.
-
-    Keys that must be filled in or chosen carry an example; keys unset by default are commented out.
-    """
-    examples = {
-        ("name",): "my-run",
-        ("data", "path"): "data.json",
-        ("teacher", "engine"): "openai",
-        ("teacher", "model"): "my-teacher",
-        ("teacher", "base_url"): "http://localhost:8000/v1",
-        ("student", "model"): "path/to/student",
-    }
-    lines = ["# Reflectune run: edit, then `reflectune run` this file."]
-    sections: list[tuple[str, type[BaseModel]]] = []
-    for key, field in RunConfig.model_fields.items():
-        section = _section_of(field)
-        if section is None:
-            lines += _commented_key((key,), field, examples)
-        else:
-            sections.append((key, section))
-    for key, section in sections:
-        lines += ["", f"# {section.__doc__}", f"[{key}]"]
-        for name, field in section.model_fields.items():
-            lines += _commented_key((key, name), field, examples)
-    return "\n".join(lines) + "\n"
-
-
-def _commented_key(
-    key: tuple[str, ...], field: FieldInfo, examples: Mapping[tuple[str, ...], str]
-) -> list[str]:
-    default = None if field.default is PydanticUndefined else field.default
-    value = examples.get(key, default)
-    choices = _choices(field)
-    comment = f"# {field.description}" + (f" One of: {', '.join(choices)}." if choices else "")
-    if value is None:
-        return [comment, f"# {key[-1]} = (unset)"]
-    return [comment, tomli_w.dumps({key[-1]: value}).strip()]
-
-
-def _section_of(field: FieldInfo) -> type[BaseModel] | None:
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-
-def _choices(field: FieldInfo) -> list[str]:
-    return [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
-
-
-def _assign(values: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: want section.key=value, such as refinetune.lr=1e-4")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    target = values
-    for key in keys[:-1]:
-        target = target.setdefault(key, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {override}: {key} is not a section")
-    target[keys[-1]] = value
-
-
-def _merge(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
-    for key, value in changed.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = value
-
-
-def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    """Make the paths in raw values absolute. A model or template that is no path stays a name."""
-
-    def resolve(section: str, key: str, *, only_if_it_exists: bool) -> None:
-        table = values.get(section)
-        if not isinstance(table, dict) or not isinstance(text := table.get(key), str) or not text:
-            return
-        path = Path(os.path.abspath(folder / Path(text).expanduser()))
-        if not only_if_it_exists or path.exists() or text.startswith((".", "~")):
-            table[key] = str(path)
-
-    resolve("data", "path", only_if_it_exists=False)
-    resolve("teacher", "path", only_if_it_exists=False)
-    resolve("teacher", "prompts", only_if_it_exists=False)
-    if not (isinstance(values.get("teacher"), dict) and values["teacher"].get("model") == SELF):
-        resolve("teacher", "model", only_if_it_exists=True)
-    resolve("student", "model", only_if_it_exists=True)
-    if not (
-        isinstance(values.get("student"), dict) and values["student"].get("template") in ("chat", "plain")
-    ):
-        resolve("student", "template", only_if_it_exists=False)
-
-
-def _explain(detail: ErrorDetails) -> str:
-    location = [str(part) for part in detail["loc"]]
-    where = ".".join(location)
-    match detail["type"]:
-        case "extra_forbidden":
-            return f"{where}: unknown key{_nearest(location)}"
-        case "missing":
-            return f"{where}: missing"
-        case "value_error":
-            message = detail["msg"].removeprefix("Value error, ")
-            return f"{where}: {message}" if where else message
-        case _:
-            got = reprlib.repr(detail["input"])
-            return f"{where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {got}"
-
-
-def _nearest(location: list[str]) -> str:
-    section: type[BaseModel] = RunConfig
-    for part in location[:-1]:
-        section = _section_of(section.model_fields[part]) or section
-    near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]}?"
-    elsewhere = [
-        f"{key}.{location[-1]}"
-        for key, field in RunConfig.model_fields.items()
-        if (known := _section_of(field)) is not None and location[-1] in known.model_fields
-    ]
-    return (
-        f"; did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(section.model_fields)}"
-    )

@@ -1,0 +1,90 @@
+"""Every key with its documentation: what `reflectune init` writes, and what the table of keys shows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import tomli_w
+from pydantic.fields import FieldInfo
+
+from reflectune.state.config.sections import RunConfig, Section
+
+__all__ = ["ConfigKey", "commented_config", "list_keys"]
+
+_TYPES = {str: "string", int: "integer", float: "float", bool: "boolean", list[str]: "array of strings"}
+_EXAMPLES = {
+    "name": "my-run",
+    "data.path": "data.json",
+    "teacher.engine": "openai",
+    "teacher.model": "my-teacher",
+    "teacher.base_url": "http://localhost:8000/v1",
+    "student.model": "path/to/student",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigKey:
+    """One key as its field documents it."""
+
+    key: str  # with its section: "refinetune.lr"
+    type: str  # in TOML's words; several are parted by " or "
+    default: Any  # None: unset
+    doc: str
+    choices: tuple[str, ...] = ()  # the only values, where they are listed
+    is_required: bool = False
+
+
+def list_keys() -> Iterator[ConfigKey]:
+    """Every key, in the order of a config file: those outside of sections first."""
+    sections = RunConfig.sections()
+    for name, field in RunConfig.model_fields.items():
+        if name not in sections:
+            yield _describe(name, field)
+    for section, model in sections.items():
+        for name, field in model.model_fields.items():
+            yield _describe(f"{section}.{name}", field)
+
+
+def commented_config() -> str:
+    """A config file with every key, its default and its documentation as a comment.
+
+    Keys that must be filled in or chosen carry an example; keys unset by default are commented out.
+    """
+    lines = ["# Reflectune run: edit, then `reflectune run` this file."]
+    sections: dict[str, type[Section]] = RunConfig.sections()
+    begun = ""
+    for item in list_keys():
+        section, _, name = item.key.rpartition(".")
+        if section != begun:
+            lines += ["", f"# {sections[section].__doc__}", f"[{section}]"]
+            begun = section
+        choices = f" One of: {', '.join(item.choices)}." if item.choices else ""
+        value = _EXAMPLES.get(item.key, item.default)
+        lines.append(f"# {item.doc}{choices}")
+        lines.append(f"# {name} = (unset)" if value is None else tomli_w.dumps({name: value}).strip())
+    return "\n".join(lines) + "\n"
+
+
+def _describe(key: str, field: FieldInfo) -> ConfigKey:
+    is_choice = get_origin(field.annotation) is Literal
+    return ConfigKey(
+        key=key,
+        type=_name_type(field.annotation),
+        default=None if field.is_required() else field.default,
+        doc=field.description or "",
+        choices=get_args(field.annotation) if is_choice else (),
+        is_required=field.is_required(),
+    )
+
+
+def _name_type(annotation: Any) -> str:
+    """A Python type in TOML's words."""
+    if annotation in _TYPES:
+        return _TYPES[annotation]
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return "string"
+    if get_origin(annotation) is Annotated:
+        return _name_type(parts[0])
+    return " or ".join(_name_type(part) for part in parts if part is not NoneType)
