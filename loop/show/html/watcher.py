@@ -88,10 +88,11 @@ class Watcher:
     def _watch(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
-            self._look()
+            self.look()
             self._stop.wait(min(max(_PAUSE, 3 * (time.monotonic() - began)), _LONGEST_PAUSE))
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look once; what goes wrong becomes the `problem`."""
         try:
             self._look_at_run()
             self._look_at_others()

@@ -1,0 +1,428 @@
+"""What the pages of the browser show, asked for in this process; `test_serve` asks the real server."""
+
+import html
+import json
+import re
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from reflectune.loop.show.html.app import open_app
+from reflectune.loop.show.html.sample_search import SampleSearch, address
+from reflectune.loop.show.html.site import Site
+from reflectune.loop.show.html.texts import cut_texts
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.connection import open_database
+from reflectune.state.lineage.index import SampleIndex
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import PHASES, Evaluation, Pair, PolicyName, StudentRecord, Version
+from tests.lineages import call, decided, make_store, original, propose, scores_of
+
+SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)><style>*{display:none}</style>"
+STEERING = "\x1b[2J\x07\u202e\u2066"
+HOSTILE = f"{SCRIPT} {STEERING} ]]> {{{{ 1234 * 1234 }}}} &quot;'\""
+LONG = "word " * 2_000_000  # 10 MB
+
+
+def write_run(path: Path) -> None:
+    """Two rounds over five samples; "a" is improved, "b" refused, "c" failed; "d" is 10 MB, "e" held out.
+
+    Of "b" there were two proposals. All texts are hostile, and so are criticism, errors and what the teacher
+    wrote.
+    """
+    with make_store(path, train=4, holdout=1) as store:
+        store.start_round(1)
+        old = {sample: original(sample) for sample in "abcd"}
+        store.add_decisions({}, "s0", [decided(old[sample], phase="instruction") for sample in "abcd"])
+        taken = add_proposal(store, old["a"], f"better {HOSTILE}")
+        refused = add_proposal(store, old["b"], f"worse {HOSTILE}")
+        other = add_proposal(store, old["b"], f"worst {HOSTILE}", candidate=1)
+        long = add_proposal(store, old["d"], LONG)
+        failed = [
+            replace(call("c", attempt=attempt, status="unparsable"), text=HOSTILE, error=HOSTILE)
+            for attempt in (1, 2)
+        ]
+        store.add_reflections(failed, [])
+        store.add_decisions(
+            {
+                taken.id: scores_of(0.5, 0.2),
+                refused.id: scores_of(0.6, 0.9),
+                other.id: scores_of(0.6, 0.95),
+                long.id: scores_of(0.5, 0.5),
+                old["a"].id: scores_of(0.9, 0.8),
+                old["b"].id: scores_of(0.7, 0.4),
+                old["d"].id: scores_of(0.7, 0.6),
+            },
+            "s0",
+            [
+                decided(old["a"], taken, reason="accepted", values=(0.8, 0.2)),
+                decided(old["b"], refused, reason="refused", values=(0.4, 0.9)),
+                decided(old["c"]),
+                decided(old["d"], long, reason="accepted", values=(0.6, 0.5)),
+            ],
+        )
+        store.set_training_set(1, [taken.id])
+        store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
+        store.add_evaluations(1, "s1", [Evaluation("nll", 2.5, 10, 2.25, 2.75)])
+        store.finish_round(1, "rounds")
+
+
+def add_proposal(store: LineageWriter, parent: Version, response: str, candidate: int = 0) -> Version:
+    made = replace(
+        call(parent.sample_id, candidate=candidate), text=f"raw {HOSTILE}", critique=f"because {HOSTILE}"
+    )
+    pair = Pair(f"ask {parent.sample_id} {HOSTILE}", HOSTILE, response)
+    version = Version(parent.sample_id, parent.id, 1, "response", candidate, pair, made.id)
+    store.add_reflections([made], [version])
+    return version
+
+
+def make_runs(folder: Path) -> Path:
+    """Runs "hostile" and "other", in a folder whose name means something in addresses."""
+    runs = folder / "50% of #1?"
+    for name in ("hostile", "other"):
+        (runs / name).mkdir(parents=True)
+    write_run(runs / "hostile" / "lineage.db")
+    with make_store(runs / "other" / "lineage.db"):
+        pass
+    return runs
+
+
+class Pages(TestClient):
+    """The pages of a run, which has been looked at."""
+
+    def __init__(self, runs: Path, name: str) -> None:
+        self.site = Site(runs, RunFolder(runs / name))
+        self.site.watcher.look()
+        super().__init__(open_app(self.site, 80), base_url="http://127.0.0.1")
+
+    def read(self, path: str) -> str:
+        """The text of a page, without its tags."""
+        answer = self.get(path)
+        assert answer.status_code == 200, answer.text
+        return html.unescape(re.sub("<[^>]+>", "", answer.text))
+
+    def links(self, path: str) -> list[str]:
+        """Where the links of a page lead to."""
+        return [html.unescape(link) for link in re.findall(r'<a [^>]*?href="([^"]+)"', self.get(path).text)]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    return Pages(make_runs(tmp_path_factory.mktemp("world")), "hostile")
+
+
+def make_pages(folder: Path, train: int = 3) -> Pages:
+    """The pages of a run that has not begun."""
+    (folder / "run").mkdir()
+    with make_store(folder / "run" / "lineage.db", train=train, holdout=0):
+        pass
+    return Pages(folder, "run")
+
+
+def test_sample_page_tells_the_whole_journey(pages: Pages) -> None:
+    text = pages.read("/samples/1")
+    for told in (
+        "Sample 1",
+        "Not trained on in any round.",
+        "r-IFD 0.9000 against the incumbent's 0.4000 under s0",
+        "because <script>",
+        "Not compared: proposal 1 was as good or better under s0",
+        "policy ifd+r-ifd, margin 0.0",
+        "0.0837",  # all nlls alone are 1 nat per token: nll(x|y) of the incumbent is 1 + ln 0.4
+        "raw <script>",
+        "{{ 1234 * 1234 }}",
+    ):
+        assert told in text, told
+    assert re.search(r"10 \+ 5\s*asked \+ answered", text)
+    assert "attempt 2 failed, unparsable" in pages.read("/samples/2")
+    page = pages.get("/samples/1").text
+    parent = re.search(r'from its parent <a href="#(v-[0-9a-f]{12})"', page)
+    assert parent
+    assert f'id="{parent[1]}"' in page
+
+
+def test_sample_page_shows_both_kinds_of_diff(pages: Pages) -> None:
+    inline, side = pages.get("/samples/1").text, pages.get("/samples/1?view=side").text
+    assert "<del>answer" in inline
+    assert ('<div class="sides">' in inline, '<div class="sides">' in side) == (False, True)
+    assert '<a href="/samples/1?view=side" aria-current="true">side by side</a>' in side
+    assert 'href="/samples/2?view=side"' in side
+
+
+def test_overview_leads_to_every_refusal_in_two_clicks(pages: Pages) -> None:
+    asked = {"outcome=refused", "phase=response", "round=1"}
+    (path, *_) = [link for link in pages.links("/") if asked <= set(link.partition("?")[2].split("&"))]
+    assert {link for link in pages.links(path) if "#" in link} == {"#content", "/samples/1#round-1-response"}
+
+
+def test_round_page_counts_what_its_lists_hold(pages: Pages) -> None:
+    page = pages.get("/rounds/1").text
+    assert re.findall('<p class="explained">(The pair .*?)</p>', page) == [
+        "The pair with the highest IFD stays.",
+        "The pair with the lowest r-IFD stays.",
+    ]
+    links = re.findall(r'<a href="(/samples\?[^"]+)" aria-label="(\d+)', page)
+    assert {label for _, label in links} == {"1", "2", "4"}  # of 4 samples: 2 accepted, 1 refused, 1 failed
+    for link, count in links:
+        assert f"<strong>{count}</strong> row" in pages.get(html.unescape(link)).text
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("q=BETTER", {"0"}),
+        ("q=wors", {"1"}),
+        ("q=nowhere", set()),
+        ("max_r_ifd_change=-0.5", {"0"}),  # 0.8 to 0.2
+        ("min_r_ifd_change=-0.5", {"1", "3"}),  # 0.4 to 0.9, and 0.6 to 0.5
+        ("trained=yes", {"0"}),
+        ("outcome=failed&phase=response", {"2"}),
+    ],
+)
+def test_samples_are_found_by_words_and_change(pages: Pages, query: str, found: set[str]) -> None:
+    page = pages.get(f"/samples?round=1&{query}").text
+    assert set(re.findall(r'href="/samples/(\d+)#round-1(?:-response)?"', page)) == found
+
+
+def test_samples_page_keeps_the_search_where_a_value_makes_no_sense(pages: Pages) -> None:
+    page = pages.get("/samples?q=better&min_ifd_change=much").text
+    assert 'value="much" aria-invalid="true"' in page
+    assert 'value="better"' in page
+    assert "“much” is no number" in page
+
+
+def test_samples_page_says_that_changes_of_rounds_do_not_compare(pages: Pages) -> None:
+    note = "Changes of different rounds are under different students, and do not compare"
+    assert note in pages.read("/samples?sort=r_ifd_change")
+    for path in ("/samples?sort=r_ifd_change&round=1", "/samples", "/samples?sort=length_growth"):
+        assert note not in pages.read(path)
+
+
+def test_whole_texts_are_served_as_they_are(pages: Pages) -> None:
+    page = pages.get("/samples/3").text
+    assert len(page) < 200_000
+    (version,) = re.findall(r'href="/samples/3/versions/(\w+)/response\.txt"', page)
+    (call, *_) = re.findall(r'href="(/samples/0/calls/\w+\.txt)"', pages.get("/samples/0").text)
+    texts = {
+        f"/samples/3/versions/{version}/response.txt": LONG,
+        f"/samples/3/versions/{version}/criticism.txt": f"because {HOSTILE}",
+        call: f"raw {HOSTILE}",
+    }
+    for path, text in texts.items():
+        answer = pages.get(path)
+        assert (answer.headers["content-type"], answer.text == text) == ("text/plain; charset=utf-8", True)
+
+
+def test_charts_are_served_and_can_do_nothing(pages: Pages) -> None:
+    charts = re.findall(r'<img src="(/charts/[\w-]+\.svg)" alt="([^"]{20,})"', pages.get("/").text)
+    assert charts
+    for path, _ in charts:
+        answer = pages.get(path)
+        assert answer.headers["content-type"].startswith("image/svg+xml")
+        assert "sandbox" in answer.headers["content-security-policy"]
+        assert "<script" not in answer.text
+
+
+def test_runs_are_compared(pages: Pages) -> None:
+    assert "/compare/other" in pages.links("/runs")
+    end = time.monotonic() + 20
+    while "Settings that differ" not in (text := pages.read("/compare/other")):
+        assert time.monotonic() < end
+    assert "hostile and other" in text
+
+
+def test_pages_follow_a_run_that_writes(tmp_path: Path) -> None:
+    (tmp_path / "live").mkdir()
+    with make_store(tmp_path / "live" / "lineage.db") as store:
+        store.start_round(1)
+        store.add_decisions({}, "s0", [decided(original("a"), phase="instruction")])
+        pages = Pages(tmp_path, "live")
+        with store.transaction():
+            new = propose(store, original("a"), "quite new", round=1, phase="response")
+            for path in ("/", "/samples", "/samples/0"):
+                assert "quite new" not in pages.read(path)
+        assert "quite new" in pages.read("/samples/0")
+        store.add_decisions(
+            {new.id: scores_of(0.5, 0.2), original("a").id: scores_of(0.5, 0.8)},
+            "s0",
+            [decided(original("a"), new, reason="accepted", values=(0.8, 0.2))],
+        )
+        pages.site.watcher.look()
+        assert "/samples?round=1&phase=response&outcome=accepted" in pages.links("/rounds/1")
+        assert "/samples/0#round-1" in pages.links("/samples?q=quite")
+
+
+@pytest.mark.parametrize("damage", ["gone", "overwritten"])
+def test_pages_say_that_a_lineage_cannot_be_read_any_more(tmp_path: Path, damage: str) -> None:
+    pages = make_pages(tmp_path)
+    lineage = tmp_path / "run" / "lineage.db"
+    if damage == "gone":
+        shutil.rmtree(tmp_path / "run")
+    else:
+        for path in lineage.parent.glob("lineage.db*"):
+            path.unlink()
+        lineage.write_bytes(b"no lineage at all" * 1000)
+    for path in ("/samples/0", "/samples/0?view=side"):
+        answer = pages.get(path)
+        assert answer.status_code == 503
+        assert "The lineage cannot be read" in answer.text
+    pages.site.watcher.look()
+    assert "Not up to date" in pages.read("/")
+
+
+def test_pages_read_a_lineage_that_is_put_back(tmp_path: Path) -> None:
+    pages = make_pages(tmp_path)
+    assert pages.get("/samples/2").status_code == 200
+    with make_store(tmp_path / "older.db", train=2, holdout=0):
+        pass
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / "run" / f"lineage.db{suffix}").unlink(missing_ok=True)
+    (tmp_path / "older.db").replace(tmp_path / "run" / "lineage.db")
+    assert pages.get("/samples/2").status_code == 404
+
+
+def test_page_that_fails_says_so_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = make_pages(tmp_path)
+    monkeypatch.setattr(pages.site.comparisons, "ask", None)
+    (tmp_path / "other").mkdir()
+    with make_store(tmp_path / "other" / "lineage.db"):
+        pass
+    answer = pages.get("/compare/other")
+    assert (answer.status_code, "This page could not be made" in answer.text) == (500, True)
+    said = capsys.readouterr().err
+    assert said == "reflectune: /compare/other: TypeError: 'NoneType' object is not callable\n"
+
+
+def write_policy(path: Path, policy: PolicyName, values: tuple[float, float] | None = None) -> None:
+    """A round that refused one proposal in each phase, by a policy."""
+    path.parent.mkdir()
+    with make_store(path) as store:
+        store.start_round(1)
+        for phase in PHASES:
+            new = propose(store, original("a"), f"new {phase}", round=1, phase=phase)
+            decision = decided(
+                original("a"), new, reason="refused", phase=phase, values=values or (None, None)
+            )
+            store.add_decisions({new.id: scores_of(0.5, 0.5)}, "s0", [replace(decision, policy=policy)])
+    database = open_database(path)
+    config = {"rounds": 2, "selection": {"policy": policy, "ifd_cap": 0.9 if values else None}}
+    database.execute("UPDATE runs SET config = ?", [json.dumps(config)])
+    database.conn.commit()
+    database.close()
+
+
+@pytest.mark.parametrize("samples", [10_000, 10_001])
+def test_samples_page_says_where_it_counts_no_further(tmp_path: Path, samples: int) -> None:
+    pages = make_pages(tmp_path, train=samples)
+
+    def found(path: str) -> str:
+        (line,) = re.findall('<p class="found" role="status">(.*?)</p>', pages.get(path).text)
+        return re.sub("<[^>]+>", "", line)
+
+    narrow = ". Narrow the question to see those beyond"
+    assert found("/samples?page=200") == (
+        f"{'more than ' if samples > 10_000 else ''}10,000 rows, each one sample in one round; "
+        f"showing 9,951 to 10,000{narrow if samples > 10_000 else ''}."
+    )
+    # All of them hold the word.
+    among = ", among the first 10,000 samples that hold these words; more words narrow it"
+    assert found("/samples?q=ask") == (
+        f"10,000 rows, each one sample in one round{among if samples > 10_000 else ''}; showing 1 to 50."
+    )
+
+
+def test_samples_are_not_counted_where_the_page_tells_their_number(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(SampleIndex, "count", lambda *_: asked.append(1) or 4)
+    for page, counts in (("1", 0), ("2", 1)):
+        assert "4 rows" in pages.read(f"/samples?round=1&page={page}")
+        assert len(asked) == counts
+
+
+def test_overview_leads_to_no_list_without_rows(tmp_path: Path) -> None:
+    write_policy(tmp_path / "run" / "lineage.db", "reject-all")
+    pages = Pages(tmp_path, "run")
+    overview = pages.read("/")
+    assert "Policy reject-all compares no IFD in phase instruction." in overview
+    assert "Policy reject-all compares no r-IFD in phase response." in overview
+    assert "Narrow refusals" not in overview
+    lists = [link for link in pages.links("/") if link.startswith("/samples?")]
+    assert "/samples?sort=length_growth&order=down" in lists
+    for link in lists:
+        assert "No sample is like this" not in pages.read(link), link
+    empty = "No sample is like this: policy reject-all compares no IFD in phase instruction."
+    assert empty in pages.read("/samples?sort=ifd_change")
+
+
+def test_round_page_says_what_a_cap_does(tmp_path: Path) -> None:
+    # The proposal's IFD is higher, but not below the cap: a refusal, and no narrow one.
+    write_policy(tmp_path / "run" / "lineage.db", "ifd+r-ifd", (0.5, 0.95))
+    pages = Pages(tmp_path, "run")
+    assert re.findall('<p class="explained">(The pair .*?)</p>', pages.get("/rounds/1").text) == [
+        "The pair with the highest IFD below 0.9 stays (selection.ifd_cap); where none is below, the pair "
+        "with the highest.",
+        "The pair with the lowest r-IFD stays.",
+    ]
+    narrow, other = [link for link in pages.links("/") if "refused" in link and "sort" in link]
+    assert "No sample is like this" in pages.read(narrow)
+    assert "/samples/0#round-1-response" in pages.links(other)
+
+
+def test_sample_search_reads_an_address_and_writes_others() -> None:
+    search = SampleSearch(
+        {"q": " two words ", "round": "2", "trained": "no", "max_ifd_change": "−0.5", "page": "3", "x": "y"}
+    )
+    assert not search.problems
+    query = search.query
+    assert (query.text, query.round, query.trained, query.max_ifd_change) == ("two words", 2, False, -0.5)
+    assert (query.limit, query.offset) == (50, 100)
+    assert (
+        search.address(page=4) == "/samples?q=two+words&round=2&trained=no&max_ifd_change=%E2%88%920.5&page=4"
+    )
+    assert search.address(q=None) == "/samples?round=2&trained=no&max_ifd_change=%E2%88%920.5"
+    assert address() == "/samples"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"round": "-1"},
+        {"round": "1.5"},
+        {"round": "٣"},
+        {"page": "201"},
+        {"min_length_growth": "inf"},
+        {"sort": "id; drop"},
+        {"q": "x" * 501},
+    ],
+)
+def test_sample_search_names_what_makes_no_sense(args: dict[str, str]) -> None:
+    assert set(SampleSearch(args).problems) == set(args)
+
+
+@pytest.mark.parametrize(("old", "new"), [("one two three.\nfour", "one 2 three!\nfour five"), ("", "new")])
+def test_texts_have_both_whole(old: str, new: str) -> None:
+    pair = {"instruction": "i", "input": ""}
+    same, changed = cut_texts(pair | {"response": new}, pair | {"response": old})
+    assert (same.name, same.is_changed, same.runs) == ("instruction", False, [("same", "i")])
+    assert (changed.name, changed.is_changed, changed.cut) == ("response", True, 0)
+    assert "".join(text for change, text in changed.runs if change != "added") == old
+    assert "".join(text for change, text in changed.runs if change != "removed") == new
+
+
+def test_texts_are_cut_where_they_are_long() -> None:
+    pair = {"instruction": "i" * 20_001, "input": "", "response": ""}
+    (text,) = cut_texts(pair)
+    assert (text.runs, text.length, text.cut) == (
+        [("same", "i" * 20_000), ("left out", "1 more characters")],
+        20_001,
+        1,
+    )
