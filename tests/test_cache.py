@@ -22,6 +22,7 @@ from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Answer
+from tests.cache_writer import write_many
 from tests.teacher_server import Reply, TeacherServer, improve, is_structured, serve_teacher
 from tests.teachers import ScriptedEngine, asked, config, statuses, well
 from tests.teachers import ask as ask_teacher
@@ -156,15 +157,6 @@ def test_cache_locked_or_full_says_so(
         assert impatient.get("k", "0") == ANSWER
 
 
-def write_many(runs: str, own: int, barrier: Any) -> None:
-    barrier.wait()
-    with AnswerCache.open(Path(runs)) as cache:
-        for number in range(100):
-            cache.put(f"shared {number}", "m", replace(ANSWER, text=str(own)))
-            cache.put(f"{own} {number}", "m", ANSWER)
-
-
-@pytest.mark.slow
 def test_cache_is_made_and_used_by_many_processes_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)
