@@ -17,8 +17,8 @@ from reflectune.agents.models import open_tokenizer
 from reflectune.agents.student.student import check_student
 from reflectune.agents.teacher.engines import ENGINES
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
-from reflectune.loop.show.numbers import format_number
-from reflectune.loop.show.terminal.layout import new_table
+from reflectune.loop.show.numbers import format_count, format_number
+from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.config import RunConfig, TeacherConfig
 from reflectune.state.data.datasets import assign_samples, read_dataset
 from reflectune.state.records import PHASES, Pair, Phase
@@ -26,7 +26,7 @@ from reflectune.state.records import PHASES, Pair, Phase
 __all__ = ["estimate_run", "render_estimate"]
 
 # Pairs whose prompts are measured.
-_MEASURED = 200
+_MAX_MEASURED = 200
 _ASSUMPTIONS = (
     "tokens are counted by the student's tokenizer, a stand-in for the teacher's",
     "an answer is as long as the texts that it replaces, and its critique is as long again",
@@ -60,7 +60,7 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
     check_student(config.student)
     samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
     given = [sample.pair for sample in samples if sample.split == "train"]
-    pairs = random.Random(f"{config.seed}/estimate").sample(given, min(len(given), _MEASURED))
+    pairs = random.Random(f"{config.seed}/estimate").sample(given, min(len(given), _MAX_MEASURED))
     tokenizer = open_tokenizer(config.student)
 
     def count(text: str) -> int:
@@ -99,14 +99,18 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
 
 def render_estimate(document: dict[str, Any]) -> RenderableType:
     """The estimate as a terminal shows it."""
-    table = new_table("phase", "calls", "tokens of a prompt", "tokens of an answer")
-    for name, phase in document["phases"].items():
-        table.add_row(
-            name,
-            format(phase["calls"], ",d"),
-            format(phase["prompt_tokens"], ".0f"),
-            format(phase["completion_tokens"], ".0f"),
-        )
+    table = tabulate(
+        ("phase", "calls", "tokens of a prompt", "tokens of an answer"),
+        (
+            (
+                name,
+                format_count(phase["calls"]),
+                format(phase["prompt_tokens"], ".0f"),
+                format(phase["completion_tokens"], ".0f"),
+            )
+            for name, phase in document["phases"].items()
+        ),
+    )
     head = (
         f"{document['name']}: {document['samples']:,d} pairs, {document['rounds']} rounds, "
         f"proposals per pair and phase: {document['candidates']}"

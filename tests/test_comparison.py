@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from reflectune.loop.show.terminal.comparison import render_rounds_compared, render_runs_compared
+from reflectune.loop.show.terminal.compare import render_rounds_compared, render_runs_compared
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.run_comparison import compare_runs
 from reflectune.state.lineage.writer import LineageWriter
@@ -131,8 +131,7 @@ def shown(document: Any, width: int = 80, *, terminal: bool = False, colour: boo
         file=io.StringIO(), width=width, force_terminal=terminal, color_system="standard" if colour else None
     )
     render = render_runs_compared if "names" in document else render_rounds_compared
-    options = {} if "names" in document else {"colour": colour}
-    console.print(render(document, **options), markup=False, highlight=False, crop=False)
+    console.print(render(document), markup=False, highlight=False, crop=False)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 

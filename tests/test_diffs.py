@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflectune.loop.show.diffs import diff_words
-from reflectune.loop.show.terminal.layout import render_diff
+from reflectune.loop.show.terminal.layout import Difference
 from reflectune.state.text import inert
 
 
@@ -41,9 +41,9 @@ def test_diff_words_gives_both_texts_back(old: str, new: str) -> None:
     assert "".join(text for change, text in changes if change != "removed") == new
 
 
-def test_render_diff_marks_changes_with_and_without_colour() -> None:
-    assert render_diff("a b", "a c", colour=False).plain == "a [-b-]{+c+}"
-    coloured = render_diff("a b", "a c", colour=True)
+def test_difference_marks_changes_with_and_without_colour() -> None:
+    assert Difference("a b", "a c").render(colour=False).plain == "a [-b-]{+c+}"
+    coloured = Difference("a b", "a c").render(colour=True)
     assert coloured.plain == "a bc"
     assert [str(span.style) for span in coloured.spans] == ["red strike", "green underline"]
 
@@ -51,7 +51,7 @@ def test_render_diff_marks_changes_with_and_without_colour() -> None:
 def test_inert_text_cannot_steer_a_terminal() -> None:
     assert inert("red \x1b[31m\rover\u202e\x9b2J") == "red \ufffd[31m\ufffdover\ufffd\ufffd2J"
     assert inert("tab\tand\nline") == "tab\tand\nline"
-    assert render_diff("a", "\x1b]0;title\x07", colour=True).plain.count("\x1b") == 0
+    assert Difference("a", "\x1b]0;title\x07").render(colour=True).plain.count("\x1b") == 0
 
 
 def test_diff_words_of_long_texts_goes_by_sentences_and_is_quick() -> None:

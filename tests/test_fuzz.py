@@ -342,7 +342,7 @@ def test_trace_gives_any_text_back_and_shows_it_inertly(
     assert told == [given, proposed]
     assert (trace["versions"][1]["critique"], trace["failures"][0]["error"]) == (other, other)
     console = Console(file=io.StringIO(), width=100)
-    console.print(render_trace(trace, console), markup=False, highlight=False)
+    console.print(render_trace(trace), markup=False, highlight=False)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert inert(shown) == shown
 
@@ -403,7 +403,7 @@ def test_texts_of_ten_megabytes_are_stored_traced_and_exported_soon(tmp_path: Pa
             trace = history.trace("0")
         assert [version["response"] for version in trace["versions"]] == [given.response, proposed.response]
         console = Console(file=io.StringIO(), width=100)
-        console.print(render_trace(trace, console), markup=False, highlight=False)
+        console.print(render_trace(trace), markup=False, highlight=False)
     for format in FORMATS:
         with soon(20):
             assert write_pairs(tmp_path / "out", format, [proposed]) == 1

@@ -131,7 +131,7 @@ COMMANDS = (
     ("runs",),
     ("show", "one"),
     ("trace", "one", "0"),
-    ("samples", "one"),
+    ("search", "one"),
     ("diff", "one", "0", "1"),
     ("compare", "one", "two"),
 )
@@ -182,8 +182,8 @@ def test_inspecting_in_a_process_of_its_own_writes_the_same(world: Path) -> None
     assert (done.returncode, done.stdout, done.stderr) == (0, piped(world, "trace", "one", 0), "")
 
 
-def test_samples_are_found_by_words_outcome_and_training(world: Path) -> None:
-    every = document(world, "samples", "one", "--round", 1)
+def test_search_finds_samples_by_words_outcome_and_training(world: Path) -> None:
+    every = document(world, "search", "one", "--round", 1)
     assert list(every) == ["name", "found", "shown", "notes", "samples"]
     assert (every["name"], every["found"], every["shown"]) == ("one", 3, 3)
     assert list(every["samples"][0]) == [
@@ -192,7 +192,7 @@ def test_samples_are_found_by_words_outcome_and_training(world: Path) -> None:
 
     def positions(*conditions: object) -> list[int]:
         return [
-            row["position"] for row in document(world, "samples", "one", "--round", 1, *conditions)["samples"]
+            row["position"] for row in document(world, "search", "one", "--round", 1, *conditions)["samples"]
         ]
 
     assert positions("--outcome", "accepted") == [0]
@@ -203,15 +203,15 @@ def test_samples_are_found_by_words_outcome_and_training(world: Path) -> None:
     assert positions("answer", "b") == [1]
     assert positions("--min-length-growth", "1") == [0, 1, 2]
     assert positions("--max-length-growth", "0.5") == []
-    few = document(world, "samples", "one", "--round", 1, "--limit", 1)
+    few = document(world, "search", "one", "--round", 1, "--limit", 1)
     assert (few["found"], few["shown"]) == (3, 1)
     assert "3 match, 1 shown; see one with `reflectune trace one 0`" in piped(
-        world, "samples", "one", "--round", 1, "--limit", 1
+        world, "search", "one", "--round", 1, "--limit", 1
     )
 
 
-def test_samples_refuse_a_key_that_does_not_sort(world: Path) -> None:
-    assert "'r-ifd-change'" in refusal(world, "samples", "one", "--sort", "cost")
+def test_search_refuses_a_key_that_does_not_sort(world: Path) -> None:
+    assert "'r-ifd-change'" in refusal(world, "search", "one", "--sort", "cost")
 
 
 @pytest.mark.parametrize(
@@ -226,20 +226,20 @@ def test_samples_refuse_a_key_that_does_not_sort(world: Path) -> None:
         ),
     ],
 )
-def test_samples_refuse_what_makes_no_sense(world: Path, arguments: tuple[str, ...], message: str) -> None:
-    assert message in refusal(world, "samples", "one", *arguments)
+def test_search_refuses_what_makes_no_sense(world: Path, arguments: tuple[str, ...], message: str) -> None:
+    assert message in refusal(world, "search", "one", *arguments)
 
 
-def test_samples_say_that_changes_of_rounds_do_not_compare(world: Path, tmp_path: Path) -> None:
+def test_search_says_that_changes_of_rounds_do_not_compare(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("index.db*"))
     with LineageWriter.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
         database.execute(
             "UPDATE decisions SET incumbent_value = 0.9, challenger_value = 0.5 WHERE phase = 'response'"
         )
     note = "note: changes of different rounds are under different students"
-    assert note in piped(tmp_path, "samples", "one", "--sort", "r-ifd-change")
-    assert note not in piped(tmp_path, "samples", "one", "--sort", "r-ifd-change", "--round", 1)
-    assert note not in piped(tmp_path, "samples", "one")
+    assert note in piped(tmp_path, "search", "one", "--sort", "r-ifd-change")
+    assert note not in piped(tmp_path, "search", "one", "--sort", "r-ifd-change", "--round", 1)
+    assert note not in piped(tmp_path, "search", "one")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_samples_say_that_changes_of_rounds_do_not_compare(world: Path, tmp_path
         ("random", ("policy random compares no IFD", "policy random compares no r-IFD")),
     ],
 )
-def test_samples_say_which_changes_a_policy_leaves_unknown(
+def test_search_says_which_changes_a_policy_leaves_unknown(
     world: Path, tmp_path: Path, policy: str, compares: tuple[str, str]
 ) -> None:
     shutil.copytree(world / "runs", tmp_path / "runs")
@@ -263,9 +263,9 @@ def test_samples_say_which_changes_a_policy_leaves_unknown(
         )
     for name, note in zip(("ifd-change", "r-ifd-change"), compares, strict=True):
         for condition in (("--sort", name), (f"--min-{name}", "0")):
-            told = document(tmp_path, "samples", "one", *condition)
+            told = document(tmp_path, "search", "one", *condition)
             assert (told["samples"], told["notes"]) == ([], [note])
-    assert document(tmp_path, "samples", "one")["notes"] == []
+    assert document(tmp_path, "search", "one")["notes"] == []
 
 
 def test_diff_has_the_documented_keys(world: Path) -> None:
@@ -290,15 +290,41 @@ def test_diff_refuses_rounds_that_are_not_there(world: Path, rounds: tuple[str, 
     assert message in refusal(world, "diff", "one", *rounds)
 
 
-def test_compare_has_the_documented_keys(world: Path) -> None:
+def test_compare_of_two_runs_has_the_documented_keys(world: Path) -> None:
     told = document(world, "compare", "one", "two")
     assert list(told) == [
         "names", "status", "same", "base_models", "config", "rounds", "samples", "decisions",
     ]  # fmt: skip
     assert told["names"] == ["one", "two"]
-    text = piped(world, "compare", "one", "two")
-    assert re.search(r"a new pair in two only +1 +33%", text)
-    assert "give the names of two" in refusal(world, "compare", "one", "one")
+    assert re.search(r"a new pair in two only +1 +33%", piped(world, "compare", "one", "two"))
+
+
+def test_compare_of_two_rounds_is_diff(world: Path) -> None:
+    for options in ((), ("--limit", 0), ("--sort", "position")):
+        told = document(world, "compare", "one@0", "one@1", *options)
+        assert told == document(world, "diff", "one", 0, 1, *options)
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (("one", "one"), "give the names of two runs, or two rounds of one run, as one@0 one@1"),
+        (("one@0", "two@1"), "give the names of two runs"),
+        (("one", "one@1"), "give the names of two runs"),
+        (("one@0", "one@last"), "one@last: last is no round; write a round as one@2"),
+        (("one@0", "one@"), "nothing is no round"),
+        (("one@0", "one@2"), "round 2 is not complete"),
+    ],
+)
+def test_compare_refuses_what_does_not_compare(world: Path, places: tuple[str, str], message: str) -> None:
+    assert message in refusal(world, "compare", *places)
+
+
+def test_samples_is_another_word_for_search(world: Path) -> None:
+    assert document(world, "samples", "one") == document(world, "search", "one")
+    listed = piped(world, "--help")
+    assert "│ search " in listed
+    assert "│ samples " not in listed
 
 
 def test_watch_is_refused_where_there_is_nothing_to_redraw(world: Path) -> None:

@@ -14,7 +14,7 @@ from reflectune.loop.show.terminal.trace import render_trace
 
 def shown(trace: Any, width: int = 100, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width, **options)
-    console.print(render_trace(trace, console), markup=False, highlight=False)
+    console.print(render_trace(trace), markup=False, highlight=False)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 

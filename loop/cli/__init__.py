@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from reflectune.loop.cli import comparing, data, inspecting, recycling, reporting, serving
-from reflectune.loop.cli.terms import say
+from reflectune.loop.cli import data, running, searching, showing
+from reflectune.loop.cli.common import say
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.text import inert
 
@@ -24,26 +24,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: dict[str, Callable[..., None]] = {
-    "init": recycling.init,
-    "run": recycling.run,
-    "resume": recycling.resume,
-    "runs": inspecting.list_runs,
-    "show": inspecting.show,
-    "trace": inspecting.trace,
-    "samples": comparing.samples,
-    "diff": comparing.diff,
-    "compare": comparing.compare,
-    "serve": serving.serve,
-    "report": reporting.report,
-    "verify": inspecting.verify,
+    "init": running.init,
+    "estimate": running.estimate,
+    "run": running.run,
+    "resume": running.resume,
+    "runs": showing.list_runs,
+    "show": showing.show,
+    "trace": showing.trace,
+    "search": searching.search,
+    "compare": showing.compare,
+    "diff": showing.diff,
+    "serve": showing.serve,
+    "report": showing.report,
+    "verify": showing.verify,
     "export": data.export,
     "score": data.score,
-    "estimate": recycling.estimate,
-    "prompts": recycling.prompts,
-    "demo": recycling.demo,
+    "prompts": running.prompts,
+    "demo": running.demo,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.command("samples", hidden=True)(searching.search)  # what `search` was called before
 
 
 def main() -> None:

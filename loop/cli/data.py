@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from reflectune.loop.cli.terms import RUNS, Json, Name, Runs, show_document
+from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, show_document
 from reflectune.state.errors import ConfigError
 
 __all__ = ["export", "score"]
@@ -30,23 +30,21 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a round's pool, training set or preference pairs to a file."""
-    from reflectune.loop.show.documents import open_history
     from reflectune.state.data.exports import write_pairs, write_preferences
-    from reflectune.state.folder import RunFolder
     from reflectune.state.lineage.proposals import read_preferences
 
-    with open_history(RunFolder.find(runs, name)) as history:
-        last = history.last_round()
+    with read_run(runs, name) as lineage:
+        last = lineage.last_round()
         chosen = last if round is None else round
         if chosen > last:
             raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
         match what:
             case "pool":
-                written = write_pairs(out, format, history.pool(chosen))
+                written = write_pairs(out, format, lineage.pool(chosen))
             case "training":
-                written = write_pairs(out, format, history.training(chosen))
+                written = write_pairs(out, format, lineage.training(chosen))
             case "preferences":
-                written = write_preferences(out, format, read_preferences(history, chosen))
+                written = write_preferences(out, format, read_preferences(lineage, chosen))
     document = {"name": name, "round": chosen, "what": what, "format": format, "written": written}
     line = f"wrote {written} records to {out} ({what} of round {chosen})"
     show_document(document | {"out": str(out)}, line, as_json)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from reflectune.loop.demo.world import check, is_right
 from reflectune.loop.show.numbers import format_number, format_share
-from reflectune.loop.show.terminal.layout import new_table
+from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.lineage.documents import Trace
 from reflectune.state.lineage.proposals import read_proposals
 from reflectune.state.lineage.reader import LineageReader
@@ -95,51 +95,57 @@ def telling_sample(history: LineageReader) -> Trace | None:
 
 def render_account(documents: list[dict[str, Any]]) -> RenderableType:
     """The account of a demo run as two tables."""
-    decided = new_table(
-        "round",
-        *(head for phase in PHASES for head in (f"{phase}\naccepted", "of them\nright", "refused\nrightly")),
-        "pool\nright",
-    )
-    measured = new_table(
-        "round",
-        "student",
-        "trained\non",
-        "held-out\nexact match (95 %)",
-        "median\nIFD",
-        "median\nr-IFD",
-        "response\ntokens",
-        "seconds",
-    )
-    for row in documents:
-        phases = [row[phase] for phase in PHASES]
-        decided.add_row(
-            str(row["round"]),
+    decided = tabulate(
+        (
+            "round",
             *(
-                text
-                for phase in phases
-                for text in (
-                    f"{phase['accepted']}/{phase['reflected']}",
-                    format_share(phase["accepted_right"]),
-                    format_share(phase["refused_rightly"]),
-                )
+                head
+                for phase in PHASES
+                for head in (f"{phase}\naccepted", "of them\nright", "refused\nrightly")
             ),
-            format_share(row["pool_right"]),
-        )
-        measured.add_row(
-            str(row["round"]),
-            row["student"] or "-",
-            str(row["training"]),
-            _interval(row["exact_match"]),
-            format_number(row["ifd"]["median"], ".3f"),
-            format_number(row["r_ifd"]["median"], ".3f"),
-            format_number(row["response_tokens"], ".1f"),
-            f"{sum(row['seconds'].values()):.1f}",
-        )
+            "pool\nright",
+        ),
+        (
+            (
+                str(row["round"]),
+                *(cell for phase in PHASES for cell in _phase_cells(row[phase])),
+                format_share(row["pool_right"]),
+            )
+            for row in documents
+        ),
+    )
+    measured = tabulate(
+        (
+            "round", "student", "trained\non", "held-out\nexact match (95 %)", "median\nIFD", "median\nr-IFD",
+            "response\ntokens", "seconds",
+        ),
+        (
+            (
+                str(row["round"]),
+                row["student"] or "-",
+                str(row["training"]),
+                _interval(row["exact_match"]),
+                format_number(row["ifd"]["median"], ".3f"),
+                format_number(row["r_ifd"]["median"], ".3f"),
+                format_number(row["response_tokens"], ".1f"),
+                f"{sum(row['seconds'].values()):.1f}",
+            )
+            for row in documents
+        ),
+    )  # fmt: skip
     return Group(
         Text("Accepted of proposed, and how rightly; share of the pool that is right"),
         decided,
         Text("The round's student; its pool under the student that decided; its seconds"),
         measured,
+    )
+
+
+def _phase_cells(phase: Document) -> tuple[str, ...]:
+    return (
+        f"{phase['accepted']}/{phase['reflected']}",
+        format_share(phase["accepted_right"]),
+        format_share(phase["refused_rightly"]),
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
@@ -102,7 +102,7 @@ def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     with LineageReader.open(folder.lineage) as history:
         rounds = account_for(history)
         trace = telling_sample(history)
-    story = [] if trace is None else [Text(""), render_trace(trace, Console())]
+    story = [] if trace is None else [Text(""), render_trace(trace)]
     runs = "" if folder.path.parent == Path("runs") else f" --runs {shlex.quote(str(folder.path.parent))}"
     position = 0 if trace is None else trace["position"]
     steps = {

@@ -27,13 +27,13 @@ __all__ = [
     "GOOD",
     "GOOD_FRAME",
     "NEUTRAL",
+    "Difference",
+    "Field",
     "Framed",
     "Sections",
     "has_colour",
-    "new_table",
     "open_console",
-    "render_diff",
-    "render_field",
+    "tabulate",
 ]
 
 # Green is for frames and diffs: in words it would be hard to read on white.
@@ -64,18 +64,22 @@ def has_colour(console: Console) -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def new_table(*columns: str, texts: Sequence[str] = ()) -> Table:
-    """A table with these column heads.
+def tabulate(
+    heads: Sequence[str], rows: Iterable[Sequence[str | Text]], *, texts: Sequence[str] = ()
+) -> Table:
+    """A table of rows under heads.
 
     The first column and those named in `texts` are set to the left, and folded where there is no room; the
     others hold numbers, are set to the right, and stay whole.
     """
     table = _Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, column in enumerate(columns):
-        if index == 0 or column in texts:
-            table.add_column(column, overflow="fold")
+    for index, head in enumerate(heads):
+        if index == 0 or head in texts:
+            table.add_column(head, overflow="fold")
         else:
-            table.add_column(column, justify="right", no_wrap=True)
+            table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -94,26 +98,58 @@ class _Table(Table):
         yield from super().__rich_console__(console, options)
 
 
-def render_field(name: str, text: Text, most: int = _MAX_SHOWN) -> RenderableType:
-    """A text beside its name; of a longer one than `most` characters the beginning."""
-    if len(text) > most:
-        left = len(text) - most
-        text = text[:most] + Text(f" ... {left} more characters, which --json has", style="italic")
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=13)
-    grid.add_column(overflow="fold")
-    grid.add_row(f"  {name}", text)
-    return grid
+class Field:
+    """A text beside its name; of a longer one than `limit` characters the beginning."""
+
+    def __init__(self, name: str, text: "Text | str | Difference", limit: int = _MAX_SHOWN) -> None:
+        self.name, self.text, self.limit = name, text, limit
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text = self.text
+        if isinstance(text, Difference):
+            text = text.render(colour=has_colour(console))
+        elif isinstance(text, str):
+            text = Text(text)
+        if (left := len(text) - self.limit) > 0:
+            more = Text(f" ... {left} more characters, which --json has", style="italic")
+            text = text[: self.limit] + more
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=13)
+        grid.add_column(overflow="fold")
+        grid.add_row(f"  {self.name}", text)
+        yield grid
 
 
-def render_diff(old: str, new: str, *, colour: bool) -> Text:
-    """A word diff for a terminal: coloured, or marked [-gone-] and {+come+} where there is no colour."""
-    marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
-    rendered = Text()
-    for change, text in diff_words(old, new):
-        text = inert(text)
-        rendered.append(text if colour else marks[change].format(text), style=_DIFF[change])
-    return rendered
+class Difference:
+    """What changed between two texts: coloured, or marked [-gone-] and {+come+} where there is no colour."""
+
+    def __init__(self, old: str, new: str, context: int | None = None) -> None:
+        """Args: the texts, and how much of what both begin and end with is shown; all unless it is given."""
+        self.old, self.new, self.context = old, new, context
+
+    def render(self, *, colour: bool) -> Text:
+        """The difference as a text of a terminal."""
+        start, end = (0, 0) if self.context is None else self._find_common(self.context)
+        marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
+        text = Text("… " if start else "")
+        old, new = (whole[start : len(whole) - end] for whole in (self.old, self.new))
+        for change, words in diff_words(old, new):
+            words = inert(words)
+            text.append(words if colour else marks[change].format(words), style=_DIFF[change])
+        return text.append(" …" if end else "")
+
+    def _find_common(self, context: int) -> tuple[int, int]:
+        """How many characters can be left out in front and behind."""
+        head = _count_common(self.old, self.new)
+        start = self.old.rfind(" ", 0, head - context) + 1 if head > context else 0
+        tail = _count_common(self.old[head:][::-1], self.new[head:][::-1])
+        return start, max(tail - context, 0)
+
+
+def _count_common(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    differing = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
 
 
 class Framed:
@@ -134,10 +170,10 @@ class Framed:
 
 
 class Sections:
-    """Titled parts of a page: one below the other, or side by side where there is room."""
+    """Titled tables: one below the other, or side by side where there is room; an empty one is left out."""
 
-    def __init__(self, parts: Iterable[tuple[str, RenderableType]]) -> None:
-        self.parts = [Group(Text(title, style="bold"), body) for title, body in parts]
+    def __init__(self, parts: Iterable[tuple[str, Table]]) -> None:
+        self.parts = [Group(Text(title, style="bold"), table) for title, table in parts if table.row_count]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if console.is_terminal and options.max_width >= _WIDE:

@@ -1,4 +1,4 @@
-"""Samples that were searched for: what to bear in mind about them, and how they look in a terminal."""
+"""Samples that a search found: what to bear in mind about them, and how they look in a terminal."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,15 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from reflectune.loop.show.explanations import name_outcome, unit_of
-from reflectune.loop.show.numbers import format_measure, format_number
-from reflectune.loop.show.terminal.layout import BAD, GOOD, new_table
+from reflectune.loop.show.numbers import format_measure, format_times
+from reflectune.loop.show.terminal.layout import BAD, GOOD, tabulate
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 
 if TYPE_CHECKING:
     from reflectune.state.lineage.index import SampleQuery
 
-__all__ = ["note_on", "render_samples"]
+__all__ = ["note_on", "render_found"]
 
 Document = Mapping[str, Any]
 
@@ -52,12 +52,12 @@ def note_on(query: "SampleQuery", policy: str, unknown: Collection[str]) -> list
     return notes
 
 
-def render_samples(found: Document) -> RenderableType:
+def render_found(found: Document) -> RenderableType:
     """The rows that a search found, how many there are, how to see one sample, and what to bear in mind."""
     found = inert_document(found)
     notes = [Text(f"note: {note}") for note in found["notes"]]
     if not found["samples"]:
-        return Group(Text("nothing fits; `reflectune samples NAME` without conditions lists all"), *notes)
+        return Group(Text("nothing fits; `reflectune search NAME` without conditions lists all"), *notes)
     shown = "" if found["shown"] == found["found"] else f", {found['shown']} shown"
     position = found["samples"][0]["position"]
     return Group(
@@ -89,24 +89,26 @@ class _Found:
 
     def _tabulate(self, beginnings: Sequence[Text] = ()) -> Table:
         texts = ["instruction", "response", "instruction begins"]
-        table = new_table(
+        heads = [
             "sample", "round", "instruction", "IFD\nchange", "response", "r-IFD\nchange", "length\ngrowth",
-            "trained", *texts[2:] if beginnings else [], texts=texts,
-        )  # fmt: skip
-        for index, row in enumerate(self.rows):
-            instruction, response = (row[phase] or {} for phase in PHASES)
-            table.add_row(
-                str(row["position"]),
-                str(row["round"]),
-                _outcome(instruction),
-                format_measure(instruction.get("change"), "+"),
-                _outcome(response),
-                format_measure(response.get("change"), "+"),
-                "-" if row["length_growth"] is None else f"×{format_number(row['length_growth'], '.2f')}",
-                {True: "yes", False: "no", None: "-"}[row["trained"]],
-                *beginnings[index : index + 1],
-            )
-        return table
+            "trained", *(texts[2:] if beginnings else []),
+        ]  # fmt: skip
+        rows = ((*_cells(row), *beginnings[index : index + 1]) for index, row in enumerate(self.rows))
+        return tabulate(heads, rows, texts=texts)
+
+
+def _cells(row: Document) -> tuple[str | Text, ...]:
+    instruction, response = (row[phase] or {} for phase in PHASES)
+    return (
+        str(row["position"]),
+        str(row["round"]),
+        _outcome(instruction),
+        format_measure(instruction.get("change"), "+"),
+        _outcome(response),
+        format_measure(response.get("change"), "+"),
+        format_times(row["length_growth"]),
+        {True: "yes", False: "no", None: "-"}[row["trained"]],
+    )
 
 
 def _outcome(phase: Document) -> Text:

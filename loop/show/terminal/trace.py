@@ -8,14 +8,7 @@ from rich.text import Text
 
 from reflectune.loop.show.explanations import explain_score, name_outcome
 from reflectune.loop.show.journey import TEXTS, Document, Journey, Proposal, Step, build_journey
-from reflectune.loop.show.terminal.layout import (
-    BAD_FRAME,
-    GOOD_FRAME,
-    Framed,
-    has_colour,
-    render_diff,
-    render_field,
-)
+from reflectune.loop.show.terminal.layout import BAD_FRAME, GOOD_FRAME, Difference, Field, Framed
 from reflectune.state.text import inert_document
 
 __all__ = ["render_trace"]
@@ -26,16 +19,15 @@ _WIDE = 150
 _STYLES = {"accepted": GOOD_FRAME, "refused": BAD_FRAME}
 
 
-def render_trace(trace: Document, console: Console) -> RenderableType:
+def render_trace(trace: Document) -> RenderableType:
     """One sample's journey, from what `trace --json` prints: versions, criticism, scores, decisions."""
     journey = build_journey(inert_document(trace))
     trained = ", ".join(map(str, journey.trained_in)) or "none"
     name = f"sample {journey.sample} at position {journey.position} ({journey.split})"
-    given = _Version(_render_given(journey), _render_scores(journey.given, None))
     return Group(
         Framed(None, Text(name, style="bold"), Text(_sum_up(journey)), fit=True),
-        _Chapter(Framed("round 0 · original", given)),
-        *(_Chapter(_render_step(step, journey, colour=has_colour(console))) for step in journey.steps),
+        _Chapter(Framed("round 0 · original", _render_given(journey))),
+        *(_Chapter(_render_step(step, journey.current)) for step in journey.steps),
         _Chapter(Text(f"trained on in rounds: {trained}")),
     )
 
@@ -48,69 +40,53 @@ def _sum_up(journey: Journey) -> str:
     return f"{proposed} proposal{'' if proposed == 1 else 's'}, {accepted} accepted{without}"
 
 
-def _render_given(journey: Journey) -> Sequence[RenderableType]:
+def _render_given(journey: Journey) -> RenderableType:
     given = journey.given
-    texts = [render_field(name, Text(given[name])) for name in TEXTS if given[name]]
-    return [_render_name(given, ["current"] if given is journey.current else []), *texts]
+    name = _render_name(given, ["current"] if given is journey.current else [])
+    texts = (Field(text, given[text]) for text in TEXTS if given[text])
+    return _Version([name, *texts], _render_scores(given, None))
 
 
-def _render_step(step: Step, journey: Journey, *, colour: bool) -> RenderableType:
+def _render_step(step: Step, current: Document) -> RenderableType:
     """A phase: proposals, failures, and what was decided about them."""
-    parts: list[RenderableType] = [
-        _Version(
-            _render_proposal(proposal, is_current=proposal.version is journey.current, colour=colour),
-            _render_thoughts(proposal, step.student),
-        )
-        for proposal in step.proposals
-    ]
-    parts += [render_field("teacher", Text(failure)) for failure in step.failures]
+    parts: list[RenderableType] = [_render_proposal(proposal, step, current) for proposal in step.proposals]
+    parts += [Field("teacher", failure) for failure in step.failures]
     if step.decision:
-        parts.append(render_field("decision", Text(step.explanation, style="bold")))
+        parts.append(Field("decision", Text(step.explanation, style="bold")))
     if step.is_trained:
-        parts.append(render_field("trained on", Text(f"in round {step.round}, for student s{step.round}")))
+        parts.append(Field("trained on", f"in round {step.round}, for student s{step.round}"))
     title = f"round {step.round} · {step.phase} · {name_outcome(step.outcome)}"
     return Framed(title, *parts, style=_STYLES.get(step.outcome, ""))
 
 
-def _render_proposal(proposal: Proposal, *, is_current: bool, colour: bool) -> Sequence[RenderableType]:
-    """A proposal's name, and its texts as they differ from its parent's."""
+def _render_proposal(proposal: Proposal, step: Step, current: Document) -> RenderableType:
+    """A proposal as it differs from its parent, the criticism that led to it, and its scores."""
     old, new = proposal.parent, proposal.version
     marks = [proposal.fate] if proposal.fate != "undecided" else []
-    parts = [_render_name(new, [*marks, *(["current"] if is_current else [])], proposal)]
-    parts += [
-        render_field(name, render_diff(old[name], new[name], colour=colour)) for name in proposal.changed
-    ]
-    return parts
+    name = _render_name(new, [*marks, *(["current"] if new is current else [])], proposal)
+    thoughts = [Field("criticism", Text(new["critique"], style="italic"))] if new["critique"] else []
+    thoughts += _render_scores(new, step.student)
+    thoughts += [Field("not chosen", proposal.not_compared)] if proposal.not_compared else []
+    return _Version(
+        [name, *(Field(text, Difference(old[text], new[text])) for text in proposal.changed)], thoughts
+    )
 
 
-def _render_name(version: Document, marks: Sequence[str], proposal: Proposal | None = None) -> RenderableType:
+def _render_name(version: Document, marks: Sequence[str], proposal: Proposal | None = None) -> Field:
     number = f" {proposal.name}" if proposal and proposal.number else ""
     mark = f" ({', '.join(marks)})" if marks else ""
     after = f" from {proposal.parent['id'][:12]}" if proposal else ""
     style = "bold reverse" if "current" in marks else "bold"
-    return render_field("version", Text.assemble((version["id"][:12] + number + mark, style), after))
+    return Field("version", Text.assemble((version["id"][:12] + number + mark, style), after))
 
 
-def _render_thoughts(proposal: Proposal, student: str | None) -> Sequence[RenderableType]:
-    """The criticism that led to a proposal, its scores, and why it was not compared."""
-    critique, beside = proposal.version["critique"], proposal.not_compared
-    return [
-        *([render_field("criticism", Text(critique, style="italic"))] if critique else []),
-        *_render_scores(proposal.version, student),
-        *([render_field("not chosen", Text(beside))] if beside else []),
-    ]
-
-
-def _render_scores(version: Document, student: str | None) -> Sequence[RenderableType]:
+def _render_scores(version: Document, student: str | None) -> list[Field]:
     """Scores under each student; `student` is the one that decided."""
+    deciding = " (the student that decided)"
     return [
-        render_field(
-            f"under {score['student']}",
-            Text(
-                explain_score(score) + (" (the student that decided)" if score["student"] == student else "")
-            ),
-        )
+        Field(f"under {who}", explain_score(score) + (deciding if who == student else ""))
         for score in version["scores"]
+        for who in [score["student"]]
     ]
 
 

@@ -1,21 +1,29 @@
-"""Commands that begin a run and go on with it."""
+"""Commands that begin a run and go on with it, and those that come before."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from reflectune.loop.cli.terms import RUNS, Json, Name, Runs, say, show_document, show_rounds
+from reflectune.loop.cli.common import (
+    RUNS,
+    Json,
+    Name,
+    Runs,
+    Settings,
+    read_run,
+    say,
+    show_document,
+    show_rounds,
+)
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.signals import Interrupted, Interruption, catch_signals
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
+from reflectune.state.folder import RunFolder
 from reflectune.state.records import PolicyName
-
-if TYPE_CHECKING:
-    from reflectune.state.folder import RunFolder
 
 __all__ = ["demo", "estimate", "init", "prompts", "resume", "run"]
 
@@ -46,10 +54,7 @@ def prompts() -> None:
 def run(
     config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
     name: Annotated[str | None, typer.Option(help="Name of the run, instead of the config's.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable."),
-    ] = None,
+    set_: Settings = None,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -80,8 +85,6 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a run where it stopped."""
-    from reflectune.state.folder import RunFolder
-
     folder = RunFolder.find(runs, name)
     folder.refuse_if_locked()
     with _stoppable() as interruption:
@@ -95,10 +98,7 @@ def resume(
 
 def estimate(
     config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable."),
-    ] = None,
+    set_: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Estimate a run's teacher calls, tokens and cost; asks no teacher and creates no run."""
@@ -121,12 +121,11 @@ def demo(
 ) -> None:
     """See the whole loop at work on the embedded models and data; takes minutes on two CPU cores."""
     from reflectune.loop.demo.demo import conclude, open_demo
-    from reflectune.loop.show.documents import open_history
 
     with _stoppable() as interruption:
         folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
-        with open_history(folder) as history:
-            status = history.run()["status"]
+        with read_run(runs, folder.path.name) as lineage:
+            status = lineage.run()["status"]
         if status == "finished":
             say(f"this demo has run before; delete {folder.path} to run it anew")
         else:
@@ -145,7 +144,7 @@ def _stoppable() -> Iterator[Interruption]:
             raise typer.Exit(interruption.exit_code) from None
 
 
-def _run_to_end(folder: "RunFolder", interruption: Interruption) -> None:
+def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
     name = folder.path.name
     try:
         from reflectune.loop.progress import open_display
@@ -165,7 +164,7 @@ def _run_to_end(folder: "RunFolder", interruption: Interruption) -> None:
         raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error
 
 
-def _capped_keys(folder: "RunFolder") -> str:
+def _capped_keys(folder: RunFolder) -> str:
     """The budget keys that a run has set, as --set takes them."""
     from reflectune.state.config import load_begun_config
 

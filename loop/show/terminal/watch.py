@@ -65,12 +65,12 @@ class _Page:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         options = options.update(height=None)
         number = len(self.run["rounds"])
-        for parts in (4, 2, 1):
-            for most in range(number, min(number, 2) - 1, -1):
-                is_whole = (parts, most) == (4, number)
+        for tables in (4, 2, 1):
+            for newest in range(number, min(number, 2) - 1, -1):
+                is_whole = (tables, newest) == (4, number)
                 what = "" if is_whole else f" · the rest is in `reflectune show {self.run['name']}`"
                 page = Group(
-                    render_rounds(self.run, most=most, parts=parts),
+                    render_rounds(self.run, newest=newest, tables=tables),
                     Text(f"Ctrl-C ends watching{what}", style="italic"),
                 )
                 if len(console.render_lines(page, options)) <= console.height:

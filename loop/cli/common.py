@@ -1,23 +1,39 @@
-"""What commands have in common: options, and how a document is shown."""
+"""What commands have in common: options, a run to read, and how a document is shown."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reflectune.loop.show.terminal.layout import open_console
+from reflectune.state.folder import RunFolder
 from reflectune.state.text import inert, one_line, to_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from reflectune.state.folder import RunFolder
+    from reflectune.state.lineage.reader import LineageReader
 
-__all__ = ["RUNS", "Json", "Name", "Runs", "say", "show_document", "show_rounds"]
+__all__ = ["RUNS", "Json", "Name", "Runs", "Settings", "read_run", "say", "show_document", "show_rounds"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Runs = Annotated[Path, typer.Option("--runs", envvar="REFLECTUNE_RUNS", help="Folder that holds the runs.")]
 Name = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable.")
+]
 RUNS = Path("runs")
+
+
+@contextmanager
+def read_run(runs: Path, name: str) -> "Iterator[LineageReader]":
+    """The lineage of a run, to be read."""
+    from reflectune.loop.show.documents import open_history
+
+    with open_history(RunFolder.find(runs, name)) as lineage:
+        yield lineage
 
 
 def show_document(document: object, rendered: "RenderableType", as_json: bool) -> None:
@@ -28,8 +44,6 @@ def show_document(document: object, rendered: "RenderableType", as_json: bool) -
     if as_json:
         typer.echo(to_json(document, indent=1))
         return
-    from reflectune.loop.show.terminal.layout import open_console
-
     shown = inert(rendered) if isinstance(rendered, str) else rendered
     console = open_console()
     if console.is_terminal:
@@ -41,15 +55,15 @@ def show_document(document: object, rendered: "RenderableType", as_json: bool) -
         typer.echo(line.rstrip())
 
 
-def say(text: str) -> None:
-    """Print one line on stderr."""
-    typer.echo(one_line(text), err=True)
-
-
-def show_rounds(folder: "RunFolder", as_json: bool) -> None:
+def show_rounds(folder: RunFolder, as_json: bool) -> None:
     """Print the rounds of one run."""
     from reflectune.loop.show.documents import describe_run
     from reflectune.loop.show.terminal.runs import render_rounds
 
     document = describe_run(folder)
     show_document(document, render_rounds(document), as_json)
+
+
+def say(text: str) -> None:
+    """Print one line on stderr."""
+    typer.echo(one_line(text), err=True)

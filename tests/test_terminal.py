@@ -1,14 +1,14 @@
+"""How runs, rounds and found samples look in a terminal."""
+
 import io
-import math
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from reflectune.loop.show.numbers import format_apart, format_measure
-from reflectune.loop.show.terminal.layout import new_table
+from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.loop.show.terminal.runs import render_rounds, render_runs
-from reflectune.loop.show.terminal.search import render_samples
+from reflectune.loop.show.terminal.search import render_found
 
 
 def shown(renderable: Any, width: int = 100, **options: Any) -> str:
@@ -94,8 +94,9 @@ def test_rounds_stand_side_by_side_where_there_is_room() -> None:
 
 
 def test_rounds_on_a_terminal_narrower_than_the_table_lose_no_digit() -> None:
-    table = new_table("round", "first number", "second number", "third number")
-    table.add_row("1", "1234567890123456", "2345678901234567", "3456789012345678")
+    heads = ("round", "first number", "second number", "third number")
+    row = ("1", "1234567890123456", "2345678901234567", "3456789012345678")
+    table = tabulate(heads, [row])
     console = Console(file=io.StringIO(), width=40, force_terminal=True)
     console.print(table, crop=False)
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -121,42 +122,6 @@ def test_rounds_say_where_a_running_round_stands(run: dict[str, Any], said: str)
     newest = ROUND | {"round": 2, "student": None, "pool": 0} | run
     document = {"name": "r", "status": "running", "stop_reason": None, "rounds": [ROUND, newest]}
     assert said in shown(render_rounds(document)).splitlines()
-
-
-@pytest.mark.parametrize(
-    ("value", "sign", "written"),
-    [
-        (None, "", "-"), (0.0, "", "0"), (0.00002, "", "2.00e-05"), (0.5, "", "0.5000"), (12.34, "", "12.3"),
-        (1234567.0, "", "1.23e+06"), (0.25, "+", "+0.2500"), (-0.00002, "+", "-2.00e-05"),
-    ],
-)  # fmt: skip
-def test_measures_that_are_not_0_are_not_written_as_0(value: float | None, sign: str, written: str) -> None:
-    assert format_measure(value, sign) == written
-
-
-@pytest.mark.parametrize(
-    ("values", "written"),
-    [
-        ((0.00691, 0.00694), ("0.00691", "0.00694")),
-        ((0.9, 0.90001), ("0.90000", "0.90001")),
-        ((0.5, 0.25), ("0.5000", "0.2500")),
-        ((0.5, 0.5), ("0.5000", "0.5000")),
-        ((123.46, 123.54), ("123.46", "123.54")),
-        ((2.001e-5, 2.002e-5), ("2.001e-05", "2.002e-05")),
-        ((None, 0.5), ("-", "0.5000")),
-        ((0.0, 1e-12), ("0", "1.00e-12")),
-    ],
-)
-def test_measures_that_are_compared_look_different_where_they_are(
-    values: tuple[float | None, float | None], written: tuple[str, str]
-) -> None:
-    assert format_apart(*values) == written
-
-
-@pytest.mark.parametrize("value", [0.00691, 0.5, 123.456, 99_999.9, 1e-300, 1e300])
-def test_measures_look_different_down_to_the_last_bit(value: float) -> None:
-    one, other = format_apart(value, math.nextafter(value, math.inf))
-    assert one != other
 
 
 def test_runs_without_any_say_how_to_begin() -> None:
@@ -190,7 +155,7 @@ def found(**changes: Any) -> dict[str, Any]:
 
 
 def test_samples_have_a_row_each_and_what_to_do_next() -> None:
-    lines = shown(render_samples(found()), width=1_000_000).splitlines()
+    lines = shown(render_found(found()), width=1_000_000).splitlines()
     head = "sample  round  instruction  IFD change  response  r-IFD change  length growth  trained"
     assert lines[0].startswith(head)
     assert lines[1].split()[:8] == ["123456", "3", "unchanged", "-", "accepted", "-2.00e-05", "×12.50", "yes"]
@@ -200,7 +165,7 @@ def test_samples_have_a_row_each_and_what_to_do_next() -> None:
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_samples_fit_the_terminal(width: int) -> None:
-    text = shown(render_samples(found(trained=None, instruction=None)), width=width, force_terminal=True)
+    text = shown(render_found(found(trained=None, instruction=None)), width=width, force_terminal=True)
     lines = text.splitlines()
     assert max(map(len, lines)) <= width
     (row,) = [line for line in lines if "123456 " in line and "×12.50" in line]
@@ -210,13 +175,13 @@ def test_samples_fit_the_terminal(width: int) -> None:
 
 def test_samples_that_none_fits_say_so() -> None:
     none = {"name": "run", "found": 0, "shown": 0, "notes": ["policy random compares no IFD"], "samples": []}
-    text = shown(render_samples(none))
+    text = shown(render_found(none))
     assert "nothing fits" in text
     assert "note: policy random compares no IFD" in text
 
 
 def test_samples_say_outcomes_in_words() -> None:
     unasked = {"outcome": "unasked", "reason": "no-candidate"}
-    text = shown(render_samples(found(instruction=unasked, response={"outcome": "frozen"})), width=1_000_000)
+    text = shown(render_found(found(instruction=unasked, response={"outcome": "frozen"})), width=1_000_000)
     assert "not asked" in text
     assert "left alone" in text

@@ -1,24 +1,25 @@
-"""Commands that search a run's samples, and that compare rounds and runs; none of them writes a lineage."""
+"""The command that finds samples of a run; it writes no lineage."""
 
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from reflectune.loop.cli.terms import RUNS, Json, Name, Runs, show_document
+from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, show_document
 from reflectune.state.errors import ConfigError
+from reflectune.state.folder import RunFolder
 
 if TYPE_CHECKING:
     from reflectune.state.lineage.index import SampleIndex, SampleQuery, SortKey
 
-__all__ = ["compare", "diff", "samples"]
+__all__ = ["search"]
 
 # More rows than any run has.
 _UNCOUNTED = 2**62
 _CHANGES: tuple[Literal["ifd_change", "r_ifd_change"], ...] = ("ifd_change", "r_ifd_change")
 
 
-def samples(
+def search(
     name: Name,
     text: Annotated[
         list[str] | None,
@@ -78,9 +79,7 @@ def samples(
 ) -> None:
     """Find samples by words, outcome and change; a row is a sample in a round."""
     from reflectune.loop.resuming import explained
-    from reflectune.loop.show.documents import open_history
-    from reflectune.loop.show.terminal.search import note_on, render_samples
-    from reflectune.state.folder import RunFolder
+    from reflectune.loop.show.terminal.search import note_on, render_found
     from reflectune.state.lineage.index import SampleIndex, SampleQuery
 
     key: SortKey = sort.replace("-", "_")  # type: ignore[assignment]
@@ -108,11 +107,11 @@ def samples(
         rows = index.find(query)
         found = len(rows) if len(rows) < limit else index.count(query, at_most=_UNCOUNTED)
         unknown = [name for name in _CHANGES if not index.knows(name)]
-    with open_history(folder) as history:
-        policy = history.settings()["config"].get("selection", {}).get("policy", "")
+    with read_run(runs, name) as lineage:
+        policy = lineage.settings()["config"].get("selection", {}).get("policy", "")
     notes = note_on(query, policy, unknown)
     document = {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
-    show_document(document, render_samples(document), as_json)
+    show_document(document, render_found(document), as_json)
 
 
 def _refuse_bounds(query: "SampleQuery") -> None:
@@ -130,49 +129,3 @@ def _refuse_round(name: str, round: int | None, index: "SampleIndex") -> None:
     last = max((row["round"] for row in index.rounds()), default=0)
     if round is not None and round > last:
         raise ConfigError(f"{name}: there is no round {round}; the last one is {last}")
-
-
-def diff(
-    name: Name,
-    before: Annotated[
-        int, typer.Argument(metavar="A", help="A round; 0 is the given data.", show_default=False)
-    ],
-    after: Annotated[int, typer.Argument(metavar="B", help="Another round.", show_default=False)],
-    limit: Annotated[int, typer.Option(min=0, help="Most changed samples to show.")] = 5,
-    sort: Annotated[
-        Literal["r-ifd-change", "length-change", "position"],
-        typer.Option(
-            help="Which come first: whose r-IFD fell most, whose response's length changed most, or none."
-        ),
-    ] = "r-ifd-change",
-    runs: Runs = RUNS,
-    as_json: Json = False,
-) -> None:
-    """Compare two rounds of a run: pools, students, training sets, and the samples that changed."""
-    from reflectune.loop.show.documents import open_history
-    from reflectune.loop.show.terminal.comparison import render_rounds_compared
-    from reflectune.loop.show.terminal.layout import has_colour, open_console
-    from reflectune.state.folder import RunFolder
-    from reflectune.state.lineage.round_comparison import compare_rounds
-
-    with open_history(RunFolder.find(runs, name)) as history:
-        document = {"name": name, **compare_rounds(history, before, after, order=sort, limit=limit)}
-    colour = has_colour(open_console())
-    show_document(document, render_rounds_compared(document, colour=colour), as_json)
-
-
-def compare(
-    first: Annotated[str, typer.Argument(metavar="NAME", help="Name of a run.", show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="NAME", help="Name of another.", show_default=False)],
-    runs: Runs = RUNS,
-    as_json: Json = False,
-) -> None:
-    """Compare two runs: settings, rounds and, where they have samples in common, pairs and decisions."""
-    from reflectune.loop.show.documents import describe_comparison
-    from reflectune.loop.show.terminal.comparison import render_runs_compared
-    from reflectune.state.folder import RunFolder
-
-    if first == second:
-        raise ConfigError(f"{first} is one run; give the names of two")
-    document = describe_comparison(RunFolder.find(runs, first), RunFolder.find(runs, second))
-    show_document(document, render_runs_compared(document), as_json)

@@ -1,0 +1,198 @@
+"""Commands that show runs; none of them writes a lineage."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, say, show_document, show_rounds
+from reflectune.loop.show.terminal.layout import open_console
+from reflectune.state.errors import ConfigError
+from reflectune.state.folder import RunFolder
+
+if TYPE_CHECKING:
+    from reflectune.state.lineage.round_comparison import ChangeOrder
+
+__all__ = ["compare", "diff", "list_runs", "report", "serve", "show", "trace", "verify"]
+
+Limit = Annotated[int, typer.Option(min=0, help="Of two rounds: most changed samples to show.")]
+Sort = Annotated[
+    Literal["r-ifd-change", "length-change", "position"],
+    typer.Option(
+        help="Of two rounds: which samples come first, those whose r-IFD fell most, those whose response's "
+        "length changed most, or as in the data."
+    ),
+]
+
+
+def list_runs(runs: Runs = RUNS, as_json: Json = False) -> None:
+    """List all runs."""
+    from reflectune.loop.show.documents import readable_overview
+    from reflectune.loop.show.terminal.runs import render_runs
+
+    documents = [readable_overview(folder) for folder in RunFolder.all(runs)]
+    show_document(documents, render_runs(documents), as_json)
+
+
+def show(
+    name: Name,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Redraw every few seconds while the run goes on; Ctrl-C leaves.")
+    ] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Show the rounds of one run."""
+    folder = RunFolder.find(runs, name)
+    if not watch:
+        show_rounds(folder, as_json)
+        return
+    from reflectune.loop.show.terminal.runs import render_rounds
+    from reflectune.loop.show.terminal.watch import refuse_to_watch, watch_rounds
+
+    refuse_to_watch(open_console(), as_json)
+    run = watch_rounds(folder, open_console())
+    show_document(run, render_rounds(run), as_json)
+
+
+def trace(
+    name: Name,
+    sample: Annotated[
+        str, typer.Argument(help="Position in the given data, id, or start of an id.", show_default=False)
+    ],
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Follow one sample through all rounds."""
+    from reflectune.loop.show.terminal.trace import render_trace
+
+    with read_run(runs, name) as lineage:
+        document = lineage.trace(sample)
+    show_document(document, render_trace(document), as_json)
+
+
+def compare(
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A[@R]", help="Name of a run, or a round of one: alpaca@2.", show_default=False
+        ),
+    ],
+    second: Annotated[
+        str,
+        typer.Argument(metavar="B[@R]", help="Another run, or another round of it.", show_default=False),
+    ],
+    limit: Limit = 5,
+    sort: Sort = "r-ifd-change",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs, or two rounds of one run: pools, decisions, measures, training sets."""
+    (one, before), (other, after) = map(_parse_place, (first, second))
+    if one != other and before is after is None:
+        _compare_runs(one, other, runs, as_json)
+    elif one == other and None not in (before, after):
+        _compare_rounds(one, before or 0, after or 0, sort, limit, runs, as_json)
+    else:
+        raise ConfigError(
+            f"{first} and {second} do not compare; give the names of two runs, or two rounds of one run, "
+            f"as {one}@0 {one}@1"
+        )
+
+
+def _parse_place(text: str) -> tuple[str, int | None]:
+    """A run, and its round if one is named; no run's name has an @ in it."""
+    name, _, round = text.partition("@")
+    if "@" in text and not round.isdecimal():
+        raise ConfigError(f"{text}: {round or 'nothing'} is no round; write a round as {name}@2")
+    return name, int(round) if round else None
+
+
+def diff(
+    name: Name,
+    before: Annotated[
+        int, typer.Argument(metavar="A", help="A round; 0 is the given data.", show_default=False)
+    ],
+    after: Annotated[int, typer.Argument(metavar="B", help="Another round.", show_default=False)],
+    limit: Limit = 5,
+    sort: Sort = "r-ifd-change",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Compare two rounds of a run: the same as `compare NAME@A NAME@B`."""
+    _compare_rounds(name, before, after, sort, limit, runs, as_json)
+
+
+def _compare_runs(one: str, other: str, runs: Path, as_json: bool) -> None:
+    from reflectune.loop.show.documents import describe_comparison
+    from reflectune.loop.show.terminal.compare import render_runs_compared
+
+    document = describe_comparison(RunFolder.find(runs, one), RunFolder.find(runs, other))
+    show_document(document, render_runs_compared(document), as_json)
+
+
+def _compare_rounds(
+    name: str, before: int, after: int, sort: "ChangeOrder", limit: int, runs: Path, as_json: bool
+) -> None:
+    from reflectune.loop.show.terminal.compare import render_rounds_compared
+    from reflectune.state.lineage.round_comparison import compare_rounds
+
+    with read_run(runs, name) as lineage:
+        document = {"name": name, **compare_rounds(lineage, before, after, order=sort, limit=limit)}
+    show_document(document, render_rounds_compared(document), as_json)
+
+
+def report(
+    name: Name,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="File to write.", show_default="report.html in the run's folder"),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page about a run; with --json print its numbers instead."""
+    from reflectune.loop.show.report import describe_evolution, write_report
+
+    folder = RunFolder.find(runs, name)
+    if as_json and out is None:
+        show_document(describe_evolution(folder), "", as_json)
+        return
+    target = folder.path / "report.html" if out is None else out
+    write_report(folder, target)
+    size = target.stat().st_size
+    line = f"wrote {target} ({size / 1e6:.1f} MB); open it in a browser, or send it around"
+    show_document({"name": name, "out": str(target), "bytes": size}, line, as_json)
+
+
+def serve(
+    name: Name,
+    port: Annotated[int, typer.Option(help="Where to listen on 127.0.0.1; 0 takes any free port.")] = 8321,
+    runs: Runs = RUNS,
+) -> None:
+    """Browse a run in a local web page, also while it goes on."""
+    folder = RunFolder.find(runs, name)
+    with read_run(runs, name):  # what cannot be read is said here, before anything is served
+        pass
+    from reflectune.loop.show.html.server import serve as serve_pages
+
+    ended_by = serve_pages(
+        runs, folder, port, lambda address: say(f"serving {folder.path.name} at {address} (Ctrl-C ends it)")
+    )
+    raise typer.Exit(128 + ended_by if ended_by else 1)
+
+
+def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
+    """Check every row, adapter and file of a run against what it was derived from; exit 1 on any fault."""
+    from reflectune.loop.resuming import explained
+    from reflectune.loop.verify.run import describe, verify_run
+
+    folder = RunFolder.find(runs, name)
+    with explained(folder.path, "try again"):
+        document = verify_run(folder)
+    if as_json:
+        show_document(document, "", as_json)
+    else:
+        typer.echo("\n".join(describe(document)))
+    if document["faults"]:
+        raise typer.Exit(1)
