@@ -154,12 +154,6 @@ def test_sample_page_shows_both_kinds_of_diff(pages: Pages) -> None:
     assert 'href="/samples/2?view=side"' in side
 
 
-def test_overview_leads_to_every_refusal_in_two_clicks(pages: Pages) -> None:
-    asked = {"outcome=refused", "phase=response", "round=1"}
-    (path, *_) = [link for link in pages.links("/") if asked <= set(link.partition("?")[2].split("&"))]
-    assert {link for link in pages.links(path) if "#" in link} == {"#content", "/samples/1#round-1-response"}
-
-
 def test_round_page_counts_what_its_lists_hold(pages: Pages) -> None:
     page = pages.get("/rounds/1").text
     assert re.findall('<p class="explained">(The pair .*?)</p>', page) == [

@@ -47,10 +47,20 @@ class Page(HTMLParser):
         return Counter(tag for tag, _ in self.elements)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run for all tests that only read it."""
+    return make_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def report(folder: RunFolder) -> str:
+    return report_of(folder)
+
+
+def make_run(runs: Path) -> RunFolder:
     """One round: "a" is improved, "b" is refused, reflection on "c" fails."""
-    folder = RunFolder(tmp_path / "run")
+    folder = RunFolder(runs / "run")
     folder.path.mkdir()
     with make_store(folder.lineage) as store:
         write_round(store)
@@ -96,8 +106,12 @@ def report_of(folder: RunFolder) -> str:
     return out.read_text(encoding="utf-8")
 
 
-def test_report_holds_everything_it_shows(folder: RunFolder) -> None:
-    page = Page(report_of(folder))
+def text_of(html: str) -> str:
+    return " ".join(Page(html).text.split())
+
+
+def test_report_holds_everything_it_shows(report: str) -> None:
+    page = Page(report)
     assert not {"script", "link", "iframe", "object", "embed", "base", "form", "svg"} & set(page.count())
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on")]
@@ -107,42 +121,35 @@ def test_report_holds_everything_it_shows(folder: RunFolder) -> None:
     (policy,) = (a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
-    style = re.search(r"<style>(.*?)</style>", report_of(folder), re.DOTALL)
-    assert style is not None
-    assert "url(" not in style[1]
-    assert "@import" not in style[1]
+    (style,) = re.findall(r"<style>(.*?)</style>", report, re.DOTALL)
+    assert not re.search(r"url\(|@import", style)
 
 
-def test_report_says_what_the_run_was_and_did(folder: RunFolder) -> None:
-    text = " ".join(Page(report_of(folder)).text.split())
-    assert "Finished after 1 of 1 rounds over 3 samples: all its rounds are done." in text
-    assert "The student took 1 of 2 proposals (50%)." in text
-    assert "Held-out nll went from 3.000 (2.500 to 3.500) to 2.000 (1.500 to 2.500)" in text
-    assert "pairs.json 3 samples in the pool, 1 held out" in text
-
-
-def test_report_answers_why_for_every_decision_it_shows(folder: RunFolder) -> None:
-    text = " ".join(Page(report_of(folder)).text.split())
+def test_report_says_what_the_run_was_and_why_it_decided(folder: RunFolder, report: str) -> None:
+    text = text_of(report)
     with LineageReader.open(folder.lineage) as history:
-        for sample in "abc":
-            for decision in history.trace(sample)["decisions"]:
-                assert explain_reason(decision) in text
-    assert "refused r-IFD 0.9000 against the incumbent's 0.4000 under s0" in text
-    assert "attempt 2 failed, cut: broken" in text
-    assert "The teacher's criticism too short" in text
-    assert "Trained on in round 1." in text
+        reasons = [
+            explain_reason(decision) for sample in "abc" for decision in history.trace(sample)["decisions"]
+        ]
+    for told in (
+        "Finished after 1 of 1 rounds over 3 samples: all its rounds are done.",
+        "The student took 1 of 2 proposals (50%).",
+        "Held-out nll went from 3.000 (2.500 to 3.500) to 2.000 (1.500 to 2.500)",
+        "pairs.json 3 samples in the pool, 1 held out",
+        "refused r-IFD 0.9000 against the incumbent's 0.4000 under s0",
+        "attempt 2 failed, cut: broken",
+        "The teacher's criticism too short",
+        "Trained on in round 1.",
+        *reasons,
+    ):
+        assert told in text, told
+    assert "<del>answer</del><ins>better</ins> a" in report
 
 
-def test_report_marks_what_changed(folder: RunFolder) -> None:
-    html = report_of(folder)
-    assert "<del>answer</del><ins>better</ins> a" in html
-
-
-def test_report_has_headings_in_order_and_described_charts(folder: RunFolder) -> None:
-    page = Page(report_of(folder))
+def test_report_has_headings_in_order_and_described_charts(report: str) -> None:
+    page = Page(report)
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
+    assert (levels[0], levels.count(1)) == (1, 1)
     assert all(after <= before + 1 for before, after in pairwise(levels))
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     assert images
@@ -152,9 +159,9 @@ def test_report_has_headings_in_order_and_described_charts(folder: RunFolder) ->
     assert len(ids) == len(set(ids))
 
 
-def test_report_gives_no_credentials_away(folder: RunFolder) -> None:
+def test_report_gives_no_credentials_away(folder: RunFolder, report: str) -> None:
     assert describe_evolution(folder)["settings"]["config"]["teacher"]["base_url"] == "https://host:8000/v1"
-    assert "pass@" not in report_of(folder)
+    assert "pass@" not in report
 
 
 def write_evil(folder: RunFolder, response: str) -> None:
@@ -184,14 +191,10 @@ def test_report_takes_hostile_texts_for_text(tmp_path: Path) -> None:
     write_evil(folder, EVIL)
     html = report_of(folder)
     page = Page(html)
-    assert page.count()["script"] == 0
-    assert page.count()["style"] == 1
-    assert all(
-        (attributes["src"] or "").startswith("data:") for tag, attributes in page.elements if tag == "img"
-    )
+    assert (page.count()["script"], page.count()["style"]) == (0, 1)
+    assert all((a["src"] or "").startswith("data:") for tag, a in page.elements if tag == "img")
     assert page.text.count("<script>alert(1)</script>") >= 5
-    assert "\x1b" not in html
-    assert "\u202e" not in html
+    assert not {"\x1b", "\u202e"} & set(html)
 
 
 def test_report_is_small_where_a_text_is_large(tmp_path: Path) -> None:
@@ -256,7 +259,7 @@ def test_report_of_a_run_that_has_not_begun(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with make_store(folder.lineage) as store:
         store.start_round(1)
-    text = " ".join(Page(report_of(folder)).text.split())
+    text = text_of(report_of(folder))
     assert "Interrupted after 0 of 2 rounds over 3 samples." in text
     assert "No proposal has been decided about yet." in text
     assert "so no sample has a story" in text
@@ -274,36 +277,35 @@ def test_report_that_cannot_be_written_leaves_the_old_one(folder: RunFolder, tmp
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_report_changes_nothing_in_the_lineage_and_is_the_same_again(folder: RunFolder) -> None:
+def test_report_changes_nothing_in_the_lineage_and_is_the_same_again(folder: RunFolder, report: str) -> None:
     before = folder.lineage.read_bytes()
-    assert report_of(folder) == report_of(folder)
+    assert report_of(folder) == report
     assert folder.lineage.read_bytes() == before
 
 
 def test_report_document_is_json(folder: RunFolder) -> None:
     document: dict[str, Any] = json.loads(to_json(describe_evolution(folder)))
     assert (document["name"], document["status"], document["complete"]) == ("run", "finished", 1)
-    assert {item["kind"]: item["position"] for item in document["telling"]} == {
-        "gain": 0,
-        "narrow": 1,
-        "failure": 2,
-    }
+    chosen = {item["kind"]: item["position"] for item in document["telling"]}
+    assert chosen == {"gain": 0, "narrow": 1, "failure": 2}
 
 
-def test_report_command_writes_into_the_run(folder: RunFolder, tmp_path: Path) -> None:
-    result = reflectune("report", "run", "--runs", tmp_path, cwd=tmp_path)
+def test_report_command_writes_into_the_run(folder: RunFolder, report: str, tmp_path: Path) -> None:
+    def run(*words: object) -> Any:
+        return reflectune("report", "run", "--runs", folder.path.parent, *words, cwd=tmp_path)
+
+    result = run()
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"wrote {folder.path / 'report.html'} (")
-    assert (folder.path / "report.html").read_text(encoding="utf-8") == report_of(folder)
-    result = reflectune("report", "run", "--runs", tmp_path, "--json", cwd=tmp_path)
-    assert json.loads(result.stdout) == json.loads(to_json(describe_evolution(folder)))
-    result = reflectune("report", "run", "--runs", tmp_path, "-o", tmp_path, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "is not a regular file" in result.stderr
+    assert (folder.path / "report.html").read_text(encoding="utf-8") == report
+    assert json.loads(run("--json").stdout) == json.loads(to_json(describe_evolution(folder)))
+    result = run("-o", tmp_path)
+    assert (result.returncode, "is not a regular file" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["lineage.db", "config.toml"])
-def test_report_command_never_replaces_a_file_of_a_run(folder: RunFolder, tmp_path: Path, name: str) -> None:
+def test_report_command_never_replaces_a_file_of_a_run(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path)
     folder.config.write_text("rounds = 1")
     target = folder.path / name
     before = target.read_bytes()
@@ -313,11 +315,12 @@ def test_report_command_never_replaces_a_file_of_a_run(folder: RunFolder, tmp_pa
     assert target.read_bytes() == before
 
 
-def test_report_says_what_was_scored_where_neither_ifd_nor_r_ifd_was(folder: RunFolder) -> None:
+def test_report_says_what_was_scored_where_neither_ifd_nor_r_ifd_was(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
     with LineageWriter.open(folder.lineage) as store:
         nll = {"response_given_instruction": Score(-8.0, 4, "ok")}
         store.add_scores({original("a").id: nll}, "s0")
-    text = " ".join(Page(report_of(folder)).text.split())
+    text = text_of(report_of(folder))
     # exp(8 / 4) is 7.3891.
     assert "under s0: perplexity of the response given the instruction 7.3891" in text
 
@@ -331,6 +334,6 @@ def test_report_writes_numbers_that_are_compared_apart(tmp_path: Path) -> None:
         new = propose(store, old, "new", round=1, phase="instruction")
         made = decided(old, new, reason="refused", phase="instruction", values=(0.00694, 0.00691))
         store.add_decisions({}, "s0", [made])
-    text = " ".join(Page(report_of(folder)).text.split())
+    text = text_of(report_of(folder))
     assert "0.00691 against the incumbent's 0.00694 in round 1, phase instruction" in text
     assert "refused IFD 0.00691 against the incumbent's 0.00694 under s0" in text

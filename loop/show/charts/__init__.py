@@ -6,13 +6,13 @@ document gives the same bytes. Nothing here reads a lineage or writes HTML.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from reflectune.loop.show.charts.chart import Chart, Document, format_measure
+from reflectune.loop.show.charts.chart import Chart, Document
 from reflectune.loop.show.charts.cost import draw_cost
 from reflectune.loop.show.charts.measures import draw_held_out, draw_lengths, draw_scores
 from reflectune.loop.show.charts.samples import draw_acceptance, draw_flow
 from reflectune.state.text import inert_document
 
-__all__ = ["Chart", "draw_charts", "explain_missing", "format_measure"]
+__all__ = ["Chart", "draw_charts", "explain_missing"]
 
 _CHARTS: Mapping[str, Callable[[Document], Chart | None]] = {
     "acceptance": draw_acceptance,

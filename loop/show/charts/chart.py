@@ -9,10 +9,9 @@ __all__ = [
     "Document",
     "as_sentence",
     "choose_unit",
-    "format_measure",
+    "describe_when",
+    "format_duration",
     "or_nothing",
-    "say_duration",
-    "say_when",
 ]
 
 Document = Mapping[str, Any]
@@ -32,14 +31,7 @@ class Chart:
     rows: tuple[tuple[str, ...], ...]
 
 
-def format_measure(name: str, value: float | None) -> str:
-    """A held-out measure as charts and the report write it; a dash for None."""
-    if value is None:
-        return "-"
-    return f"{value:.1%}" if name == "accuracy" else f"{value:.3f}" if name == "nll" else f"{value:.4g}"
-
-
-def say_when(round: int) -> str:
+def describe_when(round: int) -> str:
     """When a round's numbers were so."""
     return f"after round {round}" if round else "in the given data"
 
@@ -49,7 +41,7 @@ def choose_unit(seconds: float) -> tuple[str, float]:
     return next((unit, per) for unit, per, least in _TIMES if seconds >= least)
 
 
-def say_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds in the unit that reads best."""
     unit, per = choose_unit(seconds)
     return f"{seconds / per:,.1f} {unit}"

@@ -1,6 +1,6 @@
 """What rounds took: seconds, tokens, money."""
 
-from reflectune.loop.show.charts.chart import Chart, Document, choose_unit, or_nothing, say_duration
+from reflectune.loop.show.charts.chart import Chart, Document, choose_unit, format_duration, or_nothing
 from reflectune.loop.show.charts.drawing import (
     BLUE,
     GREEN,
@@ -58,7 +58,7 @@ def draw_cost(document: Document) -> Chart | None:
         "cost",
         "Time and cost",
         svg,
-        _say_cost(document),
+        _describe_cost(document),
         (
             "round", *(f"{name}, seconds" for name in _STEPS), "calls", "from the cache", "prompt tokens",
             "answer tokens", "USD",
@@ -78,7 +78,7 @@ def draw_cost(document: Document) -> Chart | None:
     )  # fmt: skip
 
 
-def _say_cost(document: Document) -> str:
+def _describe_cost(document: Document) -> str:
     total = {name: sum(row["seconds"][name] for row in document["rounds"]) for name in _STEPS}
     longest = max(total, key=lambda name: total[name])
     teacher = document["teacher"]
@@ -89,7 +89,7 @@ def _say_cost(document: Document) -> str:
     )
     cost = "a cost that is not known" if teacher["cost_usd"] is None else f"{teacher['cost_usd']:.4f} USD"
     return (
-        f"All steps took {say_duration(sum(total.values()))}, most of it {longest} "
+        f"All steps took {format_duration(sum(total.values()))}, most of it {longest} "
         f"({format_share(total[longest] / sum(total.values()))}). The teacher's {teacher['calls']:,} calls, "
         f"{teacher['cached']:,} of them answered from the cache, came to {paid} and {cost}."
     )

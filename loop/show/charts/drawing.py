@@ -19,10 +19,12 @@ from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from reflectune.loop.show.numbers import format_short
+
 __all__ = [
     "BLUE", "GREEN", "GREY", "ON_COLOUR", "ORANGE", "PAPER", "PURPLE", "RED", "SKY", "SOFT", "YELLOW",
     "add_bar", "add_columns", "add_intervals", "add_legend", "add_ribbon", "add_text", "add_violins",
-    "name_round", "open_figure", "shorten",
+    "name_round", "open_figure",
 ]  # fmt: skip
 
 Document = Mapping[str, Any]
@@ -268,14 +270,14 @@ def add_columns(
     axes.set_xlim(-0.6, len(names) - 0.4)
     for place, total in enumerate(totals):
         if total is None or total:
-            text = "not\nknown" if total is None else format(total, form) if form else shorten(total)
+            text = "not\nknown" if total is None else format(total, form) if form else format_short(total)
             size = 8 if len(names) <= 6 else 6.5
             add_text(axes, place, (total or 0) + 0.02 * most, text, va="bottom", fontsize=size)
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel("round")
     axes.tick_params(axis="x", length=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shorten(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_short(value)))
     axes.yaxis.grid(True)
     if len(looks) > 1:
         patches = [_patch(name, *looks[name]) for name in shown]
@@ -301,14 +303,6 @@ def add_text(axes: Axes, x: float, y: float, text: str, **look: Any) -> None:
     """A small text, in the middle of the place unless `look` says otherwise."""
     centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8.5}
     axes.text(x, y, text, **(centred | look))
-
-
-def shorten(value: float) -> str:
-    """A number in at most about five characters."""
-    for least, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= least:
-            return f"{value / (1e3 if letter == 'k' else least):.3g}{letter}"
-    return f"{value:,.4g}"
 
 
 def name_round(round: int, *, few: bool = True) -> str:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from reflectune.loop.show.charts.chart import Chart, Document, as_sentence, format_measure, say_when
+from reflectune.loop.show.charts.chart import Chart, Document, as_sentence, describe_when
 from reflectune.loop.show.charts.drawing import (
     SOFT,
     add_intervals,
     add_violins,
     open_figure,
 )
-from reflectune.loop.show.numbers import held_out_unit
+from reflectune.loop.show.numbers import format_held_out, format_with_interval, held_out_unit
 
 __all__ = ["draw_held_out", "draw_lengths", "draw_scores"]
 
@@ -48,7 +48,7 @@ def draw_scores(document: Document) -> Chart | None:
         "scores",
         "IFD and r-IFD of the pool",
         svg,
-        _say_scores(document["scores"]),
+        _describe_scores(document["scores"]),
         ("measure", "student", "samples", "round", *_SUMMARY),
         tuple(
             (_NAMES[name], panel["student"], f"{panel['n']:,}", str(row["round"]), *_summary(row, ".3g"))
@@ -58,14 +58,14 @@ def draw_scores(document: Document) -> Chart | None:
     )
 
 
-def _say_scores(scores: Mapping[str, Sequence[Document]]) -> str:
+def _describe_scores(scores: Mapping[str, Sequence[Document]]) -> str:
     sentences = []
     for name, title in _NAMES.items():
         for panel in [*scores[name][:1], *scores[name][1:][-1:]]:
             first, last = panel["rounds"][0], panel["rounds"][-1]
             sentences.append(
                 f"under {panel['student']} the median {title} is {first['median']:.3g} "
-                f"{say_when(first['round'])} and {last['median']:.3g} {say_when(last['round'])}, "
+                f"{describe_when(first['round'])} and {last['median']:.3g} {describe_when(last['round'])}, "
                 f"over {panel['n']:,} of {panel['of']:,} samples"
             )
     if any(panel["drawn"] is None for panels in scores.values() for panel in panels):
@@ -91,8 +91,8 @@ def draw_lengths(document: Document) -> Chart | None:
         "length",
         "Length of the pool's responses",
         svg,
-        f"The median response has {first['median']:,.4g} characters {say_when(first['round'])}"
-        + (f" and {last['median']:,.4g} {say_when(last['round'])}" if len(rounds) > 1 else "")
+        f"The median response has {first['median']:,.4g} characters {describe_when(first['round'])}"
+        + (f" and {last['median']:,.4g} {describe_when(last['round'])}" if len(rounds) > 1 else "")
         + f". {_LEGEND_OF_BOXES}",
         ("round", "samples", *(f"{name}, characters" for name in _SUMMARY)),
         tuple((str(row["round"]), f"{row['n']:,}", *_summary(row, ",.1f")) for row in rounds),
@@ -115,7 +115,7 @@ def draw_held_out(document: Document) -> Chart | None:
                 [item for item in evaluations if item["name"] == name],
                 title=name.replace("_", " ") + (" (less is better)" if name == "nll" else ""),
                 unit=held_out_unit(name),
-                form=partial(format_measure, name),
+                form=partial(format_held_out, name),
                 percent=name == "accuracy",
             )
         svg = finish()
@@ -123,14 +123,14 @@ def draw_held_out(document: Document) -> Chart | None:
         "held-out",
         "Measures on held-out pairs",
         svg,
-        _say_held_out(evaluations, names),
+        _describe_held_out(evaluations, names),
         ("round", "student", "measure", "value", "95 % from", "to", "samples"),
         tuple(
             (
                 str(item["round"]),
                 item["student"],
                 item["name"].replace("_", " "),
-                *(format_measure(item["name"], item[key]) for key in ("value", "low", "high")),
+                *(format_held_out(item["name"], item[key]) for key in ("value", "low", "high")),
                 f"{item['n']:,}",
             )
             for item in evaluations
@@ -138,18 +138,12 @@ def draw_held_out(document: Document) -> Chart | None:
     )
 
 
-def _say_held_out(evaluations: Sequence[Document], names: Sequence[str]) -> str:
+def _describe_held_out(evaluations: Sequence[Document], names: Sequence[str]) -> str:
     sentences = []
     for name in names:
         items = [item for item in evaluations if item["name"] == name]
         told = [
-            f"{format_measure(name, item['value'])} with {item['student']}"
-            + (
-                ""
-                if item["low"] is None
-                else f" ({format_measure(name, item['low'])} to {format_measure(name, item['high'])})"
-            )
-            for item in (items[0], *items[1:][-1:])
+            f"{format_with_interval(item)} with {item['student']}" for item in (items[0], *items[1:][-1:])
         ]
         sentences.append(f"{name.replace('_', ' ')}: {', '.join(told)}")
     return f"{as_sentence('; '.join(sentences))} In brackets and as lines: 95 % intervals."

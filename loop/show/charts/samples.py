@@ -21,10 +21,9 @@ from reflectune.loop.show.charts.drawing import (
     add_text,
     name_round,
     open_figure,
-    shorten,
 )
 from reflectune.loop.show.explanations import name_outcome
-from reflectune.loop.show.numbers import format_share
+from reflectune.loop.show.numbers import format_share, format_short
 
 __all__ = ["draw_acceptance", "draw_flow"]
 
@@ -77,7 +76,7 @@ def draw_acceptance(document: Document) -> Chart | None:
         "acceptance",
         "What each phase came to",
         svg,
-        _say_acceptance(places),
+        _describe_acceptance(places),
         ("round", "phase", "pool", *map(name_outcome, shown), "accepted of proposed"),
         tuple(
             (
@@ -97,7 +96,7 @@ def _accepted(place: Document) -> float | None:
     return place["accepted"] / proposed if proposed else None
 
 
-def _say_acceptance(places: Sequence[Document]) -> str:
+def _describe_acceptance(places: Sequence[Document]) -> str:
     sentences = []
     for place in [*places[:2], *places[2:][-2:]]:
         proposed = place["accepted"] + place["refused"]
@@ -148,7 +147,7 @@ def draw_flow(document: Document) -> Chart | None:
                             axes,
                             where,
                             middle,
-                            shorten(n),
+                            format_short(n),
                             color=ON_COLOUR,
                             fontsize=8 if len(columns) < 9 else 7,
                         )
@@ -167,7 +166,7 @@ def draw_flow(document: Document) -> Chart | None:
         "flow",
         "Where samples went",
         svg,
-        _say_flow(columns, pool),
+        _describe_flow(columns, pool),
         ("round", "from", "to", "samples", "share of the pool"),
         tuple(
             (
@@ -182,7 +181,7 @@ def draw_flow(document: Document) -> Chart | None:
     )
 
 
-def _say_flow(columns: Sequence[Document], pool: int) -> str:
+def _describe_flow(columns: Sequence[Document], pool: int) -> str:
     last = columns[-1]
     counts = ", ".join(
         f"{n:,} {state} ({format_share(n / pool)})" for state, n in last["counts"].items() if n
