@@ -27,8 +27,9 @@ from reflectune.loop.measuring import evaluate_round, score_frozen
 from reflectune.loop.selection import choose_training_set, decide, needed_scores
 from reflectune.loop.signals import Interrupted
 from reflectune.loop.stopping import is_spent, stop_reason
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import RunConfig, TeacherConfig
 from reflectune.state.errors import TeacherError
+from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import (
     ANSWERLESS,
     PHASES,
@@ -63,7 +64,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     context.leave_if_asked()
     store, teacher_config = context.store, context.config.teacher
     store.start_round(round)
-    total = _count_wanted(context, round)
+    total = _count_wanted(store, teacher_config, round)
     settled = store.count_settled(round, phase, attempts=teacher_config.attempts)
     reflections = store.pending_reflections(
         round,
@@ -167,23 +168,24 @@ def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, objec
     """Measure the round's student and pool, then stop or go to the next round."""
     context, round = runtime.context, state["round"]
     context.leave_if_asked()
-    ends = why_stop(context, round, {}) is not None
+    store = context.store
+    ends = why_stop(store, context.config, round, {}) is not None
     if ends or round % context.config.evaluate.every == 0:
         evaluate_round(context, round)
         score_frozen(context, round)
-    reason = why_stop(context, round, context.store.held_out_measures())
-    context.store.finish_round(round, reason)
+    reason = why_stop(store, context.config, round, store.held_out_measures())
+    store.finish_round(round, reason)
     return {"stop_reason": reason} if reason else {"round": round + 1}
 
 
 def why_stop(
-    context: LoopContext, round: int, measures: Mapping[int, Mapping[str, Evaluation]]
+    store: LoopReader, config: RunConfig, round: int, measures: Mapping[int, Mapping[str, Evaluation]]
 ) -> str | None:
     """Why the loop ends after a round, by its stored rows and the measures up to it; None: it goes on."""
-    store, teacher = context.store, context.config.teacher
-    wanted = _count_wanted(context, round)
+    teacher = config.teacher
+    wanted = _count_wanted(store, teacher, round)
     return stop_reason(
-        context.config,
+        config,
         round,
         proposals=store.count_proposals(round),
         accepted=store.count_decisions(round, reason="accepted"),
@@ -264,11 +266,9 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
     )
 
 
-def _count_wanted(context: LoopContext, round: int) -> int:
+def _count_wanted(store: LoopReader, teacher: TeacherConfig, round: int) -> int:
     """How many proposals a phase of the round asks for."""
-    store, teacher = context.store, context.config.teacher
-    asked = store.samples()["train"] - store.count_frozen(round, teacher.freeze_after)
-    return asked * teacher.candidates
+    return (store.samples()["train"] - store.count_frozen(round, teacher.freeze_after)) * teacher.candidates
 
 
 def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:

@@ -209,12 +209,12 @@ def _invoke(context: LoopContext) -> str:
 def _end_again(context: LoopContext, round: int) -> str | None:
     """Why the loop stops after a finished round by what the config says now; None where it goes on."""
     store = context.store
-    reason = why_stop(context, round, store.held_out_measures())
+    reason = why_stop(store, context.config, round, store.held_out_measures())
     if reason is not None and store.stop_reason(round) is None:
         # It was not the last, and may not have been measured.
         evaluate_round(context, round)
         score_frozen(context, round)
-        reason = why_stop(context, round, store.held_out_measures())
+        reason = why_stop(store, context.config, round, store.held_out_measures())
     store.set_stop_reason(round, reason)
     return reason
 

@@ -22,7 +22,7 @@ from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.trainer import _checkpoints
 from reflectune.loop.progress import LineDisplay, Stage
 from reflectune.loop.run import change_run, create_run, run_loop
-from reflectune.loop.verify.run import verify_run
+from reflectune.loop.verify import verify_run
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import load_config
 from reflectune.state.data.datasets import read_dataset

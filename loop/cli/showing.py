@@ -185,7 +185,7 @@ def serve(
 def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
     """Check every row, adapter and file of a run against what it was derived from; exit 1 on any fault."""
     from reflectune.loop.resuming import explained
-    from reflectune.loop.verify.run import describe, verify_run
+    from reflectune.loop.verify import describe, verify_run
 
     folder = RunFolder.find(runs, name)
     with explained(folder.path, "try again"):

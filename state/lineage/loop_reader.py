@@ -16,6 +16,7 @@ from reflectune.state.records import (
     PHASES,
     CallStatus,
     Contest,
+    Decision,
     Evaluation,
     Pair,
     Phase,
@@ -149,22 +150,16 @@ class LoopReader(LineageReader):
     # Selection
 
     def contests(
-        self, round: int, phase: Phase, size: int, *, patience: int | None = None
+        self, round: int, phase: Phase, size: int, *, patience: int | None = None, decided: bool = False
     ) -> Iterator[list[Contest]]:
-        """The samples a phase has not decided yet, in fixed groups of at most `size`.
+        """The samples a phase has not decided yet, in fixed groups of at most `size`; or all that it has.
 
         A group is the same samples whether or not a run was interrupted, so whatever is computed
         for a group at once comes out the same.
         """
         for page in self._pool_pages(_before(round, phase), size):
             sample_ids = [row["sample_id"] for row in page]
-            decided = self._count(
-                f"decisions WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)})",
-                round,
-                phase,
-                *sample_ids,
-            )
-            if decided:
+            if not decided and self.decisions(round, phase, sample_ids):
                 continue
             frozen = self._frozen(round, patience, sample_ids)
             candidates: dict[str, dict[str, Pair]] = {sample_id: {} for sample_id in sample_ids}
@@ -195,6 +190,14 @@ class LoopReader(LineageReader):
         ):
             found[row["version_id"]][row["term"]] = _score(row)
         return found
+
+    def decisions(self, round: int, phase: Phase, sample_ids: Sequence[str]) -> dict[str, Decision]:
+        """What a phase decided about some samples, by sample."""
+        rows = self.db.query(
+            f"SELECT * FROM decisions WHERE round = ? AND phase = ? AND sample_id IN ({marks(sample_ids)})",
+            [round, phase, *sample_ids],
+        )
+        return {row["sample_id"]: Decision(**row) for row in rows}
 
     def count_decisions(self, round: int, phase: Phase | None = None, reason: str | None = None) -> int:
         """How many decisions a round has taken, of one phase and with one reason if given."""
@@ -240,7 +243,7 @@ class LoopReader(LineageReader):
             [round, *sample_ids],
         )
         found = {row["sample_id"]: row for row in rows}
-        return {found[sample]["id"]: _pair(found[sample]) for sample in sample_ids}
+        return {found[sample]["id"]: _pair(found[sample]) for sample in sample_ids if sample in found}
 
     def original_ids(self) -> list[str]:
         """Version ids of the given training pairs, by position."""
@@ -255,6 +258,50 @@ class LoopReader(LineageReader):
             round = row.pop("round")
             measures.setdefault(round, {})[row["name"]] = Evaluation(**row)
         return measures
+
+    # What verifying asks
+
+    def positions(self) -> Iterator[tuple[str, int]]:
+        """Ids and positions of all samples."""
+        for row in self.db.query("SELECT id, position FROM samples"):
+            yield row["id"], row["position"]
+
+    def has_begun(self, round: int, phase: Phase) -> bool:
+        """Whether a phase has asked or decided anything."""
+        tables = ("teacher_calls", "decisions")
+        return any(self._count(f"{table} WHERE round = ? AND phase = ?", round, phase) for table in tables)
+
+    def training_sets(self) -> dict[int, dict[str, int]]:
+        """Every training set: round -> version id -> rank."""
+        sets: dict[int, dict[str, int]] = {}
+        for row in self.db.query("SELECT round, version_id, rank FROM training_sets"):
+            sets.setdefault(row["round"], {})[row["version_id"]] = row["rank"]
+        return sets
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Every teacher call of a decided phase, with the pair it was asked about and the one it proposed.
+
+        Their texts are incumbent_instruction and so on, and proposed_instruction and so on: None where there
+        is none.
+        """
+        texts = ", ".join(
+            f"{side}.{name} AS {side}_{name}"
+            for side in ("incumbent", "proposed")
+            for name in ("instruction", "input", "response")
+        )
+        return self.db.query(
+            f"""
+            SELECT calls.id, calls.round, calls.phase, calls.sample_id, calls.attempt, calls.prompt_hash,
+                calls.text, calls.finish_reason, calls.status, calls.critique, {texts}
+            FROM teacher_calls AS calls
+            JOIN decisions ON decisions.round = calls.round AND decisions.phase = calls.phase
+                AND decisions.sample_id = calls.sample_id
+            JOIN versions AS incumbent ON incumbent.id = decisions.incumbent_id
+            LEFT JOIN versions AS proposed ON proposed.sample_id = calls.sample_id
+                AND proposed.round = calls.round AND proposed.phase = calls.phase
+                AND proposed.teacher_call_id = calls.id
+            """
+        )
 
     # How rows are found
 
