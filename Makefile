@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint types test fast torture audit bench bench-arms bench-gpu screenshots clean
+.PHONY: help setup demo lint types test fast torture audit bench bench-arms bench-gpu reference screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ bench-arms: setup ## compare selection policies over several seeds; takes an hou
 
 bench-gpu: ## the same for scoring on a GPU; needs only torch and transformers
 	$(PYTHON) -m tests.bench.gpu --record
+
+reference: setup ## the tables of commands and config keys in the READMEs, from the code
+	$(BIN)/python -m tests.reference
 
 screenshots: setup .venv/chromium ## run the demo and take the pictures of the README
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.browser tests/screenshots

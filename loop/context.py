@@ -1,4 +1,4 @@
-"""What the nodes work with: counters, store and models, and a student that scores what is missing."""
+"""What the nodes work with: counters, lineage and models, and a student that scores what is missing."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +21,9 @@ from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, 
 
 __all__ = [
     "SAMPLES_AT_ONCE",
-    "Judge",
     "LoopContext",
     "LoopState",
+    "Scorer",
     "adapter_of",
     "find_adapter",
     "round_student",
@@ -53,7 +53,7 @@ class LoopContext:
 
     config: RunConfig
     folder: RunFolder
-    store: LineageWriter
+    lineage: LineageWriter
     display: Display
     checker: Checker | None
     open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
@@ -71,7 +71,7 @@ class LoopContext:
             raise Interrupted
 
 
-class Judge:
+class Scorer:
     """Scores with one student, opened when the first score is really missing."""
 
     def __init__(self, context: LoopContext, student: StudentRecord, stack: ExitStack) -> None:
@@ -112,9 +112,9 @@ def adapter_of(context: LoopContext, student: StudentRecord) -> Path | None:
     return find_adapter(context.folder, student)
 
 
-def round_student(store: LineageWriter, round: int) -> StudentRecord:
+def round_student(lineage: LineageWriter, round: int) -> StudentRecord:
     """The student that a round ended with."""
-    student = store.round_student(round)
+    student = lineage.round_student(round)
     assert student is not None, f"round {round} has no student"
     return student
 
@@ -126,4 +126,4 @@ def timed(context: LoopContext, round: int, node: str) -> Iterator[None]:
     try:
         yield
     finally:
-        context.store.add_seconds(round, node, time.monotonic() - began)
+        context.lineage.add_seconds(round, node, time.monotonic() - began)

@@ -4,7 +4,10 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from reflectune.loop.context import LoopContext, LoopState
-from reflectune.loop.nodes import evaluate, refinetune, reflect, select
+from reflectune.loop.nodes.evaluate import evaluate
+from reflectune.loop.nodes.refinetune import refinetune
+from reflectune.loop.nodes.reflect import reflect
+from reflectune.loop.nodes.select import select
 from reflectune.state.records import content_hash
 
 __all__ = ["Loop", "build_graph", "draw_graph", "hash_graph"]

@@ -1,27 +1,20 @@
-"""What a run stands on: its config, the files that the config names, and a disk that takes what is written.
+"""Whether a run is still the one that began: its config, and the files that the config names."""
 
-Here is told whether these are still what they were when the run began, and what to do where they are not.
-"""
-
-import errno
 import json
-import sqlite3
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 from reflectune.agents.model_files import fingerprint
 from reflectune.agents.teacher.engines import ENGINES
 from reflectune.state.config import CHANGEABLE, SELF, RunConfig, flatten, load_begun_config, parse_config
-from reflectune.state.errors import ConfigError, StoreError
+from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
-    "explained",
     "hash_files",
     "refuse_changed_config",
     "refuse_changed_files",
@@ -30,53 +23,6 @@ __all__ = [
 
 # Changed keys that a refusal spells out.
 _SHOWN = 5
-# A log that another process left would be written over the copy.
-_PUT_BACK = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm"
-# What to do about a database that cannot be used, by the beginning of SQLite's name for why.
-_SQLITE_ADVICE = {
-    "SQLITE_FULL": "make room on the disk",
-    "SQLITE_IOERR": "make sure that there is room on the disk",
-    "SQLITE_BUSY": "another program writes in it, let it end",
-    "SQLITE_LOCKED": "another program writes in it, let it end",
-    "SQLITE_READONLY": "make the folder writable",
-    "SQLITE_CANTOPEN": "make the folder writable",
-    "SQLITE_CORRUPT": _PUT_BACK,
-    "SQLITE_NOTADB": _PUT_BACK,
-}
-_SYSTEM_ADVICE = {
-    errno.ENOSPC: "make room on the disk",
-    errno.EDQUOT: "make room on the disk",
-    errno.EIO: "mend the disk",
-    errno.EROFS: "make the folder writable",
-    errno.EACCES: "make the folder writable",
-    errno.EPERM: "make the folder writable",
-}
-
-
-@contextmanager
-def explained(path: Path, then: str) -> Iterator[None]:
-    """Say in one line what ails the disk or a database. What is committed stays, whatever happens here.
-
-    Args:
-        path: the folder that is worked in.
-        then: what to do once that is mended.
-
-    Raises:
-        StoreError: the disk is full, the folder cannot be written, or a database is locked or damaged.
-    """
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        name = getattr(error, "sqlite_errorname", "")
-        advice = next((advice for kind, advice in _SQLITE_ADVICE.items() if name.startswith(kind)), None)
-        if advice is None:  # no fault of the ground
-            raise
-        raise StoreError(f"{path}: {error}; {advice}, then {then}") from error
-    except OSError as error:
-        advice = _SYSTEM_ADVICE.get(error.errno or 0)
-        if advice is None:
-            raise
-        raise StoreError(f"{path}: {error}; {advice}, then {then}") from error
 
 
 def restore_config(folder: RunFolder) -> RunConfig:
@@ -87,9 +33,9 @@ def restore_config(folder: RunFolder) -> RunConfig:
         StoreError: there is no lineage, or the file cannot be written.
     """
     if not folder.config.exists():
-        with LineageWriter(open_database(folder.lineage, read_only=True)) as store:
-            config = parse_config(store.config(), source=str(folder.lineage))
-        with explained(folder.path, "try again"):
+        with LineageWriter(open_database(folder.lineage, read_only=True)) as lineage:
+            config = parse_config(lineage.config(), source=str(folder.lineage))
+        with explain_storage_errors(folder.path, "try again"):
             folder.write_config(config.to_toml())
     try:
         return load_begun_config(folder.config)
@@ -97,14 +43,14 @@ def restore_config(folder: RunFolder) -> RunConfig:
         raise ConfigError(f"{error}; put it right or delete it: the lineage writes it anew") from error
 
 
-def refuse_changed_config(store: LineageWriter, config: RunConfig, name: str) -> None:
+def refuse_changed_config(lineage: LineageWriter, config: RunConfig, name: str) -> None:
     """A run is one experiment: scores and decisions of different settings must not mix in it.
 
     Raises:
         ConfigError: the config is another one than the lineage has.
     """
     # A run begun before a key existed has its default.
-    stored = parse_config(store.config(), source="the lineage")
+    stored = parse_config(lineage.config(), source="the lineage")
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
     changed = [key for key in begun | now if begun.get(key) != now.get(key)]
     if changed:
@@ -145,7 +91,7 @@ def hash_files(config: RunConfig) -> dict[str, str]:
     return hashes
 
 
-def refuse_changed_files(store: LineageWriter, config: RunConfig) -> None:
+def refuse_changed_files(lineage: LineageWriter, config: RunConfig) -> None:
     """What a config names has to stay as well: another model under the same name is another student.
 
     What is gone is for those to say who open it. A run begun before hashes were kept is not checked.
@@ -153,7 +99,7 @@ def refuse_changed_files(store: LineageWriter, config: RunConfig) -> None:
     Raises:
         ConfigError: a model, template, prompts or recording is another one than when the run began.
     """
-    begun, now = store.versions(), flatten(config.model_dump(mode="json"))
+    begun, now = lineage.versions(), flatten(config.model_dump(mode="json"))
     for key, found in hash_files(config).items():
         if begun.get(key, found) != found:
             raise ConfigError(

@@ -19,11 +19,9 @@ from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
-from reflectune.loop.measuring import evaluate_round, score_frozen
-from reflectune.loop.nodes import why_stop
+from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.progress import Display
 from reflectune.loop.resuming import (
-    explained,
     hash_files,
     refuse_changed_config,
     refuse_changed_files,
@@ -37,6 +35,7 @@ from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import StudentRecord
+from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["change_run", "create_run", "run_loop"]
 
@@ -60,7 +59,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         AdapterError: the student cannot be given the configured adapter.
         StoreError: the cache of answers is damaged, or the folder cannot be written.
     """
-    with RunFolder.create(runs, config.name) as folder, explained(runs, "start the run again"):
+    with RunFolder.create(runs, config.name) as folder, explain_storage_errors(runs, "start the run again"):
         check_teacher(config.teacher)
         if config.teacher.cache == "only" or cache_path(runs).exists():
             with _open_cache(config, runs):
@@ -72,10 +71,10 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         config = config.model_copy(update={"student": resolve_student(config.student)})
         check_refinetune(config)  # last: it opens the model
         folder.write_config(config.to_toml())
-        with LineageWriter.create(folder.lineage) as store:
+        with LineageWriter.create(folder.lineage) as lineage:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
-            store.add_run(
+            lineage.add_run(
                 name=config.name,
                 config=config.model_dump(mode="json"),
                 config_hash=config.content_hash(),
@@ -83,10 +82,10 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
                 versions=versions,
                 seed=config.seed,
             )
-            store.add_samples(samples)
-            store.start_round(0)
+            lineage.add_samples(samples)
+            lineage.start_round(0)
             student = config.student
-            store.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
+            lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
     return RunFolder(runs / config.name)
 
 
@@ -102,20 +101,20 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
     written = restore_config(folder)
     change_config(written, overrides)  # what is impossible shall touch nothing
     with (
-        explained(folder.path, f"`reflectune resume {folder.path.name}`"),
+        explain_storage_errors(folder.path, f"`reflectune resume {folder.path.name}`"),
         folder.lock(),
-        LineageWriter.open(folder.lineage) as store,
+        LineageWriter.open(folder.lineage) as lineage,
     ):
-        before = parse_config(store.config(), source=str(folder.lineage))
+        before = parse_config(lineage.config(), source=str(folder.lineage))
         after = change_config(before, overrides)
         if written != after:
-            refuse_changed_config(store, written, folder.path.name)
+            refuse_changed_config(lineage, written, folder.path.name)
         old, new = (flatten(config.model_dump(mode="json")) for config in (before, after))
         changes = {key: (old[key], new[key]) for key in new if old[key] != new[key]}
         if not changes:
             return
-        with store.transaction():
-            store.change_config(changes)
+        with lineage.transaction():
+            lineage.change_config(changes)
             folder.write_config(after.to_toml())
 
 
@@ -139,30 +138,30 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
     config = restore_config(folder)
     checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None
     with (
-        explained(folder.path, f"`reflectune resume {folder.path.name}`"),
+        explain_storage_errors(folder.path, f"`reflectune resume {folder.path.name}`"),
         folder.lock(),
-        LineageWriter.open(folder.lineage) as store,
+        LineageWriter.open(folder.lineage) as lineage,
         _open_cache(config, folder.path.parent) as cache,
     ):
-        _refuse_other_machine(store)
-        refuse_changed_config(store, config, folder.path.name)
-        refuse_changed_files(store, config)
+        _refuse_other_machine(lineage)
+        refuse_changed_config(lineage, config, folder.path.name)
+        refuse_changed_files(lineage, config)
         context = LoopContext(
             config=config,
             folder=folder,
-            store=store,
+            lineage=lineage,
             display=display,
             checker=checker,
             open_teacher=lambda student: _open_teacher(config, folder, student, cache),
             open_student=lambda adapter: Student.open(config.student, adapter),
             stopping=stopping,
         )
-        with _status(store):
-            if not store.is_round_finished(0):
+        with _status(lineage):
+            if not lineage.is_round_finished(0):
                 evaluate_round(context, 0)
-                store.finish_round(0, None)
+                lineage.finish_round(0, None)
             reason = _invoke(context)
-            store.set_run_status("budget" if reason == "budget" else "finished")
+            lineage.set_run_status("budget" if reason == "budget" else "finished")
             return reason
 
 
@@ -194,9 +193,9 @@ def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerC
 
 def _invoke(context: LoopContext) -> str:
     os.environ["LANGSMITH_TRACING"] = "false"  # whatever the environment says
-    round = context.store.newest_round()
+    round = context.lineage.newest_round()
     _remove_adapters_after(context.folder, round)
-    if context.store.is_round_finished(round):
+    if context.lineage.is_round_finished(round):
         reason = _end_again(context, round) if round > 0 else None
         if reason is not None:
             return reason
@@ -208,19 +207,19 @@ def _invoke(context: LoopContext) -> str:
 
 def _end_again(context: LoopContext, round: int) -> str | None:
     """Why the loop stops after a finished round by what the config says now; None where it goes on."""
-    store = context.store
-    reason = why_stop(store, context.config, round, store.held_out_measures())
-    if reason is not None and store.stop_reason(round) is None:
+    lineage = context.lineage
+    reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
+    if reason is not None and lineage.stop_reason(round) is None:
         # It was not the last, and may not have been measured.
         evaluate_round(context, round)
-        score_frozen(context, round)
-        reason = why_stop(store, context.config, round, store.held_out_measures())
-    store.set_stop_reason(round, reason)
+        score_base_samples(context, round)
+        reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
+    lineage.set_stop_reason(round, reason)
     return reason
 
 
 def _beginning(context: LoopContext, round: int) -> LoopState:
-    student = context.store.round_student(round - 1)
+    student = context.lineage.round_student(round - 1)
     assert student is not None, f"round {round - 1} has no student"
     return {
         "run": context.config.name,
@@ -239,20 +238,20 @@ def _remove_adapters_after(folder: RunFolder, newest: int) -> None:
 
 
 @contextmanager
-def _status(store: LineageWriter) -> Iterator[None]:
-    store.set_run_status("running")
+def _status(lineage: LineageWriter) -> Iterator[None]:
+    lineage.set_run_status("running")
     try:
         yield
     except (KeyboardInterrupt, Interrupted):
-        store.set_run_status("interrupted")
+        lineage.set_run_status("interrupted")
         raise
     except BaseException:
-        store.set_run_status("failed")
+        lineage.set_run_status("failed")
         raise
 
 
-def _refuse_other_machine(store: LineageWriter) -> None:
-    if store.versions()["graph"] != hash_graph():
+def _refuse_other_machine(lineage: LineageWriter) -> None:
+    if lineage.versions()["graph"] != hash_graph():
         raise StoreError(
             "this run was begun by a version of Reflectune whose machine has other nodes; "
             "resume it with that version"

@@ -19,7 +19,7 @@ from reflectune.agents.teacher.parsing import Proposal, parse_answer
 from reflectune.agents.teacher.prompts import Prompts, hash_messages, make_nonce, open_prompts
 from reflectune.loop.context import SAMPLES_AT_ONCE
 from reflectune.loop.graph import hash_graph
-from reflectune.loop.nodes import why_stop
+from reflectune.loop.nodes.evaluate import why_stop
 from reflectune.loop.selection import choose_training_set, decide, needed_scores
 from reflectune.state.config import (
     CHANGEABLE,
@@ -364,7 +364,7 @@ class _Replay:
             return
         for missing in self.lineage.pending_reflections(
             round, phase, candidates=teacher.candidates, attempts=teacher.attempts,
-            patience=teacher.freeze_after,
+            freeze_after=teacher.freeze_after,
         ):  # fmt: skip
             call = _call_id(round, phase, missing.sample_id, missing.candidate, missing.attempts + 1)
             self.faults.add("teacher_calls", call, f"is missing: round {round}, {phase}, {missing.sample_id}")
@@ -373,7 +373,7 @@ class _Replay:
 
     def _check_decisions(self, round: int, phase: Phase, student: str) -> None:
         groups = self.lineage.contests(
-            round, phase, SAMPLES_AT_ONCE, patience=self.config.teacher.freeze_after, decided=True
+            round, phase, SAMPLES_AT_ONCE, freeze_after=self.config.teacher.freeze_after, decided=True
         )
         for contests in groups:
             stored = self.lineage.decisions(round, phase, [contest.sample_id for contest in contests])

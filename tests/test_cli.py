@@ -388,7 +388,7 @@ def test_interrupt_says_how_to_go_on_and_exits_130(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reflectune.loop.measuring.evaluate_student", interrupt)
+    monkeypatch.setattr("reflectune.loop.nodes.evaluate.evaluate_student", interrupt)
     assert invoke("run", "config.toml", "--name", "cut", "--runs", "interrupted") == 130
     assert "go on with `reflectune resume cut`" in capsys.readouterr().err
     assert document(capsys, "runs", "--runs", "interrupted")[0]["status"] == "interrupted"

@@ -3,7 +3,6 @@ from pathlib import Path
 
 from langgraph.graph import END
 
-from reflectune.loop.cli import app
 from reflectune.loop.context import LoopState
 from reflectune.loop.graph import after_evaluate, after_select, draw_graph, hash_graph
 
@@ -43,9 +42,3 @@ def test_route_after_select_follows_the_phase() -> None:
 def test_route_after_evaluate_follows_the_stop_reason() -> None:
     assert after_evaluate(state()) == "reflect"
     assert after_evaluate(state(stop_reason="rounds")) == END
-
-
-def test_every_command_is_in_the_readme() -> None:
-    for command in app.registered_commands:
-        name = command.name or command.callback.__name__  # type: ignore[union-attr]
-        assert f"\n| `{name}" in README, f"{name} is not documented"

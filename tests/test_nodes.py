@@ -13,8 +13,10 @@ from langgraph.runtime import Runtime
 from reflectune.agents.student.student import Response
 from reflectune.agents.teacher.teacher import Reflected, Teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState
-from reflectune.loop.measuring import evaluate_round, score_frozen
-from reflectune.loop.nodes import evaluate, refinetune, reflect, select
+from reflectune.loop.nodes.evaluate import evaluate, evaluate_round, score_base_samples
+from reflectune.loop.nodes.refinetune import refinetune
+from reflectune.loop.nodes.reflect import reflect
+from reflectune.loop.nodes.select import select
 from reflectune.loop.progress import LineDisplay
 from reflectune.state.config import RunConfig, load_config
 from reflectune.state.data.datasets import assign_samples, read_dataset
@@ -73,7 +75,7 @@ class World:
 
     @property
     def store(self) -> LineageWriter:
-        return self.context.store
+        return self.context.lineage
 
     def runtime(self) -> Runtime[LoopContext]:
         return Runtime(context=self.context)
@@ -117,7 +119,7 @@ def make_world(folder: Path, student: FakeStudent | None = None, **sections: Any
     world.context = LoopContext(
         config=config,
         folder=run,
-        store=store,
+        lineage=store,
         display=LineDisplay(),
         checker=None,
         open_teacher=lambda student: open_teacher(config.teacher, config.seed),
@@ -392,7 +394,7 @@ def test_the_base_scores_the_same_samples_of_every_round_that_is_measured(tmp_pa
     made = {row["id"] for row in world.store.db.query("SELECT id FROM versions WHERE round = 2")}
     assert made & terms.keys() == set(pools[2])
     asked = len(world.student.asked)
-    score_frozen(world.context, 2)
+    score_base_samples(world.context, 2)
     assert len(world.student.asked) == asked
 
 
@@ -400,7 +402,7 @@ def test_no_model_is_opened_for_comparing_rounds_where_nobody_wants_it(tmp_path:
     world = make_world(tmp_path, evaluate={"base_samples": 0, "max_tokens": 8})
     world.through(1, "instruction", "response")
     opened = len(world.student.opened)
-    score_frozen(world.context, 1)
+    score_base_samples(world.context, 1)
     assert len(world.student.opened) == opened
 
 

@@ -22,7 +22,7 @@ from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.trainer import StoppedError
 from reflectune.agents.teacher.engines import vllm_process
 from reflectune.agents.teacher.teacher import Teacher
-from reflectune.loop.nodes import reflect
+from reflectune.loop.nodes.reflect import reflect
 from reflectune.loop.signals import Interrupted, catch_signals
 from reflectune.state.errors import TeacherError
 from reflectune.state.lineage.reader import LineageReader

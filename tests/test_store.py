@@ -275,14 +275,15 @@ def test_store_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(st
     assert [store.count_frozen(round, 2) for round in (1, 2, 3, 4)] == [0, 0, 0, 1]
     assert [store.count_frozen(round, 1) for round in (1, 2, 3, 4)] == [0, 2, 1, 2]
     assert store.count_frozen(4, None) == 0
-    (group,) = store.contests(4, "instruction", 3, patience=2)
+    (group,) = store.contests(4, "instruction", 3, freeze_after=2)
     assert [contest.sample_id for contest in group if contest.is_frozen] == ["a"]
-    asked = store.pending_reflections(4, "instruction", candidates=1, attempts=1, patience=2)
+    asked = store.pending_reflections(4, "instruction", candidates=1, attempts=1, freeze_after=2)
     assert [item.sample_id for item in asked] == ["b", "c"]
 
 
 def test_store_changed_config_keeps_what_it_was(store: LineageWriter) -> None:
-    store.change_config({"rounds": 5}, "new", {"rounds": (2, 5), "teacher.budget_usd": (None, 0.5)})
-    assert store.config() == {"rounds": 5}
+    before = store.config()
+    store.change_config({"rounds": (2, 5), "teacher.budget_usd": (None, 0.5)})
+    assert store.config() == before | {"rounds": 5, "teacher": {"budget_usd": 0.5}}
     changes = [(row["key"], row["before"], row["after"]) for row in store.db.table("config_changes").rows]
     assert changes == [("rounds", "2", "5"), ("teacher.budget_usd", "null", "0.5")]

@@ -78,9 +78,9 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find samples by words, outcome and change; a row is a sample in a round."""
-    from reflectune.loop.resuming import explained
     from reflectune.loop.show.terminal.search import note_on, render_found
     from reflectune.state.lineage.index import SampleIndex, SampleQuery
+    from reflectune.state.storage import explain_storage_errors
 
     key: SortKey = sort.replace("-", "_")  # type: ignore[assignment]
     query = SampleQuery(
@@ -101,7 +101,7 @@ def search(
     )
     _refuse_bounds(query)
     folder = RunFolder.find(runs, name)
-    with explained(folder.path, "try again"), SampleIndex.open(folder) as index:
+    with explain_storage_errors(folder.path, "try again"), SampleIndex.open(folder) as index:
         index.update()
         _refuse_round(name, round, index)
         rows = index.find(query)

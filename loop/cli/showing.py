@@ -184,11 +184,11 @@ def serve(
 
 def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
     """Check every row, adapter and file of a run against what it was derived from; exit 1 on any fault."""
-    from reflectune.loop.resuming import explained
     from reflectune.loop.verify import describe, verify_run
+    from reflectune.state.storage import explain_storage_errors
 
     folder = RunFolder.find(runs, name)
-    with explained(folder.path, "try again"):
+    with explain_storage_errors(folder.path, "try again"):
         document = verify_run(folder)
     if as_json:
         show_document(document, "", as_json)

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from reflectune.loop.resuming import explained
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.run_comparison import compare_runs
+from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
     "describe_comparison",
@@ -24,7 +24,7 @@ __all__ = [
 @contextmanager
 def open_history(folder: RunFolder) -> Iterator[LineageReader]:
     """Read a run's lineage; one that is damaged or locked is said in one line, with what to do."""
-    with explained(folder.path, "try again"), LineageReader.open(folder.lineage) as history:
+    with explain_storage_errors(folder.path, "try again"), LineageReader.open(folder.lineage) as history:
         yield history
 
 

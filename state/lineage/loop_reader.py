@@ -92,7 +92,7 @@ class LoopReader(LineageReader):
     # Reflection
 
     def pending_reflections(
-        self, round: int, phase: Phase, *, candidates: int, attempts: int, patience: int | None = None
+        self, round: int, phase: Phase, *, candidates: int, attempts: int, freeze_after: int | None = None
     ) -> Iterator[Reflection]:
         """Proposals still to be asked for in a phase, in the order of the samples; none of frozen ones.
 
@@ -100,7 +100,7 @@ class LoopReader(LineageReader):
         `attempts` calls. Samples are read page by page, so rows may be written meanwhile.
         """
         for page in self._pool_pages(_before(round, phase), _PAGE):
-            frozen = self._frozen(round, patience, [row["sample_id"] for row in page])
+            frozen = self._frozen(round, freeze_after, [row["sample_id"] for row in page])
             calls = {
                 (row["sample_id"], row["candidate"]): row
                 for row in self.db.query(
@@ -141,16 +141,16 @@ class LoopReader(LineageReader):
         """How many of a phase's calls were answered from the cache."""
         return self._count("teacher_calls WHERE round = ? AND phase = ? AND cached", round, phase)
 
-    def count_frozen(self, round: int, patience: int | None) -> int:
+    def count_frozen(self, round: int, freeze_after: int | None) -> int:
         """How many samples are left alone in a round."""
-        if patience is None:
+        if freeze_after is None:
             return 0
-        return self._count(f"({_FROZEN.format(among='')})", round, round, patience)
+        return self._count(f"({_FROZEN.format(among='')})", round, round, freeze_after)
 
     # Selection
 
     def contests(
-        self, round: int, phase: Phase, size: int, *, patience: int | None = None, decided: bool = False
+        self, round: int, phase: Phase, size: int, *, freeze_after: int | None = None, decided: bool = False
     ) -> Iterator[list[Contest]]:
         """The samples a phase has not decided yet, in fixed groups of at most `size`; or all that it has.
 
@@ -161,7 +161,7 @@ class LoopReader(LineageReader):
             sample_ids = [row["sample_id"] for row in page]
             if not decided and self.decisions(round, phase, sample_ids):
                 continue
-            frozen = self._frozen(round, patience, sample_ids)
+            frozen = self._frozen(round, freeze_after, sample_ids)
             candidates: dict[str, dict[str, Pair]] = {sample_id: {} for sample_id in sample_ids}
             for row in self.db.query(
                 "SELECT id, sample_id, instruction, input, response FROM versions "
@@ -327,12 +327,12 @@ class LoopReader(LineageReader):
             yield page
             position = page[-1]["position"]
 
-    def _frozen(self, round: int, patience: int | None, sample_ids: Sequence[str]) -> set[str]:
+    def _frozen(self, round: int, freeze_after: int | None, sample_ids: Sequence[str]) -> set[str]:
         """Those of some samples that are left alone in a round."""
-        if patience is None:
+        if freeze_after is None:
             return set()
         query = _FROZEN.format(among=f"AND sample_id IN ({marks(sample_ids)})")
-        return {row["sample_id"] for row in self.db.query(query, [round, *sample_ids, round, patience])}
+        return {row["sample_id"] for row in self.db.query(query, [round, *sample_ids, round, freeze_after])}
 
     def _count(self, source: str, *params: object) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])

@@ -18,7 +18,7 @@ from reflectune.agents import models
 from reflectune.agents.student.formulas import nll
 from reflectune.agents.student.student import Student
 from reflectune.loop.context import LoopContext
-from reflectune.loop.nodes import select
+from reflectune.loop.nodes.select import select
 from reflectune.loop.progress import LineDisplay
 from reflectune.state.config import RunConfig
 from reflectune.state.folder import RunFolder
@@ -89,7 +89,7 @@ def select_round(
         context = LoopContext(
             config=config,
             folder=run,
-            store=store,
+            lineage=store,
             display=LineDisplay(),
             checker=None,
             open_teacher=_no_teacher,

@@ -1,0 +1,82 @@
+"""The node that trains the next student."""
+
+from collections.abc import Sequence
+
+from langgraph.runtime import Runtime
+
+from reflectune.agents.student.adapters import hash_adapter
+from reflectune.agents.student.trainer import StoppedError
+from reflectune.loop.context import LoopContext, LoopState, adapter_of, round_student, timed
+from reflectune.loop.selection import choose_training_set
+from reflectune.loop.signals import Interrupted
+from reflectune.state.records import Pair, StudentRecord
+
+__all__ = ["refinetune"]
+
+
+def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
+    """Choose the round's training set and train the next student on it.
+
+    An empty training set trains nothing: the round keeps the student it began with.
+    """
+    context, round = runtime.context, state["round"]
+    context.leave_if_asked()
+    lineage, config = context.lineage, context.config
+    previous = round_student(lineage, round - 1)
+    if (student := lineage.round_student(round)) is not None:
+        return {"student": student.id}
+    with timed(context, round, "refinetune"):
+        pairs = list(lineage.training(round))
+        if not pairs:
+            lineage.set_training_set(
+                round,
+                choose_training_set(
+                    lineage.scored_pool(round, previous.id),
+                    lineage.original_ids(),
+                    selection=config.selection,
+                    anchor=config.refinetune.anchor,
+                    round=round,
+                    seed=config.seed,
+                ),
+            )
+            pairs = list(lineage.training(round))
+        if not pairs:
+            context.display.say(f"round {round} · refinetune: no pair passes the filter, {previous.id} stays")
+            lineage.set_round_student(round, previous.id)
+            return {"student": previous.id}
+        student = _train(context, round, pairs, previous)
+        lineage.add_student(student)
+    return {"student": student.id}
+
+
+def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: StudentRecord) -> StudentRecord:
+    config = context.config
+    out = context.folder.adapter(round)
+    goes_on = config.refinetune.start_from == "previous" and previous.adapter is not None
+    with context.display.stage(f"round {round} · refinetune · {len(pairs)} pairs", total=0) as stage:
+
+        def on_step(step: int, steps: int, loss: float | None) -> None:
+            stage.update(step, steps, **({} if loss is None else {"loss": f"{loss:.3f}"}))
+
+        try:
+            metrics = context.refinetune_student(
+                config,
+                pairs,
+                out,
+                previous=adapter_of(context, previous) if goes_on else None,
+                round=round,
+                on_step=on_step,
+                is_stopping=context.stopping,
+            )
+        except StoppedError as error:
+            raise Interrupted from error
+    return StudentRecord(
+        id=f"s{round}",
+        round=round,
+        base_model=config.student.model,
+        base_revision=config.student.revision,
+        adapter=str(out.relative_to(context.folder.path)),
+        adapter_hash=hash_adapter(out),
+        parent_id=previous.id if goes_on else "s0",
+        metrics=metrics,
+    )

@@ -1,0 +1,96 @@
+"""The node that asks the teacher."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from langgraph.runtime import Runtime
+
+from reflectune.loop.context import LoopContext, LoopState, round_student, timed
+from reflectune.loop.stopping import is_spent
+from reflectune.state.config import TeacherConfig
+from reflectune.state.errors import TeacherError
+from reflectune.state.lineage.loop_reader import LoopReader
+from reflectune.state.records import ANSWERLESS, CallStatus, TeacherCall
+
+__all__ = ["count_wanted", "reflect"]
+
+
+def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
+    """Ask the teacher for every proposal that is missing; commit each answer as it arrives."""
+    context, round, phase = runtime.context, state["round"], state["phase"]
+    context.leave_if_asked()
+    lineage, teacher_config = context.lineage, context.config.teacher
+    lineage.start_round(round)
+    total = count_wanted(lineage, teacher_config, round)
+    settled = lineage.count_settled(round, phase, attempts=teacher_config.attempts)
+    reflections = lineage.pending_reflections(
+        round,
+        phase,
+        candidates=teacher_config.candidates,
+        attempts=teacher_config.attempts,
+        freeze_after=teacher_config.freeze_after,
+    )
+    spending = lineage.spending()
+    cached = lineage.count_cached(round, phase)
+
+    def may_ask() -> bool:
+        return not is_spent(teacher_config, spending) and not context.stopping()
+
+    with timed(context, round, "reflect"), _excused_by_a_signal(context), ExitStack() as stack:
+        stage = stack.enter_context(
+            context.display.stage(f"round {round} · reflect · {phase}", total=total, done=settled.total())
+        )
+        # What was not asked before a phase was decided is asked no more: nobody would decide about it.
+        is_over = settled.total() == total or lineage.count_decisions(round, phase) > 0
+        if is_over or not may_ask():
+            context.leave_if_asked()
+            return {}
+        teacher = stack.enter_context(context.open_teacher(round_student(lineage, round - 1)))
+        for call, version in teacher.reflect(reflections, may_ask):
+            lineage.add_reflections([call], [] if version is None else [version])
+            _refuse_uncounted(teacher_config, call)
+            spending = spending.plus(call)
+            settled[call.status] += call.is_final(teacher_config.attempts)
+            cached += call.cached
+            stage.update(settled.total(), total, **_reflection_facts(settled, cached))
+        context.leave_if_asked()
+    return {}
+
+
+def count_wanted(lineage: LoopReader, teacher: TeacherConfig, round: int) -> int:
+    """How many proposals a phase of the round asks for."""
+    return (
+        lineage.samples()["train"] - lineage.count_frozen(round, teacher.freeze_after)
+    ) * teacher.candidates
+
+
+def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:
+    """A budget that cannot be kept must not be overrun in silence."""
+    is_counted = call.prompt_tokens is not None and call.completion_tokens is not None
+    if call.status in ANSWERLESS or call.cached or is_counted:
+        return
+    budget = [key for key in ("budget_tokens", "budget_usd") if getattr(teacher, key) is not None]
+    if budget:
+        raise TeacherError(
+            f"teacher {call.model}: answers without token counts, so teacher.{budget[0]} cannot be kept; "
+            f"resume with {' '.join(f'--set teacher.{key}=unset' for key in budget)}"
+        )
+
+
+def _reflection_facts(settled: Counter[CallStatus], cached: int) -> dict[str, str]:
+    """How many proposals came to what, and how many calls nobody was asked for."""
+    proposed, unchanged = settled["ok"], settled["unchanged"]
+    failed = settled.total() - proposed - unchanged
+    facts = {"proposed": str(proposed), "unchanged": str(unchanged), "failed": str(failed)}
+    return facts | ({"from_cache": str(cached)} if cached else {})
+
+
+@contextmanager
+def _excused_by_a_signal(context: LoopContext) -> Iterator[None]:
+    """Who stops does not mind a teacher that failed meanwhile; the same signal may have ended its server."""
+    try:
+        yield
+    except TeacherError:
+        context.leave_if_asked()
+        raise
