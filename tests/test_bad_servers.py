@@ -17,6 +17,8 @@ from reflectune.state.errors import ConfigError, TeacherError
 from tests.teacher_server import Reply, given, improve, is_structured, serve_teacher
 from tests.teachers import ask, ask_one, asked, config, statuses
 
+pytestmark = pytest.mark.alone
+
 LATENCY = 0.5  # seconds
 ANSWER = '{"choices": [{"message": {"content": %s}, "finish_reason": "%s"}]}'
 

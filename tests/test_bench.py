@@ -190,6 +190,7 @@ def test_training_rate_leaves_the_first_step_out() -> None:
     assert refinetune.Training(12, ends=[10.0, 12.0, 14.0]).samples_per_second == 2.0
 
 
+@pytest.mark.alone
 def test_memory_is_sampled_while_it_is_held() -> None:
     with memory.watch_memory() as watched:
         held = bytearray(b"x" * 200 * 2**20)

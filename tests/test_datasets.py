@@ -550,7 +550,10 @@ def test_read_dataset_checks_the_columns_of_a_hub_dataset(tmp_path: Path, hub_ca
 
 
 def test_datasets_module_loads_neither_datasets_nor_pyarrow() -> None:
-    loaded = "import sys, state.datasets, state.exports; print({'datasets', 'pyarrow'} & set(sys.modules))"
+    loaded = (
+        "import sys, reflectune.state.data.datasets, reflectune.state.data.exports; "
+        "print({'datasets', 'pyarrow'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, cwd=ROOT, check=True
     )

@@ -266,6 +266,7 @@ def test_openai_sends_a_request_once(reply: Reply, monkeypatch: pytest.MonkeyPat
         assert len(server.requests) == 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("retries", [0, 1])
 def test_openai_hands_a_failure_over_after_a_pause_where_it_may_be_asked_again(
     retries: int, monkeypatch: pytest.MonkeyPatch
@@ -334,6 +335,7 @@ def test_openai_unforeseen_error_reaches_the_caller() -> None:
     engine.close()
 
 
+@pytest.mark.alone
 def test_openai_close_does_not_wait_for_requests_under_way() -> None:
     with serve_teacher(lambda r, n: Reply(status=500, delay=0.5)) as server:
         engine = OpenAIEngine(server_config(server.url, concurrency=2, retries=5))

@@ -7,6 +7,8 @@ import torch
 from reflectune.agents import hardware
 from reflectune.agents.hardware import fastest_count, measure_threads, prefers_bfloat16, visible_cpus
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("seconds", "threads"),

@@ -70,6 +70,7 @@ def test_only_the_state_layer_speaks_sql() -> None:
         assert not [text for text in strings if text.startswith(("SELECT ", "INSERT ", "UPDATE "))], path
 
 
+@pytest.mark.alone
 def test_help_is_fast_and_loads_no_model_library() -> None:
     code = (
         "import sys; sys.argv = ['reflectune', '--help']\n"

@@ -7,6 +7,8 @@ import pytest
 
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("value", "seconds"),

@@ -98,6 +98,7 @@ def test_a_signal_that_comes_twice_does_not_disturb_the_tidying_up(may_finish: b
         assert interruption.exit_code == 143
 
 
+@pytest.mark.alone
 def test_signals_do_not_wait_for_a_long_computation() -> None:
     began = time.monotonic()
     process = os.fork()

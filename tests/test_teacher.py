@@ -97,6 +97,7 @@ def test_cost_is_unknown_where_price_or_count_is(
     assert call.cost_usd == cost
 
 
+@pytest.mark.alone
 def test_reflect_keeps_the_server_busy() -> None:
     def slowly(request: dict[str, Any], number: int) -> Reply:
         return Reply(improve(request, number).text, delay=0.1)

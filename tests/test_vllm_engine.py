@@ -257,6 +257,7 @@ def test_close_ends_the_process_and_leaves_nothing(engine: VllmEngine, tmp_path:
     assert not list(tmp_path.glob("*.log"))
 
 
+@pytest.mark.alone
 def test_close_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "_EXIT_SECONDS", 0.1)
     engine = open_engine(monkeypatch, tmp_path, serve_deafly)
