@@ -90,7 +90,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
 
 
 def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
-    """Change keys of a run's config that do not alter its history, in config.toml and in the lineage.
+    """Change keys of a run's config that do not alter its lineage, in config.toml and in the lineage.
 
     Killed in between, the same call again brings both to the same end.
 

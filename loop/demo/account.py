@@ -25,7 +25,7 @@ __all__ = ["account_for", "judge_phase", "render_account", "share", "telling_sam
 Document = Mapping[str, Any]
 
 
-def account_for(history: LineageReader) -> list[dict[str, Any]]:
+def account_for(lineage: LineageReader) -> list[dict[str, Any]]:
     """One document a round: what `show --json` has, and what the checker says.
 
     Added keys: "exact_match" {value, low, high, n}, held-out, with its 95 % interval; "pool_right", the
@@ -34,15 +34,15 @@ def account_for(history: LineageReader) -> list[dict[str, Any]]:
     refused ones that were wrong or stood against a right incumbent, and the counts "mended" (wrong to right)
     and "damaged" (right to wrong). None where there was nothing to judge.
     """
-    measures = {item["round"]: item for item in history.evaluations() if item["name"] == "accuracy"}
+    measures = {item["round"]: item for item in lineage.evaluations() if item["name"] == "accuracy"}
     documents = []
-    for row in history.rounds():
+    for row in lineage.rounds():
         round, document = row["round"], cast(dict[str, Any], row)
         measure = measures.get(round)
         document["exact_match"] = measure and {key: measure[key] for key in ("value", "low", "high", "n")}
-        document["pool_right"] = share(is_right(pair) for pair in history.pool(round))
+        document["pool_right"] = share(is_right(pair) for pair in lineage.pool(round))
         for phase in PHASES:
-            document[phase] |= judge_phase(read_proposals(history, round, phase))
+            document[phase] |= judge_phase(read_proposals(lineage, round, phase))
         documents.append(document)
     return documents
 
@@ -73,23 +73,23 @@ def share(verdicts: Iterable[bool]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def telling_sample(history: LineageReader) -> Trace | None:
+def telling_sample(lineage: LineageReader) -> Trace | None:
     """The trace of a sample whose wrong answer was mended and then trained on.
 
     Of several, the one with the most accepted proposals, and of those the one with the fewest refused. None
     where there is no such sample.
     """
     journeys: dict[int, list[Proposed]] = {}
-    for document in history.rounds():
+    for document in lineage.rounds():
         for phase in PHASES:
-            for item in read_proposals(history, document["round"], phase):
+            for item in read_proposals(lineage, document["round"], phase):
                 journeys.setdefault(item.position, []).append(item)
     mended = [
         (-sum(item.accepted for item in journey), len(journey), position)
         for position, journey in journeys.items()
         if check(*astuple(journey[0].incumbent)) is False and is_right(_end(journey))
     ]
-    traces = (history.trace(str(position)) for _, _, position in sorted(mended))
+    traces = (lineage.trace(str(position)) for _, _, position in sorted(mended))
     return next((trace for trace in traces if trace["trained_in"]), None)
 
 

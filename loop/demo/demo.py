@@ -99,9 +99,9 @@ def demo_config(name: str, data: Path, *, rounds: int, policy: PolicyName, seed:
 def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     """What a demo run has shown, as JSON has it and as a terminal does, with a story and what to do next."""
     name = folder.path.name
-    with LineageReader.open(folder.lineage) as history:
-        rounds = account_for(history)
-        trace = telling_sample(history)
+    with LineageReader.open(folder.lineage) as lineage:
+        rounds = account_for(lineage)
+        trace = telling_sample(lineage)
     story = [] if trace is None else [Text(""), render_trace(trace)]
     runs = "" if folder.path.parent == Path("runs") else f" --runs {shlex.quote(str(folder.path.parent))}"
     position = 0 if trace is None else trace["position"]

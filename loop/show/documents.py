@@ -24,8 +24,8 @@ __all__ = [
 @contextmanager
 def open_history(folder: RunFolder) -> Iterator[LineageReader]:
     """Read a run's lineage; one that is damaged or locked is said in one line, with what to do."""
-    with explain_storage_errors(folder.path, "try again"), LineageReader.open(folder.lineage) as history:
-        yield history
+    with explain_storage_errors(folder.path, "try again"), LineageReader.open(folder.lineage) as lineage:
+        yield lineage
 
 
 def readable_overview(folder: RunFolder) -> dict[str, Any]:
@@ -40,17 +40,17 @@ def readable_overview(folder: RunFolder) -> dict[str, Any]:
 def overview(folder: RunFolder) -> dict[str, Any]:
     """One line of `runs`."""
     was_locked = folder.is_locked()
-    with open_history(folder) as history:
-        run = history.run()
-        samples = history.samples()
+    with open_history(folder) as lineage:
+        run = lineage.run()
+        samples = lineage.samples()
         return {
             "name": folder.path.name,
             "status": _status(folder, run["status"], was_locked),
-            "round": history.last_round(),
+            "round": lineage.last_round(),
             "rounds": run["rounds"],
             "samples": samples["train"] + samples["holdout"],
-            "acceptance": history.acceptance(),
-            "cost_usd": history.teacher()["cost_usd"],
+            "acceptance": lineage.acceptance(),
+            "cost_usd": lineage.teacher()["cost_usd"],
             "created_at": run["created_at"],
         }
 
@@ -58,13 +58,13 @@ def overview(folder: RunFolder) -> dict[str, Any]:
 def describe_run(folder: RunFolder, known: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """One run with its rounds, as `show --json` prints it; those `known` that were over are kept."""
     was_locked = folder.is_locked()
-    with open_history(folder) as history:
-        run = history.run()
+    with open_history(folder) as lineage:
+        run = lineage.run()
         return {
             "name": folder.path.name,
             "status": _status(folder, run["status"], was_locked),
             "stop_reason": run["stop_reason"],
-            "rounds": [*known[:-1], *history.rounds(since=known[-1]["round"] if known else 0)],
+            "rounds": [*known[:-1], *lineage.rounds(since=known[-1]["round"] if known else 0)],
         }
 
 
@@ -83,8 +83,8 @@ def describe_comparison(one: RunFolder, other: RunFolder) -> dict[str, Any]:
 def read_status(folder: RunFolder) -> str:
     """A run's status by itself."""
     was_locked = folder.is_locked()
-    with open_history(folder) as history:
-        return _status(folder, history.run()["status"], was_locked)
+    with open_history(folder) as lineage:
+        return _status(folder, lineage.run()["status"], was_locked)
 
 
 def _status(folder: RunFolder, written: str, was_locked: bool) -> str:

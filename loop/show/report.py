@@ -49,24 +49,24 @@ def describe_evolution(folder: RunFolder) -> dict[str, Any]:
     `state.lineage.evolution.read_evolution`.
     """
     status = read_status(folder)
-    with open_history(folder) as history:
-        return _describe(folder, history, status)
+    with open_history(folder) as lineage:
+        return _describe(folder, lineage, status)
 
 
-def _describe(folder: RunFolder, history: LineageReader, status: str) -> dict[str, Any]:
-    run = history.run()
-    settings = history.settings()
+def _describe(folder: RunFolder, lineage: LineageReader, status: str) -> dict[str, Any]:
+    run = lineage.run()
+    settings = lineage.settings()
     return {
         "name": folder.path.name,
         "status": status,
         "stop_reason": run["stop_reason"],
         "created_at": run["created_at"],
         "settings": settings | {"config": _without_credentials(settings["config"])},
-        "samples": history.samples(),
-        "rounds": history.rounds(),
-        "evaluations": history.evaluations(),
-        "teacher": history.teacher(),
-        **read_evolution(history),
+        "samples": lineage.samples(),
+        "rounds": lineage.rounds(),
+        "evaluations": lineage.evaluations(),
+        "teacher": lineage.teacher(),
+        **read_evolution(lineage),
     }
 
 
@@ -78,10 +78,10 @@ def write_report(folder: RunFolder, out: Path) -> None:
     """
     status = read_status(folder)
     with put_into_place(out) as part:
-        with open_history(folder) as history:
-            document = _describe(folder, history, status)
+        with open_history(folder) as lineage:
+            document = _describe(folder, lineage, status)
             chosen = [item["sample"] for item in document["telling"]]
-            journeys = {sample: build_journey(history.trace(sample)) for sample in chosen}
+            journeys = {sample: build_journey(lineage.trace(sample)) for sample in chosen}
         part.write_text(_render(document, journeys), encoding="utf-8", newline="\n")
 
 

@@ -8,8 +8,8 @@ from reflectune.state.lineage.documents import RoundsCompared
 from reflectune.state.lineage.reader import LineageReader, mean_and_median
 
 __all__ = [
+    "ABOUT_A_PROPOSAL",
     "CHANGE_ORDERS",
-    "COMPARED",
     "ChangeOrder",
     "compare_rounds",
     "count_decisions",
@@ -19,7 +19,7 @@ ChangeOrder = Literal["r-ifd-change", "length-change", "position"]
 CHANGE_ORDERS: tuple[ChangeOrder, ...] = get_args(ChangeOrder)
 
 # Decisions that were about a proposal.
-COMPARED = "reason NOT IN ('no-candidate', 'frozen')"
+ABOUT_A_PROPOSAL = "reason NOT IN ('no-candidate', 'frozen')"
 
 Row = dict[str, Any]
 Measures = Mapping[str, Mapping[str, float | None]]  # by version
@@ -111,7 +111,7 @@ def count_decisions(lineage: LineageReader) -> list[Row]:
     """By round and phase: decisions about a proposal, and the accepted ones."""
     return list(
         lineage.db.query(
-            f"SELECT round, phase, COUNT(*) FILTER (WHERE {COMPARED}) AS decided, "
+            f"SELECT round, phase, COUNT(*) FILTER (WHERE {ABOUT_A_PROPOSAL}) AS decided, "
             "COUNT(*) FILTER (WHERE reason = 'accepted') AS accepted FROM decisions "
             "GROUP BY round, phase ORDER BY round, phase"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from reflectune.state.config import flatten
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.lineage.round_comparison import COMPARED, count_decisions
+from reflectune.state.lineage.round_comparison import ABOUT_A_PROPOSAL, count_decisions
 from reflectune.state.records import Phase
 
 __all__ = ["compare_runs"]
@@ -171,7 +171,7 @@ def _winners(lineage: LineageReader, round: int, phase: Phase) -> dict[str, tupl
     """Incumbent, winner and challenger of each decision about a proposal, by sample."""
     rows = lineage.db.execute(
         "SELECT sample_id, incumbent_id, winner_id, challenger_id FROM decisions "
-        f"WHERE round = ? AND phase = ? AND {COMPARED}",
+        f"WHERE round = ? AND phase = ? AND {ABOUT_A_PROPOSAL}",
         [round, phase],
     )
     return {sample: (incumbent, winner, challenger) for sample, incumbent, winner, challenger in rows}

@@ -180,11 +180,11 @@ def samples(request: Request) -> Response:
 def sample(request: Request) -> Response:
     """The journey of one sample."""
     site, side = site_of(request), request.query_params.get("view") == "side"
-    with open_history(site.folder) as history:
-        sample = _find_sample(history, request)
-        trace, calls = history.trace(sample), history.calls(sample)
+    with open_history(site.folder) as lineage:
+        sample = _find_sample(lineage, request)
+        trace, calls = lineage.trace(sample), lineage.calls(sample)
         snapshot = site.snapshot
-        last = sum((snapshot.split if snapshot else history.samples()).values()) - 1
+        last = sum((snapshot.split if snapshot else lineage.samples()).values()) - 1
     position = trace["position"]
     return site.render(
         request,
@@ -203,8 +203,8 @@ def sample(request: Request) -> Response:
 def version_text(request: Request) -> Response:
     """One text of a version, whole."""
     wanted, name = request.path_params["version"], request.path_params["field"]
-    with open_history(site_of(request).folder) as history:
-        trace = history.trace(_find_sample(history, request))
+    with open_history(site_of(request).folder) as lineage:
+        trace = lineage.trace(_find_sample(lineage, request))
     version = next((version for version in trace["versions"] if version["id"] == wanted), None)
     if version is None or name not in (*TEXTS, "criticism"):
         raise missing(f"Sample {trace['position']} has no {name} of a version {wanted}.")
@@ -214,8 +214,8 @@ def version_text(request: Request) -> Response:
 def call_text(request: Request) -> Response:
     """What the teacher answered, whole."""
     wanted = request.path_params["call"]
-    with open_history(site_of(request).folder) as history:
-        calls = history.calls(_find_sample(history, request))
+    with open_history(site_of(request).folder) as lineage:
+        calls = lineage.calls(_find_sample(lineage, request))
     call = next((call for call in calls if call["id"] == wanted), None)
     if call is None:
         raise missing(f"Sample {request.path_params['position']} has no teacher call {wanted}.")
@@ -226,10 +226,10 @@ def _plain(text: str) -> Response:
     return Response(text.encode("utf-8", errors="replace"), media_type="text/plain")
 
 
-def _find_sample(history: LineageReader, request: Request) -> str:
+def _find_sample(lineage: LineageReader, request: Request) -> str:
     """The id of the sample at the position that is asked for."""
     try:
-        return history.find_sample(str(_number(request, "position")))
+        return lineage.find_sample(str(_number(request, "position")))
     except StoreError as error:
         raise missing(f"There is {error}.") from error
 

@@ -121,15 +121,15 @@ class Watcher:
         for row in counts:
             outcomes.setdefault((row["round"], row["phase"]), {})[row["outcome"]] = row["n"]
         run = overview(self._folder)
-        with open_history(self._folder) as history:
+        with open_history(self._folder) as lineage:
             self.snapshot = Snapshot(
                 as_of=now,
-                run=run | {"stop_reason": history.run()["stop_reason"]},
-                split=history.samples(),
-                settings=history.settings(),
-                teacher=history.teacher(),
+                run=run | {"stop_reason": lineage.run()["stop_reason"]},
+                split=lineage.samples(),
+                settings=lineage.settings(),
+                teacher=lineage.teacher(),
                 rounds=rounds,
-                evaluations=history.evaluations(),
+                evaluations=lineage.evaluations(),
                 outcomes=outcomes,
                 known=known,
                 charts=last.charts if last else (),

@@ -33,7 +33,7 @@ def decide_all(store: LineageWriter, round: int, phase: str, accepted: str = "")
         store.add_decisions({}, "s0", [type(decision)(**row)])
 
 
-def test_store_asks_for_every_missing_proposal_of_training_samples(store: LineageWriter) -> None:
+def test_writer_asks_for_every_missing_proposal_of_training_samples(store: LineageWriter) -> None:
     store.start_round(1)
     decide_all(store, 1, "instruction")
     assert [(item.sample_id, item.candidate, item.attempts) for item in pending(store, candidates=2)] == [
@@ -42,7 +42,7 @@ def test_store_asks_for_every_missing_proposal_of_training_samples(store: Lineag
     assert pending(store)[0].pair == given("a")
 
 
-def test_store_asks_no_more_for_settled_proposals(store: LineageWriter) -> None:
+def test_writer_asks_no_more_for_settled_proposals(store: LineageWriter) -> None:
     store.start_round(1)
     decide_all(store, 1, "instruction")
     propose(store, original("a"), "better", round=1, phase="response")
@@ -55,7 +55,7 @@ def test_store_asks_no_more_for_settled_proposals(store: LineageWriter) -> None:
     assert store.count_settled(1, "response", attempts=2) == {"ok": 1, "no-entry": 1, "error": 1}
 
 
-def test_store_settles_proposals_by_the_last_call_for_each(store: LineageWriter) -> None:
+def test_writer_settles_proposals_by_the_last_call_for_each(store: LineageWriter) -> None:
     store.start_round(1)
     decide_all(store, 1, "instruction")
     store.add_reflections([call("a", status="unchanged"), call("a", attempt=2, status="cut")], [])
@@ -70,14 +70,14 @@ def test_store_settles_proposals_by_the_last_call_for_each(store: LineageWriter)
     ]
 
 
-def test_store_commits_calls_and_proposals_together_or_not_at_all(store: LineageWriter) -> None:
+def test_writer_commits_calls_and_proposals_together_or_not_at_all(store: LineageWriter) -> None:
     orphan = original("a").__class__("nobody", None, 1, "response", 0, given("a"), None)
     with pytest.raises(sqlite3.IntegrityError):
         store.add_reflections([call("a")], [orphan])
     assert store.count_settled(1, "response", attempts=1).total() == 0
 
 
-def test_store_incumbents_follow_the_decisions(store: LineageWriter) -> None:
+def test_writer_incumbents_follow_the_decisions(store: LineageWriter) -> None:
     store.start_round(1)
     first = propose(store, original("a"), "better", round=1, phase="instruction")
     decide_all(store, 1, "instruction", accepted="a")
@@ -94,7 +94,7 @@ def test_store_incumbents_follow_the_decisions(store: LineageWriter) -> None:
     ]
 
 
-def test_store_contests_come_in_the_same_groups_after_an_interruption(store: LineageWriter) -> None:
+def test_writer_contests_come_in_the_same_groups_after_an_interruption(store: LineageWriter) -> None:
     store.start_round(1)
     groups = [[item.sample_id for item in group] for group in store.contests(1, "instruction", 2)]
     assert groups == [["a", "b"], ["c"]]
@@ -103,7 +103,7 @@ def test_store_contests_come_in_the_same_groups_after_an_interruption(store: Lin
     assert groups == [["c"]]
 
 
-def test_store_scores_come_back_as_they_were(store: LineageWriter) -> None:
+def test_writer_scores_come_back_as_they_were(store: LineageWriter) -> None:
     version = original("a")
     scores = {
         version.id: scores_of(0.5, 0.7)
@@ -113,19 +113,19 @@ def test_store_scores_come_back_as_they_were(store: LineageWriter) -> None:
     assert store.scores([version.id, original("b").id], "s0") == scores | {original("b").id: {}}
 
 
-def test_store_refuses_a_failure_that_carries_a_number(store: LineageWriter) -> None:
+def test_writer_refuses_a_failure_that_carries_a_number(store: LineageWriter) -> None:
     scores = {original("a").id: {"response_alone": Score(-1.0, 1, "non-finite")}}
     with pytest.raises(sqlite3.IntegrityError):
         store.add_decisions(scores, "s0", [])  # type: ignore[arg-type]
 
 
-def test_store_refuses_an_acceptance_that_changes_nothing(store: LineageWriter) -> None:
+def test_writer_refuses_an_acceptance_that_changes_nothing(store: LineageWriter) -> None:
     store.start_round(1)
     with pytest.raises(sqlite3.IntegrityError):
         store.add_decisions({}, "s0", [decided(original("a"), reason="accepted")])
 
 
-def test_store_pool_tells_improved_responses_and_their_scores(store: LineageWriter) -> None:
+def test_writer_pool_tells_improved_responses_and_their_scores(store: LineageWriter) -> None:
     store.start_round(1)
     decide_all(store, 1, "instruction")
     better = propose(store, original("a"), "better", round=1, phase="response")
@@ -149,14 +149,14 @@ def test_store_pool_tells_improved_responses_and_their_scores(store: LineageWrit
     assert (store.count_proposals(1), store.count_proposals(2)) == (1, 0)
 
 
-def test_store_training_set_keeps_its_order(store: LineageWriter) -> None:
+def test_writer_training_set_keeps_its_order(store: LineageWriter) -> None:
     assert list(store.training(0)) == []
     store.set_training_set(0, [original("c").id, original("a").id])
     assert list(store.training(0)) == [given("c"), given("a")]
     assert store.original_ids() == [original(sample).id for sample in "abc"]
 
 
-def test_store_round_student_is_none_until_there_is_one(store: LineageWriter) -> None:
+def test_writer_round_student_is_none_until_there_is_one(store: LineageWriter) -> None:
     store.start_round(1)
     assert store.round_student(1) is None
     student = StudentRecord("s1", 1, "base", "rev", "adapters/round-01", "hash", "s0", {"loss": 1.5})
@@ -167,21 +167,21 @@ def test_store_round_student_is_none_until_there_is_one(store: LineageWriter) ->
     assert store.round_student(2) == student
 
 
-def test_store_keeps_the_time_of_every_visit(store: LineageWriter) -> None:
+def test_writer_keeps_the_time_of_every_visit(store: LineageWriter) -> None:
     store.add_seconds(0, "select", 1.5)
     store.add_seconds(0, "select", 2.0)
     metrics = store.db.execute("SELECT metrics FROM rounds WHERE round = 0").fetchone()[0]
     assert metrics == '{"seconds":{"select":3.5}}'
 
 
-def test_store_evaluations_come_back_by_round(store: LineageWriter) -> None:
+def test_writer_evaluations_come_back_by_round(store: LineageWriter) -> None:
     nll = Evaluation("nll", 2.5, 4, 2.0, 3.0)
     store.add_evaluations(0, "s0", [nll])
     assert store.held_out_measures() == {0: {"nll": nll}}
     assert store.holdout_pairs() == [given("d")]
 
 
-def test_store_survives_reopening(tmp_path: Path) -> None:
+def test_writer_survives_reopening(tmp_path: Path) -> None:
     make_store(tmp_path / "lineage.db").close()
     with LineageWriter.open(tmp_path / "lineage.db") as store:
         assert store.samples()["train"] == 3
@@ -190,12 +190,12 @@ def test_store_survives_reopening(tmp_path: Path) -> None:
         assert not store.is_round_finished(1)
 
 
-def test_store_enforces_foreign_keys(store: LineageWriter) -> None:
+def test_writer_enforces_foreign_keys(store: LineageWriter) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         store.set_training_set(0, ["no such version"])
 
 
-def test_store_opens_only_lineages_it_understands(tmp_path: Path) -> None:
+def test_writer_opens_only_lineages_it_understands(tmp_path: Path) -> None:
     path = tmp_path / "lineage.db"
     with pytest.raises(StoreError, match="no lineage database there"):
         LineageWriter.open(path)
@@ -208,7 +208,7 @@ def test_store_opens_only_lineages_it_understands(tmp_path: Path) -> None:
         LineageWriter.open(path)
 
 
-def test_store_refuses_a_newer_schema(tmp_path: Path) -> None:
+def test_writer_refuses_a_newer_schema(tmp_path: Path) -> None:
     path = tmp_path / "lineage.db"
     with make_store(path) as store:
         store.db.table("_sqlite_migrations").insert(
@@ -218,7 +218,7 @@ def test_store_refuses_a_newer_schema(tmp_path: Path) -> None:
         LineageWriter.open(path)
 
 
-def test_store_tables_are_strict(store: LineageWriter) -> None:
+def test_writer_tables_are_strict(store: LineageWriter) -> None:
     tables = store.db.query("SELECT name, strict FROM pragma_table_list WHERE type = 'table'")
     strict = {row["name"] for row in tables if row["strict"]}
     assert strict >= {
@@ -227,7 +227,7 @@ def test_store_tables_are_strict(store: LineageWriter) -> None:
     }  # fmt: skip
 
 
-def test_store_ids_change_with_the_parent() -> None:
+def test_writer_ids_change_with_the_parent() -> None:
     version = original("a")
     child = version.__class__("a", version.id, 1, "response", 0, given("a"))
     other = version.__class__("a", "another parent", 1, "response", 0, given("a"))
@@ -235,7 +235,7 @@ def test_store_ids_change_with_the_parent() -> None:
     assert child.id == version.__class__("a", version.id, 1, "response", 0, given("a")).id
 
 
-def test_store_spending_sums_what_is_known_of_every_call(store: LineageWriter) -> None:
+def test_writer_spending_sums_what_is_known_of_every_call(store: LineageWriter) -> None:
     assert store.spending() == Spending(0, 0.0)
     unknown = replace(call("b", status="error"), prompt_tokens=None, completion_tokens=None, cost_usd=None)
     store.add_reflections([call("a"), call("a", attempt=2), unknown], [])
@@ -244,7 +244,7 @@ def test_store_spending_sums_what_is_known_of_every_call(store: LineageWriter) -
     assert store.spending().plus(unknown) == Spending(30, 0.5)
 
 
-def test_store_spending_leaves_out_what_came_from_the_cache(store: LineageWriter) -> None:
+def test_writer_spending_leaves_out_what_came_from_the_cache(store: LineageWriter) -> None:
     kept = replace(call("b"), cached=True)
     store.add_reflections([call("a"), kept], [])
     assert store.spending() == Spending(tokens=15, usd=0.25)
@@ -253,7 +253,7 @@ def test_store_spending_leaves_out_what_came_from_the_cache(store: LineageWriter
     assert store.count_cached(2, "response") == 0
 
 
-def test_store_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(store: LineageWriter) -> None:
+def test_writer_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(store: LineageWriter) -> None:
     # a: refused in both phases of round 1 and in round 3, which makes two rounds; round 2 had no proposal
     # b: refused in rounds 1 and 3, accepted in round 2, which makes one
     # c: never a proposal
@@ -281,7 +281,7 @@ def test_store_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(st
     assert [item.sample_id for item in asked] == ["b", "c"]
 
 
-def test_store_changed_config_keeps_what_it_was(store: LineageWriter) -> None:
+def test_writer_changed_config_keeps_what_it_was(store: LineageWriter) -> None:
     before = store.config()
     store.change_config({"rounds": (2, 5), "teacher.budget_usd": (None, 0.5)})
     assert store.config() == before | {"rounds": 5, "teacher": {"budget_usd": 0.5}}

@@ -31,9 +31,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def history(path: Path) -> Iterator[LineageReader]:
-    with LineageReader.open(path) as history:
-        yield history
+def reader(path: Path) -> Iterator[LineageReader]:
+    with LineageReader.open(path) as reader:
+        yield reader
 
 
 NO_CALLS = {"calls": 0, "cached": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
@@ -75,8 +75,8 @@ def write_round(store: LineageWriter) -> None:
     store.finish_round(1, "rounds")
 
 
-def test_history_rounds_have_the_documented_keys_and_values(history: LineageReader) -> None:
-    zero, one = history.rounds()
+def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader) -> None:
+    zero, one = reader.rounds()
     assert zero["round"] == 0
     assert (zero["student"], zero["pool"], zero["training"]) == ("s0", 3, 0)
     assert zero["ifd"] == {"mean": None, "median": None}
@@ -112,7 +112,7 @@ def test_history_rounds_have_the_documented_keys_and_values(history: LineageRead
     }
 
 
-def test_history_counts_samples_without_a_proposal_by_their_last_call(path: Path) -> None:
+def test_reader_counts_samples_without_a_proposal_by_their_last_call(path: Path) -> None:
     statuses = {
         "a": [("cut", "unchanged")],
         "b": [("unchanged", "cut")],
@@ -130,8 +130,8 @@ def test_history_counts_samples_without_a_proposal_by_their_last_call(path: Path
         store.add_reflections([call("b", 2, attempt=1, status="unchanged", candidate=1)], [])
         store.add_reflections([call("a", 2, attempt=1, status="cut", candidate=1)], [])
         store.add_reflections([call("a", 2, attempt=1, status="unchanged")], [])
-    with LineageReader.open(path) as history:
-        two = history.rounds()[2]
+    with LineageReader.open(path) as reader:
+        two = reader.rounds()[2]
     assert sample_counts(two["instruction"]) == {
         "reflected": 0,
         "unchanged": 2,
@@ -143,30 +143,30 @@ def test_history_counts_samples_without_a_proposal_by_their_last_call(path: Path
     assert two["response"]["statuses"] == {"cut": 1, "ok": 1, "unchanged": 2}
 
 
-def test_history_run_overview(history: LineageReader) -> None:
-    assert history.run()["stop_reason"] == "rounds"
-    assert history.run()["rounds"] == 2
-    assert history.samples() == {"train": 3, "holdout": 1}
-    assert history.acceptance() == 0.5
-    assert history.last_round() == 1
+def test_reader_run_overview(reader: LineageReader) -> None:
+    assert reader.run()["stop_reason"] == "rounds"
+    assert reader.run()["rounds"] == 2
+    assert reader.samples() == {"train": 3, "holdout": 1}
+    assert reader.acceptance() == 0.5
+    assert reader.last_round() == 1
 
 
-def test_history_cost_is_unknown_where_a_price_is(path: Path) -> None:
+def test_reader_cost_is_unknown_where_a_price_is(path: Path) -> None:
     with LineageWriter.open(path) as store:
         store.db.execute("UPDATE teacher_calls SET cost_usd = NULL WHERE sample_id = 'a'")
-    with LineageReader.open(path) as history:
-        assert history.teacher()["cost_usd"] is None
+    with LineageReader.open(path) as reader:
+        assert reader.teacher()["cost_usd"] is None
 
 
-def test_history_sums_what_was_paid_for(path: Path) -> None:
+def test_reader_sums_what_was_paid_for(path: Path) -> None:
     """Two calls from the cache are counted, and add nothing; those of round 1 took 60 tokens and 1 USD."""
     with LineageWriter.open(path) as store:
         store.start_round(2)
         kept = [replace(call(sample, 2), cached=True, cost_usd=0.0, seconds=0.0) for sample in "ab"]
         uncounted = replace(call("c", 2, status="error"), prompt_tokens=None, cost_usd=None)
         store.add_reflections([*kept, uncounted, replace(call("c", 2, attempt=2), cost_usd=0.5)], [])
-    with LineageReader.open(path) as history:
-        two = history.rounds()[2]
+    with LineageReader.open(path) as reader:
+        two = reader.rounds()[2]
         assert two["response"]["teacher"] == {
             "calls": 4,
             "cached": 2,
@@ -176,7 +176,7 @@ def test_history_sums_what_was_paid_for(path: Path) -> None:
         }
         assert two["teacher"]["tokens_per_accepted"] is None  # nothing was accepted
         assert two["teacher"]["cost_per_accepted_usd"] is None
-        assert history.teacher() == {
+        assert reader.teacher() == {
             "calls": 8,
             "cached": 2,
             "prompt_tokens": 50,
@@ -188,43 +188,43 @@ def test_history_sums_what_was_paid_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["ok", "unparsable", "cut", "unchanged"])
-def test_history_a_sum_is_unknown_where_an_answered_call_is_not_counted(path: Path, status: str) -> None:
+def test_reader_a_sum_is_unknown_where_an_answered_call_is_not_counted(path: Path, status: str) -> None:
     with LineageWriter.open(path) as store:
         uncounted = call("a", attempt=7, status=status)
         store.add_reflections([replace(uncounted, completion_tokens=None, cost_usd=None)], [])
-    with LineageReader.open(path) as history:
-        one = history.rounds()[1]
+    with LineageReader.open(path) as reader:
+        one = reader.rounds()[1]
     for sums in (one["teacher"], one["response"]["teacher"]):
         assert (sums["prompt_tokens"], sums["completion_tokens"], sums["cost_usd"]) == (50, None, None)
     assert (one["teacher"]["tokens_per_accepted"], one["teacher"]["cost_per_accepted_usd"]) == (None, None)
     assert one["instruction"]["teacher"] == NO_CALLS
 
 
-def test_history_of_a_cached_call_without_counts_leaves_the_sums_known(path: Path) -> None:
+def test_reader_of_a_cached_call_without_counts_leaves_the_sums_known(path: Path) -> None:
     with LineageWriter.open(path) as store:
         kept = replace(call("a", attempt=7), cached=True, cost_usd=0.0)
         store.add_reflections([replace(kept, prompt_tokens=None, completion_tokens=None)], [])
-    with LineageReader.open(path) as history:
-        assert history.rounds()[1]["response"]["teacher"] == FOUR_CALLS | {"calls": 5, "cached": 1}
+    with LineageReader.open(path) as reader:
+        assert reader.rounds()[1]["response"]["teacher"] == FOUR_CALLS | {"calls": 5, "cached": 1}
 
 
-def test_history_reads_a_lineage_from_before_there_was_a_cache(path: Path) -> None:
+def test_reader_reads_a_lineage_from_before_there_was_a_cache(path: Path) -> None:
     with LineageWriter.open(path) as store:
         store.db.execute("ALTER TABLE teacher_calls DROP COLUMN cached")
         store.db.execute("DELETE FROM _sqlite_migrations WHERE name = '0004_cached_calls'")
     before = path.read_bytes()
-    with LineageReader.open(path) as history:
-        assert history.rounds()[1]["response"]["teacher"] == FOUR_CALLS
-        assert history.trace("a")["versions"][1]["critique"] == "too short"
+    with LineageReader.open(path) as reader:
+        assert reader.rounds()[1]["response"]["teacher"] == FOUR_CALLS
+        assert reader.trace("a")["versions"][1]["critique"] == "too short"
     assert path.read_bytes() == before
     with LineageWriter.open(path) as store:
         assert store.spending() == Spending(60, 1.0)
-    with LineageReader.open(path) as history:
-        assert history.teacher(1)["cached"] == 0
+    with LineageReader.open(path) as reader:
+        assert reader.teacher(1)["cached"] == 0
 
 
-def test_history_trace_tells_the_whole_story(history: LineageReader) -> None:
-    trace = history.trace("0")
+def test_reader_trace_tells_the_whole_story(reader: LineageReader) -> None:
+    trace = reader.trace("0")
     assert (trace["sample"], trace["position"], trace["split"]) == ("a", 0, "train")
     assert [(version["phase"], version["current"]) for version in trace["versions"]] == [
         ("original", False),
@@ -244,8 +244,8 @@ def test_history_trace_tells_the_whole_story(history: LineageReader) -> None:
     assert trace["failures"] == []
 
 
-def test_history_trace_of_a_failed_reflection_names_each_attempt(history: LineageReader) -> None:
-    trace = history.trace("c")
+def test_reader_trace_of_a_failed_reflection_names_each_attempt(reader: LineageReader) -> None:
+    trace = reader.trace("c")
     assert [(item["attempt"], item["status"]) for item in trace["failures"]] == [
         (1, "unparsable"),
         (2, "cut"),
@@ -253,40 +253,40 @@ def test_history_trace_of_a_failed_reflection_names_each_attempt(history: Lineag
     assert trace["trained_in"] == []
 
 
-def test_history_finds_samples_by_position_and_id(history: LineageReader) -> None:
-    assert history.find_sample("2") == "c"
-    assert history.find_sample("c") == "c"
+def test_reader_finds_samples_by_position_and_id(reader: LineageReader) -> None:
+    assert reader.find_sample("2") == "c"
+    assert reader.find_sample("c") == "c"
     with pytest.raises(StoreError, match="no sample 9; give a position from 0 to 3"):
-        history.find_sample("9")
+        reader.find_sample("9")
     with pytest.raises(StoreError, match="several samples"):
-        history.find_sample("")
+        reader.find_sample("")
     with pytest.raises(StoreError, match="no sample %"):
-        history.find_sample("%")
+        reader.find_sample("%")
 
 
-def test_history_exports_follow_the_pool(history: LineageReader) -> None:
-    assert [pair.response for pair in history.pool(1)] == ["better a", "answer b", "answer c"]
-    assert list(history.pool(0)) == [given(sample) for sample in "abc"]
-    assert [pair.response for pair in history.training(1)] == ["better a"]
+def test_reader_exports_follow_the_pool(reader: LineageReader) -> None:
+    assert [pair.response for pair in reader.pool(1)] == ["better a", "answer b", "answer c"]
+    assert list(reader.pool(0)) == [given(sample) for sample in "abc"]
+    assert [pair.response for pair in reader.training(1)] == ["better a"]
 
 
-def test_history_preferences_are_winner_and_loser_of_compared_responses(history: LineageReader) -> None:
-    assert list(read_preferences(history, 1)) == [
+def test_reader_preferences_are_winner_and_loser_of_compared_responses(reader: LineageReader) -> None:
+    assert list(read_preferences(reader, 1)) == [
         Preference("ask a", "", chosen="better a", rejected="answer a"),
         Preference("ask b", "", chosen="answer b", rejected="worse b"),
     ]
-    assert list(read_preferences(history, 0)) == []
+    assert list(read_preferences(reader, 0)) == []
 
 
-def test_history_proposed_has_each_proposal_with_its_incumbent(history: LineageReader) -> None:
-    assert list(read_proposals(history, 1, "response")) == [
+def test_reader_proposed_has_each_proposal_with_its_incumbent(reader: LineageReader) -> None:
+    assert list(read_proposals(reader, 1, "response")) == [
         Proposed(0, given("a"), Pair("ask a", "", "better a"), accepted=True),
         Proposed(1, given("b"), Pair("ask b", "", "worse b"), accepted=False),
     ]
-    assert list(read_proposals(history, 1, "instruction")) == []
+    assert list(read_proposals(reader, 1, "instruction")) == []
 
 
-def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> None:
+def test_reader_proposed_starts_from_what_the_round_before_took(path: Path) -> None:
     with LineageWriter.open(path) as store:
         store.start_round(2)
         taken = Version("a", original("a").id, 1, "response", 0, Pair("ask a", "", "better a"))
@@ -301,8 +301,8 @@ def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> 
                 decided(taken, best, reason="accepted", round=2, phase="instruction"),
             ],
         )
-    with LineageReader.open(path) as history:
-        proposed = list(read_proposals(history, 2, "instruction"))
+    with LineageReader.open(path) as reader:
+        proposed = list(read_proposals(reader, 2, "instruction"))
     assert proposed == [
         Proposed(0, taken.pair, best.pair, accepted=True),
         Proposed(1, given("b"), ours.pair, accepted=False),  # refused by lot, without a look at it
@@ -310,47 +310,47 @@ def test_history_proposed_starts_from_what_the_round_before_took(path: Path) -> 
     assert undecided.pair not in [item.candidate for item in proposed]
 
 
-def test_history_proposed_has_every_candidate_and_which_was_accepted(path: Path) -> None:
+def test_reader_proposed_has_every_candidate_and_which_was_accepted(path: Path) -> None:
     with LineageWriter.open(path) as store:
         store.start_round(2)
         old = original("b")
         second = propose(store, old, "second b", round=2, phase="response", candidate=1)
         first = propose(store, old, "first b", round=2, phase="response", candidate=0)
         store.add_decisions({}, "s0", [decided(old, second, reason="accepted", round=2)])
-    with LineageReader.open(path) as history:
-        assert list(read_proposals(history, 2, "response")) == [
+    with LineageReader.open(path) as reader:
+        assert list(read_proposals(reader, 2, "response")) == [
             Proposed(1, old.pair, first.pair, accepted=False),
             Proposed(1, old.pair, second.pair, accepted=True),
         ]
 
 
-def test_history_evaluations_are_all_measures_by_round_and_name(path: Path) -> None:
+def test_reader_evaluations_are_all_measures_by_round_and_name(path: Path) -> None:
     with LineageWriter.open(path) as store:
         store.add_evaluations(0, "s0", [Evaluation("nll", 3.0, 4, 2.5, 3.5)])
         store.add_evaluations(1, "s1", [Evaluation("accuracy", 0.5, 2, 0.1, 0.9)])
-    with LineageReader.open(path) as history:
-        assert history.evaluations() == [
+    with LineageReader.open(path) as reader:
+        assert reader.evaluations() == [
             {"round": 0, "student": "s0", "name": "nll", "value": 3.0, "n": 4, "low": 2.5, "high": 3.5},
             {"round": 1, "student": "s1", "name": "accuracy", "value": 0.5, "n": 2, "low": 0.1, "high": 0.9},
             {"round": 1, "student": "s1", "name": "nll", "value": 2.5, "n": 1, "low": None, "high": None},
         ]
 
 
-def test_history_counts_a_round_only_when_all_is_decided(path: Path) -> None:
+def test_reader_counts_a_round_only_when_all_is_decided(path: Path) -> None:
     with LineageWriter.open(path) as store:
         store.start_round(2)
         store.add_decisions({}, "s0", [decided(original("a"), round=2)])
-    with LineageReader.open(path) as history:
-        assert history.last_round() == 1
+    with LineageReader.open(path) as reader:
+        assert reader.last_round() == 1
 
 
-def test_history_cannot_write(history: LineageReader) -> None:
+def test_reader_cannot_write(reader: LineageReader) -> None:
     with pytest.raises(Exception, match="readonly"):
-        history.db.execute("DELETE FROM runs")
+        reader.db.execute("DELETE FROM runs")
 
 
-def test_evolution_view_has_a_row_per_version(history: LineageReader) -> None:
-    rows = list(history.db.query("SELECT sample_id, phase, outcome, ifd FROM evolution"))
+def test_evolution_view_has_a_row_per_version(reader: LineageReader) -> None:
+    rows = list(reader.db.query("SELECT sample_id, phase, outcome, ifd FROM evolution"))
     assert [(row["sample_id"], row["phase"], row["outcome"]) for row in rows] == [
         ("a", "original", None),
         ("a", "response", "accepted"),
@@ -363,8 +363,8 @@ def test_evolution_view_has_a_row_per_version(history: LineageReader) -> None:
     assert rows[5]["ifd"] is None
 
 
-def test_round_summary_view_counts_reasons(history: LineageReader) -> None:
-    rows = {row["phase"]: row for row in history.db.query("SELECT * FROM round_summary")}
+def test_round_summary_view_counts_reasons(reader: LineageReader) -> None:
+    rows = {row["phase"]: row for row in reader.db.query("SELECT * FROM round_summary")}
     assert rows["instruction"]["no_candidate"] == 3
     response = rows["response"]
     assert (response["pool"], response["accepted"], response["refused"]) == (3, 1, 1)
