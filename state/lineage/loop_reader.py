@@ -334,9 +334,6 @@ class LoopReader(LineageReader):
         query = _FROZEN.format(among=f"AND sample_id IN ({marks(sample_ids)})")
         return {row["sample_id"] for row in self.db.query(query, [round, *sample_ids, round, freeze_after])}
 
-    def _count(self, source: str, *params: object) -> int:
-        return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
-
 
 def _before(round: int, phase: Phase) -> tuple[int, Phase] | None:
     """The (round, phase) whose winners are the incumbents of this one; None for the given pairs."""

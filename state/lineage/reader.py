@@ -75,10 +75,7 @@ class LineageReader:
         return cast(RunHead, row | stop)
 
     def settings(self) -> Settings:
-        """What the run is made of: config, data_hash, versions of libraries, seed, and changes of the config.
-
-        A change is {"changed_at", "key", "before", "after"}; `config` is the newest.
-        """
+        """Config, data_hash, versions of libraries, seed, and changes of the config."""
         row = self._one("SELECT config, data_hash, versions, seed FROM runs")
         changes = (
             self.db.query("SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid")
@@ -183,15 +180,11 @@ class LineageReader:
         return {
             "round": round,
             "student": row["student_id"],
-            "pool": self._one("SELECT COUNT(*) AS n FROM pool WHERE round = :round", round=round)["n"],
-            "training": self._one(
-                "SELECT COUNT(*) AS n FROM training_sets WHERE round = :round", round=round
-            )["n"],
-            "frozen": self._one(
-                "SELECT COUNT(DISTINCT sample_id) AS n FROM decisions "
-                "WHERE round = :round AND reason = 'frozen'",
-                round=round,
-            )["n"],
+            "pool": self._count("pool WHERE round = ?", round),
+            "training": self._count("training_sets WHERE round = ?", round),
+            "frozen": self._count(
+                "(SELECT DISTINCT sample_id FROM decisions WHERE round = ? AND reason = 'frozen')", round
+            ),
             "instruction": self._phase(round, "instruction"),
             "response": self._phase(round, "response"),
             "ifd": mean_and_median([score["ifd"] for score in scores]),
@@ -379,6 +372,9 @@ class LineageReader:
             [round],
         )
         return (Pair(**row) for row in rows)
+
+    def _count(self, source: str, *params: object) -> int:
+        return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
 
     def _one(self, query: str, **params: object) -> dict[str, Any]:
         return next(iter(self.db.query(query, params)))
