@@ -14,7 +14,7 @@ from tests.worlds import child_environment, command, reflectune, write_world
 pytestmark = pytest.mark.slow
 
 # Long enough to be killed in the middle of every node, short enough for a test.
-SAMPLES = 240
+SAMPLES = 120
 # What may differ between two runs: times, and how many attempts there were.
 _ROWS = {
     "samples": "*",
