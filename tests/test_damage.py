@@ -29,12 +29,12 @@ from reflectune.state.data.datasets import read_dataset
 from reflectune.state.data.exports import write_pairs
 from reflectune.state.errors import AdapterError, ConfigError, DatasetError, ReflectuneError, StoreError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage import connection as lineage_store
+from reflectune.state.lineage import writer as lineage_writer
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Answer, Pair
 from tests.test_refinetune import PAIRS, configure, interrupt, weights
 from tests.tiny_models import save_tiny_llama
-from tests.worlds import ROOT, reflectune, write_world
+from tests.worlds import ROOT, run_process, write_world
 
 pytestmark = pytest.mark.slow
 
@@ -384,7 +384,7 @@ def test_lineage_is_put_back_by_what_the_refusal_says(cut: RunFolder, world: Pat
         size = file.seek(0, os.SEEK_END)
         file.seek(20 * 4096)
         file.write(b"x" * (size - 20 * 4096))
-    refused = reflectune("resume", "tiny", "--runs", cut.path.parent, cwd=tmp_path)
+    refused = run_process("resume", "tiny", "--runs", cut.path.parent, cwd=tmp_path)
     assert refused.returncode == StoreError.exit_code
     assert "back from a copy" in refused.stderr
     shutil.copyfile(tmp_path / "copy.db", cut.lineage)
@@ -426,7 +426,7 @@ def test_clock_that_jumps_back_changes_nothing(
         shown -= timedelta(hours=1)
         return shown.isoformat(timespec="seconds")
 
-    monkeypatch.setattr(lineage_store, "_now", earlier)
+    monkeypatch.setattr(lineage_writer, "_now", earlier)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     change_run(cut, ["rounds=3"])
     change_run(cut, ["rounds=2"])
