@@ -225,6 +225,7 @@ def test_runaway_is_no_honest_text(text: str) -> None:
     assert not is_runaway(text)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     start=st.text(max_size=50),

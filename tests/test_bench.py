@@ -27,6 +27,8 @@ from tests.bench.selection_round import Round, choose_one_at_a_time, select_roun
 from tests.bench.stopwatch import stopwatch
 from tests.tiny_models import build_model, save_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 RECORDS = [Pair(f"Name {n} colours.", "Bright ones." * (n % 2), f"Red, {n} blues, green.") for n in range(12)]
 
 

@@ -19,6 +19,8 @@ from tests.teacher_server import Reply, TeacherServer, improve, serve_teacher
 from tests.test_cli import complaint, document, invoke
 from tests.worlds import child_environment, command, reflectune, write_world
 
+pytestmark = pytest.mark.slow
+
 CAP = 3000  # a call takes some 230 to 290 tokens of the fake teacher, so a cap inside the first phase
 
 

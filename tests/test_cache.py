@@ -157,6 +157,7 @@ def test_cache_locked_or_full_says_so(
         assert impatient.get("k", "0") == ANSWER
 
 
+@pytest.mark.slow
 def test_cache_is_made_and_used_by_many_processes_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)

@@ -95,12 +95,14 @@ def by_name(charts: Sequence[Chart]) -> dict[str, Chart]:
     return {chart.name: chart for chart in charts}
 
 
+@pytest.mark.slow
 def test_charts_are_the_same_bytes_for_the_same_document() -> None:
     once, again = draw_charts(run_of(3)), draw_charts(run_of(3))
     assert [chart.name for chart in once] == ALL
     assert once == again
 
 
+@pytest.mark.slow
 def test_charts_say_and_list_their_numbers() -> None:
     charts = by_name(draw_charts(run_of(1, pool=100)))
     acceptance = charts["acceptance"]
@@ -127,12 +129,14 @@ def test_charts_say_and_list_their_numbers() -> None:
     assert "60,000,000 tokens and 123.4560 USD" in charts["cost"].description
 
 
+@pytest.mark.slow
 def test_charts_never_put_two_students_into_one_panel() -> None:
     scores = by_name(draw_charts(run_of(2, one_scorer=False)))["scores"]
     assert [row[1:4:2] for row in scores.rows[:4]] == [("s0", "0"), ("s0", "1"), ("s1", "1"), ("s1", "2")]
     assert "not samples drawn by lot" in scores.description
 
 
+@pytest.mark.slow
 def test_charts_tell_what_is_not_known_from_nothing() -> None:
     document = run_of(1)
     unknown = {"prompt_tokens": None, "completion_tokens": None, "cost_usd": None}
@@ -148,6 +152,7 @@ def test_charts_tell_what_is_not_known_from_nothing() -> None:
     assert held_out.rows[0][3:6] == ("20.0%", "-", "-")
 
 
+@pytest.mark.slow
 def test_charts_that_cannot_be_drawn_yet_are_explained(tmp_path: Path) -> None:
     with make_store(tmp_path / "lineage.db") as store:
         store.start_round(1)
@@ -164,6 +169,7 @@ def test_charts_that_cannot_be_drawn_yet_are_explained(tmp_path: Path) -> None:
     assert len(explain_missing([])) == len(ALL)
 
 
+@pytest.mark.slow
 def test_charts_of_a_round_without_acceptances_have_no_share_to_tell() -> None:
     document = run_of(1)
     for place in document["acceptance"]:
@@ -173,6 +179,7 @@ def test_charts_of_a_round_without_acceptances_have_no_share_to_tell() -> None:
     assert acceptance.rows[0][-1] == "-"
 
 
+@pytest.mark.slow
 def test_charts_take_names_of_any_kind_for_text() -> None:
     document = run_of(1)
     for item in document["evaluations"]:
@@ -183,6 +190,7 @@ def test_charts_take_names_of_any_kind_for_text() -> None:
         chart.description.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rounds", "one_scorer"), [(1, True), (3, False), (10, True), (10, False)])
 def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
     rounds: int, one_scorer: bool, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +225,7 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
             assert across < 1 or along < 2, (text, other)  # points; a box has room around its letters
 
 
+@pytest.mark.slow
 def test_charts_name_measures_as_pages_and_tables_do(monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
 

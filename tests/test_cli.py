@@ -17,6 +17,8 @@ from reflectune.agents.teacher.prompts import SHIPPED, open_prompts
 from reflectune.loop.cli import app
 from tests.worlds import ROOT, child_environment, command, invoke, reflectune, write_world
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -196,6 +196,7 @@ def test_config_file_may_begin_with_a_byte_order_mark(config_file: Path) -> None
     assert load_config(config_file) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "message"),
     [

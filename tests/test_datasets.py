@@ -259,6 +259,7 @@ def test_read_dataset_names_the_line_far_into_an_array(tmp_path: Path, end: str,
         read_dataset(DataConfig(path=path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["array", "indented", "lines", "csv", "parquet"])
 def test_read_dataset_holds_few_records_at_a_time(tmp_path: Path, form: str) -> None:
     rows = [{"instruction": f"{n}", "output": f"{n} " * 200} for n in range(8000)]
@@ -579,6 +580,7 @@ def test_assign_samples_gives_ids_by_content_and_occurrence() -> None:
     assert {sample.split for sample in samples} == {"train"}
 
 
+@pytest.mark.slow
 @given(st.permutations(FOUR_EACH + FOUR_EACH[:3]), st.sampled_from([0, 5, 0.2]))
 def test_assign_samples_ignores_the_order_of_the_data(shuffled: list[Record], holdout: int | float) -> None:
     in_order = assign_samples(FOUR_EACH + FOUR_EACH[:3], holdout, seed=3)

@@ -18,6 +18,7 @@ from tests.worlds import child_environment, command, reflectune
 SMALL = ("demo", "--rounds", "2", "--samples", "160", "--json")
 
 
+@pytest.mark.slow
 def test_open_demo_names_runs_by_what_is_changed_and_finds_them_again(tmp_path: Path) -> None:
     folder = open_demo(tmp_path, samples=30)
     assert folder.path.name == "demo-30-samples"

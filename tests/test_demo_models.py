@@ -50,6 +50,7 @@ def read_pair(prompt: str) -> Pair:
     return Pair(found[1], found[2] or "", found[3])
 
 
+@pytest.mark.slow
 def test_the_teacher_learns_answers_that_the_parser_takes_and_mostly_the_checker_passes() -> None:
     verdicts = []
     for prompt, answer in itertools.islice(teacher_texts(random.Random(0), prompt_text), 2000):
@@ -67,6 +68,7 @@ def test_the_teacher_learns_answers_that_the_parser_takes_and_mostly_the_checker
     assert 1 - sum(verdicts) / len(verdicts) == pytest.approx(MISTAKES, abs=0.03)
 
 
+@pytest.mark.slow
 def test_no_operand_of_the_demos_data_is_trained_on() -> None:
     read = [
         read_pair(prompt)

@@ -84,6 +84,7 @@ def test_no_two_kinds_share_a_phrasing() -> None:
     assert len(set(phrasings)) == len(phrasings)
 
 
+@pytest.mark.slow
 def test_drawn_pairs_are_faulty_at_the_stated_rates() -> None:
     rng = random.Random(0)
     drawn = [draw_pair(rng, reserved=True) for _ in range(6000)]

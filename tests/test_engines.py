@@ -369,6 +369,7 @@ def test_openai_close_does_not_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch)
             time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_openai_request_under_way_does_not_hold_up_exit() -> None:
     script = (
         "import sys\n"
@@ -431,6 +432,7 @@ def test_transformers_writes_until_the_model_stops(alphabet: Path) -> None:
     assert not engine.structured
 
 
+@pytest.mark.slow
 def test_transformers_batch_changes_no_answer(tiny_llama: Path) -> None:
     texts = [
         "Name a colour.",
@@ -456,6 +458,7 @@ def test_transformers_reads_the_rendered_messages(tiny_llama: Path) -> None:
     engine.close()
 
 
+@pytest.mark.slow
 def test_transformers_draw_follows_from_the_requests_own_seed(tiny_llama: Path) -> None:
     engine = local(tiny_llama, temperature=1.0, max_tokens=32)
     state = torch.random.get_rng_state()
@@ -482,6 +485,7 @@ def test_transformers_computes_the_opening_of_a_phase_once(alphabet: Path) -> No
     assert computed == [20, 2 * 1, 4, 2 * 2]
 
 
+@pytest.mark.slow
 def test_transformers_adapter_writes_as_peft_does(tiny_llama: Path, tmp_path: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(tiny_llama)
     folder = save_tiny_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(tiny_llama))
@@ -521,6 +525,7 @@ def test_transformers_broken_adapter_is_one_clear_line(tiny_llama: Path, tmp_pat
     }[damage] in message
 
 
+@pytest.mark.slow
 def test_transformers_long_prompt_shortens_no_other_answer(alphabet: Path) -> None:
     engine = local(alphabet, max_tokens=100)  # the context is 512
     answers = ask(

@@ -49,6 +49,7 @@ def test_estimate_adds_up(tmp_path: Path) -> None:
     assert document["cost_usd"] == pytest.approx((2 * prompt + 10 * completion) / 1e6, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_estimate_measures_at_most_200_pairs_and_counts_all(tmp_path: Path) -> None:
     document = estimate_run(load_config(write_world(tmp_path, samples=250)))
     assert (document["measured_pairs"], document["samples"]) == (200, 244)
@@ -60,6 +61,7 @@ def test_estimate_caps_an_answer_at_max_tokens(tmp_path: Path) -> None:
     assert [phase["completion_tokens"] for phase in document["phases"].values()] == [3, 3]
 
 
+@pytest.mark.slow
 def test_estimate_says_what_it_takes_for_granted_of_the_cache(tmp_path: Path) -> None:
     costs, told = {}, {}
     for mode in ("on", "off", "only"):
@@ -76,6 +78,7 @@ def test_estimate_says_what_it_takes_for_granted_of_the_cache(tmp_path: Path) ->
     }
 
 
+@pytest.mark.slow
 def test_estimate_measures_the_prompts_that_the_engine_can_be_asked(tmp_path: Path) -> None:
     """Engine transformers takes no schema, whatever `structured` says, so it is asked for tagged text."""
     local = {"engine": "transformers", "model": "m", "path": None}

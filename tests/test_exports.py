@@ -162,6 +162,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 full_texts = texts.filter(str.strip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.json", "out.jsonl"])
 @pytest.mark.parametrize("format", FORMATS)
 @given(pairs=st.lists(st.builds(Pair, full_texts, texts, full_texts), min_size=1, max_size=4))
@@ -186,6 +187,7 @@ def test_exports_of_equal_records_are_equal_bytes(tmp_path: Path, format: Export
         assert (tmp_path / f"{kind}-a").read_bytes() == (tmp_path / f"{kind}-b").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_write_pairs_that_fails_leaves_the_target_as_it_was(tmp_path: Path, format: ExportFormat) -> None:
     def breaks_off() -> Iterator[Pair]:

@@ -132,6 +132,7 @@ def test_valid_files_are_read(file: Path, kind: str) -> None:
     assert len(found) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", VALID)
 @quick
 @given(edits=edits, cut=st.one_of(st.just(1.0), st.floats(0, 1)))
@@ -177,6 +178,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["auto", "alpaca", "messages", "sharegpt"])
 @quick
 @given(rows=st.lists(json_values, max_size=4), as_lines=st.booleans())
@@ -186,6 +188,7 @@ def test_any_json_is_read_or_refused(file: Path, format: str, rows: list[Any], a
         json.dumps(record.meta, allow_nan=False, ensure_ascii=False).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -268,6 +271,7 @@ def refuses_in_a_line(path: Path, overrides: list[str] | None = None) -> None:
             pytest.fail(f"not one line that is inert: {said!r}")
 
 
+@pytest.mark.slow
 @quick
 @given(values=st.dictionaries(toml_keys, toml_values, max_size=6))
 def test_any_toml_is_a_config_or_is_refused(file: Path, values: dict[str, Any]) -> None:
@@ -284,6 +288,7 @@ def test_any_bytes_are_a_config_or_are_refused(file: Path, content: bytes) -> No
     refuses_in_a_line(file)
 
 
+@pytest.mark.slow
 @quick
 @given(edits=edits, cut=st.one_of(st.just(1.0), st.floats(0, 1)))
 def test_damaged_configs_are_read_or_refused(
@@ -293,6 +298,7 @@ def test_damaged_configs_are_read_or_refused(
     refuses_in_a_line(file)
 
 
+@pytest.mark.slow
 @quick
 @given(overrides=st.lists(st.one_of(hostile, st.builds("{}={}".format, toml_keys, hostile)), max_size=3))
 def test_any_override_is_taken_or_refused(file: Path, overrides: list[str]) -> None:
@@ -325,6 +331,7 @@ def tell(path: Path, given: Pair, proposed: Pair, critique: str, error: str) -> 
         store.add_reflections([first, second], [version])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     given=st.builds(Pair, storable, storable, storable),
@@ -347,6 +354,7 @@ def test_trace_gives_any_text_back_and_shows_it_inertly(
     assert inert(shown) == shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @quick
 @given(pairs=st.lists(st.builds(Pair, storable, storable, storable), max_size=3))
@@ -410,6 +418,7 @@ def test_texts_of_ten_megabytes_are_stored_traced_and_exported_soon(tmp_path: Pa
         assert exported(tmp_path / "out", format) == [_exported(proposed, format)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LONG)
 def test_word_diffs_of_a_megabyte_are_quick_and_lose_nothing(kind: str) -> None:
     old, new = "a " + LONG[kind](2**20), LONG[kind](2**20) + " b"

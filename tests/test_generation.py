@@ -112,6 +112,7 @@ def test_draws_of_many_seeds_follow_the_distribution(letters: Any) -> None:
     assert chi_square(drawn, LETTERS) < 16.27  # 3 degrees of freedom
 
 
+@pytest.mark.slow
 def test_draws_of_one_seed_follow_the_distribution(letters: Any) -> None:
     drawn = [token for ids in draw(letters, range(8), max_tokens=500) for token in ids]
     assert len(drawn) == 4000
@@ -139,6 +140,7 @@ def test_temperature_comes_before_top_p(letters: Any) -> None:
     assert set(drawn) == {A}  # 16/22 of all by itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("halvings", "fewest", "most"), [(20, 30, 70), (40, 100, 100)])
 def test_rare_tokens_are_drawn_as_rarely_as_they_should(halvings: int, fewest: int, most: int) -> None:
     # One token, and 2^20 others of which each is 2^halvings times less likely. They take half of all draws
@@ -151,6 +153,7 @@ def test_rare_tokens_are_drawn_as_rarely_as_they_should(halvings: int, fewest: i
     assert fewest <= drawn.count(0) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 def test_draws_depend_on_prompt_and_seed_alone(model: Any) -> None:
     prompts = [tokens(20, 1), tokens(3, 2), tokens(20, 1), tokens(20, 1) + tokens(4, 3)]
@@ -195,6 +198,7 @@ BATCHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 def test_shared_openings_change_no_answer(model: Any) -> None:
     assert shares_openings(model)
@@ -207,6 +211,7 @@ def test_shared_openings_change_no_answer(model: Any) -> None:
 small_prompts = st.lists(st.integers(3, 5), min_size=1, max_size=7)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     name=st.sampled_from(sorted(MODELS)),

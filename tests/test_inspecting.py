@@ -25,6 +25,8 @@ from reflectune.state.lineage.writer import LineageWriter
 from tests.test_comparison import write_run
 from tests.worlds import child_environment, command, reflectune, write_world
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"TERM": "xterm-256color", "COLUMNS": "", "NO_COLOR": "", "REFLECTUNE_RUNS": "runs"}
 
 

@@ -9,6 +9,8 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
 from tests.large_run import make_large_run, vocabulary
 
+pytestmark = pytest.mark.slow
+
 SAMPLES, HELD_OUT, ROUNDS = 1_500, 15, 3
 
 

@@ -58,6 +58,7 @@ def test_every_folder_with_code_is_named_as_a_package() -> None:
     assert settings["package-dir"] == {f"reflectune.{layer}": layer for layer in FORBIDDEN}
 
 
+@pytest.mark.slow
 def test_only_the_state_layer_speaks_sql() -> None:
     for path in sources():
         if path.is_relative_to(ROOT / "state"):

@@ -37,6 +37,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=3), st.booleans())
 def test_products_equal_torchs_for_any_shape(shape: list[int], bias: bool) -> None:
     plain, ours = twins(bias=bias)

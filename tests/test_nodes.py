@@ -155,6 +155,7 @@ def test_reflect_stores_every_call_and_proposal_once(world: World) -> None:
     assert list(world.store.db.query("SELECT * FROM teacher_calls")) == calls
 
 
+@pytest.mark.slow
 def test_reflect_never_shows_held_out_samples_to_the_teacher(world: World) -> None:
     world.through(1, "instruction", "response")
     seen = world.store.db.query(
@@ -164,6 +165,7 @@ def test_reflect_never_shows_held_out_samples_to_the_teacher(world: World) -> No
     assert next(iter(seen))["n"] == 0
 
 
+@pytest.mark.slow
 def test_select_decides_every_sample_of_the_pool_once(world: World) -> None:
     world.through(1, "instruction", "response")
     for phase in ("instruction", "response"):
@@ -172,6 +174,7 @@ def test_select_decides_every_sample_of_the_pool_once(world: World) -> None:
         assert {row["reason"] for row in rows} == {"accepted", "no-candidate"}
 
 
+@pytest.mark.slow
 def test_select_leaves_the_whole_pool_with_all_four_scores(world: World) -> None:
     world.through(1, "instruction", "response")
     pool = list(world.store.scored_pool(1, "s0"))
@@ -179,6 +182,7 @@ def test_select_leaves_the_whole_pool_with_all_four_scores(world: World) -> None
     assert all(set(pair.scores) == set(TERMS) for pair in pool)
 
 
+@pytest.mark.slow
 def test_select_makes_only_the_passes_that_decisions_and_filter_need(world: World) -> None:
     world.through(1, "instruction", "response")
     assert len(set(world.student.asked)) == len(world.student.asked), "something was scored twice"
@@ -214,6 +218,7 @@ def test_select_goes_on_after_an_interruption_where_it_stopped(tmp_path: Path) -
     assert len(world.student.asked) - asked <= 2 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["empty", "truncated-away", "non-finite"])
 @pytest.mark.parametrize(
     "policy", ["ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all"]
@@ -234,6 +239,7 @@ def test_select_never_takes_a_proposal_that_cannot_be_scored(
     assert world.trained == []
 
 
+@pytest.mark.slow
 def test_reflect_makes_no_proposal_of_an_unchanged_answer(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     unchanged = [
@@ -306,6 +312,7 @@ def pending_responses(store: LineageWriter) -> list[Reflection]:
     return list(store.pending_reflections(1, "response", candidates=1, attempts=1))
 
 
+@pytest.mark.slow
 def test_second_round_is_scored_by_the_student_the_first_one_trained(world: World) -> None:
     world.through(1, "instruction", "response")
     assert refinetune(state(), world.runtime()) == {"student": "s1"}
@@ -315,6 +322,7 @@ def test_second_round_is_scored_by_the_student_the_first_one_trained(world: Worl
     assert {row["student_id"] for row in scorers} <= {"s1", None}
 
 
+@pytest.mark.slow
 def test_refinetune_trains_on_the_filtered_pool_once(world: World) -> None:
     world.through(1, "instruction", "response")
     refinetune(state(), world.runtime())
@@ -330,6 +338,7 @@ def test_refinetune_trains_on_the_filtered_pool_once(world: World) -> None:
     assert (student.adapter, student.parent_id) == ("adapters/round-01", "s0")
 
 
+@pytest.mark.slow
 def test_refinetune_goes_on_from_the_previous_adapter_when_asked(tmp_path: Path) -> None:
     world = make_world(tmp_path, refinetune={"start_from": "previous"})
     for round in (1, 2):
@@ -341,6 +350,7 @@ def test_refinetune_goes_on_from_the_previous_adapter_when_asked(tmp_path: Path)
     assert student.parent_id == "s1"
 
 
+@pytest.mark.slow
 def test_refinetune_keeps_the_student_where_no_pair_passes_the_filter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,6 +372,7 @@ def test_evaluate_measures_each_student_once(world: World) -> None:
     assert world.student.opened == [None]
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_measures_of_a_student_that_stayed(tmp_path: Path) -> None:
     world = make_world(tmp_path, selection={"train_max_ifd": 1e-6})
     evaluate_round(world.context, 0)
@@ -373,6 +384,7 @@ def test_evaluate_repeats_the_measures_of_a_student_that_stayed(tmp_path: Path) 
     assert len(world.student.opened) == opened
 
 
+@pytest.mark.slow
 def test_the_base_scores_the_same_samples_of_every_round_that_is_measured(tmp_path: Path) -> None:
     world = make_world(
         tmp_path, selection={"policy": "accept-all"}, evaluate={"base_samples": 5, "max_tokens": 8}
@@ -398,6 +410,7 @@ def test_the_base_scores_the_same_samples_of_every_round_that_is_measured(tmp_pa
     assert len(world.student.asked) == asked
 
 
+@pytest.mark.slow
 def test_no_model_is_opened_for_comparing_rounds_where_nobody_wants_it(tmp_path: Path) -> None:
     world = make_world(tmp_path, evaluate={"base_samples": 0, "max_tokens": 8})
     world.through(1, "instruction", "response")
@@ -406,6 +419,7 @@ def test_no_model_is_opened_for_comparing_rounds_where_nobody_wants_it(tmp_path:
     assert len(world.student.opened) == opened
 
 
+@pytest.mark.slow
 def test_evaluate_stops_the_loop_with_a_reason(tmp_path: Path) -> None:
     world = make_world(tmp_path, selection={"policy": "reject-all"})
     world.through(1, "instruction", "response")
@@ -415,6 +429,7 @@ def test_evaluate_stops_the_loop_with_a_reason(tmp_path: Path) -> None:
     assert row == {"stop_reason": "nothing-accepted", "status": "finished"}
 
 
+@pytest.mark.slow
 def test_evaluate_skips_rounds_but_never_the_last(tmp_path: Path) -> None:
     world = make_world(tmp_path, evaluate={"every": 3, "max_tokens": 8})
     for round in (1, 2):
@@ -424,6 +439,7 @@ def test_evaluate_skips_rounds_but_never_the_last(tmp_path: Path) -> None:
     assert list(world.store.held_out_measures()) == [2]
 
 
+@pytest.mark.slow
 def test_samples_refused_for_long_enough_are_asked_and_decided_no_more(tmp_path: Path) -> None:
     world = make_world(tmp_path, teacher={"freeze_after": 1}, selection={"policy": "reject-all"})
     world.through(1, "instruction", "response")

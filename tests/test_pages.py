@@ -22,6 +22,8 @@ from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import PHASES, Evaluation, Pair, PolicyName, StudentRecord, Version
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)><style>*{display:none}</style>"
 STEERING = "\x1b[2J\x07\u202e\u2066"
 HOSTILE = f"{SCRIPT} {STEERING} ]]> {{{{ 1234 * 1234 }}}} &quot;'\""

@@ -182,6 +182,7 @@ def test_parse_lets_seven_words_of_the_prompt_pass() -> None:
     assert parse(tagged(new_response=" ".join(words[:8])), pair=pair) == "echoed"
 
 
+@pytest.mark.slow
 def test_no_text_of_the_alpaca_data_holds_words_of_the_prompt() -> None:
     folder = Path("/work/shared/data")
     if not folder.is_dir():
@@ -369,6 +370,7 @@ def test_parse_reads_every_beginning_of_an_answer(phase: Phase, form: str) -> No
 MEGABYTE = 'A sentence of some words, number 1. {"' + "".join(f"{n} [End] " for n in range(110_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_parse_takes_texts_of_a_megabyte(phase: Phase) -> None:
     text = MEGABYTE.strip()
@@ -383,6 +385,7 @@ def test_parse_takes_texts_of_a_megabyte(phase: Phase) -> None:
     assert time.process_time() - began < 15  # with coverage; what is quadratic takes minutes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +52,7 @@ _PIECES = st.sampled_from(
 _ANSWERS = st.lists(_PIECES | st.text(st.characters(), max_size=20), max_size=20).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     text=_ANSWERS,
@@ -123,6 +125,7 @@ def _mutated_answers(draw: st.DrawFn) -> tuple[str, Phase, Pair]:
     return text, phase, pair
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(
     answer=_mutated_answers(),
@@ -195,6 +198,7 @@ def _quotes(draw: st.DrawFn, phase: Phase, pair: Pair) -> str:
     return draw(st.sampled_from(["", "It says: ", "<think>Hm.</think>", "I ignore\n"])) + quote
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(
     data=st.data(),
@@ -218,6 +222,7 @@ def test_parse_takes_nothing_that_only_the_pair_says(
         assert parsed in FAILURES
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     critique=st.text(),

@@ -133,6 +133,7 @@ def test_refinetune_of_a_single_step_trains(folder, tmp_path):
     assert moved  # each begins at zero
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_refinetune_lowers_the_loss_and_leaves_a_whole_adapter(folder, tmp_path, dtype):
     out, steps = tmp_path / "adapters" / "round-01", []
@@ -165,6 +166,7 @@ def test_adapter_configuration_does_not_depend_on_the_order_of_sets(folder, tmp_
     assert modules == sorted(modules)
 
 
+@pytest.mark.slow
 def test_refinetuned_student_answers_what_it_learned(folder, tmp_path):
     pairs = [Pair("Name a colour.", "", "Blue."), Pair("Name a fruit.", "", "An apple.")]
     config = configure(folder, epochs=100, lr=2e-2, r=16, alpha=16, batch_tokens=64)
@@ -174,6 +176,7 @@ def test_refinetuned_student_answers_what_it_learned(folder, tmp_path):
     assert [response.text for response in responses] == ["Blue.", "An apple."]
 
 
+@pytest.mark.slow
 def test_first_loss_is_the_mean_over_all_targets_of_the_step(folder, tmp_path):
     # Responses of very different lengths in rows of very different sizes: a mean of means would differ.
     pairs = [Pair("Say a.", "", "a"), Pair("Count.", "", "1 2 3 4 5 6 7 8 9 " * 5), *PAIRS[:3]]
@@ -185,6 +188,7 @@ def test_first_loss_is_the_mean_over_all_targets_of_the_step(folder, tmp_path):
     assert metrics["target_tokens"] < metrics["tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_gradients_do_not_depend_on_how_a_step_is_cut_into_rows(tmp_path, architecture):
     model = save_tiny_model(tmp_path / "model", architecture)
@@ -213,6 +217,7 @@ def test_training_rows_learn_targets_only():
     }
 
 
+@pytest.mark.slow
 def test_refinetune_gives_the_same_bits_again(folder, tmp_path):
     config = configure(folder, dropout=0.1)
     train(config, tmp_path / "one" / "adapter")
@@ -233,6 +238,7 @@ def test_training_by_tokens_ends_with_the_row_that_reaches_them(tokens, lengths)
     assert rows == _pack_epochs(sequences, 8, 7, RefinetuneConfig(epochs=3))[: len(rows)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 16, 160])
 def test_refinetune_by_tokens_trains_as_much_on_few_pairs_as_on_many(folder, tmp_path, size):
     # Rows of at most 64 tokens: past 600 tokens by less than that. Steps of about 300 tokens: about 2.
@@ -243,12 +249,14 @@ def test_refinetune_by_tokens_trains_as_much_on_few_pairs_as_on_many(folder, tmp
     assert metrics["pairs"] == size
 
 
+@pytest.mark.slow
 def test_refinetune_by_the_tokens_of_its_epochs_gives_the_same_bits(folder, undisturbed, tmp_path):
     metrics = json.loads((undisturbed / "metrics.json").read_text())
     train(configure(folder, tokens=int(metrics["tokens"])), tmp_path / "adapter")
     assert hash_adapter(tmp_path / "adapter") == hash_adapter(undisturbed)
 
 
+@pytest.mark.slow
 def test_refinetune_by_tokens_that_is_interrupted_gives_the_same_bits(folder, tmp_path):
     config = configure(folder, tokens=2000, dropout=0.1)
     whole = train(config, tmp_path / "whole")
@@ -260,6 +268,7 @@ def test_refinetune_by_tokens_that_is_interrupted_gives_the_same_bits(folder, tm
     assert hash_adapter(tmp_path / "resumed") == hash_adapter(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"seed": 1}, {"round": 2}])
 def test_refinetune_depends_on_seed_and_round(folder, tmp_path, change):
     train(configure(folder), tmp_path / "one")
@@ -294,6 +303,7 @@ def interrupt(config, out, step):
     return sorted(partial.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
 
 
+@pytest.mark.slow
 def test_refinetune_begins_again_where_its_note_is_damaged(folder, undisturbed, tmp_path, capfd):
     config = configure(folder, epochs=5)
     assert interrupt(config, tmp_path / "adapter", 9)
@@ -305,6 +315,7 @@ def test_refinetune_begins_again_where_its_note_is_damaged(folder, undisturbed, 
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"]
 )
@@ -320,6 +331,7 @@ def test_refinetune_goes_on_from_the_last_checkpoint_that_is_whole(folder, undis
     assert weights(tmp_path / "adapter") == weights(undisturbed)
 
 
+@pytest.mark.slow
 def test_refinetune_saves_about_every_fifth_of_the_steps(folder, tmp_path):
     *_, last = interrupt(configure(folder, epochs=5), tmp_path / "adapter", 9)
     steps = json.loads((last / "trainer_state.json").read_text())["max_steps"]
@@ -335,12 +347,14 @@ def test_refinetune_saves_about_every_fifth_of_the_steps(folder, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_refinetune_saves_when_much_time_has_passed(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("reflectune.agents.student.trainer._SAVE_SECONDS", 0.0)
     checkpoints = interrupt(configure(folder, epochs=5), tmp_path / "adapter", 6)
     assert [path.name for path in checkpoints] == ["checkpoint-4", "checkpoint-5"]
 
 
+@pytest.mark.slow
 def test_refinetune_does_not_go_on_with_another_training(folder, tmp_path):
     interrupt(configure(folder, epochs=5), tmp_path / "adapter", 9)
     steps = []
@@ -348,6 +362,7 @@ def test_refinetune_does_not_go_on_with_another_training(folder, tmp_path):
     assert steps[0][0] == 1
 
 
+@pytest.mark.slow
 def test_refinetune_that_is_done_trains_no_more(folder, tmp_path):
     out = tmp_path / "adapter"
     metrics = train(configure(folder, epochs=1), out)
@@ -359,6 +374,7 @@ def test_refinetune_that_is_done_trains_no_more(folder, tmp_path):
     assert not (tmp_path / ".adapter.partial").exists()
 
 
+@pytest.mark.slow
 def test_refinetune_replaces_the_adapter_of_another_training(folder, tmp_path):
     config, out = configure(folder, epochs=1), tmp_path / "adapter"
     train(config, out, pairs=PAIRS[:4])
@@ -371,6 +387,7 @@ def test_refinetune_replaces_the_adapter_of_another_training(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "alone"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["adapter_model.safetensors", "adapter_config.json", "metrics.json", "origin.json"]
 )
@@ -387,6 +404,7 @@ def test_refinetune_replaces_a_finished_adapter_that_is_damaged(folder, undistur
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+@pytest.mark.slow
 def test_refinetune_killed_while_it_replaces_an_adapter_replaces_it(folder, undisturbed, tmp_path):
     config, out = configure(folder, epochs=5), tmp_path / "adapter"
     interrupt(config, out, 9)
@@ -397,6 +415,7 @@ def test_refinetune_killed_while_it_replaces_an_adapter_replaces_it(folder, undi
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+@pytest.mark.slow
 def test_refinetune_goes_on_with_the_previous_adapter(folder, undisturbed, tmp_path):
     config = configure(folder, epochs=1)
     fresh, further = [], []
@@ -419,6 +438,7 @@ def test_refinetune_leaves_out_pairs_without_a_response(folder, tmp_path):
     assert (metrics["pairs"], metrics["left_out"]) == (4, 2)
 
 
+@pytest.mark.slow
 def test_refinetune_teaches_no_end_after_a_response_that_was_cut(folder, tmp_path):
     pair = Pair("Add.", "", "1 2 3 4 5 6 7 8 9")
     whole = train(configure(folder, epochs=1), tmp_path / "whole", pairs=[pair])
@@ -491,6 +511,7 @@ def test_refinetune_needs_an_eos_token(folder, tmp_path):
         train(configure(copied), tmp_path / "adapter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gradient_checkpointing_trains_the_same_adapter(tmp_path, architecture, dtype):

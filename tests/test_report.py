@@ -20,6 +20,8 @@ from reflectune.state.text import to_json
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 from tests.worlds import reflectune
 
+pytestmark = pytest.mark.slow
+
 EVIL = "</style><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>\u202e\x1b[31m&amp;"
 
 

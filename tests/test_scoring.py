@@ -106,6 +106,7 @@ def test_score_passes_the_truncated_flag_on(bigram):
     assert score.truncated
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(sequences, st.builds(Packing, st.integers(1, 100), st.booleans()), st.sampled_from(sorted(MODELS)))
 def test_packed_scores_equal_one_by_one(items, packing, name):
@@ -118,6 +119,7 @@ def test_packed_scores_equal_one_by_one(items, packing, name):
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(sequences, st.integers(1, 100))
 def test_packed_scores_equal_one_by_one_with_an_adapter(adapted, items, budget):
@@ -131,6 +133,7 @@ for branching in BRANCHING.values():
     choose(branching, 100)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(sequences, st.integers(1, 200), st.sampled_from(sorted(BRANCHING)))
 def test_scores_branch_by_branch_equal_one_by_one(items, budget, name):
@@ -144,6 +147,7 @@ HALVED = {name: build_model(name, vocabulary=VOCABULARY, scale=0.05).bfloat16() 
 WHOLE = {name: build_model(name, vocabulary=VOCABULARY, scale=0.05) for name in MODELS}
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(sequences, st.sampled_from(sorted(MODELS)))
 def test_scores_in_bfloat16_are_near_those_in_float32(items, name):
@@ -178,6 +182,7 @@ def test_an_adapter_changes_scores_and_disabled_it_does_not(adapted):
         assert score_sequences(adapted, [sequence], tree(100)) == base
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.text(max_size=12), st.text(min_size=1, max_size=12)), max_size=8),
@@ -292,6 +297,7 @@ class LimitedModel:
 
 
 # One thread takes row after row, as a GPU does; several take rows side by side.
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(sequences, st.booleans(), st.integers(60, 120), st.sampled_from([1, 3]))
 def test_score_out_of_memory_halves_the_rows_and_loses_nothing(items, shares, limit, threads):
@@ -366,6 +372,7 @@ def test_target_logprobs_let_gradients_through():
     assert model.lm_head.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 @given(sequences.filter(len))
 def test_tree_row_holds_what_sequences_begin_with_once(items):
     ordered = sorted(items, key=lambda sequence: sequence.ids)

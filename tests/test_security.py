@@ -71,6 +71,7 @@ def inside(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colours", [False, True])
 @pytest.mark.parametrize(
     "arguments", [["show", "tiny"], ["runs"], *(["trace", "tiny", str(position)] for position in range(12))]

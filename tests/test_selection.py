@@ -202,6 +202,7 @@ def test_decide_random_accepts_about_its_rate_and_repeats_with_its_seed() -> Non
     assert reasons == [draw(seed) for seed in range(1000)]
 
 
+@pytest.mark.slow
 @given(old=st.floats(0.01, 100), new=st.lists(st.floats(0.01, 100), min_size=1), margin=st.floats(0, 5))
 def test_decide_winner_is_best_or_incumbent_within_the_margin(
     old: float, new: list[float], margin: float

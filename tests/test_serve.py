@@ -18,6 +18,8 @@ from tests.browser import serve
 from tests.test_pages import make_runs, write_run
 from tests.worlds import ROOT, child_environment, command
 
+pytestmark = pytest.mark.slow
+
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 

@@ -60,6 +60,7 @@ def test_a_signal_between_batches_is_noted(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err == f"{NOTICE}\n"
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_process_with_the_code_of_the_first() -> None:
     process = os.fork()
     if process == 0:
@@ -145,6 +146,7 @@ def test_another_thread_handles_no_signals() -> None:
 # What is asked to stop
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_gives_the_same_bits(tmp_path: Path) -> None:
     config = configure(save_tiny_llama(tmp_path / "model"), epochs=3, dropout=0.1)
     steps: list[int] = []
