@@ -1,4 +1,4 @@
-"""The machine and its controls: graph, nodes, selection and stopping rules, command line, display.
+"""The machine and its controls: graph, nodes, selection and stopping rules, commands, pages.
 
-The top layer, and the only one that imports langgraph, typer and rich.
+The top layer, and the only one that imports langgraph, typer, rich and starlette.
 """

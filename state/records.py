@@ -40,6 +40,8 @@ Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "fr
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 TERMS: tuple[Term, ...] = get_args(Term)
+# Reasons of decisions that had no proposal to decide about.
+UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")
 # Statuses of a call after which its proposal is not asked for again; the other failures may pass.
 FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "no-entry", "refused")
 # Statuses of a call that brought no text, and so no token counts either.

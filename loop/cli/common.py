@@ -30,9 +30,9 @@ RUNS = Path("runs")
 @contextmanager
 def read_run(runs: Path, name: str) -> "Iterator[LineageReader]":
     """The lineage of a run, to be read."""
-    from reflectune.loop.show.documents import open_history
+    from reflectune.loop.show.documents import open_lineage
 
-    with open_history(RunFolder.find(runs, name)) as lineage:
+    with open_lineage(RunFolder.find(runs, name)) as lineage:
         yield lineage
 
 

@@ -7,12 +7,9 @@ from langgraph.runtime import Runtime
 
 from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer, round_student, timed
 from reflectune.loop.selection import decide, needed_scores
-from reflectune.state.records import TERMS, Contest, Decision, Phase, Reason, Scores
+from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Phase, Scores
 
 __all__ = ["select"]
-
-# Reasons of decisions that compared nothing, for want of a proposal.
-_UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")
 
 
 def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
@@ -27,7 +24,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     student = round_student(lineage, round - 1)
     total, done = lineage.samples()["train"], lineage.count_decisions(round, phase)
     accepted = lineage.count_decisions(round, phase, "accepted")
-    compared = done - sum(lineage.count_decisions(round, phase, reason) for reason in _UNCONTESTED)
+    compared = done - sum(lineage.count_decisions(round, phase, reason) for reason in UNCONTESTED)
     with timed(context, round, "select"), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · select · {phase}", total=total, done=done)
@@ -37,7 +34,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
         for contests in lineage.contests(round, phase, SAMPLES_AT_ONCE, freeze_after=freeze_after):
             decisions = _decide_together(scorer, contests, round, phase)
             done += len(decisions)
-            compared += sum(decision.reason not in _UNCONTESTED for decision in decisions)
+            compared += sum(decision.reason not in UNCONTESTED for decision in decisions)
             accepted += sum(decision.reason == "accepted" for decision in decisions)
             stage.update(done, total, accepted=f"{accepted} of {compared}")
             context.leave_if_asked()

@@ -14,7 +14,7 @@ from reflectune.state.storage import explain_storage_errors
 __all__ = [
     "describe_comparison",
     "describe_run",
-    "open_history",
+    "open_lineage",
     "overview",
     "read_status",
     "readable_overview",
@@ -22,7 +22,7 @@ __all__ = [
 
 
 @contextmanager
-def open_history(folder: RunFolder) -> Iterator[LineageReader]:
+def open_lineage(folder: RunFolder) -> Iterator[LineageReader]:
     """Read a run's lineage; one that is damaged or locked is said in one line, with what to do."""
     with explain_storage_errors(folder.path, "try again"), LineageReader.open(folder.lineage) as lineage:
         yield lineage
@@ -40,7 +40,7 @@ def readable_overview(folder: RunFolder) -> dict[str, Any]:
 def overview(folder: RunFolder) -> dict[str, Any]:
     """One line of `runs`."""
     was_locked = folder.is_locked()
-    with open_history(folder) as lineage:
+    with open_lineage(folder) as lineage:
         run = lineage.run()
         samples = lineage.samples()
         return {
@@ -58,7 +58,7 @@ def overview(folder: RunFolder) -> dict[str, Any]:
 def describe_run(folder: RunFolder, known: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """One run with its rounds, as `show --json` prints it; those `known` that were over are kept."""
     was_locked = folder.is_locked()
-    with open_history(folder) as lineage:
+    with open_lineage(folder) as lineage:
         run = lineage.run()
         return {
             "name": folder.path.name,
@@ -70,7 +70,7 @@ def describe_run(folder: RunFolder, known: Sequence[dict[str, Any]] = ()) -> dic
 
 def describe_comparison(one: RunFolder, other: RunFolder) -> dict[str, Any]:
     """Two runs against each other, as `compare --json` prints it."""
-    with open_history(one) as first, open_history(other) as second:
+    with open_lineage(one) as first, open_lineage(other) as second:
         compared = compare_runs(first, second)
     folders = (one, other)
     return {
@@ -83,7 +83,7 @@ def describe_comparison(one: RunFolder, other: RunFolder) -> dict[str, Any]:
 def read_status(folder: RunFolder) -> str:
     """A run's status by itself."""
     was_locked = folder.is_locked()
-    with open_history(folder) as lineage:
+    with open_lineage(folder) as lineage:
         return _status(folder, lineage.run()["status"], was_locked)
 
 

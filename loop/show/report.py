@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from reflectune.loop.show.charts import draw_charts, explain_missing
-from reflectune.loop.show.documents import open_history, read_status
+from reflectune.loop.show.documents import open_lineage, read_status
 from reflectune.loop.show.explanations import unit_of
 from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.html.texts import fold_text, fold_texts
@@ -49,7 +49,7 @@ def describe_evolution(folder: RunFolder) -> dict[str, Any]:
     `state.lineage.evolution.read_evolution`.
     """
     status = read_status(folder)
-    with open_history(folder) as lineage:
+    with open_lineage(folder) as lineage:
         return _describe(folder, lineage, status)
 
 
@@ -78,7 +78,7 @@ def write_report(folder: RunFolder, out: Path) -> None:
     """
     status = read_status(folder)
     with put_into_place(out) as part:
-        with open_history(folder) as lineage:
+        with open_lineage(folder) as lineage:
             document = _describe(folder, lineage, status)
             chosen = [item["sample"] for item in document["telling"]]
             journeys = {sample: build_journey(lineage.trace(sample)) for sample in chosen}

@@ -10,7 +10,7 @@ from sqlite_utils.db import Database
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.schema import complete_views, migrations
 
-__all__ = ["connect", "connect_read_only", "marks", "open_database"]
+__all__ = ["connect", "marks", "open_database"]
 
 _LET_IT_END = "another program keeps it for itself, let it end"
 
@@ -25,7 +25,7 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
         raise StoreError(f"{path}: no lineage database there")
     database = None
     try:
-        database = connect_read_only(path) if read_only else connect(path)
+        database = _connect_read_only(path) if read_only else connect(path)
         applied = {migration.name for migration in migrations.applied(database)}
         pending = {migration.name for migration in migrations.pending(database)}
     except sqlite3.OperationalError as error:
@@ -59,7 +59,7 @@ def connect(path: Path) -> Database:
     return _with_mathematics(database)
 
 
-def connect_read_only(path: Path) -> Database:
+def _connect_read_only(path: Path) -> Database:
     """A connection that cannot write, also where the folder cannot be written and nobody else writes.
 
     Raises:

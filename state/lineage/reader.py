@@ -1,4 +1,4 @@
-"""What a run's lineage tells a reader: its rounds, one sample's story, the pairs to export.
+"""What a run's lineage tells a reader: its rounds, one sample's journey, the pairs to export.
 
 Only reads, and only over its own connection, so that it never stands in the writer's way.
 """
@@ -29,6 +29,7 @@ from reflectune.state.lineage.documents import (
     Trace,
     VersionDocument,
 )
+from reflectune.state.lineage.outcomes import ABOUT_A_PROPOSAL
 from reflectune.state.records import ANSWERLESS, Pair, Phase, content_hash
 
 __all__ = ["LineageReader", "mean_and_median"]
@@ -105,10 +106,7 @@ class LineageReader:
 
     def acceptance(self) -> float | None:
         """Share of all decided proposals that were accepted; None before the first decision."""
-        row = self._one(
-            "SELECT AVG(reason = 'accepted') AS share FROM decisions "
-            "WHERE reason NOT IN ('no-candidate', 'frozen')"
-        )
+        row = self._one(f"SELECT AVG(reason = 'accepted') AS share FROM decisions WHERE {ABOUT_A_PROPOSAL}")
         return row["share"]  # type: ignore[no-any-return]
 
     def last_round(self) -> int:

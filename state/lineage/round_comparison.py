@@ -1,25 +1,20 @@
 """What differs between two rounds of a run. Compares no scores of different students."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.documents import RoundsCompared
+from reflectune.state.lineage.outcomes import ABOUT_A_PROPOSAL
 from reflectune.state.lineage.reader import LineageReader, mean_and_median
 
 __all__ = [
-    "ABOUT_A_PROPOSAL",
-    "CHANGE_ORDERS",
     "ChangeOrder",
     "compare_rounds",
     "count_decisions",
 ]
 
 ChangeOrder = Literal["r-ifd-change", "length-change", "position"]
-CHANGE_ORDERS: tuple[ChangeOrder, ...] = get_args(ChangeOrder)
-
-# Decisions that were about a proposal.
-ABOUT_A_PROPOSAL = "reason NOT IN ('no-candidate', 'frozen')"
 
 Row = dict[str, Any]
 Measures = Mapping[str, Mapping[str, float | None]]  # by version

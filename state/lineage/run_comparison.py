@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reflectune.state.config import flatten
+from reflectune.state.lineage.outcomes import ABOUT_A_PROPOSAL
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.lineage.round_comparison import ABOUT_A_PROPOSAL, count_decisions
+from reflectune.state.lineage.round_comparison import count_decisions
 from reflectune.state.records import Phase
 
 __all__ = ["compare_runs"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from reflectune.loop.show.documents import open_history
+from reflectune.loop.show.documents import open_lineage
 from reflectune.loop.show.explanations import unit_of
 from reflectune.loop.show.html.comparisons import Compared
 from reflectune.loop.show.html.environment import STATIC
@@ -180,7 +180,7 @@ def samples(request: Request) -> Response:
 def sample(request: Request) -> Response:
     """The journey of one sample."""
     site, side = site_of(request), request.query_params.get("view") == "side"
-    with open_history(site.folder) as lineage:
+    with open_lineage(site.folder) as lineage:
         sample = _find_sample(lineage, request)
         trace, calls = lineage.trace(sample), lineage.calls(sample)
         snapshot = site.snapshot
@@ -203,7 +203,7 @@ def sample(request: Request) -> Response:
 def version_text(request: Request) -> Response:
     """One text of a version, whole."""
     wanted, name = request.path_params["version"], request.path_params["field"]
-    with open_history(site_of(request).folder) as lineage:
+    with open_lineage(site_of(request).folder) as lineage:
         trace = lineage.trace(_find_sample(lineage, request))
     version = next((version for version in trace["versions"] if version["id"] == wanted), None)
     if version is None or name not in (*TEXTS, "criticism"):
@@ -214,7 +214,7 @@ def version_text(request: Request) -> Response:
 def call_text(request: Request) -> Response:
     """What the teacher answered, whole."""
     wanted = request.path_params["call"]
-    with open_history(site_of(request).folder) as lineage:
+    with open_lineage(site_of(request).folder) as lineage:
         calls = lineage.calls(_find_sample(lineage, request))
     call = next((call for call in calls if call["id"] == wanted), None)
     if call is None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reflectune.loop.show.documents import open_history, overview, readable_overview
+from reflectune.loop.show.documents import open_lineage, overview, readable_overview
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex
@@ -121,7 +121,7 @@ class Watcher:
         for row in counts:
             outcomes.setdefault((row["round"], row["phase"]), {})[row["outcome"]] = row["n"]
         run = overview(self._folder)
-        with open_history(self._folder) as lineage:
+        with open_lineage(self._folder) as lineage:
             self.snapshot = Snapshot(
                 as_of=now,
                 run=run | {"stop_reason": lineage.run()["stop_reason"]},
