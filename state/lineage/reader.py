@@ -102,6 +102,7 @@ class LineageReader:
     def choose_samples(self, count: int, seed: int) -> list[str]:
         """Up to `count` training samples, at random by the seed: the same ones in every round."""
         rows = self.db.query("SELECT id FROM samples WHERE split = 'train'")
+        # "frozen" is a word of the draw: another would choose other samples of runs that have begun.
         return sorted((row["id"] for row in rows), key=lambda id: content_hash("frozen", seed, id))[:count]
 
     def acceptance(self) -> float | None:
