@@ -20,7 +20,8 @@ from reflectune.agents.teacher.prompts import Prompts, hash_messages, make_nonce
 from reflectune.loop.context import SAMPLES_AT_ONCE
 from reflectune.loop.graph import hash_graph
 from reflectune.loop.nodes.evaluate import why_stop
-from reflectune.loop.selection import choose_training_set, decide, needed_scores
+from reflectune.loop.nodes.refinetune import choose_for_round
+from reflectune.loop.selection import decide, needed_scores
 from reflectune.state.config import (
     CHANGEABLE,
     RunConfig,
@@ -134,7 +135,8 @@ def _check_rows(lineage: LoopReader, faults: Faults) -> None:
             name = checks.row_name(table, row)
             if table in SEALED and (fault := _seal_fault(table, row, has_seals, faults)):
                 faults.add(table, name, fault)
-            if row.get("id", _wanted_id(table, row, seen)) != _wanted_id(table, row, seen):
+            wanted = _wanted_id(table, row, seen)
+            if wanted is not None and row["id"] != wanted:
                 faults.add(table, name, "its id is not the hash of what it holds")
             if table == "samples":
                 seen[row["source_hash"]] += 1
@@ -275,8 +277,11 @@ class _Replay:
         self.rounds = {row["round"]: row for row in checks.rows(lineage, "rounds")}
         self.changes = list(checks.rows(lineage, "config_changes"))
         self.training_sets = lineage.training_sets()
-        # Whatever number a row has been given: so many rounds were begun.
-        self.last = min(max(self.rounds, default=0), len(self.rounds) - 1)
+        self.base_samples = lineage.choose_samples(config.evaluate.base_samples, config.seed)
+        # Whether this version of Reflectune began the run.
+        self.reads_alike = lineage.versions().get("reflectune") == _this_version()
+        # Whatever number a row has been given: so many rounds were begun, and one row may be missing.
+        self.last = min(max(self.rounds, default=0), len(self.rounds))
 
     def run(self, adapters: list[str]) -> None:
         """Check everything. `adapters` are the names of the folders of finished ones."""
@@ -321,7 +326,7 @@ class _Replay:
             if answer is None:
                 unread += 1
             elif fault := _answer_fault(row, answer):
-                if self._reads_alike():
+                if self.reads_alike:
                     self.faults.add("teacher_calls", row["id"], fault)
                 otherwise += 1
         if unread:
@@ -329,7 +334,7 @@ class _Replay:
                 f"{unread} teacher calls were asked with other words than the prompts have now; "
                 "their answers were not read again"
             )
-        if otherwise and not self._reads_alike():
+        if otherwise and not self.reads_alike:
             self.faults.notes.append(
                 f"{otherwise} answers are read otherwise by this version of Reflectune "
                 "than by the one that began the run"
@@ -347,10 +352,6 @@ class _Replay:
                     finish_reason=row["finish_reason"],
                 )  # fmt: skip
         return None
-
-    def _reads_alike(self) -> bool:
-        """Whether this version of Reflectune began the run."""
-        return self.lineage.versions().get("reflectune") == _this_version()
 
     def _check_calls(self, round: int, phase: Phase) -> None:
         """All proposals of a phase that is over were asked for, unless there has ever been a budget."""
@@ -427,23 +428,19 @@ class _Replay:
         """The base student's scores of a round that says that it has them."""
         with suppress(ValueError, AttributeError):
             number = json.loads(self.rounds.get(round, {}).get("metrics", "{}")).get("frozen", 0)
-            samples = self.lineage.choose_samples(self.config.evaluate.base_samples, self.config.seed)
+            samples = self.base_samples if number else []
             if number not in (0, len(samples)):
-                self.faults.add("rounds", str(round), f"has scores of {number} pairs, want {len(samples)}")
-            elif number:
-                pairs = self.lineage.pool_pairs(0, samples) | self.lineage.pool_pairs(round, samples)
+                fault = f"has scores of {number} pairs, want {len(samples)}"
+                self.faults.add("rounds", str(round), fault)
+                return
+            for start in range(0, len(samples), SAMPLES_AT_ONCE):
+                group = samples[start : start + SAMPLES_AT_ONCE]
+                pairs = self.lineage.pool_pairs(0, group) | self.lineage.pool_pairs(round, group)
                 needed = {(version, term) for version in pairs for term in TERMS}
                 self._want_scores(needed, self.lineage.scores([*pairs], "s0"), "s0")
 
     def _check_training_set(self, round: int, student: str) -> None:
-        expected = choose_training_set(
-            self.lineage.scored_pool(round, student),
-            self.lineage.original_ids(),
-            selection=self.config.selection,
-            anchor=self.config.refinetune.anchor,
-            round=round,
-            seed=self.config.seed,
-        )
+        expected = choose_for_round(self.lineage, self.config, round, student)
         wanted = {version: rank for rank, version in enumerate(expected)}
         stored = self.training_sets.get(round, {})
         for version in wanted.keys() | stored.keys():
@@ -508,7 +505,7 @@ class _Replay:
         if row["stop_reason"] in reasons:
             return
         fault = f"has the stop_reason {row['stop_reason']}, want {reasons[0]}"
-        if self._reads_alike():
+        if self.reads_alike:
             self.faults.add("rounds", str(self.last), fault)
         else:
             self.faults.notes.append(

@@ -9,9 +9,11 @@ from reflectune.agents.student.trainer import StoppedError
 from reflectune.loop.context import LoopContext, LoopState, adapter_of, round_student, timed
 from reflectune.loop.selection import choose_training_set
 from reflectune.loop.signals import Interrupted
+from reflectune.state.config import RunConfig
+from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import Pair, StudentRecord
 
-__all__ = ["refinetune"]
+__all__ = ["choose_for_round", "refinetune"]
 
 
 def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
@@ -28,17 +30,7 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
     with timed(context, round, "refinetune"):
         pairs = list(lineage.training(round))
         if not pairs:
-            lineage.set_training_set(
-                round,
-                choose_training_set(
-                    lineage.scored_pool(round, previous.id),
-                    lineage.original_ids(),
-                    selection=config.selection,
-                    anchor=config.refinetune.anchor,
-                    round=round,
-                    seed=config.seed,
-                ),
-            )
+            lineage.set_training_set(round, choose_for_round(lineage, config, round, previous.id))
             pairs = list(lineage.training(round))
         if not pairs:
             context.display.say(f"round {round} · refinetune: no pair passes the filter, {previous.id} stays")
@@ -47,6 +39,18 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
         student = _train(context, round, pairs, previous)
         lineage.add_student(student)
     return {"student": student.id}
+
+
+def choose_for_round(lineage: LoopReader, config: RunConfig, round: int, student_id: str) -> list[str]:
+    """T[r] by the stored pool and its scores under the student that decided: version ids by rank."""
+    return choose_training_set(
+        lineage.scored_pool(round, student_id),
+        lineage.original_ids(),
+        selection=config.selection,
+        anchor=config.refinetune.anchor,
+        round=round,
+        seed=config.seed,
+    )
 
 
 def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: StudentRecord) -> StudentRecord:

@@ -6,13 +6,13 @@ What needs a rule of the machine is derived again by `loop.verify`.
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, get_args
 
 from sqlite_utils.db import Database
 
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.schema import migrations
-from reflectune.state.records import FINAL_STATUSES, TERMS
+from reflectune.state.records import FINAL_STATUSES, TERMS, ScoreStatus
 
 __all__ = ["KEYS", "Fault", "damage", "dangling", "misplaced", "row_name", "rows", "schema_faults"]
 
@@ -32,7 +32,6 @@ KEYS = {
     "evaluations": ("round", "name"),
     "config_changes": ("rowid",),
 }
-_SCORED = ("ok", "empty", "truncated-away", "non-finite")
 _HELD_OUT = "EXISTS (SELECT 1 FROM samples WHERE samples.id = it.sample_id AND split = 'holdout')"
 _SAME_PLACE = "other.round = it.round AND other.phase = it.phase AND other.sample_id = it.sample_id"
 # (table, what is wrong, the rows `it` of which that is true).
@@ -90,7 +89,8 @@ _RULES = (
     ),
     (
         "scores", "is no log-probability",
-        f"status NOT IN {_SCORED} OR term NOT IN {TERMS} OR (status = 'ok') <> (sum_logprob IS NOT NULL) "
+        f"status NOT IN {get_args(ScoreStatus)} OR term NOT IN {TERMS} "
+        "OR (status = 'ok') <> (sum_logprob IS NOT NULL) "
         "OR (status = 'ok') <> (num_tokens IS NOT NULL) OR sum_logprob > 1e-3 OR sum_logprob < -1e300 "
         "OR num_tokens < 1",
     ),

@@ -159,7 +159,8 @@ class LoopReader(LineageReader):
         """
         for page in self._pool_pages(_before(round, phase), size):
             sample_ids = [row["sample_id"] for row in page]
-            if not decided and self.decisions(round, phase, sample_ids):
+            among = f"decisions WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)})"
+            if not decided and self._count(among, round, phase, *sample_ids):
                 continue
             frozen = self._frozen(round, freeze_after, sample_ids)
             candidates: dict[str, dict[str, Pair]] = {sample_id: {} for sample_id in sample_ids}
