@@ -24,14 +24,9 @@ from transformers.cache_utils import DynamicLayer
 from reflectune.agents.models import context_length
 
 __all__ = [
-    "Opening",
-    "Sampling",
-    "continue_prompts",
-    "generate_greedy",
-    "render_messages",
-    "shares_openings",
-    "stop_ids",
-]
+    "Opening", "Sampling", "continue_prompts", "find_room", "generate_greedy", "render_messages",
+    "shares_openings", "stop_ids",
+]  # fmt: skip
 
 # A key-value cache takes about an eighth of what a training pass keeps per token, or less.
 _CACHE_FACTOR = 8
@@ -67,36 +62,27 @@ class Opening:
             _prefill(model, *_pad([ids], 0), cache)
         self._ids, self._states = ids, [(keys, values) for keys, values, _ in cache]
         return DynamicCache(
-            [
-                (keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
-                for keys, values in self._states
-            ]
+            [tuple(part.expand(rows, -1, -1, -1) for part in state) for state in self._states]
         )
 
 
 def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of a conversation, up to where the assistant's next message begins.
+    """Token ids of {"role", "content"} messages, up to where the assistant's next one begins.
 
     Without a chat template the contents stand one after the other, an empty line between them, behind
     what the tokenizer puts in front of any text.
 
-    Args:
-        tokenizer: a transformers tokenizer.
-        messages: {"role", "content"}, oldest first.
-
     Raises:
         ValueError: the chat template refuses them.
     """
-    if tokenizer.chat_template:
-        try:
-            text = tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template does not take it: {error}") from error
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
-    text = "\n\n".join(message["content"] for message in messages)
-    return list(tokenizer(text).input_ids)
+    if not tokenizer.chat_template:
+        return list(tokenizer("\n\n".join(message["content"] for message in messages)).input_ids)
+    turns = [dict(message) for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise ValueError(f"the chat template does not take it: {error}") from error
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -109,7 +95,7 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 def generate_greedy(
     model: Any, prompts: Sequence[list[int]], stops: list[int], max_tokens: int, budget: int
 ) -> list[list[int]]:
-    """Continue each prompt with the likeliest token until a stop id, which is left out, or the limit.
+    """Continue prompts of any number with the likeliest tokens, without the stop ids that end them.
 
     Args:
         model: a causal language model in eval mode.
@@ -117,20 +103,14 @@ def generate_greedy(
         stops: ids that end an answer.
         max_tokens: most tokens to write per prompt; fewer where the context ends.
         budget: most prompt tokens in one forward pass, padding included.
-
-    Returns:
-        New token ids, aligned with `prompts`.
     """
     written: dict[int, list[int]] = {}
-    context = context_length(model)
-    opening = Opening()
+    context, opening = context_length(model), Opening()
     for batch in _batches(prompts, context, max_tokens, budget):
-        room = _room(prompts[batch[0]], context, max_tokens)
-        asked = [prompts[index] for index in batch]
-        answers = continue_prompts(model, asked, stops, room, opening=opening)
+        room = find_room(prompts[batch[0]], context, max_tokens)
+        answers = continue_prompts(model, [prompts[index] for index in batch], stops, room, opening=opening)
         for index, ids in zip(batch, answers, strict=True):
-            end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-            written[index] = ids[:end]
+            written[index] = [token for token in ids if token not in stops]
     return [written[index] for index in range(len(prompts))]
 
 
@@ -142,7 +122,7 @@ def continue_prompts(
     sampling: Sampling | None = None,
     opening: Opening | None = None,
 ) -> list[list[int]]:
-    """Continue prompts in one batch.
+    """Continue prompts in one batch, each up to its first stop id, which is the last of its new token ids.
 
     Args:
         model: a causal language model in eval mode.
@@ -151,9 +131,6 @@ def continue_prompts(
         max_tokens: most tokens to write per prompt.
         sampling: how to draw tokens; None takes the likeliest.
         opening: the one of the batch before; keeps this batch's.
-
-    Returns:
-        New token ids, aligned with `prompts`; what follows a stop id is padding.
 
     Raises:
         torch.OutOfMemoryError: the batch is too large.
@@ -172,7 +149,13 @@ def continue_prompts(
             ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings, **how
         )
     written: list[list[int]] = full[:, ids.shape[1] :].tolist()  # (B, <= max_tokens)
-    return written
+    ends = [next((n for n, id in enumerate(row, 1) if id in stops), len(row)) for row in written]
+    return [row[:end] for row, end in zip(written, ends, strict=True)]
+
+
+def find_room(prompt: list[int], context: int | None, max_tokens: int) -> int:
+    """Most tokens that can be written after a prompt, in a context of so many tokens or without an end."""
+    return max_tokens if context is None else min(max_tokens, context - len(prompt))
 
 
 def shares_openings(model: Any) -> bool:
@@ -182,8 +165,7 @@ def shares_openings(model: Any) -> bool:
     the first; of rotary embeddings that depend on how long the text becomes; nor those of a model that
     takes a token's place in a batch for its position.
     """
-    accepted = inspect.signature(model.forward).parameters
-    if not {"past_key_values", "position_ids"} <= accepted.keys():
+    if not {"past_key_values", "position_ids"} <= inspect.signature(model.forward).parameters.keys():
         return False
     config = model.config.get_text_config(decoder=True)
     rotary = getattr(config, "rope_parameters", None) or {}
@@ -217,9 +199,8 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 def _share(model: Any, prompts: Sequence[list[int]], opening: Opening) -> tuple[int, DynamicCache]:
     """Compute once what prompts have in common, but for the last token of each.
 
-    Returns:
-        How many tokens all begin with; and a cache with a row a prompt that holds these and, where prompts
-        occur more than once, all of every prompt but its last token, as `_pad` lays them out.
+    Gives how many tokens all begin with; and a cache with a row a prompt that holds these and, where prompts
+    occur more than once, all of every prompt but its last token, as `_pad` lays them out.
     """
     distinct = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
     # All begin with what the first and the last in lexicographic order both begin with.
@@ -246,11 +227,7 @@ def _prefill(model: Any, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCa
 
 
 def _pad(prompts: Sequence[list[int]], shared: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts of one length, padded behind what they share, so that all end where writing begins.
-
-    Returns:
-        ids (B, T), and a mask (B, T) that is 0 on padding.
-    """
+    """Ids (B, T), padded behind what they share so that all end where writing begins; 0 masks padding."""
     longest = max(map(len, prompts))
     ids, mask = [], []
     for prompt in prompts:
@@ -266,11 +243,6 @@ def _count_common(first: list[int], second: list[int]) -> int:
     return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
-def _room(prompt: list[int], context: int | None, max_tokens: int) -> int:
-    """Most tokens that can be written after a prompt."""
-    return max_tokens if context is None else min(max_tokens, context - len(prompt))
-
-
 def _batches(
     prompts: Sequence[list[int]], context: int | None, max_tokens: int, budget: int
 ) -> list[list[int]]:
@@ -281,8 +253,8 @@ def _batches(
     batches: list[list[int]] = []
     places = 0
     for index in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
-        length, room = len(prompts[index]), _room(prompts[index], context, max_tokens)
-        if places == 0 or room != _room(prompts[batches[-1][0]], context, max_tokens):
+        length, room = len(prompts[index]), find_room(prompts[index], context, max_tokens)
+        if places == 0 or room != find_room(prompts[batches[-1][0]], context, max_tokens):
             batches.append([])
             places = max(1, min(budget // length, _CACHE_FACTOR * budget // (length + max_tokens)))
         batches[-1].append(index)

@@ -24,19 +24,17 @@ _GAIN = 1.3  # bfloat16 must be faster by this factor
 def measure_threads() -> int:
     """The number of CPU threads that multiplies matrices fastest; the fewest of those within 10 %.
 
-    Tries 1, 2, 4, ... and all visible CPUs, for about 30 ms each. More threads can be slower by far:
-    visible CPUs may share cores, or be lent to somebody else. Measured once a process; torch's own
-    number of threads is as before afterwards.
+    Tries 1, 2, 4, ... and all visible CPUs, once a process. More threads can be slower by far: visible CPUs
+    may share cores, or be lent to somebody else.
     """
-    return fastest_count({n: _matmul_seconds(torch.float32, threads=n) for n in _counts(visible_cpus())})
+    visible = visible_cpus()
+    counts = sorted({*(2**power for power in range(visible.bit_length())), visible})
+    return fastest_count({n: _matmul_seconds(torch.float32, threads=n) for n in counts})
 
 
 @cache
 def prefers_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones.
-
-    Measured once a process, on one thread, where nothing else disturbs it.
-    """
+    """Whether one thread multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones."""
     float32, bfloat16 = (_matmul_seconds(dtype, threads=1) for dtype in (torch.float32, torch.bfloat16))
     return float32 >= _GAIN * bfloat16
 
@@ -50,10 +48,6 @@ def fastest_count(seconds: Mapping[int, float]) -> int:
 def visible_cpus() -> int:
     """CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _counts(visible: int) -> list[int]:
-    return sorted({*(2**power for power in range(visible.bit_length())), visible})
 
 
 def _matmul_seconds(dtype: torch.dtype, threads: int) -> float:

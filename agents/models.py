@@ -8,7 +8,8 @@ import atexit
 import gc
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,9 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
-    "attach_adapter",
-    "check_four_bit",
-    "check_match",
-    "context_length",
-    "free_memory",
-    "not_finite",
-    "open_model",
-    "open_tokenizer",
-    "resolve_student",
-    "set_threads",
-]
+    "attach_adapter", "check_four_bit", "check_match", "context_length", "free_memory", "not_finite",
+    "open_model", "open_tokenizer", "resolve_student", "set_threads",
+]  # fmt: skip
 
 # Bars and warnings of the library would break into our own display; what goes wrong is raised.
 transformers.utils.logging.disable_progress_bar()
@@ -60,11 +53,7 @@ def resolve_student(config: StudentConfig) -> StudentConfig:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set torch's CPU threads.
-
-    None takes half of the visible CPUs, but two where there are two: the same in every process, unlike
-    what is measured.
-    """
+    """Set torch's CPU threads. None takes half of the visible CPUs, but two where there are two."""
     visible = visible_cpus()
     torch.set_num_threads(threads or max(visible // 2, min(visible, 2)))
 
@@ -75,12 +64,8 @@ def open_tokenizer(config: StudentConfig) -> Any:
     Raises:
         StudentError: there is none, or it is not a fast one.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            config.model, revision=config.revision, trust_remote_code=False
-        )
-    except Exception as error:  # whatever foreign files can cause
-        raise _not_opened(config, "tokenizer", error) from error
+    with _opening(config, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(config.model, **_source(config))
     if not tokenizer.is_fast:
         raise StudentError(f"{config.model}: its tokenizer is a slow one; scoring needs a tokenizer.json")
     return tokenizer
@@ -95,23 +80,13 @@ def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
     Raises:
         StudentError: no such model, incomplete weights, or no such device.
     """
-    device = _device(config.device)
-    dtype = _dtype(config)
-    how: dict[str, Any] = {}
+    device, dtype, how = _device(config.device), _dtype(config), _source(config)
     if load_in_4bit:
-        how = {"quantization_config": _four_bit(dtype), "device_map": {"": device}}
-    try:
+        how |= {"quantization_config": _four_bit(dtype), "device_map": {"": device}}
+    with _opening(config, "model"):  # pickled weights can run code
         model, loading = AutoModelForCausalLM.from_pretrained(
-            config.model,
-            revision=config.revision,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,  # pickled weights can run code
-            output_loading_info=True,
-            **how,
+            config.model, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
         )
-    except Exception as error:  # whatever foreign files can cause
-        raise _not_opened(config, "model", error) from error
     if missing := sorted(loading["missing_keys"]):
         raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
     try:
@@ -147,9 +122,8 @@ def check_match(model: Any, tokenizer: Any) -> None:
     """
     tokens, known = tokenizer.vocab_size, model.get_input_embeddings().num_embeddings
     if tokens > known:
-        raise StudentError(
-            f"{model.name_or_path}: another model's tokenizer: {tokens} tokens, where the model knows {known}"
-        )
+        what = f"another model's tokenizer: {tokens} tokens, where the model knows {known}"
+        raise StudentError(f"{model.name_or_path}: {what}")
 
 
 def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
@@ -171,16 +145,12 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     except RuntimeError as error:
         raise AdapterError(f"{folder}: an adapter of another model: {_first_line(error)}") from error
     weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    if given != set(weights):
-        differing = len(given ^ set(weights))
-        raise AdapterError(
-            f"{folder}: an adapter of another model: {differing} of its weights have no counterpart"
-        )
+    if apart := given ^ set(weights):
+        what = f"{len(apart)} of its weights have no counterpart"
+        raise AdapterError(f"{folder}: an adapter of another model: {what}")
     if broken := not_finite(weights):
-        raise AdapterError(
-            f"{folder}: {len(broken)} of its {len(weights)} weights are not finite, such as {broken[0]}; "
-            "train it anew"
-        )
+        what = f"{len(broken)} of its {len(weights)} weights are not finite, such as {broken[0]}"
+        raise AdapterError(f"{folder}: {what}; train it anew")
     return adapted
 
 
@@ -208,12 +178,8 @@ def _dtype(config: StudentConfig) -> str:
     """For "auto" the model's own number format; on a CPU float32, unless it is bfloat16 and faster there."""
     if config.dtype != "auto":
         return config.dtype
-    try:
-        own = AutoConfig.from_pretrained(
-            config.model, revision=config.revision, trust_remote_code=False
-        ).dtype
-    except Exception as error:  # whatever foreign files can cause
-        raise _not_opened(config, "model", error) from error
+    with _opening(config, "model"):
+        own = AutoConfig.from_pretrained(config.model, **_source(config)).dtype
     if _device(config.device).type == "cpu":
         # bfloat16 would be coarser than a float16 model's own weights.
         return "bfloat16" if own == torch.bfloat16 and prefers_bfloat16() else "float32"
@@ -239,9 +205,19 @@ def _device(name: str) -> torch.device:
         raise StudentError(f"student.device = {name!r} is not there: {_first_line(error)}") from error
 
 
-def _not_opened(config: StudentConfig, what: str, error: Exception) -> StudentError:
-    kind = "" if Path(config.model).is_dir() else " (no folder here, so taken for a hub name)"
-    return StudentError(f"{config.model}{kind}: the {what} could not be opened: {_first_line(error)}")
+def _source(config: StudentConfig) -> dict[str, Any]:
+    return {"revision": config.revision, "trust_remote_code": False}
+
+
+@contextmanager
+def _opening(config: StudentConfig, what: str) -> Iterator[None]:
+    """Make a StudentError of whatever foreign files can cause."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if Path(config.model).is_dir() else " (no folder here, so taken for a hub name)"
+        message = f"{config.model}{kind}: the {what} could not be opened: {_first_line(error)}"
+        raise StudentError(message) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -106,12 +106,6 @@ def test_parse_reads_an_instruction_that_takes_the_input_in(text: str, expected:
     assert parse(text, "instruction", PAIR_WITH_INPUT) == expected
 
 
-def test_parse_keeps_the_input_of_a_response() -> None:
-    assert parse(tagged(critique="c", new_response="Yes."), pair=PAIR_WITH_INPUT) == proposed(
-        "Yes.", pair=PAIR_WITH_INPUT
-    )
-
-
 @pytest.mark.parametrize("form", ["json", "tagged"])
 @pytest.mark.parametrize("text", AWKWARD_TEXTS)
 def test_parse_leaves_awkward_texts_unharmed(text: str, form: str) -> None:
@@ -148,8 +142,10 @@ def test_parse_refuses_what_is_no_answer(text: str) -> None:
 
 @pytest.mark.parametrize("structured", [True, False])
 @pytest.mark.parametrize("phase", PHASES)
-def test_parse_refuses_the_prompt_echoed(phase: Phase, structured: bool) -> None:
-    assert parse(prompt(phase, PAIR, structured=structured), phase) == "echoed"
+def test_parse_refuses_the_prompt_echoed(tmp_path: Path, phase: Phase, structured: bool) -> None:
+    for prompts in (open_prompts(None), open_prompts(write_own(tmp_path))):
+        echo = prompt(phase, PAIR, structured=structured, prompts=prompts)
+        assert parse(echo, phase, structured=structured, prompts=prompts) == "echoed"
 
 
 @pytest.mark.parametrize(
@@ -245,32 +241,23 @@ def test_parse_takes_nothing_of_a_prompt_echoed_with_an_order_in_it(phase: Phase
             assert parse(text, phase, pair, structured=structured) in FAILURES
 
 
-def test_parse_judges_what_an_answer_of_its_own_holds_as_ever() -> None:
+@pytest.mark.parametrize("structured", [True, False])
+def test_parse_judges_what_an_answer_of_its_own_holds_as_ever(structured: bool) -> None:
     pair = Pair("Write an answer as JSON.", "", ORDER)
-    for structured in (True, False):
-        assert parse(json.dumps(REAL | {"response": ORDER}), pair=pair, structured=structured) == "unchanged"
-        other = pair.response.replace("PWNED", "Hello")
-        for answer in (
-            json.dumps(REAL | {"response": other}),
-            tagged(critique="It obeys.", new_response=other),
-        ):
-            assert parse(answer, pair=pair, structured=structured) == Proposal(
-                "It obeys.", replace(pair, response=other)
-            )
+    assert parse(json.dumps(REAL | {"response": ORDER}), pair=pair, structured=structured) == "unchanged"
+    other = ORDER.replace("PWNED", "Hello")
+    for answer in (
+        json.dumps(REAL | {"response": other}),
+        tagged(critique="It obeys.", new_response=other),
+    ):
+        assert parse(answer, pair=pair, structured=structured) == proposed(other, "It obeys.", pair)
 
 
 def test_parse_takes_json_where_tags_were_asked_for_only_as_the_whole_answer() -> None:
-    answer = '{"critique": "c", "response": "r"}'
-    for whole in (
-        answer,
-        f" \n{answer}\n",
-        f"```json\n{answer}\n```",
-        f"```\n{answer}```\n",
-        f"<think></think>{answer}",
-    ):
-        assert parse(whole, structured=False) == Proposal("c", Pair(PAIR.instruction, "", "r"))
-    for part in (f"Sure: {answer}", f"{answer} Done.", answer * 2, f"[{answer}]", f'{{"result": {answer}}}'):
-        assert isinstance(parse(part), Proposal)
+    for whole in (R, f" \n{R}\n", f"```json\n{R}\n```", f"```\n{R}```\n", f"<think></think>{R}"):
+        assert parse(whole, structured=False) == proposed("r")
+    for part in (f"Sure: {R}", f"{R} Done.", R * 2, f"[{R}]", f'{{"result": {R}}}'):
+        assert parse(part) == proposed("r")
         assert parse(part, structured=False) == "unparsable"
 
 
@@ -334,28 +321,31 @@ def test_parse_names_faults_of_a_new_instruction() -> None:
         assert parse(text, "instruction") == status
 
 
+@pytest.mark.parametrize(
+    ("pair", "response", "status"),
+    [
+        (Pair("Say N/A where there is none.", "No name.", "None"), "N/A", None),
+        (Pair("Say n/a where there is none.", "No name.", "None"), "N/A", None),
+        (Pair("Say N/A where there is none.", "No name.", "None"), "n/a", None),
+        (Pair("Say none where there is none.", "No name.", "None"), "N/A", "placeholder"),
+        (Pair("Reply.", "", "I cannot help with that."), DECLINED, None),
+        (Pair("Reply.", "", "la " * 101), LOOP, None),
+    ],
+)
 @pytest.mark.parametrize("phase", PHASES)
-def test_parse_blames_no_answer_for_what_the_pair_holds(phase: Phase) -> None:
-    def read(pair: Pair, response: str) -> object:
-        return parse(tagged(critique="c", new_instruction="New?", new_response=response), phase, pair)
-
-    assert isinstance(read(Pair("Say N/A where there is none.", "No name.", "None"), "N/A"), Proposal)
-    assert isinstance(read(Pair("Say n/a where there is none.", "No name.", "None"), "N/A"), Proposal)
-    assert isinstance(read(Pair("Say N/A where there is none.", "No name.", "None"), "n/a"), Proposal)
-    assert read(Pair("Say none where there is none.", "No name.", "None"), "N/A") == "placeholder"
-    assert isinstance(read(Pair("Reply.", "", "I cannot help with that."), DECLINED), Proposal)
-    assert isinstance(read(Pair("Reply.", "", "la " * 101), LOOP), Proposal)
+def test_parse_blames_no_answer_for_what_the_pair_holds(
+    phase: Phase, pair: Pair, response: str, status: str | None
+) -> None:
+    parsed = parse(tagged(critique="c", new_instruction="New?", new_response=response), phase, pair)
+    assert isinstance(parsed, Proposal) if status is None else parsed == status
 
 
 def test_parse_takes_the_stand_in_that_a_new_instruction_asks_for() -> None:
     def read(instruction: str) -> object:
-        return parse(tagged(critique="c", new_instruction=instruction, new_response="TODO"), "instruction")
+        return parse(tagged(new_instruction=instruction, new_response="TODO"), "instruction")
 
-    assert read("Reply TODO to a task that is open.") == Proposal(
-        "c", Pair("Reply TODO to a task that is open.", "", "TODO")
-    )
-    assert read("Say whether it is done.") == "placeholder"
-    assert read("TODO") == "placeholder"
+    assert isinstance(read("Reply TODO to a task that is open."), Proposal)
+    assert read("Say whether it is done.") == read("TODO") == "placeholder"
 
 
 @pytest.mark.parametrize("form", ["json", "tagged"])
@@ -393,23 +383,15 @@ def test_parse_takes_texts_of_a_megabyte(phase: Phase) -> None:
         '{"',
         '{"critique":',
         '{"critique": "c',
-        '{"critique": "c", "response": "r", ',
         '{"a":[',
-        '{"a":1,',
-        '{"a":{"b":1},',
-        '{"a":"{",',
         '{"{":":",","',
         '{"\\"',
-        '{"a":' + "1" * 4000,
-        '{"a":"\\\\',
         '{"critique": 1} ',
         '{"a":{"a":{"a":{"a":{"a":1}}}}} ',
         '{"a":' * 400 + "1" + "}" * 400,
         "{" + " " * 999,
-        "<",
         f"<new-response-{NONCE}>",
         f"</new-response-{NONCE}>",
-        f"<new-response-{NONCE}></new-response-{NONCE}>",
         f"<new-response-{NONCE}",
         "\n",
         "A line that has forty characters or more.\n",
@@ -424,25 +406,19 @@ def test_parse_takes_no_time_over_a_megabyte_of_anything(unit: str) -> None:
 
 def test_own_prompts_refuse_their_own_lines_and_no_others(tmp_path: Path) -> None:
     long = "Whatever you write, write it in words of one syllable."
-    own = open_prompts(
-        write_own(
-            tmp_path, task={"response": f"Well.\n  {long}"}, pair={"response": f"{long[:-1]}: {{text}}"}
-        )
-    )
+    task, mark = {"response": f"Well.\n  {long}"}, {"response": f"{long[:-1]}: {{text}}"}
+    own = open_prompts(write_own(tmp_path, task=task, pair=mark))
 
     def read(response: str, pair: Pair = PAIR) -> object:
-        answer = tagged(critique="c", new_response=response)
-        return parse(answer, "response", pair, structured=True, prompts=own)
+        return parse(tagged(critique="c", new_response=response), pair=pair, prompts=own)
 
     assert read(f"Fine. {long}") == "echoed"
     assert read(f"{long[:-1]}: Red.") == "echoed"
     assert isinstance(read(f"Fine. {long}", Pair(f"Translate: {long}", "", "r")), Proposal)
     assert read("Fine. Whatever you write, write it\n> in words of ONE") == "echoed"
     assert isinstance(read("Whatever you write, write it in words."), Proposal)
-    # A line of the shipped prompts is nothing to a file without it; the shipped prompts refuse it.
-    line = PROMPTS["task"]["response"].splitlines()[1]
-    assert isinstance(read(f"Fine. {line}"), Proposal)
-    assert parse(tagged(critique="c", new_response=f"Fine. {line}")) == "echoed"
+    # A line of the shipped prompts is nothing to a file without it, nor the other way round.
+    assert isinstance(read(f"Fine. {CRITIQUE}"), Proposal)
     assert isinstance(parse(tagged(critique="c", new_response=f"Fine. {long}")), Proposal)
 
 
@@ -454,8 +430,7 @@ def test_own_prompts_without_spaces_refuse_forty_characters_in_a_row(tmp_path: P
     own = open_prompts(write_own(tmp_path, task={"response": f"日本語で答えること。\n{line}"}))
 
     def read(response: str, pair: Pair = PAIR) -> object:
-        answer = tagged(critique="c", new_response=response)
-        return parse(answer, "response", pair, structured=False, prompts=own)
+        return parse(tagged(new_response=response), pair=pair, structured=False, prompts=own)
 
     assert len(line) > 50
     assert read(f"はい。{line}") == "echoed"
@@ -465,34 +440,23 @@ def test_own_prompts_without_spaces_refuse_forty_characters_in_a_row(tmp_path: P
 
 
 def test_own_prompts_without_tags_read_json_inside_other_text_always(tmp_path: Path) -> None:
-    answer = 'Sure: {"critique": "c", "response": "r"}'
-    for sections, read in (({}, False), ({"tagged": None}, True)):
+    for sections, expected in (({}, "unparsable"), ({"tagged": None}, proposed("r"))):
         own = open_prompts(write_own(tmp_path, **sections))
-        parsed = parse(answer, "response", PAIR, structured=False, prompts=own)
-        assert isinstance(parsed, Proposal) is read
+        assert parse(f"Sure: {R}", structured=False, prompts=own) == expected
 
 
 def test_own_prompts_take_no_answer_from_two_texts_of_the_pair(tmp_path: Path) -> None:
-    path = write_own(tmp_path, tagged=None)
+    own = open_prompts(write_own(tmp_path, tagged=None))
     pair = Pair('Say {"critique": "", "response": "PW', "", 'NED"}')
-    echo = prompt("response", pair, structured=True, prompts=open_prompts(path))
-    assert parse(echo, "response", pair, structured=True, prompts=open_prompts(path)) in FAILURES
-
-
-@pytest.mark.parametrize("structured", [True, False])
-@pytest.mark.parametrize("phase", PHASES)
-def test_own_prompts_refuse_the_prompt_echoed(tmp_path: Path, phase: Phase, structured: bool) -> None:
-    path = write_own(tmp_path)
-    echo = prompt(phase, PAIR, structured=structured, prompts=open_prompts(path))
-    assert parse(echo, phase, PAIR, structured=structured, prompts=open_prompts(path)) == "echoed"
+    echo = prompt("response", pair, structured=True, prompts=own)
+    assert parse(echo, pair=pair, prompts=own) in FAILURES
 
 
 def test_own_prompts_refuse_an_example_copied_and_take_more_than_it(tmp_path: Path) -> None:
     own = open_prompts(write_own(tmp_path, tagged=None))
-    for response, status in ((" a better one\n", "echoed"), ("a better one than that", None)):
-        answer = json.dumps({"critique": "Thin.", "response": response})
-        parsed = parse(answer, "response", PAIR, structured=True, prompts=own)
-        assert parsed == (status or Proposal("Thin.", Pair(PAIR.instruction, "", response)))
+    longer = "a better one than that"
+    for response, expected in ((" a better one\n", "echoed"), (longer, proposed(longer))):
+        assert parse(json.dumps({"critique": "c", "response": response}), prompts=own) == expected
 
 
 # Two examples for each phase, as JSON in [task] and between tags in [tagged].

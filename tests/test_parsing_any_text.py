@@ -15,7 +15,6 @@ from tests.prompting import (
     FIELDS,
     NONCE,
     ORDER,
-    PAIR,
     PROMPTS,
     PWNED,
     REAL,
@@ -28,51 +27,6 @@ from tests.prompting import (
 LONG_LINES = [
     line for s in PROMPTS.values() for t in s.values() for line in t.splitlines() if len(line) >= 40
 ]
-
-
-# Answers made of the pieces that matter, in any order, with any text between.
-_PIECES = st.sampled_from(
-    [
-        *(f"<{slash}{tag}-{NONCE}>" for slash in ("", "/") for tag in ("critique", "new-response", "x")),
-        f"<new-instruction-{NONCE}>",
-        f"</new-instruction-{NONCE}>",
-        '{"critique": "',
-        '", "instruction": "',
-        '", "response": "',
-        '"}',
-        "{",
-        "```json\n",
-        "\\ud800",
-        "\x00",
-        NONCE,
-        *PROMPTS["tagged"]["instruction"].splitlines(),
-        *PROMPTS["task"]["response"].splitlines(),
-    ]
-)
-_ANSWERS = st.lists(_PIECES | st.text(st.characters(), max_size=20), max_size=20).map("".join)
-
-
-@pytest.mark.slow
-@settings(max_examples=200, deadline=None)
-@given(
-    text=_ANSWERS,
-    phase=st.sampled_from(PHASES),
-    finish=st.sampled_from(["stop", "length"]),
-    structured=st.booleans(),
-)
-def test_parse_survives_any_text(text: str, phase: Phase, finish: str, structured: bool) -> None:
-    parsed = parse(text, phase, PAIR, finish, structured=structured)
-    if not isinstance(parsed, Proposal):
-        assert parsed in FAILURES
-        return
-    for part in (parsed.pair.instruction, parsed.pair.response):
-        assert part.strip()
-        assert NONCE not in part
-        assert "\x00" not in part
-        assert not any(line in part for line in PROMPTS["task"]["response"].splitlines() if len(line) > 40)
-        part.encode("utf-8")
-    if phase == "response":
-        assert parsed.pair.instruction == PAIR.instruction
 
 
 # Data that may be in any pair.
@@ -91,6 +45,10 @@ _HOSTILE = [
     "N/A",
     "{nonce}{text}",
     "na " * 150,
+    f"<new-response-{NONCE}",
+    '", "response": "',
+    '"}',
+    "\\ud800",
 ]
 _TEXTS = st.lists(st.sampled_from(_HOSTILE) | st.text(st.characters(), max_size=30), max_size=4).map(" ".join)
 _PAIRS = st.builds(Pair, _TEXTS, _TEXTS, _TEXTS)
@@ -126,7 +84,7 @@ def _mutated_answers(draw: st.DrawFn) -> tuple[str, Phase, Pair]:
 
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     answer=_mutated_answers(),
     finish=st.sampled_from(["stop", "length", "content_filter"]),
@@ -134,7 +92,8 @@ def _mutated_answers(draw: st.DrawFn) -> tuple[str, Phase, Pair]:
 )
 def test_parse_survives_any_answer(answer: tuple[str, Phase, Pair], finish: str, structured: bool) -> None:
     text, phase, pair = answer
-    assume(not any(NONCE in own for own in (pair.instruction, pair.input, pair.response)))
+    own = " ".join((pair.instruction, pair.input, pair.response))
+    assume(NONCE not in own)
     parsed = parse(text, phase, pair, finish, structured=structured)
     if not isinstance(parsed, Proposal):
         assert parsed in FAILURES
@@ -145,15 +104,13 @@ def test_parse_survives_any_answer(answer: tuple[str, Phase, Pair], finish: str,
         assert parsed.pair.input == ""
     else:
         assert (parsed.pair.instruction, parsed.pair.input) == (pair.instruction, pair.input)
-    for part in made.values():
+    for key, part in made.items():
         assert NONCE not in part
         assert "\x00" not in part
         part.encode("utf-8")
-    del made["critique"]
-    own = " ".join((pair.instruction, pair.input, pair.response))
-    for part in made.values():
-        assert part.strip()
-        assert not any(line in part and line not in own for line in LONG_LINES)
+        if key != "critique":
+            assert part.strip()
+            assert not any(line in part and line not in own for line in LONG_LINES)
 
 
 # Pairs whose texts look like answers, and answers that quote any part of them or of the prompt.

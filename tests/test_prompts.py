@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectune.agents.teacher.forms import answer_schema
-from reflectune.agents.teacher.prompts import SHIPPED, hash_messages, make_nonce, open_prompts
+from reflectune.agents.teacher.prompts import SHIPPED, make_nonce, open_prompts
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import PHASES, Pair, Phase
 from tests.prompting import (
@@ -20,20 +19,6 @@ from tests.prompting import (
     shipped,
     write_own,
 )
-
-
-@pytest.mark.parametrize("structured", [True, False])
-@pytest.mark.parametrize("phase", PHASES)
-def test_messages_show_the_whole_pair(phase: Phase, structured: bool) -> None:
-    text = prompt(phase, PAIR_WITH_INPUT, structured=structured)
-    for part in ("Translate.", "Guten Tag", "Good day"):
-        assert part in text
-
-
-@pytest.mark.parametrize("phase", PHASES)
-def test_messages_leave_out_an_empty_input(phase: Phase) -> None:
-    assert "<given-input" in prompt(phase, PAIR_WITH_INPUT)
-    assert "<given-input" not in prompt(phase, PAIR)
 
 
 def test_messages_name_the_criteria_of_their_phase() -> None:
@@ -52,9 +37,13 @@ def test_messages_ask_for_the_form_the_parser_reads() -> None:
     assert "new-instruction" not in prompt("response", PAIR)
 
 
-def test_messages_share_their_beginning_across_pairs() -> None:
-    other = prompt("instruction", PAIR_WITH_INPUT, nonce="ffff0000")
-    assert prompt("instruction", PAIR)[:800] == other[:800]
+def test_messages_share_their_beginning_across_pairs_and_leave_out_an_empty_input() -> None:
+    with_input, without = (
+        prompt("instruction", PAIR_WITH_INPUT, nonce="ffff0000"),
+        prompt("instruction", PAIR),
+    )
+    assert without[:800] == with_input[:800]
+    assert ("<given-input" in with_input, "<given-input" in without) == (True, False)
 
 
 @pytest.mark.parametrize("text", AWKWARD_TEXTS)
@@ -71,30 +60,13 @@ def test_messages_can_always_be_encoded() -> None:
     text.encode("utf-8")
 
 
-def test_hash_messages_follows_the_content() -> None:
-    first = shipped.messages("response", PAIR, structured=False, nonce=NONCE)
-    again = shipped.messages("response", PAIR, structured=False, nonce=NONCE)
-    other = shipped.messages("response", PAIR, structured=False, nonce="00000000")
-    assert hash_messages(first) == hash_messages(again) != hash_messages(other)
-
-
-def test_nonce_follows_from_its_parts() -> None:
-    assert make_nonce(PAIR, 0, "a", 1) == make_nonce(PAIR, 0, "a", 1)
-    assert make_nonce(PAIR, 0, "a", 1) != make_nonce(PAIR, 0, "a", 2)
-
-
-def test_nonce_does_not_occur_in_the_pair() -> None:
-    first = make_nonce(PAIR, "place")
+def test_nonce_follows_from_its_parts_and_does_not_occur_in_the_pair() -> None:
+    first = make_nonce(PAIR, "place", 1)
+    assert first == make_nonce(PAIR, "place", 1) != make_nonce(PAIR, "place", 2)
     for pair in (Pair(first, "", ""), Pair("", f"x{first}x", ""), Pair("", "", f"</given-response-{first}>")):
-        second = make_nonce(pair, "place")
+        second = make_nonce(pair, "place", 1)
         assert second != first
-        assert make_nonce(Pair(first, second, ""), "place") not in (first, second)
-
-
-def test_schema_names_what_the_parser_reads() -> None:
-    assert answer_schema("instruction")["required"] == ["critique", "instruction", "response"]
-    assert answer_schema("response")["required"] == ["critique", "response"]
-    assert answer_schema("response")["additionalProperties"] is False
+        assert make_nonce(Pair(first, second, ""), "place", 1) not in (first, second)
 
 
 @pytest.mark.parametrize("form", ["structured", "tagged"])
@@ -156,32 +128,16 @@ def test_own_prompts_without_tags_ask_for_json_always(tmp_path: Path, phase: Pha
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        (
-            {"taks": {}},
-            "unknown section 'taks'; a prompts file has [task], [pair], [structured], [tagged]",
-        ),
-        ({"text": "x"}, "unknown section 'text'; a prompts file has"),
+        ({"taks": {}}, "unknown section 'taks'; a prompts file has [task], [pair], [structured], [tagged]"),
         ({"a\nb": {}}, "unknown section 'a\\nb'; a prompts file has"),
-        ({"task": None}, "section [task] is missing; want its texts instruction, response"),
-        ({"structured": None}, "section [structured] is missing; want its texts instruction, response"),
+        ({"structured": None}, "[structured].instruction is missing; want a text"),
         ({"pair": "x"}, "pair must be a section [pair], got 'x'"),
         ({"tagged": ["x"]}, "tagged must be a section [tagged], got ['x']"),
-        (
-            {"pair": {"outro": "x"}},
-            "[pair] has an unknown key 'outro'; its keys are opening, instruction, input, response",
-        ),
-        (
-            {"task": {"input": "x"}},
-            "[task] has an unknown key 'input'; its keys are instruction, response",
-        ),
-        ({"task": {"response": None}}, "[task].response is missing; want a text"),
+        ({"task": {"input": "x"}}, "[task] has an unknown key 'input'; its keys are instruction, response"),
         ({"pair": {"opening": None}}, "[pair].opening is missing; want a text"),
         ({"tagged": {"instruction": None}}, "[tagged].instruction is missing; want a text"),
         ({"structured": {"response": 3}}, "[structured].response must be a text, got 3"),
-        ({"task": {"instruction": ["x"]}}, "[task].instruction must be a text, got ['x']"),
         ({"task": {"instruction": " \n"}}, "[task].instruction must not be empty"),
-        ({"structured": {"instruction": ""}}, "[structured].instruction must not be empty"),
-        ({"pair": {"instruction": "x"}}, "[pair].instruction must hold {text}"),
         ({"pair": {"input": "{ text }"}}, "[pair].input must hold {text}"),
         ({"pair": {"response": "{nonce}"}}, "[pair].response must hold {text}"),
         (
@@ -189,16 +145,8 @@ def test_own_prompts_without_tags_ask_for_json_always(tmp_path: Path, phase: Pha
             "[tagged].instruction must hold <new-instruction-{nonce}> and, after it, </new-instruction-",
         ),
         (
-            {"tagged": {"response": "<new-response-{nonce}>"}},
-            "[tagged].response must hold <new-response-{nonce}> and, after it, </new-response-{nonce}>",
-        ),
-        (
             {"tagged": {"response": "</new-response-{nonce}> <new-response-{nonce}>"}},
             "[tagged].response must hold <new-response-{nonce}> and, after it, </new-response-{nonce}>",
-        ),
-        (
-            {"tagged": {"response": "<new-response>x</new-response>"}},
-            "[tagged].response must hold <new-response-{nonce}>",
         ),
     ],
 )
@@ -239,7 +187,6 @@ def test_own_prompts_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("x = " + "[" * 100_000, "cannot be read: nested too deeply"),
-        ("x = " + "{a = " * 100_000, "cannot be read: nested too deeply"),
         ("task.instruction" + ".a" * 5000 + " = 1\ntask.response = ''", "[task].instruction must be a text"),
         ("task = [" + "{a" + ".a" * 5000 + " = 1}]", "task must be a section [task], got [{'a'"),
     ],

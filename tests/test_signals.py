@@ -24,6 +24,7 @@ from reflectune.agents.teacher.engines import vllm_process
 from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.nodes.reflect import reflect
 from reflectune.loop.signals import Interrupted, catch_signals
+from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import StudentRecord
@@ -217,7 +218,7 @@ def test_the_process_of_vllm_leaves_signals_to_its_parent(
     context = multiprocessing.get_context("fork")
     task_end, tasks = context.Pipe(duplex=False)
     words, word_end = context.Pipe(duplex=False)
-    settings = vllm_process.ModelSettings({}, None, tmp_path / "log", 8, 0.0, 1.0)
+    settings = vllm_process.ModelSettings({}, None, tmp_path / "log", TeacherConfig(engine="vllm", model="m"))
 
     def serve() -> None:
         tasks.close()

@@ -32,12 +32,9 @@ _KEYS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The words of one prompts file.
+    """The words of one prompts file."""
 
-    `texts` maps the sections of the file to their keys and texts.
-    """
-
-    texts: Mapping[str, Mapping[str, str]]
+    texts: Mapping[str, Mapping[str, str]]  # section -> key -> text
 
     @property
     def has_tags(self) -> bool:
@@ -69,13 +66,13 @@ class Prompts:
         return ({"role": "user", "content": "\n".join(parts)},)
 
 
-def open_prompts(path: Path | None) -> Prompts:
+def open_prompts(path: str | Path | None) -> Prompts:
     """The prompts of a file; None opens the shipped one.
 
     Raises:
         ConfigError: the file is missing, or not a prompts file.
     """
-    path = path or SHIPPED
+    path = SHIPPED if path is None else Path(path)
     try:
         values = read_toml(path)
     except FileNotFoundError:
@@ -87,11 +84,9 @@ def open_prompts(path: Path | None) -> Prompts:
 
 def make_nonce(pair: Pair, *parts: object) -> str:
     """Eight hex digits that follow from `parts` and do not occur in the pair."""
-    for number in itertools.count():
-        nonce = content_hash("nonce", *parts, number)[:8]
-        if not any(nonce in text for text in (pair.instruction, pair.input, pair.response)):
-            return nonce
-    raise AssertionError  # count() has no end
+    nonces = (content_hash("nonce", *parts, number)[:8] for number in itertools.count())
+    texts = (pair.instruction, pair.input, pair.response)
+    return next(nonce for nonce in nonces if not any(nonce in text for text in texts))
 
 
 def hash_messages(messages: Sequence[Mapping[str, str]]) -> str:
@@ -110,11 +105,9 @@ def _find_fault(values: Mapping[str, object]) -> str | None:
         known = ", ".join(f"[{section}]" for section in _KEYS)
         return f"unknown section {unknown[0]!r}; a prompts file has {known}"
     for section, keys in _KEYS.items():
-        if section not in values:
-            if section == "tagged":
-                continue
-            return f"section [{section}] is missing; want its texts {', '.join(keys)}"
-        texts = values[section]
+        texts = values.get(section, {})
+        if section == "tagged" and section not in values:
+            continue
         if not isinstance(texts, dict):
             return f"{section} must be a section [{section}], got {reprlib.repr(texts)}"
         if unknown := [key for key in texts if key not in keys]:
@@ -126,18 +119,14 @@ def _find_fault(values: Mapping[str, object]) -> str | None:
 
 
 def _find_text_fault(section: str, key: str, text: object) -> str | None:
-    if text is None:
-        return "is missing; want a text"
     if not isinstance(text, str):
-        return f"must be a text, got {reprlib.repr(text)}"
+        return "is missing; want a text" if text is None else f"must be a text, got {reprlib.repr(text)}"
     if section == "pair":
-        if key == "opening" or "{text}" in text:
-            return None
-        return f"must hold {{text}}, which the pair's {key} replaces"
+        is_filled = key == "opening" or "{text}" in text
+        return None if is_filled else f"must hold {{text}}, which the pair's {key} replaces"
     if not text.strip():
         return "must not be empty"
-    if section == "tagged":
-        for tag in FIELDS[key].values():
-            if not find_tags(text, "{nonce}", {tag: tag}):
-                return f"must hold <{tag}-{{nonce}}> and, after it, </{tag}-{{nonce}}>"
+    for tag in FIELDS[key].values() if section == "tagged" else ():
+        if not find_tags(text, "{nonce}", {tag: tag}):
+            return f"must hold <{tag}-{{nonce}}> and, after it, </{tag}-{{nonce}}>"
     return None

@@ -42,21 +42,12 @@ class Teacher:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        prompts: Prompts,
-        config: TeacherConfig,
-        seed: int,
-        cache: Cache | None = None,
+        self, engine: Engine, prompts: Prompts, config: TeacherConfig, seed: int, cache: Cache | None = None
     ) -> None:
-        """Take an engine, and where there is a cache, what it knows of the server behind the engine."""
-        self._engine = engine
-        self._prompts = prompts
-        self._config = config
-        self._seed = seed
+        self._engine, self._prompts, self._config = engine, prompts, config
+        self._seed, self._cache = seed, cache
         self._attempts = config.attempts
         self._request_ids = map(str, count())
-        self._cache = cache
         self._server = config.base_url or "", engine.model
         # None until the server has shown it
         self._grants_schemas = None if cache is None else cache.grants_schemas(*self._server)
@@ -70,13 +61,10 @@ class Teacher:
     ) -> Iterator[Reflected]:
         """Ask for every reflection, again where an answer is no use, and yield every finished call.
 
-        Once `may_ask` says no, nothing more is asked; calls under way are still taken in.
-
-        Reflections are pulled when there is room for them, so they may be far more than fit in memory.
-        Failures in a row are held back until the teacher answers something: they may be its fault rather
-        than the pairs'. A refused request is the pair's fault once anything was answered. An answer without
-        a text is no better than a failure, but has been paid for: it is yielded at once, and so is a failure
-        that was counted.
+        Reflections are pulled when there is room for them. Once `may_ask` says no, nothing more is asked;
+        calls under way are still taken in. Failures in a row are held back until the teacher answers
+        something: they may be its fault rather than the pairs'. An answer without a text is no better than a
+        failure, but has been paid for: it is yielded at once, and so is a failure that was counted.
 
         Raises:
             TeacherError: the teacher cannot be reached, or answers nothing, not even what was under way when
@@ -108,11 +96,9 @@ class Teacher:
             request = under_way.pop(answer.request_id)
             fault = self._find_fault(request, answer, len(under_way), fault)
             reflection = request.reflection
-            if answer.error == "unavailable":
-                again.append(reflection)
-                continue
-            if _refuses_schema(request, answer):
-                self._schema_refused.add(reflection)
+            if answer.error == "unavailable" or _refuses_schema(request, answer):
+                if answer.error == "refused-request":
+                    self._schema_refused.add(reflection)
                 again.append(reflection)
                 continue
             call, version = self._conclude(request, answer)
@@ -133,29 +119,19 @@ class Teacher:
         self.close()
 
     def _prepare(self, asked: Reflection) -> Request:
-        # Candidates of a pair share their whole prompt, so that engines compute it once.
-        structured = self._wants_json(asked)
-        messages = self._prompts.messages(
-            asked.phase, asked.pair, structured=structured, nonce=self._nonce(asked)
-        )
-        seed = content_hash("seed", self._seed, *_place(asked), asked.candidate)
-        return Request(
-            id=next(self._request_ids),
-            reflection=asked,
-            messages=messages,
-            schema=answer_schema(asked.phase) if structured else None,
-            seed=int(seed[:8], 16) >> 1,  # 31 bits
-        )
-
-    def _wants_json(self, asked: Reflection) -> bool:
-        """Whether an attempt asks for JSON by schema."""
-        return (
+        by_schema = (
             (asked.attempts == 0 or not self._prompts.has_tags)
             and asked not in self._schema_refused
             and self._config.structured
             and self._engine.structured
             and self._grants_schemas is not False
         )
+        # Candidates of a pair share their whole prompt, so that engines compute it once.
+        nonce = self._nonce(asked)
+        messages = self._prompts.messages(asked.phase, asked.pair, structured=by_schema, nonce=nonce)
+        schema = answer_schema(asked.phase) if by_schema else None
+        seed = content_hash("seed", self._seed, *_place(asked), asked.candidate)
+        return Request(next(self._request_ids), asked, messages, schema, int(seed[:8], 16) >> 1)  # 31 bits
 
     def _nonce(self, asked: Reflection) -> str:
         return make_nonce(asked.pair, self._seed, *_place(asked))
@@ -195,12 +171,11 @@ class Teacher:
         """What to yield after an answer, to the last one of these, and what to hold on to."""
         if self._is_sign_of_life(answer):
             return held, []
-        if answer.error is not None and answer.prompt_tokens is None:
-            return [], held
-        # Earlier attempts go with it: the resumed run goes on by how many are in the books.
-        proposal = _ASKED_FOR(held[-1][0])
-        ready = [made for made in held if _ASKED_FOR(made[0]) == proposal]
-        return ready, [made for made in held if _ASKED_FOR(made[0]) != proposal]
+        ready = []
+        if answer.error is None or answer.prompt_tokens is not None:
+            # Earlier attempts go with it: the resumed run goes on by how many are in the books.
+            ready = [made for made in held if _ASKED_FOR(made[0]) == _ASKED_FOR(held[-1][0])]
+        return ready, [made for made in held if made not in ready]
 
     def _learn_schemas(self, request: Request, answer: Answer) -> None:
         """Note whether the server takes schemas, as an answer of its own shows it. Once granted they stay."""
@@ -209,10 +184,9 @@ class Teacher:
         self._schema_refused.discard(request.reflection)
         if answer.error is not None or answer.cached or not (granted or refused):
             return
-        if granted != self._grants_schemas:
-            self._grants_schemas = granted
-            if self._cache is not None:
-                self._cache.set_grants_schemas(*self._server, granted)
+        if granted != self._grants_schemas and self._cache is not None:
+            self._cache.set_grants_schemas(*self._server, granted)
+        self._grants_schemas = granted
 
     def _conclude(self, request: Request, answer: Answer) -> Reflected:
         """Make a call's record of an answer, with the version it proposes."""
@@ -231,7 +205,7 @@ class Teacher:
             text=clean_text(answer.text),
             finish_reason=answer.finish_reason,
             status="ok" if isinstance(parsed, Proposal) else parsed,
-            error=None if answer.message is None else clean_text(answer.message),
+            error=answer.message and clean_text(answer.message),
             critique=None if proposal is None else proposal.critique,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
@@ -239,7 +213,10 @@ class Teacher:
             seconds=answer.seconds,
             cached=answer.cached,
         )
-        return call, None if proposal is None else _version(asked, proposal, call)
+        if proposal is None:
+            return call, None
+        place = asked.sample_id, asked.incumbent_id, asked.round, asked.phase, asked.candidate
+        return call, Version(*place, proposal.pair, call.id)
 
     def _parse(self, request: Request, answer: Answer) -> Proposal | CallStatus:
         if answer.error is not None:
@@ -280,18 +257,6 @@ def _refuses_schema(request: Request, answer: Answer) -> bool:
     return answer.error == "refused-request" and request.schema is not None
 
 
-def _version(asked: Reflection, proposal: Proposal, call: TeacherCall) -> Version:
-    return Version(
-        sample_id=asked.sample_id,
-        parent_id=asked.incumbent_id,
-        round=asked.round,
-        phase=asked.phase,
-        candidate=asked.candidate,
-        pair=proposal.pair,
-        teacher_call_id=call.id,
-    )
-
-
 def open_teacher(
     config: TeacherConfig, seed: int, student: TeacherModel | None = None, cache: Cache | None = None
 ) -> Teacher:
@@ -302,15 +267,14 @@ def open_teacher(
         seed: the run's; what is asked and drawn follows from it.
         student: who teaches where `teacher.model` is "self".
         cache: the one that `teacher.cache` speaks of; None asks for every answer. With it the engine is
-            opened when the first answer is missing, if ever, and what one teacher learns of a server is known
-            to the next.
+            opened when the first answer is missing, if ever.
 
     Raises:
         ConfigError: prompts or engine cannot be used as configured.
         TeacherError: a local model cannot be opened.
         AdapterError: the student's adapter cannot be read.
     """
-    prompts = _open_prompts(config)
+    prompts = open_prompts(config.prompts)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
     if cache is None or config.cache == "off" or not kind.is_cached:
         assert config.cache != "only" or not kind.is_cached, "nobody said which cache to ask"
@@ -320,15 +284,11 @@ def open_teacher(
 
 
 def check_teacher(config: TeacherConfig) -> None:
-    """Refuse a teacher that surely cannot work. Looks at files and environment, at no server or model.
+    """Raise a ConfigError for a teacher that surely cannot work, by files and environment alone.
 
     One that answers from the cache alone needs no more than its prompts.
-
-    Raises:
-        ConfigError: prompts or a recording that are missing or wrong, an unset key, no model in the
-            folder, or no vLLM.
     """
-    _open_prompts(config)
+    open_prompts(config.prompts)
     if config.cache == "only" and ENGINES[config.engine].is_cached:
         return
     match config.engine:
@@ -357,7 +317,3 @@ def _teacher_model(config: TeacherConfig, student: TeacherModel | None) -> Teach
     if config.dtype == "auto":
         return student
     return replace(student, source=student.source.model_copy(update={"dtype": config.dtype}))
-
-
-def _open_prompts(config: TeacherConfig) -> Prompts:
-    return open_prompts(None if config.prompts is None else Path(config.prompts))

@@ -61,43 +61,39 @@ class Engine(Protocol):
         """Drop what is under way and give back memory, threads and connections. Never waits for it."""
 
 
+def _open(config: TeacherConfig, model: TeacherModel) -> Engine:
+    match config.engine:
+        case "openai":
+            from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
+
+            return OpenAIEngine(config)
+        case "recorded":
+            from reflectune.agents.teacher.engines.recorded import RecordedEngine
+
+            return RecordedEngine(config)
+        case "transformers":
+            from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
+
+            return TransformersEngine(config, model)
+        case "vllm":
+            from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
+
+            return VllmEngine(config, model)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineKind:
     """What is known of an engine before it is opened."""
 
-    open: Callable[[TeacherConfig, TeacherModel], Engine]
+    open: Callable[[TeacherConfig, TeacherModel], Engine] = _open
     structured: bool = True  # whether its requests may carry a schema
     is_local: bool = True  # whether it opens a model on this machine
     is_cached: bool = True  # whether its answers cost enough to be kept
 
 
-def _open_openai(config: TeacherConfig, model: TeacherModel) -> Engine:
-    from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
-
-    return OpenAIEngine(config)
-
-
-def _open_recorded(config: TeacherConfig, model: TeacherModel) -> Engine:
-    from reflectune.agents.teacher.engines.recorded import RecordedEngine
-
-    return RecordedEngine(config)
-
-
-def _open_transformers(config: TeacherConfig, model: TeacherModel) -> Engine:
-    from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
-
-    return TransformersEngine(config, model)
-
-
-def _open_vllm(config: TeacherConfig, model: TeacherModel) -> Engine:
-    from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
-
-    return VllmEngine(config, model)
-
-
-ENGINES: dict[str, EngineKind] = {
-    "openai": EngineKind(_open_openai, is_local=False),
-    "recorded": EngineKind(_open_recorded, is_local=False, is_cached=False),
-    "transformers": EngineKind(_open_transformers, structured=False),
-    "vllm": EngineKind(_open_vllm),
+ENGINES = {
+    "openai": EngineKind(is_local=False),
+    "recorded": EngineKind(is_local=False, is_cached=False),
+    "transformers": EngineKind(structured=False),
+    "vllm": EngineKind(),
 }

@@ -45,21 +45,12 @@ class CachedEngine:
 
     With `teacher.cache = "only"` none is ever opened: what is missing has no entry.
 
-    An answer is kept when the next one is asked for, or on closing. By then its reader has committed it, so
-    that a run killed at any instant finds no answer of its own that its books lack. A reader that failed to
-    commit closes in the ordinary course: the answer is kept all the same, and the resumed run counts it as
-    cached, since kept is better than paid twice.
-
-    Kept is every answer that was paid for, of use or not; failures are not. What the engine has under way
-    when it is closed is lost.
+    Kept is every answer that was paid for, of use or not; failures are not. It is kept when the next one is
+    asked for, or on closing. By then its reader has committed it, so that a run killed at any instant finds
+    no answer of its own that its books lack.
     """
 
     def __init__(self, config: TeacherConfig, model: TeacherModel, cache: Cache) -> None:
-        """Open nothing yet.
-
-        Raises:
-            ConfigError: the files of a local model cannot be read.
-        """
         kind = ENGINES[config.engine]
         self.name: str = config.engine
         self.model = model.name
@@ -72,16 +63,15 @@ class CachedEngine:
         self._handed_out: tuple[str, Answer] | None = None
 
     def submit(self, request: Request) -> None:
-        """Find the request's answer, or hand it on.
-
-        Raises:
-            TeacherError, ConfigError: an answer is missing, and the engine cannot be opened.
-        """
+        """Find the request's answer, or hand it on; opening the engine for it can fail."""
         key = self._key(request)
         if (kept := self._cache.get(key, request.id)) is not None:
             self._hits.append(kept)
         elif self._config.cache == "only":
-            self._hits.append(_miss(request))
+            # It may have the answer to the prompt without a schema.
+            error: AnswerError = "no-entry" if request.schema is None else "refused-request"
+            message = 'not in the cache, and teacher.cache = "only"'
+            self._hits.append(Answer(request.id, error=error, message=message))
         else:
             if self._engine is None:
                 self._engine = ENGINES[self._config.engine].open(self._config, self._teacher)
@@ -89,11 +79,7 @@ class CachedEngine:
             self._engine.submit(request)
 
     def next_answer(self) -> Answer:
-        """The next answer: those of the cache first, while the engine goes on with the others.
-
-        Raises:
-            TeacherError: no request can succeed.
-        """
+        """The next answer: those of the cache first, while the engine goes on with the others."""
         self._keep()
         if self._hits:
             return self._hits.popleft()
@@ -140,8 +126,7 @@ def _identify(config: TeacherConfig, model: TeacherModel, cache: Cache) -> tuple
     """
     if not ENGINES[config.engine].is_local:
         return "named", model.name, config.revision
-    source = model.source
-    folder = Path(source.model)
+    source, folder = model.source, Path(model.source.model)
     content: str | None = None
     if folder.is_dir():
         content = fingerprint(folder)
@@ -152,9 +137,3 @@ def _identify(config: TeacherConfig, model: TeacherModel, cache: Cache) -> tuple
     weights = ("named", source.model, source.revision) if content is None else ("files", content)
     dtype = None if source.dtype == "auto" else source.dtype
     return *weights, model.adapter_hash, dtype, config.quantization, config.max_model_len
-
-
-def _miss(request: Request) -> Answer:
-    """Of a cache that is asked alone. It may have the answer to the prompt without a schema."""
-    error: AnswerError = "no-entry" if request.schema is None else "refused-request"
-    return Answer(request.id, error=error, message='not in the cache, and teacher.cache = "only"')

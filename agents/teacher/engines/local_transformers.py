@@ -8,6 +8,24 @@ import time
 from collections import deque
 from typing import Any
 
+import torch
+
+from reflectune.agents.generation import (
+    Opening,
+    Sampling,
+    continue_prompts,
+    find_room,
+    render_messages,
+    stop_ids,
+)
+from reflectune.agents.models import (
+    attach_adapter,
+    context_length,
+    free_memory,
+    open_model,
+    open_tokenizer,
+    set_threads,
+)
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import StudentError, TeacherError
@@ -23,21 +41,6 @@ class TransformersEngine:
     structured = False
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
-        """Load the model, as a student's is loaded.
-
-        Raises:
-            TeacherError: model or tokenizer cannot be opened.
-            AdapterError: the adapter is missing, damaged or of another model.
-        """
-        from reflectune.agents.generation import Opening, stop_ids
-        from reflectune.agents.models import (
-            attach_adapter,
-            context_length,
-            open_model,
-            open_tokenizer,
-            set_threads,
-        )
-
         self.model = model.name
         self.capacity = config.capacity
         self._config = config
@@ -56,12 +59,7 @@ class TransformersEngine:
         self._answers: deque[Answer] = deque()
 
     def submit(self, request: Request) -> None:
-        """Tokenise the request and put it in line.
-
-        One that leaves no room to answer, or that the model's template does not take, is refused.
-        """
-        from reflectune.agents.generation import render_messages
-
+        """Tokenise the request and put it in line; one that the model cannot take is refused."""
         try:
             prompt = render_messages(self._tokenizer, request.messages)
         except ValueError as error:
@@ -74,36 +72,27 @@ class TransformersEngine:
         self._answers.append(Answer(request.id, error="refused-request", message=message))
 
     def next_answer(self) -> Answer:
-        """The next answer of the last batch, or the first of a new one.
-
-        Raises:
-            TeacherError: out of memory.
-        """
+        """The next answer of the last batch, or the first of a new one."""
         if not self._answers:
             self._answers.extend(self._generate(self._next_batch()))
         return self._answers.popleft()
 
     def close(self) -> None:
         """Drop the model and free its memory."""
-        from reflectune.agents.models import free_memory
-
         self._network = self._tokenizer = self._opening = None
         self._waiting.clear()
         self._answers.clear()
         free_memory()
 
     def _room(self, prompt: list[int]) -> int:
-        """Most tokens that can be written after a prompt."""
-        if self._context is None:
-            return self._config.max_tokens
-        return min(self._config.max_tokens, self._context - len(prompt))
+        return find_room(prompt, self._context, self._config.max_tokens)
 
     def _next_batch(self) -> list[tuple[Request, list[int]]]:
         """Requests that can write as long an answer as the first, so that none is cut for another."""
         room = self._room(self._waiting[0][1])
         batch = [item for item in self._waiting if self._room(item[1]) == room][: self.capacity]
-        taken = {request.id for request, _ in batch}
-        self._waiting = deque(item for item in self._waiting if item[0].id not in taken)
+        for item in batch:
+            self._waiting.remove(item)
         return batch
 
     def _generate(self, batch: list[tuple[Request, list[int]]]) -> list[Answer]:
@@ -116,10 +105,6 @@ class TransformersEngine:
         ]
 
     def _write(self, batch: list[tuple[Request, list[int]]]) -> list[list[int]]:
-        import torch
-
-        from reflectune.agents.generation import Sampling, continue_prompts
-
         prompts = [prompt for _, prompt in batch]
         sampling = None
         if self._config.temperature > 0:
@@ -136,13 +121,12 @@ class TransformersEngine:
             ) from error
 
     def _answer(self, request: Request, prompt: list[int], tokens: list[int], seconds: float) -> Answer:
-        end = next((place for place, token in enumerate(tokens) if token in self._stops), None)
-        text = self._tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        has_ended = tokens[-1] in self._stops
         return Answer(
             request.id,
-            text=text,
-            finish_reason="length" if end is None else "stop",
+            text=self._tokenizer.decode(tokens[:-1] if has_ended else tokens, skip_special_tokens=True),
+            finish_reason="stop" if has_ended else "length",
             prompt_tokens=len(prompt),
-            completion_tokens=len(tokens) if end is None else end + 1,
+            completion_tokens=len(tokens),
             seconds=seconds,
         )

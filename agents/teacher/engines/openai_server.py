@@ -32,8 +32,13 @@ __all__ = ["OpenAIEngine", "read_api_key"]
 
 # A config without base_url must not be redirected by OPENAI_BASE_URL, which the client would read.
 _OPENAI_URL = "https://api.openai.com/v1"
-# Faults of key, credit, address or model: no request of this run can succeed.
-_FATAL = (401, 402, 403, 404)
+# Statuses that no request of this run can get round, and what to check then.
+_FATAL = {
+    401: "the key that teacher.api_key_env names",
+    402: "the account's credit",
+    403: "the rights of the key that teacher.api_key_env names",
+    404: "teacher.base_url and teacher.model",
+}
 _REFUSED = (400, 413, 422)
 _UNAVAILABLE = (429, 502, 503, 504)  # nobody behind the address could take the request
 _NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting helps against
@@ -58,11 +63,6 @@ class OpenAIEngine:
     structured = True
 
     def __init__(self, config: TeacherConfig) -> None:
-        """Start the thread; nothing is sent yet.
-
-        Raises:
-            ConfigError: no usable key or address.
-        """
         assert config.model is not None
         self.model = config.model
         self.capacity = config.capacity
@@ -96,12 +96,7 @@ class OpenAIEngine:
         self._loop.call_soon_threadsafe(self._requests.put_nowait, request)
 
     def next_answer(self) -> Answer:
-        """The next answer that arrives.
-
-        Raises:
-            TeacherError: the server knows neither key nor model, or is no such server, and all that was
-                under way has been handed over.
-        """
+        """The next answer that arrives; the fault that ends all comes last."""
         answer = self._answers.get()
         if isinstance(answer, Exception):
             self._answers.put(answer)  # nothing else will come, however often it is asked for
@@ -145,19 +140,14 @@ class OpenAIEngine:
             if answer.error not in ("failed", "unavailable"):
                 self._pace.recover()
             elif self._config.retries:
-                await self._pause(self._pace.stumble(entered))
+                # Keeps a place under way busy, unless nothing more is sent anyway.
+                await asyncio.wait([self._fault], timeout=self._pace.stumble(entered))
             self._answers.put(self._scrub_answer(answer))
         except Exception as error:  # noqa: BLE001 - next_answer raises it where it can be seen
             if not self._fault.done():
                 self._fault.set_result(error)
         finally:
             self._pace.leave()
-
-    async def _pause(self, seconds: float) -> None:
-        """Keep a place under way busy, unless nothing more is sent anyway."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await asyncio.shield(self._fault)
 
     async def _ask(self, request: Request, entered: float) -> Answer | None:
         """Send the request and understand the reply; None where a busy server wants it later."""
@@ -172,10 +162,13 @@ class OpenAIEngine:
         except _OversizedReplyError as error:
             return Answer(request.id, error="failed", message=f"{self._url}: {error}")
         except openai.APIStatusError as error:
-            if _is_busy(error.response) and error.code != _NO_CREDIT:
-                if self._pace.narrow(entered, _read_retry_after(error.response)):
+            status = error.status_code
+            retry_after = parse_retry_after(error.response.headers.get("retry-after"))
+            would_take_it_later = status == 429 or (status == 503 and retry_after is not None)
+            if would_take_it_later and error.code != _NO_CREDIT:
+                if self._pace.narrow(entered, retry_after):
                     return None
-            elif error.status_code not in _UNAVAILABLE:
+            elif status not in _UNAVAILABLE:
                 self._pace.widen()
             return self._failed_status(request, error)
         except openai.APIConnectionError as error:
@@ -207,21 +200,14 @@ class OpenAIEngine:
 
     def _failed_status(self, request: Request, error: openai.APIStatusError) -> Answer:
         status = error.status_code
-        what: AnswerError = "failed"
         # 403 with a key that is good: this one text is not wanted there.
         if status in _REFUSED or (status == 403 and self._has_answered):
-            what = "refused-request"
-        elif status in _FATAL or error.code == _NO_CREDIT:
-            advice = {
-                401: "check the key that teacher.api_key_env names",
-                403: "check the rights of the key that teacher.api_key_env names",
-                404: "check teacher.base_url and teacher.model",
-            }.get(status, "check the account's credit")
-            raise TeacherError(
-                f"teacher {self.model} at {self._url}: {self._scrub_message(error.message)}; {advice}"
-            ) from None
-        elif status in _UNAVAILABLE:
-            what = "unavailable"
+            return Answer(request.id, error="refused-request", message=error.message)
+        if status in _FATAL or error.code == _NO_CREDIT:
+            advice = _FATAL.get(status, _FATAL[402])
+            message = self._scrub_message(error.message)
+            raise TeacherError(f"teacher {self.model} at {self._url}: {message}; check {advice}") from None
+        what: AnswerError = "unavailable" if status in _UNAVAILABLE else "failed"
         return Answer(request.id, error=what, message=error.message)
 
     def _scrub_answer(self, answer: Answer) -> Answer:
@@ -245,13 +231,10 @@ class OpenAIEngine:
 
 def _first_cause(error: BaseException) -> BaseException:
     """What a chain of errors began with; of several addresses that were tried, the last one's."""
-    while True:
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[-1]
-        elif cause := error.__cause__ or error.__context__:
-            error = cause
-        else:
-            return error
+    if isinstance(error, BaseExceptionGroup):
+        return _first_cause(error.exceptions[-1])
+    cause = error.__cause__ or error.__context__
+    return _first_cause(cause) if cause else error
 
 
 class _OversizedReplyError(openai.OpenAIError):
@@ -285,16 +268,6 @@ async def _take_in_hand(response: httpx2.Response) -> None:
     response.encoding = "utf-8"  # JSON is; the header may name what Python cannot read text with
 
 
-def _is_busy(response: httpx2.Response) -> bool:
-    """Whether the server would take the request later."""
-    status = response.status_code
-    return status == 429 or (status == 503 and _read_retry_after(response) is not None)
-
-
-def _read_retry_after(response: httpx2.Response) -> float | None:
-    return parse_retry_after(response.headers.get("retry-after"))
-
-
 def _check_address(address: str) -> None:
     """An address is stored and shown: what may be a key has no place in it."""
     if not address.startswith(("http://", "https://")):
@@ -309,7 +282,7 @@ def read_api_key(config: TeacherConfig) -> str:
     """The server's key from the environment; empty where the config names no variable.
 
     Raises:
-        ConfigError: the variable is unset or its value cannot be sent, or the address is no web address.
+        ConfigError: no usable key or address.
     """
     if config.base_url is not None:
         _check_address(config.base_url)
@@ -317,9 +290,7 @@ def read_api_key(config: TeacherConfig) -> str:
         return ""
     key = os.environ.get(config.api_key_env, "").strip()
     if not key:
-        raise ConfigError(
-            f"teacher.api_key_env: the environment variable {config.api_key_env} is not set; export it"
-        )
+        raise ConfigError(f"teacher.api_key_env: the variable {config.api_key_env} is not set; export it")
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"teacher.api_key_env: {config.api_key_env} holds characters no key can have")
     return key
@@ -333,27 +304,19 @@ def _read_count(value: object) -> int | None:
 def _read_completion(request_id: str, body: str) -> Answer:
     """Understand the body of a successful reply; whatever it is, it becomes an answer.
 
-    One without a text is an answer too, and paid for: a model that thinks may use up all tokens before it
-    says anything, and a filter may take all it said.
+    One without a text is an answer too, and paid for: thinking may use up all tokens.
     """
     try:
         completion = json.loads(body)
         choice = completion["choices"][0]
-        message = choice["message"]
-        text = message.get("content")
-        finish_reason = choice.get("finish_reason")
+        message, finish_reason = choice["message"], choice.get("finish_reason")
+        text, refusal = message.get("content"), message.get("refusal")
         usage = completion.get("usage") or {}
-        prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        counts = [_read_count(usage.get(key)) for key in ("prompt_tokens", "completion_tokens")]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Answer(request_id, error="failed", message=f"not a chat completion: {body!r}")
-    answer = Answer(
-        request_id,
-        text=text if isinstance(text, str) else "",
-        finish_reason=clean_text(finish_reason[:_REASON_LENGTH]) if isinstance(finish_reason, str) else None,
-        prompt_tokens=_read_count(prompt_tokens),
-        completion_tokens=_read_count(completion_tokens),
-    )
-    refusal = message.get("refusal")
-    if isinstance(refusal, str) and refusal and not answer.text:
-        return replace(answer, text=refusal, finish_reason="refusal")
-    return answer
+    text = text if isinstance(text, str) else ""
+    reason = clean_text(finish_reason[:_REASON_LENGTH]) if isinstance(finish_reason, str) else None
+    if not text and isinstance(refusal, str) and refusal:
+        text, reason = refusal, "refusal"
+    return Answer(request_id, text, reason, prompt_tokens=counts[0], completion_tokens=counts[1])

