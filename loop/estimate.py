@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from reflectune.agents.models import open_tokenizer
-from reflectune.agents.student.student import check_student
+from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.loop.show.numbers import format_count, format_number

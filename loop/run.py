@@ -14,7 +14,8 @@ from langchain_core.runnables import RunnableConfig
 from reflectune.agents.models import resolve_student
 from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.refinetune import check_refinetune
-from reflectune.agents.student.student import Student, check_student
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState, find_adapter

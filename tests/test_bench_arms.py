@@ -20,23 +20,23 @@ def test_interval_is_students_t_over_the_seeds() -> None:
     assert interval([None]) == "-"
 
 
-@pytest.mark.parametrize("arm", [*ARMS, *EXPLORED], ids=lambda arm: f"{arm.name}-{arm.rounds}")
+@pytest.mark.parametrize(
+    "arm", sorted({*ARMS, *EXPLORED}, key=str), ids=lambda arm: f"{arm.name}-{arm.rounds}"
+)
 def test_every_arm_trains_on_equal_tokens_and_the_same_data(arm: Arm, tmp_path: Path) -> None:
     (tmp_path / "reference").mkdir()
     config = configure(Job(arm, 3, pairs=20, tokens=999, random_rate=0.25), tmp_path)
     assert config.refinetune.tokens == 999
-    assert config.selection.policy == arm.policy
-    assert config.rounds == arm.rounds
+    assert (config.selection.policy, config.rounds) == (arm.policy, arm.rounds)
     assert (config.selection.keep == "improved") == arm.filtered
     assert (config.selection.train_max_ifd == 1.0) == arm.filtered
     assert (config.selection.ifd_cap == 1.0) == ("ifd_cap" in arm.name)
     reference = configure(Job(DEFAULT, 3, pairs=20, tokens=999), tmp_path / "reference")
-    records = [json.loads(Path(c.data.path or "").read_text()) for c in (config, reference)]
+    records, plain = (json.loads(Path(c.data.path or "").read_text()) for c in (config, reference))
     if arm.clean:
-        pairs = [Pair(r["instruction"], r["input"], r["output"]) for r in records[0]]
-        assert all(map(is_right, pairs))
+        assert all(is_right(Pair(r["instruction"], r["input"], r["output"])) for r in records)
     else:
-        assert records[0] == records[1]
+        assert records == plain
 
 
 def test_outcomes_are_set_against_one_round_of_accept_all_seed_by_seed() -> None:
@@ -44,19 +44,18 @@ def test_outcomes_are_set_against_one_round_of_accept_all_seed_by_seed() -> None
         rest = {"pool_right": 1.0, "training": 10, "response_tokens": 4.0}
         return [{"exact_match": match, **rest} for match in matches]
 
-    rows = list(outcome_rows({V1: figures(0.5, 0.7), replace(DEFAULT, rounds=3): figures(0.6, 0.8)}))
-    assert [row[0:2] for row in rows] == [[V1.name, "1"], [DEFAULT.name, "3"]]
-    assert rows[1][3] == "10.0 ± 0.0"
-    assert rows[0][3] == "0.0 ± 0.0"
+    results = {V1: figures(0.5, 0.7), replace(DEFAULT, rounds=3): figures(0.6, 0.8)}
+    assert list(outcome_rows(results)) == [
+        f"{V1.name} | 1 | 60.0 ± 127.1 | 0.0 ± 0.0 | 100.0 ± 0.0 | 10 | 4.00",
+        f"{DEFAULT.name} | 3 | 70.0 ± 127.1 | 10.0 ± 0.0 | 100.0 ± 0.0 | 10 | 4.00",
+    ]
 
 
-def test_both_comparisons_have_the_arm_that_others_are_set_against() -> None:
+def test_the_arms_that_others_are_set_against_are_there() -> None:
     for arms in (ARMS, EXPLORED):
         assert V1 in arms
         assert len(set(arms)) == len(arms)
-
-
-def test_the_random_arm_comes_after_the_default_it_takes_its_rate_from() -> None:
+    # Random takes its rate from the default.
     assert ARMS.index(DEFAULT) < ARMS.index(RANDOM)
     assert RANDOM not in EXPLORED
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflectune.agents.student.linear import multiply_by_onednn
-from reflectune.agents.student.rows import build_row, build_tree_row
+from reflectune.agents.student.rows import build_row
 from reflectune.agents.student.scoring import score_sequences, target_logprobs
 from reflectune.agents.student.targets import Encoded
 from tests.tiny_models import build_model
@@ -101,7 +101,7 @@ def test_long_rows_are_filled_up_with_what_predicts_nothing() -> None:
     assert plain.predicting.max() < 473
     torch.testing.assert_close(target_logprobs(model, plain), alone, rtol=1e-5, atol=1e-5)
     ordered = sorted(items, key=lambda item: item.ids)
-    tree = build_tree_row([*ordered, Encoded([3, *range(1, 49), *range(1, 49)], 1)])
+    tree = build_row([*ordered, Encoded([3, *range(1, 49), *range(1, 49)], 1)], share_prefixes=True)
     # 201 of the longest (120 and 150 begin it, but for the last token each), 97 of the other: 300.
     assert len(tree.ids) == 320
     assert not tree.mask[:300, 300:].any()  # nobody sees the filler

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from reflectune.agents import models
 from reflectune.agents.student.formulas import ifd, nll, r_ifd
-from reflectune.agents.student.student import Student, check_student
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.templates import check_student
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
 from reflectune.state.records import TERMS, Pair, Score
@@ -54,7 +55,7 @@ def adapter(folder, tmp_path):
 
 
 def configure(folder, **values):
-    return StudentConfig(**({"model": str(folder), "template": "plain", "threads": 2} | values))
+    return StudentConfig(**({"model": str(folder), "template": "plain", "threads": 1} | values))
 
 
 def questions(*pairs):
@@ -321,7 +322,7 @@ def test_check_student_reads_the_template_file(folder, tmp_path):
 
 def test_check_student_loads_no_torch(folder):
     code = (
-        "import sys; from reflectune.agents.student.student import check_student; "
+        "import sys; from reflectune.agents.student.templates import check_student; "
         "from reflectune.state.config import StudentConfig; "
         f"check_student(StudentConfig(model={str(folder)!r}, template='plain')); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

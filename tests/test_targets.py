@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,11 +113,6 @@ def test_encode_cuts_the_end_of_the_target_and_says_so():
 def test_encode_prompts_are_not_cut_and_begin_with_one_bos():
     encoder = TargetEncoder(LETTERS, 2)
     assert encoder.encode_prompts(["abc", "<s>a", ""]) == [[0, 2, 3, 4], [0, 2], [0]]
-
-
-def test_encoder_refuses_a_slow_tokenizer():
-    with pytest.raises(StudentError, match=r"needs its tokenizer\.json"):
-        TargetEncoder(SimpleNamespace(is_fast=False), 10)
 
 
 def test_encoder_refuses_a_tokenizer_without_bos_and_eos():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectune.agents.student.templates import Template, check_template, open_template
+from reflectune.agents.student.templates import Template, open_template
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair
 from tests.tiny_models import byte_level_tokenizer
@@ -115,7 +115,7 @@ def test_template_chat_that_cannot_be_rendered_is_refused():
 )
 def test_template_file_with_a_mistake_is_refused(own_file, changes, message):
     with pytest.raises(StudentError, match=message) as caught:
-        check_template(own_file(**changes))
+        open_template(own_file(**changes), None)
     assert "\n" not in str(caught.value)
 
 
@@ -128,10 +128,10 @@ def test_template_file_with_a_number_for_a_text_is_refused(tmp_path):
 
 def test_template_file_that_is_missing_or_no_toml_is_refused(tmp_path):
     with pytest.raises(StudentError, match="no such template; want chat, plain or a TOML file"):
-        check_template(str(tmp_path / "none.toml"))
+        open_template(str(tmp_path / "none.toml"), None)
     (tmp_path / "broken.toml").write_text("prompt = ", encoding="utf-8")
     with pytest.raises(StudentError, match=r"broken\.toml: not valid TOML: "):
-        check_template(str(tmp_path / "broken.toml"))
+        open_template(str(tmp_path / "broken.toml"), None)
 
 
 def test_template_file_may_begin_with_a_byte_order_mark(own_file):
@@ -144,11 +144,6 @@ def test_template_file_may_begin_with_a_byte_order_mark(own_file):
 def test_template_file_nested_absurdly_is_refused_in_a_line(tmp_path, text):
     (tmp_path / "deep.toml").write_text(text, encoding="utf-8")
     with pytest.raises(StudentError, match=r"deep\.toml: .*(nested too deeply|got \{)") as caught:
-        check_template(str(tmp_path / "deep.toml"))
+        open_template(str(tmp_path / "deep.toml"), None)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200 + len(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["plain", "chat"])
-def test_check_template_takes_the_shipped_ones(name):
-    check_template(name)

@@ -1,7 +1,6 @@
 """Folders of trained adapters: their hash, their check, and how a finished one gets into its place.
 
 A finished adapter holds a note of the training that it is of, and appears whole or not at all.
-Nothing here opens a model.
 """
 
 import json
@@ -13,7 +12,7 @@ from pathlib import Path
 from reflectune.state.errors import AdapterError
 from reflectune.state.records import content_hash
 
-__all__ = ["check_adapter", "claim", "finished_metrics", "hash_adapter", "publish", "set_aside"]
+__all__ = ["check_adapter", "claim", "finished_metrics", "hash_adapter", "publish"]
 
 _FILES = ("adapter_model.safetensors", "adapter_config.json")
 _METRICS = "metrics.json"
@@ -23,11 +22,7 @@ _REPLACED = "replaced"
 
 
 def hash_adapter(folder: Path) -> str:
-    """Hash of an adapter's weights and configuration, 32 hex digits.
-
-    Raises:
-        AdapterError: not an adapter folder.
-    """
+    """Hash of an adapter's weights and configuration, 32 hex digits; AdapterError where there are none."""
     try:
         return content_hash(*(sha256((folder / name).read_bytes()).hexdigest() for name in _FILES))
     except OSError as error:
@@ -35,12 +30,7 @@ def hash_adapter(folder: Path) -> str:
 
 
 def check_adapter(folder: Path, trained: str, student: str) -> None:
-    """Refuse an adapter that is not, byte for byte, what its training ended with.
-
-    Args:
-        folder: the adapter.
-        trained: its `hash_adapter` when it was trained.
-        student: id of the student that it makes.
+    """Refuse a student's adapter whose hash is not the one it had when it was trained.
 
     Raises:
         AdapterError: it is gone, cut or changed.
@@ -58,10 +48,7 @@ def check_adapter(folder: Path, trained: str, student: str) -> None:
 
 
 def finished_metrics(out: Path, fingerprint: str) -> dict[str, float] | None:
-    """The metrics of a folder that is, byte for byte, what the training with this fingerprint ended with.
-
-    None for any other folder, or none.
-    """
+    """The metrics of a folder that is, byte for byte, what the training with this fingerprint ended with."""
     try:
         if (out / _ORIGIN).read_bytes() != _origin(out, fingerprint):
             return None
@@ -71,8 +58,11 @@ def finished_metrics(out: Path, fingerprint: str) -> dict[str, float] | None:
     return metrics
 
 
-def claim(partial: Path, fingerprint: str) -> None:
-    """Make the folder of the work under way, or keep one that belongs to the same training."""
+def claim(out: Path, partial: Path, fingerprint: str) -> None:
+    """Make the folder of the work under way, or keep one that belongs to the same training.
+
+    What stands where the adapter will goes: no student's yet, or the lineage would have it checked.
+    """
     note = partial / _FINGERPRINT
     if not note.is_file() or note.read_bytes() != fingerprint.encode():
         shutil.rmtree(partial, ignore_errors=True)
@@ -80,10 +70,6 @@ def claim(partial: Path, fingerprint: str) -> None:
         note.write_bytes(fingerprint.encode())
     for name in ("adapter", _REPLACED):
         shutil.rmtree(partial / name, ignore_errors=True)
-
-
-def set_aside(out: Path, partial: Path) -> None:
-    """Remove what stands where the adapter will: no student's yet, or the lineage would have it checked."""
     if out.exists():
         out.rename(partial / _REPLACED)
         shutil.rmtree(partial / _REPLACED, ignore_errors=True)

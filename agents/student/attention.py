@@ -42,19 +42,10 @@ def _branch_attention(
     branches: Sequence[Branch] = (),
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of transformers' models, branch by branch where a row comes with branches.
+    """Attention of transformers' models, branch by branch where a row comes with branches, in its order.
 
-    Args:
-        module: the attention layer.
-        query: (1, H, T, D).
-        key: (1, G, T, D), each of the G heads for H / G heads of the query.
-        value: (1, G, T, D).
-        attention_mask: (1, 1, T, T), the same as the branches.
-        branches: of a tree row, in its order; none in any other pass.
-        settings: what the model asks for besides; `scaling` counts.
-
-    Returns:
-        (1, T, H, D), and no weights.
+    Shapes: query (1, H, T, D); key and value (1, G, T, D), each of the G heads for H / G heads of the query;
+    mask (1, 1, T, T), the same as the branches. Returns (1, T, H, D), and no weights.
     """
     if not branches:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)

@@ -1,7 +1,6 @@
 """Held-out measures of a student, each with its 95 % interval.
 
-A sample that cannot be measured is left out of n, never counted as 0. Nothing here stores a measure or
-compares two students.
+A sample that cannot be measured is left out of n, never counted as 0.
 """
 
 import importlib
@@ -37,18 +36,12 @@ def evaluate_student(
     max_tokens: int,
     on_done: Callable[[int], None],
 ) -> list[Evaluation]:
-    """Measure a student on pairs it was not trained on.
+    """Measure a student on pairs it was not trained on; their responses are the references.
 
     "nll": mean over pairs of nll(y|x), nats per token. "response_tokens": mean length of the student's
-    own greedy answers, tokens. "accuracy", with a checker: mean of what it says of those answers,
-    without the ones of which it says None. A measure that no pair allows is left out.
-
-    Args:
-        student: an open student.
-        pairs: held-out pairs; their responses are the references.
-        checker: says how right an answer is; None measures no accuracy.
-        max_tokens: longest answer, in tokens.
-        on_done: told how many pairs are done, now and then.
+    own greedy answers of at most `max_tokens`. "accuracy", with a checker: mean of what it says of those
+    answers, without the ones of which it says None. A measure that no pair allows is left out. `on_done` is
+    told how many pairs are done, now and then.
 
     Raises:
         ConfigError: the checker failed on an answer, or said neither yes, no, a number nor None.
@@ -87,9 +80,7 @@ def load_checker(name: str) -> Checker:
     except AttributeError:
         raise ConfigError(f"evaluate.checker: module {module_name} has no {function_name}") from None
     except Exception as error:  # whatever the module does when it is imported
-        raise ConfigError(
-            f"evaluate.checker: cannot import {module_name}: {type(error).__name__}: {_one_line(str(error))}"
-        ) from error
+        raise ConfigError(f"evaluate.checker: cannot import {module_name}: {_describe(error)}") from error
     if not callable(checker):
         raise ConfigError(f"evaluate.checker: {name} is not a function")
     return checker  # type: ignore[no-any-return]  # its annotations, if any, are the user's
@@ -100,9 +91,7 @@ def _check(checker: Checker, pair: Pair, response: str) -> float | None:
     try:
         verdict = checker(pair.instruction, pair.input, response, pair.response)
     except Exception as error:
-        raise ConfigError(
-            f"evaluate.checker failed {where}: {type(error).__name__}: {_one_line(str(error))}"
-        ) from error
+        raise ConfigError(f"evaluate.checker failed {where}: {_describe(error)}") from error
     if verdict is None:
         return None
     if not isinstance(verdict, bool | int | float) or not math.isfinite(verdict):
@@ -111,6 +100,10 @@ def _check(checker: Checker, pair: Pair, response: str) -> float | None:
             "want true, false, a number or None, in Python's own types"
         )
     return float(verdict)
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {_one_line(str(error))}"
 
 
 def _one_line(text: str) -> str:
@@ -123,19 +116,15 @@ def _summarise(name: str, values: Sequence[float]) -> Evaluation:
     if count < 2:
         return Evaluation(name, mean, count, None, None)
     if name == "accuracy" and set(values) <= {0.0, 1.0}:
-        low, high = _wilson(mean, count)
-    else:
-        half = _Z * statistics.stdev(values) / math.sqrt(count)
-        low, high = mean - half, mean + half
-    return Evaluation(name, mean, count, low, high)
+        return Evaluation(name, mean, count, *_wilson(mean, count))
+    half = _Z * statistics.stdev(values) / math.sqrt(count)
+    return Evaluation(name, mean, count, mean - half, mean + half)
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Interval of a proportion p over n trials, within [0, 1] also where p is 0 or 1.
+    """Interval of a proportion p over n trials, within [0, 1] also where p is 0 or 1 (Wilson 1927).
 
     Formula: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
     squared = _Z * _Z / count
     centre = share + squared / 2

@@ -1,8 +1,7 @@
 """The numbers that the student's choices rest on, from summed log-probabilities and token counts.
 
-Terms are as in `state.records.Term`: y is the response, x the instruction with its input. Nothing
-here knows a model. A measure is None where a score it needs is missing or not "ok", and where the
-result would not be a finite number: a failure is never a score.
+y is the response, x the instruction with its input. A measure is None where a score it needs is missing or
+not "ok", and where the result would not be a finite number: a failure is never a score.
 """
 
 import math
@@ -16,10 +15,7 @@ Scores = Mapping[Term, Score]
 
 
 def nll(scores: Scores, term: Term) -> float | None:
-    """Mean negative log-likelihood of one target, nats per token.
-
-    Formula: nll = -sum_logprob / num_tokens.
-    """
+    """Mean negative log-likelihood of one target, nats per token: nll = -sum_logprob / num_tokens."""
     score = scores.get(term)
     if score is None or score.status != "ok" or score.sum_logprob is None or not score.num_tokens:
         return None
@@ -35,7 +31,6 @@ def ifd(scores: Scores) -> float | None:
     """Instruction-following difficulty; high where the instruction helps little with the response.
 
     Formula: IFD = ppl(y|x) / ppl(y) = exp(nll(y|x) - nll(y)). No unit.
-
     Source: arXiv 2402.10110, the ratio of perplexities; the idea is from arXiv 2308.12032.
     """
     return _exp(_difference(scores, "response_given_instruction", "response_alone"))
@@ -44,19 +39,15 @@ def ifd(scores: Scores) -> float | None:
 def r_ifd(scores: Scores) -> float | None:
     """Reversed IFD; low where the response points back to its instruction.
 
-    Formula: r-IFD = ppl(x|y) / ppl(x) = exp(nll(x|y) - nll(x)). No unit.
-
-    Source: arXiv 2402.10110.
+    Formula: r-IFD = ppl(x|y) / ppl(x) = exp(nll(x|y) - nll(x)). No unit. Source: arXiv 2402.10110.
     """
     return _exp(_difference(scores, "instruction_given_response", "instruction_alone"))
 
 
 def ifd_loss(scores: Scores) -> float | None:
-    """Cherry LLM's ratio of losses, not to be compared with `ifd`.
+    """Cherry LLM's ratio of losses, not to be compared with `ifd` (arXiv 2308.12032).
 
     Formula: ifd_loss = nll(y|x) / nll(y). No unit; None where nll(y) is 0.
-
-    Source: arXiv 2308.12032.
     """
     return _ratio(scores, "response_given_instruction", "response_alone")
 

@@ -1,8 +1,7 @@
 """Linear layers of float32 models on a CPU, multiplied by oneDNN instead of torch's own choice, MKL.
 
 MKL keeps to AVX2 on processors that are not Intel's: there oneDNN with AVX-512 multiplies more than twice as
-fast (270 against 120 GFLOP/s on one core of an AMD EPYC of family 26). On others the two are alike. The sums
-differ by rounding only. Nothing here knows what a model is used for.
+fast (270 against 120 GFLOP/s on one core of an AMD EPYC of family 26). The sums differ by rounding only.
 """
 
 from types import MethodType
@@ -17,11 +16,7 @@ _FEWEST_ROWS = 8
 
 
 def multiply_by_onednn(model: Any) -> None:
-    """Have a model's frozen float32 linear layers on a CPU multiply by oneDNN, in scoring and in training.
-
-    Layers whose weights are trained, and other kinds, numbers or devices stay as they are; so does all
-    of a model where this torch has no oneDNN.
-    """
+    """Have a model's frozen float32 linear layers on a CPU multiply by oneDNN, where this torch has it."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return
     for module in model.modules():

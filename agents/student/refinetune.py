@@ -1,7 +1,6 @@
 """The LoRA refinetune that ends a round: pairs in, a PEFT adapter folder out.
 
-It encodes and packs the pairs, has them trained, and puts the finished adapter into its place. Until
-then everything lives in a hidden folder beside it. Nothing here chooses the pairs.
+Until the adapter is whole everything lives in a hidden folder beside it. Nothing here chooses the pairs.
 """
 
 import itertools
@@ -22,17 +21,18 @@ from safetensors import SafetensorError
 from transformers import set_seed
 
 from reflectune.agents import models
-from reflectune.agents.student.adapters import claim, finished_metrics, hash_adapter, publish, set_aside
+from reflectune.agents.student.adapters import claim, finished_metrics, hash_adapter, publish
 from reflectune.agents.student.rows import pack
 from reflectune.agents.student.scoring import choose_packing
+from reflectune.agents.student.student import open_parts
 from reflectune.agents.student.targets import Encoded, TargetEncoder
-from reflectune.agents.student.templates import open_template
+from reflectune.agents.student.templates import Template
 from reflectune.agents.student.trainer import NotFiniteError, OnStep, StoppedError, save_adapter, train_rows
 from reflectune.state.config import RefinetuneConfig, RunConfig
 from reflectune.state.errors import AdapterError, StudentError
 from reflectune.state.records import Pair, content_hash
 
-__all__ = ["check_refinetune", "refinetune_student"]
+__all__ = ["adapt", "check_refinetune", "encode_pairs", "refinetune_student"]
 
 # What torch.save says where a file cannot be written to its end, as on a full disk.
 _UNWRITTEN = ("inline_container", "iostream error")
@@ -53,17 +53,16 @@ def refinetune_student(
     Loss: mean negative log-likelihood over the target tokens of a whole optimizer step, nats per token.
     Targets are the response and the EOS after it; a response cut by max_length has no EOS, and a pair
     with nothing left of it is left out. Sequences are packed as in scoring, in an order drawn anew for
-    every epoch from (seed, round). With `refinetune.tokens` the last row is the one that reaches them, in
-    whichever epoch that is. The base computes in `student.dtype`, the adapter and the optimizer in float32.
-    On a CPU a killed and resumed training gives the same bits.
+    every epoch from (seed, round). The base computes in `student.dtype`, the adapter and the optimizer in
+    float32. On a CPU a killed and resumed training gives the same bits.
 
     Args:
         config: its student, refinetune and seed.
         pairs: the round's training set.
-        out: folder that appears when the adapter is whole. Checkpoints live beside it until then. What is
-            there already stays if it is, byte for byte, what this training ended with; else it is replaced.
+        out: folder that appears when the adapter is whole. What is there already stays if it is, byte for
+            byte, what this training ended with; else it is replaced.
         previous: adapter to go on with; None starts fresh from the base model.
-        round: number of the round, part of the seed.
+        round: part of the seed.
         on_step: told (steps done, all steps, loss of the step) after every optimizer step.
         is_stopping: asked before the first step and after each one; yes ends the training with a checkpoint.
 
@@ -73,8 +72,8 @@ def refinetune_student(
         has ended before, what it returned then.
 
     Raises:
-        AdapterError: nothing to train on, a loss that is not finite, target_modules the model does not
-            have, out of memory, 4-bit weights where there is no CUDA or bitsandbytes, or a full disk.
+        AdapterError: nothing to train on, a loss that is not finite, out of memory, a full disk, or whatever
+            `check_refinetune` finds.
         StudentError: the base model cannot be opened.
         StoppedError: `is_stopping` said yes.
     """
@@ -82,10 +81,10 @@ def refinetune_student(
     fingerprint = _fingerprint(config, pairs, previous, round)
     metrics = finished_metrics(out, fingerprint)
     if metrics is None:
-        _check_four_bit(config)
+        if config.refinetune.load_in_4bit:
+            models.check_four_bit(config.student)
         try:
-            claim(partial, fingerprint)
-            set_aside(out, partial)
+            claim(out, partial, fingerprint)
             metrics = _train(config, pairs, partial, previous, round, on_step, is_stopping)
             publish(partial / "adapter", metrics, fingerprint, out)
         except NotFiniteError as error:
@@ -98,9 +97,8 @@ def refinetune_student(
         except (OSError, SafetensorError, RuntimeError) as error:
             if type(error) is RuntimeError and not any(words in str(error) for words in _UNWRITTEN):
                 raise
-            raise AdapterError(
-                f"{out}: cannot be written: {error}; make room for it on a disk that can be written"
-            ) from error
+            advice = "make room for it on a disk that can be written"
+            raise AdapterError(f"{out}: cannot be written: {error}; {advice}") from error
         finally:
             models.free_memory()
     shutil.rmtree(partial, ignore_errors=True)
@@ -114,18 +112,11 @@ def check_refinetune(config: RunConfig) -> None:
         AdapterError: target_modules the model does not have, or 4-bit weights without CUDA or bitsandbytes.
         StudentError: model, tokenizer, template or device cannot be used.
     """
-    _check_four_bit(config)
-    tokenizer = models.open_tokenizer(config.student)
-    open_template(config.student.template, tokenizer)
-    base = models.open_model(config.student)
-    models.check_match(base, tokenizer)
-    _adapt(base, config.refinetune, None)
-    models.free_memory()
-
-
-def _check_four_bit(config: RunConfig) -> None:
     if config.refinetune.load_in_4bit:
         models.check_four_bit(config.student)
+    base, _, _ = open_parts(config.student)
+    adapt(base, config.refinetune)
+    models.free_memory()
 
 
 def _train(
@@ -139,29 +130,23 @@ def _train(
 ) -> dict[str, float]:
     started = time.monotonic()
     student, refinetune = models.resolve_student(config.student), config.refinetune
-    models.set_threads(student.threads)
-    tokenizer = models.open_tokenizer(student)
-    base = models.open_model(student, load_in_4bit=refinetune.load_in_4bit)
-    models.check_match(base, tokenizer)
-    sequences = _encode(config, tokenizer, base, pairs)
+    base, tokenizer, template = open_parts(student, load_in_4bit=refinetune.load_in_4bit)
+    max_length = min(student.max_length, models.context_length(base) or student.max_length)
+    sequences = encode_pairs(tokenizer, template, max_length, pairs)
     seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
     row_tokens = min(student.batch_tokens, refinetune.batch_tokens)
     budget = choose_packing(base, row_tokens, share_prefixes=False).row_tokens
     rows = _pack_epochs(sequences, budget, seed, refinetune)
-    tokens = sum(map(_count_tokens, rows))
     set_seed(seed)
-    model = _adapt(base, refinetune, previous)
+    model = adapt(base, refinetune, previous)
     if is_stopping():
         raise StoppedError("stopped before its first step")
     losses = train_rows(
         model,
         rows,
         partial,
-        rows_per_step=_rows_per_step(refinetune.batch_tokens, tokens, len(rows)),
-        lr=refinetune.lr,
-        warmup=refinetune.warmup,
+        config=refinetune,
         seed=seed,
-        gradient_checkpointing=refinetune.gradient_checkpointing,
         on_step=on_step,
         is_stopping=is_stopping,
     )
@@ -169,27 +154,28 @@ def _train(
     return {
         "train_loss": statistics.fmean(losses),
         "steps": len(losses),
-        "tokens": tokens,
-        "target_tokens": sum(len(sequence.ids) - sequence.first_target for row in rows for sequence in row),
+        "tokens": sum(len(sequence.ids) for row in rows for sequence in row),
+        "target_tokens": sum(sequence.num_targets for row in rows for sequence in row),
         "pairs": len(sequences),
         "left_out": len(pairs) - len(sequences),
         "seconds": time.monotonic() - started,
     }
 
 
-def _encode(config: RunConfig, tokenizer: Any, model: Any, pairs: Sequence[Pair]) -> list[Encoded]:
-    """Prompt, response and EOS of every pair of which max_length leaves some response."""
-    student = config.student
-    template = open_template(student.template, tokenizer)
-    max_length = min(student.max_length, models.context_length(model) or student.max_length)
-    encoder = TargetEncoder(tokenizer, max_length)
+def encode_pairs(tokenizer: Any, template: Template, max_length: int, pairs: Sequence[Pair]) -> list[Encoded]:
+    """Prompt, response and EOS of every pair of which max_length leaves some response.
+
+    Raises:
+        AdapterError: it leaves none of any.
+        StudentError: the tokenizer has no EOS.
+    """
     eos = tokenizer.eos_token_id
     if eos is None:
-        raise StudentError(f"{student.model}: its tokenizer has no EOS token to end a response with")
-    encodings = encoder.encode([(template.prompt(pair), pair.response) for pair in pairs])
+        raise StudentError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token to end a response with")
+    texts = [(template.prompt(pair), pair.response) for pair in pairs]
     sequences = [
         replace(encoded, ids=[*encoded.ids, eos]) if len(encoded.ids) < max_length else encoded
-        for encoded in encodings
+        for encoded in TargetEncoder(tokenizer, max_length).encode(texts)
         if isinstance(encoded, Encoded)
     ]
     if not sequences:
@@ -203,35 +189,26 @@ def _encode(config: RunConfig, tokenizer: Any, model: Any, pairs: Sequence[Pair]
 def _pack_epochs(
     sequences: Sequence[Encoded], budget: int, seed: int, config: RefinetuneConfig
 ) -> list[list[Encoded]]:
-    """All rows in the order of training: of so many epochs, or until so many tokens are reached."""
+    """All rows in the order of training: of so many epochs, or to the one that reaches so many tokens."""
     epochs = itertools.count() if config.epochs is None else range(config.epochs)
     left = math.inf if config.tokens is None else config.tokens
     rows: list[list[Encoded]] = []
     for epoch in epochs:
-        for row in _pack_epoch(sequences, budget, f"{seed}-{epoch}"):
-            rows.append(row)
-            left -= _count_tokens(row)
+        shuffled = random.Random(f"{seed}-{epoch}").sample(sequences, len(sequences))
+        for row in pack(shuffled, budget):
+            rows.append([shuffled[index] for index in row])
+            left -= sum(len(sequence.ids) for sequence in rows[-1])
             if left <= 0:
                 return rows
     return rows
 
 
-def _count_tokens(row: Sequence[Encoded]) -> int:
-    return sum(len(sequence.ids) for sequence in row)
+def adapt(base: Any, config: RefinetuneConfig, previous: Path | None = None) -> Any:
+    """The base model with a trainable LoRA adapter: the previous one, or a fresh one.
 
-
-def _pack_epoch(sequences: Sequence[Encoded], budget: int, seed: str) -> list[list[Encoded]]:
-    shuffled = random.Random(seed).sample(sequences, len(sequences))
-    rows = pack([len(sequence.ids) for sequence in shuffled], budget)
-    return [[shuffled[index] for index in row] for row in rows]
-
-
-def _rows_per_step(batch_tokens: int, tokens: int, rows: int) -> int:
-    return max(1, round(batch_tokens * rows / tokens))
-
-
-def _adapt(base: Any, config: RefinetuneConfig, previous: Path | None) -> Any:
-    """The base model with a trainable LoRA adapter: the previous one, or a fresh one."""
+    Raises:
+        AdapterError: the model has no such target_modules, or the previous adapter does not fit.
+    """
     if previous is not None:
         model = models.attach_adapter(base, previous, trainable=True)
     else:

@@ -1,18 +1,18 @@
 """Sequences behind one another in a row without padding, for one forward pass.
 
-In a plain row positions that restart tell the model where each sequence begins. In a tree row, what
-sequences begin with in common (BOS, a prompt's opening, a whole prompt) stands once, and a mask lets every
-token attend to the tokens before it in its own sequence. Nothing here knows models.
+In a plain row positions that restart tell the model where each sequence begins. In a tree row what sequences
+begin with in common (BOS, a prompt's opening, a whole prompt) stands once, and a mask lets every token attend
+to the tokens before it in its own sequence. Nothing here knows models.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from reflectune.agents.student.targets import Encoded
 
-__all__ = ["Branch", "Row", "build_row", "build_tree_row", "count_shared", "pack", "pad_to_step"]
+__all__ = ["Branch", "Row", "build_row", "pack", "pad_to_step"]
 
 # Longer rows are filled up to multiples of this: kernels are prepared for each length, and take memory.
 _STEP = 64
@@ -42,43 +42,32 @@ class Row:
     branches: Sequence[Branch] = ()  # the same as the mask, without what it hides
 
 
-def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def pack(sequences: Sequence[Encoded], budget: int, *, share_prefixes: bool = False) -> list[list[int]]:
     """Indexes of sequences for each row, filled in the given order with at most `budget` tokens.
 
-    A sequence longer than that has a row of its own.
+    For tree rows they are sorted first, and what a row holds already does not count. A sequence longer than
+    the budget has a row of its own.
     """
+    order: Sequence[int] = range(len(sequences))
+    if share_prefixes:
+        order = sorted(order, key=lambda index: sequences[index].ids)
     rows: list[list[int]] = []
     room = 0
-    for index, length in enumerate(lengths):
-        if not rows or length > room:
+    before: list[int] = []
+    for index in order:
+        ids = sequences[index].ids
+        new = len(ids) - (_count_shared(before, ids) if share_prefixes else 0)
+        if not rows or new > room:
             rows.append([])
-            room = budget
+            room, new = budget, len(ids)
         rows[-1].append(index)
-        room -= length
+        room -= new
+        before = ids
     return rows
 
 
-def build_row(sequences: Sequence[Encoded]) -> Row:
-    """Put sequences behind one another."""
-    ids: list[int] = []
-    positions: list[int] = []
-    predicting: list[int] = []
-    targets: list[int] = []
-    for sequence in sequences:
-        start, end = len(ids), len(ids) + len(sequence.ids)
-        ids += sequence.ids
-        positions += range(len(sequence.ids))
-        predicting += range(start + sequence.first_target - 1, end - 1)
-        targets += sequence.ids[sequence.first_target :]
-    # Alone a sequence may be all that the context holds, for a model that counts positions by itself.
-    filler = pad_to_step(len(ids)) if len(sequences) > 1 else 0
-    ids += [0] * filler
-    positions += range(filler)
-    return Row(torch.tensor(ids), torch.tensor(positions), *_count_once(predicting), torch.tensor(targets))
-
-
-def build_tree_row(sequences: Sequence[Encoded]) -> Row:
-    """Put sequences behind one another, each without what it begins with in common with the one before.
+def build_row(sequences: Sequence[Encoded], *, share_prefixes: bool = False) -> Row:
+    """Put sequences behind one another, in a tree row without what each begins with as the one before did.
 
     In lexicographic order that is all there is in common with any before. At least the last token of a
     sequence is its own.
@@ -91,35 +80,28 @@ def build_tree_row(sequences: Sequence[Encoded]) -> Row:
     path: list[int] = []  # where the tokens of the sequence before stand
     before: list[int] = []
     for sequence in sequences:
-        shared = count_shared(before, sequence.ids)
+        shared = _count_shared(before, sequence.ids) if share_prefixes else 0
         start, end = len(ids), len(ids) + len(sequence.ids) - shared
         spans.append((start, end, path[:shared]))
-        path = path[:shared] + list(range(start, end))
+        path = [*path[:shared], *range(start, end)]
         ids += sequence.ids[shared:]
         positions += range(shared, len(sequence.ids))
         predicting += path[sequence.first_target - 1 : -1]
         targets += sequence.ids[sequence.first_target :]
         before = sequence.ids
-    if filler := pad_to_step(len(ids)):
+    # In a plain row a single sequence may be all that the context holds: it is not filled up.
+    filler = pad_to_step(len(ids)) if share_prefixes or len(sequences) > 1 else 0
+    if filler:
         spans.append((len(ids), len(ids) + filler, []))
         ids += [0] * filler
         positions += range(filler)
+    distinct, places = torch.tensor(predicting).unique(return_inverse=True)
+    row = Row(torch.tensor(ids), torch.tensor(positions), distinct, places, torch.tensor(targets))
+    if not share_prefixes:
+        return row
     mask = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     branches = [_branch(mask, start, end, shared_path) for start, end, shared_path in spans]
-    return Row(
-        torch.tensor(ids),
-        torch.tensor(positions),
-        *_count_once(predicting),
-        torch.tensor(targets),
-        mask,
-        branches,
-    )
-
-
-def _count_once(predicting: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The distinct indexes (P,), and which of them each of the N given ones is."""
-    distinct, places = torch.tensor(predicting).unique(return_inverse=True)
-    return distinct, places
+    return replace(row, mask=mask, branches=branches)
 
 
 def pad_to_step(length: int) -> int:
@@ -127,7 +109,7 @@ def pad_to_step(length: int) -> int:
     return -length % _STEP if length > _FEW else 0
 
 
-def count_shared(before: Sequence[int], ids: Sequence[int]) -> int:
+def _count_shared(before: Sequence[int], ids: Sequence[int]) -> int:
     """How many tokens two sequences begin with in common, leaving the second one its last."""
     limit = min(len(before), len(ids) - 1)
     return next((place for place in range(limit) if before[place] != ids[place]), limit)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from reflectune.agents.student.attention import attend_by_branches, attends_by_branches
-from reflectune.agents.student.rows import Row, build_row, build_tree_row, count_shared, pack, pad_to_step
+from reflectune.agents.student.rows import Row, build_row, pack, pad_to_step
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Score
@@ -44,18 +44,9 @@ def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) 
     """Sum the log-probabilities of each sequence's targets, in nats, in the given order.
 
     Formula: sum_logprob = sum_t log softmax(logits_(t-1))[id_t], in float32 per token and float64 in
-    sums. Every score depends on its own sequence only (float32: within 1e-5 of it alone). On a GPU the
-    passes follow one another without waiting; what they give is fetched once, at the end. A row that
-    memory runs out on is packed anew with the rows still to come, at half of `packing.row_tokens`,
-    which stays halved.
-
-    Args:
-        model: a causal language model in eval mode.
-        sequences: what to score; empty and cut-away targets never get here.
-        packing: from `choose_packing` for this model.
-
-    Returns:
-        Scores that are "ok" or, where a sum is not a finite number, "non-finite" without sums.
+    sums. Every score depends on its own sequence only (float32: within 1e-5 of it alone). One whose sum is
+    not a finite number is "non-finite" and has none. A row that memory runs out on is packed anew with the
+    rows still to come, at half of `packing.row_tokens`, which stays halved.
 
     Raises:
         StudentError: out of memory in a pass over one sequence.
@@ -66,15 +57,19 @@ def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) 
             # Attention multiplies what is masked away by 0, and 0 * NaN is NaN: ask for each alone.
             sums = [_sum_logprobs(model, [sequences[index]], packing)[0][1][0] for index in row]
         totals |= zip(row, sums, strict=True)
-    return [_score(sequence, totals[index]) for index, sequence in enumerate(sequences)]
+    return [
+        Score(totals[index], sequence.num_targets, "ok", sequence.truncated)
+        if math.isfinite(totals[index])
+        else Score(None, None, "non-finite", sequence.truncated)
+        for index, sequence in enumerate(sequences)
+    ]
 
 
 def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     """Log-probability of every target in a row, nats, float32 (N,).
 
-    The head runs on the predicting tokens only, where the model knows `logits_to_keep`; its own
-    forward applies whatever it does to logits. Gradients flow if they are on. The values stay on the
-    model's device, and nothing here waits for them.
+    The head runs on the predicting tokens only, where the model knows `logits_to_keep`. Gradients flow if
+    they are on. The values stay on the model's device, and nothing here waits for them.
 
     Raises:
         torch.OutOfMemoryError: the row is too long for the device.
@@ -98,18 +93,9 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
-    """How to put sequences into rows for a model, found by trying what it heeds.
+    """How to put sequences into rows of at most `batch_tokens` for a model, found by trying what it heeds.
 
-    On a CPU the model is made to attend branch by branch in rows that share prefixes; in all other
-    passes it attends as before.
-
-    Args:
-        model: a causal language model in eval mode.
-        batch_tokens: most tokens of a row.
-        share_prefixes: compute what sequences begin with in common once, where the model allows it.
-
-    Raises:
-        StudentError: out of memory at once.
+    On a CPU the model is made to attend branch by branch in rows that share prefixes, where it allows those.
     """
     if not _accepts(model, "position_ids"):
         return Packing(1, shares_prefixes=False)
@@ -117,9 +103,9 @@ def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Pa
     row_tokens = min(batch_tokens, _CPU_ROW) if on_cpu else batch_tokens
     if share_prefixes and _attends_to_everything(model):
         by_branches = on_cpu and attend_by_branches(_base(model))
-        if _is_exact(model, build_tree_row):
+        if _is_exact(model, share_prefixes=True):
             return Packing(min(batch_tokens, _CPU_TREE_ROW) if by_branches else row_tokens, True)
-    return Packing(row_tokens if _is_exact(model, build_row) else 1, shares_prefixes=False)
+    return Packing(row_tokens if _is_exact(model, share_prefixes=False) else 1, shares_prefixes=False)
 
 
 def _attends_to_everything(model: Any) -> bool:
@@ -131,46 +117,21 @@ def _attends_to_everything(model: Any) -> bool:
     return not getattr(config, "sliding_window", None)
 
 
-def _is_exact(model: Any, build: Callable[[Sequence[Encoded]], Row]) -> bool:
+def _is_exact(model: Any, *, share_prefixes: bool) -> bool:
     """Whether a row of sequences, some of which begin alike, gives what each of them gives alone.
 
     Recurrent layers carry something across sequences, and some models ignore positions or masks.
     """
-    vocabulary = model.get_input_embeddings().num_embeddings
-    token = [index * (vocabulary - 1) // 7 for index in range(8)]
-    sequences = [
-        Encoded([token[index] for index in line], 1) for line in ((0, 1, 2, 3), (0, 1, 4, 5), (6, 7))
-    ]
-    try:
-        with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
-            together = target_logprobs(model, build(sequences))
-            alone = torch.cat([target_logprobs(model, build_row([sequence])) for sequence in sequences])
-    except torch.OutOfMemoryError as error:
-        raise StudentError(f"no memory is left on {model.device} for a pass over 12 tokens") from error
+    last = model.get_input_embeddings().num_embeddings - 1
+    lines = ((0, 1, 2, 3), (0, 1, 4, 5), (6, 7))
+    sequences = [Encoded([index * last // 7 for index in line], 1) for line in lines]
+    with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
+        together = target_logprobs(model, build_row(sequences, share_prefixes=share_prefixes))
+        alone = torch.cat([target_logprobs(model, build_row([sequence])) for sequence in sequences])
     together, alone = together.nan_to_num(), alone.nan_to_num()
     # Kernels may round differently by what stands beside; a leak is far larger.
     tolerance = torch.finfo(model.dtype).eps ** 0.5 * alone.abs().max()
     return bool((together - alone).abs().max() <= tolerance)
-
-
-def _rows(sequences: Sequence[Encoded], indexes: Sequence[int], packing: Packing) -> list[list[int]]:
-    """Those indexes, row by row; sequences that begin alike stand together if that saves work."""
-    if not packing.shares_prefixes:
-        packed = pack([len(sequences[index].ids) for index in indexes], packing.row_tokens)
-        return [[indexes[place] for place in row] for row in packed]
-    rows: list[list[int]] = []
-    room = 0
-    before: list[int] = []
-    for index in sorted(indexes, key=lambda index: sequences[index].ids):
-        ids = sequences[index].ids
-        new = len(ids) - count_shared(before, ids)
-        if not rows or new > room:
-            rows.append([])
-            room, new = packing.row_tokens, len(ids)
-        rows[-1].append(index)
-        room -= new
-        before = ids
-    return rows
 
 
 def _sum_logprobs(
@@ -181,7 +142,7 @@ def _sum_logprobs(
     if not passed:
         return []
     logprobs = torch.cat([logprobs for _, logprobs in passed]).cpu().double()  # the only wait for a GPU
-    counts = torch.tensor([_num_targets(sequences[index]) for row, _ in passed for index in row])
+    counts = torch.tensor([sequences[index].num_targets for row, _ in passed for index in row])
     owners = torch.arange(len(counts)).repeat_interleave(counts)  # of every target
     sums = iter(logprobs.new_zeros(len(counts)).index_add_(0, owners, logprobs).tolist())
     return [(row, list(itertools.islice(sums, len(row)))) for row, _ in passed]
@@ -193,7 +154,9 @@ def _pass_rows(
     """Indexes of the sequences of each row, and the log-probabilities (N,) of the row on the device."""
     left: Sequence[int] = range(len(sequences))
     while left:
-        rows = _rows(sequences, left, packing)
+        waiting = [sequences[index] for index in left]
+        packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
+        rows = [[left[place] for place in row] for row in packed]
         left = ()
         with _side_by_side(model, len(rows)) as map_rows:
             passed = map_rows(lambda row: _try_row(model, [sequences[i] for i in row], packing), rows)
@@ -215,8 +178,8 @@ def _pass_rows(
 def _side_by_side(model: Any, number: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Something that maps a function over rows, in order.
 
-    On a CPU each thread takes rows of its own, up to a few rows at once: a third faster than all threads at
-    one row. What a row gives is the same to the bit, and does not depend on the number of threads.
+    On a CPU each thread takes rows of its own: a third faster than all threads at one row, and to the bit the
+    same.
     """
     threads = torch.get_num_threads()
     if model.device.type != "cpu" or threads == 1 or number == 1:
@@ -236,7 +199,7 @@ def _side_by_side(model: Any, number: int) -> Iterator[Callable[..., Iterator[An
 
 def _try_row(model: Any, sequences: Sequence[Encoded], packing: Packing) -> torch.Tensor | None:
     """Log-probabilities of a row; None where memory runs out, with nothing left that holds some."""
-    row = build_tree_row(sequences) if packing.shares_prefixes else build_row(sequences)
+    row = build_row(sequences, share_prefixes=packing.shares_prefixes)
     try:
         with torch.inference_mode():
             return target_logprobs(model, row)
@@ -249,16 +212,6 @@ def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
-
-
-def _score(sequence: Encoded, total: float) -> Score:
-    if not math.isfinite(total):
-        return Score(None, None, "non-finite", sequence.truncated)
-    return Score(total, _num_targets(sequence), "ok", sequence.truncated)
-
-
-def _num_targets(sequence: Encoded) -> int:
-    return len(sequence.ids) - sequence.first_target
 
 
 def _accepts(model: Any, parameter: str) -> bool:

@@ -24,23 +24,25 @@ class Encoded:
     first_target: int
     truncated: bool = False  # the end of the target was cut
 
+    @property
+    def num_targets(self) -> int:
+        """Tokens of the target."""
+        return len(self.ids) - self.first_target
+
 
 class TargetEncoder:
     """Turns (prefix, target) texts into token ids with a known boundary.
 
-    One BOS id stands in front, or the EOS id where the tokenizer has no BOS, so that an empty prefix
-    (nll(y), nll(x)) still predicts the target's first token. Nothing is added where the rendered
-    prefix begins with that token already.
+    One BOS id stands in front, or the EOS id where the tokenizer has no BOS, so that something predicts the
+    first token of a target alone. Nothing is added where the rendered prefix begins with that id.
     """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         """Take a fast tokenizer, left as it is, and the most tokens of prefix and target together.
 
         Raises:
-            StudentError: a slow tokenizer (no offsets), or one with neither BOS nor EOS.
+            StudentError: it has neither BOS nor EOS.
         """
-        if not tokenizer.is_fast:
-            raise StudentError("the student's tokenizer is a slow one; scoring needs its tokenizer.json")
         first_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if first_id is None:
             raise StudentError("the student's tokenizer has neither a BOS nor an EOS token")
@@ -56,22 +58,17 @@ class TargetEncoder:
     def encode(
         self, texts: Sequence[tuple[str, str]], max_targets: Sequence[int | None] | None = None
     ) -> list[Encoded | TargetFailure]:
-        """Encode (prefix, target) texts, in order.
+        """Encode (prefix, target) texts, in order; of each at most so many target tokens, where that is said.
 
         A target text that is empty or gives no token is "empty"; one that max_length leaves nothing of
         is "truncated-away".
-
-        Args:
-            texts: prefix and target of each.
-            max_targets: of each, how many target tokens to keep; None for as many as fit.
         """
         joined = [prefix + target for prefix, target in texts]
         encodings = self._backend.encode_batch(joined, add_special_tokens=False)
+        limits = max_targets or [None] * len(texts)
         return [
             self._cut(encoding.ids, encoding.offsets, len(prefix), limit)
-            for encoding, (prefix, _), limit in zip(
-                encodings, texts, max_targets or [None] * len(texts), strict=True
-            )
+            for encoding, (prefix, _), limit in zip(encodings, texts, limits, strict=True)
         ]
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:

@@ -1,7 +1,8 @@
 """Prompts that a student is trained and scored with: P(x), R(y), and x as a target.
 
 All wording comes from TOML: plain.toml and chat.toml in this folder, or a file of the user's. Fields
-are replaced once and literally, so that pairs may hold braces. Nothing here tokenises or scores.
+are replaced once and literally, so that pairs may hold braces. Nothing here tokenises or scores, and
+importing it loads no torch.
 """
 
 import re
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflectune.state.config import read_toml
+from reflectune.agents.model_files import find_fault
+from reflectune.state.config import StudentConfig, read_toml
 from reflectune.state.errors import ConfigError, StudentError
-from reflectune.state.records import Pair
+from reflectune.state.records import Pair, Term
 
-__all__ = ["NO_CHAT_TEMPLATE", "Template", "check_template", "open_template"]
+__all__ = ["Template", "check_student", "open_template"]
 
 # Key of a template file -> the fields its text must hold.
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -26,43 +28,47 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 _DEFAULTS = {"target_with_input": "{instruction}\n{input}"}
 _FIELD = re.compile(r"\{(\w+)\}")
-NO_CHAT_TEMPLATE = 'the student has no chat template; set student.template = "plain"'
+_NO_CHAT_TEMPLATE = 'the student has no chat template; set student.template = "plain"'
 _SHIPPED = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The prompts of one student.
+    """The prompts of one student."""
 
-    `texts` maps the keys of a template file to their texts; `wrap` turns a rendered prompt into what
-    the model reads (a chat model's own template around one user turn).
-    """
-
-    texts: Mapping[str, str]
-    wrap: Callable[[str], str] = str
+    texts: Mapping[str, str]  # by the keys of a template file
+    wrap: Callable[[str], str] = str  # puts a chat model's own template around one user turn
 
     def prompt(self, pair: Pair) -> str:
         """P(x): what stands before the response."""
-        key = "prompt_with_input" if _has_input(pair) else "prompt"
-        return self.wrap(_fill(self.texts[key], instruction=pair.instruction, input=pair.input))
+        return self.wrap(self._fill("prompt_with_input" if pair.input.strip() else "prompt", pair))
 
     def reverse(self, response: str) -> str:
         """R(y): shows the response and asks for its instruction."""
-        return self.wrap(_fill(self.texts["reverse"], response=response))
+        return self.wrap(self._fill("reverse", Pair("", "", response)))
 
     def instruction_target(self, pair: Pair) -> str:
         """x as a target: the instruction, with its input where there is one."""
-        if not _has_input(pair):
-            return pair.instruction
-        return _fill(self.texts["target_with_input"], instruction=pair.instruction, input=pair.input)
+        return self._fill("target_with_input", pair) if pair.input.strip() else pair.instruction
+
+    def render(self, pair: Pair, term: Term) -> tuple[str, str]:
+        """What a term measures: the text in front, and the target behind it."""
+        match term:
+            case "response_given_instruction":
+                return self.prompt(pair), pair.response
+            case "response_alone":
+                return "", pair.response
+            case "instruction_given_response":
+                return self.reverse(pair.response), self.instruction_target(pair)
+            case "instruction_alone":
+                return "", self.instruction_target(pair)
+
+    def _fill(self, key: str, pair: Pair) -> str:
+        return _FIELD.sub(lambda match: getattr(pair, match[1]), self.texts[key])
 
 
 def open_template(name: str, tokenizer: Any) -> Template:
-    """The template that `student.template` names, for this tokenizer.
-
-    Args:
-        name: "plain", "chat" (the tokenizer's own chat template), or the path of a TOML file.
-        tokenizer: a transformers tokenizer; only "chat" looks at it.
+    """The template that `student.template` names: "plain", "chat" (the tokenizer's own), or a TOML file.
 
     Raises:
         StudentError: no chat template, or a file that is missing or not a template.
@@ -70,32 +76,35 @@ def open_template(name: str, tokenizer: Any) -> Template:
     if name != "chat":
         return Template(_read_texts(_SHIPPED / "plain.toml" if name == "plain" else Path(name)))
     if not tokenizer.chat_template:
-        raise StudentError(f"{tokenizer.name_or_path}: {NO_CHAT_TEMPLATE}")
+        raise StudentError(f"{tokenizer.name_or_path}: {_NO_CHAT_TEMPLATE}")
     return Template(_read_texts(_SHIPPED / "chat.toml"), wrap=lambda turn: _chat(tokenizer, turn))
 
 
-def check_template(name: str) -> None:
-    """Refuse a template file that cannot be used; opens no tokenizer.
+def check_student(config: StudentConfig) -> None:
+    """Refuse a student that surely cannot be opened. Looks at files only; a hub name passes.
 
     Raises:
-        StudentError: the file is missing or not a template.
+        StudentError: missing folder, config.json, weights, tokenizer.json, or a template it cannot use.
     """
-    if name not in ("plain", "chat"):
-        _read_texts(Path(name))
+    if config.template not in ("plain", "chat"):
+        _read_texts(Path(config.template))
+    if fault := find_fault(config.model):
+        raise StudentError(fault)
+    folder = Path(config.model)
+    if config.template == "chat" and folder.is_dir() and not _has_chat_template(folder):
+        raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
 
 
-def _has_input(pair: Pair) -> bool:
-    return bool(pair.input.strip())
-
-
-def _fill(text: str, **values: str) -> str:
-    return _FIELD.sub(lambda match: values[match[1]], text)
+def _has_chat_template(folder: Path) -> bool:
+    settings = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        settings.is_file() and "chat_template" in settings.read_text(encoding="utf-8", errors="replace")
+    )
 
 
 def _chat(tokenizer: Any, turn: str) -> str:
-    # Variables that some chat templates read and others ignore: the student learns responses without
-    # deliberation, and a run resumed on another day must see the same prompts (the date is the default
-    # of the templates that have one).
+    # The student learns responses without deliberation, and a run resumed on another day must see the same
+    # prompts (the date is the default of the templates that have one).
     try:
         rendered = tokenizer.apply_chat_template(
             [{"role": "user", "content": turn}],
@@ -118,7 +127,7 @@ def _read_texts(path: Path) -> dict[str, str]:
         raise StudentError(str(error)) from error
     if unknown := [key for key in values if key not in _FIELDS]:
         raise StudentError(f"{path}: unknown key {unknown[0]}; a template has {', '.join(_FIELDS)}")
-    texts = {**_DEFAULTS, **values}
+    texts = _DEFAULTS | values
     for key, fields in _FIELDS.items():
         _check_text(path, key, texts.get(key), fields)
     return texts

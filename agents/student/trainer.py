@@ -1,7 +1,6 @@
 """transformers' Trainer over packed rows, for work that may be killed at any instant.
 
-It saves LoRA weights only, keeps quiet, and stops where a number is no longer finite. Nothing here
-knows pairs, prompts or rounds.
+It saves LoRA weights only, and stops where a number is no longer finite. Nothing here knows pairs or rounds.
 """
 
 import json
@@ -21,6 +20,7 @@ from reflectune.agents.models import not_finite
 from reflectune.agents.student.rows import Row, build_row
 from reflectune.agents.student.scoring import target_logprobs
 from reflectune.agents.student.targets import Encoded
+from reflectune.state.config import RefinetuneConfig
 
 __all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_rows"]
 
@@ -41,10 +41,7 @@ class StoppedError(Exception):
 
 
 class TrainingRows:
-    """Rows in the order of training, as a causal language model takes them.
-
-    Labels are -100 where nothing is learned: on prompts, and so on the first token of every sequence.
-    """
+    """Rows in the order of training, with labels that are -100 where nothing is learned: on prompts."""
 
     def __init__(self, rows: Sequence[Sequence[Encoded]]) -> None:
         self._rows = rows
@@ -65,11 +62,8 @@ def train_rows(
     rows: Sequence[Sequence[Encoded]],
     folder: Path,
     *,
-    rows_per_step: int,
-    lr: float,
-    warmup: float,
+    config: RefinetuneConfig,
     seed: int,
-    gradient_checkpointing: bool,
     on_step: OnStep,
     is_stopping: Callable[[], bool],
 ) -> list[float]:
@@ -78,14 +72,11 @@ def train_rows(
     AdamW, linear warm-up, cosine decay, gradients clipped at norm 1.
 
     Args:
-        model: a PEFT model with a trainable adapter called "default".
+        model: has a trainable adapter called "default".
         rows: sequences of each forward pass.
         folder: where checkpoints live.
-        rows_per_step: forward passes per optimizer step.
-        lr: peak learning rate.
-        warmup: share of the steps in which the learning rate rises.
+        config: tokens of a step, learning rate, warm-up, gradient checkpointing.
         seed: of dropout.
-        gradient_checkpointing: compute each layer again in the backward pass instead of keeping it.
         on_step: told (steps done, all steps, loss of the step) after every step.
         is_stopping: asked after every step but the last; yes has a checkpoint written, and ends the training.
 
@@ -96,6 +87,8 @@ def train_rows(
         NotFiniteError: a loss, a gradient or a weight to be saved is NaN or infinite.
         StoppedError: `is_stopping` said yes.
     """
+    tokens = sum(len(sequence.ids) for row in rows for sequence in row)
+    rows_per_step = max(1, round(config.batch_tokens * len(rows) / tokens))
     steps = math.ceil(len(rows) / rows_per_step)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -103,12 +96,12 @@ def train_rows(
         gradient_accumulation_steps=rows_per_step,
         num_train_epochs=1,
         train_sampling_strategy="sequential",
-        learning_rate=lr,
+        learning_rate=config.lr,
         lr_scheduler_type="cosine",
-        warmup_steps=min(math.ceil(warmup * steps), steps - 1),  # its first step trains nothing
+        warmup_steps=min(math.ceil(config.warmup * steps), steps - 1),  # its first step trains nothing
         optim="adamw_torch",
         seed=seed,
-        gradient_checkpointing=gradient_checkpointing,
+        gradient_checkpointing=config.gradient_checkpointing,
         # The reentrant kind gives no gradients where a layer's input, from a frozen base, needs none.
         gradient_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=model.device.type == "cpu",
@@ -129,9 +122,9 @@ def train_rows(
         data_collator=lambda batch: batch[0],
         callbacks=[_Watch(on_step, is_stopping, folder)],
     )
+    trainer.model_accepts_loss_kwargs = True  # count a step's targets and leave the division to us
     trainer.remove_callback(PrinterCallback)
-    checkpoint = _last_whole_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
     if trainer.state.global_step < trainer.state.max_steps:
         raise StoppedError(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -152,23 +145,13 @@ def save_adapter(model: Any, folder: Path) -> None:
 class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Loss over the target tokens of a whole step, from logits of target tokens only."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.model_accepts_loss_kwargs = True  # count a step's targets and leave the division to us
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
         """Sum of the row's negative log-probabilities over the number of targets in the step."""
         labels = inputs["labels"][0]  # (T,)
         predicting = (labels[1:] != -100).nonzero()[:, 0]  # (N,)
         each = torch.arange(len(predicting), device=predicting.device)  # predicts one target
         row = Row(inputs["input_ids"][0], inputs["position_ids"][0], predicting, each, labels[predicting + 1])
-        return -target_logprobs(model, row).sum() / num_items_in_batch
+        return -target_logprobs(model, row).sum() / kwargs["num_items_in_batch"]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter of a checkpoint."""
@@ -194,10 +177,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             self._saved_at = now
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Call the checkpoint whole, and remove all but the newest.
-
-        By step: Trainer goes by the clock, which may jump back.
-        """
+        """Call the checkpoint whole, and remove all but the newest by step: the clock may jump back."""
         checkpoint = self._folder / f"checkpoint-{state.global_step}"
         (checkpoint / _MANIFEST).write_bytes(_manifest(checkpoint))
         for path in _checkpoints(self._folder)[_KEPT:]:
@@ -213,7 +193,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
 
 
 def _keep_device(arguments: Any, device: torch.device) -> None:
-    """Train where the student is: left alone, Trainer spreads over all GPUs, the first one foremost."""
+    """Train where the student is: left alone, Trainer spreads over all GPUs."""
     if device.type == "cuda":
         arguments.device  # noqa: B018 - makes Trainer choose, so that the choice can be replaced
         torch.cuda.set_device(device)
@@ -221,11 +201,14 @@ def _keep_device(arguments: Any, device: torch.device) -> None:
         arguments.__dict__["_setup_devices"] = device
 
 
-def _last_whole_checkpoint(folder: Path) -> Path | None:
+def _last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint with every byte that was written; those cut short or damaged are removed."""
     for path in _checkpoints(folder):
-        if _is_whole(path):
-            return path
+        try:
+            if (path / _MANIFEST).read_bytes() == _manifest(path):
+                return str(path)
+        except OSError:  # something is missing, or cannot be read
+            pass
         shutil.rmtree(path)
     return None
 
@@ -233,13 +216,6 @@ def _last_whole_checkpoint(folder: Path) -> Path | None:
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first."""
     return sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        return (checkpoint / _MANIFEST).read_bytes() == _manifest(checkpoint)
-    except OSError:  # something is missing, or cannot be read
-        return False
 
 
 def _manifest(checkpoint: Path) -> bytes:

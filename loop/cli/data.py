@@ -84,12 +84,13 @@ def score(
         dtype=dtype,
     )
     data_config = DataConfig(path=str(data), format=format, limit=limit)
-    from reflectune.agents.student.student import check_student
+    from reflectune.agents.student.templates import check_student
+
+    check_student(student_config)
     from reflectune.loop.progress import open_display
     from reflectune.loop.score import score_dataset
     from reflectune.state.data.exports import put_into_place
 
-    check_student(student_config)
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ConfigError(f"{adapter}: no LoRA adapter there; want a folder with adapter_config.json")
     if out is None:

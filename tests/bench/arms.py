@@ -9,12 +9,11 @@ seeds.
     python -m tests.bench.arms --explored --first-seed 5
 """
 
-import json
 import math
 import statistics
 import tempfile
-from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,10 +21,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from reflectune.loop.demo.account import account_for
 from reflectune.loop.demo.demo import demo_config
 from reflectune.loop.demo.noise import FAULTS, INPUT_RATE, VAGUE_RATE, write_dataset
-from reflectune.loop.progress import Stage
+from reflectune.loop.progress import BarDisplay
 from reflectune.loop.run import create_run, run_loop
 from reflectune.state.config import RunConfig, parse_config
 from reflectune.state.lineage.reader import LineageReader
@@ -35,29 +36,25 @@ from tests.bench.results import options, publish, table
 # Two-sided 95 % quantiles of Student's t by degrees of freedom: for up to ten seeds.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 HOLDOUT = 500
+OUTCOMES = (
+    "arm | rounds | held-out exact match | minus V1, one round | pool right | pairs trained on"
+    " | response tokens"
+)
+JUDGED = ("accepted", "rightly", "refused rightly", "mended", "damaged")
+DECISIONS = " | ".join(["arm", "rounds", *(f"{phase}: {it}" for phase in PHASES for it in JUDGED)])
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to get a training set.
+    """One way to get a training set."""
 
-    Attributes:
-        name: as the table says it.
-        policy: who decides.
-        rounds: how many.
-        filtered: the published filter (improved responses, IFD < 1, r-IFD < 1), or the whole pool.
-        selection: other keys of the section, such as a margin.
-        clean: the data without any faults, for a ceiling.
-        teacher: whether the teacher is asked at all.
-    """
-
-    name: str
+    name: str  # as the table says it
     policy: PolicyName
     rounds: int = 1
-    filtered: bool = False
-    selection: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    clean: bool = False
-    teacher: bool = True
+    filtered: bool = False  # by the published filter (improved, IFD < 1, r-IFD < 1), or the whole pool
+    selection: Mapping[str, Any] = field(default_factory=dict, hash=False)  # other keys of the section
+    clean: bool = False  # the data without any faults, for a ceiling
+    teacher: bool = True  # whether the teacher is asked at all
 
 
 DEFAULT = Arm("IFD then r-IFD (default policy)", "ifd+r-ifd")
@@ -104,27 +101,20 @@ class Job:
     random_rate: float | None = None
 
 
-class Silence:
-    """A display that shows nothing."""
-
-    @contextmanager
-    def stage(self, title: str, *, total: int, done: int = 0) -> Iterator[Stage]:
-        yield self  # type: ignore[misc]
-
-    def update(self, done: int, total: int, **facts: str) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-
-def run_job(job: Job) -> dict[str, Any]:
-    """Run one arm to its end and say what came of it."""
+@contextmanager
+def run_job(job: Job) -> Iterator[LineageReader]:
+    """The lineage of an arm that has been run to its end."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = create_run(configure(job, Path(scratch)), Path(scratch))
-        run_loop(folder, Silence())
+        run_loop(folder, BarDisplay(Console(quiet=True)))
         with LineageReader.open(folder.lineage) as history:
-            return summarise(account_for(history))
+            yield history
+
+
+def map_jobs(function: Callable[[Job], Any], jobs: Sequence[Job], processes: int) -> list[Any]:
+    """What a function gives for each job, in processes of one torch thread."""
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(function, jobs))
 
 
 def configure(job: Job, scratch: Path) -> RunConfig:
@@ -143,30 +133,25 @@ def configure(job: Job, scratch: Path) -> RunConfig:
         values["selection"]["random_rate"] = job.random_rate
     if not job.arm.teacher:
         recording = scratch / "nothing.jsonl"
-        recording.write_text(
-            json.dumps({"phase": "response", "instruction": "-", "input": "", "new_response": "-"}) + "\n"
-        )
+        recording.write_text('{"phase": "response", "instruction": "-", "input": "", "new_response": "-"}\n')
         values["teacher"] = {"engine": "recorded", "path": str(recording)}
     return parse_config(values, "arm")
 
 
-def summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(job: Job) -> dict[str, Any]:
     """The figures of a run that the tables need, of its last round or over its rounds."""
+    with run_job(job) as history:
+        rounds = account_for(history)
     last = rounds[-1]
     proposals = sum(row[phase]["reflected"] for row in rounds for phase in PHASES)
     accepted = sum(row[phase]["accepted"] for row in rounds for phase in PHASES)
-    figures = {
+    return {
         "exact_match": last["exact_match"]["value"],
         "base": rounds[0]["exact_match"]["value"],
         "raw_right": rounds[0]["pool_right"],
-        "pool_right": last["pool_right"],
-        "training": last["training"],
-        "response_tokens": last["response_tokens"],
         "acceptance": accepted / proposals if proposals else None,
+        **{name: last[name] for name in ("pool_right", "training", "response_tokens", *PHASES)},
     }
-    for phase in PHASES:
-        figures[phase] = last[phase]
-    return figures
 
 
 def measure(arms: Sequence[Arm], arguments: Namespace) -> dict[Arm, list[dict[str, Any]]]:
@@ -177,46 +162,39 @@ def measure(arms: Sequence[Arm], arguments: Namespace) -> dict[Arm, list[dict[st
         for arm in arms
         if arm is not RANDOM
     ]
-    with ProcessPoolExecutor(arguments.threads, mp_context=get_context("spawn")) as pool:
-        figures = dict(zip(jobs, pool.map(run_job, jobs), strict=True))
-        lots = [
-            Job(RANDOM, job.seed, job.pairs, job.tokens, figures[job]["acceptance"])
-            for job in jobs
-            if job.arm is DEFAULT and RANDOM in arms
-        ]
-        figures |= dict(zip(lots, pool.map(run_job, lots), strict=True))
+    figures = dict(zip(jobs, map_jobs(summarise, jobs, arguments.threads), strict=True))
+    lots = [
+        replace(job, arm=RANDOM, random_rate=figures[job]["acceptance"])
+        for job in jobs
+        if job.arm is DEFAULT and RANDOM in arms
+    ]
+    figures |= zip(lots, map_jobs(summarise, lots, arguments.threads), strict=True)
     return {arm: [row for job, row in figures.items() if job.arm is arm] for arm in arms}
 
 
 def interval(values: Sequence[float | None]) -> str:
     """Mean of what could be measured and half its 95 % interval, in percent; seeds are the sample."""
     known = [100 * value for value in values if value is not None]
-    if not known:
-        return "-"
     if len(known) < 2:
-        return f"{known[0]:.1f}"
+        return f"{known[0]:.1f}" if known else "-"
     half = T95[len(known) - 1] * statistics.stdev(known) / math.sqrt(len(known))
     return f"{statistics.fmean(known):.1f} ± {half:.1f}"
 
 
-def outcome_rows(results: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Iterator[list[str]]:
+def outcome_rows(results: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """What each arm's last student can do, and what it was trained on."""
     for arm, rows in results.items():
-        against = [
-            row["exact_match"] - other["exact_match"] for row, other in zip(rows, results[V1], strict=True)
-        ]
-        yield [
-            arm.name,
-            str(arm.rounds) if arm.teacher else "-",
-            interval([row["exact_match"] for row in rows]),
-            interval(against),
-            interval([row["pool_right"] for row in rows]),
-            f"{statistics.fmean(row['training'] for row in rows):.0f}",
-            f"{statistics.fmean(row['response_tokens'] for row in rows):.2f}",
-        ]
+        pairs = zip(rows, results[V1], strict=True)
+        against = [row["exact_match"] - other["exact_match"] for row, other in pairs]
+        shares = ([row["exact_match"] for row in rows], against, [row["pool_right"] for row in rows])
+        trained, length = (
+            statistics.fmean(row[name] for row in rows) for name in ("training", "response_tokens")
+        )
+        cells = [arm.name, str(arm.rounds) if arm.teacher else "-", *map(interval, shares)]
+        yield " | ".join([*cells, f"{trained:.0f}", f"{length:.2f}"])
 
 
-def decision_rows(results: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Iterator[list[str]]:
+def decision_rows(results: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """How well each arm decided in its last round."""
     for arm, rows in results.items():
         if not arm.teacher:
@@ -231,14 +209,20 @@ def decision_rows(results: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Iterato
                 f"{statistics.fmean(row['mended'] for row in decided):.0f}",
                 f"{statistics.fmean(row['damaged'] for row in decided):.0f}",
             ]
-        yield cells
+        yield " | ".join(cells)
+
+
+def world_options(description: str | None) -> ArgumentParser:
+    """The options of whoever runs arms."""
+    parser = options(description, pairs=400)
+    parser.add_argument("--seeds", type=int, default=5, choices=range(1, 11), help="how many (default 5)")
+    parser.add_argument("--tokens", type=int, default=75_000, help="training tokens of every student")
+    return parser
 
 
 def main() -> None:
-    parser = options(__doc__, pairs=400)
-    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11), help="how many (default 5)")
+    parser = world_options(__doc__)
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default 0)")
-    parser.add_argument("--tokens", type=int, default=75_000, help="training tokens of every student")
     parser.add_argument("--explored", action="store_true", help="the arms that were thought of afterwards")
     arguments = parser.parse_args()
     results = measure(EXPLORED if arguments.explored else ARMS, arguments)
@@ -263,34 +247,12 @@ def main() -> None:
             "into the pool. There the default policy came to -2.1 ± 1.9 against V1, r-IFD to 0.3 ± 2.7, "
             "random to -3.8 ± 1.9, raw data to -13.3 ± 4.0; `ifd_cap` was thought of then.",
             "",
-            *table(
-                [
-                    "arm",
-                    "rounds",
-                    "held-out exact match",
-                    "minus V1, one round",
-                    "pool right",
-                    "pairs trained on",
-                    "response tokens",
-                ],
-                outcome_rows(results),
-            ),
+            *table(OUTCOMES, outcome_rows(results)),
             "The decisions of the last round, by the exact checker: accepted of all proposals, accepted "
             "proposals that are right, refused ones that were wrong or stood against a right pair; pairs "
             "mended (wrong to right) and damaged (right to wrong).",
             "",
-            *table(
-                [
-                    "arm",
-                    "rounds",
-                    *(
-                        f"{phase}: {column}"
-                        for phase in PHASES
-                        for column in ("accepted", "rightly", "refused rightly", "mended", "damaged")
-                    ),
-                ],
-                decision_rows(results),
-            ),
+            *table(DECISIONS, decision_rows(results)),
         ],
         arguments,
     )

@@ -13,50 +13,30 @@ import statistics
 import subprocess
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import urlencode
-
-import psutil  # type: ignore[import-untyped]
 
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.index import SampleIndex
-from tests.bench.results import publish, table
+from tests.bench.memory import MIB, watch_memory
+from tests.bench.results import options, publish, table
 from tests.browser import fetch, has_read, serve
 from tests.large_run import make_large_run, vocabulary
 from tests.worlds import ROOT, child_environment, command
 
-__all__ = ["Timing", "ask", "kinds_of_pages", "time_pages"]
+__all__ = ["kinds_of_pages"]
 
 _TIMES = 20
-_BAR = 0.2  # seconds
-_MIB = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """What one kind of page took, in seconds."""
-
-    kind: str
-    example: str
-    cold: float
-    warm: Sequence[float]
-    size: int  # characters of the largest answer
-
-    @property
-    def worst(self) -> float:
-        """The longest of the warm ones."""
-        return max(self.warm)
+_BAR = 200  # milliseconds
 
 
 def main() -> None:
-    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = options(__doc__)
     parser.add_argument("--samples", type=int, default=153_000, help="of the run (default 153000)")
-    parser.add_argument("--record", action="store_true", help="put the section into RESULTS.md")
     parser.add_argument("--rounds", type=int, default=3, help="of the run (default 3)")
     parser.add_argument("--folder", type=Path, help="runs folder that keeps the large runs, or has them")
     arguments = parser.parse_args()
@@ -73,22 +53,9 @@ def main() -> None:
             reading, meanwhile = _time_while_it_reads(address, counts["samples"])
         _forget(runs.values())
         with serve(folder, "large", patience=600.0) as address:
-            timings = time_pages(address, kinds_of_pages(counts["samples"], arguments.rounds))
+            rows, over = _time_pages(address, kinds_of_pages(counts["samples"], arguments.rounds))
         commands = _time_commands(folder)
         lineage_size, index_size = _size(runs["large"].lineage), _size(runs["large"].index)
-    over = [timing for timing in timings if timing.worst > _BAR]
-    rows = [
-        [
-            timing.kind,
-            f"`{timing.example}`",
-            f"{statistics.median(timing.warm) * 1000:.0f}",
-            f"{timing.worst * 1000:.0f}",
-            f"{timing.cold * 1000:.0f}",
-            f"{timing.size / 1024:.0f}",
-        ]
-        for timing in timings
-    ]
-    verdict = "none" if not over else ", ".join(f"{item.kind} ({item.worst * 1000:.0f} ms)" for item in over)
     body = [
         f"A made-up run of {counts['samples']:,} samples in {arguments.rounds} rounds: "
         f"{counts['versions']:,} versions, {counts['teacher_calls']:,} teacher calls, "
@@ -97,16 +64,15 @@ def main() -> None:
         "the last byte of a page's HTML, from a process beside the server, one request at a time: "
         f"{_TIMES} answers, each to another question of its kind where there are several.",
         "",
-        *table(["page", "for instance", "median", "worst", "first", "KiB at most"], rows),
-        f"Bar: every page's worst under {_BAR * 1000:.0f} ms. Over it: {verdict}.",
+        *table("page | for instance | median | worst | first | KiB at most", rows),
+        f"Bar: every page's worst under {_BAR} ms. Over it: {', '.join(over) or 'none'}.",
         "",
         f"Indexing the samples took {indexing:.0f} s by itself; the index has {index_size}. "
         f"A server without an index had read everything, charts and all, after {reading:.0f} s. The "
         f"{len(meanwhile)} journeys and overviews that were asked for meanwhile took "
-        f"{statistics.median(meanwhile) * 1000:.0f} ms at the median, "
-        f"{max(meanwhile) * 1000:.0f} ms at most.",
+        f"{statistics.median(meanwhile):.0f} ms at the median, {max(meanwhile):.0f} ms at most.",
         "",
-        *table(["command", "seconds", "most resident MiB"], commands),
+        *table("command | seconds | most resident MiB", commands),
     ]
     publish("Browsing", body, arguments)
 
@@ -114,78 +80,75 @@ def main() -> None:
 def kinds_of_pages(samples: int, rounds: int, seed: int = 0) -> dict[str, list[str]]:
     """Paths to ask for, 21 of each kind; what can differ among them does."""
     rng = random.Random(f"{seed}/pages")  # not what the run itself was drawn from
-    words = vocabulary()
-    positions = rng.sample(range(samples), _TIMES + 1)
+    words, times = vocabulary(), range(_TIMES + 1)
+    positions = rng.sample(range(samples), len(times))
 
     def find(**values: object) -> str:
         return f"/samples?{urlencode(values)}"
 
+    def same(path: str) -> list[str]:
+        return [path for _ in times]
+
     def each(ranks: range, **values: object) -> list[str]:
-        return [find(q=word, **values) for word in rng.sample(words[ranks.start : ranks.stop], _TIMES + 1)]
+        return [find(q=word, **values) for word in rng.sample(words[ranks.start : ranks.stop], len(times))]
 
     def drawn(**choices: Sequence[object]) -> list[str]:
-        return [
-            find(**{name: rng.choice(values) for name, values in choices.items()}) for _ in range(_TIMES + 1)
-        ]
+        return [find(**{name: rng.choice(values) for name, values in choices.items()}) for _ in times]
 
-    some_round, phases = range(1, rounds + 1), ("instruction", "response")
+    some, phases = range(1, rounds + 1), ("instruction", "response")
     outcomes = ("accepted", "refused", "unchanged", "failed", "frozen")
-    measures = ("ifd_change", "r_ifd_change", "length_growth")
+    order = {"sort": ("ifd_change", "r_ifd_change", "length_growth"), "order": ("up", "down")}
+    deep, common, medium, rare = range(100, 200), range(len(times)), range(150, 400), range(40_000, 50_000)
     return {
-        "overview": ["/"] * (_TIMES + 1),
-        "all rounds": ["/rounds"] * (_TIMES + 1),
-        "one round": [f"/rounds/{rng.randrange(rounds + 1)}" for _ in range(_TIMES + 1)],
-        "samples": ["/samples"] * (_TIMES + 1),
-        "samples, deep page": [find(page=rng.randrange(100, 200)) for _ in range(_TIMES + 1)],
-        "samples, filtered": drawn(round=some_round, phase=phases, outcome=outcomes),
-        "samples, filtered, deep page": drawn(
-            round=some_round, outcome=("accepted", "refused"), page=range(100, 200)
-        ),
-        "samples, nothing found": [find(outcome="unasked", round=n % rounds + 1) for n in range(_TIMES + 1)],
-        "samples, sorted": drawn(sort=measures, order=("up", "down")),
-        "samples, filtered and sorted": drawn(
-            round=some_round, phase=phases, outcome=outcomes, sort=measures, order=("up", "down")
-        ),
+        "overview": same("/"),
+        "all rounds": same("/rounds"),
+        "one round": [f"/rounds/{rng.randrange(rounds + 1)}" for _ in times],
+        "samples": same("/samples"),
+        "samples, deep page": drawn(page=deep),
+        "samples, filtered": drawn(round=some, phase=phases, outcome=outcomes),
+        "samples, filtered, deep page": drawn(round=some, outcome=("accepted", "refused"), page=deep),
+        "samples, nothing found": [find(outcome="unasked", round=number % rounds + 1) for number in times],
+        "samples, sorted": drawn(**order),
+        "samples, filtered and sorted": drawn(round=some, phase=phases, outcome=outcomes, **order),
         "samples, change between bounds": [
-            find(min_ifd_change=low, max_ifd_change=round(low + 0.01, 3), round=rng.choice(some_round))
-            for low in (rng.randrange(-300, 300) / 1000 for _ in range(_TIMES + 1))
+            find(min_ifd_change=low, max_ifd_change=round(low + 0.01, 3), round=rng.choice(some))
+            for low in (rng.randrange(-300, 300) / 1000 for _ in times)
         ],
-        "search, rare word": each(range(40_000, 50_000)),
-        "search, medium word": each(range(150, 400)),
-        "search, very common word": each(range(_TIMES + 1)),
-        "search, very common word, deep page": each(range(_TIMES + 1), page=150),
-        "search, two common words": [
-            find(q=f"{one} {two}") for one, two in zip(words[:21], words[21:42], strict=True)
-        ],
+        "search, rare word": each(rare),
+        "search, medium word": each(medium),
+        "search, very common word": each(common),
+        "search, very common word, deep page": each(common, page=150),
+        "search, two common words": [find(q=f"{words[n]} {words[n + len(times)]}") for n in times],
         "search, medium word, filtered and sorted": each(
-            range(150, 400), outcome="refused", sort="ifd_change", order="down"
+            medium, outcome="refused", sort="ifd_change", order="down"
         ),
-        "search, very common word, filtered and sorted": each(
-            range(_TIMES + 1), outcome="refused", sort="r_ifd_change"
-        ),
-        "search, no such word": [find(q=f"quux{number}") for number in range(_TIMES + 1)],
+        "search, very common word, filtered and sorted": each(common, outcome="refused", sort="r_ifd_change"),
+        "search, no such word": [find(q=f"quux{number}") for number in times],
         "journey": [f"/samples/{position}" for position in positions],
         "journey, side by side": [f"/samples/{position}?view=side" for position in reversed(positions)],
-        "runs": ["/runs"] * (_TIMES + 1),
-        "two runs compared": ["/compare/other"] * (_TIMES + 1),
+        "runs": same("/runs"),
+        "two runs compared": same("/compare/other"),
     }
 
 
-def time_pages(address: str, kinds: dict[str, list[str]]) -> list[Timing]:
-    """Ask for every page; all the cold ones first."""
-    cold = {kind: ask(address, paths[0])[0] for kind, paths in kinds.items()}
+def _time_pages(address: str, kinds: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """Rows of the table, and the kinds over the bar; all the cold answers come first."""
+    cold = {kind: _ask(address, paths[0])[0] for kind, paths in kinds.items()}
     while any("being compared" in fetch(address, paths[0])[1] for paths in kinds.values()):
         time.sleep(1)
-    timings = []
+    rows, over = [], []
     for kind, paths in kinds.items():
-        answers = [ask(address, path) for path in paths]
-        warm = [seconds for seconds, _ in answers[1:]]
-        timings.append(Timing(kind, paths[-1], cold[kind], warm, max(size for _, size in answers)))
-    return timings
+        taken, sizes = zip(*(_ask(address, path) for path in paths), strict=True)
+        middle, worst = statistics.median(taken[1:]), max(taken[1:])
+        times = f"{middle:.0f} | {worst:.0f} | {cold[kind]:.0f}"
+        rows.append(f"{kind} | `{paths[-1]}` | {times} | {max(sizes) / 1024:.0f}")
+        if worst > _BAR:
+            over.append(f"{kind} ({worst:.0f} ms)")
+    return rows, over
 
 
-def ask(address: str, path: str) -> tuple[float, int]:
-    """Seconds and characters of one answer.
+def _ask(address: str, path: str) -> tuple[float, int]:
+    """Milliseconds and characters of one answer.
 
     Raises:
         RuntimeError: it is no page.
@@ -195,7 +158,7 @@ def ask(address: str, path: str) -> tuple[float, int]:
     seconds = time.perf_counter() - began
     if status != 200:
         raise RuntimeError(f"{path}: {status}: {text[:500]}")
-    return seconds, len(text)
+    return 1000 * seconds, len(text)
 
 
 def _large_run(folder: Path, name: str, seed: int, arguments: Namespace) -> RunFolder:
@@ -219,22 +182,19 @@ def _remove_index(run: RunFolder) -> None:
 
 
 def _time_while_it_reads(address: str, samples: int) -> tuple[float, list[float]]:
-    """Seconds until a server has read its run for the first time, and of each page that it gave meanwhile."""
+    """Seconds until a server has read its run for the first time, and milliseconds of each page meanwhile."""
     rng, began, meanwhile = random.Random("meanwhile"), time.perf_counter(), []
     while not has_read(address):
         for path in (f"/samples/{rng.randrange(samples)}", "/"):
-            meanwhile.append(ask(address, path)[0])
+            meanwhile.append(_ask(address, path)[0])
             time.sleep(0.2)
     return time.perf_counter() - began, meanwhile
 
 
 def _count(run: RunFolder) -> dict[str, int]:
-    database = open_database(run.lineage, read_only=True)
     tables = ("samples", "versions", "teacher_calls", "scores", "decisions")
-    try:
+    with closing(open_database(run.lineage, read_only=True)) as database:
         return {name: database.table(name).count for name in tables}
-    finally:
-        database.close()
 
 
 def _forget(runs: Iterable[RunFolder]) -> None:
@@ -246,7 +206,7 @@ def _forget(runs: Iterable[RunFolder]) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _time_commands(folder: Path) -> list[list[str]]:
+def _time_commands(folder: Path) -> list[str]:
     with tempfile.NamedTemporaryFile(suffix=".html") as report:
         asked = [
             ["samples", "large", "--limit", "20"],
@@ -257,10 +217,10 @@ def _time_commands(folder: Path) -> list[list[str]]:
             ["compare", "large", "other"],
             ["report", "large", "-o", report.name],
         ]
-        return [[f"`reflectune {' '.join(words)}`", *_time_command(words, folder)] for words in asked]
+        return [_time_command(words, folder) for words in asked]
 
 
-def _time_command(words: Sequence[str], folder: Path) -> list[str]:
+def _time_command(words: Sequence[str], folder: Path) -> str:
     began = time.perf_counter()
     process = subprocess.Popen(
         command(*words, "--runs", folder),
@@ -268,19 +228,16 @@ def _time_command(words: Sequence[str], folder: Path) -> list[str]:
         env=child_environment(),
         stdout=subprocess.DEVNULL,
     )
-    most = 0
-    while process.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            most = max(most, psutil.Process(process.pid).memory_info().rss)
-        time.sleep(0.02)
+    with watch_memory(process.pid) as samples:
+        code = process.wait()
+    if code:
+        raise RuntimeError(f"{' '.join(words)}: exit code {code}")
     seconds = time.perf_counter() - began
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(words)}: exit code {process.returncode}")
-    return [f"{seconds:.1f}", f"{most / _MIB:,.0f}"]
+    return f"`reflectune {' '.join(words)}` | {seconds:.1f} | {max(samples) / MIB:,.0f}"
 
 
 def _size(path: Path) -> str:
-    return f"{path.stat().st_size / _MIB:,.0f} MiB"
+    return f"{path.stat().st_size / MIB:,.0f} MiB"
 
 
 if __name__ == "__main__":

@@ -10,19 +10,19 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from reflectune.agents.student.scoring import choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded
 from tests.bench.machine import matmul_rate
-from tests.bench.meter import Meter
+from tests.bench.meter import SPEED_HEADER, Meter, random_llama
 from tests.bench.one_at_a_time import measure_loss
 from tests.bench.results import options, publish, table
 
-__all__ = ["make_sequences", "score_all"]
+__all__ = ["make_sequences"]
 
 SHAPE = {
     "hidden_size": 4096,
@@ -50,27 +50,25 @@ def main() -> None:
         print("tests.bench.gpu: no CUDA device on this machine; nothing was measured", file=sys.stderr)
         sys.exit(1)
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
-    torch.set_default_dtype(torch.float32)
+    model = random_llama(SHAPE, torch.bfloat16, "cuda")
     peak = matmul_rate(torch.bfloat16, "cuda")
     sequences = make_sequences(arguments.pairs, SHAPE["vocab_size"])
-    rows = [_measure_baseline(model, sequences, peak)]
+    few = sequences[:_BASELINE_TARGETS]
+    prepare = {"one at a time": partial(_prepare_baseline, model)}
     for budget in arguments.batch_tokens:
-        rows.append(_measure_ours(model, sequences, peak, budget))
-    first = float(rows[0][1])
-    for row in rows:
-        row.insert(2, f"{float(row[1]) / first:.1f}")
-    header = ["", "targets/s", "speed-up", "tokens/s", "matmul", "of peak", "GiB at most"]
+        prepare[f"Reflectune, {budget:,} tokens a pass"] = partial(_prepare_ours, model, budget)
+    rates, rows = [], []
+    for name, way in prepare.items():
+        rate, work = _measure(model, way, sequences if rates else few, peak)
+        rates.append(rate)
+        rows.append(f"{name} | {rate:.1f} | {rate / rates[0]:.1f} | {work}")
     body = [
         f"Random Llama of 7B shape ({sum(p.numel() for p in model.parameters()) / 1e9:.2f} G parameters) in "
         f"bfloat16; {len(sequences):,} targets of {arguments.pairs} pairs, four terms each, random "
-        f"tokens; one at a time {min(len(sequences), _BASELINE_TARGETS)} of them. Tokens are those that "
+        f"tokens; one at a time {len(few)} of them. Tokens are those that "
         "reach the model; what sequences begin with in common may be computed once.",
         "",
-        *table(header, rows),
+        *table(f" | targets/s | speed-up | {SPEED_HEADER} | GiB at most", rows),
         f"Of peak: of the best bfloat16 matmul rate in this run, {peak / 1e12:.0f} TFLOP/s. matmul: 2 x "
         "parameters in matrices x tokens, and 2 x width x vocabulary a row of logits; attention is not "
         "counted.",
@@ -102,37 +100,29 @@ def make_sequences(pairs: int, vocabulary: int, seed: int = 0) -> list[Encoded]:
     return sequences
 
 
-def score_all(model: Any, sequences: Sequence[Encoded], batch_tokens: int) -> Callable[[], object]:
+def _prepare_ours(model: Any, budget: int, sequences: Sequence[Encoded]) -> Callable[[], object]:
     """What scores these sequences our way; preparing it tries out how the model is called."""
-    packing = choose_packing(model, batch_tokens, share_prefixes=True)
+    packing = choose_packing(model, budget, share_prefixes=True)
     return lambda: score_sequences(model, sequences, packing)
 
 
-def _measure_ours(model: Any, sequences: Sequence[Encoded], peak: float, budget: int) -> list[str]:
-    score_all(model, sequences[:64], budget)()
-    return _measure(
-        f"Reflectune, {budget:,} tokens a pass",
-        model,
-        score_all(model, sequences, budget),
-        len(sequences),
-        peak,
-    )
-
-
-def _measure_baseline(model: Any, sequences: Sequence[Encoded], peak: float) -> list[str]:
-    few = sequences[:_BASELINE_TARGETS]
-
+def _prepare_baseline(model: Any, sequences: Sequence[Encoded]) -> Callable[[], object]:
     def run() -> None:
-        for sequence in few:
-            ids = torch.tensor([sequence.ids], device=model.device)
-            measure_loss(model, ids, sequence.first_target)
+        for sequence in sequences:
+            measure_loss(model, torch.tensor([sequence.ids], device=model.device), sequence.first_target)
 
-    measure_loss(model, torch.tensor([few[0].ids], device=model.device), few[0].first_target)
-    return _measure("one at a time", model, run, len(few), peak)
+    return run
 
 
-def _measure(name: str, model: Any, run: Callable[[], object], targets: int, peak: float) -> list[str]:
-    meter = Meter()
+def _measure(
+    model: Any,
+    prepare: Callable[[Sequence[Encoded]], Callable[[], object]],
+    sequences: Sequence[Encoded],
+    peak: float,
+) -> tuple[float, str]:
+    """Targets a second, and cells of the table."""
+    prepare(sequences[:64])()  # the first passes are slower
+    run, meter = prepare(sequences), Meter()
     meter.attach(model)
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
@@ -141,15 +131,8 @@ def _measure(name: str, model: Any, run: Callable[[], object], targets: int, pea
     torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     meter.listening = False
-    rate = meter.matmul_flop / seconds
-    return [
-        name,
-        f"{targets / seconds:.1f}",
-        f"{meter.tokens / seconds:,.0f}",
-        f"{rate / 1e12:.0f} TFLOP/s",
-        f"{rate / peak:.0%}",
-        f"{torch.cuda.max_memory_allocated() / 2**30:.1f}",
-    ]
+    memory = torch.cuda.max_memory_allocated() / 2**30
+    return len(sequences) / seconds, f"{meter.speed(seconds, peak, 'TFLOP/s')} | {memory:.1f}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Which machine a benchmark ran on, and the matmul rate that its figures are shares of.
 
 The rate is what torch itself reaches here with the same threads at the same time, not a data sheet's.
-
-    python -m tests.bench.machine
 """
 
 import os
@@ -40,12 +38,8 @@ def describe_machine(device: str = "cpu") -> str:
 def matmul_rate(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0) -> float:
     """The best matmul rate seen, FLOP/s: 2 n^3 over the time of one product of square matrices.
 
-    On a CPU in float32 the product is torch's own or oneDNN's, whichever is faster.
-
-    Args:
-        dtype: number format of both factors and the product.
-        device: "cpu" or "cuda".
-        seconds: how long each size is tried.
+    Each size is tried for some seconds. On a CPU in float32 the product is torch's own or oneDNN's, whichever
+    is faster.
     """
     return max(
         _rate(product, size, device, seconds)
@@ -66,41 +60,22 @@ def _products(size: int, dtype: torch.dtype, device: str) -> Iterator[Callable[[
 
 
 def _rate(product: Callable[[], object], size: int, device: str, seconds: float) -> float:
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     product()  # kernels are chosen and compiled at the first call
     best = float("inf")
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
-        _wait(device)
+        wait()
         began = time.perf_counter()
         product()
-        _wait(device)
+        wait()
         best = min(best, time.perf_counter() - began)
     return 2.0 * size**3 / best
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     names = {name.strip(): value.strip() for name, value in facts.items()}
     model = f"family {names.get('cpu family')}, model {names.get('model')}"
     return f"{names.get('model name', platform.machine())} ({model})"
-
-
-def main() -> None:
-    torch.set_num_threads(2)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(describe_machine(device))
-    for dtype in (torch.float32, torch.bfloat16):
-        print(f"matmul {dtype}: {matmul_rate(dtype, device) / 1e9:,.0f} GFLOP/s")
-
-
-if __name__ == "__main__":
-    main()

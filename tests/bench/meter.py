@@ -1,14 +1,26 @@
 """Counts what reaches a model: tokens, rows of logits, and the floating-point operations they take.
 
-It listens at the embedding and at the head, so it counts the same for every way of calling a model.
+It listens at the embedding and at the head, so it counts the same for every way of calling a model. For
+figures that depend on a shape alone there are models with random weights.
 """
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-__all__ = ["Meter"]
+__all__ = ["SPEED_HEADER", "Meter", "random_llama"]
+
+SPEED_HEADER = "tokens/s | matmul | of peak"
+
+
+def random_llama(shape: Mapping[str, Any], dtype: torch.dtype, device: str = "cpu") -> Any:
+    """A Llama of a shape with random weights, which are drawn on the device."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=dtype).eval()
 
 
 class Meter:
@@ -45,6 +57,12 @@ class Meter:
         model.get_input_embeddings().register_forward_pre_hook(self._count_tokens)
         head.register_forward_hook(self._count_logits)
         return model
+
+    def speed(self, seconds: float, peak: float, unit: str = "GFLOP/s") -> str:
+        """Cells of a table: tokens a second, the matmul rate, and its share of the best one (FLOP/s)."""
+        rate = self.matmul_flop / seconds
+        scale = {"GFLOP/s": 1e9, "TFLOP/s": 1e12}[unit]
+        return f"{self.tokens / seconds:,.0f} | {rate / scale:.0f} {unit} | {rate / peak:.0%}"
 
     def _count_tokens(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         if not self.listening:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from reflectune.agents.student.templates import Template
-from reflectune.state.records import TERMS, Pair, Term
+from reflectune.state.records import TERMS, Pair, Phase, Term
 
 __all__ = ["OneAtATime", "Perplexity", "measure_loss"]
 
@@ -46,30 +46,18 @@ class OneAtATime:
 
     def score(self, pair: Pair) -> dict[Term, Perplexity]:
         """All four terms, a pass each."""
-        return {term: self._measure(*self._render(pair, term)) for term in TERMS}
+        return {term: self._measure(*self._template.render(pair, term)) for term in TERMS}
 
-    def choose_by_ifd(self, incumbent: Pair, candidate: Pair) -> tuple[Pair, list[dict[Term, Perplexity]]]:
-        """The pair with the higher IFD (phase instruction), and the scores of both."""
+    def choose(
+        self, phase: Phase, incumbent: Pair, candidate: Pair
+    ) -> tuple[Pair, list[dict[Term, Perplexity]]]:
+        """The pair with the higher IFD, in phase response with the lower r-IFD; and the scores of both."""
         scores = [self.score(incumbent), self.score(candidate)]
-        ratios = [_ratio(s, "response_given_instruction", "response_alone") for s in scores]
-        return (candidate if ratios[1] > ratios[0] else incumbent), scores
-
-    def choose_by_r_ifd(self, incumbent: Pair, candidate: Pair) -> tuple[Pair, list[dict[Term, Perplexity]]]:
-        """The pair with the lower r-IFD (phase response), and the scores of both."""
-        scores = [self.score(incumbent), self.score(candidate)]
-        ratios = [_ratio(s, "instruction_given_response", "instruction_alone") for s in scores]
-        return (candidate if ratios[1] < ratios[0] else incumbent), scores
-
-    def _render(self, pair: Pair, term: Term) -> tuple[str, str]:
-        match term:
-            case "response_given_instruction":
-                return self._template.prompt(pair), pair.response
-            case "response_alone":
-                return "", pair.response
-            case "instruction_given_response":
-                return self._template.reverse(pair.response), self._template.instruction_target(pair)
-            case "instruction_alone":
-                return "", self._template.instruction_target(pair)
+        if phase == "instruction":
+            old, new = (_ratio(s, "response_given_instruction", "response_alone") for s in scores)
+            return (candidate if new > old else incumbent), scores
+        old, new = (_ratio(s, "instruction_given_response", "instruction_alone") for s in scores)
+        return (candidate if new < old else incumbent), scores
 
     def _measure(self, prefix: str, target: str) -> Perplexity:
         ids = self._tokenizer(

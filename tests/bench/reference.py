@@ -7,10 +7,8 @@ Every one of the 1,200 losses is compared; those that differ are listed.
 
 import io
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -21,7 +19,7 @@ from reflectune.state.records import Term
 from tests.bench.results import SHARED, options, publish, table
 from tests.bench.scoring import STUDENT, TEMPLATE, run_config
 
-__all__ = ["Difference", "compare_figures"]
+__all__ = ["TOLERANCE", "Difference", "compare_figures", "measure_differences"]
 
 # The order of a line of figures.jsonl.
 _TERMS: tuple[Term, ...] = (
@@ -30,7 +28,7 @@ _TERMS: tuple[Term, ...] = (
     "instruction_given_response",
     "response_given_instruction",
 )
-_TOLERANCE = 1e-5
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +46,35 @@ class Difference:
         return float("inf") if self.ours is None else abs(self.ours / self.reference - 1)
 
 
-def main() -> None:
-    parser = options(__doc__, pairs=300)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def measure_differences(pairs: int, threads: int) -> list[Difference]:
+    """What `reflectune score` makes of the first pairs, against the reference."""
     figures = SHARED / "reference" / "figures.jsonl"
     reference = [json.loads(line)["loss"] for line in figures.read_text(encoding="utf-8").splitlines()]
-    with tempfile.TemporaryDirectory() as folder:
-        config = run_config(STUDENT, TEMPLATE, "float32", arguments.threads).student
-        records = json.loads((SHARED / "reference" / "alpaca-300.json").read_text(encoding="utf-8"))
-        data = Path(folder) / "records.json"
-        data.write_text(json.dumps(records[: arguments.pairs]), encoding="utf-8")
-        out = io.StringIO()
-        score_dataset(DataConfig(path=str(data)), config, None, out, LineDisplay())
+    data = DataConfig(path=str(SHARED / "reference" / "alpaca-300.json"), limit=pairs)
+    out = io.StringIO()
+    score_dataset(data, run_config(STUDENT, TEMPLATE, "float32", threads).student, None, out, LineDisplay())
     lines = [json.loads(line)["nll"] for line in out.getvalue().splitlines()]
-    differences = compare_figures(reference[: len(lines)], lines)
-    wrong = [difference for difference in differences if difference.relative > _TOLERANCE]
+    return compare_figures(reference[: len(lines)], lines)
+
+
+def main() -> None:
+    arguments = options(__doc__, pairs=300).parse_args()
+    torch.set_num_threads(arguments.threads)
+    differences = measure_differences(arguments.pairs, arguments.threads)
+    wrong = [difference for difference in differences if difference.relative > TOLERANCE]
     rows = [
-        [str(item.record), item.term, f"{item.reference:.6f}", f"{item.ours}", f"{item.relative:.1e}"]
+        f"{item.record} | {item.term} | {item.reference:.6f} | {item.ours} | {item.relative:.1e}"
         for item in wrong
     ]
     body = [
         f"`reflectune score` with the reference template and student-6m in float32 against the losses of the "
         f"published script: {len(differences) - len(wrong):,} of {len(differences):,} agree within "
-        f"{_TOLERANCE:.0e} (relative). The largest difference is "
+        f"{TOLERANCE:.0e} (relative). The largest difference is "
         f"{max(difference.relative for difference in differences):.1e}.",
         "",
         "Records that differ, with the fault of the script that explains them:" + ("" if wrong else " none."),
         "",
-        *(table(["record", "term", "reference", "ours", "relative"], rows) if wrong else []),
+        *(table("record | term | reference | ours | relative", rows) if wrong else []),
     ]
     publish("Exactness", body, arguments)
 

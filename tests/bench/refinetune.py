@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     PrinterCallback,
@@ -29,9 +28,9 @@ from transformers import (
 )
 
 from reflectune.agents import models
-from reflectune.agents.student.refinetune import refinetune_student
+from reflectune.agents.student.refinetune import adapt, encode_pairs, refinetune_student
 from reflectune.agents.student.student import Student
-from reflectune.agents.student.targets import Encoded, TargetEncoder
+from reflectune.agents.student.targets import Encoded
 from reflectune.agents.student.templates import open_template
 from reflectune.state.config import RunConfig
 from reflectune.state.records import Pair
@@ -73,33 +72,32 @@ def main() -> None:
     everything = read_pairs(arguments.pairs + _HELD_OUT)
     pairs, held_out = everything[: arguments.pairs], everything[arguments.pairs :]
     config = run_config(STUDENT, TEMPLATE, "float32", arguments.threads)
+    settings = config.refinetune.model_copy(update={"epochs": 1, "batch_tokens": arguments.batch_tokens})
     ours, padded = [], []
     for seed in range(arguments.seeds):
-        seeded = _configure(config, seed, arguments.batch_tokens)
-        ours.append(_train_packed(seeded, pairs, held_out))
-        padded.append(_train_padded(seeded, pairs, held_out, steps=len(ours[-1].ends)))
+        seeded = config.model_copy(update={"seed": seed, "refinetune": settings})
+        with tempfile.TemporaryDirectory() as folder:
+            outs = Path(folder) / "ours", Path(folder) / "padded"
+            ours.append(_train_packed(seeded, pairs, outs[0]))
+            padded.append(train_padded(seeded, pairs, outs[1], steps=len(ours[-1].ends)))
+            for run, out in zip((ours[-1], padded[-1]), outs, strict=True):
+                run.held_out = _held_out_loss(config, out, held_out)
     before = _held_out_loss(config, None, held_out)
     rates = [statistics.median(run.samples_per_second for run in runs) for runs in (ours, padded)]
-    rows = [
-        [
-            name,
-            f"{rate:.1f}",
-            f"{rate / rates[1]:.2f}",
-            ", ".join(f"{statistics.fmean(run.losses[-len(run.losses) // 4 :]):.3f}" for run in runs),
-            ", ".join(f"{run.held_out:.4f}" for run in runs),
-        ]
-        for name, rate, runs in zip(("Reflectune", "padded Trainer"), rates, (ours, padded), strict=True)
-    ]
+    rows = []
+    for name, rate, runs in zip(("Reflectune", "padded Trainer"), rates, (ours, padded), strict=True):
+        last = ", ".join(f"{statistics.fmean(run.losses[-len(run.losses) // 4 :]):.3f}" for run in runs)
+        held = ", ".join(f"{run.held_out:.4f}" for run in runs)
+        rows.append(f"{name} | {rate:.1f} | {rate / rates[1]:.2f} | {last} | {held}")
     differences = [a.held_out - b.held_out for a, b in zip(ours, padded, strict=True)]
     spread = max(run.held_out for run in padded) - min(run.held_out for run in padded)
-    settings = seeded.refinetune
     body = [
         f"student-6m in float32, LoRA r {settings.r} on {settings.target_modules}, lr {settings.lr}, one "
         f"epoch of {len(pairs)} pairs of alpaca-2000.json, {arguments.threads} threads; packed "
         f"{settings.batch_tokens} tokens a step, padded {math.ceil(len(pairs) / len(ours[0].ends))} samples "
         f"a step. Median of {arguments.seeds} seeds.",
         "",
-        *table(["", "samples/s", "ratio", "training loss, last quarter of the steps", "held-out nll"], rows),
+        *table(" | samples/s | ratio | training loss, last quarter of the steps | held-out nll", rows),
         f"Held-out nll(y|x) of {len(held_out)} pairs, nats per token, was {before:.4f} before. Ours less "
         f"padded after the same samples: {', '.join(f'{value:+.4f}' for value in differences)}; the padded "
         f"runs differ among each other by up to {spread:.4f}.",
@@ -107,24 +105,23 @@ def main() -> None:
     publish("Refinetune", body, arguments)
 
 
+def _train_packed(config: RunConfig, pairs: Sequence[Pair], out: Path) -> Training:
+    training = Training(len(pairs))
+    metrics = refinetune_student(config, pairs, out, previous=None, round=1, on_step=training.end_step)
+    training.samples = round(metrics["pairs"])
+    return training
+
+
 def train_padded(config: RunConfig, pairs: Sequence[Pair], out: Path, *, steps: int) -> Training:
     """Train a LoRA adapter as one does with Trainer alone: batches padded to their longest, full logits."""
     student, refinetune = config.student, config.refinetune
     tokenizer = models.open_tokenizer(student)
     base = AutoModelForCausalLM.from_pretrained(student.model, dtype=getattr(torch, student.dtype))
-    sequences = _encode(config, tokenizer, pairs)
+    template = open_template(student.template, tokenizer)
+    sequences = encode_pairs(tokenizer, template, student.max_length, pairs)
     random.Random(config.seed).shuffle(sequences)
     set_seed(config.seed)
-    model = get_peft_model(
-        base,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=refinetune.r,
-            lora_alpha=refinetune.alpha,
-            lora_dropout=refinetune.dropout,
-            target_modules=refinetune.target_modules,
-        ),
-    )
+    model = adapt(base, refinetune)
     training = Training(len(sequences))
     arguments = TrainingArguments(
         output_dir=str(out),
@@ -181,46 +178,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             self._training.end_step(state.global_step, state.max_steps, logs["loss"])
 
 
-def _configure(config: RunConfig, seed: int, batch_tokens: int) -> RunConfig:
-    refinetune = config.refinetune.model_copy(update={"epochs": 1, "batch_tokens": batch_tokens})
-    return config.model_copy(update={"seed": seed, "refinetune": refinetune})
-
-
-def _train_packed(config: RunConfig, pairs: Sequence[Pair], held_out: Sequence[Pair]) -> Training:
-    training = Training(len(pairs))
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "adapter"
-        metrics = refinetune_student(config, pairs, out, previous=None, round=1, on_step=training.end_step)
-        training.samples = round(metrics["pairs"])
-        training.held_out = _held_out_loss(config, out, held_out)
-    return training
-
-
-def _train_padded(config: RunConfig, pairs: Sequence[Pair], held_out: Sequence[Pair], steps: int) -> Training:
-    with tempfile.TemporaryDirectory() as folder:
-        training = train_padded(config, pairs, Path(folder), steps=steps)
-        training.held_out = _held_out_loss(config, Path(folder), held_out)
-    return training
-
-
 def _held_out_loss(config: RunConfig, adapter: Path | None, pairs: Sequence[Pair]) -> float:
     """nll(y|x) over all response tokens of all pairs, nats per token."""
     with Student.open(config.student, adapter) as student:
         scores = student.score([(pair, "response_given_instruction") for pair in pairs])
     return -sum(score.sum_logprob or 0.0 for score in scores) / sum(score.num_tokens or 0 for score in scores)
-
-
-def _encode(config: RunConfig, tokenizer: Any, pairs: Sequence[Pair]) -> list[Encoded]:
-    """Prompt, response and EOS, as our own training reads them."""
-    template = open_template(config.student.template, tokenizer)
-    most = config.student.max_length
-    encoder = TargetEncoder(tokenizer, most)
-    encodings = encoder.encode([(template.prompt(pair), pair.response) for pair in pairs])
-    return [
-        Encoded([*item.ids, tokenizer.eos_token_id][:most], item.first_target, item.truncated)
-        for item in encodings
-        if isinstance(item, Encoded)
-    ]
 
 
 if __name__ == "__main__":

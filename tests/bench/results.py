@@ -5,7 +5,7 @@ A benchmark prints its section; with --record it also replaces that section of t
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,11 +23,12 @@ the next run of that command. `make bench` runs all that need no GPU, `make benc
 """
 
 
-def options(description: str | None, *, pairs: int) -> ArgumentParser:
-    """The options that every benchmark has; `pairs` is the default of --pairs."""
+def options(description: str | None, *, pairs: int | None = None) -> ArgumentParser:
+    """The options that every benchmark has; those over pairs, so many by default, compute with torch."""
     parser = ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=pairs, help=f"pairs to measure on (default {pairs})")
-    parser.add_argument("--threads", type=int, default=2, help="torch's CPU threads (default 2)")
+    if pairs:
+        parser.add_argument("--pairs", type=int, default=pairs, help=f"pairs to measure on (default {pairs})")
+        parser.add_argument("--threads", type=int, default=2, help="torch's CPU threads (default 2)")
     parser.add_argument("--record", action="store_true", help="put the section into RESULTS.md")
     return parser
 
@@ -62,6 +63,7 @@ def replace_section(text: str, title: str, body: str) -> str:
     return "\n\n## ".join(section.strip("\n") for section in sections) + "\n"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, numbers as they are given."""
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)] + [""]
+def table(header: str, rows: Iterable[str]) -> list[str]:
+    """Lines of a Markdown table; header and rows are given as cells with " | " between them."""
+    rule = " | ".join(["---"] * len(header.split("|")))
+    return [*(f"| {row} |" for row in (header, rule, *rows)), ""]

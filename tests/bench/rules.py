@@ -6,21 +6,14 @@ contests, all of them and those alone in which both responses are equally long.
     python -m tests.bench.rules
 """
 
-import tempfile
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 from reflectune.loop.demo.world import is_right
-from reflectune.loop.run import create_run, run_loop
-from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES, Pair, Phase
-from tests.bench.arms import DEFAULT, Job, Silence, configure
-from tests.bench.results import options, publish, table
+from tests.bench.arms import DEFAULT, Job, map_jobs, run_job, world_options
+from tests.bench.results import publish, table
 
 MARGIN = 0.1
 Measures = Mapping[str, Any]  # of one version under the deciding student: ifd, r_ifd; its length
@@ -43,22 +36,23 @@ def _fits(measures: Measures) -> bool:
     return bool(measures["ifd"] < 1)
 
 
+EITHER: Mapping[str, TakesCandidate] = {
+    "longest": lambda old, new: new["length"] > old["length"],
+    "accept all": lambda old, new: True,
+    "reject all": lambda old, new: False,
+}
 RULES: Mapping[Phase, Mapping[str, TakesCandidate]] = {
     "instruction": {
         "highest IFD (the method)": lambda old, new: new["ifd"] > old["ifd"],
         f"highest IFD by more than {MARGIN}": lambda old, new: new["ifd"] > old["ifd"] + MARGIN,
         "highest IFD below 1 (ifd_cap)": lambda old, new: (_fits(new), new["ifd"]) > (_fits(old), old["ifd"]),
         "lowest IFD": lambda old, new: new["ifd"] < old["ifd"],
-        "longest": lambda old, new: new["length"] > old["length"],
-        "accept all": lambda old, new: True,
-        "reject all": lambda old, new: False,
+        **EITHER,
     },
     "response": {
         "lowest r-IFD (the method)": lambda old, new: new["r_ifd"] < old["r_ifd"],
         f"lowest r-IFD by more than {MARGIN}": lambda old, new: new["r_ifd"] < old["r_ifd"] - MARGIN,
-        "longest": lambda old, new: new["length"] > old["length"],
-        "accept all": lambda old, new: True,
-        "reject all": lambda old, new: False,
+        **EITHER,
     },
 }
 MEASURE: Mapping[Phase, str] = {"instruction": "ifd", "response": "r_ifd"}
@@ -66,12 +60,9 @@ MEASURE: Mapping[Phase, str] = {"instruction": "ifd", "response": "r_ifd"}
 
 def play(job: Job) -> list[Contest]:
     """Run the loop and read its contests."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = create_run(configure(job, Path(scratch)), Path(scratch))
-        run_loop(folder, Silence())
-        with LineageReader.open(folder.lineage) as history:
-            positions = range(sum(history.samples().values()))
-            return [contest for position in positions for contest in read(history.trace(str(position)))]
+    with run_job(job) as history:
+        positions = range(sum(history.samples().values()))
+        return [contest for position in positions for contest in read(history.trace(str(position)))]
 
 
 def read(trace: Mapping[str, Any]) -> Iterator[Contest]:
@@ -92,17 +83,15 @@ def read(trace: Mapping[str, Any]) -> Iterator[Contest]:
             yield Contest(decision["round"], decision["phase"], incumbent, candidate, *map(is_right, pairs))
 
 
-def rows(contests: Sequence[Contest], phase: Phase) -> Iterator[list[str]]:
+def rows(contests: Sequence[Contest], phase: Phase) -> Iterator[str]:
     """One row a rule."""
     for name, takes in RULES[phase].items():
         cells = [phase, name]
         for round in sorted({contest.round for contest in contests}):
             here = [contest for contest in contests if (contest.round, contest.phase) == (round, phase)]
-            equal = [
-                contest for contest in here if contest.incumbent["length"] == contest.candidate["length"]
-            ]
+            equal = [item for item in here if item.incumbent["length"] == item.candidate["length"]]
             cells += [judge(here, takes), judge(equal, takes)]
-        yield cells
+        yield " | ".join(cells)
 
 
 def judge(contests: Sequence[Contest], takes: TakesCandidate) -> str:
@@ -116,20 +105,11 @@ def judge(contests: Sequence[Contest], takes: TakesCandidate) -> str:
     return f"{share} (+{mended}, -{damaged})"
 
 
-def play_all(arguments: Namespace) -> list[Contest]:
-    """The contests of all seeds."""
+def main() -> None:
+    arguments = world_options(__doc__).parse_args()
     arm = replace(DEFAULT, rounds=2)
     jobs = [Job(arm, seed, arguments.pairs, arguments.tokens) for seed in range(arguments.seeds)]
-    with ProcessPoolExecutor(arguments.threads, mp_context=get_context("spawn")) as pool:
-        return [contest for contests in pool.map(play, jobs) for contest in contests]
-
-
-def main() -> None:
-    parser = options(__doc__, pairs=400)
-    parser.add_argument("--seeds", type=int, default=5, help="runs to take contests from (default 5)")
-    parser.add_argument("--tokens", type=int, default=75_000, help="training tokens of every student")
-    arguments = parser.parse_args()
-    contests = play_all(arguments)
+    contests = [contest for found in map_jobs(play, jobs, arguments.threads) for contest in found]
     counts = ", ".join(
         f"{sum((c.round, c.phase) == (round, phase) for c in contests):,} in round {round} phase {phase}"
         for round in (1, 2)
@@ -144,7 +124,7 @@ def main() -> None:
             "responses are equally long.",
             "",
             *table(
-                ["phase", "rule", "round 1", "round 1, equal", "round 2", "round 2, equal"],
+                "phase | rule | round 1 | round 1, equal | round 2 | round 2, equal",
                 [row for phase in PHASES for row in rows(contests, phase)],
             ),
         ],

@@ -10,6 +10,7 @@ Then a random model of the shape of a 135M Llama.
 import math
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from reflectune.agents import models
+from reflectune.agents.student.linear import multiply_by_onednn
+from reflectune.agents.student.student import Student
 from reflectune.agents.student.templates import open_template
 from reflectune.state.config import DataConfig, RunConfig
 from reflectune.state.data.datasets import read_dataset
-from reflectune.state.records import Pair
-from tests.bench.large import SHAPE, score_shape
+from reflectune.state.records import TERMS, Pair
 from tests.bench.machine import matmul_rate
-from tests.bench.meter import Meter
+from tests.bench.meter import SPEED_HEADER, Meter, random_llama
 from tests.bench.one_at_a_time import OneAtATime
 from tests.bench.results import SHARED, options, publish, table
 from tests.bench.selection_round import Round, choose_one_at_a_time, select_round
@@ -36,6 +38,16 @@ STUDENT = SHARED / "models" / "student-6m"
 TEMPLATE = SHARED / "reference" / "template.toml"
 DATA = SHARED / "data" / "alpaca-2000.json"
 DTYPES = ("float32", "bfloat16")
+LARGE = {
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
 
 
 def main() -> None:
@@ -50,12 +62,13 @@ def main() -> None:
     configs = {dtype: run_config(STUDENT, TEMPLATE, dtype, arguments.threads) for dtype in DTYPES}
     number = min(arguments.baseline_pairs or arguments.pairs, arguments.pairs)
     baseline, baseline_meter = _run_baseline(configs["float32"], records, number)
-    rounds: dict[str, list[Round]] = {}
-    meters: dict[str, Meter] = {}
+    rounds = {
+        dtype: [_run(config, records) for _ in range(arguments.repeats)] for dtype, config in configs.items()
+    }
+    ways = {"one at a time, float32": ([baseline], baseline_meter, peaks["float32"])}
     for dtype, config in configs.items():
-        rounds[dtype] = [_run(config, records) for _ in range(arguments.repeats)]
-        meters[dtype] = Meter()
-        _run(config, records, meters[dtype])
+        _run(config, records, meter := Meter())
+        ways[f"Reflectune, {dtype}"] = rounds[dtype], meter, peaks[dtype]
     body = [
         f"One round's selection, phases instruction and response, of {arguments.pairs} samples with one "
         f"proposal a phase: usable pairs of alpaca-2000.json, none twice. student-6m, {arguments.threads} "
@@ -64,12 +77,12 @@ def main() -> None:
         f"its database, median of {arguments.repeats} runs; opening and closing the student, twice a "
         f"round, is not counted (ours: {rounds['float32'][0].opening_seconds:.1f} s).",
         "",
-        *_speed_table(baseline, number, baseline_meter, rounds, meters, peaks, arguments.pairs),
+        *_speed_table(ways),
         *_agreement(baseline, rounds),
         *_shares(configs, records[:600]),
         f"### A random model of the shape of a 135M Llama ({arguments.large_pairs} pairs, four terms each)",
         "",
-        *score_shape(SHAPE, configs["float32"].student, records[: arguments.large_pairs], peaks),
+        *_score_large(configs, records[: arguments.large_pairs], peaks),
     ]
     publish("Scoring", body, arguments)
 
@@ -106,24 +119,20 @@ def compare_losses(baseline: Round, ours: Round) -> tuple[int, int, float]:
         How many they share, how many of these the baseline took over other tokens (or none), and the
         largest relative difference of the rest.
     """
-    shared = baseline.losses.keys() & ours.losses.keys()
-    same = [
-        key
-        for key in shared
-        if baseline.num_tokens[key] == ours.num_tokens[key] and not math.isnan(baseline.losses[key])
+    shared = [(baseline.scores[key], ours.scores[key]) for key in baseline.scores.keys() & ours.scores.keys()]
+    differences = [
+        abs(one.loss / other.loss - 1)
+        for one, other in shared
+        if one.num_tokens == other.num_tokens and not math.isnan(one.loss)
     ]
-    worst = max((abs(baseline.losses[key] / ours.losses[key] - 1) for key in same), default=0.0)
-    return len(shared), len(shared) - len(same), worst
+    return len(shared), len(shared) - len(differences), max(differences, default=0.0)
 
 
 def compare_choices(one: Round, other: Round) -> tuple[int, int]:
     """Of the contests between the same two pairs in both rounds: how many, and how many ended otherwise."""
-    both = [
-        (one.choices[key].winner, other.choices[key].winner)
-        for key in one.choices.keys() & other.choices.keys()
-        if one.choices[key].incumbent == other.choices[key].incumbent
-    ]
-    return len(both), sum(a != b for a, b in both)
+    both = [(one.choices[key], other.choices[key]) for key in one.choices.keys() & other.choices.keys()]
+    same = [(a.winner, b.winner) for a, b in both if a.incumbent == b.incumbent]
+    return len(same), sum(a != b for a, b in same)
 
 
 def _run(config: RunConfig, records: Sequence[Pair], meter: Meter | None = None) -> Round:
@@ -134,81 +143,35 @@ def _run(config: RunConfig, records: Sequence[Pair], meter: Meter | None = None)
 def _run_baseline(config: RunConfig, records: Sequence[Pair], number: int) -> tuple[Round, Meter]:
     student = config.student
     tokenizer = models.open_tokenizer(student)
-    meter = Meter()
-    plain = AutoModelForCausalLM.from_pretrained(student.model, dtype=torch.float32).eval()
-    model = meter.attach(plain)
+    model = AutoModelForCausalLM.from_pretrained(student.model, dtype=torch.float32).eval()
     scorer = OneAtATime(model, tokenizer, open_template(student.template, tokenizer), student.max_length)
-    meter.listening = False
     scorer.score(records[0])  # the first pass is slower
-    meter.listening = True
+    meter = Meter()
+    meter.attach(model)
     return choose_one_at_a_time(scorer, records, number), meter
 
 
-def _speed_table(
-    baseline: Round,
-    number: int,
-    baseline_meter: Meter,
-    rounds: dict[str, list[Round]],
-    meters: dict[str, Meter],
-    peaks: dict[str, float],
-    pairs: int,
-) -> list[str]:
-    speed = number / baseline.seconds
-    rows = [
-        [
-            "one at a time, float32",
-            f"{speed:.2f}",
-            "1.0",
-            "16.0",
-            *_work(baseline_meter, number, baseline.seconds, peaks["float32"]),
-        ]
-    ]
-    for dtype, runs in rounds.items():
-        seconds = statistics.median(run.seconds for run in runs)
-        texts = runs[0].texts / pairs
-        rows.append(
-            [
-                f"Reflectune, {dtype}",
-                f"{pairs / seconds:.2f}",
-                f"{pairs / seconds / speed:.1f}",
-                f"{texts:.1f}",
-                *_work(meters[dtype], pairs, seconds, peaks[dtype]),
-            ]
-        )
-    header = [
-        "",
-        "samples/s",
-        "speed-up",
-        "targets a sample",
-        "tokens a sample",
-        "tokens/s",
-        "matmul",
-        "of peak",
-    ]
+def _speed_table(ways: dict[str, tuple[list[Round], Meter, float]]) -> list[str]:
+    """The runs of each way, what the meter counted in one more, and the best matmul rate (FLOP/s)."""
+    ([baseline], singly, high), (_, ours, _), (_, _, low) = ways.values()
+    single = baseline.samples / baseline.seconds
+    rows = []
+    for name, (runs, meter, peak) in ways.items():
+        rate = runs[0].samples / statistics.median(run.seconds for run in runs)
+        speed = meter.speed(runs[0].samples / rate, peak)
+        counts = f"{runs[0].texts / runs[0].samples:.1f} | {meter.tokens / runs[0].samples:.0f}"
+        rows.append(f"{name} | {rate:.2f} | {rate / single:.1f} | {counts} | {speed}")
     seconds_of_runs = "; ".join(
-        f"{dtype} {', '.join(f'{run.seconds:.1f}' for run in runs)} s" for dtype, runs in rounds.items()
+        f"{name} {', '.join(f'{run.seconds:.1f}' for run in runs)} s" for name, (runs, _, _) in ways.items()
     )
     return [
-        *table(header, rows),
-        f"The runs: one at a time {baseline.seconds:.1f} s; {seconds_of_runs}. Tokens are those that "
-        "reach the model. matmul: 2 x parameters in matrices x tokens, and 2 x width x vocabulary a row of "
-        "logits; of peak: its share of the best matmul rate in this run, "
-        + " and ".join(f"{dtype} {peak / 1e9:.0f} GFLOP/s" for dtype, peak in peaks.items())
-        + ". Attention comes on top, at most "
-        f"{meters['float32'].attention_flop / meters['float32'].matmul_flop:.0%} of that work in ours (were "
-        "what masks hide computed too) and "
-        f"{baseline_meter.attention_flop / baseline_meter.matmul_flop:.0%} one at a time.",
+        *table(f" | samples/s | speed-up | targets a sample | tokens a sample | {SPEED_HEADER}", rows),
+        f"The runs: {seconds_of_runs}. Tokens are those that reach the model. matmul: 2 x parameters in "
+        "matrices x tokens, and 2 x width x vocabulary a row of logits; of peak: its share of the best rate "
+        f"in this run, float32 {high / 1e9:.0f} GFLOP/s and bfloat16 {low / 1e9:.0f} GFLOP/s. Attention "
+        f"comes on top, at most {ours.attention_flop / ours.matmul_flop:.0%} of that work in ours (were what "
+        f"masks hide computed too) and {singly.attention_flop / singly.matmul_flop:.0%} one at a time.",
         "",
-    ]
-
-
-def _work(meter: Meter, pairs: int, seconds: float, peak: float) -> list[str]:
-    rate = meter.matmul_flop / seconds
-    return [
-        f"{meter.tokens / pairs:.0f}",
-        f"{meter.tokens / seconds:,.0f}",
-        f"{rate / 1e9:.0f} GFLOP/s",
-        f"{rate / peak:.0%}",
     ]
 
 
@@ -232,34 +195,46 @@ def _agreement(baseline: Round, rounds: dict[str, list[Round]]) -> list[str]:
 
 
 def _shares(configs: dict[str, RunConfig], records: Sequence[Pair]) -> list[str]:
-    """Where the time goes: by part of the program, and by torch's operation.
-
-    On one thread, where row passes after row and times add up.
-    """
+    """Where the time goes, on one thread, where row passes after row and times add up."""
     few = records[:192]
-    alone = [
-        config.model_copy(update={"student": config.student.model_copy(update={"threads": 1})})
-        for config in configs.values()
-    ]
+    alone = [run_config(STUDENT, TEMPLATE, dtype, threads=1) for dtype in configs]
     parts = [measure_parts(partial(_run, config, records)) for config in alone]
     operations = [measure_operations(partial(_run, config, few)) for config in alone]
     return [
         f"### Where the time goes ({len(records) // 3} samples, one thread)",
         "",
-        *table(["part", *configs], _share_rows(parts)),
+        *table(f"part | {' | '.join(configs)}", _share_rows(parts)),
         f"Of the time inside torch's operations ({len(few) // 3} samples, under its profiler, which adds "
         "to small ones):",
         "",
-        *table(["operation", *configs], _share_rows(operations)),
+        *table(f"operation | {' | '.join(configs)}", _share_rows(operations)),
     ]
 
 
-def _share_rows(columns: Sequence[dict[str, float]]) -> list[list[str]]:
+def _share_rows(columns: Sequence[dict[str, float]]) -> list[str]:
     names = sorted(columns[0], key=columns[0].__getitem__, reverse=True)
-    return [
-        [name, *(f"{column.get(name, 0.0) / sum(column.values()):.1%}" for column in columns)]
-        for name in names
-    ]
+    shares = [{name: value / sum(column.values()) for name, value in column.items()} for column in columns]
+    return [" | ".join([name, *(f"{share.get(name, 0.0):.1%}" for share in shares)]) for name in names]
+
+
+def _score_large(configs: dict[str, RunConfig], pairs: Sequence[Pair], peaks: dict[str, float]) -> list[str]:
+    """Score all four terms of pairs with random weights in every number format; the student's tokenizer."""
+    rows = []
+    for dtype, config in configs.items():
+        model = random_llama(LARGE, getattr(torch, dtype))
+        multiply_by_onednn(model)  # as models.open_model has it
+        tokenizer = models.open_tokenizer(config.student)
+        template = open_template(config.student.template, tokenizer)
+        student = Student(model, tokenizer, template, config.student)
+        questions = [(pair, term) for pair in pairs for term in TERMS]
+        student.score(questions[: 2 * len(TERMS)])  # the first passes are slower
+        meter = Meter()
+        meter.attach(model)
+        began = time.perf_counter()
+        student.score(questions)
+        speed = meter.speed(time.perf_counter() - began, peaks[dtype])
+        rows.append(f"{dtype} | {meter.tokens / len(pairs):.0f} | {speed}")
+    return table(f"dtype | tokens a pair | {SPEED_HEADER}", rows)
 
 
 if __name__ == "__main__":

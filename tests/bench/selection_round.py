@@ -2,19 +2,16 @@
 
 Proposals are records of their own, so that texts are real and none is met twice: of three times as many
 records as there are samples the second third gives the pairs that are proposed in phase instruction, the last
-third the responses that are proposed in phase response. Nothing here measures anything but time.
+third the responses that are proposed in phase response.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from langgraph.runtime import Runtime
 
-from reflectune.agents import models
 from reflectune.agents.student.formulas import nll
 from reflectune.agents.student.student import Student
 from reflectune.loop.context import LoopContext
@@ -44,30 +41,31 @@ class Round:
 
     seconds: float = 0.0
     opening_seconds: float = 0.0  # opening and closing the student, once a phase; not in `seconds`
-    texts: int = 0  # different renderings that were asked for at once: what has to be scored
+    texts: int = 0  # that had to be scored: different renderings that were asked for at once
     choices: dict[tuple[Phase, int], Choice] = field(default_factory=dict)  # by phase and sample
-    losses: dict[tuple[Pair, Term], float] = field(default_factory=dict)  # nats per token
-    num_tokens: dict[tuple[Pair, Term], int] = field(default_factory=dict)
+    scores: dict[tuple[Pair, Term], Perplexity] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """How many samples were chosen for."""
+        return len(self.choices) // len(PHASES)
 
 
 def select_round(
     config: RunConfig, records: Sequence[Pair], folder: Path, meter: Meter | None = None
 ) -> Round:
-    """Run the node `select` for both phases over a lineage database in a folder.
+    """Run the node `select` for both phases over a lineage database.
 
-    Args:
-        config: whose student decides.
-        records: samples, proposed pairs and proposed responses, a third each.
-        folder: where the database is made.
-        meter: listens to the student, but for the trial passes of its opening.
+    Of the records a third each are samples, proposed pairs and proposed responses. The meter listens to the
+    student, but for the trial passes of its opening.
     """
-    run = RunFolder(folder)
-    result = Round()
+    run, result = RunFolder(folder), Round()
 
     def open_student(adapter: Path | None) -> Student:
         began = time.perf_counter()
-        with _metered(meter):
-            student = Student.open(config.student, adapter)
+        student = Student.open(config.student, adapter)
+        if meter is not None:
+            meter.attach(student._model)
         score, close = student.score, student.close
 
         def counted(questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
@@ -79,8 +77,7 @@ def select_round(
             close()
             result.opening_seconds += time.perf_counter() - closing
 
-        student.score = counted  # type: ignore[method-assign]
-        student.close = timed_close  # type: ignore[method-assign]
+        student.score, student.close = counted, timed_close  # type: ignore[method-assign]
         result.opening_seconds += time.perf_counter() - began
         return student
 
@@ -92,7 +89,7 @@ def select_round(
             lineage=store,
             display=LineDisplay(),
             checker=None,
-            open_teacher=_no_teacher,
+            open_teacher=None,  # a selection asks no teacher
             open_student=open_student,
         )
         for phase in PHASES:
@@ -115,21 +112,15 @@ def choose_one_at_a_time(scorer: OneAtATime, records: Sequence[Pair], number: in
     for position in range(number):
         pair = records[position]
         for phase in PHASES:
-            choose = scorer.choose_by_ifd if phase == "instruction" else scorer.choose_by_r_ifd
             candidate = _candidate(records, phase, position, pair)
-            winner, scores = choose(pair, candidate)
+            winner, scores = scorer.choose(phase, pair, candidate)
             result.choices[phase, position] = Choice(pair, winner)
-            _keep(result, [pair, candidate], scores)
+            for scored, terms in zip((pair, candidate), scores, strict=True):
+                result.texts += len(terms)
+                result.scores |= {(scored, term): perplexity for term, perplexity in terms.items()}
             pair = winner
     result.seconds = time.perf_counter() - began
     return result
-
-
-def _keep(result: Round, pairs: Sequence[Pair], scores: Sequence[dict[Term, Perplexity]]) -> None:
-    for pair, terms in zip(pairs, scores, strict=True):
-        for term, perplexity in terms.items():
-            result.losses[pair, term] = perplexity.loss
-            result.num_tokens[pair, term] = perplexity.num_tokens
 
 
 def _candidate(records: Sequence[Pair], phase: Phase, position: int, incumbent: Pair) -> Pair:
@@ -180,36 +171,10 @@ def _read(store: LineageWriter, result: Round) -> None:
         term: Term = row["term"]
         loss = nll({term: Score(row["sum_logprob"], row["num_tokens"], row["status"])}, term)
         if loss is not None:
-            result.losses[versions[row["version_id"]], term] = loss
-            result.num_tokens[versions[row["version_id"]], term] = row["num_tokens"]
-
-
-@contextmanager
-def _metered(meter: Meter | None) -> Iterator[None]:
-    """Have a meter listen to the model that is opened inside."""
-    if meter is None:
-        yield
-        return
-    original = models.open_model
-    models.open_model = lambda *args: meter.attach(original(*args))
-    meter.listening = False  # to the trial passes of the opening
-    try:
-        yield
-    finally:
-        models.open_model = original
-        meter.listening = True
+            result.scores[versions[row["version_id"]], term] = Perplexity(loss, row["num_tokens"])
 
 
 def _text(pair: Pair, term: Term) -> tuple[str, ...]:
     """What a term's rendering depends on."""
-    match term:
-        case "response_alone":
-            return term, pair.response
-        case "instruction_alone":
-            return term, pair.instruction, pair.input
-        case _:
-            return term, pair.instruction, pair.input, pair.response
-
-
-def _no_teacher(student: StudentRecord) -> Any:
-    raise AssertionError("a selection asks no teacher")
+    texts = {"response_alone": (pair.response,), "instruction_alone": (pair.instruction, pair.input)}
+    return term, *texts.get(term, (pair.instruction, pair.input, pair.response))
