@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from reflectune.loop.demo.account import account_for, judge_phase, render_account, telling_sample
+from reflectune.loop.demo.account import account_for, judge_phase, mended_sample, render_account
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import (
@@ -131,16 +131,16 @@ def test_render_account_shows_every_round_at_80_columns(history: LineageReader) 
     assert "…" not in text
 
 
-def test_telling_sample_was_mended_and_trained_on(history: LineageReader) -> None:
+def test_mended_sample_was_mended_and_trained_on(history: LineageReader) -> None:
     with history:
-        trace = telling_sample(history)
+        trace = mended_sample(history)
     assert trace is not None
     assert (trace["position"], trace["trained_in"]) == (0, [1])
 
 
-def test_telling_sample_is_none_where_nothing_was_mended(tmp_path: Path) -> None:
+def test_mended_sample_is_none_where_nothing_was_mended(tmp_path: Path) -> None:
     with LineageWriter.create(tmp_path / "lineage.db") as store:
         store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
         store.start_round(0)
     with LineageReader.open(tmp_path / "lineage.db") as history:
-        assert telling_sample(history) is None
+        assert mended_sample(history) is None

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
-from reflectune.loop.demo.account import account_for, render_account, telling_sample
+from reflectune.loop.demo.account import account_for, mended_sample, render_account
 from reflectune.loop.demo.noise import write_dataset
 from reflectune.loop.run import create_run
 from reflectune.loop.show.terminal.trace import render_trace
@@ -101,7 +101,7 @@ def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     name = folder.path.name
     with LineageReader.open(folder.lineage) as lineage:
         rounds = account_for(lineage)
-        trace = telling_sample(lineage)
+        trace = mended_sample(lineage)
     story = [] if trace is None else [Text(""), render_trace(trace)]
     runs = "" if folder.path.parent == Path("runs") else f" --runs {shlex.quote(str(folder.path.parent))}"
     position = 0 if trace is None else trace["position"]
