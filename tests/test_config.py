@@ -6,14 +6,13 @@ import pytest
 
 from reflectune.state.config import (
     change_config,
-    commented_config,
     flatten,
-    list_keys,
     load_begun_config,
     load_config,
     parse_config,
     upgrade_config,
 )
+from reflectune.state.config.reference import commented_config, list_keys
 from reflectune.state.errors import ConfigError
 
 MINIMAL = """

@@ -32,7 +32,7 @@ def init(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml"),
 ) -> None:
     """Write a commented config file."""
-    from reflectune.state.config import commented_config
+    from reflectune.state.config.reference import commented_config
 
     try:
         with file.open("x", encoding="utf-8") as stream:

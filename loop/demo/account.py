@@ -135,5 +135,5 @@ def _measured_cells(row: Document) -> list[str]:
 
 def _interval(measure: Document | None) -> str:
     if measure is None or measure["low"] is None:
-        return format_share(measure and measure["value"])
+        return format_share(None if measure is None else measure["value"])
     return f"{measure['value']:.0%} ({measure['low']:.0%} to {measure['high']:.0%})"
