@@ -20,15 +20,8 @@ from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, Term
 
 __all__ = [
-    "SAMPLES_AT_ONCE",
-    "LoopContext",
-    "LoopState",
-    "Scorer",
-    "adapter_of",
-    "find_adapter",
-    "round_student",
-    "timed",
-]
+    "SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "find_adapter", "round_student", "timed",
+]  # fmt: skip
 
 # How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
 # scores may differ in their last bits with what they are computed beside.
@@ -84,7 +77,7 @@ class Scorer:
         if not missing:
             return {}
         if self.model is None:
-            adapter = adapter_of(self.context, self.student)
+            adapter = find_adapter(self.context.folder, self.student)
             self.model = self.stack.enter_context(self.context.open_student(adapter))
             self.context.leave_if_asked()
         scores: dict[str, dict[Term, Score]] = {}
@@ -105,11 +98,6 @@ def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
     adapter = folder.adapter(student.round)
     check_adapter(adapter, student.adapter_hash, student.id)
     return adapter
-
-
-def adapter_of(context: LoopContext, student: StudentRecord) -> Path | None:
-    """`find_adapter` in the folder of the run."""
-    return find_adapter(context.folder, student)
 
 
 def round_student(lineage: LineageWriter, round: int) -> StudentRecord:

@@ -14,12 +14,7 @@ from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.storage import explain_storage_errors
 
-__all__ = [
-    "hash_files",
-    "refuse_changed_config",
-    "refuse_changed_files",
-    "restore_config",
-]
+__all__ = ["hash_files", "refuse_changed_config", "refuse_changed_files", "restore_config"]
 
 # Changed keys that a refusal spells out.
 _SHOWN = 5
@@ -73,15 +68,15 @@ def hash_files(config: RunConfig) -> dict[str, str]:
         ConfigError: a file cannot be read.
     """
     student, teacher = config.student, config.teacher
-    models = {"student.model": student.model}
-    if ENGINES[teacher.engine].is_local and teacher.model is not None and teacher.model != SELF:
-        models["teacher.model"] = teacher.model
+    models = [("student.model", student.model)]
+    if ENGINES[teacher.engine].is_local and teacher.model != SELF:
+        models.append(("teacher.model", teacher.model or ""))
     texts = {
         "student.template": student.template,
         "teacher.prompts": teacher.prompts or "",
         "teacher.path": teacher.path or "",  # recorded answers
     }
-    hashes = {key: fingerprint(Path(model)) for key, model in models.items() if Path(model).is_dir()}
+    hashes = {key: fingerprint(Path(model)) for key, model in models if model and Path(model).is_dir()}
     for key, file in texts.items():
         if Path(file).is_absolute() and Path(file).is_file():
             try:

@@ -17,16 +17,11 @@ from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import Student, check_student
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
-from reflectune.loop.context import LoopContext, LoopState, find_adapter
+from reflectune.loop.context import LoopContext, LoopState, find_adapter, round_student
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.progress import Display
-from reflectune.loop.resuming import (
-    hash_files,
-    refuse_changed_config,
-    refuse_changed_files,
-    restore_config,
-)
+from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
 from reflectune.loop.signals import Interrupted
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import SELF, RunConfig, change_config, flatten, parse_config
@@ -143,7 +138,11 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         LineageWriter.open(folder.lineage) as lineage,
         _open_cache(config, folder.path.parent) as cache,
     ):
-        _refuse_other_machine(lineage)
+        if lineage.versions()["graph"] != hash_graph():
+            raise StoreError(
+                "this run was begun by a version of Reflectune whose machine has other nodes; "
+                "resume it with that version"
+            )
         refuse_changed_config(lineage, config, folder.path.name)
         refuse_changed_files(lineage, config)
         context = LoopContext(
@@ -193,16 +192,23 @@ def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerC
 
 def _invoke(context: LoopContext) -> str:
     os.environ["LANGSMITH_TRACING"] = "false"  # whatever the environment says
-    round = context.lineage.newest_round()
+    lineage = context.lineage
+    round = lineage.newest_round()
     _remove_adapters_after(context.folder, round)
-    if context.lineage.is_round_finished(round):
+    if lineage.is_round_finished(round):
         reason = _end_again(context, round) if round > 0 else None
         if reason is not None:
             return reason
         round += 1
+    state = LoopState(
+        run=context.config.name,
+        round=round,
+        phase="instruction",
+        student=round_student(lineage, round - 1).id,
+        stop_reason=None,
+    )
     config: RunnableConfig = {"recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1}
-    end = build_graph().invoke(_beginning(context, round), config, context=context)
-    return cast(str, end["stop_reason"])
+    return cast(str, build_graph().invoke(state, config, context=context)["stop_reason"])
 
 
 def _end_again(context: LoopContext, round: int) -> str | None:
@@ -216,18 +222,6 @@ def _end_again(context: LoopContext, round: int) -> str | None:
         reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
     lineage.set_stop_reason(round, reason)
     return reason
-
-
-def _beginning(context: LoopContext, round: int) -> LoopState:
-    student = context.lineage.round_student(round - 1)
-    assert student is not None, f"round {round - 1} has no student"
-    return {
-        "run": context.config.name,
-        "round": round,
-        "phase": "instruction",
-        "student": student.id,
-        "stop_reason": None,
-    }
 
 
 def _remove_adapters_after(folder: RunFolder, newest: int) -> None:
@@ -248,11 +242,3 @@ def _status(lineage: LineageWriter) -> Iterator[None]:
     except BaseException:
         lineage.set_run_status("failed")
         raise
-
-
-def _refuse_other_machine(lineage: LineageWriter) -> None:
-    if lineage.versions()["graph"] != hash_graph():
-        raise StoreError(
-            "this run was begun by a version of Reflectune whose machine has other nodes; "
-            "resume it with that version"
-        )

@@ -101,10 +101,6 @@ def test_read_dataset_tells_parquet_apart_by_content(tmp_path: Path) -> None:
     assert [record.pair for record in read(tmp_path / "pairs.json")] == PAIRS
 
 
-def test_read_dataset_takes_one_pretty_printed_record(tmp_path: Path) -> None:
-    assert [r.pair for r in read(written(tmp_path / "one.json", json.dumps(SUM, indent=2)))] == PAIRS[1:]
-
-
 def test_read_dataset_keeps_texts_exactly(tmp_path: Path) -> None:
     text = '  a\r\n"b",\tc\u2028d\u0085e \U0001f600 e\u0301\n\n'
     row = {"instruction": text, "input": text, "output": text}
@@ -147,8 +143,8 @@ def test_read_dataset_keeps_paired_surrogates_as_one_character(tmp_path: Path) -
         ('[{"instruction": "a", "output": "b"},\n', ["line 2", "not valid JSON"]),
         (f'{json.dumps(SUM)}\n\n{{"instruction": "a"\n{json.dumps(SUM)}', ["line 3", "not valid JSON"]),
         ('{"instruction": "cut', ["line 1", "not valid JSON", "one record a line"]),
-        ('{"data": [],\n"version": 1}', ["one JSON object", "data, version", "one array of records"]),
-        ('{"data": []}', ["one JSON object", "data"]),
+        ('{"data": [],\n"version": 1}', ["line 1", "not valid JSON", "one array of records"]),
+        ('{"data": []}', ["line 1: no messages", "its fields: data"]),
         ("[" * 100_000, ["line 1", "cannot be read"]),
         (b'{"instruction": "a",\n"output": "caf\xe9"}', ["line 2", "not UTF-8", "0xe9", "save it as UTF-8"]),
         ("question,answer\na,b\n", ["question, answer", "want instruction and output"]),
@@ -209,15 +205,6 @@ def test_read_dataset_finds_the_last_bad_record_before_it_gives_out_the_first(tm
     path = written(tmp_path / "l", f"{json.dumps(SUM)}\n" * 5000 + "{}\n")
     with pytest.raises(DatasetError, match=r"1 of 5001 records .* \(line 5001: no messages"):
         read_dataset(DataConfig(path=path))
-
-
-@pytest.mark.parametrize("now", [json.dumps(SUM), f"{json.dumps(SUM)}\n7\n"])
-def test_dataset_does_not_hide_that_pairs_were_lost_since_the_check(tmp_path: Path, now: str) -> None:
-    path = tmp_path / "l"
-    dataset = read_dataset(DataConfig(path=written(path, f"{json.dumps(SUM)}\n{json.dumps(FRENCH)}")))
-    written(path, now)
-    with pytest.raises(DatasetError, match="2 pairs when it was checked, 1 now; start again"):
-        list(dataset)
 
 
 def test_read_dataset_reads_a_pipe(tmp_path: Path) -> None:

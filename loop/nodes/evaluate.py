@@ -11,7 +11,7 @@ from reflectune.loop.context import (
     LoopContext,
     LoopState,
     Scorer,
-    adapter_of,
+    find_adapter,
     round_student,
     timed,
 )
@@ -74,7 +74,7 @@ def evaluate_round(context: LoopContext, round: int) -> None:
             title = f"round {round} · evaluate · {student.id}"
             with (
                 context.display.stage(title, total=len(pairs)) as stage,
-                context.open_student(adapter_of(context, student)) as model,
+                context.open_student(find_adapter(context.folder, student)) as model,
             ):
 
                 def on_done(done: int) -> None:

@@ -6,7 +6,7 @@ from langgraph.runtime import Runtime
 
 from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.trainer import StoppedError
-from reflectune.loop.context import LoopContext, LoopState, adapter_of, round_student, timed
+from reflectune.loop.context import LoopContext, LoopState, find_adapter, round_student, timed
 from reflectune.loop.selection import choose_training_set
 from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
@@ -67,7 +67,7 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
                 config,
                 pairs,
                 out,
-                previous=adapter_of(context, previous) if goes_on else None,
+                previous=find_adapter(context.folder, previous) if goes_on else None,
                 round=round,
                 on_step=on_step,
                 is_stopping=context.stopping,

@@ -85,11 +85,11 @@ def _preference_record(preference: Preference, format: ExportFormat) -> Record:
     answers = {"chosen": preference.chosen, "rejected": preference.rejected}
     match format:
         case "messages":
-            said = {key: [_message("assistant", answer)] for key, answer in answers.items()}
-            return {"prompt": [_message("user", asked)], **said}
+            messages = {key: [_message("assistant", answer)] for key, answer in answers.items()}
+            return {"prompt": [_message("user", asked)], **messages}
         case "sharegpt":
-            said = {key: _turn("gpt", answer) for key, answer in answers.items()}
-            return {"conversations": [_turn("human", asked)], **said}
+            turns = {key: _turn("gpt", answer) for key, answer in answers.items()}
+            return {"conversations": [_turn("human", asked)], **turns}
     return {"prompt": asked, **answers}
 
 
