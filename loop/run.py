@@ -17,7 +17,7 @@ from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import Student, check_student
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
-from reflectune.loop.context import LoopContext, LoopState, find_adapter, round_student
+from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.progress import Display
@@ -116,10 +116,7 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
 def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] = lambda: False) -> str:
     """Go on with a run from where its lineage says it is, to its end.
 
-    Args:
-        folder: of the run.
-        display: where progress is shown.
-        stopping: whether somebody asked to stop; asked whenever nothing is in flight.
+    `stopping`, whether somebody asked to stop, is asked whenever nothing is in flight.
 
     Returns:
         Why the loop stopped.
@@ -204,7 +201,7 @@ def _invoke(context: LoopContext) -> str:
         run=context.config.name,
         round=round,
         phase="instruction",
-        student=round_student(lineage, round - 1).id,
+        student=context.round_student(round - 1).id,
         stop_reason=None,
     )
     config: RunnableConfig = {"recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1}

@@ -55,14 +55,7 @@ def decide(
     first wins. With `selection.ifd_cap`, where the highest IFD wins, any pair below the cap beats any that is
     not, by whatever margin.
 
-    Args:
-        contest: the incumbent and its candidates.
-        scores: of all of them, under the one student `student_id`.
-        selection: policy, margin and rate.
-        round: the round, from 1.
-        phase: the phase.
-        student_id: whose scores these are.
-        seed: of the run; policy `random` draws from (seed, round, phase, sample).
+    All scores are of the one student `student_id`. Policy `random` draws from (seed, round, phase, sample).
     """
     measure = measure_of(selection.policy, phase)
     if measure is None:  # nothing is compared

@@ -1,7 +1,7 @@
 """Commands that show runs; none of them writes a lineage."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,9 +9,6 @@ from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, say, sh
 from reflectune.loop.show.terminal.layout import open_console
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
-
-if TYPE_CHECKING:
-    from reflectune.state.lineage.round_comparison import ChangeOrder
 
 __all__ = ["compare", "diff", "list_runs", "report", "serve", "show", "trace", "verify"]
 
@@ -89,15 +86,19 @@ def compare(
 ) -> None:
     """Compare two runs, or two rounds of one run: pools, decisions, measures, training sets."""
     (one, before), (other, after) = map(_parse_place, (first, second))
-    if one != other and before is after is None:
-        _compare_runs(one, other, runs, as_json)
-    elif one == other and None not in (before, after):
-        _compare_rounds(one, before or 0, after or 0, sort, limit, runs, as_json)
-    else:
+    if one == other and before is not None and after is not None:
+        diff(one, before, after, limit, sort, runs, as_json)
+        return
+    if one == other or before is not None or after is not None:
         raise ConfigError(
             f"{first} and {second} do not compare; give the names of two runs, or two rounds of one run, "
             f"as {one}@0 {one}@1"
         )
+    from reflectune.loop.show.documents import describe_comparison
+    from reflectune.loop.show.terminal.compare import render_runs_compared
+
+    document = describe_comparison(RunFolder.find(runs, one), RunFolder.find(runs, other))
+    show_document(document, render_runs_compared(document), as_json)
 
 
 def _parse_place(text: str) -> tuple[str, int | None]:
@@ -120,20 +121,6 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two rounds of a run: the same as `compare NAME@A NAME@B`."""
-    _compare_rounds(name, before, after, sort, limit, runs, as_json)
-
-
-def _compare_runs(one: str, other: str, runs: Path, as_json: bool) -> None:
-    from reflectune.loop.show.documents import describe_comparison
-    from reflectune.loop.show.terminal.compare import render_runs_compared
-
-    document = describe_comparison(RunFolder.find(runs, one), RunFolder.find(runs, other))
-    show_document(document, render_runs_compared(document), as_json)
-
-
-def _compare_rounds(
-    name: str, before: int, after: int, sort: "ChangeOrder", limit: int, runs: Path, as_json: bool
-) -> None:
     from reflectune.loop.show.terminal.compare import render_rounds_compared
     from reflectune.state.lineage.round_comparison import compare_rounds
 

@@ -6,15 +6,7 @@ from contextlib import ExitStack
 from langgraph.runtime import Runtime
 
 from reflectune.agents.student.evaluation import evaluate_student
-from reflectune.loop.context import (
-    SAMPLES_AT_ONCE,
-    LoopContext,
-    LoopState,
-    Scorer,
-    find_adapter,
-    round_student,
-    timed,
-)
+from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer
 from reflectune.loop.nodes.reflect import count_wanted
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig
@@ -61,12 +53,11 @@ def why_stop(
 def evaluate_round(context: LoopContext, round: int) -> None:
     """Commit the held-out measures of a round's student, where they are missing."""
     lineage = context.lineage
-    pairs = lineage.holdout_pairs()
-    measured = lineage.held_out_measures()
+    pairs, measured = lineage.holdout_pairs(), lineage.held_out_measures()
     if not pairs or round in measured:
         return
-    student = round_student(lineage, round)
-    with timed(context, round, "evaluate"):
+    student = context.round_student(round)
+    with context.timed(round, "evaluate"):
         evaluations: Iterable[Evaluation]
         if student.round < round and student.round in measured:
             evaluations = measured[student.round].values()  # nothing was trained since
@@ -74,7 +65,7 @@ def evaluate_round(context: LoopContext, round: int) -> None:
             title = f"round {round} · evaluate · {student.id}"
             with (
                 context.display.stage(title, total=len(pairs)) as stage,
-                context.open_student(find_adapter(context.folder, student)) as model,
+                context.open_with_adapter(student) as model,
             ):
 
                 def on_done(done: int) -> None:
@@ -102,9 +93,9 @@ def score_base_samples(context: LoopContext, round: int) -> None:
     """
     lineage, config = context.lineage, context.config
     sample_ids = lineage.choose_samples(config.evaluate.base_samples, config.seed)
-    base = round_student(lineage, 0)
+    base = context.round_student(0)
     title = f"round {round} · evaluate · pool under {base.id}"
-    with timed(context, round, "evaluate"), ExitStack() as stack:
+    with context.timed(round, "evaluate"), ExitStack() as stack:
         stage = stack.enter_context(context.display.stage(title, total=len(sample_ids)))
         scorer = Scorer(context, base, stack)
         for start in range(0, len(sample_ids), SAMPLES_AT_ONCE):

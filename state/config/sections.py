@@ -126,6 +126,11 @@ class TeacherConfig(Section):
         return self.concurrency or (256 if self.engine == "vllm" else 16)
 
     @property
+    def caps(self) -> list[str]:
+        """The keys of its budget that are set."""
+        return [key for key in ("budget_tokens", "budget_usd") if getattr(self, key) is not None]
+
+    @property
     def attempts(self) -> int:
         """Most calls for one proposal. A recording says the same again, so it is asked once."""
         return 1 if self.engine == "recorded" else 1 + self.retries
@@ -133,7 +138,6 @@ class TeacherConfig(Section):
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
         is_recorded, is_student = self.engine == "recorded", self.model == SELF
-        is_capped = self.budget_tokens is not None or self.budget_usd is not None
         is_priced = self.price_in is not None and self.price_out is not None
         has_revision = self.revision is not None
         is_greedy = self.temperature == 0 and not is_recorded
@@ -147,7 +151,10 @@ class TeacherConfig(Section):
             (is_greedy and self.candidates > 1, "candidates > 1 needs temperature > 0, or all are the same"),
             (is_student and has_revision, 'revision is the student\'s own where model = "self"; unset it'),
             (is_recorded and self.cache == "only", "a recording is asked without a cache; unset cache"),
-            (is_recorded and is_capped, "a recording costs nothing that could be counted; unset the budget"),
+            (
+                is_recorded and bool(self.caps),
+                "a recording costs nothing that could be counted; unset the budget",
+            ),
             (self.budget_usd is not None and not is_priced, "budget_usd needs price_in and price_out"),
         ]
         for key, engines in _ENGINE_KEYS.items():
