@@ -16,9 +16,6 @@ from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["hash_files", "refuse_changed_config", "refuse_changed_files", "restore_config"]
 
-# Changed keys that a refusal spells out.
-_SHOWN = 5
-
 
 def restore_config(folder: RunFolder) -> RunConfig:
     """The config of a run that has begun; where its file is gone, the lineage writes it anew.
@@ -49,10 +46,9 @@ def refuse_changed_config(lineage: LineageWriter, config: RunConfig, name: str) 
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
     changed = [key for key in begun | now if begun.get(key) != now.get(key)]
     if changed:
-        shown = [f"{key} {_show(begun.get(key))} -> {_show(now.get(key))}" for key in changed[:_SHOWN]]
-        more = f", and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        shown = [f"{key} {_show(begun.get(key))} -> {_show(now.get(key))}" for key in changed]
         raise ConfigError(
-            f"config.toml was changed since the run began ({', '.join(shown)}{more}); put it back, "
+            f"config.toml was changed since the run began ({', '.join(shown)}); put it back, "
             "or delete it, and the lineage writes it anew, or start another run; "
             f"`reflectune resume {name} --set` changes {', '.join(CHANGEABLE)}"
         )

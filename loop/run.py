@@ -48,11 +48,8 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
     again later: a resumed run refuses others under the same names.
 
     Raises:
-        ConfigError: the name is taken, or teacher or checker cannot be used as configured.
-        DatasetError: the data cannot be read.
-        StudentError: the student model cannot be used.
-        AdapterError: the student cannot be given the configured adapter.
-        StoreError: the cache of answers is damaged, or the folder cannot be written.
+        ReflectuneError: the name is taken, the folder cannot be written, or something of the config cannot be
+            used: data, teacher, checker, student, adapter, the cache of answers.
     """
     with RunFolder.create(runs, config.name) as folder, explain_storage_errors(runs, "start the run again"):
         check_teacher(config.teacher)
@@ -123,8 +120,6 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
 
     Raises:
         Interrupted: `stopping` said yes, and what was in flight has been committed.
-        StoreError: another process works on the run, another version of the machine began it, the cache of
-            answers is damaged, or the run's files cannot be written or read.
         ReflectuneError: whatever ended the run early; it can be resumed.
     """
     config = restore_config(folder)
@@ -171,12 +166,7 @@ def _open_teacher(
 
 
 def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:
-    """The cache that a run's teacher uses; None without one.
-
-    Raises:
-        ConfigError: there is none, and nobody else may be asked.
-        StoreError: it cannot be used.
-    """
+    """The cache that a run's teacher uses; None without one."""
     teacher = config.teacher
     if teacher.cache == "off" or not ENGINES[teacher.engine].is_cached:
         return nullcontext()
@@ -233,9 +223,7 @@ def _status(lineage: LineageWriter) -> Iterator[None]:
     lineage.set_run_status("running")
     try:
         yield
-    except (KeyboardInterrupt, Interrupted):
-        lineage.set_run_status("interrupted")
-        raise
-    except BaseException:
-        lineage.set_run_status("failed")
+    except BaseException as error:
+        is_asked = isinstance(error, (KeyboardInterrupt, Interrupted))
+        lineage.set_run_status("interrupted" if is_asked else "failed")
         raise

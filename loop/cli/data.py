@@ -68,13 +68,14 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score any dataset with any student: IFD and r-IFD, one JSON object a line."""
-    from reflectune.state.config import DataConfig, StudentConfig
+    from reflectune.state.config import DataConfig, StudentConfig, resolve_paths
 
     if as_json and out is None:
         raise ConfigError("--json prints a summary; say with -o FILE where the scores go")
+    paths = {"student": {"model": student, "template": template}}
+    resolve_paths(paths, Path())
     student_config = StudentConfig(
-        model=_model_path(student),
-        template=template if template in ("chat", "plain") else str(Path(template).absolute()),
+        **paths["student"],
         max_length=max_length,
         batch_tokens=batch_tokens,
         device=device,
@@ -95,7 +96,3 @@ def score(
         summary = score_dataset(data_config, student_config, adapter, stream, open_display())
     line = f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
     show_document(summary | {"out": str(out)}, line, as_json)
-
-
-def _model_path(model: str) -> str:
-    return str(Path(model).absolute()) if Path(model).exists() or model.startswith((".", "/")) else model

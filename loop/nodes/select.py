@@ -78,5 +78,4 @@ def _decide_together(scorer: Scorer, contests: Sequence[Contest], round: int, ph
 
 
 def _union(known: Scores, fresh: Scores) -> Scores:
-    versions = [*known, *(version for version in fresh if version not in known)]
-    return {version: {**known.get(version, {}), **fresh.get(version, {})} for version in versions}
+    return {key: {**known.get(key, {}), **fresh.get(key, {})} for key in {**known, **fresh}}

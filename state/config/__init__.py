@@ -29,7 +29,7 @@ from reflectune.state.errors import ConfigError
 __all__ = [
     "CHANGEABLE", "SELF", "DataConfig", "RefinetuneConfig", "RunConfig", "SelectionConfig", "StudentConfig",
     "TeacherConfig", "change_config", "flatten", "load_begun_config", "load_config", "parse_config",
-    "read_toml", "upgrade_config",
+    "read_toml", "resolve_paths", "upgrade_config",
 ]  # fmt: skip
 
 # The keys that may change while a run goes on: none of them alters what a stored row means.
@@ -52,6 +52,9 @@ _RENAMED = {
     "teacher.patience": "freeze_after",
 }
 
+# Where the demo's files are. The package may have been installed elsewhere when a run began.
+_PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
+
 # Keys that name a file, and keys that name a folder or else a model of the hub; values that name neither.
 _FILES = ("data.path", "teacher.path", "teacher.prompts", "student.template")
 _MODELS = ("teacher.model", "student.model")
@@ -61,10 +64,8 @@ _NO_PATHS = {"teacher.model": (SELF,), "student.template": ("chat", "plain")}
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, override and check a config file.
 
-    Args:
-        path: the TOML file; relative paths in it are relative to its folder.
-        overrides: "section.key=value" strings; a value is read as TOML, else as a plain string. A
-            relative path given here is relative to the working directory.
+    An override is "section.key=value"; a value is read as TOML, else as a plain string. Relative paths are
+    relative to the file's folder, in overrides to the working directory.
 
     Raises:
         ConfigError: file missing or not TOML, unknown key, impossible value.
@@ -73,7 +74,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     changed: dict[str, Any] = {}
     for override in overrides:
         _assign(changed, override)
-    _resolve_paths(changed, Path())
+    resolve_paths(changed, Path())
     _merge(values, changed)
     return parse_config(values, source=str(path))
 
@@ -95,9 +96,14 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
         else table
         for section, table in values.items()
     }
-    evaluate = upgraded.get("evaluate")
-    if isinstance(evaluate, dict) and evaluate.get("checker") == "loop.demo.world:check":
-        evaluate["checker"] = "reflectune.loop.demo.world:check"
+    for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
+        section, _, name = key.partition(".")
+        table = upgraded.get(section)
+        text = table.get(name) if isinstance(table, dict) else None
+        if text == "loop.demo.world:check":
+            table[name] = f"reflectune.{text}"
+        elif isinstance(text, str) and _IN_DEMO in text and not os.path.exists(text):
+            table[name] = str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2]
     return upgraded
 
 
@@ -189,7 +195,7 @@ def _merge(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
             values[key] = value
 
 
-def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+def resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Make the paths in raw values absolute. A model that is no path stays a name."""
     for key in (*_FILES, *_MODELS):
         section, _, name = key.partition(".")
@@ -207,7 +213,7 @@ def _read_values(path: Path) -> dict[str, Any]:
         values = read_toml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; `reflectune init {path}` writes one") from None
-    _resolve_paths(values, path.parent)
+    resolve_paths(values, path.parent)
     return values
 
 

@@ -78,10 +78,7 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False) -> Dataset:
     ShareGPT conversations, whose first turn is the instruction. Several exchanges, and a system message (a
     turn, or a `system` field) that is not blank, have no place in a pair and are refused. In `meta`, what
     JSON cannot hold becomes text, and NaN and infinities become null. Reading stops at `data.limit` pairs.
-
-    Args:
-        data: where the data is and how to read it; `holdout` is not looked at.
-        allow_empty: take a text that is there but blank as it is. A missing one is refused all the same.
+    With `allow_empty` a text that is there but blank is taken as it is.
 
     Raises:
         DatasetError: nothing there, not readable, or records that are not pairs. With
@@ -115,10 +112,7 @@ def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -
     for case and white space count as one. They are drawn in an order that depends on the seed and on
     their text alone, until the wanted number of records is reached or first exceeded.
 
-    Args:
-        records: the given data, in order.
-        holdout: records to hold out: a count (int), or a share of all (float; above 0 it is at least one).
-        seed: of the run.
+    `holdout` is a count (int), or a share of all (float; above 0 it is at least one record).
 
     Raises:
         DatasetError: nothing would be left to train on.

@@ -65,7 +65,7 @@ def _one_line(text: object) -> str:
 def _file_rows(path: Path, piped: bytes | None) -> Iterator[Row]:
     """Rows of a file of any format; the content says which."""
     try:
-        with _opened(path, piped) as file:
+        with path.open("rb") if piped is None else io.BytesIO(piped) as file:
             beginning = b""
             while not beginning and (chunk := file.read(_CHUNK)):
                 beginning = chunk.removeprefix(codecs.BOM_UTF8).lstrip()
@@ -83,30 +83,16 @@ def _file_rows(path: Path, piped: bytes | None) -> Iterator[Row]:
     except OSError as error:
         raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
-        with _opened(path, piped) as file:
-            raise _undecodable(path, file) from error
-
-
-def _opened(path: Path, piped: bytes | None) -> IO[bytes]:
-    return path.open("rb") if piped is None else io.BytesIO(piped)
+        raise DatasetError(
+            f"{path}: not UTF-8 text (byte 0x{error.object[error.start]:02x}); "
+            "save it as UTF-8 JSON, JSON Lines or CSV, or as Parquet"
+        ) from error
 
 
 def _unreadable(path: Path, error: OSError) -> DatasetError:
     return DatasetError(
         f"{path}: cannot be read: {error.strerror}; data.path wants a file, data.hf takes a folder"
     )
-
-
-def _undecodable(path: Path, file: IO[bytes]) -> DatasetError:
-    """The error for the first line that is not UTF-8."""
-    where = "not UTF-8 text"
-    for number, line in enumerate(file, start=1):
-        try:
-            line.decode()
-        except UnicodeDecodeError as error:
-            where = f"line {number}: not UTF-8 text (byte 0x{line[error.start]:02x})"
-            break
-    return DatasetError(f"{path}: {where}; save it as UTF-8 JSON, JSON Lines or CSV, or as Parquet")
 
 
 def _text(file: IO[bytes], newline: str) -> TextIO:
