@@ -19,16 +19,7 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, Term
 
-__all__ = [
-    "SAMPLES_AT_ONCE",
-    "LoopContext",
-    "LoopState",
-    "Scorer",
-    "adapter_of",
-    "find_adapter",
-    "round_student",
-    "timed",
-]
+__all__ = ["SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "find_adapter"]
 
 # How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
 # scores may differ in their last bits with what they are computed beside.
@@ -70,6 +61,29 @@ class LoopContext:
         if self.stopping():
             raise Interrupted
 
+    def round_student(self, round: int) -> StudentRecord:
+        """The student that a round ended with."""
+        student = self.lineage.round_student(round)
+        assert student is not None, f"round {round} has no student"
+        return student
+
+    def open_with_adapter(self, student: StudentRecord) -> Student:
+        """Open a student as it was trained.
+
+        Raises:
+            AdapterError: its adapter is not what was trained.
+        """
+        return self.open_student(find_adapter(self.folder, student))
+
+    @contextmanager
+    def timed(self, round: int, node: str) -> Iterator[None]:
+        """Book the block's time on a node of a round, however it ends."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.lineage.add_seconds(round, node, time.monotonic() - began)
+
 
 class Scorer:
     """Scores with one student, opened when the first score is really missing."""
@@ -84,8 +98,7 @@ class Scorer:
         if not missing:
             return {}
         if self.model is None:
-            adapter = adapter_of(self.context, self.student)
-            self.model = self.stack.enter_context(self.context.open_student(adapter))
+            self.model = self.stack.enter_context(self.context.open_with_adapter(self.student))
             self.context.leave_if_asked()
         scores: dict[str, dict[Term, Score]] = {}
         results = self.model.score([(pair, term) for _, pair, term in missing])
@@ -105,25 +118,3 @@ def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
     adapter = folder.adapter(student.round)
     check_adapter(adapter, student.adapter_hash, student.id)
     return adapter
-
-
-def adapter_of(context: LoopContext, student: StudentRecord) -> Path | None:
-    """`find_adapter` in the folder of the run."""
-    return find_adapter(context.folder, student)
-
-
-def round_student(lineage: LineageWriter, round: int) -> StudentRecord:
-    """The student that a round ended with."""
-    student = lineage.round_student(round)
-    assert student is not None, f"round {round} has no student"
-    return student
-
-
-@contextmanager
-def timed(context: LoopContext, round: int, node: str) -> Iterator[None]:
-    """Book the block's time on a node of a round, however it ends."""
-    began = time.monotonic()
-    try:
-        yield
-    finally:
-        context.lineage.add_seconds(round, node, time.monotonic() - began)

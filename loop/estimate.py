@@ -17,7 +17,6 @@ from reflectune.agents.models import open_tokenizer
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
-from reflectune.loop.show.numbers import format_count, format_number
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.config import RunConfig, TeacherConfig
 from reflectune.state.data.datasets import assign_samples, read_dataset
@@ -44,16 +43,10 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
 
     Every round asks for `candidates` proposals for each training pair in each phase. Tokens of a call are
     means over up to 200 pairs drawn by the run's seed; an answer has at most `max_tokens`. A budget is not
-    taken into account.
-
-    Returns:
-        Totals with their assumptions; `most_calls` is with every retry, `cost_usd` None where a price is
-        unknown.
+    taken into account. `most_calls` is with every retry, `cost_usd` None where a price is unknown.
 
     Raises:
-        ConfigError: the prompts cannot be used.
-        DatasetError: the data cannot be read.
-        StudentError: the student's tokenizer cannot be opened.
+        ReflectuneError: prompts, data or the student's tokenizer cannot be read.
     """
     teacher = config.teacher
     prompts = open_prompts(None if teacher.prompts is None else Path(teacher.prompts))
@@ -74,11 +67,9 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         round(sum(calls * phase[name] for phase in phases.values()))
         for name in ("prompt_tokens", "completion_tokens")
     )
-    cost = None
     cache = teacher.cache if ENGINES[teacher.engine].is_cached else "off"
-    if cache == "only":
-        cost = 0.0
-    elif teacher.price_in is not None and teacher.price_out is not None:
+    cost = 0.0 if cache == "only" else None
+    if cost is None and teacher.price_in is not None and teacher.price_out is not None:
         cost = (teacher.price_in * prompt_tokens + teacher.price_out * completion_tokens) / 1e6
     return {
         "name": config.name,
@@ -99,17 +90,9 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
 
 def render_estimate(document: dict[str, Any]) -> RenderableType:
     """The estimate as a terminal shows it."""
-    table = tabulate(
-        ("phase", "calls", "tokens of a prompt", "tokens of an answer"),
-        (
-            (
-                name,
-                format_count(phase["calls"]),
-                format(phase["prompt_tokens"], ".0f"),
-                format(phase["completion_tokens"], ".0f"),
-            )
-            for name, phase in document["phases"].items()
-        ),
+    rows = (
+        (name, f"{phase['calls']:,d}", f"{phase['prompt_tokens']:.0f}", f"{phase['completion_tokens']:.0f}")
+        for name, phase in document["phases"].items()
     )
     head = (
         f"{document['name']}: {document['samples']:,d} pairs, {document['rounds']} rounds, "
@@ -119,13 +102,11 @@ def render_estimate(document: dict[str, Any]) -> RenderableType:
         f"{document['calls']:,d} calls (at most {document['most_calls']:,d} with every retry), "
         f"{document['prompt_tokens']:,d} prompt and {document['completion_tokens']:,d} completion tokens"
     )
-    known = document["cost_usd"] is not None
-    cost = (
-        f"USD {format_number(document['cost_usd'], ',.2f')}" if known else "unknown; set the teacher's prices"
-    )
+    usd = document["cost_usd"]
+    cost = "unknown; set the teacher's prices" if usd is None else f"USD {usd:,.2f}"
     return Group(
         Text(head, style="bold"),
-        table,
+        tabulate(("phase", "calls", "tokens of a prompt", "tokens of an answer"), rows),
         Text(f"total: {totals}"),
         Text(f"cost: {cost}"),
         Text(f"An estimate from {document['measured_pairs']} pairs. It assumes:", style="dim"),
@@ -138,19 +119,17 @@ def _measure_phase(
 ) -> dict[str, float]:
     """Mean tokens of a call's prompt and answer."""
     structured = teacher.structured and ENGINES[teacher.engine].structured
+    prompt_tokens, completion_tokens = [], []
+    for pair in pairs:
+        messages = prompts.messages(phase, pair, structured=structured, nonce=make_nonce(pair, phase))
+        prompt_tokens.append(sum(count(str(message["content"])) for message in messages))
+        # What an answer writes anew; a new instruction takes its input in.
+        replaced = (
+            (pair.instruction, pair.input, pair.response) if phase == "instruction" else (pair.response,)
+        )
+        text = "\n".join(filter(None, replaced))
+        completion_tokens.append(min(2 * count(text), teacher.max_tokens))
     return {
-        "prompt_tokens": statistics.fmean(
-            count(str(message["content"]))
-            for pair in pairs
-            for message in prompts.messages(phase, pair, structured=structured, nonce=make_nonce(pair, phase))
-        ),
-        "completion_tokens": statistics.fmean(
-            min(2 * count(_replaced(pair, phase)), teacher.max_tokens) for pair in pairs
-        ),
+        "prompt_tokens": statistics.fmean(prompt_tokens),
+        "completion_tokens": statistics.fmean(completion_tokens),
     }
-
-
-def _replaced(pair: Pair, phase: Phase) -> str:
-    """The texts of a pair that an answer writes anew; a new instruction takes its input in."""
-    texts = (pair.instruction, pair.input, pair.response) if phase == "instruction" else (pair.response,)
-    return "\n".join(text for text in texts if text)

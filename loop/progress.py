@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -26,31 +25,6 @@ __all__ = ["BarDisplay", "Display", "LineDisplay", "Stage", "open_display"]
 _LINE_EVERY = 10.0
 
 
-class Stage(Protocol):
-    """The progress of one stage of a round."""
-
-    def update(self, done: int, total: int, **facts: str) -> None:
-        """Say how much is done; facts, such as acceptance so far, are shown beside the count."""
-
-
-class Display(Protocol):
-    """Where progress is shown."""
-
-    @contextmanager
-    def stage(self, title: str, *, total: int, done: int = 0) -> Iterator[Stage]:
-        """Show one stage while the block runs; `done` of `total` were done before."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Show one line that stays."""
-
-
-def open_display() -> Display:
-    """Bars where stderr is a terminal, else plain lines."""
-    console = Console(stderr=True)
-    return BarDisplay(console) if console.is_terminal else LineDisplay()
-
-
 class BarDisplay:
     """Bars that are redrawn in place."""
 
@@ -58,8 +32,8 @@ class BarDisplay:
         self.console = console
 
     @contextmanager
-    def stage(self, title: str, *, total: int, done: int = 0) -> Iterator[Stage]:
-        """Show one stage while the block runs."""
+    def stage(self, title: str, *, total: int, done: int = 0) -> "Iterator[Stage]":
+        """Show one stage of a round while the block runs; `done` of `total` were done before."""
         progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -83,8 +57,8 @@ class LineDisplay:
     """One line when a stage begins, one every few seconds, one when it ends."""
 
     @contextmanager
-    def stage(self, title: str, *, total: int, done: int = 0) -> Iterator[Stage]:
-        """Show one stage while the block runs."""
+    def stage(self, title: str, *, total: int, done: int = 0) -> "Iterator[Stage]":
+        """Show one stage of a round while the block runs; `done` of `total` were done before."""
         line = _Line(title, total, done)
         line.write()
         yield line
@@ -106,6 +80,7 @@ class _Bar:
         self.progress, self.task = progress, task
 
     def update(self, done: int, total: int, **facts: str) -> None:
+        """Say how much is done; facts, such as acceptance so far, are shown beside the count."""
         self.progress.update(self.task, completed=done, total=total, facts=_list(facts))
 
 
@@ -114,7 +89,8 @@ class _Line:
         self.title, self.total, self.done = title, total, done
         self.facts: dict[str, str] = {}
         self.unwritten = False
-        self.began, self.written, self.before = time.monotonic(), time.monotonic(), done
+        self.began = self.written = time.monotonic()
+        self.before = done
 
     def update(self, done: int, total: int, **facts: str) -> None:
         self.done, self.total, self.facts, self.unwritten = done, total, facts, True
@@ -132,6 +108,16 @@ class _Line:
         if self.facts:
             parts.append(_list(self.facts))
         print(", ".join(parts), file=sys.stderr, flush=True)  # noqa: T201
+
+
+Display = BarDisplay | LineDisplay
+Stage = _Bar | _Line
+
+
+def open_display() -> Display:
+    """Bars where stderr is a terminal, else plain lines."""
+    console = Console(stderr=True)
+    return BarDisplay(console) if console.is_terminal else LineDisplay()
 
 
 def _list(facts: dict[str, str]) -> str:

@@ -14,15 +14,7 @@ from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.storage import explain_storage_errors
 
-__all__ = [
-    "hash_files",
-    "refuse_changed_config",
-    "refuse_changed_files",
-    "restore_config",
-]
-
-# Changed keys that a refusal spells out.
-_SHOWN = 5
+__all__ = ["hash_files", "refuse_changed_config", "refuse_changed_files", "restore_config"]
 
 
 def restore_config(folder: RunFolder) -> RunConfig:
@@ -54,10 +46,9 @@ def refuse_changed_config(lineage: LineageWriter, config: RunConfig, name: str) 
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
     changed = [key for key in begun | now if begun.get(key) != now.get(key)]
     if changed:
-        shown = [f"{key} {_show(begun.get(key))} -> {_show(now.get(key))}" for key in changed[:_SHOWN]]
-        more = f", and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        shown = [f"{key} {_show(begun.get(key))} -> {_show(now.get(key))}" for key in changed]
         raise ConfigError(
-            f"config.toml was changed since the run began ({', '.join(shown)}{more}); put it back, "
+            f"config.toml was changed since the run began ({', '.join(shown)}); put it back, "
             "or delete it, and the lineage writes it anew, or start another run; "
             f"`reflectune resume {name} --set` changes {', '.join(CHANGEABLE)}"
         )
@@ -73,15 +64,15 @@ def hash_files(config: RunConfig) -> dict[str, str]:
         ConfigError: a file cannot be read.
     """
     student, teacher = config.student, config.teacher
-    models = {"student.model": student.model}
-    if ENGINES[teacher.engine].is_local and teacher.model is not None and teacher.model != SELF:
-        models["teacher.model"] = teacher.model
+    models = [("student.model", student.model)]
+    if ENGINES[teacher.engine].is_local and teacher.model != SELF:
+        models.append(("teacher.model", teacher.model or ""))
     texts = {
         "student.template": student.template,
         "teacher.prompts": teacher.prompts or "",
         "teacher.path": teacher.path or "",  # recorded answers
     }
-    hashes = {key: fingerprint(Path(model)) for key, model in models.items() if Path(model).is_dir()}
+    hashes = {key: fingerprint(Path(model)) for key, model in models if model and Path(model).is_dir()}
     for key, file in texts.items():
         if Path(file).is_absolute() and Path(file).is_file():
             try:

@@ -22,12 +22,7 @@ from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.progress import Display
-from reflectune.loop.resuming import (
-    hash_files,
-    refuse_changed_config,
-    refuse_changed_files,
-    restore_config,
-)
+from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
 from reflectune.loop.signals import Interrupted
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import SELF, RunConfig, change_config, flatten, parse_config
@@ -54,11 +49,8 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
     again later: a resumed run refuses others under the same names.
 
     Raises:
-        ConfigError: the name is taken, or teacher or checker cannot be used as configured.
-        DatasetError: the data cannot be read.
-        StudentError: the student model cannot be used.
-        AdapterError: the student cannot be given the configured adapter.
-        StoreError: the cache of answers is damaged, or the folder cannot be written.
+        ReflectuneError: the name is taken, the folder cannot be written, or something of the config cannot be
+            used: data, teacher, checker, student, adapter, the cache of answers.
     """
     with RunFolder.create(runs, config.name) as folder, explain_storage_errors(runs, "start the run again"):
         check_teacher(config.teacher)
@@ -122,18 +114,13 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
 def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] = lambda: False) -> str:
     """Go on with a run from where its lineage says it is, to its end.
 
-    Args:
-        folder: of the run.
-        display: where progress is shown.
-        stopping: whether somebody asked to stop; asked whenever nothing is in flight.
+    `stopping`, whether somebody asked to stop, is asked whenever nothing is in flight.
 
     Returns:
         Why the loop stopped.
 
     Raises:
         Interrupted: `stopping` said yes, and what was in flight has been committed.
-        StoreError: another process works on the run, another version of the machine began it, the cache of
-            answers is damaged, or the run's files cannot be written or read.
         ReflectuneError: whatever ended the run early; it can be resumed.
     """
     config = restore_config(folder)
@@ -144,7 +131,11 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         LineageWriter.open(folder.lineage) as lineage,
         _open_cache(config, folder.path.parent) as cache,
     ):
-        _refuse_other_machine(lineage)
+        if lineage.versions()["graph"] != hash_graph():
+            raise StoreError(
+                "this run was begun by a version of Reflectune whose machine has other nodes; "
+                "resume it with that version"
+            )
         refuse_changed_config(lineage, config, folder.path.name)
         refuse_changed_files(lineage, config)
         context = LoopContext(
@@ -176,12 +167,7 @@ def _open_teacher(
 
 
 def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:
-    """The cache that a run's teacher uses; None without one.
-
-    Raises:
-        ConfigError: there is none, and nobody else may be asked.
-        StoreError: it cannot be used.
-    """
+    """The cache that a run's teacher uses; None without one."""
     teacher = config.teacher
     if teacher.cache == "off" or not ENGINES[teacher.engine].is_cached:
         return nullcontext()
@@ -194,16 +180,23 @@ def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerC
 
 def _invoke(context: LoopContext) -> str:
     os.environ["LANGSMITH_TRACING"] = "false"  # whatever the environment says
-    round = context.lineage.newest_round()
+    lineage = context.lineage
+    round = lineage.newest_round()
     _remove_adapters_after(context.folder, round)
-    if context.lineage.is_round_finished(round):
+    if lineage.is_round_finished(round):
         reason = _end_again(context, round) if round > 0 else None
         if reason is not None:
             return reason
         round += 1
+    state = LoopState(
+        run=context.config.name,
+        round=round,
+        phase="instruction",
+        student=context.round_student(round - 1).id,
+        stop_reason=None,
+    )
     config: RunnableConfig = {"recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1}
-    end = build_graph().invoke(_beginning(context, round), config, context=context)
-    return cast(str, end["stop_reason"])
+    return cast(str, build_graph().invoke(state, config, context=context)["stop_reason"])
 
 
 def _end_again(context: LoopContext, round: int) -> str | None:
@@ -219,18 +212,6 @@ def _end_again(context: LoopContext, round: int) -> str | None:
     return reason
 
 
-def _beginning(context: LoopContext, round: int) -> LoopState:
-    student = context.lineage.round_student(round - 1)
-    assert student is not None, f"round {round - 1} has no student"
-    return {
-        "run": context.config.name,
-        "round": round,
-        "phase": "instruction",
-        "student": student.id,
-        "stop_reason": None,
-    }
-
-
 def _remove_adapters_after(folder: RunFolder, newest: int) -> None:
     """Remove the adapters of rounds that a lineage put back from a copy has not seen."""
     for adapter in (folder.path / "adapters").glob("*"):
@@ -243,17 +224,7 @@ def _status(lineage: LineageWriter) -> Iterator[None]:
     lineage.set_run_status("running")
     try:
         yield
-    except (KeyboardInterrupt, Interrupted):
-        lineage.set_run_status("interrupted")
+    except BaseException as error:
+        is_asked = isinstance(error, (KeyboardInterrupt, Interrupted))
+        lineage.set_run_status("interrupted" if is_asked else "failed")
         raise
-    except BaseException:
-        lineage.set_run_status("failed")
-        raise
-
-
-def _refuse_other_machine(lineage: LineageWriter) -> None:
-    if lineage.versions()["graph"] != hash_graph():
-        raise StoreError(
-            "this run was begun by a version of Reflectune whose machine has other nodes; "
-            "resume it with that version"
-        )

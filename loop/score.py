@@ -1,7 +1,6 @@
 """IFD and r-IFD of any dataset under any student, without a run."""
 
 import json
-from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +11,7 @@ from reflectune.loop.progress import Display
 from reflectune.state.config import DataConfig, StudentConfig
 from reflectune.state.data.datasets import read_dataset
 from reflectune.state.lineage.reader import mean_and_median
-from reflectune.state.records import TERMS, Pair, Score, Term
+from reflectune.state.records import TERMS, Score, Term
 
 __all__ = ["score_dataset"]
 
@@ -21,11 +20,7 @@ _AT_ONCE = 64
 
 
 def score_dataset(
-    data: DataConfig,
-    student: StudentConfig,
-    adapter: Path | None,
-    out: IO[str],
-    display: Display,
+    data: DataConfig, student: StudentConfig, adapter: Path | None, out: IO[str], display: Display
 ) -> dict[str, Any]:
     """Score every pair of a dataset and write one JSON object a line, in the order of the data.
 
@@ -33,35 +28,22 @@ def score_dataset(
         A summary: records, how many could be scored, mean and median of IFD and r-IFD.
     """
     records = read_dataset(data, allow_empty=True)
-    ifds: list[float | None] = []
-    r_ifds: list[float | None] = []
+    values: dict[str, list[float | None]] = {"ifd": [], "r_ifd": []}
     scored = 0
-    with (
-        Student.open(student, adapter) as model,
-        display.stage("score", total=len(records)) as stage,
-    ):
+    with Student.open(student, adapter) as model, display.stage("score", total=len(records)) as stage:
         given = (record.pair for record in records)
         for start in range(0, len(records), _AT_ONCE):
             pairs = list(islice(given, _AT_ONCE))
-            for index, scores in enumerate(_score(model, pairs), start):
-                line = _line(index, scores)
+            results = iter(model.score([(pair, term) for pair in pairs for term in TERMS]))
+            for index in range(start, start + len(pairs)):
+                line = _line(index, {term: next(results) for term in TERMS})
                 scored += line["status"] == "ok"
-                ifds.append(line["ifd"])
-                r_ifds.append(line["r_ifd"])
+                for name, found in values.items():
+                    found.append(line[name])
                 out.write(json.dumps(line) + "\n")
             stage.update(start + len(pairs), len(records))
-    return {
-        "records": len(records),
-        "scored": scored,
-        "ifd": mean_and_median(ifds),
-        "r_ifd": mean_and_median(r_ifds),
-    }
-
-
-def _score(model: Student, pairs: Sequence[Pair]) -> Iterator[dict[Term, Score]]:
-    results = model.score([(pair, term) for pair in pairs for term in TERMS])
-    for start in range(0, len(results), len(TERMS)):
-        yield dict(zip(TERMS, results[start : start + len(TERMS)], strict=True))
+    means = {name: mean_and_median(found) for name, found in values.items()}
+    return {"records": len(records), "scored": scored, **means}
 
 
 def _line(index: int, scores: dict[Term, Score]) -> dict[str, Any]:

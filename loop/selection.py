@@ -34,12 +34,6 @@ _VALUES: Mapping[MeasureKey, Callable[[TermScores], float | None]] = {
     "perplexity": lambda scores: perplexity(scores, "response_given_instruction"),
     "response_tokens": lambda scores: scores["response_given_instruction"].num_tokens,
 }
-# The policies that compare nothing, with the share of proposals that they take.
-_SHARES: Mapping[PolicyName, Callable[[SelectionConfig], float]] = {
-    "random": lambda selection: selection.random_rate,
-    "accept-all": lambda _: 1.0,
-    "reject-all": lambda _: 0.0,
-}
 # What a policy that compares nothing needs all the same: a failure never wins.
 _SCORABLE: tuple[Term, ...] = ("response_given_instruction",)
 
@@ -61,25 +55,33 @@ def decide(
     first wins. With `selection.ifd_cap`, where the highest IFD wins, any pair below the cap beats any that is
     not, by whatever margin.
 
-    Args:
-        contest: the incumbent and its candidates.
-        scores: of all of them, under the one student `student_id`.
-        selection: policy, margin and rate.
-        round: the round, from 1.
-        phase: the phase.
-        student_id: whose scores these are.
-        seed: of the run; policy `random` draws from (seed, round, phase, sample).
+    All scores are of the one student `student_id`. Policy `random` draws from (seed, round, phase, sample).
     """
     measure = measure_of(selection.policy, phase)
-    if measure is not None:
-        values = {version: _value(measure, scores.get(version, {})) for version in contest.pairs}
-        cap = math.inf if selection.ifd_cap is None or measure.key != "ifd" else selection.ifd_cap
-        reason, winner, challenger = _compare(contest, values, measure.sign, selection.margin, cap)
+    if measure is None:  # nothing is compared
+        values = {}
+        scorable = [each for each in contest.candidate_ids if _are_scored(_SCORABLE, scores.get(each, {}))]
     else:
-        values = {}  # nothing is compared
-        draw = random.Random(f"{seed}/{round}/{phase}/{contest.sample_id}").random()
-        is_taken = draw < _SHARES[selection.policy](selection)
-        reason, winner, challenger = _draw(contest, scores, is_taken)
+        values = {version: _value(measure, scores.get(version, {})) for version in contest.pairs}
+        scorable = [each for each in contest.candidate_ids if values[each] is not None]
+    challenger = None
+    reason: Reason
+    if not contest.candidate_ids:
+        reason = "frozen" if contest.is_frozen else "no-candidate"
+    elif measure is None and not _is_taken(selection, f"{seed}/{round}/{phase}/{contest.sample_id}"):
+        reason = "policy"
+    elif not scorable:
+        reason = "unscorable"
+    elif measure is None:
+        reason, challenger = "accepted", scorable[0]
+    else:
+        cap = math.inf if selection.ifd_cap is None or measure.key != "ifd" else selection.ifd_cap
+        ranks = {
+            each: (value < cap, measure.sign * value) for each, value in values.items() if value is not None
+        }
+        challenger = max(scorable, key=lambda version: ranks[version])
+        reason = _compare(ranks[challenger], ranks.get(contest.incumbent_id), selection.margin)
+    winner = challenger if challenger and reason == "accepted" else contest.incumbent_id
     return Decision(
         round=round,
         phase=phase,
@@ -97,42 +99,23 @@ def decide(
     )
 
 
-Verdict = tuple[Reason, str, str | None]  # why, the winner, the best scorable candidate
+Rank = tuple[bool, float]  # whether a pair is below the cap, and its value, the higher the better
 
 
-def _compare(
-    contest: Contest, values: Mapping[str, float | None], sign: int, margin: float, cap: float
-) -> Verdict:
-    incumbent = contest.incumbent_id
-    if not contest.candidate_ids:
-        return "frozen" if contest.is_frozen else "no-candidate", incumbent, None
-    scorable = {version: value for version in contest.candidate_ids if (value := values[version]) is not None}
-    if not scorable:
-        return "unscorable", incumbent, None
-    challenger = max(scorable, key=lambda version: (scorable[version] < cap, sign * scorable[version]))
-    value, incumbent_value = scorable[challenger], values[incumbent]
-    if incumbent_value is None:
-        return "accepted", challenger, challenger
-    if (value < cap) != (incumbent_value < cap):
-        return ("accepted", challenger, challenger) if value < cap else ("refused", incumbent, challenger)
-    gain = sign * (value - incumbent_value)
-    if gain > margin:
-        return "accepted", challenger, challenger
-    return ("tie" if gain >= 0 else "refused"), incumbent, challenger
+def _is_taken(selection: SelectionConfig, seed: str) -> bool:
+    """Whether a policy that compares nothing takes a proposal."""
+    share = {"random": selection.random_rate, "accept-all": 1.0, "reject-all": 0.0}[selection.policy]
+    return random.Random(seed).random() < share
 
 
-def _draw(contest: Contest, scores: Scores, is_taken: bool) -> Verdict:
-    incumbent = contest.incumbent_id
-    if not contest.candidate_ids:
-        return "frozen" if contest.is_frozen else "no-candidate", incumbent, None
-    if not is_taken:
-        return "policy", incumbent, None
-    scorable = [
-        version for version in contest.candidate_ids if _are_scored(_SCORABLE, scores.get(version, {}))
-    ]
-    if not scorable:
-        return "unscorable", incumbent, None
-    return "accepted", scorable[0], scorable[0]
+def _compare(challenger: Rank, incumbent: Rank | None, margin: float) -> Reason:
+    """What becomes of the best candidate; an incumbent without a rank cannot be scored."""
+    if incumbent is None:
+        return "accepted"
+    if challenger[0] != incumbent[0]:
+        return "accepted" if challenger[0] else "refused"
+    gain = challenger[1] - incumbent[1]
+    return "accepted" if gain > margin else "tie" if gain >= 0 else "refused"
 
 
 def needed_scores(contest: Contest, policy: PolicyName, phase: Phase) -> Iterator[tuple[str, Term]]:

@@ -40,7 +40,7 @@ def stop_reason(
 
     Args:
         config: of the run.
-        round: the round just evaluated, from 1.
+        round: just evaluated, from 1.
         proposals: samples that got at least one proposal, summed over the round's phases.
         accepted: decisions of the round that took one.
         measures: held-out measures by round and name, up to this round. A checker's accuracy counts where

@@ -11,7 +11,7 @@ import typer
 from typer._click.core import Context
 
 from reflectune.loop.cli import app
-from reflectune.state.config import list_keys
+from reflectune.state.config.reference import list_keys
 
 ROOT = Path(__file__).parent.parent
 # Options that most commands have: the page says so once.

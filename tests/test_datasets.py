@@ -6,7 +6,6 @@ import sys
 import threading
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +58,7 @@ def refusal(tmp_path: Path, *rows: object, **settings: Any) -> str:
     return str(caught.value)
 
 
-def messages(*turns: tuple[str, str]) -> dict[str, Any]:
+def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
@@ -101,10 +100,6 @@ def test_read_dataset_tells_parquet_apart_by_content(tmp_path: Path) -> None:
     assert [record.pair for record in read(tmp_path / "pairs.json")] == PAIRS
 
 
-def test_read_dataset_takes_one_pretty_printed_record(tmp_path: Path) -> None:
-    assert [r.pair for r in read(written(tmp_path / "one.json", json.dumps(SUM, indent=2)))] == PAIRS[1:]
-
-
 def test_read_dataset_keeps_texts_exactly(tmp_path: Path) -> None:
     text = '  a\r\n"b",\tc\u2028d\u0085e \U0001f600 e\u0301\n\n'
     row = {"instruction": text, "input": text, "output": text}
@@ -131,11 +126,6 @@ def test_read_dataset_replaces_what_sqlite_cannot_hold(tmp_path: Path, escape: s
     assert record == Record(Pair("a\ufffdb", "", "c"), {"k\ufffd": ["x\ufffd"]})
 
 
-def test_read_dataset_keeps_paired_surrogates_as_one_character(tmp_path: Path) -> None:
-    path = written(tmp_path / "emoji.jsonl", r'{"instruction": "\ud83d\ude00", "output": "c"}')
-    assert read(path)[0].pair.instruction == "\U0001f600"
-
-
 @pytest.mark.parametrize(
     ("content", "named"),
     [
@@ -147,10 +137,10 @@ def test_read_dataset_keeps_paired_surrogates_as_one_character(tmp_path: Path) -
         ('[{"instruction": "a", "output": "b"},\n', ["line 2", "not valid JSON"]),
         (f'{json.dumps(SUM)}\n\n{{"instruction": "a"\n{json.dumps(SUM)}', ["line 3", "not valid JSON"]),
         ('{"instruction": "cut', ["line 1", "not valid JSON", "one record a line"]),
-        ('{"data": [],\n"version": 1}', ["one JSON object", "data, version", "one array of records"]),
-        ('{"data": []}', ["one JSON object", "data"]),
+        ('{"data": [],\n"version": 1}', ["line 1", "not valid JSON", "one array of records"]),
+        ('{"data": []}', ["line 1: no messages", "its fields: data"]),
         ("[" * 100_000, ["line 1", "cannot be read"]),
-        (b'{"instruction": "a",\n"output": "caf\xe9"}', ["line 2", "not UTF-8", "0xe9", "save it as UTF-8"]),
+        (b'{"instruction": "a",\n"output": "caf\xe9"}', ["not UTF-8", "0xe9", "save it as UTF-8"]),
         ("question,answer\na,b\n", ["question, answer", "want instruction and output"]),
         ("<html>\nno table\n", ["<html>", "want instruction and output"]),
         ("instruction,output\na,b,c\n", ["line 2", "more fields than the header"]),
@@ -181,15 +171,18 @@ def test_read_dataset_says_why_a_path_cannot_be_read(tmp_path: Path, name: str, 
     assert "data.path wants a file, data.hf takes a folder" in str(caught.value)
 
 
-def test_read_dataset_refuses_parquet_without_the_needed_columns(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"instruction": ["a"], "answer": ["b"]}), tmp_path / "p.parquet")
-    with pytest.raises(DatasetError, match=r"p\.parquet: its columns are instruction, answer; want"):
-        read(tmp_path / "p.parquet")
-
-
-def test_read_dataset_refuses_parquet_of_bytes(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"instruction": [b"a"], "output": [b"b"]}), tmp_path / "p.parquet")
-    with pytest.raises(DatasetError, match="instruction is of type bytes, not text"):
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"instruction": ["a"], "answer": ["b"]}, r"p\.parquet: its columns are instruction, answer; want"),
+        ({"instruction": [b"a"], "output": [b"b"]}, "instruction is of type bytes, not text"),
+    ],
+)
+def test_read_dataset_refuses_parquet_that_holds_no_pairs(
+    tmp_path: Path, columns: dict[str, Any], named: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    with pytest.raises(DatasetError, match=named):
         read(tmp_path / "p.parquet")
 
 
@@ -209,15 +202,6 @@ def test_read_dataset_finds_the_last_bad_record_before_it_gives_out_the_first(tm
     path = written(tmp_path / "l", f"{json.dumps(SUM)}\n" * 5000 + "{}\n")
     with pytest.raises(DatasetError, match=r"1 of 5001 records .* \(line 5001: no messages"):
         read_dataset(DataConfig(path=path))
-
-
-@pytest.mark.parametrize("now", [json.dumps(SUM), f"{json.dumps(SUM)}\n7\n"])
-def test_dataset_does_not_hide_that_pairs_were_lost_since_the_check(tmp_path: Path, now: str) -> None:
-    path = tmp_path / "l"
-    dataset = read_dataset(DataConfig(path=written(path, f"{json.dumps(SUM)}\n{json.dumps(FRENCH)}")))
-    written(path, now)
-    with pytest.raises(DatasetError, match="2 pairs when it was checked, 1 now; start again"):
-        list(dataset)
 
 
 def test_read_dataset_reads_a_pipe(tmp_path: Path) -> None:
@@ -260,19 +244,19 @@ def test_read_dataset_names_the_line_far_into_an_array(tmp_path: Path, end: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["array", "indented", "lines", "csv", "parquet"])
+@pytest.mark.parametrize("form", ["array", "lines", "csv", "parquet"])
 def test_read_dataset_holds_few_records_at_a_time(tmp_path: Path, form: str) -> None:
-    rows = [{"instruction": f"{n}", "output": f"{n} " * 200} for n in range(8000)]
+    rows = [{"instruction": f"{n}", "output": f"{n} " * 400} for n in range(4000)]
     path = tmp_path / "rows"
     match form:
         case "csv":
             as_csv(rows, path)
         case "parquet":
-            pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3000)
+            pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1500)
         case "lines":
             written(path, "".join(json.dumps(row) + "\n" for row in rows))
-        case _:
-            written(path, json.dumps(rows, indent=1 if form == "indented" else None))
+        case "array":
+            written(path, json.dumps(rows, indent=1))
     read(path, limit=1)  # loads pyarrow
     tracemalloc.start()
     try:
@@ -281,7 +265,7 @@ def test_read_dataset_holds_few_records_at_a_time(tmp_path: Path, form: str) -> 
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(dataset) == 8000
+    assert len(dataset) == 4000
     assert peak < 2 * 2**20  # the texts alone are 7 MiB
 
 
@@ -289,88 +273,65 @@ def test_read_dataset_holds_few_records_at_a_time(tmp_path: Path, form: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("row", "pair", "meta"),
+    ("row", "meta"),
     [
-        ({"instruction": "a", "output": "b"}, Pair("a", "", "b"), {}),
-        ({"instruction": "a", "input": None, "response": "b"}, Pair("a", "", "b"), {}),
-        (
-            {"instruction": "a", "output": "b", "response": "c", "n": 1},
-            Pair("a", "", "b"),
-            {"response": "c", "n": 1},
-        ),
-        ({"instruction": "a", "output": "b", "history": [], "system": ""}, Pair("a", "", "b"), None),
-        (messages(("user", "a"), ("assistant", "b")) | {"id": 7}, Pair("a", "", "b"), {"id": 7}),
-        (messages(("system", " "), ("user", "a"), ("assistant", "b")), Pair("a", "", "b"), {}),
-        (conversation(("human", "a"), ("gpt", "b")) | {"id": "x"}, Pair("a", "", "b"), {"id": "x"}),
-        (conversation(("user", "a"), ("assistant", "b")), Pair("a", "", "b"), {}),
-        (
-            messages(("user", "a"), ("assistant", "b")) | {"instruction": "z", "output": None},
-            Pair("a", "", "b"),
-            {"instruction": "z", "output": None},
-        ),
+        ({"instruction": "a", "output": "b"}, {}),
+        ({"instruction": "a", "input": None, "response": "b"}, {}),
+        ({"instruction": "a", "output": "b", "response": "c", "n": 1}, {"response": "c", "n": 1}),
+        ({"instruction": "a", "output": "b", "history": [], "system": ""}, {"history": [], "system": ""}),
+        (messages(("user", "a"), ("assistant", "b")) | {"id": 7}, {"id": 7}),
+        (messages(("system", " "), ("user", "a"), ("assistant", "b")), {}),
+        (conversation(("human", "a"), ("gpt", "b")) | {"id": "x"}, {"id": "x"}),
+        (conversation(("user", "a"), ("assistant", "b")), {}),
+        (messages(("user", "a"), ("assistant", "b")) | {"output": None}, {"output": None}),
     ],
 )
 def test_read_dataset_reads_each_record_shape(
-    tmp_path: Path, row: dict[str, Any], pair: Pair, meta: dict[str, Any] | None
+    tmp_path: Path, row: dict[str, Any], meta: dict[str, Any]
 ) -> None:
-    record = read_rows(tmp_path, row)[0]
-    assert record.pair == pair
-    if meta is not None:
-        assert record.meta == meta
+    assert read_rows(tmp_path, row) == [Record(Pair("a", "", "b"), meta)]
 
 
-def test_read_dataset_reads_conversations_from_parquet(tmp_path: Path) -> None:
-    rows = [messages(("user", "a"), ("assistant", "b")) | {"source": "x"}]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
-    assert read(tmp_path / "p.parquet") == [Record(Pair("a", "", "b"), {"source": "x"})]
-
-
-def test_read_dataset_makes_other_fields_json_serialisable(tmp_path: Path) -> None:
-    row = {
-        "instruction": "a",
-        "output": "b",
+def test_read_dataset_reads_conversations_from_parquet_and_their_other_fields_as_json(tmp_path: Path) -> None:
+    row = messages(("user", "a"), ("assistant", "b")) | {
         "day": date(2024, 2, 29),
         "weights": [0.5, float("nan"), float("inf")],
         "nested": {"deep": [True, None], "count": 3},
     }
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
-    assert read(tmp_path / "p.parquet")[0].meta == {
+    meta = {
         "day": "2024-02-29",
         "weights": [0.5, None, None],
         "nested": {"deep": [True, None], "count": 3},
     }
+    assert read(tmp_path / "p.parquet") == [Record(Pair("a", "", "b"), meta)]
 
 
 @pytest.mark.parametrize("skip_invalid", [False, True])
-def test_read_dataset_refuses_several_exchanges_with_their_count(tmp_path: Path, skip_invalid: bool) -> None:
-    long = messages(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+def test_read_dataset_refuses_several_exchanges_and_system_messages(
+    tmp_path: Path, skip_invalid: bool
+) -> None:
+    exchange = (("user", "a"), ("assistant", "b"))
+    long = messages(*exchange, *exchange)
     old = FRENCH | {"history": [["a", "b"]]}
     chat = conversation(("human", "a"), ("gpt", "b"), ("human", "c"))
     message = refusal(tmp_path, SUM, long, old, chat, long, SUM, skip_invalid=skip_invalid)
     assert "rows.json: 4 of 6 records not a single exchange" in message
     assert "(index 1: 4 turns; index 2: has a history; index 3: 3 turns; ...)" in message
     assert "split or remove" in message
-
-
-@pytest.mark.parametrize("skip_invalid", [False, True])
-@pytest.mark.parametrize(
-    "row",
-    [
-        messages(("system", "Be brief."), ("user", "a"), ("assistant", "b")),
-        messages(("developer", "Be brief."), ("user", "a"), ("assistant", "b")),
+    for row in (
+        messages(("system", "Be brief."), *exchange),
+        messages(("developer", "Be brief."), *exchange),
         conversation(("system", "Be brief."), ("human", "a"), ("gpt", "b")),
         FRENCH | {"system": "Be brief."},
-    ],
-)
-def test_read_dataset_refuses_system_messages(
-    tmp_path: Path, row: dict[str, Any], skip_invalid: bool
-) -> None:
-    message = refusal(tmp_path, SUM, row, skip_invalid=skip_invalid)
-    assert "1 of 2 records with a system message" in message
-    assert "index 1" in message
-    assert "template" in message
+    ):
+        message = refusal(tmp_path, SUM, row, skip_invalid=skip_invalid)
+        assert "1 of 2 records with a system message" in message
+        assert "index 1" in message
+        assert "template" in message
 
 
+NO_FIELD = "no messages or conversations or instruction"
 INVALID: list[tuple[object, str]] = [
     ({"instruction": "a"}, "no output"),
     ({"instruction": "a", "output": None}, "no output"),
@@ -379,12 +340,9 @@ INVALID: list[tuple[object, str]] = [
     ({"instruction": "a", "output": 3}, "output is of type int, not text"),
     ({"instruction": ["a"], "output": "b"}, "instruction is of type list, not text"),
     ({"instruction": "a", "input": {}, "output": "b"}, "input is of type dict, not text"),
-    ({"instruction": None, "output": "b"}, "no messages or conversations or instruction"),
-    (
-        {"q": "a", "line\nbreak": "b"},
-        "no messages or conversations or instruction; its fields: q, line break",
-    ),
-    ({}, "no messages or conversations or instruction; its fields: none"),
+    ({"instruction": None, "output": "b"}, NO_FIELD),
+    ({"q": "a", "line\nbreak": "b"}, f"{NO_FIELD}; its fields: q, line break"),
+    ({}, f"{NO_FIELD}; its fields: none"),
     ("text", "str instead of an object"),
     ({"messages": "text"}, "messages is not a list of turns"),
     ({"conversations": ["text"]}, "conversations is not a list of turns"),
@@ -393,31 +351,19 @@ INVALID: list[tuple[object, str]] = [
     (messages(("assistant", "a"), ("user", "b")), "its turns: assistant, user"),
     (messages(("user", "a"), ("tool", "b")), "its turns: user, tool"),
     ({"messages": [{"role": ["x"]}, {"content": "b"}]}, "its turns: ['x'], None"),
-    ({"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "b"}]}, "no content"),
-    (
-        {
-            "messages": [
-                {"role": "user", "content": [{"type": "text"}]},
-                {"role": "assistant", "content": "b"},
-            ]
-        },
-        "content is of type list",
-    ),
+    (messages(("user", None), ("assistant", "b")), "no content"),
+    (messages(("user", [{"type": "text"}]), ("assistant", "b")), "content is of type list"),
 ]
 
 
 @pytest.mark.parametrize(("row", "named"), INVALID)
-def test_read_dataset_refuses_invalid_records(tmp_path: Path, row: object, named: str) -> None:
+def test_read_dataset_refuses_invalid_records_or_leaves_them_out(
+    tmp_path: Path, row: object, named: str
+) -> None:
     message = refusal(tmp_path, SUM, row)
     assert "rows.json: 1 of 2 records without a usable instruction or response" in message
     assert f"(index 1: {named}" in message
     assert "data.skip_invalid = true" in message
-
-
-@pytest.mark.parametrize(("row", "named"), INVALID)
-def test_read_dataset_leaves_invalid_records_out_when_told_to(
-    tmp_path: Path, row: object, named: str
-) -> None:
     assert [record.pair for record in read_rows(tmp_path, row, SUM, skip_invalid=True)] == PAIRS[1:]
     assert f"no records that can be used (index 0: {named}" in refusal(tmp_path, row, skip_invalid=True)
 
@@ -463,14 +409,11 @@ def test_read_dataset_refuses_records_of_another_format(
     assert 'data.format to "auto"' in message
 
 
-def test_read_dataset_of_a_set_format_says_which_field_is_missing(tmp_path: Path) -> None:
-    assert "index 0: no messages; its fields: q" in refusal(tmp_path, {"q": "a"}, format="messages")
-
-
 def test_read_dataset_of_a_set_format_looks_at_its_own_field(tmp_path: Path) -> None:
     both = FRENCH | messages(("user", "a"), ("assistant", "b"))
     assert read_rows(tmp_path, both)[0].pair == Pair("a", "", "b")
     assert read_rows(tmp_path, both, format="alpaca")[0].pair == PAIRS[0]
+    assert "index 0: no messages; its fields: q" in refusal(tmp_path, {"q": "a"}, format="messages")
 
 
 def test_read_dataset_limit_counts_valid_pairs_and_stops(tmp_path: Path) -> None:
@@ -481,12 +424,16 @@ def test_read_dataset_limit_counts_valid_pairs_and_stops(tmp_path: Path) -> None
     assert "1 of 3 records" in refusal(tmp_path, FRENCH, bad, SUM, bad, limit=2)
 
 
-def test_read_dataset_reads_real_pairs() -> None:
+def test_real_pairs_are_read_and_split_by_instruction() -> None:
     records = read(given_data("recycle-800.json"))
-    assert len(records) == 797
     assert Counter(len(record.meta) for record in records) == {1: 797}
     assert records[0].meta == {"source": "text_davinci_001"}
     assert all(record.pair.input == "" for record in records)
+    samples = assign_samples(records, 60, seed=0)
+    sides = {side: {s.pair.instruction for s in samples if s.split == side} for side in ("train", "holdout")}
+    assert not sides["train"] & sides["holdout"]
+    assert 60 <= sum(sample.split == "holdout" for sample in samples) < 64
+    assert len({sample.id for sample in samples}) == 797
 
 
 def test_read_dataset_finds_the_blank_response_in_real_pairs() -> None:
@@ -501,53 +448,48 @@ def test_read_dataset_finds_the_blank_response_in_real_pairs() -> None:
 
 
 @pytest.fixture
-def hub_cache(tmp_path: Path) -> Iterator[None]:
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import datasets
 
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path / "cache"
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
-@pytest.fixture
-def hub_folder(tmp_path: Path, hub_cache: None) -> Path:
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    written(folder / "train.jsonl", f"{json.dumps(FRENCH | {'n': 1})}\n{json.dumps(SUM | {'n': 2})}\n")
-    written(folder / "test.jsonl", json.dumps(SUM | {"n": 3}))
-    return folder
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, rows in {
+        "hub/train": [FRENCH | {"n": 1}, SUM | {"n": 2}],
+        "hub/test": [SUM | {"n": 3}],
+        "odd/train": [{"question": "a", "answer": "b"}],
+    }.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        written(path, "".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "torn").mkdir()
+    written(tmp_path / "torn/train.jsonl", '{"instruction": "a", "output": "b"}\n{"instr')
+    return tmp_path / "hub"
 
 
 def test_read_dataset_reads_a_hub_dataset(hub_folder: Path) -> None:
     expected = [Record(pair, {"n": n}) for n, pair in enumerate(PAIRS, start=1)]
     assert list(read_dataset(DataConfig(hf=str(hub_folder)))) == expected
     assert list(read_dataset(DataConfig(hf=str(hub_folder), limit=1))) == expected[:1]
-    assert [record.meta for record in read_dataset(DataConfig(hf=str(hub_folder), split="test"))] == [
-        {"n": 3}
-    ]
+    (third,) = read_dataset(DataConfig(hf=str(hub_folder), split="test"))
+    assert third.meta == {"n": 3}
 
 
-def test_read_dataset_names_the_hub_dataset_it_cannot_use(tmp_path: Path, hub_folder: Path) -> None:
-    torn = tmp_path / "torn"
-    torn.mkdir()
-    written(torn / "train.jsonl", '{"instruction": "a", "output": "b"}\n{"instr')
-    for source, split, named in [
-        (str(hub_folder), "dev", "cannot be loaded: .*dev"),
-        (str(tmp_path / "nowhere"), "train", "cannot be loaded: .*data file"),
-        (str(torn), "train", "cannot be loaded: .* generating the dataset: .*JSON"),
-    ]:
-        with pytest.raises(DatasetError, match=named) as caught:
-            read_dataset(DataConfig(hf=source, split=split))
-        assert str(caught.value).startswith(f"data.hf = {source}, split {split}: ")
-        assert "\n" not in str(caught.value)
-
-
-def test_read_dataset_checks_the_columns_of_a_hub_dataset(tmp_path: Path, hub_cache: None) -> None:
-    (tmp_path / "odd").mkdir()
-    written(tmp_path / "odd" / "train.jsonl", json.dumps({"question": "a", "answer": "b"}))
-    with pytest.raises(DatasetError, match="split train: its columns are question, answer; want instruction"):
-        read_dataset(DataConfig(hf=str(tmp_path / "odd")))
+@pytest.mark.parametrize(
+    ("name", "split", "named"),
+    [
+        ("hub", "dev", "cannot be loaded: .*dev"),
+        ("nowhere", "train", "cannot be loaded: .*data file"),
+        ("torn", "train", "cannot be loaded: .* generating the dataset: .*JSON"),
+        ("odd", "train", "its columns are question, answer; want instruction"),
+    ],
+)
+def test_read_dataset_names_the_hub_dataset_it_cannot_use(
+    hub_folder: Path, name: str, split: str, named: str
+) -> None:
+    source = hub_folder.with_name(name)
+    with pytest.raises(DatasetError, match=named) as caught:
+        read_dataset(DataConfig(hf=str(source), split=split))
+    assert str(caught.value).startswith(f"data.hf = {source}, split {split}: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_datasets_module_loads_neither_datasets_nor_pyarrow() -> None:
@@ -610,15 +552,12 @@ def test_assign_samples_keeps_instructions_alike_on_one_side() -> None:
 
 
 def test_assign_samples_draws_by_seed() -> None:
-    drawn = {
-        tuple(s.position for s in assign_samples(FOUR_EACH, 4, seed) if s.split == "holdout")
-        for seed in range(10)
-    }
-    assert len(drawn) > 1
+    drawn = [[sample.split for sample in assign_samples(FOUR_EACH, 4, seed)] for seed in range(10)]
+    assert any(splits != drawn[0] for splits in drawn)
     assert assign_samples(FOUR_EACH, 4, 7) == assign_samples(FOUR_EACH, 4, 7)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_assign_samples_holds_out_no_more_than_asked_for(seed: int) -> None:
     common = [Record(Pair("asked by many", "", f"answer {n}"), {}) for n in range(90)]
     rare = [Record(Pair(f"question {n}", "", "answer"), {}) for n in range(10)]
@@ -632,14 +571,6 @@ def test_assign_samples_holds_out_no_more_than_asked_for(seed: int) -> None:
 def test_assign_samples_refuses_to_hold_out_everything(holdout: int | float) -> None:
     with pytest.raises(DatasetError, match=rf"data.holdout = {holdout} .* all 40 pairs .* set it to 0"):
         assign_samples(FOUR_EACH, holdout, seed=0)
-
-
-def test_assign_samples_splits_real_pairs_by_instruction() -> None:
-    samples = assign_samples(read(given_data("recycle-800.json")), 60, seed=0)
-    sides = {side: {s.pair.instruction for s in samples if s.split == side} for side in ("train", "holdout")}
-    assert not sides["train"] & sides["holdout"]
-    assert 60 <= sum(sample.split == "holdout" for sample in samples) < 64
-    assert len({sample.id for sample in samples}) == 797
 
 
 def test_dataset_hash_changes_with_pairs_and_order_only() -> None:

@@ -5,52 +5,34 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from reflectune.loop.demo.account import account_for, judge_phase, render_account, telling_sample
+from reflectune.loop.demo.account import account_for, judge_phase, mended_sample, render_account
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import (
-    Evaluation,
-    Pair,
-    Phase,
-    Proposed,
-    Sample,
-    StudentRecord,
-    TeacherCall,
-    Version,
-)
+from reflectune.state.records import Evaluation, Pair, Phase, Proposed, Sample, StudentRecord, Version
 from tests.lineages import call, decided
 
 WRONG, RIGHT, VAGUE = Pair("Shout cat.", "", "cat"), Pair("Shout cat.", "", "CAT"), Pair("Cat?", "", "CAT")
 
 
-def proposed(before: Pair, after: Pair, accepted: bool) -> Proposed:
-    return Proposed(0, before, after, accepted)
-
-
 def test_judge_phase_counts_what_was_mended_and_damaged() -> None:
     judged = judge_phase(
-        [
-            proposed(WRONG, RIGHT, True),  # mended
-            proposed(VAGUE, RIGHT, True),  # mended
-            proposed(RIGHT, WRONG, True),  # damaged
-            proposed(WRONG, WRONG, True),
-            proposed(WRONG, RIGHT, False),  # refused, though it would have mended the pair
-            proposed(WRONG, WRONG, False),
-            proposed(RIGHT, RIGHT, False),
-            proposed(WRONG, VAGUE, True),  # nobody can say
-            proposed(RIGHT, VAGUE, False),
-        ]
+        Proposed(0, before, after, accepted)
+        for before, after, accepted in (
+            (WRONG, RIGHT, True),  # mended
+            (VAGUE, RIGHT, True),  # mended
+            (RIGHT, WRONG, True),  # damaged
+            (WRONG, WRONG, True),
+            (WRONG, RIGHT, False),  # refused, though it would have mended the pair
+            (WRONG, WRONG, False),
+            (RIGHT, RIGHT, False),
+            (WRONG, VAGUE, True),  # nobody can say
+            (RIGHT, VAGUE, False),
+        )
     )
-    assert judged == {
-        "accepted_right": 2 / 4,
-        "refused_rightly": pytest.approx(2 / 3),
-        "mended": 2,
-        "damaged": 1,
-    }
-
-
-def test_judge_phase_has_no_shares_of_nothing() -> None:
-    assert judge_phase([]) == {"accepted_right": None, "refused_rightly": None, "mended": 0, "damaged": 0}
+    rightly = pytest.approx(2 / 3)
+    assert judged == {"accepted_right": 2 / 4, "refused_rightly": rightly, "mended": 2, "damaged": 1}
+    nothing = {"accepted_right": None, "refused_rightly": None, "mended": 0, "damaged": 0}
+    assert judge_phase([]) == nothing
 
 
 @pytest.fixture
@@ -73,32 +55,19 @@ def history(tmp_path: Path) -> LineageReader:
         old = [Version(str(index), None, 0, "original", 0, pair) for index, pair in enumerate(pairs)]
 
         def propose(parent: Version, phase: Phase, pair: Pair) -> Version:
-            made: TeacherCall = call(parent.sample_id, 1, phase)
+            made = call(parent.sample_id, 1, phase)
             version = Version(parent.sample_id, parent.id, 1, phase, 0, pair, made.id)
             store.add_reflections([made], [version])
             return version
 
         unclear = propose(old[0], "instruction", VAGUE)
-        store.add_decisions(
-            {},
-            "s0",
-            [
-                decided(old[0], unclear, reason="refused", phase="instruction"),
-                decided(old[1], phase="instruction"),
-                decided(old[2], phase="instruction"),
-            ],
-        )
+        instruction = [decided(old[0], unclear, reason="refused", phase="instruction")]
+        instruction += [decided(version, phase="instruction") for version in old[1:]]
+        store.add_decisions({}, "s0", instruction)
         mended = propose(old[0], "response", RIGHT)
         worse = propose(old[2], "response", Pair("Shout dog.", "", "DO"))
-        store.add_decisions(
-            {},
-            "s0",
-            [
-                decided(old[0], mended, reason="accepted"),
-                decided(old[1]),
-                decided(old[2], worse, reason="accepted"),
-            ],
-        )
+        response = [decided(old[0], mended, reason="accepted"), decided(old[1])]
+        store.add_decisions({}, "s0", [*response, decided(old[2], worse, reason="accepted")])
         store.set_training_set(1, [mended.id])
         store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
         store.add_evaluations(1, "s1", [Evaluation("accuracy", 0.6, 40, 0.45, 0.74)])
@@ -131,16 +100,13 @@ def test_render_account_shows_every_round_at_80_columns(history: LineageReader) 
     assert "…" not in text
 
 
-def test_telling_sample_was_mended_and_trained_on(history: LineageReader) -> None:
+def test_mended_sample_was_mended_and_trained_on(history: LineageReader, tmp_path: Path) -> None:
     with history:
-        trace = telling_sample(history)
+        trace = mended_sample(history)
     assert trace is not None
     assert (trace["position"], trace["trained_in"]) == (0, [1])
-
-
-def test_telling_sample_is_none_where_nothing_was_mended(tmp_path: Path) -> None:
-    with LineageWriter.create(tmp_path / "lineage.db") as store:
+    with LineageWriter.create(tmp_path / "new.db") as store:
         store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
         store.start_round(0)
-    with LineageReader.open(tmp_path / "lineage.db") as history:
-        assert telling_sample(history) is None
+    with LineageReader.open(tmp_path / "new.db") as nothing:
+        assert mended_sample(nothing) is None

@@ -7,7 +7,7 @@ import pytest
 
 from reflectune.loop.estimate import estimate_run
 from reflectune.state.config import load_config
-from tests.test_cli import document, invoke
+from tests.test_cli import document, printed
 from tests.worlds import write_world
 
 PRICES = {"price_in": 2.0, "price_out": 10.0}
@@ -91,17 +91,13 @@ def test_estimate_measures_the_prompts_that_the_engine_can_be_asked(tmp_path: Pa
     assert tokens["transformers", True] == tokens["transformers", False] == tokens["openai", False]
 
 
-def test_estimate_asks_no_teacher_and_makes_no_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_estimate_asks_no_teacher_and_makes_no_run(tmp_path: Path) -> None:
     write_world(tmp_path, teacher=OPENAI)  # nobody listens there
     before = sorted(tmp_path.rglob("*"))
-    shown = document(capsys, "estimate", "config.toml", "--set", "rounds=5")
+    shown = document(tmp_path, "estimate", "config.toml", "--set", "rounds=5")
     assert (shown["rounds"], shown["calls"], shown["cost_usd"]) == (5, 34 * 2 * 5, None)
     assert shown["tokenizer"] == str(tmp_path / "student")
-    assert invoke("estimate", "config.toml") == 0
-    told = " ".join(capsys.readouterr().out.split())
+    told = " ".join(printed(tmp_path, "estimate", "config.toml").split())
     assert "cost: unknown; set the teacher's prices" in told
     assert "counted by the student's tokenizer, a stand-in for the teacher's" in told
     assert sorted(tmp_path.rglob("*")) == before

@@ -45,62 +45,36 @@ def test_user_turn_puts_a_blank_line_before_the_input(instruction: str, input: s
     assert user_turn(instruction, input) == expected
 
 
-@pytest.mark.parametrize(
-    ("format", "second"),
-    [
-        ("alpaca", {"instruction": "Add.", "input": "1 2", "output": "3"}),
-        ("parquet", {"instruction": "Add.", "input": "1 2", "output": "3"}),
-        (
-            "messages",
-            {
-                "messages": [
-                    {"role": "user", "content": "Add.\n\n1 2"},
-                    {"role": "assistant", "content": "3"},
-                ]
-            },
-        ),
-        (
-            "sharegpt",
-            {"conversations": [{"from": "human", "value": "Add.\n\n1 2"}, {"from": "gpt", "value": "3"}]},
-        ),
-    ],
+FIELDS = (
+    {"instruction": "Add.", "input": "1 2", "output": "3"},
+    {"prompt": "Add.\n\n1 2", "chosen": "3", "rejected": "4"},
 )
-def test_write_pairs_writes_the_keys_of_each_format(
-    tmp_path: Path, format: ExportFormat, second: dict[str, Any]
-) -> None:
-    assert write_pairs(tmp_path / "out", format, PAIRS) == 2
-    assert rows_of(tmp_path / "out")[1] == second
+USER = {"role": "user", "content": "Add.\n\n1 2"}
+THREE, FOUR = ({"role": "assistant", "content": text} for text in "34")
+TURN = {"from": "human", "value": "Add.\n\n1 2"}
+THIRD, FOURTH = ({"from": "gpt", "value": text} for text in "34")
 
 
 @pytest.mark.parametrize(
-    ("format", "first"),
+    ("format", "pair", "preference"),
     [
-        ("alpaca", {"prompt": "Add.\n\n1 2", "chosen": "3", "rejected": "4"}),
-        ("parquet", {"prompt": "Add.\n\n1 2", "chosen": "3", "rejected": "4"}),
-        (
-            "messages",
-            {
-                "prompt": [{"role": "user", "content": "Add.\n\n1 2"}],
-                "chosen": [{"role": "assistant", "content": "3"}],
-                "rejected": [{"role": "assistant", "content": "4"}],
-            },
-        ),
+        ("alpaca", *FIELDS),
+        ("parquet", *FIELDS),
+        ("messages", {"messages": [USER, THREE]}, {"prompt": [USER], "chosen": [THREE], "rejected": [FOUR]}),
         (
             "sharegpt",
-            {
-                "conversations": [{"from": "human", "value": "Add.\n\n1 2"}],
-                "chosen": {"from": "gpt", "value": "3"},
-                "rejected": {"from": "gpt", "value": "4"},
-            },
+            {"conversations": [TURN, THIRD]},
+            {"conversations": [TURN], "chosen": THIRD, "rejected": FOURTH},
         ),
     ],
 )
-def test_write_preferences_writes_the_keys_of_each_format(
-    tmp_path: Path, format: ExportFormat, first: dict[str, Any]
+def test_records_have_the_keys_of_each_format(
+    tmp_path: Path, format: ExportFormat, pair: dict[str, Any], preference: dict[str, Any]
 ) -> None:
-    assert write_preferences(tmp_path / "out", format, iter(PREFERENCES)) == 2
-    assert rows_of(tmp_path / "out")[0] == first
-    assert len(rows_of(tmp_path / "out")) == 2
+    assert write_pairs(tmp_path / "pairs", format, PAIRS) == 2
+    assert write_preferences(tmp_path / "preferences", format, iter(PREFERENCES)) == 2
+    assert rows_of(tmp_path / "pairs")[1] == pair
+    assert rows_of(tmp_path / "preferences")[0] == preference
 
 
 @pytest.mark.parametrize(
@@ -112,7 +86,7 @@ def test_write_preferences_writes_the_keys_of_each_format(
         ("messages", "out.jsonl", False),
         ("messages", "out", False),
         ("messages", "out.json", True),
-        ("sharegpt", "out.txt", False),
+        ("sharegpt", "out.jsonl", False),
         ("sharegpt", "OUT.JSON", True),
     ],
 )
@@ -124,6 +98,20 @@ def test_write_pairs_suffix_says_array_or_lines(
     assert text.startswith("[" if as_array else "{")
     assert text.endswith("\n]\n" if as_array else "}\n")
     assert "ça" in text
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [("alpaca", "x.csv"), ("sharegpt", "x.parquet"), ("parquet", "x.json")]
+)
+def test_write_pairs_refuses_a_name_that_ends_as_no_file_of_its_format(
+    tmp_path: Path, format: ExportFormat, name: str
+) -> None:
+    with pytest.raises(DatasetError) as caught:
+        write_pairs(tmp_path / name, format, PAIRS)
+    assert f"{name}: format {format} goes into .{'parquet' if format == 'parquet' else 'json or'}" in str(
+        caught.value
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_write_pairs_array_is_what_json_writes_with_an_indent_of_one(tmp_path: Path) -> None:
@@ -163,13 +151,15 @@ full_texts = texts.filter(str.strip)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["out.json", "out.jsonl"])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [("alpaca", "a.json"), ("messages", "m.jsonl"), ("sharegpt", "s.json"), ("parquet", "p.parquet")],
+)
 @given(pairs=st.lists(st.builds(Pair, full_texts, texts, full_texts), min_size=1, max_size=4))
 def test_write_pairs_round_trips_any_text(
     tmp_path_factory: pytest.TempPathFactory, format: ExportFormat, name: str, pairs: list[Pair]
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / f"{format}-{name}"
+    path = tmp_path_factory.getbasetemp() / name
     assert write_pairs(path, format, pairs) == len(pairs)
     read = [record.pair for record in read_dataset(DataConfig(path=str(path)))]
     if format in ("messages", "sharegpt"):
@@ -189,31 +179,24 @@ def test_exports_of_equal_records_are_equal_bytes(tmp_path: Path, format: Export
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
-def test_write_pairs_that_fails_leaves_the_target_as_it_was(tmp_path: Path, format: ExportFormat) -> None:
-    def breaks_off() -> Iterator[Pair]:
-        yield from PAIRS * 10_000
-        raise RuntimeError("the source broke off")
-
-    (tmp_path / "out").write_text("before")
-    with pytest.raises(RuntimeError, match="broke off"):
-        write_pairs(tmp_path / "out", format, breaks_off())
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out").read_text() == "before"
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_write_pairs_replaces_the_target_only_at_the_end(tmp_path: Path, format: ExportFormat) -> None:
+def test_write_pairs_replaces_the_target_only_where_it_comes_to_its_end(
+    tmp_path: Path, format: ExportFormat
+) -> None:
     target = tmp_path / "out"
     target.write_text("before")
 
-    def watched() -> Iterator[Pair]:
-        for pair in PAIRS:
-            assert target.read_text() == "before"
-            yield pair
+    def watched(breaks_off: bool) -> Iterator[Pair]:
+        yield from PAIRS * 10_000
+        assert target.read_text() == "before"
+        if breaks_off:
+            raise RuntimeError("the source broke off")
 
-    write_pairs(target, format, watched())
+    with pytest.raises(RuntimeError, match="broke off"):
+        write_pairs(target, format, watched(True))
+    assert target.read_text() == "before"
+    write_pairs(target, format, watched(False))
+    assert len(rows_of(target)) == 20_000
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert len(rows_of(target)) == 2
 
 
 def test_write_pairs_through_a_link_keeps_the_link(tmp_path: Path) -> None:
@@ -230,7 +213,6 @@ def test_write_pairs_gives_the_file_ordinary_permissions(tmp_path: Path) -> None
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     ("name", "named"),
     [
@@ -241,14 +223,12 @@ def test_write_pairs_gives_the_file_ordinary_permissions(tmp_path: Path) -> None
         ("x" * 300, "cannot be written: File name too long"),
     ],
 )
-def test_write_pairs_says_why_the_target_cannot_be_written(
-    tmp_path: Path, format: ExportFormat, name: str, named: str
-) -> None:
+def test_write_pairs_says_why_the_target_cannot_be_written(tmp_path: Path, name: str, named: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DatasetError, match=named) as caught:
-        write_pairs(tmp_path / name, format, PAIRS)
+        write_pairs(tmp_path / name, "alpaca", PAIRS)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
@@ -265,14 +245,14 @@ def test_write_pairs_never_replaces_what_is_a_runs_own(tmp_path: Path, name: str
     (tmp_path / "lineage.db").write_text("rows")
     target = tmp_path / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    for before in (None, "as it was"):  # not there yet, as a journal may be, or there
-        if before is not None:
-            target.write_text(before)
-        held = target.read_bytes() if target.exists() else None
-        link = tmp_path / "link.json"
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
-        for path in (target, link):
+    (tmp_path / "link.json").symlink_to(target)
+    for held in (
+        target.read_bytes() if target.exists() else None,
+        b"as it was",
+    ):  # a journal may not be there
+        if held is not None:
+            target.write_bytes(held)
+        for path in (target, tmp_path / "link.json"):
             with pytest.raises(DatasetError, match="is a database, or a run's own file; name another file"):
                 write_pairs(path, "alpaca", PAIRS)
         assert (target.read_bytes() if target.exists() else None) == held
@@ -290,7 +270,6 @@ def test_write_pairs_never_replaces_a_database(tmp_path: Path) -> None:
 
 
 def test_write_pairs_never_replaces_a_device() -> None:
-    null = Path("/dev/null")
     with pytest.raises(DatasetError, match="is not a regular file"):
-        write_pairs(null, "alpaca", PAIRS)
-    assert null.is_char_device()
+        write_pairs(Path("/dev/null"), "alpaca", PAIRS)
+    assert Path("/dev/null").is_char_device()

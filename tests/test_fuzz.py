@@ -18,7 +18,8 @@ from rich.console import Console
 
 from reflectune.loop.show.diffs import diff_words
 from reflectune.loop.show.terminal.trace import render_trace
-from reflectune.state.config import DataConfig, RunConfig, commented_config, load_config
+from reflectune.state.config import DataConfig, RunConfig, load_config
+from reflectune.state.config.reference import commented_config
 from reflectune.state.data.datasets import Record, read_dataset
 from reflectune.state.data.exports import ExportFormat, Preference, write_pairs, write_preferences
 from reflectune.state.errors import ConfigError, DatasetError

@@ -21,7 +21,7 @@ def test_line_display_writes_begin_and_end(capsys: pytest.CaptureFixture[str]) -
 def test_line_display_tells_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([100.0, 100.0, 100.0, 110.0, 110.0, 110.0])
+    clock = iter([100.0, 100.0, 110.0, 110.0, 110.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with LineDisplay().stage("score", total=100) as stage:
         stage.update(20, 100)  # 20 in 10 s: 2/s, 80 left

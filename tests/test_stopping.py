@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 
@@ -32,37 +33,25 @@ def reason(
     )
 
 
-def test_stop_after_the_last_round_and_not_before() -> None:
-    assert reason(round=2) is None
-    assert reason(round=3) == "rounds"
-
-
-def test_stop_when_a_round_accepts_nothing() -> None:
-    assert reason(accepted=0) == "nothing-accepted"
-
-
-def test_stop_tells_a_silent_teacher_from_refused_proposals() -> None:
-    assert reason(proposals=0, accepted=0) == "no-proposals"
-
-
-def test_stop_below_the_least_acceptance() -> None:
-    assert reason(accepted=1, min_acceptance=0.2) == "min-acceptance"
-    assert reason(accepted=2, min_acceptance=0.2) is None
-
-
-def test_stop_when_patience_runs_out() -> None:
-    assert reason(round=2, nlls=(3.0, 2.0, 2.5), patience=2) is None
-    assert reason(round=2, nlls=(2.0, 2.5, 2.4), patience=2) == "patience"
-
-
-def test_stop_when_the_measure_drops_too_far_below_its_best() -> None:
-    # nll 2.0 -> 2.3 is 15 % worse than the best.
-    assert reason(round=2, nlls=(3.0, 2.0, 2.3), max_drop=0.1) == "max-drop"
-    assert reason(round=2, nlls=(3.0, 2.0, 2.3), max_drop=0.2) is None
-
-
-def test_stop_judges_only_rounds_that_were_evaluated() -> None:
-    assert reason(round=2, nlls=(2.0, 9.0), max_drop=0.1) is None
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ({"round": 2}, None),
+        ({"round": 3}, "rounds"),
+        ({"accepted": 0}, "nothing-accepted"),
+        ({"proposals": 0, "accepted": 0}, "no-proposals"),
+        ({"accepted": 1, "min_acceptance": 0.2}, "min-acceptance"),
+        ({"accepted": 2, "min_acceptance": 0.2}, None),
+        ({"round": 2, "nlls": (3.0, 2.0, 2.5), "patience": 2}, None),
+        ({"round": 2, "nlls": (2.0, 2.5, 2.4), "patience": 2}, "patience"),
+        # nll 2.0 -> 2.3 is 15 % worse than the best.
+        ({"round": 2, "nlls": (3.0, 2.0, 2.3), "max_drop": 0.1}, "max-drop"),
+        ({"round": 2, "nlls": (3.0, 2.0, 2.3), "max_drop": 0.2}, None),
+        ({"round": 2, "nlls": (2.0, 9.0), "max_drop": 0.1}, None),  # the round was not evaluated
+    ],
+)
+def test_stop_reason(case: dict[str, Any], expected: str | None) -> None:
+    assert reason(**case) == expected
 
 
 def with_accuracy(nll: float, accuracy: float, n: int) -> dict[str, Evaluation]:

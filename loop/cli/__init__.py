@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reflectune.loop.cli import data, running, searching, showing
+from reflectune.loop.cli import data, running, showing
 from reflectune.loop.cli.common import say
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.text import inert
@@ -23,28 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: dict[str, Callable[..., None]] = {
-    "init": running.init,
-    "estimate": running.estimate,
-    "run": running.run,
-    "resume": running.resume,
-    "runs": showing.list_runs,
-    "show": showing.show,
-    "trace": showing.trace,
-    "search": searching.search,
-    "compare": showing.compare,
-    "diff": showing.diff,
-    "serve": showing.serve,
-    "report": showing.report,
-    "verify": showing.verify,
-    "export": data.export,
-    "score": data.score,
-    "prompts": running.prompts,
-    "demo": running.demo,
-}
-for name, command in COMMANDS.items():
-    app.command(name)(command)
-app.command("samples", hidden=True)(searching.search)  # what `search` was called before
+COMMANDS: tuple[Callable[..., None], ...] = (
+    running.init, running.estimate, running.run, running.resume, showing.list_runs, showing.show,
+    showing.trace, showing.search, showing.compare, showing.diff, showing.serve, showing.report,
+    showing.verify, data.export, data.score, running.prompts, running.demo,
+)  # fmt: skip
+for command in COMMANDS:
+    app.command(command.__name__.removeprefix("list_"))(command)
+app.command("samples", hidden=True)(showing.search)  # what `search` was called before
 
 
 def main() -> None:

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
     from reflectune.state.lineage.reader import LineageReader
 
-__all__ = ["RUNS", "Json", "Name", "Runs", "Settings", "read_run", "say", "show_document", "show_rounds"]
+__all__ = [
+    "RUNS", "ConfigFile", "Json", "Name", "Runs", "Settings", "read_run", "say", "show_document",
+    "show_rounds",
+]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Runs = Annotated[Path, typer.Option("--runs", envvar="REFLECTUNE_RUNS", help="Folder that holds the runs.")]
 Name = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
+ConfigFile = Annotated[Path, typer.Argument(help="Config file.", show_default=False)]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable.")
 ]

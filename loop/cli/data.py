@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, show_document
+from reflectune.state.data.exports import ExportFormat, put_into_place, write_pairs, write_preferences
 from reflectune.state.errors import ConfigError
 
 __all__ = ["export", "score"]
@@ -23,14 +24,12 @@ def export(
         typer.Option(help="Every sample's pair, the pairs trained on, or winner and loser of each decision."),
     ] = "pool",
     format: Annotated[
-        Literal["alpaca", "messages", "sharegpt", "parquet"],
-        typer.Option(help="How a record is written; JSON Lines where OUT ends in .jsonl."),
+        ExportFormat, typer.Option(help="How a record is written; JSON Lines where OUT ends in .jsonl.")
     ] = "alpaca",
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
     """Write a round's pool, training set or preference pairs to a file."""
-    from reflectune.state.data.exports import write_pairs, write_preferences
     from reflectune.state.lineage.proposals import read_preferences
 
     with read_run(runs, name) as lineage:
@@ -38,13 +37,11 @@ def export(
         chosen = last if round is None else round
         if chosen > last:
             raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
-        match what:
-            case "pool":
-                written = write_pairs(out, format, lineage.pool(chosen))
-            case "training":
-                written = write_pairs(out, format, lineage.training(chosen))
-            case "preferences":
-                written = write_preferences(out, format, read_preferences(lineage, chosen))
+        if what == "preferences":
+            written = write_preferences(out, format, read_preferences(lineage, chosen))
+        else:
+            pairs = lineage.pool(chosen) if what == "pool" else lineage.training(chosen)
+            written = write_pairs(out, format, pairs)
     document = {"name": name, "round": chosen, "what": what, "format": format, "written": written}
     line = f"wrote {written} records to {out} ({what} of round {chosen})"
     show_document(document | {"out": str(out)}, line, as_json)
@@ -71,13 +68,14 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score any dataset with any student: IFD and r-IFD, one JSON object a line."""
-    from reflectune.state.config import DataConfig, StudentConfig
+    from reflectune.state.config import DataConfig, StudentConfig, resolve_paths
 
     if as_json and out is None:
         raise ConfigError("--json prints a summary; say with -o FILE where the scores go")
+    paths = {"student": {"model": student, "template": template}}
+    resolve_paths(paths, Path())
     student_config = StudentConfig(
-        model=_model_path(student),
-        template=template if template in ("chat", "plain") else str(Path(template).absolute()),
+        **paths["student"],
         max_length=max_length,
         batch_tokens=batch_tokens,
         device=device,
@@ -89,7 +87,6 @@ def score(
     check_student(student_config)
     from reflectune.loop.progress import open_display
     from reflectune.loop.score import score_dataset
-    from reflectune.state.data.exports import put_into_place
 
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ConfigError(f"{adapter}: no LoRA adapter there; want a folder with adapter_config.json")
@@ -100,7 +97,3 @@ def score(
         summary = score_dataset(data_config, student_config, adapter, stream, open_display())
     line = f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
     show_document(summary | {"out": str(out)}, line, as_json)
-
-
-def _model_path(model: str) -> str:
-    return str(Path(model).absolute()) if Path(model).exists() or model.startswith((".", "/")) else model

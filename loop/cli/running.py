@@ -10,6 +10,7 @@ import typer
 
 from reflectune.loop.cli.common import (
     RUNS,
+    ConfigFile,
     Json,
     Name,
     Runs,
@@ -18,7 +19,7 @@ from reflectune.loop.cli.common import (
     say,
     show_document,
     show_rounds,
-)
+)  # fmt: skip
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.signals import Interrupted, Interruption, catch_signals
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
@@ -32,7 +33,7 @@ def init(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml"),
 ) -> None:
     """Write a commented config file."""
-    from reflectune.state.config import commented_config
+    from reflectune.state.config.reference import commented_config
 
     try:
         with file.open("x", encoding="utf-8") as stream:
@@ -52,7 +53,7 @@ def prompts() -> None:
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
+    config: ConfigFile,
     name: Annotated[str | None, typer.Option(help="Name of the run, instead of the config's.")] = None,
     set_: Settings = None,
     runs: Runs = RUNS,
@@ -97,7 +98,7 @@ def resume(
 
 
 def estimate(
-    config: Annotated[Path, typer.Argument(help="Config file.", show_default=False)],
+    config: ConfigFile,
     set_: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -149,25 +150,18 @@ def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
     try:
         from reflectune.loop.progress import open_display
         from reflectune.loop.run import run_loop
+        from reflectune.state.config import load_begun_config
 
         with interruption.finish_batches():
             reason = run_loop(folder, open_display(), interruption.is_requested)
         if reason == "budget":
+            caps = load_begun_config(folder.config).teacher.caps
             say(
                 f"{name}: the teacher's budget is spent; go on by a higher one: "
-                f"`reflectune resume {name} --set {_capped_keys(folder)}`"
+                f"`reflectune resume {' '.join([name, *(f'--set teacher.{key}=N' for key in caps)])}`"
             )
     except (Interrupted, KeyboardInterrupt):
         say(f"interrupted; go on with `reflectune resume {name}`")
         raise
     except (TeacherError, AdapterError) as error:
         raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error
-
-
-def _capped_keys(folder: RunFolder) -> str:
-    """The budget keys that a run has set, as --set takes them."""
-    from reflectune.state.config import load_begun_config
-
-    teacher = load_begun_config(folder.config).teacher
-    caps = {"budget_tokens": teacher.budget_tokens, "budget_usd": teacher.budget_usd}
-    return " --set ".join(f"teacher.{key}=N" for key, cap in caps.items() if cap is not None)

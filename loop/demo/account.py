@@ -18,9 +18,9 @@ from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.lineage.documents import Trace
 from reflectune.state.lineage.proposals import read_proposals
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import PHASES, Pair, Proposed
+from reflectune.state.records import PHASES, Proposed
 
-__all__ = ["account_for", "judge_phase", "render_account", "share", "telling_sample"]
+__all__ = ["account_for", "judge_phase", "mended_sample", "render_account", "share"]
 
 Document = Mapping[str, Any]
 
@@ -73,91 +73,67 @@ def share(verdicts: Iterable[bool]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def telling_sample(lineage: LineageReader) -> Trace | None:
-    """The trace of a sample whose wrong answer was mended and then trained on.
+def mended_sample(lineage: LineageReader) -> Trace | None:
+    """The trace of a sample whose wrong answer was mended and then trained on; None where there is none.
 
-    Of several, the one with the most accepted proposals, and of those the one with the fewest refused. None
-    where there is no such sample.
+    Of several, the one with the most accepted proposals, and of those the one with the fewest refused.
     """
     journeys: dict[int, list[Proposed]] = {}
     for document in lineage.rounds():
         for phase in PHASES:
             for item in read_proposals(lineage, document["round"], phase):
                 journeys.setdefault(item.position, []).append(item)
-    mended = [
-        (-sum(item.accepted for item in journey), len(journey), position)
-        for position, journey in journeys.items()
-        if check(*astuple(journey[0].incumbent)) is False and is_right(_end(journey))
-    ]
+    mended = []
+    for position, journey in journeys.items():
+        given, taken = journey[0].incumbent, [item.candidate for item in journey if item.accepted]
+        if taken and check(*astuple(given)) is False and is_right(taken[-1]):
+            mended.append((-len(taken), len(journey), position))
     traces = (lineage.trace(str(position)) for _, _, position in sorted(mended))
     return next((trace for trace in traces if trace["trained_in"]), None)
 
 
+_DECIDED = (
+    "round", "instruction\naccepted", "of them\nright", "refused\nrightly",
+    "response\naccepted", "of them\nright", "refused\nrightly", "pool\nright",
+)  # fmt: skip
+_MEASURED = (
+    "round", "student", "trained\non", "held-out\nexact match (95 %)", "median\nIFD", "median\nr-IFD",
+    "response\ntokens", "seconds",
+)  # fmt: skip
+
+
 def render_account(documents: list[dict[str, Any]]) -> RenderableType:
     """The account of a demo run as two tables."""
-    decided = tabulate(
-        (
-            "round",
-            *(
-                head
-                for phase in PHASES
-                for head in (f"{phase}\naccepted", "of them\nright", "refused\nrightly")
-            ),
-            "pool\nright",
-        ),
-        (
-            (
-                str(row["round"]),
-                *(cell for phase in PHASES for cell in _phase_cells(row[phase])),
-                format_share(row["pool_right"]),
-            )
-            for row in documents
-        ),
-    )
-    measured = tabulate(
-        (
-            "round", "student", "trained\non", "held-out\nexact match (95 %)", "median\nIFD", "median\nr-IFD",
-            "response\ntokens", "seconds",
-        ),
-        (
-            (
-                str(row["round"]),
-                row["student"] or "-",
-                str(row["training"]),
-                _interval(row["exact_match"]),
-                format_number(row["ifd"]["median"], ".3f"),
-                format_number(row["r_ifd"]["median"], ".3f"),
-                format_number(row["response_tokens"], ".1f"),
-                f"{sum(row['seconds'].values()):.1f}",
-            )
-            for row in documents
-        ),
-    )  # fmt: skip
     return Group(
         Text("Accepted of proposed, and how rightly; share of the pool that is right"),
-        decided,
+        tabulate(_DECIDED, map(_decided_cells, documents)),
         Text("The round's student; its pool under the student that decided; its seconds"),
-        measured,
+        tabulate(_MEASURED, map(_measured_cells, documents)),
     )
 
 
-def _phase_cells(phase: Document) -> tuple[str, ...]:
-    return (
-        f"{phase['accepted']}/{phase['reflected']}",
-        format_share(phase["accepted_right"]),
-        format_share(phase["refused_rightly"]),
-    )
+def _decided_cells(row: Document) -> list[str]:
+    cells = [str(row["round"])]
+    for phase in (row[name] for name in PHASES):
+        cells.append(f"{phase['accepted']}/{phase['reflected']}")
+        cells += [format_share(phase[key]) for key in ("accepted_right", "refused_rightly")]
+    return [*cells, format_share(row["pool_right"])]
 
 
-def _end(journey: list[Proposed]) -> Pair:
-    """The pair that goes on after the last proposals."""
-    taken = [item.candidate for item in journey if item.accepted]
-    return taken[-1] if taken else journey[0].incumbent
+def _measured_cells(row: Document) -> list[str]:
+    return [
+        str(row["round"]),
+        row["student"] or "-",
+        str(row["training"]),
+        _interval(row["exact_match"]),
+        format_number(row["ifd"]["median"], ".3f"),
+        format_number(row["r_ifd"]["median"], ".3f"),
+        format_number(row["response_tokens"], ".1f"),
+        f"{sum(row['seconds'].values()):.1f}",
+    ]
 
 
 def _interval(measure: Document | None) -> str:
-    if measure is None:
-        return "-"
-    if measure["low"] is None:
-        return format_share(measure["value"])
+    if measure is None or measure["low"] is None:
+        return format_share(None if measure is None else measure["value"])
     return f"{measure['value']:.0%} ({measure['low']:.0%} to {measure['high']:.0%})"

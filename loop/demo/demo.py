@@ -13,11 +13,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
-from reflectune.loop.demo.account import account_for, render_account, telling_sample
+from reflectune.loop.demo.account import account_for, mended_sample, render_account
 from reflectune.loop.demo.noise import write_dataset
 from reflectune.loop.run import create_run
 from reflectune.loop.show.terminal.trace import render_trace
-from reflectune.state.config import RunConfig, parse_config
+from reflectune.state.config import RunConfig, load_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
@@ -69,31 +69,15 @@ def open_demo(
 
 def demo_config(name: str, data: Path, *, rounds: int, policy: PolicyName, seed: int) -> RunConfig:
     """The configuration of a demo run over a file of pairs."""
-    values = {
+    settings = {
         "name": name,
         "rounds": rounds,
         "seed": seed,
-        "data": {"path": str(data.absolute()), "holdout": HOLDOUT},
-        "teacher": {
-            "engine": "transformers",
-            "model": str(FOLDER / "models" / "teacher"),
-            "prompts": str(FOLDER / "prompts.toml"),
-            "temperature": 1.0,
-            "max_tokens": 80,
-            "concurrency": 64,
-            "retries": 0,  # what holds no proposal is mostly the pair itself, found good by the teacher
-        },
-        "student": {
-            "model": str(FOLDER / "models" / "student"),
-            "template": str(FOLDER / "template.toml"),
-            "max_length": 128,
-            "dtype": "float32",
-        },
-        "selection": {"policy": policy},
-        "refinetune": {"lr": 3e-3, "tokens": 75_000, "batch_tokens": 1024},
-        "evaluate": {"checker": "reflectune.loop.demo.world:check", "max_tokens": 24},
+        "data.path": data.absolute(),
+        "data.holdout": HOLDOUT,
+        "selection.policy": policy,
     }
-    return parse_config(values, "demo")
+    return load_config(FOLDER / "config.toml", [f"{key}={value}" for key, value in settings.items()])
 
 
 def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
@@ -101,7 +85,7 @@ def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     name = folder.path.name
     with LineageReader.open(folder.lineage) as lineage:
         rounds = account_for(lineage)
-        trace = telling_sample(lineage)
+        trace = mended_sample(lineage)
     story = [] if trace is None else [Text(""), render_trace(trace)]
     runs = "" if folder.path.parent == Path("runs") else f" --runs {shlex.quote(str(folder.path.parent))}"
     position = 0 if trace is None else trace["position"]

@@ -12,17 +12,9 @@ from reflectune.loop.demo.world import KINDS, OPPOSITES, Task, draw_task, is_rig
 from reflectune.state.records import Pair
 
 __all__ = [
-    "FAULTS",
-    "INPUT_RATE",
-    "LAZY",
-    "VAGUE",
-    "VAGUE_RATE",
-    "Fault",
-    "draw_instruction",
-    "draw_pair",
-    "respond",
-    "write_dataset",
-]
+    "FAULTS", "INPUT_RATE", "LAZY", "VAGUE", "VAGUE_RATE", "Fault", "draw_instruction", "draw_pair",
+    "respond", "write_dataset",
+]  # fmt: skip
 
 Fault = Literal["right", "wrong", "truncated", "lazy", "off-task"]
 
@@ -33,20 +25,8 @@ FAULTS: dict[Fault, float] = {"right": 0.4, "wrong": 0.2, "truncated": 0.15, "la
 VAGUE_RATE = 0.15
 INPUT_RATE = 0.25
 
-VAGUE = (
-    "Do something with {}.",
-    "Take care of {}.",
-    "You know what to do with {}.",
-    "Please handle {}.",
-)
-LAZY = (
-    "I do not know.",
-    "Sure.",
-    "That is easy.",
-    "No idea.",
-    "Ask me later.",
-    "It depends.",
-)
+VAGUE = ("Do something with {}.", "Take care of {}.", "You know what to do with {}.", "Please handle {}.")
+LAZY = ("I do not know.", "Sure.", "That is easy.", "No idea.", "Ask me later.", "It depends.")
 
 
 def draw_pair(rng: random.Random, *, reserved: bool) -> tuple[Task, Pair, Fault]:
@@ -88,10 +68,8 @@ def write_dataset(path: Path, size: int, seed: int, *, clean: bool = False) -> N
 
 def respond(task: Task, fault: Fault, rng: random.Random, *, reserved: bool) -> str:
     """A response to a task with a fault in it, or the right one."""
-    right = task.answer
-    if fault == "right":
-        return right
-    while True:
+    response = right = task.answer
+    while response == right and fault != "right":
         match fault:
             case "wrong":
                 response = rng.choice((_confuse, _slip))(task, rng)
@@ -101,8 +79,7 @@ def respond(task: Task, fault: Fault, rng: random.Random, *, reserved: bool) -> 
                 response = rng.choice(LAZY)
             case "off-task":
                 response = draw_task(rng, reserved=reserved).answer
-        if response != right:
-            return response
+    return response
 
 
 def _confuse(task: Task, rng: random.Random) -> str:

@@ -8,44 +8,25 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from reflectune.state.records import Pair
 
-__all__ = [
-    "KINDS",
-    "OPPOSITES",
-    "Kind",
-    "Operand",
-    "Task",
-    "check",
-    "draw_task",
-    "is_reserved",
-    "is_right",
-    "solve",
-]
+__all__ = ["KINDS", "OPPOSITES", "Task", "check", "draw_task", "is_reserved", "is_right", "solve"]
 
 Operand = Literal["word", "numbers", "known"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of task.
-
-    Attributes:
-        name: short name.
-        operand: what it is done to.
-        phrasings: instructions, with {} where the operand stands.
-        input_phrasings: instructions whose operand is the pair's input.
-        answer: operand -> the right answer.
-    """
+    """One kind of task."""
 
     name: str
-    operand: Operand
-    phrasings: tuple[str, ...]
-    input_phrasings: tuple[str, ...]
-    answer: Callable[[str], str]
+    operand: Operand  # what it is done to
+    answer: Callable[[str], str]  # operand -> the right answer
+    phrasings: tuple[str, ...]  # instructions, with {} where the operand stands
+    input_phrasings: tuple[str, ...]  # instructions whose operand is the pair's input
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,186 +42,73 @@ class Task:
         return self.kind.answer(self.operand)
 
 
+_PAIRS = """
+hot cold, big small, fast slow, high low, old young, dark light, wet dry, hard soft, early late, empty full,
+loud quiet, rich poor, strong weak, thick thin, wide narrow, open shut, happy sad, clean dirty, near far,
+sharp blunt
+"""
 OPPOSITES = {
-    first: second
-    for pair in (
-        ("hot", "cold"),
-        ("big", "small"),
-        ("fast", "slow"),
-        ("high", "low"),
-        ("old", "young"),
-        ("dark", "light"),
-        ("wet", "dry"),
-        ("hard", "soft"),
-        ("early", "late"),
-        ("empty", "full"),
-        ("loud", "quiet"),
-        ("rich", "poor"),
-        ("strong", "weak"),
-        ("thick", "thin"),
-        ("wide", "narrow"),
-        ("open", "shut"),
-        ("happy", "sad"),
-        ("clean", "dirty"),
-        ("near", "far"),
-        ("sharp", "blunt"),
-    )
-    for first, second in (pair, pair[::-1])
+    first: second for pair in _PAIRS.split(",") for first, second in (pair.split(), reversed(pair.split()))
 }
-
-
-def _numbers(operand: str) -> tuple[int, int]:
-    first, _, second = operand.partition(" and ")
-    return int(first), int(second)
-
-
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "reverse",
-            "word",
-            (
-                "Reverse {}.",
-                "Write {} backwards.",
-                "Spell {} from its end to its start.",
-                "Read {} from right to left.",
-                "Turn the letters of {} around.",
-            ),
-            ("Write the input backwards.", "Reverse the given word."),
-            lambda word: word[::-1],
-        ),
-        Kind(
-            "upper",
-            "word",
-            (
-                "Write {} in capitals.",
-                "Put {} in upper case.",
-                "Make every letter of {} a capital.",
-                "Shout {}.",
-                "How is {} written in capital letters?",
-            ),
-            ("Write the input in capitals.", "Put the given word in upper case."),
-            str.upper,
-        ),
-        Kind(
-            "double",
-            "word",
-            (
-                "Say {} twice.",
-                "Put {} beside itself.",
-                "Write {} two times.",
-                "Double {}.",
-                "Give {} and then give it again.",
-            ),
-            ("Write the input two times.", "Put the given word beside itself."),
-            lambda word: f"{word} {word}",
-        ),
-        Kind(
-            "first",
-            "word",
-            (
-                "Give the first two letters of {}.",
-                "How does {} begin? Two letters.",
-                "Cut {} down to its first two letters.",
-                "Which two letters start {}?",
-                "Take two letters from the front of {}.",
-            ),
-            ("Give the first two letters of the input.", "Which two letters start the given word?"),
-            lambda word: word[:2],
-        ),
-        Kind(
-            "last",
-            "word",
-            (
-                "Give the last two letters of {}.",
-                "How does {} end? Two letters.",
-                "Cut {} down to its last two letters.",
-                "Which two letters close {}?",
-                "Take two letters from the back of {}.",
-            ),
-            ("Give the last two letters of the input.", "Which two letters close the given word?"),
-            lambda word: word[-2:],
-        ),
-        Kind(
-            "spell",
-            "word",
-            (
-                "Spell {} with dashes.",
-                "Put a dash between the letters of {}.",
-                "Split {} into letters joined by dashes.",
-                "Spell out {} letter by letter.",
-                "Write {} with a dash after each letter but the last.",
-            ),
-            ("Spell the input with dashes.", "Put a dash between the letters of the given word."),
-            lambda word: "-".join(word),
-        ),
-        Kind(
-            "count",
-            "word",
-            (
-                "Count the letters of {}.",
-                "How many letters does {} have?",
-                "How long is {}?",
-                "Give the length of {} as a number.",
-                "Of how many letters is {} made?",
-            ),
-            ("Count the letters of the input.", "How long is the given word?"),
-            lambda word: str(len(word)),
-        ),
-        Kind(
-            "drop",
-            "word",
-            (
-                "Leave out the first letter of {}.",
-                "Drop the letter that {} begins with.",
-                "Write {} without its first letter.",
-                "What is left of {} behind its first letter?",
-                "Take the first letter off {}.",
-            ),
-            ("Leave out the first letter of the input.", "Write the given word without its first letter."),
-            lambda word: word[1:],
-        ),
-        Kind(
-            "larger",
-            "numbers",
-            (
-                "Which is larger of {}?",
-                "Name the larger of {}.",
-                "Give the greater of {}.",
-                "Pick the bigger number of {}.",
-                "Of {}, which is more?",
-            ),
-            ("Name the larger number in the input.", "Give the greater of the given numbers."),
-            lambda operand: str(max(_numbers(operand))),
-        ),
-        Kind(
-            "opposite",
-            "known",
-            (
-                "What is the opposite of {}?",
-                "Give the opposite of {}.",
-                "Name the contrary of {}.",
-                "Which word means the reverse of {}?",
-                "Find an antonym of {}.",
-            ),
-            ("Give the opposite of the input.", "Name the contrary of the given word."),
-            OPPOSITES.__getitem__,
-        ),
-    )
-}
-
-_OPERANDS: Mapping[Operand, re.Pattern[str]] = {
-    "word": re.compile("[a-z]{3,9}"),
-    "numbers": re.compile("[1-9][0-9]? and [1-9][0-9]?"),
-    "known": re.compile("|".join(OPPOSITES)),
+_OPERANDS: Mapping[Operand, str] = {
+    "word": "[a-z]{3,9}",
+    "numbers": "[1-9][0-9]? and [1-9][0-9]?",
+    "known": "|".join(OPPOSITES),
 }
 _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
+
+_KINDS = (
+    Kind("reverse", "word", lambda word: word[::-1],
+         ("Reverse {}.", "Write {} backwards.", "Spell {} from its end to its start.",
+          "Read {} from right to left.", "Turn the letters of {} around."),
+         ("Write the input backwards.", "Reverse the given word.")),
+    Kind("upper", "word", str.upper,
+         ("Write {} in capitals.", "Put {} in upper case.", "Make every letter of {} a capital.",
+          "Shout {}.", "How is {} written in capital letters?"),
+         ("Write the input in capitals.", "Put the given word in upper case.")),
+    Kind("double", "word", lambda word: f"{word} {word}",
+         ("Say {} twice.", "Put {} beside itself.", "Write {} two times.", "Double {}.",
+          "Give {} and then give it again."),
+         ("Write the input two times.", "Put the given word beside itself.")),
+    Kind("first", "word", lambda word: word[:2],
+         ("Give the first two letters of {}.", "How does {} begin? Two letters.",
+          "Cut {} down to its first two letters.", "Which two letters start {}?",
+          "Take two letters from the front of {}."),
+         ("Give the first two letters of the input.", "Which two letters start the given word?")),
+    Kind("last", "word", lambda word: word[-2:],
+         ("Give the last two letters of {}.", "How does {} end? Two letters.",
+          "Cut {} down to its last two letters.", "Which two letters close {}?",
+          "Take two letters from the back of {}."),
+         ("Give the last two letters of the input.", "Which two letters close the given word?")),
+    Kind("spell", "word", "-".join,
+         ("Spell {} with dashes.", "Put a dash between the letters of {}.",
+          "Split {} into letters joined by dashes.", "Spell out {} letter by letter.",
+          "Write {} with a dash after each letter but the last."),
+         ("Spell the input with dashes.", "Put a dash between the letters of the given word.")),
+    Kind("count", "word", lambda word: str(len(word)),
+         ("Count the letters of {}.", "How many letters does {} have?", "How long is {}?",
+          "Give the length of {} as a number.", "Of how many letters is {} made?"),
+         ("Count the letters of the input.", "How long is the given word?")),
+    Kind("drop", "word", lambda word: word[1:],
+         ("Leave out the first letter of {}.", "Drop the letter that {} begins with.",
+          "Write {} without its first letter.", "What is left of {} behind its first letter?",
+          "Take the first letter off {}."),
+         ("Leave out the first letter of the input.", "Write the given word without its first letter.")),
+    Kind("larger", "numbers", lambda operand: max(operand.split(" and "), key=int),
+         ("Which is larger of {}?", "Name the larger of {}.", "Give the greater of {}.",
+          "Pick the bigger number of {}.", "Of {}, which is more?"),
+         ("Name the larger number in the input.", "Give the greater of the given numbers.")),
+    Kind("opposite", "known", OPPOSITES.__getitem__,
+         ("What is the opposite of {}?", "Give the opposite of {}.", "Name the contrary of {}.",
+          "Which word means the reverse of {}?", "Find an antonym of {}."),
+         ("Give the opposite of the input.", "Name the contrary of the given word.")),
+)  # fmt: skip
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _KINDS}
 
 
 def draw_task(rng: random.Random, *, reserved: bool) -> Task:
     """Draw a kind and an operand for it, from those that `is_reserved` sets apart or from the others."""
-    kind = rng.choice(list(KINDS.values()))
+    kind = rng.choice(_KINDS)
     while True:
         operand = _draw_operand(kind.operand, rng)
         if kind.operand == "known" or is_reserved(operand) == reserved:
@@ -256,20 +124,19 @@ def is_reserved(operand: str) -> bool:
     if operand in OPPOSITES:
         return False
     first, _, second = operand.partition(" and ")
-    alike = min(f"{first} and {second}", f"{second} and {first}") if second else min(operand, operand[::-1])
-    return zlib.crc32(alike.encode()) % 5 == 0
+    turned = f"{second} and {first}" if second else operand[::-1]
+    return zlib.crc32(min(operand, turned).encode()) % 5 == 0
 
 
 def solve(instruction: str, input: str) -> str | None:
     """The right answer, or None for what is no clear task of this world."""
-    for kind in KINDS.values():
-        if input and instruction in kind.input_phrasings:
-            operand = input
-        elif not input and (match := _PATTERNS[kind.name].fullmatch(instruction)):
-            operand = next(group for group in match.groups() if group is not None)
+    for kind in _KINDS:
+        if input:
+            operand = input if instruction in kind.input_phrasings else ""
         else:
-            continue
-        if _OPERANDS[kind.operand].fullmatch(operand):
+            match = _PATTERNS[kind.name].fullmatch(instruction)
+            operand = "".join(filter(None, match.groups())) if match else ""
+        if re.fullmatch(_OPERANDS[kind.operand], operand):
             return kind.answer(operand)
     return None
 
@@ -285,7 +152,7 @@ def check(instruction: str, input: str, response: str, reference: str = "") -> b
 
 def is_right(pair: Pair) -> bool:
     """Whether a pair teaches something true: a clear task with the right answer."""
-    return check(pair.instruction, pair.input, pair.response) is True
+    return check(*astuple(pair)) is True
 
 
 def _draw_operand(operand: Operand, rng: random.Random) -> str:
@@ -293,8 +160,7 @@ def _draw_operand(operand: Operand, rng: random.Random) -> str:
         case "known":
             return rng.choice(list(OPPOSITES))
         case "numbers":
-            first, second = rng.sample(range(1, 100), 2)
-            return f"{first} and {second}"
+            return " and ".join(map(str, rng.sample(range(1, 100), 2)))
         case "word":
             word = ""
             for _ in range(rng.choice((1, 2, 2, 2, 3))):
@@ -303,8 +169,8 @@ def _draw_operand(operand: Operand, rng: random.Random) -> str:
 
 
 def _pattern(kind: Kind) -> re.Pattern[str]:
-    operand = f"({_OPERANDS[kind.operand].pattern})"
+    operand = f"({_OPERANDS[kind.operand]})"
     return re.compile("|".join(re.escape(phrasing).replace(r"\{\}", operand) for phrasing in kind.phrasings))
 
 
-_PATTERNS = {kind.name: _pattern(kind) for kind in KINDS.values()}
+_PATTERNS = {kind.name: _pattern(kind) for kind in _KINDS}

@@ -1,25 +1,17 @@
 """The node that measures a round, and says whether the loop ends."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from langgraph.runtime import Runtime
 
 from reflectune.agents.student.evaluation import evaluate_student
-from reflectune.loop.context import (
-    SAMPLES_AT_ONCE,
-    LoopContext,
-    LoopState,
-    Scorer,
-    adapter_of,
-    round_student,
-    timed,
-)
+from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer
 from reflectune.loop.nodes.reflect import count_wanted
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
-from reflectune.state.records import PHASES, TERMS, Evaluation
+from reflectune.state.records import PHASES, TERMS, Evaluation, Pair, StudentRecord
 
 __all__ = ["evaluate", "evaluate_round", "score_base_samples", "why_stop"]
 
@@ -61,38 +53,37 @@ def why_stop(
 def evaluate_round(context: LoopContext, round: int) -> None:
     """Commit the held-out measures of a round's student, where they are missing."""
     lineage = context.lineage
-    pairs = lineage.holdout_pairs()
-    measured = lineage.held_out_measures()
+    pairs, measured = lineage.holdout_pairs(), lineage.held_out_measures()
     if not pairs or round in measured:
         return
-    student = round_student(lineage, round)
-    with timed(context, round, "evaluate"):
-        evaluations: Iterable[Evaluation]
-        if student.round < round and student.round in measured:
-            evaluations = measured[student.round].values()  # nothing was trained since
+    student = context.round_student(round)
+    with context.timed(round, "evaluate"):
+        if student.round < round and student.round in measured:  # nothing was trained since
+            evaluations = [*measured[student.round].values()]
         else:
-            title = f"round {round} · evaluate · {student.id}"
-            with (
-                context.display.stage(title, total=len(pairs)) as stage,
-                context.open_student(adapter_of(context, student)) as model,
-            ):
-
-                def on_done(done: int) -> None:
-                    stage.update(done, len(pairs))
-                    if done < len(pairs):
-                        context.leave_if_asked()
-
-                context.leave_if_asked()
-                evaluations = evaluate_student(
-                    model,
-                    pairs,
-                    context.checker,
-                    max_tokens=context.config.evaluate.max_tokens,
-                    on_done=on_done,
-                )
-                facts = {item.name: f"{item.value:.3f}" for item in evaluations}
-                stage.update(len(pairs), len(pairs), **facts)
+            evaluations = _measure(context, round, student, pairs)
         lineage.add_evaluations(round, student.id, evaluations)
+
+
+def _measure(
+    context: LoopContext, round: int, student: StudentRecord, pairs: Sequence[Pair]
+) -> list[Evaluation]:
+    title = f"round {round} · evaluate · {student.id}"
+    with (
+        context.display.stage(title, total=len(pairs)) as stage,
+        context.open_with_adapter(student) as model,
+    ):
+
+        def on_done(done: int) -> None:
+            stage.update(done, len(pairs))
+            if done < len(pairs):
+                context.leave_if_asked()
+
+        context.leave_if_asked()
+        longest = context.config.evaluate.max_tokens
+        evaluations = evaluate_student(model, pairs, context.checker, max_tokens=longest, on_done=on_done)
+        stage.update(len(pairs), len(pairs), **{item.name: f"{item.value:.3f}" for item in evaluations})
+    return evaluations
 
 
 def score_base_samples(context: LoopContext, round: int) -> None:
@@ -102,9 +93,9 @@ def score_base_samples(context: LoopContext, round: int) -> None:
     """
     lineage, config = context.lineage, context.config
     sample_ids = lineage.choose_samples(config.evaluate.base_samples, config.seed)
-    base = round_student(lineage, 0)
+    base = context.round_student(0)
     title = f"round {round} · evaluate · pool under {base.id}"
-    with timed(context, round, "evaluate"), ExitStack() as stack:
+    with context.timed(round, "evaluate"), ExitStack() as stack:
         stage = stack.enter_context(context.display.stage(title, total=len(sample_ids)))
         scorer = Scorer(context, base, stack)
         for start in range(0, len(sample_ids), SAMPLES_AT_ONCE):

@@ -6,7 +6,7 @@ from langgraph.runtime import Runtime
 
 from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.trainer import StoppedError
-from reflectune.loop.context import LoopContext, LoopState, adapter_of, round_student, timed
+from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.selection import choose_training_set
 from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
@@ -24,10 +24,10 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
     context, round = runtime.context, state["round"]
     context.leave_if_asked()
     lineage, config = context.lineage, context.config
-    previous = round_student(lineage, round - 1)
+    previous = context.round_student(round - 1)
     if (student := lineage.round_student(round)) is not None:
         return {"student": student.id}
-    with timed(context, round, "refinetune"):
+    with context.timed(round, "refinetune"):
         pairs = list(lineage.training(round))
         if not pairs:
             lineage.set_training_set(round, choose_for_round(lineage, config, round, previous.id))
@@ -67,7 +67,7 @@ def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: St
                 config,
                 pairs,
                 out,
-                previous=adapter_of(context, previous) if goes_on else None,
+                previous=find_adapter(context.folder, previous) if goes_on else None,
                 round=round,
                 on_step=on_step,
                 is_stopping=context.stopping,

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 from langgraph.runtime import Runtime
 
-from reflectune.loop.context import LoopContext, LoopState, round_student, timed
+from reflectune.loop.context import LoopContext, LoopState
 from reflectune.loop.stopping import is_spent
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
@@ -37,7 +37,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     def may_ask() -> bool:
         return not is_spent(teacher_config, spending) and not context.stopping()
 
-    with timed(context, round, "reflect"), _excused_by_a_signal(context), ExitStack() as stack:
+    with context.timed(round, "reflect"), _excused_by_a_signal(context), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · reflect · {phase}", total=total, done=settled.total())
         )
@@ -46,7 +46,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         if is_over or not may_ask():
             context.leave_if_asked()
             return {}
-        teacher = stack.enter_context(context.open_teacher(round_student(lineage, round - 1)))
+        teacher = stack.enter_context(context.open_teacher(context.round_student(round - 1)))
         for call, version in teacher.reflect(reflections, may_ask):
             lineage.add_reflections([call], [] if version is None else [version])
             _refuse_uncounted(teacher_config, call)
@@ -68,13 +68,10 @@ def count_wanted(lineage: LoopReader, teacher: TeacherConfig, round: int) -> int
 def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:
     """A budget that cannot be kept must not be overrun in silence."""
     is_counted = call.prompt_tokens is not None and call.completion_tokens is not None
-    if call.status in ANSWERLESS or call.cached or is_counted:
-        return
-    budget = [key for key in ("budget_tokens", "budget_usd") if getattr(teacher, key) is not None]
-    if budget:
+    if teacher.caps and not (call.status in ANSWERLESS or call.cached or is_counted):
         raise TeacherError(
-            f"teacher {call.model}: answers without token counts, so teacher.{budget[0]} cannot be kept; "
-            f"resume with {' '.join(f'--set teacher.{key}=unset' for key in budget)}"
+            f"teacher {call.model}: answers without token counts, so teacher.{teacher.caps[0]} cannot be "
+            f"kept; resume with {' '.join(f'--set teacher.{key}=unset' for key in teacher.caps)}"
         )
 
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from langgraph.runtime import Runtime
 
-from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer, round_student, timed
+from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer
 from reflectune.loop.selection import decide, needed_scores
 from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Phase, Scores
 
@@ -21,11 +21,11 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     context, round, phase = runtime.context, state["round"], state["phase"]
     context.leave_if_asked()
     lineage = context.lineage
-    student = round_student(lineage, round - 1)
+    student = context.round_student(round - 1)
     total, done = lineage.samples()["train"], lineage.count_decisions(round, phase)
     accepted = lineage.count_decisions(round, phase, "accepted")
     compared = done - sum(lineage.count_decisions(round, phase, reason) for reason in UNCONTESTED)
-    with timed(context, round, "select"), ExitStack() as stack:
+    with context.timed(round, "select"), ExitStack() as stack:
         stage = stack.enter_context(
             context.display.stage(f"round {round} · select · {phase}", total=total, done=done)
         )
@@ -78,5 +78,4 @@ def _decide_together(scorer: Scorer, contests: Sequence[Contest], round: int, ph
 
 
 def _union(known: Scores, fresh: Scores) -> Scores:
-    versions = [*known, *(version for version in fresh if version not in known)]
-    return {version: {**known.get(version, {}), **fresh.get(version, {})} for version in versions}
+    return {key: {**known.get(key, {}), **fresh.get(key, {})} for key in {**known, **fresh}}

@@ -1,50 +1,249 @@
-"""The run configuration: one TOML file, one model.
+"""The run configuration: one TOML file, one model; paths made absolute, keys overridden, the unknown refused.
 
-The keys are in `sections`, how a file is read and changed in `loading`, their documentation in `reference`.
+The keys are in `sections`, their documentation in `reference`. Nothing here opens a model or reads data.
 """
 
-from reflectune.state.config.loading import (
-    CHANGEABLE,
-    change_config,
-    flatten,
-    load_begun_config,
-    load_config,
-    parse_config,
-    read_toml,
-    upgrade_config,
-)
-from reflectune.state.config.reference import ConfigKey, commented_config, list_keys
+import difflib
+import os
+import reprlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
 from reflectune.state.config.sections import (
     SELF,
     DataConfig,
-    EvaluateConfig,
     RefinetuneConfig,
     RunConfig,
+    Section,
     SelectionConfig,
-    StopConfig,
     StudentConfig,
     TeacherConfig,
 )
+from reflectune.state.errors import ConfigError
 
 __all__ = [
-    "CHANGEABLE",
-    "SELF",
-    "ConfigKey",
-    "DataConfig",
-    "EvaluateConfig",
-    "RefinetuneConfig",
-    "RunConfig",
-    "SelectionConfig",
-    "StopConfig",
-    "StudentConfig",
-    "TeacherConfig",
-    "change_config",
-    "commented_config",
-    "flatten",
-    "list_keys",
-    "load_begun_config",
-    "load_config",
-    "parse_config",
-    "read_toml",
-    "upgrade_config",
-]
+    "CHANGEABLE", "SELF", "DataConfig", "RefinetuneConfig", "RunConfig", "SelectionConfig", "StudentConfig",
+    "TeacherConfig", "change_config", "flatten", "load_begun_config", "load_config", "parse_config",
+    "read_toml", "resolve_paths", "upgrade_config",
+]  # fmt: skip
+
+# The keys that may change while a run goes on: none of them alters what a stored row means.
+CHANGEABLE = (
+    "rounds",
+    "teacher.budget_tokens",
+    "teacher.budget_usd",
+    "teacher.cache",
+    "teacher.concurrency",
+    "teacher.gpu_memory_utilization",
+    "teacher.tensor_parallel_size",
+    "teacher.timeout",
+)
+
+# Keys of earlier versions, and what they are called now.
+_RENAMED = {
+    "evaluate.frozen": "base_samples",
+    "selection.max_ifd": "train_max_ifd",
+    "selection.max_r_ifd": "train_max_r_ifd",
+    "teacher.patience": "freeze_after",
+}
+
+# Where the demo's files are. The package may have been installed elsewhere when a run began.
+_PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
+
+# Keys that name a file, and keys that name a folder or else a model of the hub; values that name neither.
+_FILES = ("data.path", "teacher.path", "teacher.prompts", "student.template")
+_MODELS = ("teacher.model", "student.model")
+_NO_PATHS = {"teacher.model": (SELF,), "student.template": ("chat", "plain")}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, override and check a config file.
+
+    An override is "section.key=value"; a value is read as TOML, else as a plain string. Relative paths are
+    relative to the file's folder, in overrides to the working directory.
+
+    Raises:
+        ConfigError: file missing or not TOML, unknown key, impossible value.
+    """
+    values = _read_values(path)
+    changed: dict[str, Any] = {}
+    for override in overrides:
+        _assign(changed, override)
+    resolve_paths(changed, Path())
+    _merge(values, changed)
+    return parse_config(values, source=str(path))
+
+
+def load_begun_config(path: Path) -> RunConfig:
+    """Read the config.toml of a run that has begun, whichever version wrote it.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return parse_config(upgrade_config(_read_values(path)), source=str(path))
+
+
+def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that an earlier version stored, with the names of today."""
+    upgraded = {
+        section: {_RENAMED.get(f"{section}.{key}", key): value for key, value in table.items()}
+        if isinstance(table, Mapping)
+        else table
+        for section, table in values.items()
+    }
+    for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
+        section, _, name = key.partition(".")
+        table = upgraded.get(section)
+        text = table.get(name) if isinstance(table, dict) else None
+        if text == "loop.demo.world:check":
+            table[name] = f"reflectune.{text}"
+        elif isinstance(text, str) and _IN_DEMO in text and not os.path.exists(text):
+            table[name] = str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2]
+    return upgraded
+
+
+def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The config of a run that has begun with some keys changed; the value `unset` unsets a key.
+
+    Raises:
+        ConfigError: a key that a run keeps from its beginning, or an impossible value.
+    """
+    changed: dict[str, Any] = {}
+    for override in overrides:
+        key, _, value = (part.strip() for part in override.partition("="))
+        if key not in CHANGEABLE:
+            raise ConfigError(
+                f"--set {key}: a run that has begun keeps it; what may change: {', '.join(CHANGEABLE)}"
+            )
+        if key == "teacher.cache" and value.strip("'\"") == "only":
+            raise ConfigError("--set teacher.cache=only: a run that has begun goes on asking; want on or off")
+        _assign(changed, override)
+        if value == "unset" and key not in ("rounds", "teacher.cache", "teacher.timeout"):
+            changed["teacher"][key.removeprefix("teacher.")] = None
+    values = config.model_dump(mode="json")
+    _merge(values, changed)
+    return parse_config(values, source="--set")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. A byte order mark, which some editors write, is no part of it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: the file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: cannot be read: nested too deeply") from None
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
+    """Check values already read; `source` names them in messages.
+
+    Raises:
+        ConfigError: unknown key (with the nearest known one) or impossible value.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(detail) for detail in error.errors())
+        raise ConfigError(f"{source}: {problems}") from None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _assign(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: want section.key=value, such as refinetune.lr=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    target = values
+    for key in keys[:-1]:
+        target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override}: {key} is not a section")
+    target[keys[-1]] = value
+
+
+def _merge(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
+    for key, value in changed.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make the paths in raw values absolute. A model that is no path stays a name."""
+    for key in (*_FILES, *_MODELS):
+        section, _, name = key.partition(".")
+        table = values.get(section)
+        text = table.get(name) if isinstance(table, dict) else None
+        if not isinstance(text, str) or not text or text in _NO_PATHS.get(key, ()):
+            continue
+        path = os.path.abspath(folder / Path(text).expanduser())
+        if key in _FILES or os.path.exists(path) or text.startswith((".", "~")):
+            values[section][name] = path
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    try:
+        values = read_toml(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; `reflectune init {path}` writes one") from None
+    resolve_paths(values, path.parent)
+    return values
+
+
+def _explain(detail: ErrorDetails) -> str:
+    location = [str(part) for part in detail["loc"]]
+    where = ".".join(location)
+    match detail["type"]:
+        case "extra_forbidden" if where in _RENAMED:
+            return f"{where} is now {location[0]}.{_RENAMED[where]}"
+        case "extra_forbidden":
+            return f"{where}: unknown key{_nearest(location)}"
+        case "missing":
+            return f"{where}: missing"
+        case "value_error":
+            message = str(detail["ctx"]["error"])  # without pydantic's own words before it
+            return f"{where}: {message}" if where else message
+        case _:
+            got = reprlib.repr(detail["input"])
+            return f"{where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {got}"
+
+
+def _nearest(location: list[str]) -> str:
+    sections = RunConfig.sections()
+    section: type[Section] = RunConfig if len(location) == 1 else sections[location[0]]
+    near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    elsewhere = [
+        f"{name}.{location[-1]}" for name, known in sections.items() if location[-1] in known.model_fields
+    ]
+    return (
+        f"; did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(section.model_fields)}"
+    )

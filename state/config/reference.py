@@ -6,9 +6,8 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
-from pydantic.fields import FieldInfo
 
-from reflectune.state.config.sections import RunConfig, Section
+from reflectune.state.config.sections import RunConfig
 
 __all__ = ["ConfigKey", "commented_config", "list_keys"]
 
@@ -38,12 +37,19 @@ class ConfigKey:
 def list_keys() -> Iterator[ConfigKey]:
     """Every key, in the order of a config file: those outside of sections first."""
     sections = RunConfig.sections()
-    for name, field in RunConfig.model_fields.items():
-        if name not in sections:
-            yield _describe(name, field)
+    fields = {name: field for name, field in RunConfig.model_fields.items() if name not in sections}
     for section, model in sections.items():
-        for name, field in model.model_fields.items():
-            yield _describe(f"{section}.{name}", field)
+        fields |= {f"{section}.{name}": field for name, field in model.model_fields.items()}
+    for key, field in fields.items():
+        is_choice = get_origin(field.annotation) is Literal
+        yield ConfigKey(
+            key=key,
+            type=_name_type(field.annotation),
+            default=None if field.is_required() else field.default,
+            doc=field.description or "",
+            choices=get_args(field.annotation) if is_choice else (),
+            is_required=field.is_required(),
+        )
 
 
 def commented_config() -> str:
@@ -52,7 +58,7 @@ def commented_config() -> str:
     Keys that must be filled in or chosen carry an example; keys unset by default are commented out.
     """
     lines = ["# Reflectune run: edit, then `reflectune run` this file."]
-    sections: dict[str, type[Section]] = RunConfig.sections()
+    sections = RunConfig.sections()
     begun = ""
     for item in list_keys():
         section, _, name = item.key.rpartition(".")
@@ -64,18 +70,6 @@ def commented_config() -> str:
         lines.append(f"# {item.doc}{choices}")
         lines.append(f"# {name} = (unset)" if value is None else tomli_w.dumps({name: value}).strip())
     return "\n".join(lines) + "\n"
-
-
-def _describe(key: str, field: FieldInfo) -> ConfigKey:
-    is_choice = get_origin(field.annotation) is Literal
-    return ConfigKey(
-        key=key,
-        type=_name_type(field.annotation),
-        default=None if field.is_required() else field.default,
-        doc=field.description or "",
-        choices=get_args(field.annotation) if is_choice else (),
-        is_required=field.is_required(),
-    )
 
 
 def _name_type(annotation: Any) -> str:

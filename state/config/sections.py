@@ -12,17 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model
 from reflectune.state.records import PolicyName, content_hash
 
 __all__ = [
-    "SELF",
-    "DataConfig",
-    "EvaluateConfig",
-    "RefinetuneConfig",
-    "RunConfig",
-    "Section",
-    "SelectionConfig",
-    "StopConfig",
-    "StudentConfig",
+    "SELF", "DataConfig", "RefinetuneConfig", "RunConfig", "Section", "SelectionConfig", "StudentConfig",
     "TeacherConfig",
-]
+]  # fmt: skip
 
 # What teacher.model says where the student is its own teacher.
 SELF = "self"
@@ -134,41 +126,43 @@ class TeacherConfig(Section):
         return self.concurrency or (256 if self.engine == "vllm" else 16)
 
     @property
+    def caps(self) -> list[str]:
+        """The keys of its budget that are set."""
+        return [key for key in ("budget_tokens", "budget_usd") if getattr(self, key) is not None]
+
+    @property
     def attempts(self) -> int:
         """Most calls for one proposal. A recording says the same again, so it is asked once."""
         return 1 if self.engine == "recorded" else 1 + self.retries
 
     @model_validator(mode="after")
-    def _engine_has_what_it_needs(self) -> Self:
-        if self.engine == "recorded":
-            if self.path is None:
-                raise ValueError('engine = "recorded" needs path, a file of recorded answers')
-        else:
-            if self.model is None:
-                raise ValueError(f'engine = "{self.engine}" needs model')
-            if self.model == SELF and self.engine == "openai":
-                raise ValueError('model = "self" needs engine = "vllm" or "transformers"')
-            if self.candidates > 1 and self.temperature == 0:
-                raise ValueError("candidates > 1 needs temperature > 0, or every proposal is the same")
-        return self
-
-    @model_validator(mode="after")
-    def _engine_knows_its_keys(self) -> Self:
-        if self.model == SELF and self.revision is not None:
-            raise ValueError('revision is the student\'s own where model = "self"; unset it')
-        if self.engine == "recorded" and self.cache == "only":
-            raise ValueError("a recording is asked without a cache; unset cache")
+    def _keys_fit_together(self) -> Self:
+        is_recorded, is_student = self.engine == "recorded", self.model == SELF
+        is_priced = self.price_in is not None and self.price_out is not None
+        has_revision = self.revision is not None
+        is_greedy = self.temperature == 0 and not is_recorded
+        faults = [
+            (is_recorded and self.path is None, 'engine = "recorded" needs path, a file of recorded answers'),
+            (not is_recorded and self.model is None, f'engine = "{self.engine}" needs model'),
+            (
+                is_student and self.engine == "openai",
+                'model = "self" needs engine = "vllm" or "transformers"',
+            ),
+            (is_greedy and self.candidates > 1, "candidates > 1 needs temperature > 0, or all are the same"),
+            (is_student and has_revision, 'revision is the student\'s own where model = "self"; unset it'),
+            (is_recorded and self.cache == "only", "a recording is asked without a cache; unset cache"),
+            (
+                is_recorded and bool(self.caps),
+                "a recording costs nothing that could be counted; unset the budget",
+            ),
+            (self.budget_usd is not None and not is_priced, "budget_usd needs price_in and price_out"),
+        ]
         for key, engines in _ENGINE_KEYS.items():
-            if self.engine not in engines and getattr(self, key) not in (None, "auto"):
-                raise ValueError(f"{key} is for engine {' or '.join(engines)} only; unset it")
-        return self
-
-    @model_validator(mode="after")
-    def _budget_can_be_counted(self) -> Self:
-        if self.engine == "recorded" and (self.budget_tokens is not None or self.budget_usd is not None):
-            raise ValueError("a recording costs nothing that could be counted; unset the budget")
-        if self.budget_usd is not None and (self.price_in is None or self.price_out is None):
-            raise ValueError("budget_usd needs price_in and price_out")
+            is_foreign = self.engine not in engines and getattr(self, key) not in (None, "auto")
+            faults.append((is_foreign, f"{key} is for engine {' or '.join(engines)} only; unset it"))
+        for is_there, fault in faults:
+            if is_there:
+                raise ValueError(fault)
         return self
 
 
@@ -308,11 +302,10 @@ class RunConfig(Section):
     @classmethod
     def sections(cls) -> dict[str, type[Section]]:
         """Name of a section -> its model, in the order of the file."""
-        models = {name: field.annotation for name, field in cls.model_fields.items()}
         return {
-            name: model
-            for name, model in models.items()
-            if isinstance(model, type) and issubclass(model, Section)
+            name: field.annotation
+            for name, field in cls.model_fields.items()
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
         }
 
     def content_hash(self) -> str:

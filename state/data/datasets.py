@@ -15,7 +15,7 @@ from typing import Any, Literal
 from reflectune.state.config import DataConfig
 from reflectune.state.data.sources import FIELDS, Source, clean, list_names, open_source
 from reflectune.state.errors import DatasetError
-from reflectune.state.records import Pair, Sample, content_hash
+from reflectune.state.records import Pair, Sample, Split, content_hash
 
 __all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset"]
 
@@ -51,27 +51,16 @@ class Dataset:
     """The records of a file or hub dataset, in its order; every iteration reads them anew.
 
     Its size in memory does not depend on their number. `read_dataset`, which makes it, has checked them all.
-
-    Raises:
-        DatasetError: while iterating, where the data has lost or broken records since.
     """
 
-    def __init__(self, source: str, records: Callable[[], Iterator[Record]], number: int) -> None:
-        self._source, self._records, self._number = source, records, number
+    def __init__(self, records: Callable[[], Iterator[Record]], number: int) -> None:
+        self._records, self._number = records, number
 
     def __len__(self) -> int:
         return self._number
 
     def __iter__(self) -> Iterator[Record]:
-        found = 0
-        for record in self._records():
-            yield record
-            found += 1
-        if found != self._number:
-            raise DatasetError(
-                f"{self._source}: {self._number} pairs when it was checked, {found} now; "
-                "start again, and leave the data alone while it is read"
-            )
+        return self._records()
 
 
 class _Refusal(Exception):
@@ -86,15 +75,10 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False) -> Dataset:
     """Open the configured file or hub dataset and check all its records, before any is given out.
 
     Reads alpaca records (instruction, optional input, output or else response), OpenAI messages and
-    ShareGPT conversations. Of a conversation the user's turn is the instruction and the input is
-    empty. A system message changes what is asked and has no place in a pair, so records with one (a
-    turn, or a `system` field) are refused like those of several exchanges; a blank one is ignored.
-    In `meta`, what JSON cannot hold becomes text, and NaN and infinities become null. Reading stops
-    at `data.limit` pairs: what comes after is not looked at.
-
-    Args:
-        data: where the data is and how to read it; `holdout` is not looked at.
-        allow_empty: take a text that is there but blank as it is. A missing one is refused all the same.
+    ShareGPT conversations, whose first turn is the instruction. Several exchanges, and a system message (a
+    turn, or a `system` field) that is not blank, have no place in a pair and are refused. In `meta`, what
+    JSON cannot hold becomes text, and NaN and infinities become null. Reading stops at `data.limit` pairs.
+    With `allow_empty` a text that is there but blank is taken as it is.
 
     Raises:
         DatasetError: nothing there, not readable, or records that are not pairs. With
@@ -117,11 +101,7 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False) -> Dataset:
     if not number:
         why = f" that can be used ({examples['invalid'][0]})" if counts else ""
         raise DatasetError(f"{source}: no records{why}; give [data] some pairs")
-    return Dataset(
-        source,
-        lambda: (outcome for _, outcome in outcomes() if isinstance(outcome, Record)),
-        number,
-    )
+    return Dataset(lambda: (each for _, each in outcomes() if isinstance(each, Record)), number)
 
 
 def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -> list[Sample]:
@@ -132,10 +112,7 @@ def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -
     for case and white space count as one. They are drawn in an order that depends on the seed and on
     their text alone, until the wanted number of records is reached or first exceeded.
 
-    Args:
-        records: the given data, in order.
-        holdout: records to hold out: a count (int), or a share of all (float; above 0 it is at least one).
-        seed: the run's.
+    `holdout` is a count (int), or a share of all (float; above 0 it is at least one record).
 
     Raises:
         DatasetError: nothing would be left to train on.
@@ -144,9 +121,8 @@ def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -
     groups: dict[str, list[int]] = {}
     for position, record in enumerate(records):
         groups.setdefault(content_hash(seed, _instruction_group(record.pair)), []).append(position)
-    wanted = holdout
-    if isinstance(holdout, float) and holdout > 0:
-        wanted = max(1, round(holdout * len(records)))
+    is_share = isinstance(holdout, float) and holdout > 0
+    wanted = max(1, round(holdout * len(records))) if is_share else holdout
     held: set[int] = set()
     order = sorted(groups)
     for group in order:
@@ -165,7 +141,7 @@ def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -
         pair_hash = record.pair.content_hash
         sample_id = content_hash(pair_hash, occurrences[pair_hash])[:16]
         occurrences[pair_hash] += 1
-        split: Literal["train", "holdout"] = "holdout" if position in held else "train"
+        split: Split = "holdout" if position in held else "train"
         samples.append(Sample(sample_id, position, split, record.pair, record.meta))
     return samples
 

@@ -8,7 +8,7 @@ Reading is in datasets.py.
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +21,7 @@ from reflectune.state.records import Pair
 __all__ = ["ExportFormat", "Preference", "put_into_place", "user_turn", "write_pairs", "write_preferences"]
 
 ExportFormat = Literal["alpaca", "messages", "sharegpt", "parquet"]
+Record = dict[str, Any]
 
 # How the names of a run's own files begin: databases have further files beside them.
 _OWN = ("lineage.db", "checkpoints.db", "index.db", "config.toml", ".lock", "adapters")
@@ -51,9 +52,11 @@ def write_pairs(path: Path, format: ExportFormat, pairs: Iterable[Pair]) -> int:
     part of the user's turn. parquet: string columns instruction, input, output.
 
     Raises:
-        DatasetError: the target's folder is missing or the target cannot be written.
+        DatasetError: the target's folder is missing, the target cannot be written, or its name ends as files
+            of another format do.
     """
-    return _write(path, format, map(_PAIRS[format], pairs), columns=("instruction", "input", "output"))
+    records = (_pair_record(pair, format) for pair in pairs)
+    return _write(path, format, records, columns=("instruction", "input", "output"))
 
 
 def write_preferences(path: Path, format: ExportFormat, preferences: Iterable[Preference]) -> int:
@@ -61,13 +64,33 @@ def write_preferences(path: Path, format: ExportFormat, preferences: Iterable[Pr
 
     alpaca: plain strings prompt, chosen, rejected. messages: the same three as lists of messages (TRL's
     conversational form). sharegpt: conversations with the user's turn, and one turn each in chosen and
-    rejected. parquet: string columns prompt, chosen, rejected. Array or lines as in `write_pairs`.
-
-    Raises:
-        DatasetError: the target's folder is missing or the target cannot be written.
+    rejected. parquet: string columns prompt, chosen, rejected. The rest is as in `write_pairs`.
     """
-    records = map(_PREFERENCES[format], preferences)
+    records = (_preference_record(preference, format) for preference in preferences)
     return _write(path, format, records, columns=("prompt", "chosen", "rejected"))
+
+
+def _pair_record(pair: Pair, format: ExportFormat) -> Record:
+    asked = user_turn(pair.instruction, pair.input)
+    match format:
+        case "messages":
+            return {"messages": [_message("user", asked), _message("assistant", pair.response)]}
+        case "sharegpt":
+            return {"conversations": [_turn("human", asked), _turn("gpt", pair.response)]}
+    return {"instruction": pair.instruction, "input": pair.input, "output": pair.response}
+
+
+def _preference_record(preference: Preference, format: ExportFormat) -> Record:
+    asked = user_turn(preference.instruction, preference.input)
+    answers = {"chosen": preference.chosen, "rejected": preference.rejected}
+    match format:
+        case "messages":
+            messages = {key: [_message("assistant", answer)] for key, answer in answers.items()}
+            return {"prompt": [_message("user", asked)], **messages}
+        case "sharegpt":
+            turns = {key: _turn("gpt", answer) for key, answer in answers.items()}
+            return {"conversations": [_turn("human", asked)], **turns}
+    return {"prompt": asked, **answers}
 
 
 def _message(role: str, content: str) -> dict[str, str]:
@@ -78,75 +101,27 @@ def _turn(speaker: str, value: str) -> dict[str, str]:
     return {"from": speaker, "value": value}
 
 
-def _pair_fields(pair: Pair) -> dict[str, Any]:
-    return {"instruction": pair.instruction, "input": pair.input, "output": pair.response}
-
-
-def _pair_messages(pair: Pair) -> dict[str, Any]:
-    asked = user_turn(pair.instruction, pair.input)
-    return {"messages": [_message("user", asked), _message("assistant", pair.response)]}
-
-
-def _pair_conversation(pair: Pair) -> dict[str, Any]:
-    asked = user_turn(pair.instruction, pair.input)
-    return {"conversations": [_turn("human", asked), _turn("gpt", pair.response)]}
-
-
-def _preference_fields(preference: Preference) -> dict[str, Any]:
-    asked = user_turn(preference.instruction, preference.input)
-    return {"prompt": asked, "chosen": preference.chosen, "rejected": preference.rejected}
-
-
-def _preference_messages(preference: Preference) -> dict[str, Any]:
-    asked = user_turn(preference.instruction, preference.input)
-    return {
-        "prompt": [_message("user", asked)],
-        "chosen": [_message("assistant", preference.chosen)],
-        "rejected": [_message("assistant", preference.rejected)],
-    }
-
-
-def _preference_conversation(preference: Preference) -> dict[str, Any]:
-    asked = user_turn(preference.instruction, preference.input)
-    return {
-        "conversations": [_turn("human", asked)],
-        "chosen": _turn("gpt", preference.chosen),
-        "rejected": _turn("gpt", preference.rejected),
-    }
-
-
-_PAIRS: dict[ExportFormat, Callable[[Pair], dict[str, Any]]] = {
-    "alpaca": _pair_fields,
-    "messages": _pair_messages,
-    "sharegpt": _pair_conversation,
-    "parquet": _pair_fields,
-}
-_PREFERENCES: dict[ExportFormat, Callable[[Preference], dict[str, Any]]] = {
-    "alpaca": _preference_fields,
-    "messages": _preference_messages,
-    "sharegpt": _preference_conversation,
-    "parquet": _preference_fields,
-}
-
-
-def _write(
-    path: Path, format: ExportFormat, records: Iterator[dict[str, Any]], columns: tuple[str, ...]
-) -> int:
+def _write(path: Path, format: ExportFormat, records: Iterator[Record], columns: tuple[str, ...]) -> int:
     suffix = path.suffix.lower()
-    as_array = suffix != ".jsonl" if format == "alpaca" else suffix == ".json"
+    suffixes = (".parquet",) if format == "parquet" else (".json", ".jsonl")
     with put_into_place(path) as part:
+        if suffix not in ("", *suffixes):
+            raise DatasetError(
+                f"{path}: format {format} goes into {' or '.join(suffixes)}; formats alpaca, messages and "
+                "sharegpt into .json or .jsonl, parquet into .parquet"
+            )
         if format == "parquet":
             return _write_parquet(part, records, columns)
+        as_array = suffix != ".jsonl" if format == "alpaca" else suffix == ".json"
         return _write_array(part, records) if as_array else _write_lines(part, records)
 
 
 @contextmanager
 def put_into_place(path: Path) -> Iterator[Path]:
     """A file beside the target that becomes the target when the block ends well, and goes otherwise."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    target = path.resolve()  # behind a link: the link stays
+    part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        target = path.resolve()  # behind a link: the link stays
-        part = target.with_name(part.name)
         if not target.parent.is_dir():
             raise DatasetError(f"{path}: there is no folder {target.parent}; make it first")
         if target.exists() and not target.is_file():  # renaming would replace a device such as /dev/stdout
@@ -166,7 +141,7 @@ def put_into_place(path: Path) -> Iterator[Path]:
 
 def _is_own(target: Path) -> bool:
     """Whether a file is what runs are kept in: a database, or something of a run's own in its folder."""
-    if target.is_file() and target.stat().st_size >= len(_DATABASE):
+    if target.is_file():
         with target.open("rb") as file:
             if file.read(len(_DATABASE)) == _DATABASE:
                 return True
@@ -176,7 +151,7 @@ def _is_own(target: Path) -> bool:
     return False
 
 
-def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> int:
+def _write_lines(path: Path, records: Iterable[Record]) -> int:
     written = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
@@ -185,20 +160,19 @@ def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> int:
     return written
 
 
-def _write_array(path: Path, records: Iterable[dict[str, Any]]) -> int:
+def _write_array(path: Path, records: Iterable[Record]) -> int:
     written = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write("[")
-        for record in records:
+        for written, record in enumerate(records, start=1):
             # Line breaks inside texts are escaped, so each one here is JSON's own and takes the indent.
             text = json.dumps(record, ensure_ascii=False, indent=1).replace("\n", "\n ")
-            file.write(("," if written else "") + "\n " + text)
-            written += 1
+            file.write((",\n " if written > 1 else "\n ") + text)
         file.write("\n]\n" if written else "]\n")
     return written
 
 
-def _write_parquet(path: Path, records: Iterator[dict[str, Any]], columns: tuple[str, ...]) -> int:
+def _write_parquet(path: Path, records: Iterator[Record], columns: tuple[str, ...]) -> int:
     import pyarrow
     import pyarrow.parquet
 

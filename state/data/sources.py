@@ -7,7 +7,6 @@ time. What a row means, and whether it is a pair, is for datasets.py to say.
 import codecs
 import csv
 import io
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +37,14 @@ def open_source(data: DataConfig) -> Source:
     Raises:
         DatasetError: here or while reading: nothing there, not readable, or of no known format.
     """
-    return _hub_source(data) if data.hf else _file_source(data)
+    if data.hf:
+        return _hub_source(data)
+    path = Path(data.path or "")
+    try:  # a pipe, as in `reflectune score <(zcat pairs.gz)`, can be read only once
+        piped = path.read_bytes() if path.is_fifo() else None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return partial(_file_rows, path, piped)
 
 
 def clean(text: str) -> str:
@@ -56,19 +62,10 @@ def _one_line(text: object) -> str:
     return line if len(line) <= 300 else line[:297] + "..."
 
 
-def _file_source(data: DataConfig) -> Source:
-    path = Path(data.path or "")
-    try:  # a pipe, as in `reflectune score <(zcat pairs.gz)`, can be read only once
-        piped = path.read_bytes() if path.is_fifo() else None
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return partial(_file_rows, path, piped)
-
-
 def _file_rows(path: Path, piped: bytes | None) -> Iterator[Row]:
     """Rows of a file of any format; the content says which."""
     try:
-        with _opened(path, piped) as file:
+        with path.open("rb") if piped is None else io.BytesIO(piped) as file:
             beginning = b""
             while not beginning and (chunk := file.read(_CHUNK)):
                 beginning = chunk.removeprefix(codecs.BOM_UTF8).lstrip()
@@ -86,30 +83,16 @@ def _file_rows(path: Path, piped: bytes | None) -> Iterator[Row]:
     except OSError as error:
         raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
-        with _opened(path, piped) as file:
-            raise _undecodable(path, file) from error
-
-
-def _opened(path: Path, piped: bytes | None) -> IO[bytes]:
-    return path.open("rb") if piped is None else io.BytesIO(piped)
+        raise DatasetError(
+            f"{path}: not UTF-8 text (byte 0x{error.object[error.start]:02x}); "
+            "save it as UTF-8 JSON, JSON Lines or CSV, or as Parquet"
+        ) from error
 
 
 def _unreadable(path: Path, error: OSError) -> DatasetError:
     return DatasetError(
         f"{path}: cannot be read: {error.strerror}; data.path wants a file, data.hf takes a folder"
     )
-
-
-def _undecodable(path: Path, file: IO[bytes]) -> DatasetError:
-    """The error for the first line that is not UTF-8."""
-    where = "not UTF-8 text"
-    for number, line in enumerate(file, start=1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            where = f"line {number}: not UTF-8 text (byte 0x{line[error.start]:02x})"
-            break
-    return DatasetError(f"{path}: {where}; save it as UTF-8 JSON, JSON Lines or CSV, or as Parquet")
 
 
 def _text(file: IO[bytes], newline: str) -> TextIO:
@@ -166,48 +149,22 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def _json_lines(file: TextIO, path: Path) -> Iterator[Row]:
-    """Rows of JSON Lines, or of a file that is one object, on one line or spread over several."""
-    lines = ((number, line.removesuffix("\n")) for number, line in enumerate(file, start=1) if line.strip())
-    beginning = list(itertools.islice(lines, 2))
-    number, line = beginning[0]
-    if len(beginning) == 2 and _is_json(line):
-        for number, line in itertools.chain(beginning, lines):
-            yield f"line {number}", _parse_json(line, path, number)
-        return
-    whole = "\n".join([*(line for _, line in beginning), file.read()])
-    only = json.loads(whole) if _is_json(whole) else _parse_json(line, path, number)
-    if all(only.get(field) is None for field in FIELDS.values()):
-        raise DatasetError(
-            f"{path}: one JSON object that is no record (its fields: {list_names(only)}); "
-            "want one array of records, or one record a line"
-        )
-    yield f"line {number}", only
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _parse_json(text: str, path: Path, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _invalid_json(error, path, line) from error
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            try:
+                row = json.loads(line.removesuffix("\n"))
+            except (ValueError, RecursionError) as error:
+                raise _invalid_json(error, path, number) from error
+            yield f"line {number}", row
 
 
 def _invalid_json(error: Exception, path: Path, line: int) -> DatasetError:
     """The error for text that begins in that line of the file."""
     if isinstance(error, json.JSONDecodeError):
-        return DatasetError(
-            f"{path}: line {line + error.lineno - 1}: not valid JSON: {error.msg}; "
-            "want one array of records, or one record a line"
-        )
-    # a number of thousands of digits, thousands of brackets
-    return DatasetError(f"{path}: line {line}: JSON that cannot be read: {error}; repair it")
+        where, what = line + error.lineno - 1, f"not valid JSON: {error.msg}"
+    else:  # a number of thousands of digits, thousands of brackets
+        where, what = line, f"JSON that cannot be read: {error}"
+    return DatasetError(f"{path}: line {where}: {what}; want one array of records, or one record a line")
 
 
 def _csv_rows(file: TextIO, path: Path) -> Iterator[Row]:
