@@ -105,7 +105,7 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
     ):
-        before = parse_config(lineage.config(), source=str(folder.lineage))
+        before = parse_config(lineage.settings()["config"], source=str(folder.lineage))
         after = change_config(before, overrides)
         if written != after:
             refuse_changed_config(lineage, written, folder.path.name)
@@ -209,12 +209,12 @@ def _end_again(context: LoopContext, round: int) -> str | None:
     """Why the loop stops after a finished round by what the config says now; None where it goes on."""
     lineage = context.lineage
     reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
-    if reason is not None and lineage.stop_reason(round) is None:
+    if reason is not None and lineage.run()["stop_reason"] is None:
         # It was not the last, and may not have been measured.
         evaluate_round(context, round)
         score_base_samples(context, round)
         reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
-    lineage.set_stop_reason(round, reason)
+    lineage.finish_round(round, reason)
     return reason
 
 
@@ -251,7 +251,7 @@ def _status(lineage: LineageWriter) -> Iterator[None]:
 
 
 def _refuse_other_machine(lineage: LineageWriter) -> None:
-    if lineage.versions()["graph"] != hash_graph():
+    if lineage.settings()["versions"]["graph"] != hash_graph():
         raise StoreError(
             "this run was begun by a version of Reflectune whose machine has other nodes; "
             "resume it with that version"

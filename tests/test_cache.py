@@ -119,13 +119,10 @@ def write_newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (
-            write_text,
-            "a damaged cache of answers: file is not a database; it holds copies only and may be deleted",
-        ),
-        (break_pages, "a damaged cache of answers: .*; it holds copies only and may be deleted"),
+        (write_text, "file is not a database; delete it: it holds copies only, then try again"),
+        (break_pages, "delete it: it holds copies only"),
         (write_other_database, "no cache of answers, but some other database; move it or delete it"),
-        (write_newer, r"made by a newer version of Reflectune \(schema 9999_future\).* or delete the file"),
+        (write_newer, r"made by a newer version of Reflectune \(schema 9999_future\)"),
         (Path.mkdir, "a folder, where the cache of answers belongs"),
     ],
 )
@@ -147,7 +144,7 @@ def test_cache_locked_or_full_says_so(
     with AnswerCache.open(tmp_path) as impatient:
         answers.db.execute("BEGIN IMMEDIATE")
         assert impatient.get("k", "0") is None  # who reads does not wait
-        with pytest.raises(StoreError, match=r"cache.db: the teacher's cache cannot be used: .*locked"):
+        with pytest.raises(StoreError, match=r"cache.db: database is locked; another program"):
             impatient.put("k", "m", ANSWER)
         answers.db.rollback()
         impatient.put("k", "m", ANSWER)
@@ -434,8 +431,8 @@ def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(
     engine = CachedEngine(config(), named(), answers)
     engine.submit(make_request())
     engine.next_answer()
-    answers.db.execute("DROP TABLE answers")
-    with pytest.raises(StoreError, match="no such table"):
+    answers.db.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreError, match="make the folder writable"):
         engine.close()
     assert opened.engines[0].closed
 
@@ -770,8 +767,7 @@ def test_damaged_cache_is_one_line_and_makes_no_run(
 ) -> None:
     cache_path(world / "runs").write_text("nonsense that is long enough to be a header of some kind")
     message = complaint(capsys, "run", "config.toml", "--name", "again")
-    assert "runs/cache.db: a damaged cache of answers" in message
-    assert message.endswith("it holds copies only and may be deleted\n")
+    assert "runs/cache.db: file is not a database; delete it: it holds copies only" in message
     assert not (world / "runs/again").exists()
     assert message.partition(": ")[2] == complaint(capsys, "resume", "tiny").partition(": ")[2]
     cache_path(world / "runs").unlink()
@@ -799,7 +795,7 @@ def test_cache_on_a_full_disk_ends_the_run_and_loses_nothing(
         patch.setattr(AnswerCache, "put", fill_up)
         assert invoke("run", "config.toml", *other) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "runs/cache.db: the teacher's cache cannot be used: database or disk is full" in message
+    assert "runs/cache.db: database or disk is full; make room on the disk" in message
     one = document(capsys, "show", "other")["rounds"][1]
     assert one["instruction"]["teacher"]["calls"] == 5  # the fifth is committed, if not kept
     assert invoke("resume", "other") == 0

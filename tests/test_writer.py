@@ -185,7 +185,7 @@ def test_writer_survives_reopening(tmp_path: Path) -> None:
     make_store(tmp_path / "lineage.db").close()
     with LineageWriter.open(tmp_path / "lineage.db") as store:
         assert store.samples()["train"] == 3
-        assert store.versions() == {"graph": "g"}
+        assert store.settings()["versions"] == {"graph": "g"}
         assert store.is_round_finished(0)
         assert not store.is_round_finished(1)
 
@@ -200,7 +200,7 @@ def test_writer_opens_only_lineages_it_understands(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no lineage database there"):
         LineageWriter.open(path)
     path.write_text("this is no database at all, but long enough to be read as one")
-    with pytest.raises(StoreError, match="not a lineage database"):
+    with pytest.raises(StoreError, match="file is not a database; put "):
         LineageWriter.open(path)
     path.unlink()
     sqlite3.connect(path).execute("CREATE TABLE other (x)").connection.close()
@@ -282,8 +282,8 @@ def test_writer_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(s
 
 
 def test_writer_changed_config_keeps_what_it_was(store: LineageWriter) -> None:
-    before = store.config()
+    before = store.settings()["config"]
     store.change_config({"rounds": (2, 5), "teacher.budget_usd": (None, 0.5)})
-    assert store.config() == before | {"rounds": 5, "teacher": {"budget_usd": 0.5}}
+    assert store.settings()["config"] == before | {"rounds": 5, "teacher": {"budget_usd": 0.5}}
     changes = [(row["key"], row["before"], row["after"]) for row in store.db.table("config_changes").rows]
     assert changes == [("rounds", "2", "5"), ("teacher.budget_usd", "null", "0.5")]
