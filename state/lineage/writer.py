@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -107,7 +106,7 @@ class LineageWriter(LoopReader):
     def start_round(self, round: int) -> None:
         """Write a round's row where it is missing."""
         row = {"round": round, "started_at": _now(), "status": "running", "metrics": "{}"}
-        self._insert("rounds", [row], ignore=True)
+        self._insert("rounds", [row], or_ignore=True)
 
     def set_round_student(self, round: int, student_id: str) -> None:
         """Say which student a round ends with."""
@@ -151,14 +150,14 @@ class LineageWriter(LoopReader):
     def add_reflections(self, calls: Iterable[TeacherCall], proposals: Iterable[Version]) -> None:
         """Commit teacher calls with the versions they proposed."""
         with self.transaction():
-            self._insert("teacher_calls", ({"id": call.id} | asdict(call) for call in calls))
+            self._insert("teacher_calls", ({"id": call.id} | _columns(call) for call in calls))
             self._insert("versions", map(_version_row, proposals))
 
     def add_decisions(self, scores: Scores, student_id: str, decisions: Sequence[Decision]) -> None:
         """Commit new scores under one student with the decisions they led to."""
         with self.transaction():
             self.add_scores(scores, student_id)
-            self._insert("decisions", map(asdict, decisions))
+            self._insert("decisions", map(_columns, decisions))
 
     def add_scores(self, scores: Scores, student_id: str) -> None:
         """Commit new scores under one student."""
@@ -166,7 +165,7 @@ class LineageWriter(LoopReader):
             "scores",
             (
                 {"version_id": version_id, "student_id": student_id, "term": term}
-                | asdict(score)
+                | _columns(score)
                 | {"truncated": int(score.truncated)}
                 for version_id, terms in scores.items()
                 for term, score in terms.items()
@@ -185,19 +184,23 @@ class LineageWriter(LoopReader):
     def add_student(self, student: StudentRecord) -> None:
         """Commit a student as the one its round ends with."""
         with self.transaction():
-            self._insert("students", [asdict(student) | {"metrics": json.dumps(student.metrics)}])
+            self._insert("students", [_columns(student) | {"metrics": json.dumps(student.metrics)}])
             self.set_round_student(student.round, student.id)
 
     def add_evaluations(self, round: int, student_id: str, evaluations: Iterable[Evaluation]) -> None:
         """Commit the held-out measures of a round's student."""
         self._insert(
             "evaluations",
-            ({"round": round, "student_id": student_id} | asdict(item) for item in evaluations),
+            ({"round": round, "student_id": student_id} | _columns(item) for item in evaluations),
         )
 
-    def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, ignore: bool = False) -> None:
-        with self.transaction():
-            self.db.table(table).insert_all((seal_row(table, row) for row in rows), ignore=ignore)
+    def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, or_ignore: bool = False) -> None:
+        sealed = [seal_row(table, row) for row in rows]
+        if sealed:
+            columns, values = ", ".join(sealed[0]), ", ".join(f":{column}" for column in sealed[0])
+            verb = "INSERT OR IGNORE" if or_ignore else "INSERT"
+            with self.transaction():
+                self.db.conn.executemany(f"{verb} INTO {table} ({columns}) VALUES ({values})", sealed)
 
     def _update(self, what: str, *params: object) -> None:
         with self.transaction():
@@ -215,9 +218,12 @@ def _sample_row(sample: Sample) -> dict[str, Any]:
 
 
 def _version_row(version: Version) -> dict[str, Any]:
-    row = {"id": version.id} | asdict(version)
-    texts: dict[str, str] = row.pop("pair")
-    return row | texts
+    row = {"id": version.id} | _columns(version)
+    return row | _columns(row.pop("pair"))
+
+
+def _columns(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def _now() -> str:
