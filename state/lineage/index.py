@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 from sqlite_utils.db import Database
 
@@ -32,12 +32,6 @@ SORTS: tuple[SortKey, ...] = get_args(SortKey)
 _BEGINNING_OF_WORD = 3
 # Characters of an instruction that a row shows.
 _BEGINNING = 200
-
-_COLUMNS = (
-    "position", "round", "split", "version", "length_growth", "trained",
-    "instruction_outcome", "instruction_reason", "ifd_before", "ifd_after", "ifd_change",
-    "response_outcome", "response_reason", "r_ifd_before", "r_ifd_after", "r_ifd_change",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +116,12 @@ class SampleIndex:
         order = "DESC" if query.descending else "ASC"
         keys = dict.fromkeys((query.sort, "position", "round"))
         sort = ", ".join(f"steps.{key} {order}" for key in keys)
-        columns = ", ".join(f"steps.{name}" for name in _COLUMNS)
         rows = self.db.query(
             f"""
             -- Found in an index alone, and only then read.
             WITH page AS MATERIALIZED (
                 SELECT steps.position, steps.round FROM {source} ORDER BY {sort} LIMIT :limit OFFSET :offset)
-            SELECT {columns}, samples.id AS sample, substr(versions.instruction, 1, {_BEGINNING}) AS text
+            SELECT steps.*, samples.id AS sample, substr(versions.instruction, 1, {_BEGINNING}) AS text
             FROM page CROSS JOIN found.steps AS steps USING (position, round)
             JOIN samples ON samples.position = steps.position
             JOIN versions ON versions.rowid = steps.version
@@ -262,12 +255,6 @@ def _found(row: Mapping[str, Any]) -> FoundSample:
 
 
 def _found_phase(row: Mapping[str, Any], phase: Phase, measure: MeasureKey) -> FoundPhase | None:
-    if row[f"{phase}_outcome"] is None:
-        return None
-    return {
-        "outcome": row[f"{phase}_outcome"],
-        "reason": row[f"{phase}_reason"],
-        "before": row[f"{measure}_before"],
-        "after": row[f"{measure}_after"],
-        "change": row[f"{measure}_change"],
-    }
+    decided = {key: row[f"{phase}_{key}"] for key in ("outcome", "reason")}
+    values = {key: row[f"{measure}_{key}"] for key in ("before", "after", "change")}
+    return cast(FoundPhase, decided | values) if decided["outcome"] else None

@@ -45,12 +45,8 @@ _TABLES = (
         f"CREATE INDEX found.steps_{name} ON steps ({', '.join(dict.fromkeys((name, *_ASKED)))})"
         for name in ("position", "round", "ifd_change", "r_ifd_change", "length_growth")
     ),
-    # How many rows of the lineage each phase has given.
-    "CREATE TABLE found.phases "
-    "(round INTEGER, phase TEXT, n INTEGER, PRIMARY KEY (round, phase)) WITHOUT ROWID",
     "CREATE TABLE found.rounds (round INTEGER PRIMARY KEY, fingerprint TEXT, document TEXT)",
 )
-_COUNT = "SELECT COUNT(*) FROM decisions WHERE round = :round AND phase = :phase"
 
 
 def prepare_index(db: Database) -> None:
@@ -90,11 +86,8 @@ def _fits(db: Database) -> bool:
     row = db.execute("SELECT id FROM versions WHERE rowid = ?", [known["last_row"]]).fetchone()
     if (row[0] if row else "") != known["last_id"]:
         return False
-    newest = db.execute(
-        "SELECT round, phase, n FROM found.phases WHERE phase IN ('instruction', 'response') "
-        "ORDER BY round DESC, phase DESC LIMIT 1"
-    ).fetchone()
-    return newest is None or newest[2] <= _count(db, *newest[:2])
+    (newest,) = db.execute("SELECT MAX(round) FROM found.steps").fetchone()
+    return all(_known(db, newest, phase) <= _decided(db, newest, phase) for phase in PHASES)
 
 
 def _run_id(db: Database) -> str:
@@ -102,7 +95,7 @@ def _run_id(db: Database) -> str:
 
 
 def _clear(db: Database) -> None:
-    for table in ("facts", "texts", "steps", "phases", "rounds"):
+    for table in ("facts", "texts", "steps", "rounds"):
         db.execute(f"DROP TABLE IF EXISTS found.{table}")
     for statement in _TABLES:
         db.execute(statement)
@@ -140,7 +133,8 @@ def _add_texts(db: Database) -> bool:
 
 
 def _add_given(db: Database) -> None:
-    if _known(db, 0, "given") == db.table("samples").count:
+    known = db.execute("SELECT COUNT(*) FROM found.steps WHERE round = 0").fetchone()[0]
+    if known == db.table("samples").count:
         return
     with _writing(db):
         db.execute(
@@ -150,15 +144,13 @@ def _add_given(db: Database) -> None:
             JOIN versions ON versions.sample_id = samples.id AND versions.phase = 'original'
             """
         )
-        _count_phase(db, 0, "given", "SELECT COUNT(*) FROM samples")
 
 
 def _add_decisions(db: Database, round: int, phase: Phase, pool: int) -> None:
     """Add what a phase has decided since the last update; it is done with as many as the pool has."""
-    known = _known(db, round, phase) or 0
-    if known == pool or known == _count(db, round, phase):
+    known = _known(db, round, phase)
+    if known == pool or known == _decided(db, round, phase):
         return
-    place = {"round": round, "phase": phase}
     measure: MeasureKey = "ifd" if phase == "instruction" else "r_ifd"
     before, after = (_measured(phase, measure, value) for value in ("incumbent_value", "challenger_value"))
     with _writing(db):
@@ -187,18 +179,21 @@ def _add_decisions(db: Database, round: int, phase: Phase, pool: int) -> None:
                 {measure}_after = excluded.{measure}_after,
                 {measure}_change = excluded.{measure}_change
             """,
-            place,
+            {"round": round, "phase": phase},
         )
-        _count_phase(db, round, phase, _COUNT)
 
 
 def _mark_trained(db: Database, round: int) -> None:
-    count = "SELECT COUNT(*) FROM training_sets WHERE round = :round"
-    pairs, is_chosen = db.execute(
-        f"SELECT ({count}), student_id IS NOT NULL FROM rounds WHERE round = :round", {"round": round}
+    """Say which samples a round trained on, once its training set is chosen."""
+    (is_due,) = db.execute(
+        """
+        SELECT (student_id IS NOT NULL OR EXISTS (SELECT 1 FROM training_sets WHERE round = :round))
+            AND NOT EXISTS (SELECT 1 FROM found.steps WHERE round = :round AND trained IS NOT NULL)
+        FROM rounds WHERE round = :round
+        """,
+        {"round": round},
     ).fetchone()
-    known = _known(db, round, "training")
-    if pairs == known or (known is None and not pairs and not is_chosen):
+    if not is_due:
         return
     with _writing(db):
         db.execute(
@@ -211,7 +206,6 @@ def _mark_trained(db: Database, round: int) -> None:
             """,
             {"round": round},
         )
-        _count_phase(db, round, "training", count)
 
 
 def _add_rounds(db: Database) -> None:
@@ -230,22 +224,15 @@ def _add_rounds(db: Database) -> None:
             )
 
 
-def _count(db: Database, round: int, phase: Phase) -> int:
-    return int(db.execute(_COUNT, {"round": round, "phase": phase}).fetchone()[0])
+def _decided(db: Database, round: int, phase: Phase) -> int:
+    query = "SELECT COUNT(*) FROM decisions WHERE round = ? AND phase = ?"
+    return int(db.execute(query, [round, phase]).fetchone()[0])
 
 
-def _known(db: Database, round: int, phase: str) -> int | None:
-    """How many of a phase's rows are in the index; None before it was looked at."""
-    query = "SELECT n FROM found.phases WHERE round = ? AND phase = ?"
-    row = db.execute(query, [round, phase]).fetchone()
-    return row and int(row[0])
-
-
-def _count_phase(db: Database, round: int, phase: str, count: str) -> None:
-    db.execute(
-        f"INSERT OR REPLACE INTO found.phases VALUES (:round, :phase, ({count}))",
-        {"round": round, "phase": phase},
-    )
+def _known(db: Database, round: int, phase: Phase) -> int:
+    """How many decisions of a phase are in the index."""
+    query = f"SELECT COUNT({phase}_outcome) FROM found.steps WHERE round = ?"
+    return int(db.execute(query, [round]).fetchone()[0])
 
 
 def _state_fact(db: Database, key: str, value: object) -> None:

@@ -157,15 +157,9 @@ def _held_out(lineage: LineageReader, before: int, after: int) -> list[Row]:
 
 def _training_overlap(lineage: LineageReader, before: int, after: int) -> Row:
     """Pairs in each round's training set, and in both."""
-    return next(
-        lineage.db.query(
-            "SELECT (SELECT COUNT(*) FROM training_sets WHERE round = :before) AS before, "
-            "(SELECT COUNT(*) FROM training_sets WHERE round = :after) AS after, "
-            "(SELECT COUNT(*) FROM training_sets AS a JOIN training_sets AS b USING (version_id) "
-            "WHERE a.round = :before AND b.round = :after) AS both",
-            {"before": before, "after": after},
-        )
-    )
+    query = "SELECT version_id FROM training_sets WHERE round = ?"
+    old, new = (set(lineage.db.execute(query, [round]).fetchall()) for round in (before, after))
+    return {"before": len(old), "after": len(new), "both": len(old & new)}
 
 
 def _tell_changes(

@@ -1,6 +1,7 @@
 """What differs between two runs: settings, rounds and, over the samples of both, pairs and decisions."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,20 +95,18 @@ def _side_by_side(runs: Sequence[dict[int, Row]]) -> list[Row]:
 def _compare_pools(one: LineageReader, other: LineageReader) -> Row:
     """The training samples of both runs, by what became of their pairs up to the last complete rounds."""
     ended, others = _ends(one), _ends(other)
-    counts = dict.fromkeys(("shared", "same", "both_given", "only_first", "only_second", "differently"), 0)
-    for sample, (pair, changed) in ended.items():
-        if sample not in others:
-            continue
-        other_pair, other_changed = others[sample]
-        counts["shared"] += 1
-        if pair == other_pair:
-            counts["same"] += 1
-            counts["both_given"] += not changed
-        elif changed and other_changed:
-            counts["differently"] += 1
-        else:
-            counts["only_first" if changed else "only_second"] += 1
-    return {"rounds": [one.last_round(), other.last_round()], **counts}
+    shared = ended.keys() & others.keys()
+    same = {sample for sample in shared if ended[sample][0] == others[sample][0]}
+    changed = Counter((ended[sample][1], others[sample][1]) for sample in shared - same)
+    return {
+        "rounds": [one.last_round(), other.last_round()],
+        "shared": len(shared),
+        "same": len(same),
+        "both_given": sum(not ended[sample][1] for sample in same),
+        "only_first": changed[True, False],
+        "only_second": changed[False, True] + changed[False, False],
+        "differently": changed[True, True],
+    }
 
 
 def _ends(lineage: LineageReader) -> dict[str, tuple[int, bool]]:
