@@ -10,7 +10,7 @@ from reflectune.agents.teacher.engines import ENGINES
 from reflectune.state.config import CHANGEABLE, SELF, RunConfig, flatten, load_begun_config, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.connection import open_database
+from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.storage import explain_storage_errors
 
@@ -25,8 +25,8 @@ def restore_config(folder: RunFolder) -> RunConfig:
         StoreError: there is no lineage, or the file cannot be written.
     """
     if not folder.config.exists():
-        with LineageWriter(open_database(folder.lineage, read_only=True)) as lineage:
-            config = parse_config(lineage.config(), source=str(folder.lineage))
+        with LineageReader.open(folder.lineage) as lineage:
+            config = parse_config(lineage.settings()["config"], source=str(folder.lineage))
         with explain_storage_errors(folder.path, "try again"):
             folder.write_config(config.to_toml())
     try:
@@ -42,7 +42,7 @@ def refuse_changed_config(lineage: LineageWriter, config: RunConfig, name: str) 
         ConfigError: the config is another one than the lineage has.
     """
     # A run begun before a key existed has its default.
-    stored = parse_config(lineage.config(), source="the lineage")
+    stored = parse_config(lineage.settings()["config"], source="the lineage")
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
     changed = [key for key in begun | now if begun.get(key) != now.get(key)]
     if changed:
@@ -90,7 +90,7 @@ def refuse_changed_files(lineage: LineageWriter, config: RunConfig) -> None:
     Raises:
         ConfigError: a model, template, prompts or recording is another one than when the run began.
     """
-    begun, now = lineage.versions(), flatten(config.model_dump(mode="json"))
+    begun, now = lineage.settings()["versions"], flatten(config.model_dump(mode="json"))
     for key, found in hash_files(config).items():
         if begun.get(key, found) != found:
             raise ConfigError(

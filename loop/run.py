@@ -98,7 +98,7 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
     ):
-        before = parse_config(lineage.config(), source=str(folder.lineage))
+        before = parse_config(lineage.settings()["config"], source=str(folder.lineage))
         after = change_config(before, overrides)
         if written != after:
             refuse_changed_config(lineage, written, folder.path.name)
@@ -131,7 +131,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         LineageWriter.open(folder.lineage) as lineage,
         _open_cache(config, folder.path.parent) as cache,
     ):
-        if lineage.versions()["graph"] != hash_graph():
+        if lineage.settings()["versions"]["graph"] != hash_graph():
             raise StoreError(
                 "this run was begun by a version of Reflectune whose machine has other nodes; "
                 "resume it with that version"
@@ -203,12 +203,12 @@ def _end_again(context: LoopContext, round: int) -> str | None:
     """Why the loop stops after a finished round by what the config says now; None where it goes on."""
     lineage = context.lineage
     reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
-    if reason is not None and lineage.stop_reason(round) is None:
+    if reason is not None and lineage.run()["stop_reason"] is None:
         # It was not the last, and may not have been measured.
         evaluate_round(context, round)
         score_base_samples(context, round)
         reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
-    lineage.set_stop_reason(round, reason)
+    lineage.finish_round(round, reason)
     return reason
 
 

@@ -193,8 +193,8 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> RunCon
         faults.add("runs", run["name"], f"cannot be read: {error}")
         return None
     samples = [
-        Sample(id, position, "train", _NO_PAIR, {})
-        for id, position in sorted(lineage.positions(), key=lambda item: item[1])
+        Sample(row["id"], row["position"], "train", _NO_PAIR, {})
+        for row in sorted(checks.rows(lineage, "samples"), key=lambda row: row["position"])
     ]
     wrong = {
         "its config is not what its config_hash is of": content_hash(values) != run["config_hash"],
@@ -276,10 +276,12 @@ class _Replay:
         self.folder, self.lineage, self.config, self.faults = folder, lineage, config, faults
         self.rounds = {row["round"]: row for row in checks.rows(lineage, "rounds")}
         self.changes = list(checks.rows(lineage, "config_changes"))
-        self.training_sets = lineage.training_sets()
+        self.training_sets: dict[int, dict[str, int]] = {}  # round -> version id -> rank
+        for row in checks.rows(lineage, "training_sets"):
+            self.training_sets.setdefault(row["round"], {})[row["version_id"]] = row["rank"]
         self.base_samples = lineage.choose_samples(config.evaluate.base_samples, config.seed)
         # Whether this version of Reflectune began the run.
-        self.reads_alike = lineage.versions().get("reflectune") == _this_version()
+        self.reads_alike = lineage.settings()["versions"].get("reflectune") == _this_version()
         # Whatever number a row has been given: so many rounds were begun, and one row may be missing.
         self.last = min(max(self.rounds, default=0), len(self.rounds))
 
@@ -308,7 +310,10 @@ class _Replay:
         """Whether a phase must have all its calls and decisions."""
         if round < self.last or self._is_chosen(round):
             return True
-        return phase == "instruction" and self.lineage.has_begun(round, "response")
+        return phase == "instruction" and bool(
+            self.lineage.count_settled(round, "response", attempts=1)
+            or self.lineage.count_decisions(round, "response")
+        )
 
     # Answers
 

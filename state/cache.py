@@ -12,21 +12,21 @@ folder each, or `teacher.cache = "off"`.
 import fcntl
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sqlite_utils import Migrations
 from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
 from reflectune.state.records import Answer
+from reflectune.state.storage import explain_storage_errors, read_schema
 
 __all__ = ["AnswerCache", "cache_path"]
 
 _LOCKED_SECONDS = 60.0
-_COPIES = "it holds copies only and may be deleted"
 
 _migrations = Migrations("reflectune-cache")
 
@@ -94,85 +94,63 @@ class AnswerCache:
                 raise
         return cls(path, database)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self.db.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.close()
+        self.db.close()
 
     def get(self, key: str, request_id: str) -> Answer | None:
         """The answer kept under a key, as one to this request."""
-        with _explained(self.path):
-            row = self.db.execute(
-                "SELECT text, finish_reason, prompt_tokens, completion_tokens FROM answers WHERE key = ?",
-                [key],
-            ).fetchone()
-        if row is None:
-            return None
-        text, finish_reason, prompt_tokens, completion_tokens = row
-        return Answer(
-            request_id,
-            text=text,
-            finish_reason=finish_reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cached=True,
-        )
+        names = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
+        row = self._read(f"SELECT {', '.join(names)} FROM answers WHERE key = ?", key)
+        return row and Answer(request_id, **dict(zip(names, row, strict=True)), cached=True)
 
     def put(self, key: str, model: str, answer: Answer) -> None:
         """Keep what a model answered; the first answer under a key stays."""
         values = (answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens)
-        # One statement, which waits for other writers; a transaction that has read before would not.
-        with _explained(self.path), self.db.atomic():
-            self.db.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [key, model, *values, _now()],
-            )
+        self._write("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", key, model, *values)
 
     def fingerprint(self, folder: str) -> str | None:
         """What a model folder was last found to hold."""
-        with _explained(self.path):
-            row = self.db.execute("SELECT fingerprint FROM models WHERE folder = ?", [folder]).fetchone()
-        return None if row is None else str(row[0])
+        row = self._read("SELECT fingerprint FROM models WHERE folder = ?", folder)
+        return row and str(row[0])
 
     def set_fingerprint(self, folder: str, fingerprint: str) -> None:
         """Note what a model folder holds now."""
-        with _explained(self.path), self.db.atomic():
-            self.db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", [folder, fingerprint, _now()])
+        self._write("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", folder, fingerprint)
 
     def grants_schemas(self, address: str, model: str) -> bool | None:
         """Whether a server takes schemas for a model; None where it has not shown it."""
-        with _explained(self.path):
-            row = self.db.execute(
-                "SELECT grants_schemas FROM servers WHERE address = ? AND model = ?", [address, model]
-            ).fetchone()
-        return None if row is None else bool(row[0])
+        query = "SELECT grants_schemas FROM servers WHERE address = ? AND model = ?"
+        row = self._read(query, address, model)
+        return row and bool(row[0])
 
     def set_grants_schemas(self, address: str, model: str, granted: bool) -> None:
         """Note whether a server takes schemas for a model."""
+        self._write("INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?)", address, model, granted)
+
+    def _read(self, query: str, *key: str) -> Any:
+        with _explained(self.path):
+            return self.db.execute(query, key).fetchone()
+
+    def _write(self, statement: str, *values: object) -> None:
+        """Write a row, whose last column is the time.
+
+        One statement, which waits for other writers; a transaction that has read before would not.
+        """
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         with _explained(self.path), self.db.atomic():
-            self.db.execute(
-                "INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?)", [address, model, granted, _now()]
-            )
+            self.db.execute(statement, [*values, now])
 
 
 def _prepare(path: Path, database: Database) -> None:
     """Check that the file is a cache, or make one of an empty file."""
-    applied = {migration.name for migration in _migrations.applied(database)}
-    known = {migration.name for migration in _migrations._migrations}
-    if newer := sorted(applied - known):
-        raise StoreError(
-            f"{path}: made by a newer version of Reflectune (schema {newer[-1]}); upgrade, or delete the "
-            "file: it holds copies only"
-        )
+    applied = read_schema(path, database, _migrations)
     # A process killed while it made the cache may have left this one table, and nothing in it.
     if not applied and set(database.table_names()) - {"_sqlite_migrations"}:
         raise StoreError(f"{path}: no cache of answers, but some other database; move it or delete it")
-    if applied < known:
+    if _migrations.pending(database):
         database.enable_wal()
         _migrations.apply(database)
     database.execute("PRAGMA synchronous = NORMAL")
@@ -186,17 +164,5 @@ def _alone(runs: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise StoreError(f"{path}: the teacher's cache cannot be used: {error}; {_COPIES}") from error
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: a damaged cache of answers: {error}; {_COPIES}") from error
-    except OSError as error:
-        raise StoreError(f"{path}: the teacher's cache cannot be opened: {error}") from error
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _explained(path: Path) -> AbstractContextManager[None]:
+    return explain_storage_errors(path, "try again", damaged="delete it: it holds copies only")

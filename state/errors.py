@@ -37,28 +37,24 @@ class ReflectuneError(Exception):
         super().__init__(one_line(message))
 
 
-class ConfigError(ReflectuneError):
+class _WrongInput(ReflectuneError):
+    exit_code = 2
+
+
+class ConfigError(_WrongInput):
     """A config file, an option or a run name cannot be used."""
 
-    exit_code = 2
 
-
-class DatasetError(ReflectuneError):
+class DatasetError(_WrongInput):
     """Given data cannot be read, or its records are not single-turn pairs."""
 
-    exit_code = 2
 
-
-class StudentError(ReflectuneError):
+class StudentError(_WrongInput):
     """A student model, tokenizer or template cannot be used as given."""
 
-    exit_code = 2
 
-
-class StoreError(ReflectuneError):
+class StoreError(_WrongInput):
     """A run folder or its database is missing, newer than this version, or in use."""
-
-    exit_code = 2
 
 
 class TeacherError(ReflectuneError):

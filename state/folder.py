@@ -122,47 +122,29 @@ class RunFolder:
         Raises:
             StoreError: another process works on it.
         """
-        with self._lock_path.open("a+") as file:
+        with (self.path / ".lock").open("a+") as file:
             if not _try_lock(file):
-                raise self._taken()
+                file.seek(0)
+                owner, *where = file.read().split("\n")
+                place = f" (on {where[0]}, since {where[1]})" if len(where) > 1 else ""
+                raise StoreError(
+                    f"{self.path.name}: process {owner or 'unknown'} is working on this run{place}; "
+                    "let it end, or stop it, which loses nothing"
+                )
             now = datetime.now().astimezone().isoformat(timespec="seconds")
             file.truncate(0)
             file.write(f"{os.getpid()}\n{socket.gethostname()}\n{now}\n")
             file.flush()
             yield
 
-    def refuse_if_locked(self) -> None:
-        """What `lock` would say now, before anything is opened for it.
-
-        Raises:
-            StoreError: another process works on the run.
-        """
-        if self.is_locked():
-            raise self._taken()
-
     def is_locked(self) -> bool:
         """Whether a live process works on this run."""
-        if not self._lock_path.exists():
-            return False
-        with self._lock_path.open() as file:
+        with suppress(FileNotFoundError), (self.path / ".lock").open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
         return False
-
-    def _taken(self) -> StoreError:
-        """Name the owner, by what it wrote into the lock."""
-        owner, *where = self._lock_path.read_text(encoding="utf-8").split("\n")
-        place = f" (on {where[0]}, since {where[1]})" if len(where) > 1 else ""
-        return StoreError(
-            f"{self.path.name}: process {owner or 'unknown'} is working on this run{place}; "
-            "let it end, or stop it, which loses nothing"
-        )
-
-    @property
-    def _lock_path(self) -> Path:
-        return self.path / ".lock"
 
 
 def _try_lock(file: IO[str]) -> bool:

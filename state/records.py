@@ -37,8 +37,13 @@ PolicyName = Literal[
     "ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all", "reject-all"
 ]
 Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "frozen", "policy"]
+# What a phase came to for a sample, as the view `outcomes` derives it: a proposal was taken; none was
+# (refused, tie, unscorable or policy); the teacher found nothing to improve; it brought no proposal; the
+# sample was left alone; nobody was asked, since the budget was spent.
+Outcome = Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"]
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 TERMS: tuple[Term, ...] = get_args(Term)
 # Reasons of decisions that had no proposal to decide about.
 UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")

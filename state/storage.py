@@ -6,22 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlite_utils import Migrations
+from sqlite_utils.db import Database
+
 from reflectune.state.errors import StoreError
 
-__all__ = ["explain_storage_errors"]
+__all__ = ["explain_storage_errors", "read_schema"]
 
 # A log that another process left would be written over the copy.
 _PUT_BACK = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm"
-# What to do about a database that cannot be used, by the beginning of SQLite's name for why.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SQLITE_ADVICE = {
-    "SQLITE_FULL": "make room on the disk",
-    "SQLITE_IOERR": "make sure that there is room on the disk",
-    "SQLITE_BUSY": "another program writes in it, let it end",
-    "SQLITE_LOCKED": "another program writes in it, let it end",
-    "SQLITE_READONLY": "make the folder writable",
-    "SQLITE_CANTOPEN": "make the folder writable",
-    "SQLITE_CORRUPT": _PUT_BACK,
-    "SQLITE_NOTADB": _PUT_BACK,
+    sqlite3.SQLITE_FULL: "make room on the disk",
+    sqlite3.SQLITE_IOERR: "make sure that there is room on the disk",
+    sqlite3.SQLITE_BUSY: "another program writes in it, let it end",
+    sqlite3.SQLITE_LOCKED: "another program writes in it, let it end",
+    sqlite3.SQLITE_READONLY: "make the folder writable",
+    sqlite3.SQLITE_CANTOPEN: "make the folder writable",
 }
 _SYSTEM_ADVICE = {
     errno.ENOSPC: "make room on the disk",
@@ -34,26 +35,39 @@ _SYSTEM_ADVICE = {
 
 
 @contextmanager
-def explain_storage_errors(path: Path, then: str) -> Iterator[None]:
+def explain_storage_errors(path: Path, then: str, damaged: str = _PUT_BACK) -> Iterator[None]:
     """Say in one line what ails the disk or a database. What is committed stays, whatever happens here.
 
     Args:
-        path: the folder that is worked in.
+        path: the folder or file that is worked in.
         then: what to do once that is mended.
+        damaged: what to do about a file that is no database any more.
 
     Raises:
         StoreError: the disk is full, the folder cannot be written, or a database is locked or damaged.
     """
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        name = getattr(error, "sqlite_errorname", "")
-        advice = next((advice for kind, advice in _SQLITE_ADVICE.items() if name.startswith(kind)), None)
+    except (sqlite3.DatabaseError, OSError) as error:
+        if isinstance(error, OSError):
+            advice = _SYSTEM_ADVICE.get(error.errno or 0)
+        else:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # of its kind, whatever the cause
+            advice = damaged if code in _DAMAGED else _SQLITE_ADVICE.get(code)
         if advice is None:
             raise
         raise StoreError(f"{path}: {error}; {advice}, then {then}") from error
-    except OSError as error:
-        advice = _SYSTEM_ADVICE.get(error.errno or 0)
-        if advice is None:
-            raise
-        raise StoreError(f"{path}: {error}; {advice}, then {then}") from error
+
+
+def read_schema(path: Path, database: Database, migrations: Migrations) -> set[str]:
+    """The names of the migrations that a database has seen.
+
+    Raises:
+        StoreError: one of them is of a newer version.
+    """
+    applied = {migration.name for migration in migrations.applied(database)}
+    if newer := sorted(applied - {migration.name for migration in migrations._migrations}):
+        raise StoreError(
+            f"{path}: made by a newer version of Reflectune (schema {newer[-1]}); upgrade to open it"
+        )
+    return applied

@@ -1,9 +1,7 @@
-"""A made-up run of any size, written straight into a lineage, to measure what browsing a large run takes.
+"""A made-up run of any size, to measure what browsing a large run takes.
 
-Its rows are those that a loop would have left, joins and all: versions, teacher calls with their texts,
-scores under each round's student, decisions with every reason but `policy`, training sets. The words mean
-nothing but come as often as words do (Zipf's law), and nothing was computed by a model. Ids are no content
-hashes and rows have no seals, so `verify` has faults to find.
+It is a run of the machine itself, whose teacher and students draw by lot: every reason but `policy` comes
+about. The words mean nothing but come as often as words do (Zipf's law).
 
     python -m tests.large_run FOLDER --samples 153000 --rounds 3
 """
@@ -15,68 +13,51 @@ import sqlite3
 import time
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
+from reflectune.agents.student.student import Response
+from reflectune.loop.context import LoopContext
+from reflectune.loop.graph import build_graph, hash_graph
+from reflectune.loop.nodes.evaluate import evaluate_round
+from reflectune.loop.progress import LineDisplay
 from reflectune.state.config import RunConfig, parse_config
+from reflectune.state.data.datasets import dataset_hash
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import PHASES, TERMS, Phase, Term
+from reflectune.state.records import (
+    TERMS,
+    CallStatus,
+    Pair,
+    Reflection,
+    Sample,
+    Score,
+    StudentRecord,
+    TeacherCall,
+    Term,
+    Version,
+    content_hash,
+)
 
 __all__ = ["make_large_run", "vocabulary"]
 
 _WORDS = 50_000  # in the vocabulary
-_ROWS_AT_ONCE = 50_000
-_BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-_POLICY = "ifd+r-ifd"
-_PATIENCE = 2  # rounds of refused proposals after which a sample is left alone
-_FROZEN_SCORER = 1_000  # samples of the pool that s0 scores in every round
 # What becomes of a question to the teacher, asked twice at most: the statuses of its calls, and how often.
-_COURSES: tuple[tuple[tuple[str, ...], float], ...] = (
-    (("ok",), 0.940),
-    (("unparsable", "ok"), 0.025),
-    (("error", "ok"), 0.005),
-    (("unchanged", "unchanged"), 0.015),
-    (("declined", "declined"), 0.005),
-    (("cut", "cut"), 0.004),
-    (("repetition", "placeholder"), 0.003),
-    (("error", "error"), 0.002),
-    (("refused",), 0.001),
-)
-_CRITERIA: dict[Phase, tuple[str, ...]] = {
-    "instruction": ("Complexity", "Detail", "Knowledge", "Ambiguity", "Reasoning"),
-    "response": ("Helpfulness", "Relevance", "Accuracy", "Detail"),
+_COURSES: dict[tuple[CallStatus, ...], float] = {
+    ("ok",): 0.940,
+    ("unparsable", "ok"): 0.025,
+    ("error", "ok"): 0.005,
+    ("unchanged", "unchanged"): 0.015,
+    ("declined", "declined"): 0.005,
+    ("cut", "cut"): 0.004,
+    ("repetition", "placeholder"): 0.003,
+    ("error", "error"): 0.002,
+    ("refused",): 0.001,
 }
-
-Row = Sequence[object]
-Sums = tuple[float, float, float, float]  # of log-probabilities in nats, in the order of TERMS
-
-
-@dataclass(slots=True)
-class _Version:
-    """One pair: its words, with a log IFD and log r-IFD that each student sees a little otherwise."""
-
-    id: str
-    instruction: list[str]
-    input: list[str]
-    response: list[str]
-    ifd: float
-    r_ifd: float
-    scores: dict[str, Sums] = field(default_factory=dict)  # student -> sums, once one of them was wanted
-
-
-@dataclass(slots=True)
-class _Sample:
-    id: str
-    pool: _Version
-    improved: bool = False  # whether its response was, in some round
-    fruitless: int = 0  # rounds with nothing but refused proposals since the last accepted one
-    accepted: bool = False  # in the round under way
-    against: bool = False
 
 
 def vocabulary(seed: int = 0) -> list[str]:
@@ -86,9 +67,8 @@ def vocabulary(seed: int = 0) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < _WORDS:
         syllables = rng.choice((1, 2, 2, 3, 3, 4)) if len(found) > 200 else 1
-        found[
-            "".join(rng.choice(onsets) + rng.choice(vowels) for _ in range(syllables)) + rng.choice("nrslt")
-        ] = None
+        word = "".join(rng.choice(onsets) + rng.choice(vowels) for _ in range(syllables))
+        found[word + rng.choice("nrslt")] = None
     return list(found)
 
 
@@ -97,25 +77,17 @@ def make_large_run(
 ) -> RunFolder:
     """Write a finished run into the runs folder `folder`, of 1 + 2 * rounds versions a sample less 7 %.
 
-    The same arguments give the same rows.
+    The same arguments give the same versions, scores and decisions.
     """
     config = _config(name, samples, rounds, seed)
     with RunFolder.create(folder, name) as run:
         run.write_config(config.to_toml())
         with LineageWriter.create(run.lineage) as store:
-            store.add_run(
-                name=name,
-                config=config.model_dump(mode="json"),
-                config_hash=config.content_hash(),
-                data_hash=f"{seed:032x}",
-                versions={"reflectune": "0.1.0", "graph": "0" * 32},
-                seed=seed,
-            )
-        connection = sqlite3.connect(run.lineage, isolation_level=None)
-        try:
-            _fill(connection, samples, config.data.holdout, rounds, seed)
-        finally:
-            connection.close()
+            # Nobody needs this file if the machine fails meanwhile.
+            store.db.execute("PRAGMA synchronous = OFF")
+            store.db.execute("PRAGMA cache_size = -1000000")
+            with store.transaction():
+                _run_loop(config, run, store, samples)
     return RunFolder(folder / name)
 
 
@@ -128,7 +100,7 @@ def _config(name: str, samples: int, rounds: int, seed: int) -> RunConfig:
             "data": {"path": "/data/made-up.json", "holdout": max(samples // 100, 1)},
             "teacher": {
                 "engine": "openai", "base_url": "http://localhost:8000/v1", "model": "made-up-teacher",
-                "retries": 1, "freeze_after": _PATIENCE, "price_in": 0.5, "price_out": 1.5,
+                "retries": 1, "freeze_after": 2, "price_in": 0.5, "price_out": 1.5,
             },
             "student": {"model": "/models/made-up-student", "template": "plain"},
         },
@@ -136,288 +108,156 @@ def _config(name: str, samples: int, rounds: int, seed: int) -> RunConfig:
     )  # fmt: skip
 
 
-def _fill(connection: sqlite3.Connection, samples: int, holdout: int | float, rounds: int, seed: int) -> None:
-    # Nobody needs this file if the machine fails meanwhile.
-    for pragma in ("journal_mode = OFF", "synchronous = OFF", "foreign_keys = OFF", "cache_size = -1000000"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute("BEGIN")
-    _Writer(connection, seed).write(samples, int(holdout), rounds)
-    connection.execute("UPDATE runs SET status = 'finished', created_at = ?", [_time(0)])
-    connection.execute("COMMIT")
-    connection.execute("PRAGMA journal_mode = WAL")
+def _run_loop(config: RunConfig, run: RunFolder, store: LineageWriter, samples: int) -> None:
+    texts = _Texts(config.seed)
+    held_out = set(texts.rng.sample(range(samples), int(config.data.holdout)))
+    given = [_sample(texts, number, number in held_out) for number in range(samples)]
+    values = config.model_dump(mode="json")
+    store.add_run(
+        name=config.name,
+        config=values,
+        config_hash=content_hash(values),
+        data_hash=dataset_hash(given),
+        versions={"reflectune": "0.1.0", "graph": hash_graph()},
+        seed=config.seed,
+    )
+    store.add_samples(given)
+    store.start_round(0)
+    store.add_student(StudentRecord("s0", 0, config.student.model, None, None, None, None))
+    context = LoopContext(
+        config=config,
+        folder=run,
+        lineage=store,
+        display=LineDisplay(),
+        checker=None,
+        open_teacher=lambda student: _Teacher(texts),  # type: ignore[arg-type, return-value]
+        open_student=lambda adapter: _Student("base" if adapter is None else adapter.name),  # type: ignore[arg-type, return-value]
+        refinetune_student=_train,
+    )
+    evaluate_round(context, 0)
+    store.finish_round(0, None)
+    build_graph().invoke(
+        {"run": config.name, "round": 1, "phase": "instruction", "student": "s0", "stop_reason": None},
+        {"recursion_limit": 100},
+        context=context,
+    )
+    store.set_run_status("finished")
 
 
-class _Writer:
-    """Makes up a run round by round, as the loop would, and writes its rows many at a time."""
+def _sample(texts: "_Texts", number: int, is_held_out: bool) -> Sample:
+    pair = texts.pair()
+    return Sample(
+        content_hash(pair.content_hash, 0)[:16], number, "holdout" if is_held_out else "train", pair
+    )
 
-    def __init__(self, connection: sqlite3.Connection, seed: int) -> None:
-        self.connection = connection
+
+def _train(config: RunConfig, pairs: Sequence[Pair], out: Path, **options: Any) -> dict[str, float]:
+    out.mkdir(parents=True)
+    (out / "adapter_model.safetensors").write_text(out.name)
+    (out / "adapter_config.json").write_text("{}")
+    return {"train_loss": 1.9, "steps": len(pairs) // 16, "pairs": len(pairs)}
+
+
+class _Opened:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class _Texts:
+    """Texts of words that come as often as their rank says."""
+
+    def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.words = _words(vocabulary(seed), seed)
-        self.waiting: dict[str, list[Row]] = {}
-        self.courses = [course for course, _ in _COURSES]
-        self.shares = [share for _, share in _COURSES]
+        self.words = self._words(seed)
 
-    def write(self, samples: int, holdout: int, rounds: int) -> None:
-        pool = list(self._given(samples, holdout))
-        self._end_round(0, pool, trained=0)
-        for round in range(1, rounds + 1):
-            student = f"s{round - 1}"
-            for sample in pool:
-                sample.accepted = sample.against = False
-            for phase in PHASES:
-                proposals = [self._reflect(sample, round, phase) for sample in pool]
-                for sample, proposal in zip(pool, proposals, strict=True):
-                    self._select(sample, proposal, round, phase, student)
-            for sample in pool:
-                sample.fruitless = 0 if sample.accepted else sample.fruitless + sample.against
-            trained = self._train(pool, round, student)
-            self._end_round(round, pool, trained)
-        self._flush()
-        self.connection.execute("UPDATE rounds SET stop_reason = 'rounds' WHERE round = ?", [rounds])
+    def _words(self, seed: int) -> Iterator[str]:
+        rng, known = np.random.default_rng(seed), np.array(vocabulary(seed), dtype=object)
+        shares = np.cumsum(1 / np.arange(1, len(known) + 1))
+        while True:
+            yield from known[np.searchsorted(shares / shares[-1], rng.random(1_000_000))]
 
-    def _given(self, samples: int, holdout: int) -> Iterator[_Sample]:
-        held_out = set(self.rng.sample(range(samples), holdout))
-        for position in range(samples):
-            sample_id = f"{self.rng.getrandbits(64):016x}"
-            version = self._version(
-                self._take(self.rng.gauss(15, 5)),
-                self._take(self.rng.gauss(20, 8)) if self.rng.random() < 0.3 else [],
-                self._take(self.rng.lognormvariate(math.log(48), 0.6)),
-            )
-            split = "holdout" if position in held_out else "train"
-            self._add("samples", sample_id, position, f"{self.rng.getrandbits(128):032x}", split, "{}", None)
-            self._add_version(version, sample_id, None, 0, "original", None)
-            if split == "train":
-                yield _Sample(sample_id, version)
-
-    def _reflect(self, sample: _Sample, round: int, phase: Phase) -> _Version | None:
-        """Write the calls of one question, and the proposal, if they brought one."""
-        if sample.fruitless >= _PATIENCE:
-            return None
-        pool, proposal, call_id = sample.pool, None, ""
-        for attempt, status in enumerate(self.rng.choices(self.courses, self.shares)[0], 1):
-            call_id = f"{self.rng.getrandbits(128):032x}"
-            text, critique = "", None
-            if status == "ok":
-                proposal = self._propose(pool, phase)
-                critique = self._criticise(phase)
-                text = _answer(critique, proposal, phase)
-            elif status == "unchanged":
-                text = _answer(self._criticise(phase), pool, phase)
-            elif status == "declined":
-                text = "I'm sorry, but I can't help with that."
-            elif status not in ("error", "refused"):
-                text = _answer(self._criticise(phase), pool, phase)[: -self.rng.randrange(2, 80)]
-            counts = (len(text) // 5 + 400, len(text) // 4) if text else (None, None)
-            cost = None if counts[1] is None else (counts[0] * 0.5 + counts[1] * 1.5) / 1e6
-            self._add(
-                "teacher_calls", call_id, round, phase, sample.id, 0, attempt, "openai", "made-up-teacher",
-                f"{self.rng.getrandbits(128):032x}", text,
-                None if not text else "length" if status == "cut" else "stop", status,
-                {"error": "the server said 503: overloaded", "refused": "the prompt is too long"}.get(status),
-                critique, *counts, cost, self.rng.lognormvariate(0.5, 0.4), 0, None,
-            )  # fmt: skip
-        if proposal is not None:
-            self._add_version(proposal, sample.id, pool.id, round, phase, call_id)
-        return proposal
-
-    def _select(
-        self, sample: _Sample, proposal: _Version | None, round: int, phase: Phase, student: str
-    ) -> None:
-        """Write a decision and the scores that it and, after phase response, the training filter needed."""
-        before = sample.pool
-        winner, challenger, reason = before, None, "no-candidate"
-        values: tuple[float | None, float | None] = (None, None)
-        terms = TERMS[:2] if phase == "instruction" else TERMS[2:]
-        sign = 1 if phase == "instruction" else -1
-        if sample.fruitless >= _PATIENCE:
-            reason = "frozen"
-        elif proposal is not None and self.rng.random() < 0.003:
-            reason = "unscorable"
-            values = (self._value(before, student, phase), None)
-            self._score(before, student, terms)
-            for term in terms:
-                self._add("scores", proposal.id, student, term, None, None, "truncated-away", 0, None)
-        elif proposal is not None:
-            if self.rng.random() < 0.002:  # scores as before: a tie, where the number of tokens is too
-                self._sums(before, student)
-                proposal.scores = dict(before.scores)
-            challenger = proposal
-            self._score(before, student, terms)
-            self._score(proposal, student, terms)
-            values = (self._value(before, student, phase), self._value(proposal, student, phase))
-            gain = sign * (values[1] - values[0])
-            reason = "accepted" if gain > 0 else "tie" if gain == 0 else "refused"
-        if reason == "accepted":
-            assert proposal is not None
-            winner = sample.pool = proposal
-            sample.accepted = True
-            sample.improved |= phase == "response"
-        sample.against |= reason in ("refused", "tie", "unscorable")
-        if phase == "response":
-            self._score(winner, student, TERMS)
-        compared = reason not in ("no-candidate", "frozen")
-        self._add(
-            "decisions", round, phase, sample.id, student if compared else None, _POLICY, before.id,
-            winner.id, challenger and challenger.id, reason,
-            values[0], values[1] if reason == "accepted" else values[0], values[1], 0.0,
-        )  # fmt: skip
-
-    def _train(self, pool: list[_Sample], round: int, student: str) -> int:
-        """Write T[r], hardest first; how many pairs it has."""
-        hardness = {}
-        for sample in pool:
-            ifd, r_ifd = (self._value(sample.pool, student, phase) for phase in PHASES)
-            if sample.improved and ifd < 1 and r_ifd < 1:
-                hardness[sample.pool.id] = ifd
-        for rank, version_id in enumerate(
-            sorted(hardness, key=lambda version: (-hardness[version], version))
-        ):
-            self._add("training_sets", round, version_id, rank)
-        return len(hardness)
-
-    def _end_round(self, round: int, pool: list[_Sample], trained: int) -> None:
-        for sample in pool[:_FROZEN_SCORER]:
-            self._score(sample.pool, "s0", TERMS)
-        metrics = {
-            "train_loss": 1.9 - 0.1 * round,
-            "steps": trained // 16,
-            "pairs": trained,
-            "seconds": 600.5,
-        }
-        self._add(
-            "students", f"s{round}", round, "/models/made-up-student", None,
-            f"adapters/round-{round:02d}" if round else None, f"{round:032x}" if round else None,
-            "s0" if round else None, json.dumps(metrics if round else {}), None,
-        )  # fmt: skip
-        seconds = {"reflect": 5400.25, "select": 3100.5, "refinetune": 610.125} if round else {}
-        self._add(
-            "rounds", round, f"s{round}", _time(round), _time(round + 1), "finished", None,
-            json.dumps({"seconds": seconds | {"evaluate": 60.0625}}),
-        )  # fmt: skip
-        for name, value, spread in (
-            ("accuracy", 0.40 + 0.05 * round, 0.025),
-            ("nll", 1.90 - 0.04 * round, 0.031),
-            ("response_tokens", 71.5 + 4 * round, 1.75),
-        ):
-            self._add(
-                "evaluations", round, f"s{round}", name, value, 1500, value - spread, value + spread, None
-            )
-
-    # Texts
-
-    def _take(self, number: float) -> list[str]:
+    def take(self, number: float) -> list[str]:
         return [next(self.words) for _ in range(min(max(int(number), 3), 400))]
 
-    def _propose(self, pool: _Version, phase: Phase) -> _Version:
-        """A proposal keeps most of what it rewrites."""
-        if phase == "instruction":
-            return self._version(self._rewrite(pool.instruction), [], self._rewrite(pool.response), pool)
-        return self._version(pool.instruction, pool.input, self._rewrite(pool.response), pool)
+    def pair(self) -> Pair:
+        input = self.take(self.rng.gauss(20, 8)) if self.rng.random() < 0.3 else []
+        lengths = self.rng.gauss(15, 5), self.rng.lognormvariate(math.log(48), 0.6)
+        instruction, response = (" ".join(self.take(length)) for length in lengths)
+        return Pair(instruction, " ".join(input), response)
 
-    def _rewrite(self, words: list[str]) -> list[str]:
-        """Two stretches are replaced, by a few words more than they had."""
+    def rewrite(self, text: str) -> str:
+        """Another stretch of words, a few more than it had, in the place of one."""
+        words = text.split()
         start, end = sorted(self.rng.sample(range(len(words) + 1), 2))
-        middle, last = (start + end) // 2, (end + len(words)) // 2
-        added = self.rng.randrange(1 + min(len(words), 120) // 8)
-        first, second = self._take(middle - start + added), self._take(last - end)
-        return [*words[:start], *first, *words[middle:end], *second, *words[last:]]
-
-    def _criticise(self, phase: Phase) -> str:
-        return " ".join(f"{criterion}: {_prose(self._take(6))}" for criterion in _CRITERIA[phase])
-
-    # Versions and their scores
-
-    def _version(
-        self, instruction: list[str], input: list[str], response: list[str], parent: _Version | None = None
-    ) -> _Version:
-        ifd, r_ifd = self.rng.gauss(-0.6, 0.35), self.rng.gauss(-0.5, 0.3)
-        if parent is not None:
-            ifd, r_ifd = (parent.ifd + ifd) / 2, (parent.r_ifd + r_ifd) / 2
-        return _Version(f"{self.rng.getrandbits(128):032x}", instruction, input, response, ifd, r_ifd)
-
-    def _sums(self, version: _Version, student: str) -> Sums:
-        if student not in version.scores:
-            x, y = _tokens(version)
-            skill = 0.05 * int(student[1:])  # later students know more of what they were trained on
-            alone_y, alone_x = self.rng.gauss(3.0, 0.4), self.rng.gauss(3.4, 0.4)
-            given_y = max(alone_y + version.ifd - skill + self.rng.gauss(0, 0.05), 0.01)
-            given_x = max(alone_x + version.r_ifd - skill + self.rng.gauss(0, 0.05), 0.01)
-            version.scores[student] = (-given_y * y, -alone_y * y, -given_x * x, -alone_x * x)
-        return version.scores[student]
-
-    def _value(self, version: _Version, student: str, phase: Phase) -> float:
-        """IFD in phase instruction, r-IFD in phase response."""
-        x, y = _tokens(version)
-        given_y, alone_y, given_x, alone_x = self._sums(version, student)
-        difference = (alone_y - given_y) / y if phase == "instruction" else (alone_x - given_x) / x
-        return math.exp(difference)
-
-    def _score(self, version: _Version, student: str, terms: Sequence[Term]) -> None:
-        """Write some scores; those that are there already stay."""
-        x, y = _tokens(version)
-        sums = dict(zip(TERMS, self._sums(version, student), strict=True))
-        for term in terms:
-            self._add(
-                "scores", version.id, student, term, sums[term], y if term in TERMS[:2] else x, "ok", 0, None
-            )
-
-    # Rows
-
-    def _add_version(
-        self, version: _Version, sample_id: str, parent: str | None, round: int, phase: str, call: str | None
-    ) -> None:
-        texts = (_prose(version.instruction), _prose(version.input), _prose(version.response))
-        self._add("versions", version.id, sample_id, parent, round, phase, 0, *texts, call)
-
-    def _add(self, table: str, *row: object) -> None:
-        rows = self.waiting.setdefault(table, [])
-        rows.append(row)
-        if len(rows) == _ROWS_AT_ONCE:
-            self._insert(table)
-
-    def _insert(self, table: str) -> None:
-        rows = self.waiting.pop(table, [])
-        if rows:
-            marks = ", ".join("?" * len(rows[0]))
-            self.connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", rows)
-
-    def _flush(self) -> None:
-        for table in list(self.waiting):
-            self._insert(table)
+        more = self.rng.randrange(1 + min(len(words), 120) // 8)
+        return " ".join([*words[:start], *self.take(end - start + more), *words[end:]])
 
 
-def _words(known: list[str], seed: int) -> Iterator[str]:
-    """Words without end, each as often as its rank says."""
-    rng = np.random.default_rng(seed)
-    shares = np.cumsum(1 / np.arange(1, len(known) + 1))
-    shares /= shares[-1]
-    array = np.array(known, dtype=object)
-    while True:
-        yield from array[np.searchsorted(shares, rng.random(1_000_000))]
+class _Teacher(_Opened):
+    def __init__(self, texts: _Texts) -> None:
+        self.texts = texts
+
+    def reflect(
+        self, reflections: Iterable[Reflection], may_ask: Callable[[], bool]
+    ) -> Iterator[tuple[TeacherCall, Version | None]]:
+        for asked in reflections:
+            (course,) = self.texts.rng.choices([*_COURSES], [*_COURSES.values()])
+            for attempt, status in enumerate(course, 1):
+                yield self._answer(asked, attempt, status)
+
+    def _answer(
+        self, asked: Reflection, attempt: int, status: CallStatus
+    ) -> tuple[TeacherCall, Version | None]:
+        rng, pair = self.texts.rng, asked.pair
+        if status == "ok":
+            instruction, input = pair.instruction, pair.input
+            if asked.phase == "instruction":
+                instruction, input = self.texts.rewrite(instruction), ""
+            pair = Pair(instruction, input, self.texts.rewrite(pair.response))
+        critique = " ".join(self.texts.take(30))
+        answer = {"critique": critique, "instruction": pair.instruction, "response": pair.response}
+        text = "" if status in ("error", "refused") else json.dumps(answer, ensure_ascii=False)
+        counts = (len(text) // 5 + 400, len(text) // 4) if text else (None, None)
+        call = TeacherCall(
+            asked.round, asked.phase, asked.sample_id, asked.candidate, attempt, "openai", "made-up-teacher",
+            f"{rng.getrandbits(128):032x}", text, "length" if status == "cut" else "stop", status,
+            "the server said 503: overloaded" if not text else None, critique if status == "ok" else None,
+            *counts, len(text) / 1e6, rng.lognormvariate(0.5, 0.4),
+        )  # fmt: skip
+        place = (asked.sample_id, asked.incumbent_id, asked.round, asked.phase, asked.candidate)
+        return call, Version(*place, pair, call.id) if status == "ok" else None
 
 
-def _prose(words: list[str]) -> str:
-    """Sentences of a dozen words."""
-    sentences = (" ".join(words[start : start + 12]) for start in range(0, len(words), 12))
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+class _Student(_Opened):
+    def __init__(self, name: str) -> None:
+        self.name = name
 
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        known = cache(self._scores)
+        return [known(pair)[term] for pair, term in questions]
 
-def _answer(critique: str, version: _Version, phase: Phase) -> str:
-    texts = {"critique": critique}
-    if phase == "instruction":
-        texts["instruction"] = _prose(version.instruction)
-    return json.dumps(texts | {"response": _prose(version.response)}, ensure_ascii=False)
+    def _scores(self, pair: Pair) -> dict[Term, Score]:
+        """IFD and r-IFD drawn by the pair and the student; one in 300 pairs cannot be scored by any."""
+        if random.Random(pair.content_hash).random() < 0.003:
+            return dict.fromkeys(TERMS, Score(None, None, "truncated-away"))
+        rng = random.Random(f"{self.name}/{pair.content_hash}")
+        scores: dict[Term, Score] = {}
+        for (given, alone), text in (
+            (TERMS[:2], pair.response),
+            (TERMS[2:], f"{pair.instruction} {pair.input}"),
+        ):
+            tokens = len(text.split()) * 3 // 2
+            # Some are equal to the last bit, so that there are ties.
+            nll, ratio = (3.0, -0.5) if rng.random() < 0.05 else (rng.gauss(3.2, 0.4), rng.gauss(-0.55, 0.3))
+            scores[given] = Score(-max(nll + ratio, 0.01) * tokens, tokens, "ok")
+            scores[alone] = Score(-nll * tokens, tokens, "ok")
+        return scores
 
-
-def _tokens(version: _Version) -> tuple[int, int]:
-    """Of instruction with input, and of response."""
-    return (len(version.instruction) + len(version.input)) * 3 // 2, len(version.response) * 3 // 2
-
-
-def _time(round: int) -> str:
-    return (_BEGAN + timedelta(hours=3 * round)).isoformat(timespec="seconds")
+    def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
+        return [Response(pair.response, len(pair.response.split())) for pair in pairs]
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def original(sample: str) -> Version:
     return Version(sample, None, 0, "original", 0, given(sample))
 
 
-def scores_of(ifd: float, r_ifd: float, tokens: int = 4) -> dict[Term, Score]:
+def scores_of(ifd: float = 1.0, r_ifd: float = 1.0, tokens: int = 4) -> dict[Term, Score]:
     """All four scores, such that the measures come out as given: the alone passes have nll 1."""
     nlls = (1 + math.log(ifd), 1.0, 1 + math.log(r_ifd), 1.0)
     return {term: Score(-nll * tokens, tokens, "ok") for term, nll in zip(TERMS, nlls, strict=True)}

@@ -27,7 +27,6 @@ from tests.teacher_server import Reply, TeacherServer, improve, is_structured, s
 from tests.teachers import ScriptedEngine, asked, config, statuses, well
 from tests.teachers import ask as ask_teacher
 from tests.test_cli import complaint, document, invoke
-from tests.tiny_models import save_tiny_llama
 from tests.worlds import write_world
 
 ANSWER = Answer("0", "text", "stop", prompt_tokens=10, completion_tokens=5, cached=True)
@@ -59,20 +58,15 @@ def test_cache_keeps_the_first_answer_under_a_key(tmp_path: Path) -> None:
         assert cache.get("none", "7") == Answer("7", cached=True)
 
 
-def test_cache_knows_the_last_fingerprint_of_a_folder(answers: AnswerCache) -> None:
+def test_cache_knows_what_was_last_found_of_models_and_servers(answers: AnswerCache) -> None:
     assert answers.fingerprint("/m") is None
-    answers.set_fingerprint("/m", "one")
-    answers.set_fingerprint("/m", "two")
+    for found in ("one", "two"):
+        answers.set_fingerprint("/m", found)
     assert answers.fingerprint("/m") == "two"
-
-
-def test_cache_knows_of_each_server_and_model_whether_schemas_are_granted(answers: AnswerCache) -> None:
-    assert answers.grants_schemas("http://a", "m") is None
-    answers.set_grants_schemas("http://a", "m", False)
-    answers.set_grants_schemas("http://b", "m", True)
-    assert answers.grants_schemas("http://a", "m") is False
-    assert answers.grants_schemas("http://b", "m") is True
-    assert answers.grants_schemas("http://a", "n") is None
+    for address, granted in (("http://a", False), ("http://b", True)):
+        answers.set_grants_schemas(address, "m", granted)
+    known = [answers.grants_schemas(f"http://{at}", model) for at, model in ("am", "bm", "an", "cm")]
+    assert known == [False, True, None, None]
     answers.set_grants_schemas("http://a", "m", True)
     assert answers.grants_schemas("http://a", "m") is True
 
@@ -85,12 +79,6 @@ def test_cache_whose_making_was_cut_short_is_made_whole(tmp_path: Path) -> None:
     with AnswerCache.open(tmp_path) as cache:
         cache.put("k", "m", ANSWER)
         assert cache.get("k", "0") == ANSWER
-
-
-def test_cache_tables_are_strict_and_in_wal_mode(answers: AnswerCache) -> None:
-    tables = answers.db.query("SELECT name, strict FROM pragma_table_list WHERE type = 'table'")
-    assert {row["name"] for row in tables if row["strict"]} == {"answers", "models", "servers"}
-    assert answers.db.journal_mode == "wal"
 
 
 def write_text(path: Path) -> None:
@@ -119,13 +107,10 @@ def write_newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (
-            write_text,
-            "a damaged cache of answers: file is not a database; it holds copies only and may be deleted",
-        ),
-        (break_pages, "a damaged cache of answers: .*; it holds copies only and may be deleted"),
+        (write_text, "file is not a database; delete it: it holds copies only, then try again"),
+        (break_pages, "delete it: it holds copies only"),
         (write_other_database, "no cache of answers, but some other database; move it or delete it"),
-        (write_newer, r"made by a newer version of Reflectune \(schema 9999_future\).* or delete the file"),
+        (write_newer, r"made by a newer version of Reflectune \(schema 9999_future\)"),
         (Path.mkdir, "a folder, where the cache of answers belongs"),
     ],
 )
@@ -147,12 +132,12 @@ def test_cache_locked_or_full_says_so(
     with AnswerCache.open(tmp_path) as impatient:
         answers.db.execute("BEGIN IMMEDIATE")
         assert impatient.get("k", "0") is None  # who reads does not wait
-        with pytest.raises(StoreError, match=r"cache.db: the teacher's cache cannot be used: .*locked"):
+        with pytest.raises(StoreError, match=r"cache.db: database is locked; another program"):
             impatient.put("k", "m", ANSWER)
         answers.db.rollback()
         impatient.put("k", "m", ANSWER)
         impatient.db.execute("PRAGMA max_page_count = 1")
-        with pytest.raises(StoreError, match="disk is full"):
+        with pytest.raises(StoreError, match="disk is full; make room"):
             impatient.put("large", "m", replace(ANSWER, text="x" * 100_000))
         assert impatient.get("k", "0") == ANSWER
 
@@ -294,56 +279,44 @@ def test_cached_engine_asks_once_and_says_which_answers_it_knew(answers: AnswerC
 
 
 @pytest.mark.parametrize(
-    ("settings", "request_", "model"),
+    ("settings", "changes", "model", "is_known"),
     [
-        ({}, {"messages": ({"role": "user", "content": "Do!"},)}, named()),
-        ({}, {"messages": ({"role": "system", "content": "Do."},)}, named()),
-        ({}, {"schema": None}, named()),
-        ({}, {"schema": {"a": 2}}, named()),
-        ({"model": "other"}, {}, named("other")),
-        ({"revision": "2"}, {}, named()),
-        ({"temperature": 0.5}, {}, named()),
-        ({"top_p": 0.5}, {}, named()),
-        ({"max_tokens": 5}, {}, named()),
+        ({}, {"messages": ({"role": "user", "content": "Do!"},)}, "fake", False),
+        ({}, {"messages": ({"role": "system", "content": "Do."},)}, "fake", False),
+        ({}, {"schema": None}, "fake", False),
+        ({}, {"schema": {"a": 2}}, "fake", False),
+        ({"model": "other"}, {}, "other", False),
+        ({"revision": "2"}, {}, "fake", False),
+        ({"temperature": 0.5}, {}, "fake", False),
+        ({"top_p": 0.5}, {}, "fake", False),
+        ({"max_tokens": 5}, {}, "fake", False),
+        ({}, {"seed": 2}, "fake", True),  # nothing is drawn
+        ({"base_url": "http://elsewhere"}, {}, "fake", True),
+        ({"api_key_env": "KEY"}, {}, "fake", True),
+        ({"concurrency": 3, "timeout": 5.0, "retries": 7}, {}, "fake", True),
+        ({"price_in": 1.0, "price_out": 1.0, "budget_usd": 5.0}, {}, "fake", True),
     ],
 )
 def test_cached_engine_asks_where_the_answer_may_be_another(
     answers: AnswerCache,
     opened: Opened,
     settings: dict[str, Any],
-    request_: dict[str, Any],
-    model: TeacherModel,
+    changes: dict[str, Any],
+    model: str,
+    is_known: bool,
 ) -> None:
-    ask(answers, config(), make_request())
-    assert not ask(answers, config(**settings), make_request(**request_), model).cached
-    assert ask(answers, config(), make_request()).cached
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"base_url": "http://elsewhere"},
-        {"api_key_env": "KEY"},
-        {"concurrency": 3, "timeout": 5.0, "retries": 7},
-        {"price_in": 1.0, "price_out": 1.0, "budget_usd": 5.0},
-    ],
-)
-def test_cached_engine_knows_an_answer_wherever_it_came_from(
-    answers: AnswerCache, opened: Opened, settings: dict[str, Any]
-) -> None:
-    ask(answers, config(), make_request())
-    assert ask(answers, config(**settings), make_request()).cached
+    ask(answers, config(), make_request(seed=1))
+    asked_anew = ask(answers, config(**settings), make_request(**{"seed": 1} | changes), named(model))
+    assert asked_anew.cached is is_known
+    assert ask(answers, config(), make_request(seed=1)).cached
 
 
 def test_cached_engine_goes_by_the_seed_where_something_is_drawn(
     answers: AnswerCache, opened: Opened
 ) -> None:
-    ask(answers, config(), make_request(seed=1))
-    assert ask(answers, config(), make_request(seed=2)).cached
     warm = config(temperature=1.0)
-    ask(answers, warm, make_request(seed=1))
-    assert not ask(answers, warm, make_request(seed=2)).cached
-    assert ask(answers, warm, make_request(seed=1)).cached
+    cached = [ask(answers, warm, make_request(seed=seed)).cached for seed in (1, 2, 1)]
+    assert cached == [False, False, True]
 
 
 def local(engine: str = "transformers", **changes: Any) -> TeacherConfig:
@@ -434,8 +407,8 @@ def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(
     engine = CachedEngine(config(), named(), answers)
     engine.submit(make_request())
     engine.next_answer()
-    answers.db.execute("DROP TABLE answers")
-    with pytest.raises(StoreError, match="no such table"):
+    answers.db.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreError, match="make the folder writable"):
         engine.close()
     assert opened.engines[0].closed
 
@@ -455,14 +428,21 @@ def test_teacher_counts_a_cached_call_without_cost_or_time(answers: AnswerCache,
     assert ask_teacher(config(), 3, answers)[0][0].cost_usd == 0.0  # whatever the price
 
 
-def test_teacher_pays_once_for_answers_that_are_no_use(answers: AnswerCache, opened: Opened) -> None:
-    opened.answer = lambda request: well(request, text="nonsense")
+@pytest.mark.parametrize("text", ["nonsense", ""])
+def test_teacher_pays_once_for_answers_that_are_no_use(
+    answers: AnswerCache, opened: Opened, text: str
+) -> None:
+    opened.answer = lambda request: well(request, text=text, completion_tokens=0)
     settings = config(retries=2)
     first, again = ask_teacher(settings, 3, answers), ask_teacher(settings, 3, answers)
     assert opened.asked == 9
     assert statuses(again) == ["unparsable"] * 9
     assert Counter(call.attempt for call, _ in again) == {1: 3, 2: 3, 3: 3}
-    assert {call.text for call, _ in first} == {call.text for call, _ in again} == {"nonsense"}
+    assert {call.text for call, _ in first} == {call.text for call, _ in again} == {text}
+
+
+def no_schemas(request: Request) -> Answer:
+    return Answer(request.id, error="refused-request") if request.schema is not None else well(request)
 
 
 @pytest.mark.parametrize("mode", ["on", "only"])
@@ -471,24 +451,11 @@ def test_teacher_that_refused_schemas_is_not_asked_for_them_again(
 ) -> None:
     opened.answer = no_schemas
     first = ask_teacher(config(concurrency=2), 6, answers)
-    asked = opened.asked
-    assert asked == 2 + 6
-    again = ask_teacher(config(concurrency=2, cache=mode), 6, answers)
-    assert opened.asked == asked
+    assert opened.asked == 2 + 6
+    again = ask_teacher(config(concurrency=6, cache=mode), 6, answers)
+    assert opened.asked == 2 + 6
     assert {call.id: call.text for call, _ in again} == {call.id: call.text for call, _ in first}
     assert all(call.cached for call, _ in again)
-
-
-def test_teacher_keeps_answers_without_a_text(answers: AnswerCache, opened: Opened) -> None:
-    opened.answer = lambda request: well(request, text="", prompt_tokens=9, completion_tokens=0)
-    first, again = ask_teacher(config(), 3, answers), ask_teacher(config(), 3, answers)
-    assert opened.asked == 3
-    assert statuses([*first, *again]) == ["unparsable"] * 6
-    assert [call.cached for call, _ in again] == [True] * 3
-
-
-def no_schemas(request: Request) -> Answer:
-    return Answer(request.id, error="refused-request") if request.schema is not None else well(request)
 
 
 def test_teacher_that_refused_schemas_is_asked_for_none_by_the_next_teacher(
@@ -531,15 +498,6 @@ def test_teacher_on_this_machine_is_asked_for_schemas_in_every_phase(
     ask_teacher(settings, 2, answers)
     ask_teacher(settings, 4, answers)
     assert [engine.requests[0].schema is not None for engine in opened.engines] == [True, True]
-
-
-def test_teacher_of_a_cache_alone_finds_what_was_asked_with_other_concurrency(
-    answers: AnswerCache, opened: Opened
-) -> None:
-    opened.answer = no_schemas
-    ask_teacher(config(concurrency=1), 6, answers)
-    again = ask_teacher(config(concurrency=6, cache="only"), 7, answers)
-    assert Counter(call.status for call, _ in again) == {"ok": 6, "no-entry": 1}
 
 
 def test_teacher_without_a_cache_or_with_it_off_asks(
@@ -629,31 +587,21 @@ def test_second_run_pays_nothing(
 ) -> None:
     asked = len(server.requests)
     assert counts(capsys, "tiny")["cached"] == [0, 0]
-    paid = document(capsys, "runs")[0]["cost_usd"]
-    assert paid > 0
-    capsys.readouterr()
+    (tiny,) = document(capsys, "runs")
+    assert tiny["cost_usd"] > 0
     assert invoke("run", "config.toml", "--name", "again") == 0
     out, err = capsys.readouterr()
     assert len(server.requests) == asked
     assert rows(world / "runs/again") == rows(world / "runs/tiny")
-    assert counts(capsys, "again") == {
-        "calls": [2 * TRAIN] * 2,
-        "cached": [2 * TRAIN] * 2,
-        "cost_usd": [0.0, 0.0],
-    }
-    one = document(capsys, "show", "again")["rounds"][1]
-    assert one["response"]["teacher"] == {
-        "calls": TRAIN,
-        "cached": TRAIN,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
-        "cost_usd": 0.0,
-    }
+    assert {path.name for path in (world / "runs").iterdir()} == {"tiny", "again", "cache.db", ".cache.lock"}
+    free = {"calls": [2 * TRAIN] * 2, "cached": [2 * TRAIN] * 2, "cost_usd": [0.0, 0.0]}
+    assert counts(capsys, "again") == free
     done = [line for line in err.splitlines() if line.startswith(f"round 1 · reflect · response: {TRAIN}/")]
     assert done[-1].endswith(f", proposed {TRAIN}, unchanged 0, failed 0, from cache {TRAIN}")
     teacher_table = out.split("The teacher's calls")[1].splitlines()
     assert ["1", "28", "28", "0", "0", "0.0000"] in [line.split()[:6] for line in teacher_table]
-    assert {run["name"]: run["cost_usd"] for run in document(capsys, "runs")} == {"again": 0.0, "tiny": paid}
+    costs = {run["name"]: run["cost_usd"] for run in document(capsys, "runs")}
+    assert costs == {"again": 0.0, "tiny": tiny["cost_usd"]}
 
 
 @pytest.mark.slow
@@ -745,23 +693,12 @@ def test_cache_alone_replays_a_run_whose_server_is_gone(
 
 
 @pytest.mark.slow
-def test_cache_off_neither_reads_nor_writes(
-    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cache_off_neither_reads_nor_writes(world: Path, server: TeacherServer) -> None:
     before, asked = kept(world / "runs"), len(server.requests)
-    off = ("--set", "teacher.cache=off", "--set", "rounds=1")
-    assert invoke("run", "config.toml", "--name", "again", *off) == 0
-    assert kept(world / "runs") == before
+    shutil.copy(cache_path(world / "runs"), cache_path(world))
+    assert invoke("run", "config.toml", "--runs", ".", "--set", "teacher.cache=off", "--set", "rounds=1") == 0
+    assert kept(world) == before
     assert len(server.requests) == asked + 2 * TRAIN
-    assert counts(capsys, "again")["cached"] == [0]
-    assert invoke("run", "config.toml", "--runs", "others", *off) == 0
-    assert [path.name for path in (world / "others").iterdir()] == ["tiny"]
-
-
-@pytest.mark.slow
-def test_runs_are_listed_beside_their_cache(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert [run["name"] for run in document(capsys, "runs")] == ["tiny"]
-    assert {path.name for path in (world / "runs").iterdir()} == {"tiny", "cache.db", ".cache.lock"}
 
 
 @pytest.mark.slow
@@ -770,8 +707,7 @@ def test_damaged_cache_is_one_line_and_makes_no_run(
 ) -> None:
     cache_path(world / "runs").write_text("nonsense that is long enough to be a header of some kind")
     message = complaint(capsys, "run", "config.toml", "--name", "again")
-    assert "runs/cache.db: a damaged cache of answers" in message
-    assert message.endswith("it holds copies only and may be deleted\n")
+    assert "runs/cache.db: file is not a database; delete it: it holds copies only" in message
     assert not (world / "runs/again").exists()
     assert message.partition(": ")[2] == complaint(capsys, "resume", "tiny").partition(": ")[2]
     cache_path(world / "runs").unlink()
@@ -799,7 +735,7 @@ def test_cache_on_a_full_disk_ends_the_run_and_loses_nothing(
         patch.setattr(AnswerCache, "put", fill_up)
         assert invoke("run", "config.toml", *other) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "runs/cache.db: the teacher's cache cannot be used: database or disk is full" in message
+    assert "runs/cache.db: database or disk is full; make room on the disk" in message
     one = document(capsys, "show", "other")["rounds"][1]
     assert one["instruction"]["teacher"]["calls"] == 5  # the fifth is committed, if not kept
     assert invoke("resume", "other") == 0
@@ -831,30 +767,3 @@ def test_run_interrupted_before_it_could_commit_keeps_the_answer(
     assert counts(capsys, "other")["cached"] == [1, 0]
     assert len(server.requests) - asked == 4 * TRAIN
     assert rows(world / "runs/other") == rows(world / "runs/tiny")
-
-
-@pytest.mark.slow
-def test_replaced_local_teacher_is_asked_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its folder and its config stay the same; only the weights are others."""
-    save_tiny_llama(tmp_path / "teacher", context=2048)
-    teacher = {"engine": "transformers", "model": "teacher", "path": None, "max_tokens": 8, "retries": 0}
-    write_world(tmp_path, samples=8, teacher=teacher, data={"holdout": 2})
-    monkeypatch.chdir(tmp_path)
-    cached = {}
-    for name in ("first", "second", "replaced"):
-        if name == "replaced":
-            spoil_weights(tmp_path / "teacher")
-        assert invoke("run", "config.toml", "--name", name, "--set", "rounds=1") == 0
-        cached[name] = counts(capsys, name)["cached"]
-    assert cached == {"first": [0], "second": [12], "replaced": [0]}
-
-
-def spoil_weights(folder: Path) -> None:
-    """Change one weight, and neither size nor time of its file."""
-    path = folder / "model.safetensors"
-    content, times = bytearray(path.read_bytes()), path.stat()
-    content[-1] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -647,7 +647,7 @@ def test_full_disk_under_the_cache_keeps_what_it_has(small_disk: Path) -> None:
             for number in range(100):
                 cache.put(str(number), "m", long)
 
-        with pytest.raises(StoreError, match=r"cache\.db: .*disk is full; it holds copies only"):
+        with pytest.raises(StoreError, match=r"cache\.db: .*disk is full; make room"):
             put_more()
         assert cache.get("first", "0") == long
     (small_disk / "filler").unlink()
@@ -697,10 +697,10 @@ def test_database_that_another_program_keeps_for_itself_is_not_shown_stale(cut: 
     with closing(sqlite3.connect(cut.lineage, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("UPDATE rounds SET stop_reason = 'newest'")
-        with pytest.raises(StoreError, match=r"lineage\.db: .*is locked; another program keeps it") as caught:
+        with pytest.raises(StoreError, match=r"lineage\.db: .*is locked; another program") as caught:
             LineageReader.open(cut.lineage)
         assert "\n" not in str(caught.value)
-        refused = "is locked; another program keeps it for itself, let it end"
+        refused = "is locked; another program writes in it, let it end"
         for work in (lambda: run_loop(cut, LineDisplay()), lambda: change_run(cut, ["rounds=3"])):
             with pytest.raises(StoreError, match=refused):
                 work()

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,48 +57,23 @@ def test_folder_that_a_killed_process_half_made_is_swept_away(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["three", "two"]
 
 
-def test_folder_in_the_making_is_known_by_its_lock_and_not_by_a_process_id(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        pass
-    # This process has the id of one that died, and one that lives in another container that of a dead one.
-    ours, theirs = (tmp_path / f".one.{pid}.partial" for pid in (os.getpid(), dead.pid))
-    for partial in (ours, theirs):
-        partial.mkdir()
-    with in_another_process("with RunFolder(path).lock():", theirs) as other:
-        make(tmp_path, "one")
-        assert sorted(path.name for path in tmp_path.iterdir()) == [theirs.name, "one"]
-        other.kill()
+@pytest.mark.parametrize("is_late", [False, True])
+def test_folder_of_an_existing_name_is_left_alone(tmp_path: Path, is_late: bool) -> None:
+    def write_theirs() -> None:
+        (tmp_path / "one").mkdir()
+        (tmp_path / "one/config.toml").write_text("theirs")
 
-
-def test_folder_that_cannot_be_made_takes_no_other_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with in_another_process("with RunFolder.create(path, 'one') as folder:", tmp_path) as other:
-        (partial,) = tmp_path.iterdir()
-        monkeypatch.setattr(os, "getpid", lambda: other.pid)
-        make(tmp_path, "one")
-        assert sorted(path.name for path in tmp_path.iterdir()) == [partial.name, "one"]
-        other.kill()
-
-
-def test_folder_that_another_process_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
-    def be_late() -> None:
+    def make_ours() -> None:
         with RunFolder.create(tmp_path, "one"):
-            (tmp_path / "one").mkdir()
-            (tmp_path / "one/config.toml").write_text("theirs")
+            if is_late:  # another process was faster
+                write_theirs()
 
+    if not is_late:
+        write_theirs()
     with pytest.raises(ConfigError, match="a run called one exists"):
-        be_late()
+        make_ours()
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
     assert (tmp_path / "one/config.toml").read_text() == "theirs"
-
-
-def test_folder_of_an_existing_name_is_left_alone(tmp_path: Path) -> None:
-    make(tmp_path, "one")
-    (tmp_path / "one/config.toml").write_text("mine")
-    with pytest.raises(ConfigError, match="a run called one exists"):
-        make(tmp_path, "one")
-    assert (tmp_path / "one/config.toml").read_text() == "mine"
 
 
 def test_folder_that_cannot_be_made_says_why(tmp_path: Path) -> None:
@@ -120,10 +94,6 @@ def test_find_names_the_runs_there_are(tmp_path: Path) -> None:
     for name in ("three", "../runs/one", ".three.1.partial"):
         with pytest.raises(StoreError, match="known: one, two"):
             RunFolder.find(tmp_path, name)
-
-
-def test_adapter_folders_are_numbered(tmp_path: Path) -> None:
-    assert RunFolder(tmp_path).adapter(3) == tmp_path / "adapters/round-03"
 
 
 def test_lock_is_held_by_one_process_and_goes_with_it(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SORTS, SampleIndex, SampleQuery
-from reflectune.state.lineage.outcomes import OUTCOMES
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Pair, Version
+from reflectune.state.records import OUTCOMES, Pair, Version
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 
 
@@ -28,6 +27,7 @@ def folder(tmp_path: Path) -> RunFolder:
     folder.path.mkdir()
     with make_store(folder.lineage, train=4, holdout=1) as store:
         write_round(store)
+        store.finish_round(1, None)
     return folder
 
 
@@ -67,7 +67,6 @@ def write_round(store: LineageWriter) -> None:
     )
     store.set_training_set(1, [good.id])
     store.set_round_student(1, "s0")
-    store.finish_round(1, None)
 
 
 @pytest.fixture
@@ -83,38 +82,17 @@ def found(index: SampleIndex, **conditions: Any) -> list[tuple[str, int]]:
 
 
 def test_a_row_is_a_sample_in_a_round(index: SampleIndex) -> None:
-    rows = index.find(SampleQuery(position=0))
-    assert rows == [
-        {
-            "sample": "a",
-            "position": 0,
-            "split": "train",
-            "round": 0,
-            "instruction": None,
-            "response": None,
-            "length_growth": None,
-            "trained": None,
-            "text": "ask a",
-        },
-        {
-            "sample": "a",
-            "position": 0,
-            "split": "train",
+    sample = {"sample": "a", "position": 0, "split": "train"}
+    accepted = {"outcome": "accepted", "reason": "accepted"}
+    assert index.find(SampleQuery(position=0)) == [
+        sample
+        | {"round": 0, "instruction": None, "response": None, "length_growth": None}
+        | {"trained": None, "text": "ask a"},
+        sample
+        | {
             "round": 1,
-            "instruction": {
-                "outcome": "accepted",
-                "reason": "accepted",
-                "before": 0.5,
-                "after": 0.75,
-                "change": 0.25,
-            },
-            "response": {
-                "outcome": "accepted",
-                "reason": "accepted",
-                "before": 0.75,
-                "after": 0.25,
-                "change": -0.5,
-            },
+            "instruction": accepted | {"before": 0.5, "after": 0.75, "change": 0.25},
+            "response": accepted | {"before": 0.75, "after": 0.25, "change": -0.5},
             "length_growth": 26 / 8,
             "trained": True,
             "text": "ask a well",
@@ -135,22 +113,11 @@ def test_outcomes_tell_refusals_failures_and_what_was_good_apart(index: SampleIn
     # Nobody was asked about the instructions of the other three: they have no call.
     assert found(index, phase="instruction", outcome="unasked") == [("b", 1), ("c", 1), ("d", 1)]
     assert found(index, outcome="unasked") == [("b", 1), ("c", 1), ("d", 1)]
-    assert index.outcomes() == [
-        {"round": 1, "phase": "instruction", "outcome": "accepted", "n": 1},
-        {"round": 1, "phase": "instruction", "outcome": "unasked", "n": 3},
-        {"round": 1, "phase": "response", "outcome": "accepted", "n": 1},
-        {"round": 1, "phase": "response", "outcome": "failed", "n": 1},
-        {"round": 1, "phase": "response", "outcome": "refused", "n": 1},
-        {"round": 1, "phase": "response", "outcome": "unchanged", "n": 1},
-    ]
 
 
 def test_round_zero_has_every_sample_held_out_ones_too(index: SampleIndex) -> None:
     rows = index.find(SampleQuery(round=0))
-    assert [(row["sample"], row["split"]) for row in rows] == [
-        *((sample, "train") for sample in "abcd"),
-        ("e", "holdout"),
-    ]
+    assert {row["sample"]: row["split"] for row in rows} == dict.fromkeys("abcd", "train") | {"e": "holdout"}
 
 
 def test_text_finds_samples_by_any_of_their_versions(index: SampleIndex) -> None:
@@ -170,14 +137,7 @@ def test_text_finds_samples_by_any_of_their_versions(index: SampleIndex) -> None
 
 @pytest.mark.parametrize(
     ("text", "most", "is_cut"),
-    [
-        ("ask", 4, True),
-        ("ask", 5, False),
-        ("ans", 4, True),
-        ("ans", 5, False),
-        ("ask", None, False),
-        ("", 1, False),
-    ],
+    [(text, most, most == 4) for text in ("ask", "ans") for most in (4, 5, None)] + [("", 1, False)],
 )
 def test_an_index_says_where_more_samples_hold_the_words(
     index: SampleIndex, text: str, most: int | None, is_cut: bool
@@ -238,16 +198,11 @@ def test_update_takes_in_what_a_running_loop_adds(folder: RunFolder) -> None:
         assert not index.update()
         with LineageWriter.open(folder.lineage) as store:
             store.start_round(2)
-            store.add_decisions(
-                {}, "s0", [decided(original("b"), round=2, phase="instruction", reason="frozen")]
-            )
-            assert index.update()
-            assert found(index, round=2, outcome="frozen") == [("b", 2)]
-            store.add_decisions(
-                {}, "s0", [decided(original("c"), round=2, phase="instruction", reason="frozen")]
-            )
-            assert index.update()
-        assert found(index, round=2, outcome="frozen") == [("b", 2), ("c", 2)]
+            for number, sample in enumerate("bc", start=1):
+                made = decided(original(sample), round=2, phase="instruction", reason="frozen")
+                store.add_decisions({}, "s0", [made])
+                assert index.update()
+                assert found(index, round=2, outcome="frozen") == [("b", 2), ("c", 2)][:number]
         assert [row["round"] for row in index.rounds()] == [0, 1, 2]
         assert not [row for row in index.find(SampleQuery(round=2)) if row["trained"] is not None]
 

@@ -7,9 +7,8 @@ import pytest
 from reflectune.loop.show.explanations import name_outcome
 from reflectune.loop.show.journey import build_journey
 from reflectune.state.lineage.evolution import read_evolution
-from reflectune.state.lineage.outcomes import OUTCOMES, Outcome
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import Reason
+from reflectune.state.records import OUTCOMES, Outcome, Reason
 from tests.lineages import call, decided, make_store, original, propose
 
 # (reason, statuses of the calls) -> outcome; the last call tells.

@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,14 +9,7 @@ from reflectune.state.errors import StoreError
 from reflectune.state.lineage.proposals import read_preferences, read_proposals
 from reflectune.state.lineage.reader import LineageReader, mean_and_median
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import (
-    Evaluation,
-    Pair,
-    Proposed,
-    Spending,
-    StudentRecord,
-    Version,
-)
+from reflectune.state.records import Evaluation, Pair, Phase, Proposed, Spending, StudentRecord, Version
 from tests.lineages import call, decided, given, make_store, original, propose, scores_of
 
 
@@ -39,11 +31,10 @@ def reader(path: Path) -> Iterator[LineageReader]:
 NO_CALLS = {"calls": 0, "cached": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
 # Of calls of 10 + 5 tokens, 0.25 each.
 FOUR_CALLS = {"calls": 4, "cached": 0, "prompt_tokens": 40, "completion_tokens": 20, "cost_usd": 1.0}
-SAMPLE_COUNTS = ("reflected", "unchanged", "failed", "accepted")
 
 
-def sample_counts(phase: dict[str, Any]) -> dict[str, Any]:
-    return {name: phase[name] for name in SAMPLE_COUNTS}
+def counts(reflected: int, unchanged: int, failed: int, accepted: int) -> dict[str, int]:
+    return {"reflected": reflected, "unchanged": unchanged, "failed": failed, "accepted": accepted}
 
 
 def write_round(store: LineageWriter) -> None:
@@ -86,22 +77,9 @@ def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader
         "pool": 3,
         "training": 1,
         "frozen": 0,
-        "instruction": {
-            "reflected": 0,
-            "unchanged": 0,
-            "failed": 0,
-            "accepted": 0,
-            "teacher": NO_CALLS,
-            "statuses": {},
-        },
-        "response": {
-            "reflected": 2,
-            "unchanged": 0,
-            "failed": 1,
-            "accepted": 1,
-            "teacher": FOUR_CALLS,
-            "statuses": {"cut": 1, "ok": 2, "unparsable": 1},
-        },
+        "instruction": counts(0, 0, 0, 0) | {"teacher": NO_CALLS, "statuses": {}},
+        "response": counts(2, 0, 1, 1)
+        | {"teacher": FOUR_CALLS, "statuses": {"cut": 1, "ok": 2, "unparsable": 1}},
         # The pool D[1] is better a, b, c with IFD 0.5, 0.7, 0.9 and r-IFD 0.2, 0.4, 0.6.
         "ifd": {"mean": pytest.approx(0.7), "median": pytest.approx(0.7)},
         "r_ifd": {"mean": pytest.approx(0.4), "median": pytest.approx(0.4)},
@@ -113,49 +91,50 @@ def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader
 
 
 def test_reader_counts_samples_without_a_proposal_by_their_last_call(path: Path) -> None:
-    statuses = {
-        "a": [("cut", "unchanged")],
-        "b": [("unchanged", "cut")],
-        "c": [("unchanged", "cut"), ("error", "unchanged")],
+    statuses: dict[Phase, dict[str, tuple[tuple[str, ...], ...]]] = {  # of each candidate's attempts
+        "instruction": {
+            "a": (("cut", "unchanged"),),
+            "b": (("unchanged", "cut"),),
+            "c": (("unchanged", "cut"), ("error", "unchanged")),
+        },
+        "response": {"a": (("unchanged",), ("cut",)), "b": ((), ("unchanged",))},
     }
     with LineageWriter.open(path) as store:
         store.start_round(2)
-        # In the order in which a busy server may answer: the last row need not be the last call.
-        for sample, of_candidates in reversed(statuses.items()):
-            for candidate, attempts in reversed(list(enumerate(of_candidates))):
-                for attempt, status in enumerate(attempts, start=1):
-                    made = call(sample, 2, "instruction", attempt, status, candidate)
-                    store.add_reflections([made], [])
         propose(store, original("b"), "new b", round=2, phase="response")
-        store.add_reflections([call("b", 2, attempt=1, status="unchanged", candidate=1)], [])
-        store.add_reflections([call("a", 2, attempt=1, status="cut", candidate=1)], [])
-        store.add_reflections([call("a", 2, attempt=1, status="unchanged")], [])
+        calls = [
+            call(sample, 2, phase, attempt, status, candidate)
+            for phase, of_samples in statuses.items()
+            for sample, of_candidates in of_samples.items()
+            for candidate, attempts in enumerate(of_candidates)
+            for attempt, status in enumerate(attempts, start=1)
+        ]
+        # In the order in which a busy server may answer: the last row need not be the last call.
+        store.add_reflections(reversed(calls), [])
     with LineageReader.open(path) as reader:
         two = reader.rounds()[2]
-    assert sample_counts(two["instruction"]) == {
-        "reflected": 0,
-        "unchanged": 2,
-        "failed": 1,
-        "accepted": 0,
-    }
-    assert sample_counts(two["response"]) == {"reflected": 1, "unchanged": 0, "failed": 1, "accepted": 0}
+    assert two["instruction"].items() >= counts(0, 2, 1, 0).items()
+    assert two["response"].items() >= counts(1, 0, 1, 0).items()
     assert two["instruction"]["statuses"] == {"cut": 3, "error": 1, "unchanged": 4}
     assert two["response"]["statuses"] == {"cut": 1, "ok": 1, "unchanged": 2}
 
 
-def test_reader_run_overview(reader: LineageReader) -> None:
-    assert reader.run()["stop_reason"] == "rounds"
-    assert reader.run()["rounds"] == 2
+def test_reader_run_overview(path: Path, reader: LineageReader) -> None:
+    assert reader.run() | {"created_at": ""} == {
+        "name": "run", "created_at": "", "status": "running", "rounds": 2, "stop_reason": "rounds"
+    }  # fmt: skip
     assert reader.samples() == {"train": 3, "holdout": 1}
     assert reader.acceptance() == 0.5
     assert reader.last_round() == 1
-
-
-def test_reader_cost_is_unknown_where_a_price_is(path: Path) -> None:
-    with LineageWriter.open(path) as store:
-        store.db.execute("UPDATE teacher_calls SET cost_usd = NULL WHERE sample_id = 'a'")
-    with LineageReader.open(path) as reader:
-        assert reader.teacher()["cost_usd"] is None
+    assert reader.count_outcomes() == {
+        (1, "instruction"): {"unasked": 3},
+        (1, "response"): {"accepted": 1, "failed": 1, "refused": 1},
+    }
+    with LineageWriter.open(path) as store:  # a round under way counts for nothing
+        store.start_round(2)
+        store.add_decisions({}, "s0", [decided(original("a"), round=2)])
+    with LineageReader.open(path) as later:
+        assert later.last_round() == 1
 
 
 def test_reader_sums_what_was_paid_for(path: Path) -> None:
@@ -167,24 +146,12 @@ def test_reader_sums_what_was_paid_for(path: Path) -> None:
         store.add_reflections([*kept, uncounted, replace(call("c", 2, attempt=2), cost_usd=0.5)], [])
     with LineageReader.open(path) as reader:
         two = reader.rounds()[2]
-        assert two["response"]["teacher"] == {
-            "calls": 4,
-            "cached": 2,
-            "prompt_tokens": 10,
-            "completion_tokens": 10,
-            "cost_usd": 0.5,
-        }
-        assert two["teacher"]["tokens_per_accepted"] is None  # nothing was accepted
-        assert two["teacher"]["cost_per_accepted_usd"] is None
-        assert reader.teacher() == {
-            "calls": 8,
-            "cached": 2,
-            "prompt_tokens": 50,
-            "completion_tokens": 30,
-            "cost_usd": 1.5,
-            "tokens_per_accepted": 80.0,
-            "cost_per_accepted_usd": 1.5,
-        }
+        sums = {"calls": 4, "cached": 2, "prompt_tokens": 10, "completion_tokens": 10, "cost_usd": 0.5}
+        assert two["response"]["teacher"] == sums
+        nothing = {"tokens_per_accepted": None, "cost_per_accepted_usd": None}
+        assert two["teacher"] == sums | nothing  # nothing was accepted
+        sums = {"calls": 8, "cached": 2, "prompt_tokens": 50, "completion_tokens": 30, "cost_usd": 1.5}
+        assert reader.teacher() == sums | {"tokens_per_accepted": 80.0, "cost_per_accepted_usd": 1.5}
 
 
 @pytest.mark.parametrize("status", ["ok", "unparsable", "cut", "unchanged"])
@@ -254,14 +221,14 @@ def test_reader_trace_of_a_failed_reflection_names_each_attempt(reader: LineageR
 
 
 def test_reader_finds_samples_by_position_and_id(reader: LineageReader) -> None:
-    assert reader.find_sample("2") == "c"
-    assert reader.find_sample("c") == "c"
-    with pytest.raises(StoreError, match="no sample 9; give a position from 0 to 3"):
-        reader.find_sample("9")
-    with pytest.raises(StoreError, match="several samples"):
-        reader.find_sample("")
-    with pytest.raises(StoreError, match="no sample %"):
-        reader.find_sample("%")
+    assert reader.find_sample("2") == reader.find_sample("c") == "c"
+    for text, problem in (
+        ("9", "no sample 9; give a position from 0 to 3"),
+        ("", "several samples"),
+        ("%", "no sample %"),
+    ):
+        with pytest.raises(StoreError, match=problem):
+            reader.find_sample(text)
 
 
 def test_reader_exports_follow_the_pool(reader: LineageReader) -> None:
@@ -278,47 +245,31 @@ def test_reader_preferences_are_winner_and_loser_of_compared_responses(reader: L
     assert list(read_preferences(reader, 0)) == []
 
 
-def test_reader_proposed_has_each_proposal_with_its_incumbent(reader: LineageReader) -> None:
-    assert list(read_proposals(reader, 1, "response")) == [
-        Proposed(0, given("a"), Pair("ask a", "", "better a"), accepted=True),
-        Proposed(1, given("b"), Pair("ask b", "", "worse b"), accepted=False),
-    ]
-    assert list(read_proposals(reader, 1, "instruction")) == []
-
-
-def test_reader_proposed_starts_from_what_the_round_before_took(path: Path) -> None:
+def test_reader_proposed_has_every_decided_proposal_with_its_incumbent(path: Path) -> None:
     with LineageWriter.open(path) as store:
         store.start_round(2)
         taken = Version("a", original("a").id, 1, "response", 0, Pair("ask a", "", "better a"))
         best = propose(store, taken, "best a", round=2, phase="instruction")
-        ours = propose(store, original("b"), "new b", round=2, phase="instruction")
-        undecided = propose(store, original("c"), "new c", round=2, phase="instruction")
+        old = original("b")
+        second = propose(store, old, "second b", round=2, phase="instruction", candidate=1)
+        first = propose(store, old, "first b", round=2, phase="instruction", candidate=0)
+        propose(store, original("c"), "new c", round=2, phase="instruction")  # not decided yet
         store.add_decisions(
             {},
             "s0",
             [
-                decided(original("b"), reason="policy", round=2, phase="instruction"),
-                decided(taken, best, reason="accepted", round=2, phase="instruction"),
+                decided(old, second, reason="accepted", round=2, phase="instruction"),
+                decided(taken, reason="policy", round=2, phase="instruction"),  # by lot, without a look at it
             ],
         )
     with LineageReader.open(path) as reader:
-        proposed = list(read_proposals(reader, 2, "instruction"))
-    assert proposed == [
-        Proposed(0, taken.pair, best.pair, accepted=True),
-        Proposed(1, given("b"), ours.pair, accepted=False),  # refused by lot, without a look at it
-    ]
-    assert undecided.pair not in [item.candidate for item in proposed]
-
-
-def test_reader_proposed_has_every_candidate_and_which_was_accepted(path: Path) -> None:
-    with LineageWriter.open(path) as store:
-        store.start_round(2)
-        old = original("b")
-        second = propose(store, old, "second b", round=2, phase="response", candidate=1)
-        first = propose(store, old, "first b", round=2, phase="response", candidate=0)
-        store.add_decisions({}, "s0", [decided(old, second, reason="accepted", round=2)])
-    with LineageReader.open(path) as reader:
-        assert list(read_proposals(reader, 2, "response")) == [
+        assert list(read_proposals(reader, 1, "instruction")) == []
+        assert list(read_proposals(reader, 1, "response")) == [
+            Proposed(0, given("a"), Pair("ask a", "", "better a"), accepted=True),
+            Proposed(1, given("b"), Pair("ask b", "", "worse b"), accepted=False),
+        ]
+        assert list(read_proposals(reader, 2, "instruction")) == [
+            Proposed(0, taken.pair, best.pair, accepted=False),
             Proposed(1, old.pair, first.pair, accepted=False),
             Proposed(1, old.pair, second.pair, accepted=True),
         ]
@@ -334,14 +285,6 @@ def test_reader_evaluations_are_all_measures_by_round_and_name(path: Path) -> No
             {"round": 1, "student": "s1", "name": "accuracy", "value": 0.5, "n": 2, "low": 0.1, "high": 0.9},
             {"round": 1, "student": "s1", "name": "nll", "value": 2.5, "n": 1, "low": None, "high": None},
         ]
-
-
-def test_reader_counts_a_round_only_when_all_is_decided(path: Path) -> None:
-    with LineageWriter.open(path) as store:
-        store.start_round(2)
-        store.add_decisions({}, "s0", [decided(original("a"), round=2)])
-    with LineageReader.open(path) as reader:
-        assert reader.last_round() == 1
 
 
 def test_reader_cannot_write(reader: LineageReader) -> None:

@@ -1,4 +1,3 @@
-import math
 from typing import get_args
 
 import pytest
@@ -7,10 +6,9 @@ from hypothesis import strategies as st
 
 from reflectune.loop.selection import choose_training_set, decide, needed_scores
 from reflectune.state.config import SelectionConfig
-from reflectune.state.policies import COMPARED, measure_of
+from reflectune.state.policies import COMPARED
 from reflectune.state.records import (
     PHASES,
-    TERMS,
     Contest,
     Decision,
     Pair,
@@ -20,20 +18,9 @@ from reflectune.state.records import (
     Score,
     Term,
 )
+from tests.lineages import scores_of
 
 FAILURES = ("empty", "truncated-away", "non-finite")
-
-
-def scores_of(ifd: float = 1.0, r_ifd: float = 1.0, tokens: int = 10) -> dict[Term, Score]:
-    """Scores whose IFD and r-IFD are the given ones: the alone passes have an nll of 2 nats per token."""
-    alone = 2.0
-    nlls = {
-        "response_given_instruction": alone + math.log(ifd),
-        "response_alone": alone,
-        "instruction_given_response": alone + math.log(r_ifd),
-        "instruction_alone": alone,
-    }
-    return {term: Score(-nlls[term] * tokens, tokens, "ok") for term in TERMS}
 
 
 def failed(scores: dict[Term, Score], term: Term, status: str) -> dict[Term, Score]:
@@ -67,16 +54,17 @@ def decide_between(
     )
 
 
-def test_decide_takes_the_highest_ifd_in_phase_instruction() -> None:
+def test_decide_takes_the_best_and_keeps_what_was_compared() -> None:
     decision = decide_between(scores_of(ifd=0.5), scores_of(ifd=0.8), phase="instruction")
-    assert (decision.reason, decision.winner_id) == ("accepted", "new0")
+    assert (decision.reason, decision.winner_id, decision.student_id) == ("accepted", "new0", "s0")
     assert decision.incumbent_value == pytest.approx(0.5)
     assert decision.winner_value == decision.challenger_value == pytest.approx(0.8)
-
-
-def test_decide_takes_the_lowest_r_ifd_in_phase_response() -> None:
     decision = decide_between(scores_of(r_ifd=0.9), scores_of(r_ifd=0.7), scores_of(r_ifd=0.6))
-    assert (decision.reason, decision.winner_id, decision.student_id) == ("accepted", "new1", "s0")
+    assert (decision.reason, decision.winner_id) == ("accepted", "new1")
+    decision = decide_between(scores_of(r_ifd=0.7), scores_of(r_ifd=0.9))
+    assert (decision.reason, decision.winner_id, decision.challenger_id) == ("refused", "old", "new0")
+    assert decision.winner_value == pytest.approx(0.7)
+    assert decision.challenger_value == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
@@ -99,42 +87,22 @@ def test_decide_with_a_cap_prefers_pairs_below_it(old: float, new: float, uncapp
 
 
 def test_decide_caps_nothing_but_ifd() -> None:
-    ours = decide_between(scores_of(r_ifd=3.0), scores_of(r_ifd=2.0), ifd_cap=1.0)
-    assert ours.reason == "accepted"
-    longer = decide_between(
-        scores_of(tokens=4), scores_of(tokens=8), phase="instruction", policy="longest", ifd_cap=1.0
-    )
-    assert longer.reason == "accepted"
+    fitting = decide_between(scores_of(r_ifd=3.0), scores_of(r_ifd=2.0), ifd_cap=1.0)
+    longer = decide_between(scores_of(), scores_of(tokens=8), policy="longest", ifd_cap=1.0)
+    assert (fitting.reason, longer.reason) == ("accepted", "accepted")
 
 
 def test_decide_with_a_cap_takes_the_best_candidate_below_it_whatever_the_margin() -> None:
-    decision = decide_between(
-        scores_of(ifd=1.2),
-        scores_of(ifd=5.0),
-        scores_of(ifd=0.3),
-        scores_of(ifd=0.6),
-        phase="instruction",
-        margin=0.5,
-        ifd_cap=1.0,
-    )
+    new = [scores_of(ifd=value) for value in (5.0, 0.3, 0.6)]
+    decision = decide_between(scores_of(ifd=1.2), *new, phase="instruction", margin=0.5, ifd_cap=1.0)
     assert (decision.reason, decision.winner_id) == ("accepted", "new2")
 
 
-def test_decide_refuses_a_worse_candidate_and_keeps_its_value() -> None:
-    decision = decide_between(scores_of(r_ifd=0.7), scores_of(r_ifd=0.9))
-    assert (decision.reason, decision.winner_id, decision.challenger_id) == ("refused", "old", "new0")
-    assert decision.winner_value == pytest.approx(0.7)
-    assert decision.challenger_value == pytest.approx(0.9)
-
-
-def test_decide_gives_ties_to_the_incumbent() -> None:
-    assert decide_between(scores_of(), scores_of()).reason == "tie"
-
-
-def test_decide_wants_more_than_the_margin() -> None:
-    within = decide_between(scores_of(r_ifd=0.9), scores_of(r_ifd=0.85), margin=0.1)
-    beyond = decide_between(scores_of(r_ifd=0.9), scores_of(r_ifd=0.75), margin=0.1)
-    assert (within.reason, beyond.reason) == ("tie", "accepted")
+@pytest.mark.parametrize(
+    ("new", "margin", "reason"), [(0.9, 0.0, "tie"), (0.85, 0.1, "tie"), (0.75, 0.1, "accepted")]
+)
+def test_decide_wants_more_than_the_margin(new: float, margin: float, reason: str) -> None:
+    assert decide_between(scores_of(r_ifd=0.9), scores_of(r_ifd=new), margin=margin).reason == reason
 
 
 def test_decide_without_candidates_has_its_own_reason() -> None:
@@ -145,24 +113,18 @@ def test_decide_without_candidates_has_its_own_reason() -> None:
 
 @pytest.mark.parametrize("status", FAILURES)
 @pytest.mark.parametrize("policy", list(COMPARED))
-@pytest.mark.parametrize("phase", ["instruction", "response"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_decide_never_lets_a_failure_win(status: str, policy: PolicyName, phase: Phase) -> None:
     for _, term in needed_scores(contest(1), policy, phase):
-        perfect = scores_of(ifd=99.0, r_ifd=0.0001, tokens=9999)
-        decision = decide_between(
-            scores_of(), failed(perfect, term, status), phase=phase, policy=policy, rate=1.0
-        )
+        best = failed(scores_of(ifd=99.0, r_ifd=0.0001, tokens=9999), term, status)
+        decision = decide_between(scores_of(), best, phase=phase, policy=policy, rate=1.0)
         assert decision.winner_id == "old"
         assert decision.reason == ("policy" if policy == "reject-all" else "unscorable")
 
 
-def test_decide_treats_missing_scores_as_unscorable() -> None:
-    assert decide_between(scores_of(), {}).reason == "unscorable"
-
-
 def test_decide_replaces_an_unscorable_incumbent() -> None:
     old = failed(scores_of(), "instruction_alone", "empty")
-    decision = decide_between(old, scores_of(r_ifd=5.0), margin=10.0)
+    decision = decide_between(old, scores_of(r_ifd=5.0), {}, margin=10.0)  # what is missing cannot win
     assert (decision.reason, decision.winner_id, decision.incumbent_value) == ("accepted", "new0", None)
 
 
@@ -178,8 +140,7 @@ def test_decide_replaces_an_unscorable_incumbent() -> None:
 def test_decide_control_arms_compare_alike_in_both_phases(
     policy: PolicyName, better: dict[Term, Score], worse: dict[Term, Score]
 ) -> None:
-    phases: tuple[Phase, Phase] = ("instruction", "response")
-    for phase in phases:
+    for phase in PHASES:
         assert decide_between(worse, better, policy=policy, phase=phase).reason == "accepted"
         assert decide_between(better, worse, policy=policy, phase=phase).reason == "refused"
 
@@ -223,19 +184,16 @@ def test_needed_scores_leave_out_what_the_policy_does_not_compare() -> None:
 
     of_r_ifd: tuple[Term, Term] = ("instruction_given_response", "instruction_alone")
     assert needed(1, "ifd+r-ifd") == [(version, term) for version in ("old", "new0") for term in of_r_ifd]
-    assert needed(2, "accept-all") == [
-        ("new0", "response_given_instruction"),
-        ("new1", "response_given_instruction"),
-    ]
+    assert needed(2, "accept-all") == [(f"new{number}", "response_given_instruction") for number in (0, 1)]
     assert needed(0, "r-ifd") == []
 
 
 def test_every_policy_says_what_it_compares_and_decides_by_it() -> None:
     assert set(COMPARED) == set(get_args(PolicyName))
-    better: dict[int, dict[Term, Score]] = {+1: scores_of(2.0, 2.0, 20), -1: scores_of(0.5, 0.5, 5)}
-    for policy in COMPARED:
-        for phase in PHASES:
-            if (measure := measure_of(policy, phase)) is not None:
+    better = {+1: scores_of(2.0, 2.0, 20), -1: scores_of(0.5, 0.5, 2)}
+    for policy, of in COMPARED.items():
+        for phase, measure in of.items():
+            if measure is not None:
                 decision = decide_between(scores_of(), better[measure.sign], phase=phase, policy=policy)
                 assert decision.reason == "accepted"
                 assert measure.sign * (decision.challenger_value - decision.incumbent_value) > 0  # type: ignore[operator]
@@ -263,17 +221,12 @@ def test_training_set_filters_and_ranks_by_ifd() -> None:
         pool_pair("useless", 1.0, 0.5),  # IFD < 1 is strict
         pool_pair("unfit", 0.5, 1.0),  # so is r-IFD < 1
         pool_pair("unimproved", 0.5, 0.5, improved=False),
+        PoolPair("s", "broken", True, failed(scores_of(0.5, 0.5), "response_alone", "empty")),
     ]
     assert choose(pool) == ["hard", "easy"]
     assert choose(pool, keep="all") == ["hard", "unimproved", "easy"]
     assert choose(pool, top_fraction=0.5) == ["hard"]
     assert choose(pool, train_max_ifd=2.0, train_max_r_ifd=2.0) == ["useless", "hard", "unfit", "easy"]
-
-
-def test_training_set_leaves_out_what_cannot_be_scored() -> None:
-    broken = PoolPair("s", "broken", True, failed(scores_of(0.5, 0.5), "response_alone", "empty"))
-    assert choose([broken, pool_pair("whole", 0.5, 0.5)]) == ["whole"]
-    assert choose([broken]) == []
 
 
 def test_training_set_anchors_are_their_share_of_the_whole() -> None:

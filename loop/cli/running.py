@@ -87,7 +87,6 @@ def resume(
 ) -> None:
     """Go on with a run where it stopped."""
     folder = RunFolder.find(runs, name)
-    folder.refuse_if_locked()
     with _stoppable() as interruption:
         if set_:
             from reflectune.loop.run import change_run

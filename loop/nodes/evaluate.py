@@ -105,4 +105,4 @@ def score_base_samples(context: LoopContext, round: int) -> None:
             wanted = ((version, pair, term) for version, pair in pairs.items() for term in TERMS)
             lineage.add_scores(scorer.score_missing(wanted, lineage.scores([*pairs], base.id)), base.id)
             stage.update(start + len(group), len(sample_ids))
-        lineage.set_frozen(round, len(sample_ids))
+        lineage.set_base_samples(round, len(sample_ids))

@@ -34,7 +34,7 @@ def unit_of(policy: str, phase: str) -> str:
 
 
 def name_outcome(outcome: str) -> str:
-    """What a phase came to, a word of `state.lineage.outcomes.Outcome` or "undecided", as people read it."""
+    """What a phase came to, a word of `state.records.Outcome` or "undecided", as people read it."""
     return _OUTCOMES.get(outcome, outcome)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reflectune.loop.show.explanations import explain_call, explain_decision, explain_reason, unit_of
-from reflectune.state.lineage.outcomes import Outcome
+from reflectune.state.records import Outcome
 
 __all__ = ["TEXTS", "Contestant", "Journey", "Proposal", "Step", "build_journey"]
 

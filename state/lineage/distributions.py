@@ -1,16 +1,17 @@
 """How IFD, r-IFD and response length are distributed in a run's pools.
 
-Scores of two students never come into one distribution, nor into two that are compared. Only rows that are
-looked at are read, by their key: all scores of a run are never derived at once.
+Scores of two students never come into one distribution, nor into two that are compared.
 """
 
 import json
 import math
 import statistics
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-from reflectune.state.lineage.documents import Distribution, Panel
+from reflectune.state.lineage.documents import Distribution, Measures, Panel
 from reflectune.state.lineage.reader import LineageReader
 
 __all__ = ["MEASURES", "Measure", "distribute_lengths", "distribute_scores"]
@@ -18,107 +19,75 @@ __all__ = ["MEASURES", "Measure", "distribute_lengths", "distribute_scores"]
 Measure = Literal["ifd", "r_ifd"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
+Scored = Mapping[str, Measures]  # by sample
+
 _BINS = 40
 
-_TERMS: Mapping[Measure, tuple[str, str]] = {
-    "ifd": ("response_given_instruction", "response_alone"),
-    "r_ifd": ("instruction_given_response", "instruction_alone"),
-}
 
-
-def distribute_scores(lineage: LineageReader, measure: Measure, complete: int) -> list[Panel]:
-    """The pools up to round `complete`, as panels of one student each.
+def distribute_scores(lineage: LineageReader, complete: int) -> dict[Measure, list[Panel]]:
+    """The pools up to round `complete`, of each measure as panels of one student each.
 
     One panel under the first student where it scored the same samples, `drawn` by lot, in later rounds too;
     otherwise (`drawn` None) one for each round: the pool before and after it under the student that decided,
     over what that student happened to score on both sides.
-
-    `counts` of a round are of values between `edges` (logarithmic).
     """
     students = dict(lineage.db.execute("SELECT round, student_id FROM rounds").fetchall())
-    if complete == 0:
-        return []
-    shared = _base_panel(lineage, measure, students[0], complete)
-    if shared is not None:
-        return [shared]
-    panels = []
-    for round in range(1, complete + 1):
-        both = {at: _scored(lineage, measure, students[round - 1], at) for at in (round - 1, round)}
-        panels.append(_panel(lineage, students[round - 1], both, drawn=None))
-    return [panel for panel in panels if panel["n"]]
+    settings = lineage.settings()
+    count = settings["config"].get("evaluate", {}).get("base_samples", 0)
+    drawn = lineage.choose_samples(count, settings["seed"]) if count and complete else []
+    base = {at: _scores(lineage, students[0], at, drawn) for at in range(complete + 1) if drawn}
+    panels = {measure: _base_panels(lineage, measure, students[0], base, len(drawn)) for measure in MEASURES}
+    missing = [measure for measure in MEASURES if not panels[measure]]
+    for round in range(1, complete + 1 if missing else 0):
+        student = students[round - 1]
+        both = {at: _scores(lineage, student, at) for at in (round - 1, round)}
+        for measure in missing:
+            panel = _panel(lineage, measure, student, both, None)
+            panels[measure] += [panel] if panel["n"] else []
+    return panels
 
 
-def _base_panel(lineage: LineageReader, measure: Measure, student: str, complete: int) -> Panel | None:
-    """The rounds in which the first student scored every sample that it was to score in all of them.
+def _base_panels(
+    lineage: LineageReader, measure: Measure, student: str, scored: Mapping[int, Scored], drawn: int
+) -> list[Panel]:
+    """One panel of the rounds in which a student scored every sample that it was to score in all; else none.
 
     Only those samples are taken: the others that it scored in every round are those that never changed.
     """
-    settings = lineage.settings()
-    count = settings["config"].get("evaluate", {}).get("base_samples", 0)
-    drawn = lineage.choose_samples(count, settings["seed"]) if count else []
-    scored = {
-        round: values
-        for round in range(complete + 1)
-        if drawn and len(values := _scored(lineage, measure, student, round, drawn)) == len(drawn)
+    whole = {
+        round: scores
+        for round, scores in scored.items()
+        if sum(of[measure] is not None or of["status"] != "ok" for of in scores.values()) == drawn
     }
-    if 0 not in scored or (complete not in scored and max(scored) < 2):
-        return None
-    panel = _panel(lineage, student, scored, drawn=len(drawn))
-    return panel if panel["n"] else None
+    if 0 not in whole or (max(scored) not in whole and max(whole) < 2):
+        return []
+    panel = _panel(lineage, measure, student, whole, drawn)
+    return [panel] if panel["n"] else []
 
 
 def _panel(
-    lineage: LineageReader,
-    student: str,
-    scored: Mapping[int, Mapping[str, float | None]],
-    *,
-    drawn: int | None,
+    lineage: LineageReader, measure: Measure, student: str, scored: Mapping[int, Scored], drawn: int | None
 ) -> Panel:
-    known = (
-        {sample for sample, value in of_round.items() if value is not None} for of_round in scored.values()
-    )
-    among = set.intersection(*known)
-    values = {
-        round: [value for sample, value in of_round.items() if sample in among and value is not None]
-        for round, of_round in scored.items()
+    known = {
+        round: {sample: value for sample, of in scores.items() if (value := of[measure]) is not None}
+        for round, scores in scored.items()
     }
+    among = set.intersection(*map(set, known.values()))
+    values = {round: [of[sample] for sample in of if sample in among] for round, of in known.items()}
     of = lineage.samples()["train"]
     return {"student": student, "n": len(among), "of": of, "drawn": drawn, **_distribute(values)}
 
 
-def _scored(
-    lineage: LineageReader, measure: Measure, student: str, round: int, samples: Sequence[str] | None = None
-) -> dict[str, float | None]:
-    """A pool's IFD or r-IFD under one student, by sample, without what it has not scored.
-
-    None stands for what could not be scored. `samples` are all that are looked at; None: every one.
-    """
-    given, alone = _TERMS[measure]
+def _scores(lineage: LineageReader, student: str, round: int, samples: Sequence[str] | None = None) -> Scored:
+    """What a student makes of a pool, by sample: of those that it scored, or of some samples."""
+    among = "" if samples is None else "AND sample_id IN (SELECT value FROM json_each(:samples))"
     rows = lineage.db.execute(
-        """
-        SELECT sample_id,
-            -- Between these, exp() neither overflows nor becomes 0.
-            CASE WHEN difference BETWEEN -744 AND 709 THEN exp(difference) END
-        FROM (
-            SELECT pool.sample_id,
-                alone.sum_logprob / alone.num_tokens - given.sum_logprob / given.num_tokens AS difference
-            FROM pool
-            CROSS JOIN scores AS given ON given.version_id = pool.version_id
-                AND given.student_id = :student AND given.term = :given
-            CROSS JOIN scores AS alone ON alone.version_id = pool.version_id
-                AND alone.student_id = :student AND alone.term = :alone
-            WHERE pool.round = :round
-                AND (:samples IS NULL OR pool.sample_id IN (SELECT value FROM json_each(:samples))))
-        """,
-        {
-            "round": round,
-            "student": student,
-            "given": given,
-            "alone": alone,
-            "samples": None if samples is None else json.dumps(samples),
-        },
+        f"SELECT sample_id, version_id FROM pool WHERE round = :round {among}",
+        {"round": round, "samples": json.dumps(samples)},
     )
-    return dict(rows.fetchall())
+    pool = dict(rows.fetchall())
+    measures = lineage.measures([*pool.values()], student)
+    return {sample: measures[version] for sample, version in pool.items() if version in measures}
 
 
 def distribute_lengths(lineage: LineageReader, complete: int) -> Distribution:
@@ -162,21 +131,13 @@ def _edges(positive: Sequence[float]) -> list[float]:
 
 
 def _bin(values: Sequence[float], edges: Sequence[float]) -> list[int]:
-    counts = [0] * max(len(edges) - 1, 0)
-    if not counts:
-        return counts
-    low, width = math.log(edges[0]), (math.log(edges[-1]) - math.log(edges[0])) / _BINS
-    for value in values:
-        if value > 0:
-            counts[min(max(int((math.log(value) - low) / width), 0), _BINS - 1)] += 1
-    return counts
+    places = Counter(bisect_right(edges, value, lo=1, hi=_BINS) for value in values if value > 0)
+    return [places[place] for place in range(1, len(edges))]
 
 
 def _summarise(values: Sequence[float]) -> dict[str, float]:
     """Mean and quantiles; between two values a quantile is interpolated."""
-    if len(values) == 1:
-        return dict.fromkeys(("mean", "low", "q1", "median", "q3", "high"), float(values[0]))
-    twentieths = statistics.quantiles(values, n=20, method="inclusive")
-    low, q1, median, q3, high = (twentieths[index] for index in (0, 4, 9, 14, 18))
-    mean = statistics.fmean(values)
-    return {"mean": mean, "low": low, "q1": q1, "median": median, "q3": q3, "high": high}
+    known = values if len(values) > 1 else [*values, *values]  # fewer than two have no quantiles
+    twentieths = statistics.quantiles(known, n=20, method="inclusive")
+    places = {"low": 0, "q1": 4, "median": 9, "q3": 14, "high": 18}
+    return {"mean": statistics.fmean(values)} | {name: twentieths[place] for name, place in places.items()}

@@ -3,35 +3,32 @@
 Numbers that are not known are None. A `student` is an id: "s0", "s1", ...
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
-from reflectune.state.lineage.outcomes import Outcome
-from reflectune.state.records import CallStatus, Origin, Phase, Reason, Split
+from reflectune.state.records import CallStatus, Origin, Outcome, Phase, Reason, Split
 
-__all__ = [
-    "CallDocument",
-    "CallSums",
-    "ConfigChange",
-    "DecisionDocument",
-    "Distribution",
-    "EvaluationDocument",
-    "Evolution",
-    "FailureDocument",
-    "FoundPhase",
-    "FoundSample",
-    "Highlight",
-    "MeanMedian",
-    "Panel",
-    "PhaseDocument",
-    "RoundDocument",
-    "RoundsCompared",
-    "RunHead",
-    "RunsCompared",
-    "ScoreDocument",
-    "Settings",
-    "Trace",
-    "VersionDocument",
-]
+T = TypeVar("T")
+
+
+class Place(TypedDict):
+    """A phase of a round."""
+
+    round: int
+    phase: Phase
+
+
+class BothSides(TypedDict, Generic[T]):
+    """The same of two things that are compared."""
+
+    before: T
+    after: T
+
+
+class MeanMedian(TypedDict):
+    """Mean and median of what could be measured."""
+
+    mean: float | None
+    median: float | None
 
 
 class RunHead(TypedDict):
@@ -44,13 +41,11 @@ class RunHead(TypedDict):
     stop_reason: str | None
 
 
-class ConfigChange(TypedDict):
+class ConfigChange(BothSides[object]):
     """One key of the config that was changed after the run began."""
 
     changed_at: str
     key: str
-    before: object
-    after: object
 
 
 class Settings(TypedDict):
@@ -61,13 +56,6 @@ class Settings(TypedDict):
     versions: dict[str, str]
     seed: int
     changes: list[ConfigChange]
-
-
-class MeanMedian(TypedDict):
-    """Mean and median of what could be measured."""
-
-    mean: float | None
-    median: float | None
 
 
 class CallSums(TypedDict):
@@ -111,30 +99,40 @@ class RoundDocument(TypedDict):
     seconds: dict[str, float]  # by node
 
 
-class EvaluationDocument(TypedDict):
-    """One held-out measure of a round's student, with its 95 % interval over n samples."""
+class HeldOutMeasure(TypedDict):
+    """A student's held-out measure, with its 95 % interval over n samples."""
 
-    round: int
     student: str
-    name: str
     value: float
     n: int
     low: float | None
     high: float | None
 
 
-class ScoreDocument(TypedDict):
-    """What one student makes of a version. Mean negative log-likelihoods in nats per token."""
+class EvaluationDocument(HeldOutMeasure):
+    """One held-out measure of a round's student."""
 
-    student: str
+    round: int
+    name: str
+
+
+class Measures(TypedDict):
+    """What one student makes of a version."""
+
     ifd: float | None
     r_ifd: float | None
+    response_tokens: int | None
+    status: str
+
+
+class ScoreDocument(Measures):
+    """The same with all that it is derived from: mean negative log-likelihoods in nats per token."""
+
+    student: str
     nll_response_given_instruction: float | None
     nll_response_alone: float | None
     nll_instruction_given_response: float | None
     nll_instruction_alone: float | None
-    status: str
-    response_tokens: int | None
     truncated: bool
 
 
@@ -154,11 +152,9 @@ class VersionDocument(TypedDict):
     current: bool
 
 
-class DecisionDocument(TypedDict):
+class DecisionDocument(Place):
     """What a phase decided for a sample. Values are in the policy's unit."""
 
-    round: int
-    phase: Phase
     incumbent: str
     winner: str
     policy: str
@@ -172,11 +168,9 @@ class DecisionDocument(TypedDict):
     margin: float
 
 
-class FailureDocument(TypedDict):
+class FailureDocument(Place):
     """A teacher call without a proposal."""
 
-    round: int
-    phase: Phase
     candidate: int
     attempt: int
     status: CallStatus
@@ -211,13 +205,11 @@ class Trace(TypedDict):
     trained_in: list[int]
 
 
-class FoundPhase(TypedDict):
+class FoundPhase(BothSides[float | None]):
     """What a phase came to for a found sample; values are None where the policy compared something else."""
 
     outcome: Outcome
     reason: Reason
-    before: float | None
-    after: float | None
     change: float | None
 
 
@@ -235,31 +227,25 @@ class FoundSample(TypedDict):
     text: str  # how the instruction in the pool begins after the round
 
 
-class DecisionCount(TypedDict):
+class DecisionCount(Place):
     """Decisions about a proposal in a phase, and the accepted ones."""
 
-    round: int
-    phase: Phase
     decided: int
     accepted: int
 
 
-class HeldOut(TypedDict):
+class HeldOut(BothSides[HeldOutMeasure | None]):
     """A measure of both rounds' students, and by how much the second is higher."""
 
     name: str
-    before: EvaluationDocument | None
-    after: EvaluationDocument | None
     difference: float | None
 
 
-class ScoresCompared(TypedDict):
+class ScoresCompared(BothSides[MeanMedian]):
     """A measure over the samples for which it is known in both pools."""
 
     known: int
     changed: int
-    before: MeanMedian
-    after: MeanMedian
 
 
 class StudentScores(TypedDict):
@@ -270,7 +256,7 @@ class StudentScores(TypedDict):
     r_ifd: ScoresCompared
 
 
-class PairText(TypedDict):
+class VersionTexts(TypedDict):
     """A version with its texts."""
 
     version: str
@@ -279,43 +265,48 @@ class PairText(TypedDict):
     response: str
 
 
-class PairChange(TypedDict):
+class PairChange(BothSides[float]):
     """A sample's r-IFD before and after, under one student."""
 
     student: str
-    before: float
-    after: float
 
 
-class SampleChange(TypedDict):
+class SampleChange(BothSides[VersionTexts]):
     """A sample whose pair differs between two rounds, with the phases that took something."""
 
     sample: str
     position: int
-    accepted: list[dict[Literal["round", "phase"], object]]
+    accepted: list[Place]
     r_ifd: PairChange | None
-    characters: dict[Literal["before", "after"], int]  # of the response
-    before: PairText
-    after: PairText
+    characters: BothSides[int]  # of the response
 
 
-class RoundsCompared(TypedDict):
+class RoundsCompared(BothSides[int]):
     """Two rounds of a run."""
 
-    before: int
-    after: int
     pairs: dict[str, int]  # by what differs
     decisions: list[DecisionCount]
-    acceptance: dict[Literal["before", "after"], dict[Phase, float | None]]
-    response_characters: dict[Literal["before", "after"], MeanMedian]
+    acceptance: BothSides[dict[Phase, float | None]]
+    response_characters: BothSides[MeanMedian]
     scores: list[StudentScores]
     held_out: list[HeldOut]
     training: dict[str, int]
     samples: list[SampleChange]
 
 
+class RunsCompared(TypedDict):
+    """Two runs; what both have stands in a list of two, the first run's first."""
+
+    same: dict[Literal["data", "held_out", "base_model"], bool]
+    base_models: list[dict[str, str | None]]
+    config: list[dict[str, object]]
+    rounds: list[dict[str, object]]
+    samples: dict[str, object]
+    decisions: list[dict[str, object]]
+
+
 class Distribution(TypedDict):
-    """Values of some rounds, counted between common edges."""
+    """Values of some rounds, counted between common edges, which are logarithmic."""
 
     edges: list[float]
     rounds: list[dict[str, Any]]  # round, n, counts, mean, low (5 %), q1, median, q3, high (95 %)
@@ -330,46 +321,43 @@ class Panel(Distribution):
     drawn: int | None  # so many by lot; None where they are those that happened to be scored
 
 
-class Highlight(TypedDict):
+class Highlight(BothSides[float | None]):
     """A sample that shows much; keys that do not apply are None."""
 
-    kind: Literal["gain", "narrow", "failure", "journey"]
     sample: str
     position: int
+    kind: Literal["gain", "narrow", "failure", "journey"]
     round: int | None
     phase: Phase | None
     reason: Reason | None
-    before: float | None
-    after: float | None
     status: CallStatus | None
     accepted: int | None
 
 
 class Flows(TypedDict):
-    """Every training sample's state after each complete round, and the ways between them."""
+    """Every training sample's state after each complete round, and the ways between them.
 
-    states: list[dict[str, Any]]  # round, counts, kept
-    transitions: list[dict[str, Any]]  # round, before, after, n
+    The counts of a round, and the transitions into it, add up to the pool. A state is one of
+        original              round 0; later, nothing was proposed and nothing was ever accepted
+        instruction improved  the round took a new instruction, and no response after it
+        response improved     the round took a new response, whatever became of the instruction
+        refused               it took nothing, and a proposal lost: refused, tie, unscorable, policy
+        failed                it took and refused nothing, and a reflection failed
+    Where a round proposed nothing without failing (unchanged, frozen, or no budget to ask for it), a sample
+    is in its pair's state: what the last accepted proposal made of it, or original. `kept` counts those.
+    """
+
+    states: list[dict[str, Any]]  # round, counts by state, kept
+    transitions: list[dict[str, Any]]  # round that it leads to, before, after, n
 
 
 class Evolution(TypedDict):
     """What a report says about a run's samples beyond its rounds."""
 
-    complete: int  # the last round whose pool is complete
-    acceptance: list[dict[str, Any]]  # round, phase, pool, and samples by outcome
+    complete: int  # the last round whose pool is complete; 0 is the given data. What is of pools ends there
+    acceptance: list[dict[str, Any]]  # round, phase, pool, and samples by outcome or undecided, of all rounds
     flows: Flows
     scores: dict[Literal["ifd", "r_ifd"], list[Panel]]
     lengths: Distribution
     times: list[dict[str, Any]]  # round, started_at, finished_at, status
     telling: list[Highlight]
-
-
-class RunsCompared(TypedDict):
-    """Two runs; what both have stands in a list of two, the first run's first."""
-
-    same: dict[Literal["data", "held_out", "base_model"], bool]
-    base_models: list[dict[str, str | None]]
-    config: list[dict[str, object]]
-    rounds: list[dict[str, object]]
-    samples: dict[str, object]
-    decisions: list[dict[str, object]]

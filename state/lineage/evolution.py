@@ -1,152 +1,85 @@
 """How a run's samples evolved, as numbers over all of them: what a report draws.
 
-Reads what `LineageReader` reads, and as of the same moment; walks each round's decisions once, so
-that a million versions take seconds.
+Reads what `LineageReader` reads, and as of the same moment.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from itertools import product
 from typing import Any, Literal, get_args
 
-from reflectune.state.lineage.distributions import MEASURES, distribute_lengths, distribute_scores
-from reflectune.state.lineage.documents import Evolution
-from reflectune.state.lineage.highlights import MAX_HIGHLIGHTS, Failure, choose_highlights
-from reflectune.state.lineage.outcomes import OUTCOMES, Outcome
+from reflectune.state.lineage.distributions import distribute_lengths, distribute_scores
+from reflectune.state.lineage.documents import Evolution, Flows
+from reflectune.state.lineage.highlights import choose_highlights
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import PHASES, Phase
+from reflectune.state.records import OUTCOMES, PHASES
 
 __all__ = ["STATES", "State", "read_evolution"]
 
 State = Literal["original", "instruction improved", "response improved", "refused", "failed"]
 STATES: tuple[State, ...] = get_args(State)
 
+# Each sample's state after a round; NULL where nothing was proposed without failing.
+_STATES = """
+    SELECT sample_id,
+        CASE WHEN SUM(outcome = 'accepted' AND phase = 'response') THEN 'response improved'
+            WHEN SUM(outcome = 'accepted') THEN 'instruction improved'
+            WHEN SUM(outcome = 'refused') THEN 'refused'
+            WHEN SUM(outcome = 'failed') THEN 'failed' END
+    FROM outcomes WHERE round = ? GROUP BY sample_id
+"""
+
 
 def read_evolution(lineage: LineageReader) -> Evolution:
-    """Everything a report says about a run's samples beyond its rounds.
-
-    Returns:
-        complete: the last round whose pool is complete; 0 is the given data. What is of pools ends there.
-        acceptance: {round, phase, pool, accepted, refused, unchanged, failed, frozen, unasked, undecided},
-            samples by what a phase came to, of the round under way too. They add up to `pool`.
-        flows: {states: [{round, counts: {state: n}, kept}], transitions: [{round, before, after, n}]}. Every
-            training sample is in one state after each complete round, so that the counts of a round, and the
-            transitions into it, add up to the pool:
-              original              round 0; later, nothing was proposed and nothing was ever accepted
-              instruction improved  the round took a new instruction, and no response after it
-              response improved     the round took a new response, whatever became of the instruction
-              refused               it took nothing, and a proposal lost: refused, tie, unscorable, policy
-              failed                it took and refused nothing, and a reflection failed
-            Where a round proposed nothing without failing (unchanged, frozen, or no budget to ask for it),
-            a sample is in its pair's state: what the last accepted proposal made of it, or original. `kept`
-            counts those. `round` of a transition is the one it leads to.
-        scores: {ifd, r_ifd} as `distribute_scores` gives them; lengths: as `distribute_lengths` does.
-        times: [{round, started_at, finished_at, status}].
-        telling: samples, as `choose_highlights` gives them.
-    """
+    """Everything a report says about a run's samples beyond its rounds."""
     complete = lineage.last_round()
-    walk = _walk(lineage, complete)
+    times = lineage.db.query("SELECT round, started_at, finished_at, status FROM rounds ORDER BY round")
     return {
         "complete": complete,
-        "acceptance": walk.acceptance,
-        "flows": {"states": walk.states, "transitions": walk.transitions},
-        "scores": {measure: distribute_scores(lineage, measure, complete) for measure in MEASURES},
+        "acceptance": _count_outcomes(lineage),
+        "flows": _follow_samples(lineage, complete),
+        "scores": distribute_scores(lineage, complete),
         "lengths": distribute_lengths(lineage, complete),
-        "times": list(
-            lineage.db.query("SELECT round, started_at, finished_at, status FROM rounds ORDER BY round")
-        ),
-        "telling": choose_highlights(lineage, walk.accepted, walk.failures),
+        "times": list(times),
+        "telling": choose_highlights(lineage),
     }
 
 
-@dataclass(slots=True)
-class _Walk:
-    acceptance: list[dict[str, Any]] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
-    transitions: list[dict[str, Any]] = field(default_factory=list)
-    accepted: Counter[str] = field(default_factory=Counter)  # by sample, over all rounds
-    failures: dict[str, list[Failure]] = field(default_factory=lambda: defaultdict(list))
-
-
-def _walk(lineage: LineageReader, complete: int) -> _Walk:
-    walk = _Walk()
+def _count_outcomes(lineage: LineageReader) -> list[dict[str, Any]]:
+    """The pool by what each phase came to."""
     pool = lineage.samples()["train"]
+    rounds = lineage.db.execute("SELECT round FROM rounds WHERE round > 0 ORDER BY round").fetchall()
+    counts = lineage.count_outcomes()
+    rows = []
+    for (round,), phase in product(rounds, PHASES):
+        found = {outcome: counts.get((round, phase), {}).get(outcome, 0) for outcome in OUTCOMES}
+        place = {"round": round, "phase": phase, "pool": pool}
+        rows.append(place | found | {"undecided": pool - sum(found.values())})
+    return rows
+
+
+def _follow_samples(lineage: LineageReader, complete: int) -> Flows:
+    pool = lineage.samples()["train"]
+    flows: Flows = {"states": [_tell_states(0, Counter(original=pool), pool)], "transitions": []}
     state: dict[str, State] = {}  # of samples that are not in "original"
     pair: dict[str, State] = {}  # what the last accepted proposal made of a sample
-    walk.states.append({"round": 0, "counts": _counts({"original": pool}), "kept": pool})
-    for row in list(lineage.db.query("SELECT round FROM rounds WHERE round > 0 ORDER BY round")):
-        round = row["round"]
-        outcomes: dict[Phase, Counter[Outcome]] = {phase: Counter() for phase in PHASES}
+    for round in range(1, complete + 1):
         moves: Counter[tuple[State, State]] = Counter()
         kept = 0
-        for sample, of_phase in _decided(lineage, round):
-            for phase, (outcome, status) in of_phase.items():
-                outcomes[phase][outcome] += 1
-                walk.accepted[sample] += outcome == "accepted"
-                if status and len(walk.failures[status]) < MAX_HIGHLIGHTS:
-                    walk.failures[status].append((sample, round, phase))
-            if round > complete:
-                continue
-            after, is_kept = _state_after(
-                {phase: outcome for phase, (outcome, _) in of_phase.items()}, pair.get(sample, "original")
-            )
-            if after in ("instruction improved", "response improved"):
-                pair[sample] = after
-            kept += is_kept
+        for sample, found in lineage.db.execute(_STATES, [round]):
+            if found in ("instruction improved", "response improved"):
+                pair[sample] = found
+            kept += found is None
+            after = found or pair.get(sample, "original")
             moves[state.get(sample, "original"), after] += 1
             state[sample] = after
-        for phase in PHASES:
-            found = outcomes[phase]
-            walk.acceptance.append(
-                {"round": round, "phase": phase, "pool": pool}
-                | {outcome: found[outcome] for outcome in OUTCOMES}
-                | {"undecided": pool - found.total()}
-            )
-        if round <= complete:
-            walk.states.append({"round": round, "counts": _counts(Counter(state.values())), "kept": kept})
-            walk.transitions += [
-                {"round": round, "before": before, "after": after, "n": moves[before, after]}
-                for before in STATES
-                for after in STATES
-                if moves[before, after]
-            ]
-    return walk
+        flows["states"].append(_tell_states(round, Counter(state.values()), kept))
+        flows["transitions"] += [
+            {"round": round, "before": before, "after": after, "n": moves[before, after]}
+            for before, after in product(STATES, STATES)
+            if moves[before, after]
+        ]
+    return flows
 
 
-def _decided(
-    lineage: LineageReader, round: int
-) -> Iterator[tuple[str, dict[Phase, tuple[Outcome, str | None]]]]:
-    """Each decided sample with the outcome, and of a failure the last call's status, by phase."""
-    rows = lineage.db.execute(
-        """
-        SELECT instruction.sample_id,
-            instruction.outcome, CASE WHEN instruction.outcome = 'failed' THEN instruction.last_status END,
-            response.outcome, CASE WHEN response.outcome = 'failed' THEN response.last_status END
-        FROM outcomes AS instruction LEFT JOIN outcomes AS response
-            ON response.round = instruction.round AND response.phase = 'response'
-            AND response.sample_id = instruction.sample_id
-        WHERE instruction.round = ? AND instruction.phase = 'instruction'
-        ORDER BY instruction.sample_id
-        """,
-        [round],
-    )
-    for sample, *of_phases in rows:
-        of_phase = zip(PHASES, zip(of_phases[::2], of_phases[1::2], strict=True), strict=True)
-        yield sample, {phase: what for phase, what in of_phase if what[0] is not None}
-
-
-def _state_after(outcomes: Mapping[Phase, Outcome], pair: State) -> tuple[State, bool]:
-    """A sample's state after a round, and whether it keeps its pair's for want of anything proposed."""
-    if outcomes.get("response") == "accepted":
-        return "response improved", False
-    if outcomes.get("instruction") == "accepted":
-        return "instruction improved", False
-    if "refused" in outcomes.values():
-        return "refused", False
-    if "failed" in outcomes.values():
-        return "failed", False
-    return pair, True
-
-
-def _counts(counted: Mapping[Any, int]) -> dict[State, int]:
-    return {state: counted.get(state, 0) for state in STATES}
+def _tell_states(round: int, counted: Counter[Any], kept: int) -> dict[str, Any]:
+    return {"round": round, "counts": {state: counted[state] for state in STATES}, "kept": kept}

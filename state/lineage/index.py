@@ -7,23 +7,21 @@ delete it at will. The lineage itself is only read.
 import hashlib
 import json
 import os
-import sqlite3
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 from sqlite_utils.db import Database
 
-from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.documents import FoundPhase, FoundSample, RoundDocument
 from reflectune.state.lineage.indexing import SHIFT, prepare_index, update_index
-from reflectune.state.lineage.outcomes import Outcome
 from reflectune.state.policies import MeasureKey
-from reflectune.state.records import Phase
+from reflectune.state.records import PHASES, Outcome, Phase
+from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["SORTS", "SampleIndex", "SampleQuery", "SortKey"]
 
@@ -34,12 +32,6 @@ SORTS: tuple[SortKey, ...] = get_args(SortKey)
 _BEGINNING_OF_WORD = 3
 # Characters of an instruction that a row shows.
 _BEGINNING = 200
-
-_COLUMNS = (
-    "position", "round", "split", "version", "length_growth", "trained",
-    "instruction_outcome", "instruction_reason", "ifd_before", "ifd_after", "ifd_change",
-    "response_outcome", "response_reason", "r_ifd_before", "r_ifd_after", "r_ifd_change",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +83,16 @@ class SampleIndex:
         database = open_database(folder.lineage, read_only=True)
         database.conn.isolation_level = None  # transactions begin and end where it says so here
         try:
-            path = _find_place(folder)
-            database.execute("ATTACH ? AS found", [f"{path.as_uri()}?mode=rwc"])
-            database.execute("PRAGMA found.journal_mode = WAL")
-            database.execute("PRAGMA found.synchronous = NORMAL")
-            database.execute("PRAGMA busy_timeout = 60000")
-            prepare_index(database)
-        except (sqlite3.Error, OSError) as error:
+            with explain_storage_errors(folder.index, "try again", "delete it: it is made anew"):
+                path = _find_place(folder)
+                database.execute("ATTACH ? AS found", [f"{path.as_uri()}?mode=rwc"])
+                database.execute("PRAGMA found.journal_mode = WAL")
+                database.execute("PRAGMA found.synchronous = NORMAL")
+                database.execute("PRAGMA busy_timeout = 60000")
+                prepare_index(database)
+        except BaseException:
             database.close()
-            raise StoreError(
-                f"{folder.path}: its samples cannot be indexed: {error}; where {folder.index.name} is "
-                "damaged, delete it: it is made anew"
-            ) from error
+            raise
         return cls(database)
 
     def __enter__(self) -> Self:
@@ -126,19 +116,18 @@ class SampleIndex:
         order = "DESC" if query.descending else "ASC"
         keys = dict.fromkeys((query.sort, "position", "round"))
         sort = ", ".join(f"steps.{key} {order}" for key in keys)
-        columns = ", ".join(f"steps.{name}" for name in _COLUMNS)
         rows = self.db.query(
             f"""
             -- Found in an index alone, and only then read.
             WITH page AS MATERIALIZED (
                 SELECT steps.position, steps.round FROM {source} ORDER BY {sort} LIMIT :limit OFFSET :offset)
-            SELECT {columns}, samples.id AS sample, substr(versions.instruction, 1, {_BEGINNING}) AS text
+            SELECT steps.*, samples.id AS sample, substr(versions.instruction, 1, {_BEGINNING}) AS text
             FROM page CROSS JOIN found.steps AS steps USING (position, round)
             JOIN samples ON samples.position = steps.position
             JOIN versions ON versions.rowid = steps.version
             ORDER BY {sort}
             """,
-            {**params, "limit": query.limit, "offset": query.offset},
+            params,
         )
         return [_found(row) for row in rows]
 
@@ -167,16 +156,8 @@ class SampleIndex:
         rows = self.db.execute("SELECT document FROM found.rounds ORDER BY round").fetchall()
         return [json.loads(row[0]) for row in rows]
 
-    def outcomes(self) -> list[dict[str, Any]]:
-        """How many samples came to what: {"round", "phase", "outcome", "n"}, as of the last update."""
-        rows = self.db.query(
-            "SELECT round, phase, outcome, n FROM found.outcomes ORDER BY round, phase, outcome"
-        )
-        return list(rows)
-
     def _select(self, query: SampleQuery) -> tuple[str, dict[str, Any]]:
         """FROM and WHERE of a query, with their parameters."""
-        conditions, params = ["1"], dict[str, Any]()
         if query.text:
             self._match(query.text, query.most_matches)
             source = f"temp.matches CROSS JOIN {_steps('position')} ON steps.position = matches.position"
@@ -184,23 +165,22 @@ class SampleIndex:
             source = _steps("round")
         else:
             source = _steps("position" if query.position is not None else query.sort)
-        for name in ("position", "round", "trained"):
-            if (wanted := getattr(query, name)) is not None:
-                conditions.append(f"steps.{name} = :{name}")
-                params[name] = wanted
-        for name in ("ifd_change", "r_ifd_change", "length_growth"):
-            for bound, sign in (("min", ">="), ("max", "<=")):
-                if (wanted := getattr(query, f"{bound}_{name}")) is not None:
-                    conditions.append(f"steps.{name} {sign} :{bound}_{name}")
-                    params[f"{bound}_{name}"] = wanted
+        params = asdict(query)
+        conditions = ["1"]
+        conditions += [
+            f"steps.{name} = :{name}" for name in ("position", "round", "trained") if params[name] is not None
+        ]
+        conditions += [
+            f"steps.{name} {sign} :{bound}_{name}"
+            for name in ("ifd_change", "r_ifd_change", "length_growth")
+            for bound, sign in (("min", ">="), ("max", "<="))
+            if params[f"{bound}_{name}"] is not None
+        ]
         if query.sort != "position":
             conditions.append(f"steps.{query.sort} IS NOT NULL")
-        phases = [query.phase] if query.phase else ["instruction", "response"]
         if query.outcome:
-            conditions.append(
-                "(" + " OR ".join(f"steps.{phase}_outcome = :outcome" for phase in phases) + ")"
-            )
-            params["outcome"] = query.outcome
+            phases = [query.phase] if query.phase else PHASES
+            conditions.append(f":outcome IN ({', '.join(f'steps.{phase}_outcome' for phase in phases)})")
         elif query.phase:
             conditions.append(f"steps.{query.phase}_outcome IS NOT NULL")
         return f"{source} WHERE {' AND '.join(conditions)}", params
@@ -211,19 +191,19 @@ class SampleIndex:
             return
         self.db.execute("CREATE TEMP TABLE IF NOT EXISTS matches (position INTEGER PRIMARY KEY)")
         words = _words(text)
-        terms = [f'"{word}"*' if len(word) >= _BEGINNING_OF_WORD else f'"{word}"' for word in words]
-        self._is_cut = False
-        if (
-            words and most is not None
-        ):  # a beginning takes long where it has many matches: words themselves do not
-            self._is_cut = self._fill_matches([f'"{word}"' for word in words], most)
-        if words and not self._is_cut:
-            self._is_cut = self._fill_matches(terms, most)
+        whole = [f'"{word}"' for word in words]
+        beginnings = [f'"{word}"' + "*" * (len(word) >= _BEGINNING_OF_WORD) for word in words]
+        # A beginning takes long where it has many matches: words themselves do not.
+        self._is_cut = most is not None and self._fill_matches(whole, most)
+        if not self._is_cut:
+            self._is_cut = self._fill_matches(beginnings, most)
         self._matched = (text, most)
 
     def _fill_matches(self, terms: list[str], most: int | None) -> bool:
         """Put samples that hold all terms into temp.matches; True where there are more than `most`."""
         self.db.execute("DELETE FROM temp.matches")
+        if not terms:
+            return False
         found = self.db.execute(
             f"INSERT INTO temp.matches SELECT DISTINCT rowid >> {SHIFT} FROM found.texts "
             "WHERE texts MATCH ? LIMIT ?",
@@ -275,12 +255,6 @@ def _found(row: Mapping[str, Any]) -> FoundSample:
 
 
 def _found_phase(row: Mapping[str, Any], phase: Phase, measure: MeasureKey) -> FoundPhase | None:
-    if row[f"{phase}_outcome"] is None:
-        return None
-    return {
-        "outcome": row[f"{phase}_outcome"],
-        "reason": row[f"{phase}_reason"],
-        "before": row[f"{measure}_before"],
-        "after": row[f"{measure}_after"],
-        "change": row[f"{measure}_change"],
-    }
+    decided = {key: row[f"{phase}_{key}"] for key in ("outcome", "reason")}
+    values = {key: row[f"{measure}_{key}"] for key in ("before", "after", "change")}
+    return cast(FoundPhase, decided | values) if decided["outcome"] else None

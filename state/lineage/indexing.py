@@ -4,6 +4,8 @@ The lineage is the main database of a connection and only read; the index is att
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlite_utils.db import Database
 
@@ -14,7 +16,7 @@ from reflectune.state.records import PHASES, Phase
 __all__ = ["SHIFT", "prepare_index", "update_index"]
 
 # Changes with what is derived: an index of another number is made anew.
-_SCHEMA = 3
+_SCHEMA = 4
 # Versions whose texts are indexed in one transaction.
 _AT_ONCE = 50_000
 # A text's row in the full-text index is its sample's position and its version's own row.
@@ -43,22 +45,14 @@ _TABLES = (
         f"CREATE INDEX found.steps_{name} ON steps ({', '.join(dict.fromkeys((name, *_ASKED)))})"
         for name in ("position", "round", "ifd_change", "r_ifd_change", "length_growth")
     ),
-    # How many rows of the lineage each phase has given.
-    "CREATE TABLE found.phases "
-    "(round INTEGER, phase TEXT, n INTEGER, PRIMARY KEY (round, phase)) WITHOUT ROWID",
-    """
-    CREATE TABLE found.outcomes (
-        round INTEGER, phase TEXT, outcome TEXT, n INTEGER, PRIMARY KEY (round, phase, outcome)) WITHOUT ROWID
-    """,
     "CREATE TABLE found.rounds (round INTEGER PRIMARY KEY, fingerprint TEXT, document TEXT)",
 )
-_COUNT = "SELECT COUNT(*) FROM decisions WHERE round = :round AND phase = :phase"
 
 
 def prepare_index(db: Database) -> None:
     """Make the index's tables, where there are none or ones of another schema."""
     if db.execute("PRAGMA found.user_version").fetchone()[0] != _SCHEMA:
-        with _Writing(db):
+        with _writing(db):
             _clear(db)
 
 
@@ -69,7 +63,7 @@ def update_index(db: Database) -> bool:
         Whether there was anything new.
     """
     changes = db.conn.total_changes
-    with _Writing(db):
+    with _writing(db):
         if not _fits(db):
             _clear(db)
     while _add_texts(db):
@@ -78,8 +72,7 @@ def update_index(db: Database) -> bool:
     pool = db.execute("SELECT COUNT(*) FROM samples WHERE split = 'train'").fetchone()[0]
     for row in list(db.query("SELECT round FROM rounds WHERE round > 0 ORDER BY round")):
         for phase in PHASES:
-            if _decided(db, row["round"], phase) < pool:
-                _add_decisions(db, row["round"], phase)
+            _add_decisions(db, row["round"], phase, pool)
         _mark_trained(db, row["round"])
     _add_rounds(db)
     return db.conn.total_changes > changes
@@ -88,18 +81,13 @@ def update_index(db: Database) -> bool:
 def _fits(db: Database) -> bool:
     """Whether the index was made from this lineage, and not from one that has gone on differently."""
     known = dict(db.execute("SELECT key, value FROM found.facts").fetchall())
-    if not known:
-        return False
-    if known["run"] != _run_id(db):
+    if known.get("run") != _run_id(db):
         return False
     row = db.execute("SELECT id FROM versions WHERE rowid = ?", [known["last_row"]]).fetchone()
     if (row[0] if row else "") != known["last_id"]:
         return False
-    newest = db.execute(
-        "SELECT round, phase, n FROM found.phases WHERE phase IN ('instruction', 'response') "
-        "ORDER BY round DESC, phase DESC LIMIT 1"
-    ).fetchone()
-    return newest is None or newest[2] <= _count(db, *newest[:2])
+    (newest,) = db.execute("SELECT MAX(round) FROM found.steps").fetchone()
+    return all(_known(db, newest, phase) <= _decided(db, newest, phase) for phase in PHASES)
 
 
 def _run_id(db: Database) -> str:
@@ -107,7 +95,7 @@ def _run_id(db: Database) -> str:
 
 
 def _clear(db: Database) -> None:
-    for table in ("facts", "texts", "steps", "phases", "outcomes", "rounds"):
+    for table in ("facts", "texts", "steps", "rounds"):
         db.execute(f"DROP TABLE IF EXISTS found.{table}")
     for statement in _TABLES:
         db.execute(statement)
@@ -118,7 +106,7 @@ def _clear(db: Database) -> None:
 
 def _add_texts(db: Database) -> bool:
     """Index the next texts."""
-    with _Writing(db):
+    with _writing(db):
         last = db.execute("SELECT value FROM found.facts WHERE key = 'last_row'").fetchone()[0]
         # Ascending rows, or the full-text index writes a piece of its own for each.
         db.execute(
@@ -145,10 +133,10 @@ def _add_texts(db: Database) -> bool:
 
 
 def _add_given(db: Database) -> None:
-    given = _decided(db, 0, "given")
-    if given == db.table("samples").count:
+    known = db.execute("SELECT COUNT(*) FROM found.steps WHERE round = 0").fetchone()[0]
+    if known == db.table("samples").count:
         return
-    with _Writing(db):
+    with _writing(db):
         db.execute(
             """
             INSERT OR IGNORE INTO found.steps (position, round, split, version)
@@ -156,17 +144,16 @@ def _add_given(db: Database) -> None:
             JOIN versions ON versions.sample_id = samples.id AND versions.phase = 'original'
             """
         )
-        _count_phase(db, 0, "given", "SELECT COUNT(*) FROM samples")
 
 
-def _add_decisions(db: Database, round: int, phase: Phase) -> None:
-    """Add what a phase has decided since the last update."""
-    if _decided(db, round, phase) == _count(db, round, phase):
+def _add_decisions(db: Database, round: int, phase: Phase, pool: int) -> None:
+    """Add what a phase has decided since the last update; it is done with as many as the pool has."""
+    known = _known(db, round, phase)
+    if known == pool or known == _decided(db, round, phase):
         return
-    place = {"round": round, "phase": phase}
     measure: MeasureKey = "ifd" if phase == "instruction" else "r_ifd"
     before, after = (_measured(phase, measure, value) for value in ("incumbent_value", "challenger_value"))
-    with _Writing(db):
+    with _writing(db):
         db.execute(
             f"""
             INSERT INTO found.steps (position, round, split, version, {phase}_outcome, {phase}_reason,
@@ -192,28 +179,23 @@ def _add_decisions(db: Database, round: int, phase: Phase) -> None:
                 {measure}_after = excluded.{measure}_after,
                 {measure}_change = excluded.{measure}_change
             """,
-            place,
-        )
-        _count_phase(db, round, phase, _COUNT)
-        db.execute(
-            f"""
-            INSERT OR REPLACE INTO found.outcomes
-            SELECT round, :phase, {phase}_outcome, COUNT(*) FROM found.steps
-            WHERE round = :round AND {phase}_outcome IS NOT NULL GROUP BY {phase}_outcome
-            """,
-            place,
+            {"round": round, "phase": phase},
         )
 
 
 def _mark_trained(db: Database, round: int) -> None:
-    count = "SELECT COUNT(*) FROM training_sets WHERE round = :round"
-    chosen = db.execute(
-        f"SELECT ({count}), student_id IS NOT NULL FROM rounds WHERE round = :round", {"round": round}
+    """Say which samples a round trained on, once its training set is chosen."""
+    (is_due,) = db.execute(
+        """
+        SELECT (student_id IS NOT NULL OR EXISTS (SELECT 1 FROM training_sets WHERE round = :round))
+            AND NOT EXISTS (SELECT 1 FROM found.steps WHERE round = :round AND trained IS NOT NULL)
+        FROM rounds WHERE round = :round
+        """,
+        {"round": round},
     ).fetchone()
-    known = _decided(db, round, "training")
-    if known == chosen[0] and (known or not chosen[1] or _knows(db, round, "training")):
+    if not is_due:
         return
-    with _Writing(db):
+    with _writing(db):
         db.execute(
             """
             UPDATE found.steps SET trained = position IN (
@@ -224,7 +206,6 @@ def _mark_trained(db: Database, round: int) -> None:
             """,
             {"round": round},
         )
-        _count_phase(db, round, "training", count)
 
 
 def _add_rounds(db: Database) -> None:
@@ -236,32 +217,22 @@ def _add_rounds(db: Database) -> None:
         if row["status"] == "finished" and kept.get(row["round"]) == fingerprint:
             continue
         document = json.dumps(LineageReader(db).round(row["round"]))
-        with _Writing(db):
+        with _writing(db):
             db.execute(
                 "INSERT OR REPLACE INTO found.rounds VALUES (?, ?, ?)",
                 [row["round"], fingerprint, document],
             )
 
 
-def _count(db: Database, round: int, phase: Phase) -> int:
-    return int(db.execute(_COUNT, {"round": round, "phase": phase}).fetchone()[0])
+def _decided(db: Database, round: int, phase: Phase) -> int:
+    query = "SELECT COUNT(*) FROM decisions WHERE round = ? AND phase = ?"
+    return int(db.execute(query, [round, phase]).fetchone()[0])
 
 
-def _decided(db: Database, round: int, phase: str) -> int:
-    row = db.execute("SELECT n FROM found.phases WHERE round = ? AND phase = ?", [round, phase]).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _knows(db: Database, round: int, phase: str) -> bool:
-    query = "SELECT 1 FROM found.phases WHERE round = ? AND phase = ?"
-    return db.execute(query, [round, phase]).fetchone() is not None
-
-
-def _count_phase(db: Database, round: int, phase: str, count: str) -> None:
-    db.execute(
-        f"INSERT OR REPLACE INTO found.phases VALUES (:round, :phase, ({count}))",
-        {"round": round, "phase": phase},
-    )
+def _known(db: Database, round: int, phase: Phase) -> int:
+    """How many decisions of a phase are in the index."""
+    query = f"SELECT COUNT({phase}_outcome) FROM found.steps WHERE round = ?"
+    return int(db.execute(query, [round]).fetchone()[0])
 
 
 def _state_fact(db: Database, key: str, value: object) -> None:
@@ -274,14 +245,13 @@ def _measured(phase: Phase, measure: MeasureKey, value: str) -> str:
     return f"CASE WHEN decisions.policy IN ({policies}) THEN decisions.{value} END"
 
 
-class _Writing:
+@contextmanager
+def _writing(db: Database) -> Iterator[None]:
     """One transaction on the index; everything in it is committed together, or nothing."""
-
-    def __init__(self, database: Database) -> None:
-        self.db = database
-
-    def __enter__(self) -> None:
-        self.db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
-        self.db.execute("COMMIT" if kind is None else "ROLLBACK")
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

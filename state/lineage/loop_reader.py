@@ -6,14 +6,13 @@ Every question is answered from stored rows, so that an interrupted loop goes on
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from itertools import product
+from typing import Any
 
-from reflectune.state.config import upgrade_config
 from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import (
     FINAL_STATUSES,
-    PHASES,
     CallStatus,
     Contest,
     Decision,
@@ -33,12 +32,11 @@ __all__ = ["LoopReader"]
 
 # Samples that had proposals decided against in so many rounds, before this one and after the last in which
 # one was accepted. A round without any proposal proves nothing about its pair: it does not count.
-_FROZEN = """
-    SELECT sample_id FROM decisions AS against
-    WHERE round < ? AND reason IN ('refused', 'tie', 'unscorable', 'policy') {among}
+_LEFT_ALONE = """
+    SELECT sample_id FROM outcomes AS against WHERE round < :round AND outcome = 'refused' {among}
         AND round > COALESCE((SELECT MAX(round) FROM decisions AS taken WHERE reason = 'accepted'
-            AND taken.sample_id = against.sample_id AND taken.round < ?), 0)
-    GROUP BY sample_id HAVING COUNT(DISTINCT round) >= ?
+            AND taken.sample_id = against.sample_id AND taken.round < :round), 0)
+    GROUP BY sample_id HAVING COUNT(DISTINCT round) >= :rounds
 """
 
 # How many samples one question to the database reads at a time.
@@ -47,23 +45,6 @@ _PAGE = 500
 
 class LoopReader(LineageReader):
     """What the loop asks of a lineage, page by page, so that rows may be written meanwhile."""
-
-    def config(self) -> dict[str, Any]:
-        """The configuration that the run began with, and with what was changed in it since."""
-        return upgrade_config(self._stored_config())
-
-    def _stored_config(self) -> dict[str, Any]:
-        return dict(json.loads(self.db.execute("SELECT config FROM runs").fetchone()[0]))
-
-    def versions(self) -> dict[str, str]:
-        """Versions of the libraries, and the hash of the machine, that began the run."""
-        row = self.db.execute("SELECT versions FROM runs").fetchone()
-        return dict(json.loads(row[0]))
-
-    def stop_reason(self, round: int) -> str | None:
-        """Why the loop stops after a round; None where it goes on, or nothing is known of the round."""
-        row = self.db.execute("SELECT stop_reason FROM rounds WHERE round = ?", [round]).fetchone()
-        return None if row is None else cast("str | None", row[0])
 
     def round_student(self, round: int) -> StudentRecord | None:
         """The student a round ended with; None while it has none."""
@@ -99,33 +80,28 @@ class LoopReader(LineageReader):
         A proposal is settled once a call for it is answered, once its failure is final, or after
         `attempts` calls. Samples are read page by page, so rows may be written meanwhile.
         """
-        for page in self._pool_pages(_before(round, phase), _PAGE):
-            frozen = self._frozen(round, freeze_after, [row["sample_id"] for row in page])
-            calls = {
-                (row["sample_id"], row["candidate"]): row
-                for row in self.db.query(
-                    "SELECT sample_id, candidate, COUNT(*) AS attempts, "
-                    f"MAX(status IN ({marks(FINAL_STATUSES)})) AS settled FROM teacher_calls "
-                    f"WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)}) GROUP BY 1, 2",
-                    [*FINAL_STATUSES, round, phase, *(row["sample_id"] for row in page)],
-                )
-            }
-            for row in page:
-                if row["sample_id"] in frozen:
-                    continue
-                for candidate in range(candidates):
-                    call = calls.get((row["sample_id"], candidate))
-                    made = call["attempts"] if call else 0
-                    if made < attempts and not (call and call["settled"]):
-                        sample_id, incumbent_id = row["sample_id"], row["version_id"]
-                        yield Reflection(sample_id, incumbent_id, _pair(row), round, phase, candidate, made)
+        for page in self._incumbents(round, phase, _PAGE):
+            sample_ids = [row["sample_id"] for row in page]
+            frozen = self._frozen(round, freeze_after, sample_ids)
+            calls = self.db.execute(
+                "SELECT sample_id, candidate, "
+                f"CASE WHEN MAX(status IN {FINAL_STATUSES}) THEN ? ELSE COUNT(*) END FROM teacher_calls "
+                f"WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)}) GROUP BY 1, 2",
+                [attempts, round, phase, *sample_ids],
+            )
+            attempted = {(sample_id, candidate): made for sample_id, candidate, made in calls}
+            for row, candidate in product(page, range(candidates)):
+                sample_id = row["sample_id"]
+                made = attempted.get((sample_id, candidate), 0)
+                if made < attempts and sample_id not in frozen:
+                    yield Reflection(sample_id, row["version_id"], _pair(row), round, phase, candidate, made)
 
     def count_settled(self, round: int, phase: Phase, *, attempts: int) -> Counter[CallStatus]:
         """How many of a phase's proposals need no further call, by the status of their last one."""
         rows = self.db.query(
             "SELECT status, COUNT(*) AS n FROM teacher_calls WHERE round = ? AND phase = ? "
-            f"AND (attempt >= ? OR status IN ({marks(FINAL_STATUSES)})) GROUP BY status",
-            [round, phase, attempts, *FINAL_STATUSES],
+            f"AND (attempt >= ? OR status IN {FINAL_STATUSES}) GROUP BY status",
+            [round, phase, attempts],
         )
         return Counter({row["status"]: row["n"] for row in rows})
 
@@ -143,9 +119,7 @@ class LoopReader(LineageReader):
 
     def count_frozen(self, round: int, freeze_after: int | None) -> int:
         """How many samples are left alone in a round."""
-        if freeze_after is None:
-            return 0
-        return self._count(f"({_FROZEN.format(among='')})", round, round, freeze_after)
+        return len(self._frozen(round, freeze_after))
 
     # Selection
 
@@ -157,10 +131,9 @@ class LoopReader(LineageReader):
         A group is the same samples whether or not a run was interrupted, so whatever is computed
         for a group at once comes out the same.
         """
-        for page in self._pool_pages(_before(round, phase), size):
+        for page in self._incumbents(round, phase, size):
             sample_ids = [row["sample_id"] for row in page]
-            among = f"decisions WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)})"
-            if not decided and self._count(among, round, phase, *sample_ids):
+            if not decided and self.decisions(round, phase, sample_ids):
                 continue
             frozen = self._frozen(round, freeze_after, sample_ids)
             candidates: dict[str, dict[str, Pair]] = {sample_id: {} for sample_id in sample_ids}
@@ -184,12 +157,12 @@ class LoopReader(LineageReader):
     def scores(self, version_ids: Sequence[str], student_id: str) -> Scores:
         """The scores some versions already have under one student."""
         found: dict[str, dict[Term, Score]] = {version_id: {} for version_id in version_ids}
-        for row in self.db.query(
+        for version_id, term, total, tokens, status, truncated in self.db.execute(
             "SELECT version_id, term, sum_logprob, num_tokens, status, truncated FROM scores "
             f"WHERE student_id = ? AND version_id IN ({marks(version_ids)})",
             [student_id, *version_ids],
         ):
-            found[row["version_id"]][row["term"]] = _score(row)
+            found[version_id][term] = Score(total, tokens, status, bool(truncated))
         return found
 
     def decisions(self, round: int, phase: Phase, sample_ids: Sequence[str]) -> dict[str, Decision]:
@@ -200,15 +173,6 @@ class LoopReader(LineageReader):
         )
         return {row["sample_id"]: Decision(**row) for row in rows}
 
-    def count_decisions(self, round: int, phase: Phase | None = None, reason: str | None = None) -> int:
-        """How many decisions a round has taken, of one phase and with one reason if given."""
-        return self._count(
-            "decisions WHERE round = ? AND phase = COALESCE(?, phase) AND reason = COALESCE(?, reason)",
-            round,
-            phase,
-            reason,
-        )
-
     def count_proposals(self, round: int) -> int:
         """How many samples of a round got at least one proposal, summed over both phases."""
         return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", round)
@@ -217,7 +181,7 @@ class LoopReader(LineageReader):
 
     def scored_pool(self, round: int, student_id: str) -> Iterator[PoolPair]:
         """The pool D[r] in the order of the samples, with scores under one student."""
-        for page in self._pool_pages((round, PHASES[-1]) if round else None, _PAGE):
+        for page in self._incumbents(round + 1, "instruction", _PAGE):
             scores = self.scores([row["version_id"] for row in page], student_id)
             improved = {
                 row["sample_id"]
@@ -228,12 +192,8 @@ class LoopReader(LineageReader):
                 )
             }
             for row in page:
-                yield PoolPair(
-                    sample_id=row["sample_id"],
-                    version_id=row["version_id"],
-                    improved=row["sample_id"] in improved,
-                    scores=scores[row["version_id"]],
-                )
+                sample_id, version_id = row["sample_id"], row["version_id"]
+                yield PoolPair(sample_id, version_id, sample_id in improved, scores[version_id])
 
     def pool_pairs(self, round: int, sample_ids: Sequence[str]) -> dict[str, Pair]:
         """Some samples' pairs in the pool D[r], by version id, in the order of the samples given."""
@@ -248,36 +208,17 @@ class LoopReader(LineageReader):
 
     def original_ids(self) -> list[str]:
         """Version ids of the given training pairs, by position."""
-        return [row["version_id"] for page in self._pool_pages(None, _PAGE) for row in page]
+        return [row["version_id"] for page in self._incumbents(1, "instruction", _PAGE) for row in page]
 
     def held_out_measures(self) -> dict[int, dict[str, Evaluation]]:
         """All held-out measures: round -> name -> measure, rounds ascending."""
         measures: dict[int, dict[str, Evaluation]] = {}
-        for row in self.db.query(
-            "SELECT round, name, value, n, low, high FROM evaluations ORDER BY round, name"
-        ):
-            round = row.pop("round")
-            measures.setdefault(round, {})[row["name"]] = Evaluation(**row)
+        for row in self.evaluations():
+            measure = Evaluation(row["name"], row["value"], row["n"], row["low"], row["high"])
+            measures.setdefault(row["round"], {})[row["name"]] = measure
         return measures
 
     # What verifying asks
-
-    def positions(self) -> Iterator[tuple[str, int]]:
-        """Ids and positions of all samples."""
-        for row in self.db.query("SELECT id, position FROM samples"):
-            yield row["id"], row["position"]
-
-    def has_begun(self, round: int, phase: Phase) -> bool:
-        """Whether a phase has asked or decided anything."""
-        tables = ("teacher_calls", "decisions")
-        return any(self._count(f"{table} WHERE round = ? AND phase = ?", round, phase) for table in tables)
-
-    def training_sets(self) -> dict[int, dict[str, int]]:
-        """Every training set: round -> version id -> rank."""
-        sets: dict[int, dict[str, int]] = {}
-        for row in self.db.query("SELECT round, version_id, rank FROM training_sets"):
-            sets.setdefault(row["round"], {})[row["version_id"]] = row["rank"]
-        return sets
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """Every teacher call of a decided phase, with the pair it was asked about and the one it proposed.
@@ -306,46 +247,36 @@ class LoopReader(LineageReader):
 
     # How rows are found
 
-    def _pool_pages(self, decided_in: tuple[int, Phase] | None, size: int) -> Iterator[list[dict[str, Any]]]:
-        """Training samples with the version that won a phase (None: the given one), page by page."""
-        if decided_in is None:
-            winner = "versions.sample_id = samples.id AND versions.phase = 'original'"
-            place: tuple[int, Phase] | tuple[()] = ()
-            join = f"CROSS JOIN versions ON {winner}"
+    def _incumbents(self, round: int, phase: Phase, size: int) -> Iterator[list[dict[str, Any]]]:
+        """Training samples with the version that a phase begins with, page by page."""
+        before = (round - 1, "response") if phase == "instruction" else (round, "instruction")
+        if before[0] == 0:
+            join = "CROSS JOIN versions ON versions.sample_id = samples.id AND versions.phase = 'original'"
         else:
-            place = decided_in
             join = (
-                "CROSS JOIN decisions ON decisions.round = ? AND decisions.phase = ? "
+                "CROSS JOIN decisions ON decisions.round = :round AND decisions.phase = :phase "
                 "AND decisions.sample_id = samples.id JOIN versions ON versions.id = decisions.winner_id"
             )
         query = (
             "SELECT samples.position, samples.id AS sample_id, versions.id AS version_id, "
-            f"versions.instruction, versions.input, versions.response FROM samples {join} "
-            "WHERE samples.split = 'train' AND samples.position > ? ORDER BY samples.position LIMIT ?"
+            f"versions.instruction, versions.input, versions.response FROM samples {join} WHERE "
+            "samples.split = 'train' AND samples.position > :position ORDER BY samples.position LIMIT :size"
         )
-        position = -1
-        while page := list(self.db.query(query, [*place, position, size])):
+        place = {"round": before[0], "phase": before[1], "position": -1, "size": size}
+        while page := list(self.db.query(query, place)):
             yield page
-            position = page[-1]["position"]
+            place["position"] = page[-1]["position"]
 
-    def _frozen(self, round: int, freeze_after: int | None, sample_ids: Sequence[str]) -> set[str]:
-        """Those of some samples that are left alone in a round."""
+    def _frozen(
+        self, round: int, freeze_after: int | None, sample_ids: Sequence[str] | None = None
+    ) -> set[str]:
+        """The samples that are left alone in a round, or those among some."""
         if freeze_after is None:
             return set()
-        query = _FROZEN.format(among=f"AND sample_id IN ({marks(sample_ids)})")
-        return {row["sample_id"] for row in self.db.query(query, [round, *sample_ids, round, freeze_after])}
-
-
-def _before(round: int, phase: Phase) -> tuple[int, Phase] | None:
-    """The (round, phase) whose winners are the incumbents of this one; None for the given pairs."""
-    if phase == PHASES[0]:
-        return (round - 1, PHASES[-1]) if round > 1 else None
-    return (round, PHASES[0])
+        among = "" if sample_ids is None else "AND sample_id IN (SELECT value FROM json_each(:samples))"
+        params = {"round": round, "rounds": freeze_after, "samples": json.dumps(sample_ids)}
+        return {row["sample_id"] for row in self.db.query(_LEFT_ALONE.format(among=among), params)}
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:
     return Pair(row["instruction"], row["input"], row["response"])
-
-
-def _score(row: Mapping[str, Any]) -> Score:
-    return Score(row["sum_logprob"], row["num_tokens"], row["status"], bool(row["truncated"]))

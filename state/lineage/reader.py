@@ -17,23 +17,22 @@ from reflectune.state.lineage.connection import marks, open_database
 from reflectune.state.lineage.documents import (
     CallDocument,
     CallSums,
-    ConfigChange,
-    DecisionDocument,
+    DecisionCount,
     EvaluationDocument,
-    FailureDocument,
     MeanMedian,
+    Measures,
     PhaseDocument,
     RoundDocument,
     RunHead,
     Settings,
     Trace,
-    VersionDocument,
 )
-from reflectune.state.lineage.outcomes import ABOUT_A_PROPOSAL
-from reflectune.state.records import ANSWERLESS, Pair, Phase, content_hash
+from reflectune.state.records import ANSWERLESS, UNCONTESTED, Pair, Phase, Reason, content_hash
 
-__all__ = ["LineageReader", "mean_and_median"]
+__all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "mean_and_median"]
 
+# Of decisions: that there was a proposal to decide about.
+ABOUT_A_PROPOSAL = f"reason NOT IN {UNCONTESTED}"
 # How many versions one question asks about: naming them, it looks scores up instead of walking through all.
 _AT_ONCE = 500
 
@@ -70,29 +69,23 @@ class LineageReader:
     def run(self) -> RunHead:
         """Name, creation time, status as last written, most rounds, and why the loop stopped."""
         row = self._one(
-            "SELECT name, created_at, status, json_extract(config, '$.rounds') AS rounds FROM runs"
+            "SELECT name, created_at, status, json_extract(config, '$.rounds') AS rounds, "
+            "(SELECT stop_reason FROM rounds ORDER BY round DESC LIMIT 1) AS stop_reason FROM runs"
         )
-        stop = self._one("SELECT (SELECT stop_reason FROM rounds ORDER BY round DESC LIMIT 1) AS stop_reason")
-        return cast(RunHead, row | stop)
+        return cast(RunHead, row)
 
     def settings(self) -> Settings:
-        """Config, data_hash, versions of libraries, seed, and changes of the config."""
+        """What the run is made of: the newest config, and what was changed in it."""
         row = self._one("SELECT config, data_hash, versions, seed FROM runs")
-        changes = (
-            self.db.query("SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid")
-            if self.db.table("config_changes").exists()
-            else []
-        )
-        return {
-            "config": upgrade_config(json.loads(row["config"])),
-            "data_hash": row["data_hash"],
-            "versions": json.loads(row["versions"]),
-            "seed": row["seed"],
-            "changes": [
-                cast(ConfigChange, change | {side: json.loads(change[side]) for side in ("before", "after")})
-                for change in changes
-            ],
-        }
+        changes: list[dict[str, Any]] = []
+        if self.db.table("config_changes").exists():
+            query = "SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid"
+            changes = list(self.db.query(query))
+        for change in changes:
+            change |= {side: json.loads(change[side]) for side in ("before", "after")}
+        row["config"] = upgrade_config(json.loads(row["config"]))
+        row["versions"] = json.loads(row["versions"])
+        return cast(Settings, row | {"changes": changes})
 
     def samples(self) -> dict[str, int]:
         """How many samples each split has."""
@@ -110,6 +103,29 @@ class LineageReader:
         row = self._one(f"SELECT AVG(reason = 'accepted') AS share FROM decisions WHERE {ABOUT_A_PROPOSAL}")
         return row["share"]  # type: ignore[no-any-return]
 
+    def count_decisions(
+        self, round: int | None = None, phase: Phase | None = None, reason: Reason | None = None
+    ) -> int:
+        """How many decisions there are, of one round and phase and with one reason if given."""
+        where, place = _place(round=round, phase=phase, reason=reason)
+        return int(self._one(f"SELECT COUNT(*) AS n FROM decisions WHERE {where}", **place)["n"])
+
+    def count_by_phase(self) -> list[DecisionCount]:
+        """By round and phase: decisions about a proposal, and the accepted ones."""
+        rows = self.db.query(
+            f"SELECT round, phase, SUM({ABOUT_A_PROPOSAL}) AS decided, SUM(reason = 'accepted') AS accepted "
+            "FROM decisions GROUP BY round, phase ORDER BY round, phase"
+        )
+        return cast(list[DecisionCount], list(rows))
+
+    def count_outcomes(self) -> dict[tuple[int, str], dict[str, int]]:
+        """Samples by what each phase came to: (round, phase) -> outcome -> number; none of those without."""
+        counts: dict[tuple[int, str], dict[str, int]] = {}
+        query = "SELECT round, phase, outcome, COUNT(*) FROM outcomes GROUP BY round, phase, outcome"
+        for round, phase, outcome, number in self.db.execute(query):
+            counts.setdefault((round, phase), {})[outcome] = number
+        return counts
+
     def last_round(self) -> int:
         """The last round whose pool is complete; 0 is the given data."""
         row = self._one(
@@ -126,34 +142,28 @@ class LineageReader:
         sum is None where an answered call's figure is not known; what is per accepted proposal is None too
         where none was accepted.
         """
-        total = self._calls(round)
-        where, place = _place(round=round)
-        accepted = self._one(
-            f"SELECT COUNT(*) AS n FROM decisions WHERE {where} AND reason = 'accepted'", **place
-        )["n"]
-        tokens = (
-            None
-            if total["prompt_tokens"] is None or total["completion_tokens"] is None
-            else total["prompt_tokens"] + total["completion_tokens"]
-        )
+        total = self._calls(round=round)
+        accepted = self.count_decisions(round, reason="accepted")
+        prompts, completions = total["prompt_tokens"], total["completion_tokens"]
+        tokens = None if prompts is None or completions is None else prompts + completions
         return total | {
             "tokens_per_accepted": _per(tokens, accepted),
             "cost_per_accepted_usd": _per(total["cost_usd"], accepted),
         }
 
-    def _calls(self, round: int | None, phase: Phase | None = None) -> CallSums:
-        """Calls of a round and phase, or of all, and what those that were paid for took."""
+    def _calls(self, **place: object) -> CallSums:
+        """Calls of a place, and what those that were paid for took."""
         paid = f"NOT cached AND status NOT IN {ANSWERLESS}"
         sums = ", ".join(
             f"CASE WHEN COUNT(*) FILTER (WHERE {paid} AND {name} IS NULL) = 0 "
             f"THEN COALESCE(SUM({name}) FILTER (WHERE NOT cached), {nothing}) END AS {name}"
             for name, nothing in {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}.items()
         )
-        where, place = _place(round=round, phase=phase)
+        where, params = _place(**place)
         row = self._one(
             f"SELECT COUNT(*) AS calls, COUNT(*) FILTER (WHERE cached) AS cached, {sums} FROM teacher_calls "
             f"WHERE {where}",
-            **place,
+            **params,
         )
         return cast(CallSums, row)
 
@@ -172,7 +182,7 @@ class LineageReader:
 
     def round(self, round: int) -> RoundDocument:
         """One round that has begun, as `show --json` prints it."""
-        row = self._one("SELECT * FROM rounds WHERE round = :round", round=round)
+        row = self._one("SELECT student_id, metrics FROM rounds WHERE round = :round", round=round)
         scores = self._pool_scores(round)
         evaluations = self.db.query("SELECT name, value FROM evaluations WHERE round = ?", [round])
         seconds = json.loads(row["metrics"]).get("seconds", {})
@@ -202,55 +212,50 @@ class LineageReader:
 
         Without a proposal, the last call of the last candidate tells an unchanged sample from a failed one.
         """
-        statuses = self.db.query(
-            "SELECT status, COUNT(*) AS n FROM teacher_calls WHERE round = ? AND phase = ? "
-            "GROUP BY status ORDER BY status",
-            [round, phase],
-        )
+        place: dict[str, Any] = {"round": round, "phase": phase}
+        where, _ = _place(**place)
         samples = self._one(
-            """
-            WITH calls AS (
-                SELECT status, MAX(status = 'ok') OVER (PARTITION BY sample_id) AS answered,
-                    ROW_NUMBER() OVER (
-                        PARTITION BY sample_id ORDER BY candidate DESC, attempt DESC) AS nth_last
-                FROM teacher_calls WHERE round = :round AND phase = :phase),
-            fruitless AS (SELECT status FROM calls WHERE nth_last = 1 AND NOT answered)
-            SELECT
-                (SELECT COUNT(DISTINCT sample_id) FROM versions
-                 WHERE round = :round AND phase = :phase) AS reflected,
-                (SELECT COUNT(*) FROM fruitless WHERE status = 'unchanged') AS unchanged,
-                (SELECT COUNT(*) FROM fruitless WHERE status <> 'unchanged') AS failed,
-                (SELECT COUNT(*) FROM decisions
-                 WHERE round = :round AND phase = :phase AND reason = 'accepted') AS accepted
+            f"""
+            SELECT COUNT(*) FILTER (WHERE answered) AS reflected,
+                COUNT(*) FILTER (WHERE NOT answered AND last = 'unchanged') AS unchanged,
+                COUNT(*) FILTER (WHERE NOT answered AND last <> 'unchanged') AS failed,
+                (SELECT COUNT(*) FROM decisions WHERE {where} AND reason = 'accepted') AS accepted
+            FROM (
+                -- A column beside a single MAX() is of the row that has it.
+                SELECT status AS last, MAX(candidate << 32 | attempt), SUM(status = 'ok') > 0 AS answered
+                FROM teacher_calls WHERE {where} GROUP BY sample_id)
             """,
-            round=round,
-            phase=phase,
+            **place,
+        )
+        statuses = self.db.query(
+            f"SELECT status, COUNT(*) AS n FROM teacher_calls WHERE {where} GROUP BY status ORDER BY status",
+            place,
         )
         calls = {
-            "teacher": self._calls(round, phase),
+            "teacher": self._calls(**place),
             "statuses": {row["status"]: row["n"] for row in statuses},
         }
         return cast(PhaseDocument, samples | calls)
 
-    def _pool_scores(self, round: int) -> list[dict[str, Any]]:
+    def _pool_scores(self, round: int) -> list[Measures]:
         """Scores of the pool D[r] under s[r-1], the student that decided about it."""
-        before = list(self.db.query("SELECT student_id FROM rounds WHERE round = ?", [round - 1]))
-        if not before:
+        before = self.db.execute("SELECT student_id FROM rounds WHERE round = ?", [round - 1]).fetchone()
+        if before is None:
             return []
         pool = self.db.query("SELECT version_id FROM pool WHERE round = ?", [round])
-        return list(self.measures([row["version_id"] for row in pool], before[0]["student_id"]).values())
+        return list(self.measures([row["version_id"] for row in pool], before[0]).values())
 
-    def measures(self, version_ids: Sequence[str], student: str) -> dict[str, dict[str, Any]]:
+    def measures(self, version_ids: Sequence[str], student: str) -> dict[str, Measures]:
         """IFD, r-IFD and response tokens of those of some versions that a student scored, by version id."""
-        measured: dict[str, dict[str, Any]] = {}
+        measured: dict[str, Measures] = {}
         for start in range(0, len(version_ids), _AT_ONCE):
             some = version_ids[start : start + _AT_ONCE]
             for row in self.db.query(
-                "SELECT version_id, ifd, r_ifd, response_tokens FROM pair_scores "
+                "SELECT version_id, ifd, r_ifd, response_tokens, status FROM pair_scores "
                 f"WHERE version_id IN ({marks(some)}) AND student_id = ?",
                 [*some, student],
             ):
-                measured[row.pop("version_id")] = row
+                measured[row.pop("version_id")] = cast(Measures, row)
         return measured
 
     # One sample
@@ -264,9 +269,8 @@ class LineageReader:
         if text.isdecimal() and len(text) < 10:
             found = self.db.query("SELECT id FROM samples WHERE position = ?", [int(text)])
         else:
-            found = self.db.query(
-                "SELECT id FROM samples WHERE substr(id, 1, ?) = ? LIMIT 2", [len(text), text]
-            )
+            query = "SELECT id FROM samples WHERE substr(id, 1, ?) = ? LIMIT 2"
+            found = self.db.query(query, [len(text), text])
         ids = [row["id"] for row in found]
         if len(ids) == 1:
             return str(ids[0])
@@ -275,11 +279,7 @@ class LineageReader:
         raise StoreError(f"{problem} {text}; give a position from 0 to {last} or a sample's id")
 
     def trace(self, sample: str) -> Trace:
-        """One sample through all rounds, as `trace --json` prints it.
-
-        Raises:
-            StoreError: no sample or several match.
-        """
+        """One sample, as `find_sample` finds it, through all rounds."""
         sample_id = self.find_sample(sample)
         decisions = list(
             self.db.query(
@@ -318,26 +318,19 @@ class LineageReader:
             )
             version["scores"] = [row | {"truncated": bool(row["truncated"])} for row in scores]
             version["current"] = version["id"] == current
-        failures = (
-            {key: call[key] for key in ("round", "phase", "candidate", "attempt", "status", "error")}
-            for call in self.calls(sample_id)
-            if call["status"] != "ok"
+        failures = self.db.query(
+            "SELECT round, phase, candidate, attempt, status, error FROM teacher_calls "
+            "WHERE sample_id = ? AND status <> 'ok' ORDER BY round, phase, candidate, attempt",
+            [sample_id],
         )
         trained = self.db.query(
             "SELECT DISTINCT training_sets.round FROM training_sets JOIN versions "
             "ON versions.id = version_id WHERE sample_id = ? ORDER BY training_sets.round",
             [sample_id],
         )
-        place = self._one("SELECT position, split FROM samples WHERE id = :id", id=sample_id)
-        return {
-            "sample": sample_id,
-            "position": place["position"],
-            "split": place["split"],
-            "versions": cast(list[VersionDocument], versions),
-            "decisions": cast(list[DecisionDocument], decisions),
-            "failures": cast(list[FailureDocument], list(failures)),
-            "trained_in": [row["round"] for row in trained],
-        }
+        place = self._one("SELECT id AS sample, position, split FROM samples WHERE id = :id", id=sample_id)
+        journey = {"versions": versions, "decisions": decisions, "failures": list(failures)}
+        return cast(Trace, place | journey | {"trained_in": [row["round"] for row in trained]})
 
     def calls(self, sample_id: str) -> list[CallDocument]:
         """Every teacher call of a sample with its raw text, by round, phase, candidate and attempt."""

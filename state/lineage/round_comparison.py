@@ -1,23 +1,27 @@
 """What differs between two rounds of a run. Compares no scores of different students."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from reflectune.state.errors import StoreError
-from reflectune.state.lineage.documents import RoundsCompared
-from reflectune.state.lineage.outcomes import ABOUT_A_PROPOSAL
+from reflectune.state.lineage.distributions import MEASURES, Measure
+from reflectune.state.lineage.documents import DecisionCount, Measures, RoundsCompared
 from reflectune.state.lineage.reader import LineageReader, mean_and_median
 
-__all__ = [
-    "ChangeOrder",
-    "compare_rounds",
-    "count_decisions",
-]
+__all__ = ["ChangeOrder", "compare_rounds"]
 
 ChangeOrder = Literal["r-ifd-change", "length-change", "position"]
 
 Row = dict[str, Any]
-Measures = Mapping[str, Mapping[str, float | None]]  # by version
+Measured = Mapping[str, Measures]  # by version
+
+# What changed samples are ordered by, lowest first.
+_ORDERS: Mapping[ChangeOrder, Callable[[Row], float]] = {
+    "r-ifd-change": lambda row: row["r_ifd"]["after"] - row["r_ifd"]["before"] if row["r_ifd"] else math.inf,
+    "length-change": lambda row: -abs(row["after_characters"] - row["before_characters"]),
+    "position": lambda row: row["position"],
+}
 
 
 def compare_rounds(
@@ -48,9 +52,9 @@ def compare_rounds(
     if before == after:
         raise StoreError(f"round {before} and round {after} are the same; give two rounds from 0 to {last}")
     rows = _pairs(lineage, before, after)
-    measured = {student: _measures(lineage, student, rows) for student in _scorers(lineage, before, after)}
+    measured = _measure(lineage, before, after, rows)
     under = ({"student": student, **_scores_under(measured[student], rows)} for student in measured)
-    decided = count_decisions(lineage)
+    decided = lineage.count_by_phase()
     document = {
         "before": before,
         "after": after,
@@ -71,7 +75,7 @@ def compare_rounds(
 def _pairs(lineage: LineageReader, before: int, after: int) -> list[Row]:
     """Every sample of the pool with its version in both rounds, what differs, and the responses' lengths."""
     # SQLite's length() ends at the first NUL.
-    lineage.db.register_function(_characters, name="characters", deterministic=True)
+    lineage.db.register_function(len, name="characters", deterministic=True)
     return list(
         lineage.db.query(
             f"""
@@ -87,10 +91,6 @@ def _pairs(lineage: LineageReader, before: int, after: int) -> list[Row]:
     )
 
 
-def _characters(text: str) -> int:
-    return len(text)
-
-
 def _count_changes(rows: Sequence[Row]) -> Row:
     kinds = [(row["instruction_changed"], row["response_changed"]) for row in rows]
     return {
@@ -102,41 +102,25 @@ def _count_changes(rows: Sequence[Row]) -> Row:
     }
 
 
-def count_decisions(lineage: LineageReader) -> list[Row]:
-    """By round and phase: decisions about a proposal, and the accepted ones."""
-    return list(
-        lineage.db.query(
-            f"SELECT round, phase, COUNT(*) FILTER (WHERE {ABOUT_A_PROPOSAL}) AS decided, "
-            "COUNT(*) FILTER (WHERE reason = 'accepted') AS accepted FROM decisions "
-            "GROUP BY round, phase ORDER BY round, phase"
-        )
-    )
-
-
-def _acceptance(decided: Sequence[Row], round: int) -> dict[str, float | None]:
+def _acceptance(decided: Sequence[DecisionCount], round: int) -> dict[str, float | None]:
     """By phase of a round: the share of proposals decided about that were accepted."""
     rows = [row for row in decided if row["round"] == round]
     return {row["phase"]: row["accepted"] / row["decided"] if row["decided"] else None for row in rows}
 
 
-def _scorers(lineage: LineageReader, before: int, after: int) -> list[str]:
-    """Students that may have scored both pools, newest first: who decided about the later one, and s[0]."""
-    rows = lineage.db.query(
+def _measure(lineage: LineageReader, before: int, after: int, rows: Sequence[Row]) -> dict[str, Measured]:
+    """Both pools' versions under who may have scored both: who decided about the later one, and s[0]."""
+    students = lineage.db.query(
         "SELECT id FROM students WHERE round IN (0, ?) ORDER BY round DESC", [max(before, after) - 1]
     )
-    return [row["id"] for row in rows]
+    versions = [*{row[side] for row in rows for side in ("before", "after")}]
+    return {row["id"]: lineage.measures(versions, row["id"]) for row in list(students)}
 
 
-def _measures(lineage: LineageReader, student: str, rows: Sequence[Row]) -> dict[str, Row]:
-    """IFD and r-IFD of both pools' versions under a student; those it did not score are missing."""
-    versions = dict.fromkeys(row[side] for row in rows for side in ("before", "after"))
-    return lineage.measures([*versions], student)
-
-
-def _scores_under(measures: Measures, rows: Sequence[Row]) -> Row:
+def _scores_under(measures: Measured, rows: Sequence[Row]) -> Row:
     """Of each measure: the samples for which it is known in both pools, its means and medians over those."""
     document: Row = {}
-    for name in ("ifd", "r_ifd"):
+    for name in MEASURES:
         known = [(row, values) for row in rows if (values := _both(measures, row, name)) is not None]
         document[name] = {
             "known": len(known),
@@ -147,69 +131,56 @@ def _scores_under(measures: Measures, rows: Sequence[Row]) -> Row:
     return document
 
 
-def _both(measures: Measures, row: Row, name: str) -> tuple[float, float] | None:
+def _both(measured: Measured, row: Row, name: Measure) -> tuple[float, float] | None:
     """A measure of a sample's pair before and after; None unless both are known."""
-    before, after = (measures.get(row[side], {}).get(name) for side in ("before", "after"))
+    before, after = (
+        measured[row[side]][name] if row[side] in measured else None for side in ("before", "after")
+    )
     return None if before is None or after is None else (before, after)
 
 
 def _held_out(lineage: LineageReader, before: int, after: int) -> list[Row]:
     """Each measure of both rounds' students, with its 95 % interval, and by how much the second is higher."""
-    measures: dict[str, Row] = {}
-    for row in lineage.evaluations():
-        for side, round in (("before", before), ("after", after)):
-            if row["round"] == round:
-                measure = measures.setdefault(
-                    row["name"], {"name": row["name"], "before": None, "after": None}
-                )
-                measure[side] = {key: row[key] for key in ("student", "value", "n", "low", "high")}
-    for measure in measures.values():
-        old, new = measure["before"], measure["after"]
-        measure["difference"] = None if old is None or new is None else new["value"] - old["value"]
-    return [measures[name] for name in sorted(measures)]
+    keys = ("student", "value", "n", "low", "high")
+    rows = cast(list[Row], lineage.evaluations())
+    sides = [
+        {row["name"]: {key: row[key] for key in keys} for row in rows if row["round"] == round}
+        for round in (before, after)
+    ]
+    told = []
+    for name in sorted(sides[0].keys() | sides[1].keys()):
+        old, new = (side.get(name) for side in sides)
+        difference = new["value"] - old["value"] if old and new else None
+        told.append({"name": name, "before": old, "after": new, "difference": difference})
+    return told
 
 
 def _training_overlap(lineage: LineageReader, before: int, after: int) -> Row:
     """Pairs in each round's training set, and in both."""
-    return next(
-        lineage.db.query(
-            "SELECT (SELECT COUNT(*) FROM training_sets WHERE round = :before) AS before, "
-            "(SELECT COUNT(*) FROM training_sets WHERE round = :after) AS after, "
-            "(SELECT COUNT(*) FROM training_sets AS a JOIN training_sets AS b USING (version_id) "
-            "WHERE a.round = :before AND b.round = :after) AS both",
-            {"before": before, "after": after},
-        )
-    )
+    query = "SELECT version_id FROM training_sets WHERE round = ?"
+    old, new = (set(lineage.db.execute(query, [round]).fetchall()) for round in (before, after))
+    return {"before": len(old), "after": len(new), "both": len(old & new)}
 
 
 def _tell_changes(
     lineage: LineageReader,
     rows: Sequence[Row],
-    measured: Mapping[str, Measures],
+    measured: Mapping[str, Measured],
     order: ChangeOrder,
     limit: int,
     rounds: tuple[int, int],
 ) -> list[Row]:
     """The first changed samples in an order, with both pairs and the phases that made the one the other."""
-    changed = [row for row in rows if row["instruction_changed"] or row["response_changed"]]
-    for row in changed:
-        row["r_ifd"] = _newest_r_ifd(measured, row)
-
-    def key(row: Row) -> tuple[float, int]:
-        place: int = row["position"]
-        match order:
-            case "r-ifd-change":
-                known = row["r_ifd"]
-                return (known["after"] - known["before"] if known else float("inf")), place
-            case "length-change":
-                return -abs(row["after_characters"] - row["before_characters"]), place
-            case "position":
-                return 0, place
-
-    return [_tell_change(lineage, row, rounds) for row in sorted(changed, key=key)[:limit]]
+    changed = [
+        row | {"r_ifd": _newest_r_ifd(measured, row)}
+        for row in rows
+        if row["instruction_changed"] or row["response_changed"]
+    ]
+    changed.sort(key=lambda row: (_ORDERS[order](row), row["position"]))
+    return [_tell_change(lineage, row, rounds) for row in changed[:limit]]
 
 
-def _newest_r_ifd(measured: Mapping[str, Measures], row: Row) -> Row | None:
+def _newest_r_ifd(measured: Mapping[str, Measured], row: Row) -> Row | None:
     """A sample's r-IFD before and after, under the newest student that scored both pairs."""
     for student, measures in measured.items():
         if (values := _both(measures, row, "r_ifd")) is not None:

@@ -1,21 +1,16 @@
 """What differs between two runs: settings, rounds and, over the samples of both, pairs and decisions."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reflectune.state.config import flatten
-from reflectune.state.lineage.outcomes import ABOUT_A_PROPOSAL
-from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.lineage.round_comparison import count_decisions
+from reflectune.state.lineage.documents import RunsCompared
+from reflectune.state.lineage.reader import ABOUT_A_PROPOSAL, LineageReader
 from reflectune.state.records import Phase
 
 __all__ = ["compare_runs"]
-from reflectune.state.lineage.connection import marks
-from reflectune.state.lineage.documents import RunsCompared
-
-# Samples that are asked for at once: SQLite takes 32,766 parameters.
-_AT_ONCE = 5_000
 
 Row = dict[str, Any]
 
@@ -31,6 +26,7 @@ def compare_runs(one: LineageReader, other: LineageReader) -> RunsCompared:
     runs = (one, other)
     settings = [lineage.settings() for lineage in runs]
     base_models = [_base_model(lineage) for lineage in runs]
+    phases = [{(row["round"], row["phase"]) for row in lineage.count_by_phase()} for lineage in runs]
     return {
         "same": {
             "data": settings[0]["data_hash"] == settings[1]["data_hash"],
@@ -41,13 +37,8 @@ def compare_runs(one: LineageReader, other: LineageReader) -> RunsCompared:
         "config": _differing_keys(settings[0]["config"], settings[1]["config"]),
         "rounds": _side_by_side([_rounds(lineage) for lineage in runs]),
         "samples": _compare_pools(one, other),
-        "decisions": _compare_decisions(one, other, all(map(_asks_once, settings))),
+        "decisions": [_compare_phase(one, other, *place) for place in sorted(phases[0] & phases[1])],
     }
-
-
-def _asks_once(settings: Mapping[str, Any]) -> bool:
-    """Whether every pair gets one proposal at most."""
-    return bool(settings["config"].get("teacher", {}).get("candidates") == 1)
 
 
 def _base_model(lineage: LineageReader) -> Row:
@@ -86,8 +77,9 @@ def _rounds(lineage: LineageReader) -> dict[int, Row]:
             "teacher": lineage.teacher(row["round"]),
             "seconds": sum(seconds.values()),
         }
-    for row in count_decisions(lineage):
-        rounds[row["round"]][row["phase"]] = {key: row[key] for key in ("decided", "accepted")}
+    for count in lineage.count_by_phase():
+        decided = {"decided": count["decided"], "accepted": count["accepted"]}
+        rounds[count["round"]][count["phase"]] = decided
     for measure in lineage.evaluations():
         rounds[measure["round"]]["held_out"][measure["name"]] = {
             key: value for key, value in measure.items() if key in ("value", "n", "low", "high")
@@ -103,20 +95,18 @@ def _side_by_side(runs: Sequence[dict[int, Row]]) -> list[Row]:
 def _compare_pools(one: LineageReader, other: LineageReader) -> Row:
     """The training samples of both runs, by what became of their pairs up to the last complete rounds."""
     ended, others = _ends(one), _ends(other)
-    counts = dict.fromkeys(("shared", "same", "both_given", "only_first", "only_second", "differently"), 0)
-    for sample, (pair, changed) in ended.items():
-        if sample not in others:
-            continue
-        other_pair, other_changed = others[sample]
-        counts["shared"] += 1
-        if pair == other_pair:
-            counts["same"] += 1
-            counts["both_given"] += not changed
-        elif changed and other_changed:
-            counts["differently"] += 1
-        else:
-            counts["only_first" if changed else "only_second"] += 1
-    return {"rounds": [one.last_round(), other.last_round()], **counts}
+    shared = ended.keys() & others.keys()
+    same = {sample for sample in shared if ended[sample][0] == others[sample][0]}
+    changed = Counter((ended[sample][1], others[sample][1]) for sample in shared - same)
+    return {
+        "rounds": [one.last_round(), other.last_round()],
+        "shared": len(shared),
+        "same": len(same),
+        "both_given": sum(not ended[sample][1] for sample in same),
+        "only_first": changed[True, False],
+        "only_second": changed[False, True] + changed[False, False],
+        "differently": changed[True, True],
+    }
 
 
 def _ends(lineage: LineageReader) -> dict[str, tuple[int, bool]]:
@@ -135,61 +125,28 @@ def _ends(lineage: LineageReader) -> dict[str, tuple[int, bool]]:
     return {sample: (hash(tuple(texts)), bool(changed)) for sample, *texts, changed in rows}
 
 
-def _compare_decisions(one: LineageReader, other: LineageReader, asks_once: bool) -> list[Row]:
-    places = [{(row["round"], row["phase"]) for row in count_decisions(lineage)} for lineage in (one, other)]
-    return [
-        _compare_phase(one, other, round, phase, asks_once) for round, phase in sorted(places[0] & places[1])
-    ]
-
-
-def _compare_phase(
-    one: LineageReader, other: LineageReader, round: int, phase: Phase, asks_once: bool
-) -> Row:
-    decisions, others = _winners(one, round, phase), _winners(other, round, phase)
-    both = decisions.keys() & others.keys()
-    alike, unsure = [], []
-    for sample in both:
-        (incumbent, _, challenger), decided = decisions[sample], others[sample]
-        if incumbent != decided[0]:
-            continue
-        if asks_once and challenger and decided[2]:  # which are the only proposals
-            if challenger == decided[2]:
-                alike.append(sample)
-        else:
-            unsure.append(sample)
-    proposals, other_proposals = (_proposals(lineage, round, phase, unsure) for lineage in (one, other))
-    alike += [sample for sample in unsure if proposals.get(sample) == other_proposals.get(sample)]
+def _compare_phase(one: LineageReader, other: LineageReader, round: int, phase: Phase) -> Row:
+    decided, others = (_contests(lineage, round, phase) for lineage in (one, other))
+    both = decided.keys() & others.keys()
+    alike = [sample for sample in both if decided[sample][0] == others[sample][0]]
     return {
         "round": round,
         "phase": phase,
         "both": len(both),
         "alike": len(alike),
-        "agree": sum(decisions[sample][1] == others[sample][1] for sample in alike),
+        "agree": sum(decided[sample][1] == others[sample][1] for sample in alike),
     }
 
 
-def _winners(lineage: LineageReader, round: int, phase: Phase) -> dict[str, tuple[str, str, str | None]]:
-    """Incumbent, winner and challenger of each decision about a proposal, by sample."""
-    rows = lineage.db.execute(
-        "SELECT sample_id, incumbent_id, winner_id, challenger_id FROM decisions "
-        f"WHERE round = ? AND phase = ? AND {ABOUT_A_PROPOSAL}",
+def _contests(lineage: LineageReader, round: int, phase: Phase) -> dict[str, tuple[set[str], str]]:
+    """The incumbent with its proposals, and the winner, of each decision about a proposal, by sample."""
+    contests: dict[str, tuple[set[str], str]] = {}
+    for sample, incumbent, winner, proposal in lineage.db.execute(
+        "SELECT decisions.sample_id, incumbent_id, winner_id, versions.id FROM decisions CROSS JOIN versions "
+        "ON versions.sample_id = decisions.sample_id AND versions.round = decisions.round "
+        "AND versions.phase = decisions.phase "
+        f"WHERE decisions.round = ? AND decisions.phase = ? AND {ABOUT_A_PROPOSAL}",
         [round, phase],
-    )
-    return {sample: (incumbent, winner, challenger) for sample, incumbent, winner, challenger in rows}
-
-
-def _proposals(
-    lineage: LineageReader, round: int, phase: Phase, samples: Sequence[str]
-) -> dict[str, set[str]]:
-    """The ids of a phase's proposals for some samples."""
-    proposals: dict[str, set[str]] = {}
-    for start in range(0, len(samples), _AT_ONCE):
-        some = samples[start : start + _AT_ONCE]
-        rows = lineage.db.execute(
-            "SELECT sample_id, id FROM versions "
-            f"WHERE sample_id IN ({marks(some)}) AND round = ? AND phase = ?",
-            [*some, round, phase],
-        )
-        for sample, version in rows:
-            proposals.setdefault(sample, set()).add(version)
-    return proposals
+    ):
+        contests.setdefault(sample, ({incumbent}, winner))[0].add(proposal)
+    return contests

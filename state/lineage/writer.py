@@ -1,10 +1,10 @@
 """The lineage database of one run, as the loop writes it. Every write is one transaction."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -84,107 +84,80 @@ class LineageWriter(LoopReader):
 
     def set_run_status(self, status: str) -> None:
         """Change the run's status; a `runs` CHECK lists the possible ones."""
-        with self.transaction():
-            self.db.execute("UPDATE runs SET status = ?", [status])
+        self._update("runs SET status = ?", status)
 
     def change_config(self, changes: Mapping[str, tuple[Any, Any]]) -> None:
         """Change dotted keys of the configuration, and keep what each was before and is after.
 
         The others stay as they were stored, whichever version did so.
         """
+        now = _now()
+        config = json.loads(self._one("SELECT config FROM runs")["config"])
+        rows = []
+        for key, (before, after) in changes.items():
+            section, _, name = key.rpartition(".")
+            (config.setdefault(section, {}) if section else config)[name] = after
+            sides = {"before": json.dumps(before), "after": json.dumps(after)}
+            rows.append({"changed_at": now, "key": key} | sides)
         with self.transaction():
-            now = _now()
-            config = self._stored_config()
-            for key, (_, after) in changes.items():
-                section, _, name = key.rpartition(".")
-                (config.setdefault(section, {}) if section else config)[name] = after
-            self._insert(
-                "config_changes",
-                (
-                    {"changed_at": now, "key": key, "before": json.dumps(before), "after": json.dumps(after)}
-                    for key, (before, after) in changes.items()
-                ),
-            )
-            self.db.execute(
-                "UPDATE runs SET config = ?, config_hash = ?", [json.dumps(config), content_hash(config)]
-            )
+            self._insert("config_changes", rows)
+            self._update("runs SET config = ?, config_hash = ?", json.dumps(config), content_hash(config))
 
     def start_round(self, round: int) -> None:
         """Write a round's row where it is missing."""
         row = {"round": round, "started_at": _now(), "status": "running", "metrics": "{}"}
-        self._insert("rounds", [row], ignore=True)
+        self._insert("rounds", [row], or_ignore=True)
 
     def set_round_student(self, round: int, student_id: str) -> None:
         """Say which student a round ends with."""
-        with self.transaction():
-            self.db.execute("UPDATE rounds SET student_id = ? WHERE round = ?", [student_id, round])
+        self._update("rounds SET student_id = ? WHERE round = ?", student_id, round)
 
     def finish_round(self, round: int, stop_reason: str | None) -> None:
-        """Mark a round as finished, with why the loop stops after it, where it does."""
-        with self.transaction():
-            self.db.execute(
-                "UPDATE rounds SET status = 'finished', finished_at = ?, stop_reason = ? "
-                "WHERE round = ? AND status <> 'finished'",
-                [_now(), stop_reason, round],
-            )
-
-    def set_stop_reason(self, round: int, stop_reason: str | None) -> None:
-        """Say anew why the loop stops after a finished round; None where it goes on after all."""
-        with self.transaction():
-            self.db.execute("UPDATE rounds SET stop_reason = ? WHERE round = ?", [stop_reason, round])
+        """Mark a round as finished, with why the loop stops after it; None: it goes on, or does after all."""
+        self._update(
+            "rounds SET status = 'finished', finished_at = COALESCE(finished_at, ?), stop_reason = ? "
+            "WHERE round = ?",
+            _now(),
+            stop_reason,
+            round,
+        )
 
     def add_seconds(self, round: int, node: str, seconds: float) -> None:
         """Add to the time a node has spent on a round."""
-        with self.transaction():
-            self.db.execute(
-                "UPDATE rounds SET metrics = json_set(metrics, :key, "
-                "COALESCE(json_extract(metrics, :key), 0) + :seconds) WHERE round = :round",
-                {"key": f"$.seconds.{node}", "seconds": seconds, "round": round},
-            )
+        self._update(
+            "rounds SET metrics = json_set(metrics, ?1, COALESCE(json_extract(metrics, ?1), 0) + ?2) "
+            "WHERE round = ?3",
+            f"$.seconds.{node}",
+            seconds,
+            round,
+        )
 
-    def set_frozen(self, round: int, samples: int) -> None:
+    def set_base_samples(self, round: int, samples: int) -> None:
         """Say of how many samples s[0] has scored the given pair and that of the pool D[r]."""
-        with self.transaction():
-            self.db.execute(
-                "UPDATE rounds SET metrics = json_set(metrics, '$.frozen', ?) WHERE round = ?",
-                [samples, round],
-            )
+        self._update("rounds SET metrics = json_set(metrics, '$.frozen', ?) WHERE round = ?", samples, round)
 
     # Samples, proposals and decisions
 
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Write samples and their given pairs as version 0."""
+        rest = iter(samples)
         with self.transaction():
-            for chunk in _chunks(samples, _PAGE):
-                self._insert(
-                    "samples",
-                    (
-                        {
-                            "id": sample.id,
-                            "position": sample.position,
-                            "source_hash": sample.pair.content_hash,
-                            "split": sample.split,
-                            "meta": json.dumps(sample.meta, ensure_ascii=False),
-                        }
-                        for sample in chunk
-                    ),
-                )
-                self._insert(
-                    "versions",
-                    (_version_row(Version(s.id, None, 0, "original", 0, s.pair)) for s in chunk),
-                )
+            while page := list(islice(rest, _PAGE)):
+                self._insert("samples", map(_sample_row, page))
+                originals = (Version(s.id, None, 0, "original", 0, s.pair) for s in page)
+                self._insert("versions", map(_version_row, originals))
 
     def add_reflections(self, calls: Iterable[TeacherCall], proposals: Iterable[Version]) -> None:
         """Commit teacher calls with the versions they proposed."""
         with self.transaction():
-            self._insert("teacher_calls", ({"id": call.id} | asdict(call) for call in calls))
+            self._insert("teacher_calls", ({"id": call.id} | _columns(call) for call in calls))
             self._insert("versions", map(_version_row, proposals))
 
     def add_decisions(self, scores: Scores, student_id: str, decisions: Sequence[Decision]) -> None:
         """Commit new scores under one student with the decisions they led to."""
         with self.transaction():
             self.add_scores(scores, student_id)
-            self._insert("decisions", map(asdict, decisions))
+            self._insert("decisions", map(_columns, decisions))
 
     def add_scores(self, scores: Scores, student_id: str) -> None:
         """Commit new scores under one student."""
@@ -192,7 +165,7 @@ class LineageWriter(LoopReader):
             "scores",
             (
                 {"version_id": version_id, "student_id": student_id, "term": term}
-                | asdict(score)
+                | _columns(score)
                 | {"truncated": int(score.truncated)}
                 for version_id, terms in scores.items()
                 for term, score in terms.items()
@@ -211,36 +184,46 @@ class LineageWriter(LoopReader):
     def add_student(self, student: StudentRecord) -> None:
         """Commit a student as the one its round ends with."""
         with self.transaction():
-            self._insert("students", [asdict(student) | {"metrics": json.dumps(student.metrics)}])
+            self._insert("students", [_columns(student) | {"metrics": json.dumps(student.metrics)}])
             self.set_round_student(student.round, student.id)
 
     def add_evaluations(self, round: int, student_id: str, evaluations: Iterable[Evaluation]) -> None:
         """Commit the held-out measures of a round's student."""
         self._insert(
             "evaluations",
-            ({"round": round, "student_id": student_id} | asdict(item) for item in evaluations),
+            ({"round": round, "student_id": student_id} | _columns(item) for item in evaluations),
         )
 
-    def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, ignore: bool = False) -> None:
+    def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, or_ignore: bool = False) -> None:
+        sealed = [seal_row(table, row) for row in rows]
+        if sealed:
+            columns, values = ", ".join(sealed[0]), ", ".join(f":{column}" for column in sealed[0])
+            verb = "INSERT OR IGNORE" if or_ignore else "INSERT"
+            with self.transaction():
+                self.db.conn.executemany(f"{verb} INTO {table} ({columns}) VALUES ({values})", sealed)
+
+    def _update(self, what: str, *params: object) -> None:
         with self.transaction():
-            self.db.table(table).insert_all((seal_row(table, row) for row in rows), ignore=ignore)
+            self.db.execute(f"UPDATE {what}", params)
+
+
+def _sample_row(sample: Sample) -> dict[str, Any]:
+    return {
+        "id": sample.id,
+        "position": sample.position,
+        "source_hash": sample.pair.content_hash,
+        "split": sample.split,
+        "meta": json.dumps(sample.meta, ensure_ascii=False),
+    }
 
 
 def _version_row(version: Version) -> dict[str, Any]:
-    row = {"id": version.id} | asdict(version)
-    row |= row.pop("pair")
-    return row
+    row = {"id": version.id} | _columns(version)
+    return row | _columns(row.pop("pair"))
 
 
-def _chunks(items: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    chunk: list[Sample] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _columns(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def _now() -> str:

@@ -18,9 +18,8 @@ from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import FoundSample
 from reflectune.state.lineage.index import SampleIndex
-from reflectune.state.lineage.outcomes import OUTCOMES
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import PHASES
+from reflectune.state.records import OUTCOMES, PHASES
 
 __all__ = [
     "all_rounds",

@@ -7,8 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from reflectune.state.lineage.index import SORTS, SampleQuery
-from reflectune.state.lineage.outcomes import OUTCOMES
-from reflectune.state.records import PHASES
+from reflectune.state.records import OUTCOMES, PHASES
 
 __all__ = ["LABELS", "MAX_COUNTED", "PAGE_ROWS", "SampleSearch", "address"]
 

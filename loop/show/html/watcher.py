@@ -115,11 +115,8 @@ class Watcher:
         last = self.snapshot
         with SampleIndex.open(self._folder) as index:
             index.update()
-            rounds, counts = index.rounds(), index.outcomes()
+            rounds = index.rounds()
             known = frozenset(name for name in _CHANGES if index.knows(name))
-        outcomes: dict[tuple[int, str], dict[str, int]] = {}
-        for row in counts:
-            outcomes.setdefault((row["round"], row["phase"]), {})[row["outcome"]] = row["n"]
         run = overview(self._folder)
         with open_lineage(self._folder) as lineage:
             self.snapshot = Snapshot(
@@ -130,7 +127,7 @@ class Watcher:
                 teacher=lineage.teacher(),
                 rounds=rounds,
                 evaluations=lineage.evaluations(),
-                outcomes=outcomes,
+                outcomes=lineage.count_outcomes(),
                 known=known,
                 charts=last.charts if last else (),
                 has_charts=last is not None and last.has_charts,
