@@ -297,14 +297,18 @@ def test_page_that_fails_says_so_in_a_sentence(
 
 
 def write_policy(path: Path, policy: PolicyName, values: tuple[float, float] | None = None) -> None:
-    """A round that refused one proposal in each phase, by a policy."""
+    """A round that refused one proposal in each phase, by a policy, or by values and a cap of IFD."""
     path.parent.mkdir()
     with make_store(path) as store:
         store.start_round(1)
         for phase in PHASES:
             new = propose(store, original("a"), f"new {phase}", round=1, phase=phase)
             decision = decided(
-                original("a"), new, reason="refused", phase=phase, values=values or (None, None)
+                original("a"),
+                new,
+                reason="refused" if values else "policy",
+                phase=phase,
+                values=values or (None, None),
             )
             store.add_decisions({new.id: scores_of(0.5, 0.5)}, "s0", [replace(decision, policy=policy)])
     database = open_database(path)
@@ -348,14 +352,14 @@ def test_overview_leads_to_no_list_without_rows(tmp_path: Path) -> None:
     write_policy(tmp_path / "run" / "lineage.db", "reject-all")
     pages = Pages(tmp_path, "run")
     overview = pages.read("/")
-    assert "Policy reject-all compares no IFD in phase instruction." in overview
-    assert "Policy reject-all compares no r-IFD in phase response." in overview
+    assert "Policy reject-all compares no IFD." in overview
+    assert "Policy reject-all compares no r-IFD." in overview
     assert "Narrow refusals" not in overview
     lists = [link for link in pages.links("/") if link.startswith("/samples?")]
     assert "/samples?sort=length_growth&order=down" in lists
     for link in lists:
         assert "No sample is like this" not in pages.read(link), link
-    empty = "No sample is like this: policy reject-all compares no IFD in phase instruction."
+    empty = "No sample is like this: policy reject-all compares no IFD."
     assert empty in pages.read("/samples?sort=ifd_change")
 
 

@@ -10,6 +10,7 @@ from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 
 if TYPE_CHECKING:
+    from reflectune.loop.show.documents import Found
     from reflectune.state.lineage.index import SampleIndex, SampleQuery, SortKey
 
 __all__ = ["search"]
@@ -78,6 +79,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find samples by words, outcome and change; a row is a sample in a round."""
+    from reflectune.loop.show.explanations import policy_of
     from reflectune.loop.show.terminal.search import note_on, render_found
     from reflectune.state.lineage.index import SampleIndex, SampleQuery
     from reflectune.state.storage import explain_storage_errors
@@ -106,11 +108,11 @@ def search(
         _refuse_round(name, round, index)
         rows = index.find(query)
         found = len(rows) if len(rows) < limit else index.count(query, at_most=_UNCOUNTED)
-        unknown = [name for name in _CHANGES if not index.knows(name)]
+        known = [name for name in _CHANGES if index.knows(name)]
     with read_run(runs, name) as lineage:
-        policy = lineage.settings()["config"].get("selection", {}).get("policy", "")
-    notes = note_on(query, policy, unknown)
-    document = {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
+        policy = policy_of(lineage.settings())
+    notes = note_on(query, policy, known)
+    document: Found = {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
     show_document(document, render_found(document), as_json)
 
 

@@ -11,6 +11,7 @@ from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 
 if TYPE_CHECKING:
+    from reflectune.loop.show.documents import NamedRoundsCompared
     from reflectune.state.lineage.round_comparison import ChangeOrder
 
 __all__ = ["compare", "diff", "list_runs", "report", "serve", "show", "trace", "verify"]
@@ -138,7 +139,8 @@ def _compare_rounds(
     from reflectune.state.lineage.round_comparison import compare_rounds
 
     with read_run(runs, name) as lineage:
-        document = {"name": name, **compare_rounds(lineage, before, after, order=sort, limit=limit)}
+        compared = compare_rounds(lineage, before, after, order=sort, limit=limit)
+    document: NamedRoundsCompared = {"name": name, **compared}
     show_document(document, render_rounds_compared(document), as_json)
 
 

@@ -369,7 +369,7 @@ class RunsCompared(TypedDict):
 
     same: dict[Literal["data", "held_out", "base_model"], bool]
     base_models: list[dict[str, str | None]]
-    config: list[dict[str, object]]
-    rounds: list[dict[str, object]]
-    samples: dict[str, object]
-    decisions: list[dict[str, object]]
+    config: list[dict[str, Any]]
+    rounds: list[dict[str, Any]]
+    samples: dict[str, Any]
+    decisions: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Everything that is served about a run as one application: addresses, and what goes wrong as a sentence."""
+"""Everything that is served about a run as one application, and what goes wrong as a sentence."""
 
 import sqlite3
 
@@ -6,38 +6,19 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-from reflectune.loop.show.html import pages
-from reflectune.loop.show.html.environment import STATIC
 from reflectune.loop.show.html.guard import Guard
+from reflectune.loop.show.html.pages import ROUTES
 from reflectune.loop.show.html.site import Site, site_of
 from reflectune.state.errors import ReflectuneError
 
 __all__ = ["open_app"]
 
-_SAMPLE = "/samples/{position}"
-_ROUTES = [
-    Route("/", pages.overview),
-    Route("/rounds", pages.all_rounds),
-    Route("/rounds/{round}", pages.one_round),
-    Route("/samples", pages.samples),
-    Route(_SAMPLE, pages.sample),
-    Route(_SAMPLE + "/versions/{version}/{field}.txt", pages.version_text),
-    Route(_SAMPLE + "/calls/{call}.txt", pages.call_text),
-    Route("/charts/{name}.svg", pages.chart),
-    Route("/runs", pages.runs),
-    Route("/compare/{other}", pages.compare),
-    Route("/favicon.ico", pages.icon),
-    Mount("/static", StaticFiles(directory=STATIC)),
-]
-
 
 def open_app(site: Site, port: int) -> Guard:
     """The application of a run's site, guarded for where it listens."""
     app = Starlette(
-        routes=_ROUTES,
+        routes=ROUTES,
         exception_handlers={
             HTTPException: _explain_refusal,
             **dict.fromkeys((ReflectuneError, sqlite3.Error, OSError), _explain_unreadable),

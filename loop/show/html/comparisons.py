@@ -2,28 +2,26 @@
 
 import sqlite3
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from reflectune.loop.show.documents import describe_comparison
+from reflectune.loop.show.documents import NamedRunsCompared, describe_comparison
 from reflectune.loop.show.html.watcher import Mark, mark_folder
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
 from reflectune.state.text import one_line
 
-__all__ = ["Compared", "Comparisons"]
+__all__ = ["Comparisons"]
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+@dataclass(slots=True)
+class _Compared:
     """Two runs as of one moment."""
 
-    as_of: datetime
-    document: Mapping[str, Any] | None  # as `compare --json` prints it
-    refusal: str | None  # why there is none
     mark: Mark
+    as_of: datetime
+    document: NamedRunsCompared | None = None
+    refusal: str = ""  # why there is none
 
 
 class Comparisons:
@@ -31,17 +29,14 @@ class Comparisons:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._found: dict[str, Compared] = {}
+        self._found: dict[str, _Compared] = {}
         self._busy = threading.Lock()
 
-    def ask(self, other: RunFolder, patience: float = 0.1) -> Compared | None:
+    def ask(self, other: RunFolder, patience: float = 0.1) -> _Compared | None:
         """The newest comparison with another run; None while the first one is being worked out.
 
-        Where either run has gone on since, a newer one is begun, and the old one told meanwhile.
-
-        Args:
-            other: the other run.
-            patience: seconds to wait for one that takes no longer.
+        Where either run has gone on since, a newer one is begun, and the old one told meanwhile. One that
+        takes no longer than `patience` seconds is waited for.
         """
         name = other.path.name
         mark = (*mark_folder(self._folder), *mark_folder(other))
@@ -53,14 +48,12 @@ class Comparisons:
         return self._found.get(name)
 
     def _work(self, other: RunFolder, mark: Mark) -> None:
-        document, refusal = None, None
+        compared = _Compared(mark, datetime.now().astimezone())
         try:
-            document = describe_comparison(self._folder, other)
+            compared.document = describe_comparison(self._folder, other)
         except (ReflectuneError, sqlite3.Error, OSError) as error:
-            refusal = one_line(str(error))
+            compared.refusal = one_line(str(error))
         except Exception as error:  # noqa: BLE001 (its page says so, and the thread ends)
-            refusal = one_line(f"unexpected {type(error).__name__}: {error}")
-        finally:
-            now = datetime.now().astimezone()
-            self._found[other.path.name] = Compared(now, document, refusal, mark)
-            self._busy.release()
+            compared.refusal = one_line(f"unexpected {type(error).__name__}: {error}")
+        self._found[other.path.name] = compared
+        self._busy.release()

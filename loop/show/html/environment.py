@@ -1,6 +1,5 @@
 """How numbers and texts get into HTML: with units, escaped and inert, in a report as in a browser."""
 
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,16 +9,20 @@ from markupsafe import Markup
 
 from reflectune.loop.show.explanations import explain_score, name_outcome
 from reflectune.loop.show.numbers import (
+    as_sentence,
     format_count,
     format_measure,
     format_moment,
     format_number,
     format_seconds,
+    format_setting,
     format_share,
+    format_share_of,
     format_times,
     format_usd,
     format_with_interval,
     held_out_unit,
+    name_held_out,
 )
 from reflectune.state.config import flatten
 from reflectune.state.text import inert, one_line
@@ -56,10 +59,10 @@ def open_environment(*, utc: bool = False) -> Environment:
     )
     environment.filters |= {
         "change": partial(format_measure, sign="+"),
-        "config_rows": _list_config,
         "count": format_count,
+        "flatten": flatten,
         "held_out": lambda evaluation: "-" if evaluation is None else format_with_interval(evaluation),
-        "held_out_name": lambda name: name.replace("_", " "),
+        "held_out_name": name_held_out,
         "held_out_unit": held_out_unit,
         "measure": format_measure,
         "model_name": _name_model,
@@ -69,7 +72,10 @@ def open_environment(*, utc: bool = False) -> Environment:
         "outcome_name": name_outcome,
         "score": explain_score,
         "seconds": format_seconds,
+        "sentence": as_sentence,
+        "setting": format_setting,
         "share": format_share,
+        "share_of": format_share_of,
         "stop": lambda reason: _STOPS.get(reason, reason),
         "times": format_times,
         "usd": format_usd,
@@ -88,10 +94,3 @@ def _name_model(model: str | None) -> str:
     if not model:
         return "-"
     return PurePath(model).name if model.startswith("/") else model
-
-
-def _list_config(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every key that is set, as the config file spells it."""
-    for key, value in flatten(config).items():
-        if value is not None:
-            yield key, str(value).lower() if isinstance(value, bool) else str(value)

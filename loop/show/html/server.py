@@ -20,16 +20,13 @@ _HOST = "127.0.0.1"
 
 
 def serve(runs: Path, folder: RunFolder, port: int, announce: Callable[[str], None]) -> int:
-    """Serve the pages of a run on loopback.
+    """Serve the pages of a run on loopback; the number of the signal that ended it, or 0.
 
     Args:
         runs: the folder that holds the run, whose other runs it can be compared with.
         folder: the run.
         port: where to listen; 0 takes any that is free.
         announce: is told the address once it answers.
-
-    Returns:
-        The signal that ended it.
 
     Raises:
         ConfigError: the port is taken.

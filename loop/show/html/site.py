@@ -11,6 +11,7 @@ from starlette.templating import Jinja2Templates
 
 from reflectune.loop.show.html.comparisons import Comparisons
 from reflectune.loop.show.html.environment import open_environment
+from reflectune.loop.show.html.sample_search import address
 from reflectune.loop.show.html.watcher import Snapshot, Watcher
 from reflectune.state.folder import RunFolder
 
@@ -29,6 +30,7 @@ class Site:
         environment.globals |= {
             "name": folder.path.name,
             "datasette": shlex.join(["datasette", str(folder.lineage)]),
+            "address": address,
         }
         self._templates = Jinja2Templates(env=environment)
 
