@@ -11,7 +11,7 @@ from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 
 if TYPE_CHECKING:
-    from reflectune.loop.show.documents import NamedRoundsCompared
+    from reflectune.state.lineage.documents import RoundsCompared
     from reflectune.state.lineage.round_comparison import ChangeOrder
 
 __all__ = ["compare", "diff", "list_runs", "report", "serve", "show", "trace", "verify"]
@@ -140,7 +140,7 @@ def _compare_rounds(
 
     with read_run(runs, name) as lineage:
         compared = compare_rounds(lineage, before, after, order=sort, limit=limit)
-    document: NamedRoundsCompared = {"name": name, **compared}
+    document: RoundsCompared = {"name": name, **compared}
     show_document(document, render_rounds_compared(document), as_json)
 
 
@@ -178,10 +178,10 @@ def serve(
         pass
     from reflectune.loop.show.html.server import serve as serve_pages
 
-    ended_by = serve_pages(
+    serve_pages(
         runs, folder, port, lambda address: say(f"serving {folder.path.name} at {address} (Ctrl-C ends it)")
     )
-    raise typer.Exit(128 + ended_by if ended_by else 1)
+    raise typer.Exit(1)  # it ended by itself
 
 
 def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:

@@ -13,7 +13,6 @@ from reflectune.state.lineage.documents import (
     Evolution,
     FoundSample,
     RoundDocument,
-    RoundsCompared,
     RunHead,
     RunsCompared,
     Settings,
@@ -24,8 +23,6 @@ from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
     "Found",
-    "NamedRoundsCompared",
-    "NamedRunsCompared",
     "Overview",
     "RunDocument",
     "RunEvolution",
@@ -69,19 +66,6 @@ class RunEvolution(RunDocument, Evolution):
     samples: dict[str, int]
     evaluations: list[EvaluationDocument]
     teacher: CallSums
-
-
-class NamedRoundsCompared(RoundsCompared):
-    """Two rounds of a run, as `compare` has them."""
-
-    name: str
-
-
-class NamedRunsCompared(RunsCompared):
-    """Two runs, as `compare` has them."""
-
-    names: list[str]
-    status: list[str]
 
 
 class Found(TypedDict):
@@ -152,7 +136,7 @@ def describe_run(folder: RunFolder, known: Sequence[RoundDocument] = ()) -> RunD
         }
 
 
-def describe_comparison(one: RunFolder, other: RunFolder) -> NamedRunsCompared:
+def describe_comparison(one: RunFolder, other: RunFolder) -> RunsCompared:
     """Two runs against each other, as `compare --json` prints it."""
     with open_run(one) as (first, run), open_run(other) as (second, other_run):
         runs = (run, other_run)

@@ -4,9 +4,15 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from reflectune.loop.show.documents import NamedRunsCompared
 from reflectune.loop.show.numbers import format_apart, format_measure
-from reflectune.state.lineage.documents import DecisionDocument, FailureDocument, ScoreDocument, Settings
+from reflectune.state.lineage.documents import (
+    DecisionDocument,
+    FailureDocument,
+    RoundDocument,
+    RunsCompared,
+    ScoreDocument,
+    Settings,
+)
 from reflectune.state.policies import measure_of
 from reflectune.state.text import one_line
 
@@ -20,6 +26,7 @@ __all__ = [
     "list_ends",
     "name_outcome",
     "policy_of",
+    "sum_seconds",
     "unit_of",
 ]
 
@@ -41,6 +48,11 @@ def unit_of(policy: str, phase: str) -> str:
     """What a policy compares in a phase."""
     measure = measure_of(policy, phase)
     return "value" if measure is None else measure.title
+
+
+def sum_seconds(round: RoundDocument) -> float:
+    """What all steps of a round took."""
+    return sum(round["seconds"].values(), start=0.0)
 
 
 def name_outcome(outcome: str) -> str:
@@ -137,7 +149,7 @@ def explain_unknown(policy: str, known: Collection[str]) -> dict[str, str]:
     }
 
 
-def explain_comparable(document: NamedRunsCompared) -> Iterator[str]:
+def explain_comparable(document: RunsCompared) -> Iterator[str]:
     """What of two runs can be compared, and what cannot."""
     same, shared = document["same"], document["samples"]["shared"]
     yield "the same data" if same["data"] else f"other data: {shared or 'no'} training samples in common"
@@ -152,7 +164,7 @@ def explain_comparable(document: NamedRunsCompared) -> Iterator[str]:
         yield f"other base models ({models}): IFD, r-IFD and held-out nll cannot be compared"
 
 
-def list_ends(document: NamedRunsCompared) -> list[tuple[str, int]]:
+def list_ends(document: RunsCompared) -> list[tuple[str, int]]:
     """What the samples of two runs ended with, and how many."""
     samples, (one, other) = document["samples"], map(one_line, document["names"])
     return [

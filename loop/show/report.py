@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from reflectune.loop.show.charts import draw_charts, explain_missing
 from reflectune.loop.show.documents import RunEvolution, open_run
-from reflectune.loop.show.explanations import policy_of, unit_of
+from reflectune.loop.show.explanations import policy_of, sum_seconds, unit_of
 from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.html.texts import fold_text, fold_texts
 from reflectune.loop.show.journey import Journey, build_journey
@@ -87,7 +87,7 @@ def _render(document: RunEvolution, journeys: Mapping[str, Journey]) -> str:
         run=document,
         lead=_lead(document, accepted, proposed),
         acceptance=accepted / proposed if proposed else None,
-        seconds=sum(sum(row["seconds"].values()) for row in document["rounds"]),
+        seconds=sum(map(sum_seconds, document["rounds"])),
         outcomes={(place["round"], place["phase"]): place for place in document["acceptance"]},
         charts=charts,
         missing=explain_missing(charts),
@@ -102,6 +102,7 @@ def _render(document: RunEvolution, journeys: Mapping[str, Journey]) -> str:
         texts=fold_texts,
         shorten=fold_text,
         side=False,
+        sample_address=None,
         style="\n".join((STATIC / name).read_text(encoding="utf-8") for name in ("base.css", "report.css")),
     )
 

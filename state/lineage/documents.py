@@ -300,8 +300,9 @@ class SampleChange(TypedDict):
 
 
 class RoundsCompared(TypedDict):
-    """Two rounds of a run."""
+    """Two rounds of a run, with its name where `compare` has them."""
 
+    name: NotRequired[str]
     before: int
     after: int
     pairs: dict[str, int]  # by what differs
@@ -365,8 +366,10 @@ class Evolution(TypedDict):
 
 
 class RunsCompared(TypedDict):
-    """Two runs; what both have stands in a list of two, the first run's first."""
+    """Two runs, with their names and status where `compare` has them; the first one's stand first."""
 
+    names: NotRequired[list[str]]
+    status: NotRequired[list[str]]
     same: dict[Literal["data", "held_out", "base_model"], bool]
     base_models: list[dict[str, str | None]]
     config: list[dict[str, Any]]

@@ -174,8 +174,6 @@ def kinds_of_pages(samples: int, rounds: int, seed: int = 0) -> dict[str, list[s
 def time_pages(address: str, kinds: dict[str, list[str]]) -> list[Timing]:
     """Ask for every page; all the cold ones first."""
     cold = {kind: ask(address, paths[0])[0] for kind, paths in kinds.items()}
-    while any("being compared" in fetch(address, paths[0])[1] for paths in kinds.values()):
-        time.sleep(1)
     timings = []
     for kind, paths in kinds.items():
         answers = [ask(address, path) for path in paths]

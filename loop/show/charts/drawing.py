@@ -39,33 +39,14 @@ BLUE, SKY, GREEN, ORANGE, RED, PURPLE, YELLOW, GREY = (
 _DARK = {_INK: "#e8eaed", SOFT: "#a9b0ba", _LINE: "#454b54", PAPER: "#16181c", BLUE: "#6cb6e6"}
 _HATCH = (0.0, 0.0, 0.0, 0.22)
 _STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": SOFT,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": _INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.8,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "reflectune",
-    "text.color": _INK,
-    "text.parse_math": False,
-    "xtick.color": _LINE,
-    "xtick.labelcolor": _INK,
-    "ytick.color": _LINE,
-    "ytick.labelcolor": _INK,
-}
+    "font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "text.parse_math": False,
+    "axes.titlelocation": "left", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlecolor": _INK,
+    "axes.labelsize": 9, "axes.labelcolor": SOFT, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
+    "axes.edgecolor": _LINE, "xtick.color": _LINE, "ytick.color": _LINE, "grid.color": _LINE,
+    "axes.spines.right": False, "axes.spines.top": False, "axes.axisbelow": True, "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8, "legend.fontsize": 9, "legend.frameon": False, "legend.labelcolor": _INK,
+    "svg.fonttype": "path", "svg.hashsalt": "reflectune",
+}  # fmt: skip
 _COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
 # matplotlib's settings are the process's.
 _DRAWING = threading.RLock()

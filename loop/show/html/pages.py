@@ -1,5 +1,6 @@
 """The pages of the browser: each a function from a request to an answer."""
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from reflectune.loop.show.explanations import (
     explain_unknown,
     list_ends,
     policy_of,
+    sum_seconds,
 )
 from reflectune.loop.show.html.environment import STATIC
 from reflectune.loop.show.html.sample_search import LABELS, MAX_COUNTED, PAGE_ROWS, SampleSearch, address
@@ -22,12 +24,13 @@ from reflectune.loop.show.html.site import missing, site_of
 from reflectune.loop.show.html.texts import cut_text, cut_texts
 from reflectune.loop.show.html.watcher import Snapshot
 from reflectune.loop.show.journey import TEXTS, build_journey
-from reflectune.state.errors import StoreError
+from reflectune.state.errors import ReflectuneError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.lineage.outcomes import OUTCOMES
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES
+from reflectune.state.text import one_line
 
 __all__ = ["ROUTES"]
 
@@ -79,10 +82,12 @@ def _overview(request: Request, snapshot: Snapshot) -> Response:
         if ("outcome" not in asked or (asked.get("phase"), asked["outcome"]) in came)
         and asked.get("sort", "position") in ("position", *snapshot.known)
     }
-    unknown = _explain_unknown(snapshot).values()
-    return site_of(request).render(
-        request, "overview.html", snapshot=snapshot, questions=questions, unknown=unknown
-    )
+    context: dict[str, Any] = {
+        "questions": questions,
+        "unknown": _explain_unknown(snapshot).values(),
+        "seconds": sum(map(sum_seconds, snapshot.rounds)),
+    }
+    return site_of(request).render(request, "overview.html", snapshot=snapshot, **context)
 
 
 def _explain_unknown(snapshot: Snapshot) -> dict[str, str]:
@@ -226,16 +231,20 @@ def _compare(request: Request) -> Response:
         raise missing(f"{error}.") from error
     if other.path.name == site.folder.path.name:
         raise missing("A run cannot be compared with itself.")
-    compared = site.comparisons.ask(other)
-    context: dict[str, Any] = {"compared": compared, "as_of": compared and compared.as_of}
-    if compared and (document := compared.document):
-        runs = [run for row in document["rounds"] for run in row["runs"] if run is not None]
-        context |= {
-            "measures": sorted({name for run in runs for name in run["held_out"]}),
-            "comparable": explain_comparable(document),
-            "ends": list_ends(document),
-        }
-    return site.render(request, "compare.html", other=other.path.name, **context)
+    try:
+        document = site.compare(other)
+    except (ReflectuneError, sqlite3.Error, OSError) as error:
+        return site.refuse(request, 503, "They cannot be compared", one_line(str(error)))
+    runs = [run for row in document["rounds"] for run in row["runs"] if run is not None]
+    return site.render(
+        request,
+        "compare.html",
+        other=other.path.name,
+        document=document,
+        measures=sorted({name for run in runs for name in run["held_out"]}),
+        comparable=explain_comparable(document),
+        ends=list_ends(document),
+    )
 
 
 def _icon(request: Request) -> Response:

@@ -49,11 +49,6 @@ class Snapshot:
     known: frozenset[str]  # changes that any row of the list of samples has
     charts: Sequence["Chart"] | None  # None until they have been drawn
 
-    @property
-    def seconds(self) -> float:
-        """What all steps took."""
-        return sum(sum(row["seconds"].values()) for row in self.rounds)
-
 
 class Watcher:
     """Looks at a run again and again, in one thread of its own.

@@ -7,7 +7,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.documents import NamedRoundsCompared, NamedRunsCompared
 from reflectune.loop.show.explanations import explain_comparable, list_ends
 from reflectune.loop.show.journey import TEXTS
 from reflectune.loop.show.numbers import (
@@ -20,7 +19,7 @@ from reflectune.loop.show.numbers import (
     name_held_out,
 )
 from reflectune.loop.show.terminal.layout import Difference, Field, Framed, Sections, tabulate
-from reflectune.state.lineage.documents import HeldOut, SampleChange
+from reflectune.state.lineage.documents import HeldOut, RoundsCompared, RunsCompared, SampleChange
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 
@@ -39,7 +38,7 @@ _SIDES: tuple[Literal["before", "after"], ...] = ("before", "after")
 # Two rounds
 
 
-def render_rounds_compared(document: NamedRoundsCompared) -> RenderableType:
+def render_rounds_compared(document: RoundsCompared) -> RenderableType:
     """Two rounds of a run: pools, decisions, measures, training sets, and samples with word diffs."""
     document = inert_document(document)
     name, a, b = document["name"], document["before"], document["after"]
@@ -86,12 +85,12 @@ def _tabulate_pairs(pairs: Mapping[str, int]) -> Table:
     return tabulate(("differs", "pairs", "share"), rows)
 
 
-def _tabulate_pools(document: NamedRoundsCompared) -> Table:
+def _tabulate_pools(document: RoundsCompared) -> Table:
     heads = ("measure", f"round {document['before']}", f"round {document['after']}", "change", "known for")
     return tabulate((*heads, "changed"), _pool_rows(document))
 
 
-def _pool_rows(document: NamedRoundsCompared) -> Iterator[tuple[object, ...]]:
+def _pool_rows(document: RoundsCompared) -> Iterator[tuple[object, ...]]:
     """Lengths, scores and acceptance of both rounds."""
     total, unchanged = document["pairs"]["total"], document["pairs"]["unchanged"]
     characters: dict[Any, Any] = dict(document["response_characters"])
@@ -137,7 +136,7 @@ def _say_overlap(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> str
     return "overlap" if one["low"] <= other["high"] and other["low"] <= one["high"] else "apart"
 
 
-def _tabulate_decisions(document: NamedRoundsCompared) -> Table:
+def _tabulate_decisions(document: RoundsCompared) -> Table:
     rows = (
         (row["round"], row["phase"], row["decided"], row["accepted"], _share_accepted(row))
         for row in document["decisions"]
@@ -176,7 +175,7 @@ def _shorten(text: str) -> str:
 # Two runs
 
 
-def render_runs_compared(document: NamedRunsCompared) -> RenderableType:
+def render_runs_compared(document: RunsCompared) -> RenderableType:
     """Two runs: what can be compared, settings, rounds, and what became of the samples of both."""
     document = inert_document(document)
     samples = document["samples"]
@@ -252,13 +251,13 @@ def _costs(teacher: Mapping[str, Any]) -> tuple[object, ...]:
     return teacher["calls"], teacher["cached"], tokens, format_number(teacher["cost_usd"], ".4f")
 
 
-def _tabulate_ends(document: NamedRunsCompared) -> Table:
+def _tabulate_ends(document: RunsCompared) -> Table:
     shared = document["samples"]["shared"]
     rows = ((Text(what), number, format_share_of(number, shared)) for what, number in list_ends(document))
     return tabulate(("ended with", "samples", "share"), rows)
 
 
-def _tabulate_agreement(document: NamedRunsCompared) -> Table:
+def _tabulate_agreement(document: RunsCompared) -> Table:
     rows = (
         (
             *(row[key] for key in ("round", "phase", "both", "alike", "agree")),

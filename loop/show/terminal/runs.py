@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reflectune.loop.show.documents import Overview, RunDocument
+from reflectune.loop.show.explanations import sum_seconds
 from reflectune.loop.show.numbers import (
     format_held_out,
     format_measure,
@@ -91,11 +92,7 @@ def _sum_up(rounds: Sequence[RoundDocument]) -> str:
     proposed, accepted = (sum(phase[key] for phase in phases) for key in ("reflected", "accepted"))
     calls = sum(row["teacher"]["calls"] for row in rounds)
     done = f"accepted {accepted} of {proposed} proposals ({format_share_of(accepted, proposed)})"
-    return f"{done} · {calls} teacher calls · {sum(map(_seconds, rounds)):.1f} seconds"
-
-
-def _seconds(row: RoundDocument) -> float:
-    return float(sum(row["seconds"].values()))
+    return f"{done} · {calls} teacher calls · {sum(map(sum_seconds, rounds)):.1f} seconds"
 
 
 def _describe_progress(rounds: Sequence[RoundDocument]) -> str:
@@ -140,7 +137,7 @@ def _students(rounds: Sequence[RoundDocument]) -> Table:
             row["student"] or "-",
             row["training"],
             *(format_held_out(name, row["evaluations"].get(name)) for name in measures),
-            f"{_seconds(row):.1f}",
+            f"{sum_seconds(row):.1f}",
         )
         for row in rounds
     )

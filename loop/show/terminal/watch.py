@@ -1,11 +1,7 @@
 """A run's rounds on a terminal while they change. Only reads, and takes a tenth of a processor at most."""
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
-from typing import NoReturn
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
@@ -13,6 +9,7 @@ from rich.text import Text
 
 from reflectune.loop.show.documents import RunDocument, describe_run
 from reflectune.loop.show.terminal.runs import render_rounds
+from reflectune.loop.signals import exit_on_signals
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 
@@ -41,7 +38,7 @@ def watch_rounds(folder: RunFolder, console: Console, every: float = _EVERY) -> 
     `every` is how many seconds lie between two looks.
     """
     run, took = describe_run(folder), 0.0
-    with _leave_on_sigterm(), Live(console=console, screen=True, auto_refresh=False) as live:
+    with exit_on_signals(), Live(console=console, screen=True, auto_refresh=False) as live:
         while run["status"] == "running":
             live.update(_Page(run), refresh=True)
             time.sleep(max(every, _REST * took))
@@ -68,17 +65,3 @@ class _Page:
             if len(console.render_lines(page, options.update(height=None))) <= console.height:
                 break
         yield page
-
-
-@contextmanager
-def _leave_on_sigterm() -> Iterator[None]:
-    """Give the terminal back its screen before SIGTERM ends the process."""
-
-    def leave(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
