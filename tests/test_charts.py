@@ -110,14 +110,14 @@ def test_charts_say_and_list_their_numbers() -> None:
         "round", "phase", "pool", "accepted", "refused", "unchanged", "failed", "left alone",
         "not asked", "accepted of proposed",
     )  # fmt: skip
-    assert acceptance.rows[0] == ("1", "instruction", "100", "20", "40", "10", "10", "10", "10", "33%")
-    assert charts["flow"].rows[0] == ("1", "original", "original", "20", "20%")
+    assert acceptance.rows[0] == (1, "instruction", 100, 20, 40, 10, 10, 10, 10, "33%")
+    assert charts["flow"].rows[0] == (1, "original", "original", 20, "20%")
     assert "20 refused (20%)" in charts["flow"].description
     assert "7 of them are where an earlier round left their pair" in charts["flow"].description
     assert "over 998 of 100 samples" in charts["scores"].description
     assert "drawn once by lot" in charts["scores"].description
     assert charts["scores"].rows[0] == (
-        "IFD", "s0", "998", "0", "0.5", "0.1", "0.3", "0.4", "0.6", "2",
+        "IFD", "s0", 998, 0, "0.5", "0.1", "0.3", "0.4", "0.6", "2",
     )  # fmt: skip
     assert "Accuracy: 20.0% (18.0% to 22.0%) with s0" in charts["held-out"].description
     # Twice 13,300 seconds; 7,000 of each are refinetune.
@@ -127,7 +127,7 @@ def test_charts_say_and_list_their_numbers() -> None:
 
 def test_charts_never_put_two_students_into_one_panel() -> None:
     scores = by_name(draw_charts(run_of(2, one_scorer=False)))["scores"]
-    assert [row[1:4:2] for row in scores.rows[:4]] == [("s0", "0"), ("s0", "1"), ("s1", "1"), ("s1", "2")]
+    assert [row[1:4:2] for row in scores.rows[:4]] == [("s0", 0), ("s0", 1), ("s1", 1), ("s1", 2)]
     assert "not samples drawn by lot" in scores.description
 
 

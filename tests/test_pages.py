@@ -227,7 +227,7 @@ def test_runs_are_compared(pages: Pages) -> None:
     assert "/compare/other" in pages.links("/runs")
     text = pages.read("/compare/other")
     assert "hostile and other" in text
-    assert "Settings that differ" in text
+    assert "What the teacher took" in text
     assert "Other held-out pairs: their measures cannot be compared." in text
 
 

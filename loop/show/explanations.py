@@ -1,7 +1,7 @@
 """Facts about a run in words: the same in a terminal, a report and a browser."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 from reflectune.loop.show.numbers import format_apart, format_measure
@@ -9,21 +9,17 @@ from reflectune.state.lineage.documents import (
     DecisionDocument,
     FailureDocument,
     RoundDocument,
-    RunsCompared,
     ScoreDocument,
     Settings,
 )
 from reflectune.state.policies import measure_of
-from reflectune.state.text import one_line
 
 __all__ = [
     "explain_call",
-    "explain_comparable",
     "explain_reason",
     "explain_rule",
     "explain_score",
     "explain_unknown",
-    "list_ends",
     "name_outcome",
     "policy_of",
     "sum_seconds",
@@ -147,30 +143,3 @@ def explain_unknown(policy: str, known: Collection[str]) -> dict[str, str]:
         for name, phase, measure in changes
         if name not in known
     }
-
-
-def explain_comparable(document: RunsCompared) -> Iterator[str]:
-    """What of two runs can be compared, and what cannot."""
-    same, shared = document["same"], document["samples"]["shared"]
-    yield "the same data" if same["data"] else f"other data: {shared or 'no'} training samples in common"
-    if same["held_out"]:
-        yield "the same held-out pairs"
-    else:
-        yield "other held-out pairs: their measures cannot be compared"
-    if same["base_model"]:
-        yield "base models of the same name"
-    else:
-        models = " and ".join(one_line(str(model["model"])) for model in document["base_models"])
-        yield f"other base models ({models}): IFD, r-IFD and held-out nll cannot be compared"
-
-
-def list_ends(document: RunsCompared) -> list[tuple[str, int]]:
-    """What the samples of two runs ended with, and how many."""
-    samples, (one, other) = document["samples"], map(one_line, document["names"])
-    return [
-        ("the given pair in both", samples["both_given"]),
-        ("the same new pair in both", samples["same"] - samples["both_given"]),
-        (f"a new pair in {one} only", samples["only_first"]),
-        (f"a new pair in {other} only", samples["only_second"]),
-        ("two different new pairs", samples["differently"]),
-    ]

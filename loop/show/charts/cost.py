@@ -69,15 +69,15 @@ def draw_cost(document: RunEvolution) -> Chart | None:
             "round", *(f"{name}, seconds" for name in _STEPS), "calls", "from the cache", "prompt tokens",
             "answer tokens", "USD",
         ),
-        tuple(
+        [
             (
-                str(row["round"]),
+                row["round"],
                 *(f"{row['seconds'][name]:,.1f}" for name in _STEPS),
                 *(format_count(row["teacher"][key]) for key in _CALLS),
                 format_number(row["teacher"]["cost_usd"], ".4f"),
             )
             for row in rounds
-        ),
+        ],
     )  # fmt: skip
 
 

@@ -60,8 +60,8 @@ class Chart:
     title: str
     svg: str
     description: str
-    head: tuple[str, ...]  # of the table below
-    rows: tuple[tuple[str, ...], ...]
+    head: Sequence[str]  # of the table below
+    rows: Sequence[Sequence[object]]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from reflectune.loop.show.charts.drawing import (
     describe_when,
     open_figure,
 )
+from reflectune.loop.show.comparison import tell_held_out
 from reflectune.loop.show.documents import RunEvolution
 from reflectune.loop.show.numbers import (
     as_sentence,
@@ -65,12 +66,12 @@ def draw_scores(document: RunEvolution) -> Chart | None:
         svg,
         _describe_scores(scores),
         ("measure", "student", "samples", "round", *_SUMMARY),
-        tuple(
-            (_NAMES[name], panel["student"], f"{panel['n']:,}", str(row["round"]), *_summary(row, ".3g"))
+        [
+            (_NAMES[name], panel["student"], panel["n"], row["round"], *_summary(row, ".3g"))
             for name in _NAMES
             for panel in scores[name]
             for row in panel["rounds"]
-        ),
+        ],
     )
 
 
@@ -111,7 +112,7 @@ def draw_lengths(document: RunEvolution) -> Chart | None:
         + (f" and {last['median']:,.4g} {describe_when(last['round'])}" if len(rounds) > 1 else "")
         + f". {_LEGEND_OF_BOXES}",
         ("round", "samples", *(f"{name}, characters" for name in _SUMMARY)),
-        tuple((str(row["round"]), f"{row['n']:,}", *_summary(row, ",.1f")) for row in rounds),
+        [(row["round"], row["n"], *_summary(row, ",.1f")) for row in rounds],
     )
 
 
@@ -134,16 +135,11 @@ def draw_held_out(document: RunEvolution) -> Chart | None:
         svg,
         _describe_held_out(evaluations, names),
         ("round", "student", "measure", "value", "95 % from", "to", "samples"),
-        tuple(
-            (
-                str(item["round"]),
-                item["student"],
-                name_held_out(item["name"]),
-                *(format_held_out(item["name"], item[key]) for key in ("value", "low", "high")),
-                f"{item['n']:,}",
-            )
+        [
+            (item["round"], item["student"], name_held_out(name), *tell_held_out(name, item))
             for item in evaluations
-        ),
+            for name in [item["name"]]
+        ],
     )
 
 

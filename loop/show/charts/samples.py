@@ -26,7 +26,7 @@ from reflectune.loop.show.charts.drawing import (
 )
 from reflectune.loop.show.documents import RunEvolution
 from reflectune.loop.show.explanations import name_outcome
-from reflectune.loop.show.numbers import as_sentence, format_share, format_short
+from reflectune.loop.show.numbers import as_sentence, format_share, format_share_of, format_short
 
 __all__ = ["draw_acceptance", "draw_flow"]
 
@@ -80,39 +80,31 @@ def draw_acceptance(document: RunEvolution) -> Chart | None:
         svg,
         _describe_acceptance(places),
         ("round", "phase", "pool", *map(name_outcome, shown), "accepted of proposed"),
-        tuple(
-            (
-                str(place["round"]),
-                place["phase"],
-                f"{place['pool']:,}",
-                *(f"{place[name]:,}" for name in shown),
-                format_share(_accepted(place)),
-            )
+        [
+            (*(place[key] for key in ("round", "phase", "pool", *shown)), format_share_of(*_count(place)))
             for place in places
-        ),
+        ],
     )
 
 
-def _accepted(place: Mapping[str, int]) -> float | None:
-    proposed = place["accepted"] + place["refused"]
-    return place["accepted"] / proposed if proposed else None
+def _count(place: Mapping[str, int]) -> tuple[int, int]:
+    """Proposals that were accepted, and all that were decided about."""
+    return place["accepted"], place["accepted"] + place["refused"]
 
 
 def _describe_acceptance(places: Sequence[Mapping[str, Any]]) -> str:
-    sentences = []
-    for place in [*places[:2], *places[2:][-2:]]:
-        proposed = place["accepted"] + place["refused"]
-        if place["undecided"] == place["pool"]:
-            came_to = "nothing decided yet"
-        elif proposed:
-            came_to = (
-                f"{place['accepted']:,} of {proposed:,} proposals accepted ({format_share(_accepted(place))})"
-            )
-        else:
-            came_to = "no proposal to accept"
-        sentences.append(f"round {place['round']}, {place['phase']}: {came_to}")
-    left_out = " The rounds between are in the table." if len(places) > 4 else ""
-    return f"{as_sentence('; '.join(sentences))}{left_out}"
+    ends = [*places[:2], *places[2:][-2:]]
+    told = "; ".join(f"round {place['round']}, {place['phase']}: {_tell_acceptance(place)}" for place in ends)
+    return as_sentence(told) + (" The rounds between are in the table." if len(places) > 4 else "")
+
+
+def _tell_acceptance(place: Mapping[str, Any]) -> str:
+    accepted, proposed = _count(place)
+    if place["undecided"] == place["pool"]:
+        return "nothing decided yet"
+    if not proposed:
+        return "no proposal to accept"
+    return f"{accepted:,} of {proposed:,} proposals accepted ({format_share_of(accepted, proposed)})"
 
 
 def draw_flow(document: RunEvolution) -> Chart | None:
@@ -152,16 +144,10 @@ def draw_flow(document: RunEvolution) -> Chart | None:
         svg,
         _describe_flow(columns, pool),
         ("round", "from", "to", "samples", "share of the pool"),
-        tuple(
-            (
-                str(move["round"]),
-                move["before"],
-                move["after"],
-                f"{move['n']:,}",
-                format_share(move["n"] / pool),
-            )
+        [
+            (*(move[key] for key in ("round", "before", "after", "n")), format_share(move["n"] / pool))
             for move in moves
-        ),
+        ],
     )
 
 

@@ -9,12 +9,11 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from reflectune.loop.show.comparison import explain_comparable, tabulate_runs
 from reflectune.loop.show.documents import open_lineage
 from reflectune.loop.show.explanations import (
-    explain_comparable,
     explain_rule,
     explain_unknown,
-    list_ends,
     policy_of,
     sum_seconds,
 )
@@ -235,16 +234,14 @@ def _compare(request: Request) -> Response:
         document = site.compare(other)
     except (ReflectuneError, sqlite3.Error, OSError) as error:
         return site.refuse(request, 503, "They cannot be compared", one_line(str(error)))
-    runs = [run for row in document["rounds"] for run in row["runs"] if run is not None]
-    return site.render(
-        request,
-        "compare.html",
-        other=other.path.name,
-        document=document,
-        measures=sorted({name for run in runs for name in run["held_out"]}),
-        comparable=explain_comparable(document),
-        ends=list_ends(document),
-    )
+    sections, comparable = tabulate_runs(document), explain_comparable(document)
+    context: dict[str, Any] = {
+        "other": other.path.name,
+        "document": document,
+        "sections": sections,
+        "comparable": comparable,
+    }
+    return site.render(request, "compare.html", **context)
 
 
 def _icon(request: Request) -> Response:

@@ -7,13 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.explanations import explain_comparable, list_ends
+from reflectune.loop.show.comparison import explain_comparable, share_accepted, tabulate_runs, tell_held_out
 from reflectune.loop.show.journey import TEXTS
 from reflectune.loop.show.numbers import (
     format_held_out,
     format_measure,
-    format_number,
-    format_setting,
     format_share,
     format_share_of,
     name_held_out,
@@ -25,17 +23,12 @@ from reflectune.state.text import inert_document, one_line
 
 __all__ = ["render_rounds_compared", "render_runs_compared"]
 
-Run = Mapping[str, Any]  # a round of one of two runs
-
 # Characters of what two texts have in common that stand around their differences, and of a whole diff.
 _CONTEXT = 100
 _MAX_SHOWN = 2_000
-# Characters of a config value.
-_VALUE = 200
+# Characters of an instruction that did not change.
+_MAX_UNCHANGED = 200
 _SIDES: tuple[Literal["before", "after"], ...] = ("before", "after")
-
-
-# Two rounds
 
 
 def render_rounds_compared(document: RoundsCompared) -> RenderableType:
@@ -118,15 +111,10 @@ def _tabulate_held_out(measures: Sequence[HeldOut]) -> Table:
 def _held_out_rows(measure: HeldOut) -> Iterator[tuple[object, ...]]:
     name, old, new = measure["name"], measure["before"], measure["after"]
     if old:
-        yield name_held_out(name), old["student"], *_evaluation(name, old), "", ""
+        yield name_held_out(name), old["student"], *tell_held_out(name, old), "", ""
     if new:
         change = format_held_out(name, measure["difference"], "+")
-        yield name_held_out(name), new["student"], *_evaluation(name, new), change, _say_overlap(old, new)
-
-
-def _evaluation(name: str, known: Mapping[str, Any]) -> tuple[object, ...]:
-    """A held-out measure with its interval and how many pairs it is of."""
-    return *(format_held_out(name, known[key]) for key in ("value", "low", "high")), known["n"]
+        yield name_held_out(name), new["student"], *tell_held_out(name, new), change, _say_overlap(old, new)
 
 
 def _say_overlap(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> str:
@@ -138,14 +126,10 @@ def _say_overlap(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> str
 
 def _tabulate_decisions(document: RoundsCompared) -> Table:
     rows = (
-        (row["round"], row["phase"], row["decided"], row["accepted"], _share_accepted(row))
+        (row["round"], row["phase"], row["decided"], row["accepted"], share_accepted(row))
         for row in document["decisions"]
     )
     return tabulate(("round", "phase", "proposals", "accepted", "acceptance"), rows, texts=("phase",))
-
-
-def _share_accepted(decisions: Mapping[str, Any]) -> str:
-    return format_share_of(decisions["accepted"], decisions["decided"])
 
 
 def _render_change(sample: SampleChange) -> RenderableType:
@@ -156,7 +140,7 @@ def _render_change(sample: SampleChange) -> RenderableType:
         if old[name] != new[name]:
             parts.append(Field(name, Difference(old[name], new[name], _CONTEXT), _MAX_SHOWN))
         elif name == "instruction":
-            parts.append(Field(name, _shorten(one_line(old[name]))))
+            parts.append(Field(name, one_line(old[name]), _MAX_UNCHANGED))
     if r_ifd := sample["r_ifd"]:
         values = f"{format_measure(r_ifd['before'])} before, {format_measure(r_ifd['after'])} after"
         parts.append(Field("r-IFD", f"{values}, under {r_ifd['student']}"))
@@ -168,102 +152,12 @@ def _render_change(sample: SampleChange) -> RenderableType:
     return Framed(f"sample {sample['position']}", *parts, Field("accepted in", ", ".join(places)))
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= _VALUE else f"{text[:_VALUE]}…"
-
-
-# Two runs
-
-
 def render_runs_compared(document: RunsCompared) -> RenderableType:
     """Two runs: what can be compared, settings, rounds, and what became of the samples of both."""
     document = inert_document(document)
-    samples = document["samples"]
-    names = [one_line(name) for name in document["names"]]
-    rounds = [
-        ((row["round"], Text(name)), run)
-        for row in document["rounds"]
-        for name, run in zip(names, row["runs"], strict=True)
-        if run is not None
-    ]
     status = "; ".join(map(": ".join, zip(document["names"], document["status"], strict=True)))
-    sections = [
-        ("Settings that differ", _tabulate_settings(document["config"], names)),
-        ("Accepted of the proposals decided about, and pairs trained on", _tabulate_rounds(rounds)),
-        ("Held-out measures, with 95 % intervals", _tabulate_measures(rounds)),
-        ("What the teacher took, and the rounds' seconds", _tabulate_costs(rounds)),
-    ]
-    if samples["shared"]:
-        ends = " and ".join(map(str, samples["rounds"]))
-        sections += [
-            (f"Training samples of both, by their pairs after rounds {ends}", _tabulate_ends(document)),
-            ("Decisions of both on the same pair and proposals", _tabulate_agreement(document)),
-        ]
     head = Framed(None, Text(status, style="bold"), *map(Text, explain_comparable(document)), fit=True)
-    return Group(head, Sections(sections))
-
-
-def _tabulate_settings(config: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
-    rows = (
-        (row["key"], *(Text(_shorten(one_line(format_setting(value)))) for value in row["values"]))
-        for row in config
+    sections = tabulate_runs(document)
+    return Group(
+        head, Sections((one.title, tabulate(one.heads, one.rows, texts=one.texts)) for one in sections)
     )
-    return tabulate(("key", *names), rows, texts=names)
-
-
-def _tabulate_rounds(rounds: Sequence[tuple[tuple[object, ...], Run]]) -> Table:
-    rows = (
-        (*place, *(_say_accepted(run[phase]) for phase in PHASES), run["training"])
-        for place, run in rounds
-        if run["instruction"] or run["response"]
-    )
-    return tabulate(("round", "run", *PHASES, "trained on"), rows, texts=("run",))
-
-
-def _say_accepted(phase: Mapping[str, int] | None) -> str:
-    if phase is None:
-        return "-"
-    return f"{phase['accepted']} of {phase['decided']} {_share_accepted(phase):>4}"
-
-
-def _tabulate_measures(rounds: Sequence[tuple[tuple[object, ...], Run]]) -> Table:
-    heads = ("measure", "round", "run", "value", "from", "to", "pairs")
-    rows = (
-        (name_held_out(name), *place, *_evaluation(name, known))
-        for name in sorted({name for _, run in rounds for name in run["held_out"]})
-        for place, run in rounds
-        if (known := run["held_out"].get(name))
-    )
-    return tabulate(heads, rows, texts=("run",))
-
-
-def _tabulate_costs(rounds: Sequence[tuple[tuple[object, ...], Run]]) -> Table:
-    return tabulate(
-        ("round", "run", "calls", "from\ncache", "tokens", "USD", "seconds"),
-        ((*place, *_costs(run["teacher"]), f"{run['seconds']:.1f}") for place, run in rounds),
-        texts=("run",),
-    )
-
-
-def _costs(teacher: Mapping[str, Any]) -> tuple[object, ...]:
-    counts = [teacher[key] for key in ("prompt_tokens", "completion_tokens")]
-    tokens = "-" if None in counts else sum(counts)
-    return teacher["calls"], teacher["cached"], tokens, format_number(teacher["cost_usd"], ".4f")
-
-
-def _tabulate_ends(document: RunsCompared) -> Table:
-    shared = document["samples"]["shared"]
-    rows = ((Text(what), number, format_share_of(number, shared)) for what, number in list_ends(document))
-    return tabulate(("ended with", "samples", "share"), rows)
-
-
-def _tabulate_agreement(document: RunsCompared) -> Table:
-    rows = (
-        (
-            *(row[key] for key in ("round", "phase", "both", "alike", "agree")),
-            format_share_of(row["agree"], row["alike"]),
-        )
-        for row in document["decisions"]
-    )
-    heads = ("round", "phase", "decided\nby both", "on the\nsame", "alike", "agreement")
-    return tabulate(heads, rows, texts=("phase",))

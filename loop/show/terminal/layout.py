@@ -32,7 +32,6 @@ __all__ = [
     "Field",
     "Framed",
     "Sections",
-    "has_colour",
     "open_console",
     "tabulate",
 ]
@@ -60,11 +59,6 @@ def open_console() -> Console:
     return Console(markup=False, highlight=False, width=_ENDLESS)
 
 
-def has_colour(console: Console) -> bool:
-    """Whether the console shows colours: not where they are refused, piped, or beyond the terminal."""
-    return console.color_system is not None and not console.no_color
-
-
 def tabulate(heads: Sequence[str], rows: Iterable[Sequence[object]], *, texts: Sequence[str] = ()) -> Table:
     """A table of rows under heads.
 
@@ -78,7 +72,7 @@ def tabulate(heads: Sequence[str], rows: Iterable[Sequence[object]], *, texts: S
         else:
             table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return table
 
 
@@ -106,7 +100,7 @@ class Field:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text = self.text
         if isinstance(text, Difference):
-            text = text.render(colour=has_colour(console))
+            text = text.render(colour=console.color_system is not None and not console.no_color)
         elif isinstance(text, str):
             text = Text(text)
         if (left := len(text) - self.limit) > 0:
