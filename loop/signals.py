@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
-__all__ = ["Interrupted", "Interruption", "catch_signals"]
+__all__ = ["Interrupted", "Interruption", "catch_signals", "exit_on_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOTICE = "stopping after the batch in flight; once more leaves at once\n"
@@ -124,6 +125,21 @@ def catch_signals() -> Iterator[Interruption]:
         os.close(end)
         watcher.join()
         os.close(numbers)
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """End by SIGINT and SIGTERM as by `sys.exit`, for what has to tidy up and nothing to finish."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _write(text: str, *, show_cursor: bool = False) -> None:

@@ -168,13 +168,6 @@ def paths(runs: Path, name: str) -> dict[str, str]:
     return {kind: path.format(**known) for kind, path in PAGES.items()}
 
 
-def wait_for_comparison(address: str, path: str) -> None:
-    for _ in range(600):
-        if "being compared" not in fetch(address, path)[1]:
-            return
-    raise AssertionError("never compared")
-
-
 # Looking for samples, and reading one
 
 
@@ -330,7 +323,6 @@ def test_browser_answers_why_by_two_real_clicks(calm: str, browser: "Browser") -
 
 
 def test_browser_runs_no_script_of_the_data(runs: Path, hostile: str, browser: "Browser") -> None:
-    wait_for_comparison(hostile, "/compare/calm")
     with open_tab(browser, hostile) as tab:
         for path in (
             *paths(runs, "hostile").values(),
@@ -487,7 +479,6 @@ def focused(page: "Page") -> dict[str, Any]:
 def test_browser_pages_are_accessible(
     runs: Path, calm: str, browser: "Browser", dark: bool, width: int
 ) -> None:
-    wait_for_comparison(calm, "/compare/hostile")
     faults = []
     with open_tab(browser, calm, dark=dark, width=width) as tab:
         for kind, path in paths(runs, "calm").items():

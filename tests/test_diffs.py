@@ -1,37 +1,37 @@
 import random
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectune.loop.show.diffs import diff_words
+from reflectune.loop.show.diffs import Change, diff_words
 from reflectune.loop.show.terminal.layout import Difference
 from reflectune.state.text import inert
 
-
-def test_diff_words_keeps_what_both_share() -> None:
-    assert diff_words("the red cat", "the big cat") == [
-        ("same", "the "),
-        ("removed", "red"),
-        ("added", "big"),
-        ("same", " cat"),
-    ]
+SENTENCES = " ".join(f"Sentence {index} says {index * 7}." for index in range(3000))
 
 
-def test_diff_words_joins_changes_with_only_a_space_between() -> None:
-    assert diff_words("a red cat sat", "a big dog sat") == [
-        ("same", "a "),
-        ("removed", "red cat"),
-        ("added", "big dog"),
-        ("same", " sat"),
-    ]
+def differences(changes: Sequence[tuple[Change, str]]) -> list[str]:
+    return [text for change, text in changes if change != "same"]
 
 
-def test_diff_words_of_equal_and_empty_texts() -> None:
-    assert diff_words("same", "same") == [("same", "same")]
-    assert diff_words("", "new") == [("added", "new")]
-    assert diff_words("", "") == []
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("the red cat", "the big cat",
+         [("same", "the "), ("removed", "red"), ("added", "big"), ("same", " cat")]),
+        # Changes with only a space between them are joined.
+        ("a red cat sat", "a big dog sat",
+         [("same", "a "), ("removed", "red cat"), ("added", "big dog"), ("same", " sat")]),
+        ("same", "same", [("same", "same")]),
+        ("", "new", [("added", "new")]),
+        ("", "", []),
+    ],
+)  # fmt: skip
+def test_diff_words_keeps_what_both_share(old: str, new: str, changes: list[tuple[Change, str]]) -> None:
+    assert diff_words(old, new) == changes
 
 
 @given(old=st.text(), new=st.text())
@@ -54,26 +54,21 @@ def test_inert_text_cannot_steer_a_terminal() -> None:
     assert Difference("a", "\x1b]0;title\x07").render(colour=True).plain.count("\x1b") == 0
 
 
-def test_diff_words_of_long_texts_goes_by_sentences_and_is_quick() -> None:
-    old = " ".join(f"Sentence {index} says {index * 7}." for index in range(3000))
-    new = old.replace("Sentence 17 says 119.", "Sentence 17 says nothing!")
+def test_diff_words_of_long_texts_goes_by_words_where_there_is_one_change() -> None:
+    changes = diff_words(SENTENCES, SENTENCES.replace("17 says 119.", "17 says nothing!"))
+    assert differences(changes) == ["119.", "nothing!"]
+
+
+def test_diff_words_of_long_texts_with_more_changes_goes_by_sentences_and_is_quick() -> None:
+    new = SENTENCES.replace("Sentence 17 says 119.", "Sentence 17 says nothing!")
     new = new.replace("Sentence 2990 says", "Sentence 2990 denies")
     began = time.monotonic()
-    changes = diff_words(old, new)
+    changes = diff_words(SENTENCES, new)
     assert time.monotonic() - began < 5
-    assert [text for change, text in changes if change != "same"] == [
-        "Sentence 17 says 119. ",
-        "Sentence 17 says nothing! ",
-        "Sentence 2990 says 20930. ",
+    assert differences(changes) == [
+        "Sentence 17 says 119. ", "Sentence 17 says nothing! ", "Sentence 2990 says 20930. ",
         "Sentence 2990 denies 20930. ",
-    ]
-    assert "".join(text for change, text in changes if change != "added") == old
-
-
-def test_diff_words_of_long_texts_with_one_change_goes_by_words() -> None:
-    old = " ".join(f"Sentence {index} says {index * 7}." for index in range(3000))
-    changes = diff_words(old, old.replace("17 says 119.", "17 says nothing!"))
-    assert [text for change, text in changes if change != "same"] == ["119.", "nothing!"]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("pieces", ["ab", "abcdefghijklmnop"])
@@ -84,4 +79,3 @@ def test_diff_words_of_long_texts_that_differ_everywhere_is_quick(pieces: str, e
     changes = diff_words(old, new)
     assert time.monotonic() - began < 10
     assert "".join(text for change, text in changes if change != "added") == old
-    assert "".join(text for change, text in changes if change != "removed") == new

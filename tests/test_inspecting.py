@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 
 from reflectune.loop.cli import main
+from reflectune.loop.show.terminal.search import note_on
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.index import SampleQuery
 from reflectune.state.lineage.writer import LineageWriter
 from tests.test_comparison import write_run
-from tests.worlds import child_environment, command, reflectune, write_world
+from tests.worlds import child_environment, command, run_process
 
 pytestmark = pytest.mark.slow
 
@@ -63,14 +65,6 @@ def piped(world: Path, *arguments: object, **environment: str) -> str:
 
 def document(world: Path, *arguments: object) -> Any:
     return json.loads(piped(world, *arguments, "--json"))
-
-
-def refusal(world: Path, *arguments: object) -> str:
-    """The one line that a wrong use gets."""
-    code, out, err = run_here(world, *arguments)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1, err
-    return err
 
 
 class Terminal:
@@ -119,10 +113,8 @@ class Terminal:
 
 
 def on_a_terminal(world: Path, *arguments: object, columns: int = 80, **environment: str) -> str:
-    terminal = Terminal(world, *arguments, columns=columns, rows=50, **environment)
-    text = terminal.read_to_end()
-    assert terminal.process.returncode == 0, text
-    return text
+    """What a command prints where rich takes standard output for a terminal of so many columns."""
+    return piped(world, *arguments, FORCE_COLOR="1", COLUMNS=str(columns), **environment)
 
 
 def without_style(text: str) -> str:
@@ -139,33 +131,24 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
-def test_inspecting_on_a_terminal_fits_it_and_cuts_nothing(
-    world: Path, arguments: tuple[str, ...], columns: int
-) -> None:
-    lines = without_style(on_a_terminal(world, *arguments, columns=columns)).splitlines()
-    assert max(map(len, lines)) <= columns
-    assert not [line for line in lines if "…" in line]
-
-
-@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
-def test_inspecting_piped_has_neither_frames_nor_escapes_nor_padding(
-    world: Path, arguments: tuple[str, ...]
-) -> None:
+def test_inspecting_fits_a_terminal_and_is_plain_in_a_pipe(world: Path, arguments: tuple[str, ...]) -> None:
+    for columns in (80, 200):
+        lines = without_style(on_a_terminal(world, *arguments, columns=columns)).splitlines()
+        assert max(map(len, lines)) <= columns
+        assert not [line for line in lines if "…" in line]
     text = piped(world, *arguments)
     assert not re.search("[─-╿\x1b]", text)
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 
 
 def test_inspecting_says_the_same_with_and_without_colour(world: Path) -> None:
-    for arguments in (("show", "one"), ("compare", "one", "two")):
+    for arguments in COMMANDS[1:2] + COMMANDS[-1:]:
         coloured = on_a_terminal(world, *arguments)
         plain = on_a_terminal(world, *arguments, NO_COLOR="1")
         assert without_style(coloured) == without_style(plain)
         assert not re.search(r"\x1b\[(\d+;)*3\d", plain)
     assert "{+better+}" in without_style(on_a_terminal(world, "trace", "one", "0", NO_COLOR="1"))
-    assert "{+better+}" in on_a_terminal(world, "trace", "one", "0", TERM="dumb")
 
 
 def test_inspecting_piped_keeps_a_long_line_whole_unless_columns_are_set(tmp_path: Path, world: Path) -> None:
@@ -180,7 +163,7 @@ def test_inspecting_piped_keeps_a_long_line_whole_unless_columns_are_set(tmp_pat
 
 
 def test_inspecting_in_a_process_of_its_own_writes_the_same(world: Path) -> None:
-    done = reflectune("trace", "one", 0, cwd=world, **SETTINGS)
+    done = run_process("trace", "one", 0, cwd=world, **SETTINGS)
     assert (done.returncode, done.stdout, done.stderr) == (0, piped(world, "trace", "one", 0), "")
 
 
@@ -191,61 +174,35 @@ def test_search_finds_samples_by_words_outcome_and_training(world: Path) -> None
     assert list(every["samples"][0]) == [
         "sample", "position", "split", "round", "instruction", "response", "length_growth", "trained", "text",
     ]  # fmt: skip
-
-    def positions(*conditions: object) -> list[int]:
-        return [
-            row["position"] for row in document(world, "search", "one", "--round", 1, *conditions)["samples"]
-        ]
-
-    assert positions("--outcome", "accepted") == [0]
-    assert positions("--outcome", "refused", "--phase", "response") == [1]
-    assert positions("--outcome", "refused", "--phase", "instruction") == []
-    assert positions("--trained") == [0]
-    assert positions("--not-trained", "--descending") == [2, 1]
-    assert positions("answer", "b") == [1]
-    assert positions("--min-length-growth", "1") == [0, 1, 2]
-    assert positions("--max-length-growth", "0.5") == []
-    few = document(world, "search", "one", "--round", 1, "--limit", 1)
-    assert (few["found"], few["shown"]) == (3, 1)
-    assert "3 match, 1 shown; see one with `reflectune trace one 0`" in piped(
-        world, "search", "one", "--round", 1, "--limit", 1
-    )
+    for conditions, positions in (
+        (("--outcome", "accepted"), [0]),
+        (("--outcome", "refused", "--phase", "response"), [1]),
+        (("--outcome", "refused", "--phase", "instruction"), []),
+        (("--trained",), [0]),
+        (("--not-trained", "--descending"), [2, 1]),
+        (("answer", "b"), [1]),
+        (("--min-length-growth", "1"), [0, 1, 2]),
+        (("--max-length-growth", "0.5"), []),
+    ):
+        told = document(world, "search", "one", "--round", 1, *conditions)
+        assert [row["position"] for row in told["samples"]] == positions, conditions
+    few = ("search", "one", "--round", 1, "--limit", 1)
+    assert (document(world, *few)["found"], document(world, *few)["shown"]) == (3, 1)
+    assert "3 match, 1 shown; see one with `reflectune trace one 0`" in piped(world, *few)
+    told = document(world, "search", "one", "--min-ifd-change", 0)
+    assert (told["samples"], told["notes"]) == ([], ["no IFD has been compared yet"])
 
 
-def test_search_refuses_a_key_that_does_not_sort(world: Path) -> None:
-    assert "'r-ifd-change'" in refusal(world, "search", "one", "--sort", "cost")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--min-ifd-change", "nan"), "--min-ifd-change is nan; give a finite number"),
-        (("--max-length-growth", "inf"), "--max-length-growth is inf; give a finite number"),
-        (("--round", "9"), "one: there is no round 9; the last one is 1"),
-        (
-            ("--min-r-ifd-change", "0.5", "--max-r-ifd-change", "-0.5"),
-            "--min-r-ifd-change 0.5 is above --max-r-ifd-change -0.5; nothing lies between",
-        ),
-    ],
-)
-def test_search_refuses_what_makes_no_sense(world: Path, arguments: tuple[str, ...], message: str) -> None:
-    assert message in refusal(world, "search", "one", *arguments)
-
-
-def test_search_says_that_changes_of_rounds_do_not_compare(world: Path, tmp_path: Path) -> None:
-    shutil.copytree(world / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("index.db*"))
-    with LineageWriter.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
-        database.execute(
-            "UPDATE decisions SET incumbent_value = 0.9, challenger_value = 0.5 WHERE phase = 'response'"
-        )
-    note = "note: changes of different rounds are under different students"
-    assert note in piped(tmp_path, "search", "one", "--sort", "r-ifd-change")
-    assert note not in piped(tmp_path, "search", "one", "--sort", "r-ifd-change", "--round", 1)
-    assert note not in piped(tmp_path, "search", "one")
+def test_search_says_that_changes_of_rounds_do_not_compare() -> None:
+    both = ("ifd_change", "r_ifd_change")
+    (note,) = note_on(SampleQuery(sort="r_ifd_change"), "ifd+r-ifd", both)
+    assert note.startswith("changes of different rounds are under different students")
+    for query in (SampleQuery(sort="r_ifd_change", round=1), SampleQuery(), SampleQuery(min_ifd_change=0.5)):
+        assert note_on(query, "ifd+r-ifd", both) == []
 
 
 @pytest.mark.parametrize(
-    ("policy", "compares"),
+    ("policy", "notes"),
     [
         ("ifd+r-ifd", ("no IFD has been compared yet", "no r-IFD has been compared yet")),
         ("ifd", ("no IFD has been compared yet", "policy ifd compares no r-IFD")),
@@ -254,20 +211,14 @@ def test_search_says_that_changes_of_rounds_do_not_compare(world: Path, tmp_path
         ("random", ("policy random compares no IFD", "policy random compares no r-IFD")),
     ],
 )
-def test_search_says_which_changes_a_policy_leaves_unknown(
-    world: Path, tmp_path: Path, policy: str, compares: tuple[str, str]
-) -> None:
-    shutil.copytree(world / "runs", tmp_path / "runs")
-    with LineageWriter.open(tmp_path / "runs/one/lineage.db") as store, store.transaction() as database:
-        database.execute(
-            "UPDATE runs SET config = json_set(config, '$.selection', json(?))",
-            [json.dumps({"policy": policy})],
-        )
-    for name, note in zip(("ifd-change", "r-ifd-change"), compares, strict=True):
-        for condition in (("--sort", name), (f"--min-{name}", "0")):
-            told = document(tmp_path, "search", "one", *condition)
-            assert (told["samples"], told["notes"]) == ([], [note])
-    assert document(tmp_path, "search", "one")["notes"] == []
+def test_search_says_which_changes_a_policy_leaves_unknown(policy: str, notes: tuple[str, str]) -> None:
+    queries = (
+        (SampleQuery(sort="ifd_change"), SampleQuery(min_ifd_change=0.0)),
+        (SampleQuery(sort="r_ifd_change"), SampleQuery(max_r_ifd_change=0.0)),
+    )
+    for note, (sorts, bounds) in zip(notes, queries, strict=True):
+        assert note_on(sorts, policy, ()) == note_on(bounds, policy, ()) == [note]
+    assert note_on(SampleQuery(), policy, ()) == []
 
 
 def test_diff_has_the_documented_keys(world: Path) -> None:
@@ -282,14 +233,6 @@ def test_diff_has_the_documented_keys(world: Path) -> None:
     ]  # fmt: skip
     assert "[-answer-]{+better+} a" in piped(world, "diff", "one", 0, 1)
     assert document(world, "diff", "one", 0, 1, "--limit", 0)["samples"] == []
-
-
-@pytest.mark.parametrize(
-    ("rounds", "message"),
-    [(("0", "2"), "round 2 is not complete"), (("1", "1"), "are the same"), (("0", "last"), "integer")],
-)
-def test_diff_refuses_rounds_that_are_not_there(world: Path, rounds: tuple[str, str], message: str) -> None:
-    assert message in refusal(world, "diff", "one", *rounds)
 
 
 def test_compare_of_two_runs_has_the_documented_keys(world: Path) -> None:
@@ -308,18 +251,33 @@ def test_compare_of_two_rounds_is_diff(world: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "message"),
+    ("arguments", "message"),
     [
-        (("one", "one"), "give the names of two runs, or two rounds of one run, as one@0 one@1"),
-        (("one@0", "two@1"), "give the names of two runs"),
-        (("one", "one@1"), "give the names of two runs"),
-        (("one@0", "one@last"), "one@last: last is no round; write a round as one@2"),
-        (("one@0", "one@"), "nothing is no round"),
-        (("one@0", "one@2"), "round 2 is not complete"),
+        ("search one --sort cost", "'r-ifd-change'"),
+        ("search one --min-ifd-change nan", "--min-ifd-change is nan; give a finite number"),
+        ("search one --max-length-growth inf", "--max-length-growth is inf; give a finite number"),
+        ("search one --round 9", "one: there is no round 9; the last one is 1"),
+        (
+            "search one --min-r-ifd-change 0.5 --max-r-ifd-change -0.5",
+            "--min-r-ifd-change 0.5 is above --max-r-ifd-change -0.5; nothing lies between",
+        ),
+        ("diff one 0 2", "round 2 is not complete"),
+        ("diff one 1 1", "are the same"),
+        ("diff one 0 last", "integer"),
+        ("compare one one", "give the names of two runs, or two rounds of one run, as one@0 one@1"),
+        ("compare one@0 two@1", "give the names of two runs"),
+        ("compare one one@1", "give the names of two runs"),
+        ("compare one@0 one@last", "one@last: last is no round; write a round as one@2"),
+        ("compare one@0 one@", "nothing is no round"),
+        ("show one --watch", "needs a terminal"),
+        ("show one --watch --json", "leave one of them out"),
     ],
 )
-def test_compare_refuses_what_does_not_compare(world: Path, places: tuple[str, str], message: str) -> None:
-    assert message in refusal(world, "compare", *places)
+def test_inspecting_refuses_what_makes_no_sense(world: Path, arguments: str, message: str) -> None:
+    code, out, err = run_here(world, *arguments.split())
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1, err
+    assert message in err
 
 
 def test_samples_is_another_word_for_search(world: Path) -> None:
@@ -327,11 +285,6 @@ def test_samples_is_another_word_for_search(world: Path) -> None:
     listed = piped(world, "--help")
     assert "│ search " in listed
     assert "│ samples " not in listed
-
-
-def test_watch_is_refused_where_there_is_nothing_to_redraw(world: Path) -> None:
-    assert "needs a terminal" in refusal(world, "show", "one", "--watch")
-    assert "leave one of them out" in refusal(world, "show", "one", "--watch", "--json")
 
 
 @contextmanager
@@ -382,25 +335,6 @@ def test_watch_never_keeps_the_writer_waiting(tmp_path: Path, world: Path) -> No
 
 
 def test_watch_of_a_run_that_does_not_go_on_shows_it_once(world: Path) -> None:
-    text = on_a_terminal(world, "show", "one", "--watch")
-    assert "one: finished" in text
-
-
-@pytest.mark.slow
-def test_watch_follows_a_real_run_to_its_end(tmp_path: Path) -> None:
-    write_world(tmp_path, samples=20)
-    started = time.monotonic()
-    with subprocess.Popen(
-        command("run", "config.toml"), cwd=tmp_path, env=child_environment(), stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    ) as run:  # fmt: skip
-        while not (tmp_path / "runs/tiny/lineage.db").exists():
-            assert run.poll() is None
-            assert time.monotonic() < started + 120
-            time.sleep(0.05)
-        terminal = Terminal(tmp_path, "show", "tiny", "--watch", columns=100, rows=60)
-        text = terminal.read_to_end()
-        assert terminal.process.returncode == 0
-        assert run.wait(120) == 0
-    assert "tiny: running" in text
-    assert "tiny: finished, stopped: rounds" in text[text.rindex("\x1b[?1049l") :]
+    terminal = Terminal(world, "show", "one", "--watch", columns=80, rows=24)
+    assert "one: finished" in terminal.read_to_end()
+    assert terminal.process.returncode == 0

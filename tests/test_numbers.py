@@ -1,31 +1,25 @@
 """How numbers are written."""
 
 import math
-from typing import Any
 
 import pytest
 
 from reflectune.loop.show.numbers import (
     format_apart,
     format_held_out,
-    format_interval,
     format_measure,
     format_moment,
     format_seconds,
     format_short,
     format_usd,
+    format_with_interval,
 )
 
 
-@pytest.mark.parametrize(
-    ("value", "sign", "written"),
-    [
-        (None, "", "-"), (0.0, "", "0"), (0.00002, "", "2.00e-05"), (0.5, "", "0.5000"), (12.34, "", "12.3"),
-        (1234567.0, "", "1.23e+06"), (0.25, "+", "+0.2500"), (-0.00002, "+", "-2.00e-05"),
-    ],
-)  # fmt: skip
-def test_measures_that_are_not_0_are_not_written_as_0(value: float | None, sign: str, written: str) -> None:
-    assert format_measure(value, sign) == written
+def test_measures_that_are_not_0_are_not_written_as_0() -> None:
+    values = (None, 0.0, 0.00002, 0.5, 12.34, 1234567.0)
+    assert list(map(format_measure, values)) == ["-", "0", "2.00e-05", "0.5000", "12.3", "1.23e+06"]
+    assert [format_measure(value, "+") for value in (0.25, -0.00002)] == ["+0.2500", "-2.00e-05"]
 
 
 @pytest.mark.parametrize(
@@ -68,9 +62,9 @@ def test_held_out_measures_are_as_precise_as_their_size_asks(
 
 
 def test_intervals_are_written_where_there_are_any() -> None:
-    evaluation: dict[str, Any] = {"name": "accuracy", "low": 0.25, "high": 0.75}
-    assert format_interval(evaluation) == "25.0% to 75.0%"
-    assert format_interval(evaluation | {"low": None}) == ""
+    evaluation = {"name": "accuracy", "value": 0.5, "low": 0.25, "high": 0.75}
+    assert format_with_interval(evaluation) == "50.0% (25.0% to 75.0%)"
+    assert format_with_interval(evaluation | {"low": None}) == "50.0%"
 
 
 def test_times_and_amounts_have_the_unit_that_reads_best() -> None:
@@ -79,11 +73,6 @@ def test_times_and_amounts_have_the_unit_that_reads_best() -> None:
         "0.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "2 h 1 min", "-",
     ]  # fmt: skip
     assert [format_usd(value) for value in (0.0123, 1234.5, None)] == ["$0.0123", "$1,234.50", "-"]
-    assert [format_short(value) for value in (12.5, 12_345, 2_500_000, 3e9)] == [
-        "12.5",
-        "12.3k",
-        "2.5M",
-        "3G",
-    ]
+    assert list(map(format_short, (12.5, 12_345, 2_500_000, 3e9))) == ["12.5", "12.3k", "2.5M", "3G"]
     assert format_moment("2026-01-02T03:04:05+01:00", utc=True) == "2026-01-02 02:04 UTC"
     assert format_moment(None) == "-"

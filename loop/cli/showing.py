@@ -13,6 +13,8 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.records import Phase
 
 if TYPE_CHECKING:
+    from reflectune.loop.show.documents import Found
+    from reflectune.state.lineage.documents import RoundsCompared
     from reflectune.state.lineage.index import SampleQuery, SortKey
 
 __all__ = ["compare", "diff", "list_runs", "report", "search", "serve", "show", "trace", "verify"]
@@ -130,7 +132,8 @@ def diff(
     from reflectune.state.lineage.round_comparison import compare_rounds
 
     with read_run(runs, name) as lineage:
-        document = {"name": name, **compare_rounds(lineage, before, after, order=sort, limit=limit)}
+        compared = compare_rounds(lineage, before, after, order=sort, limit=limit)
+    document: RoundsCompared = {"name": name, **compared}
     show_document(document, render_rounds_compared(document), as_json)
 
 
@@ -168,10 +171,10 @@ def serve(
         pass
     from reflectune.loop.show.html.server import serve as serve_pages
 
-    ended_by = serve_pages(
+    serve_pages(
         runs, folder, port, lambda address: say(f"serving {folder.path.name} at {address} (Ctrl-C ends it)")
     )
-    raise typer.Exit(128 + ended_by if ended_by else 1)
+    raise typer.Exit(1)  # it ended by itself
 
 
 def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
@@ -279,7 +282,8 @@ def search(
     show_document(document, render_found(document), as_json)
 
 
-def _find(folder: RunFolder, query: "SampleQuery") -> dict[str, object]:
+def _find(folder: RunFolder, query: "SampleQuery") -> "Found":
+    from reflectune.loop.show.explanations import policy_of
     from reflectune.loop.show.terminal.search import note_on
     from reflectune.state.lineage.index import SampleIndex
     from reflectune.state.storage import explain_storage_errors
@@ -292,10 +296,10 @@ def _find(folder: RunFolder, query: "SampleQuery") -> dict[str, object]:
             raise ConfigError(f"{name}: there is no round {query.round}; the last one is {last}")
         rows = index.find(query)
         found = len(rows) if len(rows) < query.limit else index.count(query, at_most=_UNCOUNTED)
-        unknown = [change for change in _CHANGES if not index.knows(change)]
+        known = [change for change in _CHANGES if index.knows(change)]
     with read_run(folder.path.parent, name) as lineage:
-        policy = lineage.settings()["config"].get("selection", {}).get("policy", "")
-    notes = note_on(query, policy, unknown)
+        policy = policy_of(lineage.settings())
+    notes = note_on(query, policy, known)
     return {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-__all__ = ["Change", "diff_words"]
+__all__ = ["Change", "count_equal", "diff_words"]
 
 Change = Literal["same", "removed", "added"]
 
@@ -41,8 +41,8 @@ def _align(old: str, new: str) -> Iterator[tuple[str, str]]:
     """What stands in the one text for what in the other, in order; equal where nothing changed."""
     for pieces in (_WORDS, _SENTENCES, _TEXT):
         before, after = pieces.findall(old), pieces.findall(new)
-        head = _count_equal(before, after)
-        tail = _count_equal(before[head:][::-1], after[head:][::-1])
+        head = count_equal(before, after)
+        tail = count_equal(before[head:][::-1], after[head:][::-1])
         differing = before[head : len(before) - tail], after[head : len(after) - tail]
         if _is_quick(*differing):
             break
@@ -63,7 +63,7 @@ def _is_quick(before: Sequence[str], after: Sequence[str]) -> bool:
     return sum(counts[piece] for piece in before) <= _MAX_EQUAL_PAIRS
 
 
-def _count_equal(one: Sequence[str], other: Sequence[str]) -> int:
+def count_equal(one: Sequence[str], other: Sequence[str]) -> int:
     """How many pieces two texts begin with alike."""
     differing = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differing, min(len(one), len(other)))

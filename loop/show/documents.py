@@ -1,24 +1,81 @@
-"""Runs as documents: what `runs` and `show` print, and what every view of a run begins with."""
+"""Runs as documents: what commands print with --json, and what every view of a run begins with."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.documents import (
+    CallSums,
+    EvaluationDocument,
+    Evolution,
+    FoundSample,
+    RoundDocument,
+    RunHead,
+    RunsCompared,
+    Settings,
+)
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.run_comparison import compare_runs
 from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
+    "Found",
+    "Overview",
+    "RunDocument",
+    "RunEvolution",
     "describe_comparison",
     "describe_run",
     "open_lineage",
+    "open_run",
     "overview",
-    "read_status",
     "readable_overview",
 ]
+
+
+class Overview(TypedDict):
+    """One line of `runs`; a folder that cannot be read has an error, and None elsewhere."""
+
+    name: str
+    status: str
+    round: int | None
+    rounds: int | None
+    samples: int | None
+    acceptance: float | None
+    cost_usd: float | None
+    created_at: str | None
+    error: NotRequired[str]
+
+
+class RunDocument(TypedDict):
+    """One run with its rounds, as `show` has it."""
+
+    name: str
+    status: str
+    stop_reason: str | None
+    rounds: list[RoundDocument]
+
+
+class RunEvolution(RunDocument, Evolution):
+    """A run with what its samples went through, as `report` has it."""
+
+    created_at: str
+    settings: Settings
+    samples: dict[str, int]
+    evaluations: list[EvaluationDocument]
+    teacher: CallSums
+
+
+class Found(TypedDict):
+    """What `search` found, and what to bear in mind about it."""
+
+    name: str
+    found: int
+    shown: int
+    notes: list[str]
+    samples: list[FoundSample]
 
 
 @contextmanager
@@ -28,69 +85,63 @@ def open_lineage(folder: RunFolder) -> Iterator[LineageReader]:
         yield lineage
 
 
-def readable_overview(folder: RunFolder) -> dict[str, Any]:
+@contextmanager
+def open_run(folder: RunFolder) -> Iterator[tuple[LineageReader, RunHead]]:
+    """Read a run's lineage, and its head: one that says it is running without a live process was interrupted.
+
+    The process may have ended, or begun, since the status was written: a lock before or after counts.
+    """
+    was_locked = folder.is_locked()
+    with open_lineage(folder) as lineage:
+        run = lineage.run() | {"name": folder.path.name}
+        if run["status"] == "running" and not was_locked and not folder.is_locked():
+            run["status"] = "interrupted"
+        yield lineage, run
+
+
+def readable_overview(folder: RunFolder) -> Overview:
     """One line of `runs`; a folder that cannot be read has a line too, and keeps no other from its own."""
     try:
         return overview(folder)
     except (ReflectuneError, sqlite3.DatabaseError) as error:
-        unknown = dict.fromkeys(("round", "rounds", "samples", "acceptance", "cost_usd", "created_at"))
-        return {"name": folder.path.name, "status": "unreadable", **unknown, "error": str(error)}
-
-
-def overview(folder: RunFolder) -> dict[str, Any]:
-    """One line of `runs`."""
-    was_locked = folder.is_locked()
-    with open_lineage(folder) as lineage:
-        run = lineage.run()
-        samples = lineage.samples()
         return {
-            "name": folder.path.name,
-            "status": _status(folder, run["status"], was_locked),
+            "name": folder.path.name, "status": "unreadable", "round": None, "rounds": None, "samples": None,
+            "acceptance": None, "cost_usd": None, "created_at": None, "error": str(error),
+        }  # fmt: skip
+
+
+def overview(folder: RunFolder) -> Overview:
+    """One line of `runs`."""
+    with open_run(folder) as (lineage, run):
+        return {
+            "name": run["name"],
+            "status": run["status"],
             "round": lineage.last_round(),
             "rounds": run["rounds"],
-            "samples": samples["train"] + samples["holdout"],
+            "samples": sum(lineage.samples().values()),
             "acceptance": lineage.acceptance(),
             "cost_usd": lineage.teacher()["cost_usd"],
             "created_at": run["created_at"],
         }
 
 
-def describe_run(folder: RunFolder, known: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def describe_run(folder: RunFolder, known: Sequence[RoundDocument] = ()) -> RunDocument:
     """One run with its rounds, as `show --json` prints it; those `known` that were over are kept."""
-    was_locked = folder.is_locked()
-    with open_lineage(folder) as lineage:
-        run = lineage.run()
+    with open_run(folder) as (lineage, run):
         return {
-            "name": folder.path.name,
-            "status": _status(folder, run["status"], was_locked),
+            "name": run["name"],
+            "status": run["status"],
             "stop_reason": run["stop_reason"],
             "rounds": [*known[:-1], *lineage.rounds(since=known[-1]["round"] if known else 0)],
         }
 
 
-def describe_comparison(one: RunFolder, other: RunFolder) -> dict[str, Any]:
+def describe_comparison(one: RunFolder, other: RunFolder) -> RunsCompared:
     """Two runs against each other, as `compare --json` prints it."""
-    with open_lineage(one) as first, open_lineage(other) as second:
-        compared = compare_runs(first, second)
-    folders = (one, other)
-    return {
-        "names": [folder.path.name for folder in folders],
-        "status": [read_status(folder) for folder in folders],
-        **compared,
-    }
-
-
-def read_status(folder: RunFolder) -> str:
-    """A run's status by itself."""
-    was_locked = folder.is_locked()
-    with open_lineage(folder) as lineage:
-        return _status(folder, lineage.run()["status"], was_locked)
-
-
-def _status(folder: RunFolder, written: str, was_locked: bool) -> str:
-    """The run's status: one that says it is running without a live process was interrupted.
-
-    The process may have ended, or begun, since the status was read: `was_locked` before that counts too.
-    """
-    is_dead = written == "running" and not was_locked and not folder.is_locked()
-    return "interrupted" if is_dead else written
+    with open_run(one) as (first, run), open_run(other) as (second, other_run):
+        runs = (run, other_run)
+        return {
+            "names": [run["name"] for run in runs],
+            "status": [run["status"] for run in runs],
+            **compare_runs(first, second),
+        }

@@ -1,30 +1,43 @@
-"""Decisions, outcomes, scores and teacher calls in words: the same in a terminal, a report and a browser."""
+"""Facts about a run in words: the same in a terminal, a report and a browser."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 from reflectune.loop.show.numbers import format_apart, format_measure
+from reflectune.state.lineage.documents import (
+    DecisionDocument,
+    FailureDocument,
+    RoundDocument,
+    ScoreDocument,
+    Settings,
+)
 from reflectune.state.policies import measure_of
 
 __all__ = [
     "explain_call",
-    "explain_decision",
     "explain_reason",
+    "explain_rule",
     "explain_score",
+    "explain_unknown",
     "name_outcome",
+    "policy_of",
+    "sum_seconds",
     "unit_of",
 ]
 
-Document = Mapping[str, Any]
-
-_OUTCOMES: Mapping[str, str] = {
-    "frozen": "left alone",
-    "unasked": "not asked",
-    "undecided": "not decided yet",
-}
+_OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
 # The nll whose exp() is still a number.
 _MAX_NLL = 709.0
+
+
+def policy_of(settings: Settings) -> str:
+    """A run's policy."""
+    return str(_selection(settings).get("policy", "ifd+r-ifd"))
+
+
+def _selection(settings: Settings) -> dict[str, Any]:
+    return dict(settings["config"].get("selection", {}))
 
 
 def unit_of(policy: str, phase: str) -> str:
@@ -33,12 +46,17 @@ def unit_of(policy: str, phase: str) -> str:
     return "value" if measure is None else measure.title
 
 
+def sum_seconds(round: RoundDocument) -> float:
+    """What all steps of a round took."""
+    return sum(round["seconds"].values(), start=0.0)
+
+
 def name_outcome(outcome: str) -> str:
     """What a phase came to, a word of `state.records.Outcome` or "undecided", as people read it."""
     return _OUTCOMES.get(outcome, outcome)
 
 
-def explain_score(score: Document) -> str:
+def explain_score(score: ScoreDocument) -> str:
     """What one student makes of a version, as `trace --json` holds it."""
     known = {"IFD": score["ifd"], "r-IFD": score["r_ifd"]}
     said = [f"{name} {format_measure(value)}" for name, value in known.items() if value is not None]
@@ -56,25 +74,13 @@ def explain_score(score: Document) -> str:
     return ", ".join(said)
 
 
-def explain_decision(decision: Document) -> str:
-    """How a decision, as `trace --json` holds it, fell and why."""
-    match decision["reason"]:
-        case "accepted":
-            return f"accepted: {explain_reason(decision)}"
-        case "no-candidate" | "frozen":
-            return explain_reason(decision)
-        case _:
-            return f"refused: {explain_reason(decision)}"
-
-
-def explain_reason(decision: Document) -> str:
+def explain_reason(decision: DecisionDocument) -> str:
     """Why a decision fell as it did, for where its outcome stands beside it."""
-    incumbent, challenger = decision["incumbent_value"], decision["challenger_value"]
     policy, student = decision["policy"], decision["student"]
     match decision["reason"]:
-        case "accepted" if challenger is None:
+        case "accepted" if decision["challenger_value"] is None:
             return f"policy {policy} takes it"
-        case "accepted" if incumbent is None:
+        case "accepted" if decision["incumbent_value"] is None:
             return f"the incumbent cannot be scored under {student}"
         case "accepted" | "refused":
             return _explain_numbers(decision)
@@ -90,19 +96,23 @@ def explain_reason(decision: Document) -> str:
             return f"policy {policy} keeps the incumbent"
 
 
-def _explain_numbers(decision: Document) -> str:
-    """The two values that were compared; what falls against the order of IFD was decided by its cap."""
-    unit, student = unit_of(decision["policy"], decision["phase"]), decision["student"]
+def _explain_numbers(decision: DecisionDocument) -> str:
+    """The two values that were compared; what falls against the policy's order was decided by its cap."""
     incumbent, challenger = decision["incumbent_value"], decision["challenger_value"]
+    measure, student = measure_of(decision["policy"], decision["phase"]), decision["student"]
+    assert measure is not None
     old, new = format_apart(incumbent, challenger)
-    if unit == "IFD" and decision["reason"] == "accepted" and challenger < incumbent:
-        return f"the incumbent's IFD {old} is not below the cap, the proposal's {new} is, under {student}"
-    if unit == "IFD" and decision["reason"] == "refused" and challenger > incumbent:
-        return f"the proposal's IFD {new} is not below the cap, the incumbent's {old} is, under {student}"
-    return f"{unit} {new} against the incumbent's {old} under {student}"
+    gain = measure.sign * ((challenger or 0.0) - (incumbent or 0.0))
+    if decision["reason"] == "accepted" and gain < 0:
+        above, below = f"the incumbent's {measure.title} {old}", f"the proposal's {new}"
+    elif decision["reason"] == "refused" and gain > 0:
+        above, below = f"the proposal's {measure.title} {new}", f"the incumbent's {old}"
+    else:
+        return f"{measure.title} {new} against the incumbent's {old} under {student}"
+    return f"{above} is not below the cap, {below} is, under {student}"
 
 
-def explain_call(call: Document) -> str:
+def explain_call(call: FailureDocument) -> str:
     """What came of a teacher call without a proposal, as `trace --json` holds it among its failures."""
     which = f"candidate {call['candidate'] + 1}, " if call["candidate"] else ""
     which += f"attempt {call['attempt']}"
@@ -110,3 +120,26 @@ def explain_call(call: Document) -> str:
         return f"{which}: the teacher found nothing to improve"
     error = f": {call['error']}" if call["error"] else ""
     return f"{which} failed, {call['status']}{error}"
+
+
+def explain_rule(settings: Settings, phase: str) -> str:
+    """Which pair stays in a phase."""
+    policy, cap = policy_of(settings), _selection(settings).get("ifd_cap")
+    if (measure := measure_of(policy, phase)) is None:
+        return f"Policy {policy} decides."
+    best = f"The pair with the {'highest' if measure.sign > 0 else 'lowest'} {measure.title}"
+    if measure.key != "ifd" or cap is None:
+        return f"{best} stays."
+    return f"{best} below {cap} stays (selection.ifd_cap); where none is below, the pair with the highest."
+
+
+def explain_unknown(policy: str, known: Collection[str]) -> dict[str, str]:
+    """By the names of changes in a search that no row of a run has: why."""
+    changes = (("ifd_change", "instruction", "IFD"), ("r_ifd_change", "response", "r-IFD"))
+    return {
+        name: f"no {measure} has been compared yet"
+        if unit_of(policy, phase) == measure
+        else f"policy {policy} compares no {measure}"
+        for name, phase, measure in changes
+        if name not in known
+    }

@@ -1,24 +1,28 @@
-"""How numbers are written, wherever they are shown. None is a dash, never a score."""
+"""How numbers and values are written, wherever they are shown. None is a dash, never a score."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 __all__ = [
+    "as_sentence",
     "format_apart",
     "format_count",
     "format_held_out",
-    "format_interval",
     "format_measure",
     "format_moment",
     "format_number",
     "format_seconds",
+    "format_setting",
     "format_share",
+    "format_share_of",
     "format_short",
     "format_times",
     "format_usd",
     "format_with_interval",
     "held_out_unit",
+    "name_held_out",
 ]
 
 # Units of held-out measures.
@@ -40,6 +44,11 @@ def format_share(value: float | None) -> str:
     return format_number(value, ".0%")
 
 
+def format_share_of(part: float, whole: float) -> str:
+    """The share of a part in percent; a dash where there is no whole."""
+    return format_share(part / whole if whole else None)
+
+
 def format_times(value: float | None) -> str:
     """A ratio."""
     return "-" if value is None else f"×{value:.2f}"
@@ -47,9 +56,9 @@ def format_times(value: float | None) -> str:
 
 def format_short(value: float) -> str:
     """A number in at most about five characters."""
-    for least, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+    for least, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= least:
-            return f"{value / (1e3 if letter == 'k' else least):.3g}{letter}"
+            return f"{value / unit:.3g}{letter}"
     return f"{value:,.4g}"
 
 
@@ -89,23 +98,33 @@ def format_held_out(name: str, value: float | None, sign: str = "") -> str:
     return format(value, sign + form)
 
 
-def format_interval(evaluation: Mapping[str, Any]) -> str:
-    """The 95 % interval of a held-out measure of {name, low, high}; empty where there is none."""
-    if evaluation["low"] is None or evaluation["high"] is None:
-        return ""
-    low, high = (format_held_out(evaluation["name"], evaluation[key]) for key in ("low", "high"))
-    return f"{low} to {high}"
-
-
 def format_with_interval(evaluation: Mapping[str, Any]) -> str:
-    """A held-out measure of {name, value, low, high}, and its 95 % interval in brackets."""
-    value, interval = format_held_out(evaluation["name"], evaluation["value"]), format_interval(evaluation)
-    return f"{value} ({interval})" if interval else value
+    """A held-out measure of {name, value, low, high}, and its 95 % interval in brackets if it has one."""
+    name, low, high = evaluation["name"], evaluation["low"], evaluation["high"]
+    value = format_held_out(name, evaluation["value"])
+    if low is None or high is None:
+        return value
+    return f"{value} ({format_held_out(name, low)} to {format_held_out(name, high)})"
+
+
+def name_held_out(name: str) -> str:
+    """A held-out measure as people read it."""
+    return name.replace("_", " ")
 
 
 def held_out_unit(name: str) -> str:
     """The unit of a held-out measure; empty where it is not known."""
     return _UNITS.get(name, "")
+
+
+def format_setting(value: object, unset: str = "-") -> str:
+    """A value of the config."""
+    return unset if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def as_sentence(text: str) -> str:
+    """A text with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 # Time and money

@@ -5,27 +5,27 @@ only the beginning of a long one.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from reflectune.loop.show.charts import draw_charts, explain_missing
-from reflectune.loop.show.documents import open_lineage, read_status
-from reflectune.loop.show.explanations import unit_of
+from reflectune.loop.show.documents import RunEvolution, open_run
+from reflectune.loop.show.explanations import policy_of, sum_seconds, unit_of
 from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.html.texts import fold_text, fold_texts
 from reflectune.loop.show.journey import Journey, build_journey
 from reflectune.loop.show.numbers import format_apart, format_with_interval
 from reflectune.state.data.exports import put_into_place
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.documents import Highlight, RunHead
 from reflectune.state.lineage.evolution import read_evolution
 from reflectune.state.lineage.reader import LineageReader
 
 __all__ = ["describe_evolution", "write_report"]
 
-Document = Mapping[str, Any]
 _KINDS: Mapping[str, tuple[str, str]] = {
     "gain": (
         "Largest gains",
@@ -41,24 +41,17 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def describe_evolution(folder: RunFolder) -> dict[str, Any]:
-    """A run with what its samples went through, as `report --json` prints it and `draw_charts` takes it.
-
-    Keys: name, status, stop_reason, created_at, settings (`LineageReader.settings`), samples, rounds (as in
-    `show --json`), evaluations (with intervals), teacher (of all rounds), and those of
-    `state.lineage.evolution.read_evolution`.
-    """
-    status = read_status(folder)
-    with open_lineage(folder) as lineage:
-        return _describe(folder, lineage, status)
+def describe_evolution(folder: RunFolder) -> RunEvolution:
+    """A run with what its samples went through, as `report --json` prints it and `draw_charts` takes it."""
+    with open_run(folder) as (lineage, run):
+        return _describe(lineage, run)
 
 
-def _describe(folder: RunFolder, lineage: LineageReader, status: str) -> dict[str, Any]:
-    run = lineage.run()
+def _describe(lineage: LineageReader, run: RunHead) -> RunEvolution:
     settings = lineage.settings()
     return {
-        "name": folder.path.name,
-        "status": status,
+        "name": run["name"],
+        "status": run["status"],
         "stop_reason": run["stop_reason"],
         "created_at": run["created_at"],
         "settings": settings | {"config": _without_credentials(settings["config"])},
@@ -76,75 +69,62 @@ def write_report(folder: RunFolder, out: Path) -> None:
     Raises:
         DatasetError: the file cannot be written.
     """
-    status = read_status(folder)
     with put_into_place(out) as part:
-        with open_lineage(folder) as lineage:
-            document = _describe(folder, lineage, status)
+        with open_run(folder) as (lineage, run):
+            document = _describe(lineage, run)
             chosen = [item["sample"] for item in document["telling"]]
             journeys = {sample: build_journey(lineage.trace(sample)) for sample in chosen}
         part.write_text(_render(document, journeys), encoding="utf-8", newline="\n")
 
 
-def _render(document: Document, journeys: Mapping[str, Journey]) -> str:
+def _render(document: RunEvolution, journeys: Mapping[str, Journey]) -> str:
     environment = open_environment(utc=True)
     environment.filters["image"] = _to_address
     charts = draw_charts(document)
-    policy = document["settings"]["config"].get("selection", {}).get("policy", "ifd+r-ifd")
     accepted, proposed = _count_proposals(document)
+    policy = policy_of(document["settings"])
     return environment.get_template("report.html").render(
         run=document,
-        lead=_lead(document),
+        lead=_lead(document, accepted, proposed),
         acceptance=accepted / proposed if proposed else None,
-        seconds=sum(sum(row["seconds"].values()) for row in document["rounds"]),
+        seconds=sum(map(sum_seconds, document["rounds"])),
         outcomes={(place["round"], place["phase"]): place for place in document["acceptance"]},
         charts=charts,
         missing=explain_missing(charts),
         kinds=[
-            {
-                "kind": kind,
-                "title": _KINDS[kind][0],
-                "about": _KINDS[kind][1],
-                "samples": [
-                    {"why": _explain_choice(item, policy), "journey": journeys[item["sample"]]}
-                    for item in items
-                ],
-            }
+            (
+                kind,
+                *_KINDS[kind],
+                [(_explain_choice(item, policy), journeys[item["sample"]]) for item in items],
+            )
             for kind, items in groupby(document["telling"], key=lambda item: item["kind"])
         ],
         texts=fold_texts,
         shorten=fold_text,
         side=False,
+        sample_address=None,
         style="\n".join((STATIC / name).read_text(encoding="utf-8") for name in ("base.css", "report.css")),
     )
 
 
-def _lead(document: Document) -> list[str]:
+def _lead(document: RunEvolution, accepted: int, proposed: int) -> Iterator[str]:
     """The run in a few sentences."""
-    accepted, proposed = _count_proposals(document)
-    sentences = []
     if proposed:
-        sentences.append(
-            f"The student took {accepted:,} of {proposed:,} proposals ({accepted / proposed:.0%})."
-        )
+        yield f"The student took {accepted:,} of {proposed:,} proposals ({accepted / proposed:.0%})."
     else:
-        sentences.append("No proposal has been decided about yet.")
-    trained = sum(row["training"] > 0 for row in document["rounds"])
-    if trained:
-        last = [row for row in document["rounds"] if row["training"]][-1]
-        sentences.append(
-            f"It was refinetuned in {trained} round{'s' if trained > 1 else ''}, "
-            f"the last time on {last['training']:,} pairs."
-        )
+        yield "No proposal has been decided about yet."
+    if trained := [row["training"] for row in document["rounds"] if row["training"]]:
+        rounds = f"{len(trained)} round{'s' if len(trained) > 1 else ''}"
+        yield f"It was refinetuned in {rounds}, the last time on {trained[-1]:,} pairs."
     for name in ("accuracy", "nll"):
         items = [item for item in document["evaluations"] if item["name"] == name]
         if len(items) > 1:
             first, last = format_with_interval(items[0]), format_with_interval(items[-1])
-            sentences.append(f"Held-out {name} went from {first} to {last}; in brackets 95 % intervals.")
+            yield f"Held-out {name} went from {first} to {last}; in brackets 95 % intervals."
             break
-    return sentences
 
 
-def _count_proposals(document: Document) -> tuple[int, int]:
+def _count_proposals(document: RunEvolution) -> tuple[int, int]:
     """Samples whose proposal was accepted, and all that had one decided."""
     accepted = sum(place["accepted"] for place in document["acceptance"])
     return accepted, accepted + sum(place["refused"] for place in document["acceptance"])
@@ -160,18 +140,19 @@ def _without_credentials(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"teacher": teacher | {"base_url": urlunsplit(address._replace(netloc=host))}}
 
 
-def _explain_choice(item: Document, policy: str) -> str:
+def _explain_choice(item: Highlight, policy: str) -> str:
     """Why a sample is among the telling ones."""
     place = f"round {item['round']}, phase {item['phase']}"
+    unit = unit_of(policy, item["phase"] or "response")
     before, after = format_apart(item["before"], item["after"])
     match item["kind"]:
         case "gain":
-            return f"{unit_of(policy, item['phase'])} from {before} to {after} in {place}"
+            return f"{unit} from {before} to {after} in {place}"
         case "narrow":
-            return f"{unit_of(policy, item['phase'])} {after} against the incumbent's {before} in {place}"
+            return f"{unit} {after} against the incumbent's {before} in {place}"
         case "failure":
             return f"no proposal, {item['status']}, in {place}"
-        case _:
+        case "journey":
             return f"{item['accepted']} accepted proposals"
 
 

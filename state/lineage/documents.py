@@ -282,8 +282,9 @@ class SampleChange(BothSides[VersionTexts]):
 
 
 class RoundsCompared(BothSides[int]):
-    """Two rounds of a run."""
+    """Two rounds of a run, with its name where `compare` has them."""
 
+    name: NotRequired[str]
     pairs: dict[str, int]  # by what differs
     decisions: list[DecisionCount]
     acceptance: BothSides[dict[Phase, float | None]]
@@ -295,14 +296,19 @@ class RoundsCompared(BothSides[int]):
 
 
 class RunsCompared(TypedDict):
-    """Two runs; what both have stands in a list of two, the first run's first."""
+    """Two runs, with their names and status where `compare` has them.
 
+    What both have stands in a list of two, the first run's first.
+    """
+
+    names: NotRequired[list[str]]
+    status: NotRequired[list[str]]
     same: dict[Literal["data", "held_out", "base_model"], bool]
     base_models: list[dict[str, str | None]]
-    config: list[dict[str, object]]
-    rounds: list[dict[str, object]]
-    samples: dict[str, object]
-    decisions: list[dict[str, object]]
+    config: list[dict[str, Any]]
+    rounds: list[dict[str, Any]]
+    samples: dict[str, Any]
+    decisions: list[dict[str, Any]]
 
 
 class Distribution(TypedDict):

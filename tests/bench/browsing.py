@@ -134,8 +134,6 @@ def kinds_of_pages(samples: int, rounds: int, seed: int = 0) -> dict[str, list[s
 def _time_pages(address: str, kinds: dict[str, list[str]]) -> tuple[list[str], list[str]]:
     """Rows of the table, and the kinds over the bar; all the cold answers come first."""
     cold = {kind: _ask(address, paths[0])[0] for kind, paths in kinds.items()}
-    while any("being compared" in fetch(address, paths[0])[1] for paths in kinds.values()):
-        time.sleep(1)
     rows, over = [], []
     for kind, paths in kinds.items():
         taken, sizes = zip(*(_ask(address, path) for path in paths), strict=True)

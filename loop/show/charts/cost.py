@@ -1,6 +1,8 @@
 """What rounds took: seconds, tokens, money."""
 
-from reflectune.loop.show.charts.chart import Chart, Document, choose_unit, format_duration, or_nothing
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
 from reflectune.loop.show.charts.drawing import (
     BLUE,
     GREEN,
@@ -8,10 +10,12 @@ from reflectune.loop.show.charts.drawing import (
     ORANGE,
     PURPLE,
     SKY,
+    Chart,
     add_columns,
     open_figure,
 )
-from reflectune.loop.show.numbers import format_number, format_share
+from reflectune.loop.show.documents import RunEvolution
+from reflectune.loop.show.numbers import format_count, format_number, format_seconds, format_share
 
 __all__ = ["draw_cost"]
 
@@ -21,38 +25,40 @@ _STEPS = {
     "refinetune": (GREEN, ""),
     "evaluate": (GREY, "---"),
 }
+_TOKENS = {"prompts": (SKY, "///"), "answers": (PURPLE, "")}
+_UNITS = (("hours", 3600.0, 2 * 3600.0), ("minutes", 60.0, 180.0), ("seconds", 1.0, 0.0))
+_CALLS: tuple[Literal["calls", "cached", "prompt_tokens", "completion_tokens"], ...] = (
+    "calls", "cached", "prompt_tokens", "completion_tokens",
+)  # fmt: skip
+# Title, unit, heights by round, looks, how sums are written.
+_Panel = tuple[str, str, Mapping[str, Sequence[float | None]], Mapping[str, tuple[str, str]], str]
 
 
-def draw_cost(document: Document) -> Chart | None:
+def draw_cost(document: RunEvolution) -> Chart | None:
     """Seconds by node, tokens and money by round."""
     rounds = document["rounds"]
-    seconds = [row["seconds"] for row in rounds]
-    if not any(sum(of_round.values()) for of_round in seconds):
+    most = max((sum(row["seconds"].values()) for row in rounds), default=0.0)
+    if not most:
         return None
-    most = max(sum(of_round.values()) for of_round in seconds)
-    unit, per = choose_unit(most)
-    tokens = [(row["teacher"]["prompt_tokens"], row["teacher"]["completion_tokens"]) for row in rounds]
-    costs = [row["teacher"]["cost_usd"] for row in rounds]
-    panels = 1 + any(sum(map(or_nothing, pair)) for pair in tokens) + any(costs)
-    names = [str(row["round"]) for row in rounds]
-    with open_figure(2.9 if panels > 1 else 2.6) as (figure, finish):
-        all_axes = list(figure.subplots(1, panels, squeeze=False).flat)
-        axes = all_axes.pop(0)
-        add_columns(axes, names, {name: [s[name] / per for s in seconds] for name in _STEPS}, _STEPS, ".3g")
-        axes.set_title("time by step")
-        axes.set_ylabel(unit)
-        if any(sum(map(or_nothing, pair)) for pair in tokens):
-            axes = all_axes.pop(0)
-            looks = {"prompts": (SKY, "///"), "answers": (PURPLE, "")}
-            heights = {name: [pair[place] for pair in tokens] for place, name in enumerate(looks)}
-            add_columns(axes, names, heights, looks, "")
-            axes.set_title("tokens paid for")
-            axes.set_ylabel("tokens")
-        if any(costs):
-            axes = all_axes.pop(0)
-            add_columns(axes, names, {"cost": costs}, {"cost": (ORANGE, "///")}, ".3g")
-            axes.set_title("the teacher's cost")
-            axes.set_ylabel("USD")
+    unit, per = next((unit, per) for unit, per, least in _UNITS if most >= least)
+    teachers = [row["teacher"] for row in rounds]
+    tokens = {
+        "prompts": [teacher["prompt_tokens"] for teacher in teachers],
+        "answers": [teacher["completion_tokens"] for teacher in teachers],
+    }
+    costs = {"cost": [teacher["cost_usd"] for teacher in teachers]}
+    seconds = {name: [row["seconds"][name] / per for row in rounds] for name in _STEPS}
+    panels: list[_Panel] = [("time by step", unit, seconds, _STEPS, ".3g")]
+    if any(map(any, tokens.values())):
+        panels.append(("tokens paid for", "tokens", tokens, _TOKENS, ""))
+    if any(costs["cost"]):
+        panels.append(("the teacher's cost", "USD", costs, {"cost": (ORANGE, "///")}, ".3g"))
+    with open_figure(2.9 if len(panels) > 1 else 2.6) as (figure, finish):
+        all_axes = figure.subplots(1, len(panels), squeeze=False).flat
+        for axes, (title, label, heights, looks, form) in zip(all_axes, panels, strict=True):
+            add_columns(axes, [str(row["round"]) for row in rounds], heights, looks, form)
+            axes.set_title(title)
+            axes.set_ylabel(label)
         svg = finish()
     return Chart(
         "cost",
@@ -63,33 +69,27 @@ def draw_cost(document: Document) -> Chart | None:
             "round", *(f"{name}, seconds" for name in _STEPS), "calls", "from the cache", "prompt tokens",
             "answer tokens", "USD",
         ),
-        tuple(
+        [
             (
-                str(row["round"]),
+                row["round"],
                 *(f"{row['seconds'][name]:,.1f}" for name in _STEPS),
-                f"{row['teacher']['calls']:,}",
-                f"{row['teacher']['cached']:,}",
-                format_number(row["teacher"]["prompt_tokens"], ",d"),
-                format_number(row["teacher"]["completion_tokens"], ",d"),
+                *(format_count(row["teacher"][key]) for key in _CALLS),
                 format_number(row["teacher"]["cost_usd"], ".4f"),
             )
             for row in rounds
-        ),
+        ],
     )  # fmt: skip
 
 
-def _describe_cost(document: Document) -> str:
+def _describe_cost(document: RunEvolution) -> str:
     total = {name: sum(row["seconds"][name] for row in document["rounds"]) for name in _STEPS}
     longest = max(total, key=lambda name: total[name])
     teacher = document["teacher"]
-    paid = (
-        "tokens are not known"
-        if teacher["prompt_tokens"] is None or teacher["completion_tokens"] is None
-        else f"{teacher['prompt_tokens'] + teacher['completion_tokens']:,} tokens"
-    )
-    cost = "a cost that is not known" if teacher["cost_usd"] is None else f"{teacher['cost_usd']:.4f} USD"
+    asked, answered, usd = teacher["prompt_tokens"], teacher["completion_tokens"], teacher["cost_usd"]
+    paid = "tokens are not known" if asked is None or answered is None else f"{asked + answered:,} tokens"
+    cost = "a cost that is not known" if usd is None else f"{usd:.4f} USD"
     return (
-        f"All steps took {format_duration(sum(total.values()))}, most of it {longest} "
+        f"All steps took {format_seconds(sum(total.values()))}, most of it {longest} "
         f"({format_share(total[longest] / sum(total.values()))}). The teacher's {teacher['calls']:,} calls, "
         f"{teacher['cached']:,} of them answered from the cache, came to {paid} and {cost}."
     )

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,17 +18,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from reflectune.loop.show.numbers import format_short
+from reflectune.state.lineage.documents import Distribution
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "ON_COLOUR", "ORANGE", "PAPER", "PURPLE", "RED", "SKY", "SOFT", "YELLOW",
-    "add_bar", "add_columns", "add_intervals", "add_legend", "add_ribbon", "add_text", "add_violins",
-    "name_round", "open_figure",
+    "Chart", "add_bar", "add_columns", "add_legend", "add_ribbon", "add_text", "add_violins", "annotate",
+    "describe_when", "name_round", "open_figure",
 ]  # fmt: skip
-
-Document = Mapping[str, Any]
 
 _WIDTH = 9.0  # inches of a figure, of 72 SVG points each
 _INK, SOFT, _LINE, PAPER = "#1c1e21", "#59606a", "#c9ced6", "#ffffff"
@@ -39,36 +39,29 @@ BLUE, SKY, GREEN, ORANGE, RED, PURPLE, YELLOW, GREY = (
 _DARK = {_INK: "#e8eaed", SOFT: "#a9b0ba", _LINE: "#454b54", PAPER: "#16181c", BLUE: "#6cb6e6"}
 _HATCH = (0.0, 0.0, 0.0, 0.22)
 _STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": SOFT,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": _INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.8,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "reflectune",
-    "text.color": _INK,
-    "text.parse_math": False,
-    "xtick.color": _LINE,
-    "xtick.labelcolor": _INK,
-    "ytick.color": _LINE,
-    "ytick.labelcolor": _INK,
-}
+    "font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "text.parse_math": False,
+    "axes.titlelocation": "left", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlecolor": _INK,
+    "axes.labelsize": 9, "axes.labelcolor": SOFT, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
+    "axes.edgecolor": _LINE, "xtick.color": _LINE, "ytick.color": _LINE, "grid.color": _LINE,
+    "axes.spines.right": False, "axes.spines.top": False, "axes.axisbelow": True, "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8, "legend.fontsize": 9, "legend.frameon": False, "legend.labelcolor": _INK,
+    "svg.fonttype": "path", "svg.hashsalt": "reflectune",
+}  # fmt: skip
 _COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
 # matplotlib's settings are the process's.
 _DRAWING = threading.RLock()
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One drawing, with what it says for those who do not see it."""
+
+    name: str  # a word for addresses and ids
+    title: str
+    svg: str
+    description: str
+    head: Sequence[str]  # of the table below
+    rows: Sequence[Sequence[object]]
 
 
 @contextmanager
@@ -100,32 +93,19 @@ def _to_svg(figure: Figure) -> str:
 
 
 def add_bar(
-    axes: Axes,
-    left: float,
-    middle: float,
-    width: float,
-    height: float,
-    colour: str,
-    hatch: str,
-    *,
-    dashed: bool = False,
+    axes: Axes, left: float, middle: float, width: float, height: float, look: tuple[str, str]
 ) -> None:
-    """A filled rectangle; nothing where it has no size."""
-    if width <= 0 or height <= 0:
-        return
-    axes.add_patch(
-        Rectangle(
-            (left, middle - height / 2),
-            width,
-            height,
-            facecolor=colour,
-            edgecolor=SOFT if dashed else PAPER,
-            hatchcolor=_HATCH,
-            hatch=hatch,
-            linewidth=0.7,
-            linestyle=(0, (3, 3)) if dashed else "solid",
-        )
-    )
+    """A rectangle of a colour and a hatch, dashed where it is as white as paper; nothing without a size."""
+    if width > 0 and height > 0:
+        axes.add_patch(Rectangle((left, middle - height / 2), width, height, **_fill(*look)))
+
+
+def _fill(colour: str, hatch: str) -> dict[str, Any]:
+    edge, line = (SOFT, (0, (3, 3))) if colour == PAPER else (PAPER, "solid")
+    return {
+        "facecolor": colour, "hatch": hatch, "hatchcolor": _HATCH, "edgecolor": edge, "linewidth": 0.7,
+        "linestyle": line,
+    }  # fmt: skip
 
 
 def add_ribbon(
@@ -147,37 +127,31 @@ def add_ribbon(
     axes.add_patch(PathPatch(path, facecolor=colour, alpha=0.38, linewidth=0, zorder=0.5))
 
 
-def add_violins(axes: Axes, rounds: Sequence[Document], edges: Sequence[float], *, form: str) -> None:
-    """Distributions side by side on a logarithmic axis, from the 5 % to the 95 % quantiles and a bit more.
-
-    Rounds are {round, n, counts, low, q1, median, q3, high}, `counts` being of values between `edges`.
-    """
+def add_violins(axes: Axes, distribution: Distribution, *, form: str) -> None:
+    """Distributions side by side on a logarithmic axis, from the 5 % to the 95 % quantiles and a bit more."""
+    rounds, edges = distribution["rounds"], distribution["edges"]
     positive = [value for row in rounds for value in (row["low"], row["high"]) if value > 0]
     if positive:
-        axes.set_yscale("log")
         low, high = min(positive), max(positive)
         room = max((high / low) ** 0.12, 1.15)
+        axes.set_yscale("log")
         axes.set_ylim(low / room, high * room)
-        steps = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
-        axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=7))
-    few = len(rounds) <= 6
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0), numticks=7)
+        )
     for place, row in enumerate(rounds):
         if row["n"] >= 20 and edges:
-            _violin(axes, place, row["counts"], edges, half=0.38 * min(1.0, len(rounds) / 2))
-        axes.plot([place] * 2, [row["low"], row["high"]], color=BLUE, linewidth=1.0, solid_capstyle="butt")
-        axes.plot([place] * 2, [row["q1"], row["q3"]], color=BLUE, linewidth=5.0, solid_capstyle="butt")
-        axes.plot([place], [row["median"]], "o", color=PAPER, markeredgecolor=_INK, markersize=5.5)
-        if few or place == len(rounds) - 1:
-            axes.annotate(
-                format(row["median"], form),
-                (place, row["median"]),
-                (7, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                fontweight="bold",
-            )
-    axes.set_xticks(range(len(rounds)), [name_round(row["round"], few=len(rounds) <= 5) for row in rounds])
+            _add_violin(axes, place, row["counts"], edges, half=0.38 * min(1.0, len(rounds) / 2))
+        if len(rounds) <= 6 or place == len(rounds) - 1:
+            annotate(axes, format(row["median"], form), (place, row["median"]), (7, 0), va="center")
+    places = range(len(rounds))
+    lows, firsts, medians, thirds, highs = (
+        [row[name] for row in rounds] for name in ("low", "q1", "median", "q3", "high")
+    )
+    axes.vlines(places, lows, highs, color=BLUE, linewidth=1.0)
+    axes.vlines(places, firsts, thirds, color=BLUE, linewidth=5.0)
+    axes.plot(places, medians, "o", color=PAPER, markeredgecolor=_INK, markersize=5.5)
+    axes.set_xticks(places, [name_round(row["round"], few=len(rounds) <= 5) for row in rounds])
     axes.set_xlim(-0.6, len(rounds) - 0.4)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -185,63 +159,23 @@ def add_violins(axes: Axes, rounds: Sequence[Document], edges: Sequence[float], 
     axes.tick_params(axis="x", length=0)
 
 
-def _violin(axes: Axes, place: int, counts: Sequence[int], edges: Sequence[float], *, half: float) -> None:
-    weights = (1, 4, 6, 4, 1)
+def _add_violin(
+    axes: Axes, place: int, counts: Sequence[int], edges: Sequence[float], *, half: float
+) -> None:
     padded = [0, 0, *counts, 0, 0]
     smooth = [
-        sum(weight * value for weight, value in zip(weights, padded[place:], strict=False))
-        for place in range(len(counts))
+        sum(weight * n for weight, n in zip((1, 4, 6, 4, 1), padded[start:], strict=False))
+        for start in range(len(counts))
     ]
-    most = max(smooth, default=0) or 1
+    widths = [half * value / (max(smooth) or 1) for value in smooth]
     middles = [(low * high) ** 0.5 for low, high in pairwise(edges)]
-    widths = [half * value / most for value in smooth]
-    axes.fill_betweenx(
-        middles,
-        [place - width for width in widths],
-        [place + width for width in widths],
-        facecolor=SKY,
-        alpha=0.45,
-        linewidth=0,
-    )
+    left, right = ([place + sign * width for width in widths] for sign in (-1, 1))
+    axes.fill_betweenx(middles, left, right, facecolor=SKY, alpha=0.45, linewidth=0)
 
 
-def add_intervals(
-    axes: Axes,
-    items: Sequence[Document],
-    *,
-    title: str,
-    unit: str,
-    form: Callable[[float], str],
-    percent: bool,
-) -> None:
-    """Values by round with lines for their intervals: items of {round, value, low, high}."""
-    rounds = [item["round"] for item in items]
-    values = [item["value"] for item in items]
-    lows = [item["value"] if item["low"] is None else item["low"] for item in items]
-    highs = [item["value"] if item["high"] is None else item["high"] for item in items]
-    axes.plot(rounds, values, color=SKY, linewidth=1.2, zorder=1)
-    axes.vlines(rounds, lows, highs, color=BLUE, linewidth=2.2)
-    axes.plot(rounds, values, "o", color=PAPER, markeredgecolor=BLUE, markeredgewidth=1.6, markersize=6)
-    for place, (round, value, high) in enumerate(zip(rounds, values, highs, strict=True)):
-        if len(rounds) <= 5 or place in (0, len(rounds) - 1):
-            axes.annotate(
-                form(value), (round, high), (0, 4), textcoords="offset points", ha="center",
-                fontsize=8, fontweight="bold",
-            )  # fmt: skip
-    span = max(highs) - min(lows) or abs(max(highs)) * 0.2 or 1.0
-    axes.set_ylim(min(lows) - 0.12 * span, max(highs) + 0.22 * span)
-    axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
-    if len(rounds) <= 11:
-        axes.set_xticks(rounds)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_title(title)
-    axes.set_xlabel("round")
-    axes.set_ylabel(unit)
-    axes.yaxis.grid(True)
+def annotate(axes: Axes, text: str, where: tuple[float, float], away: tuple[int, int], **align: Any) -> None:
+    """A bold number so many points away from its place."""
+    axes.annotate(text, where, away, textcoords="offset points", fontsize=8, fontweight="bold", **align)
 
 
 def add_columns(
@@ -252,19 +186,14 @@ def add_columns(
     form: str,
 ) -> None:
     """Stacked columns, the sum above each; a sum that is not known is said, not drawn."""
-    totals: list[float | None] = []
     shown = [name for name in looks if any(heights[name])]
-    for place in range(len(names)):
-        at: float | None = 0.0
-        for name in shown:
-            height = heights[name][place]
-            if at is None or height is None:
-                at = None
-                break
-            colour, hatch = looks[name]
-            add_bar(axes, place - 0.34, at + height / 2, 0.68, height, colour, hatch)
-            at += height
-        totals.append(at)
+    totals: list[float | None] = []
+    for place, parts in enumerate(zip(*(heights[name] for name in shown), strict=True)):
+        known = [part for part in parts if part is not None]
+        totals.append(sum(known) if len(known) == len(parts) else None)
+        for index, part in enumerate(known if totals[-1] else ()):
+            middle = sum(known[:index]) + part / 2
+            add_bar(axes, place - 0.34, middle, 0.68, part, looks[shown[index]])
     most = max([total for total in totals if total] or [1.0])
     axes.set_ylim(0, most * 1.12)
     axes.set_xlim(-0.6, len(names) - 0.4)
@@ -280,23 +209,21 @@ def add_columns(
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_short(value)))
     axes.yaxis.grid(True)
     if len(looks) > 1:
-        patches = [_patch(name, *looks[name]) for name in shown]
         axes.legend(
-            handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8, borderpad=0
-        )
+            handles=[_patch(name, looks[name]) for name in shown],
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8, borderpad=0,
+        )  # fmt: skip
 
 
-def add_legend(figure: Figure, looks: Sequence[tuple[str, str, str]]) -> None:
-    """What labels stand for, above everything: (label, colour, hatch) each."""
-    patches = [_patch(*look) for look in looks]
+def add_legend(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
+    """What labels stand for, above everything: colour and hatch of each."""
+    patches = [_patch(label, look) for label, look in looks.items()]
     figure.legend(handles=patches, loc="outside upper left", ncols=7, handlelength=1.6, columnspacing=1.4)
 
 
-def _patch(label: str, colour: str, hatch: str) -> Patch:
-    edge = SOFT if colour == PAPER else PAPER
-    return Patch(
-        facecolor=colour, hatch=hatch * 2, hatchcolor=_HATCH, edgecolor=edge, linewidth=0.7, label=label
-    )
+def _patch(label: str, look: tuple[str, str]) -> Patch:
+    colour, hatch = look
+    return Patch(label=label, **_fill(colour, hatch * 2))
 
 
 def add_text(axes: Axes, x: float, y: float, text: str, **look: Any) -> None:
@@ -310,3 +237,8 @@ def name_round(round: int, *, few: bool = True) -> str:
     if round == 0:
         return "given" if few else "0"
     return f"round {round}" if few else str(round)
+
+
+def describe_when(round: int) -> str:
+    """When a round's numbers were so."""
+    return f"after round {round}" if round else "in the given data"

@@ -1,64 +1,81 @@
 """What pools and students measure: IFD and r-IFD, response lengths, held-out measures."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from typing import Any, Literal
 
-from reflectune.loop.show.charts.chart import Chart, Document, as_sentence, describe_when
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
 from reflectune.loop.show.charts.drawing import (
+    BLUE,
+    PAPER,
+    SKY,
     SOFT,
-    add_intervals,
+    Chart,
     add_violins,
+    annotate,
+    describe_when,
     open_figure,
 )
-from reflectune.loop.show.numbers import format_held_out, format_with_interval, held_out_unit
+from reflectune.loop.show.comparison import tell_held_out
+from reflectune.loop.show.documents import RunEvolution
+from reflectune.loop.show.numbers import (
+    as_sentence,
+    format_held_out,
+    format_with_interval,
+    held_out_unit,
+    name_held_out,
+)
+from reflectune.state.lineage.documents import EvaluationDocument, Panel
 
 __all__ = ["draw_held_out", "draw_lengths", "draw_scores"]
 
-_NAMES = {"ifd": "IFD", "r_ifd": "r-IFD"}
+MeasureName = Literal["ifd", "r_ifd"]
+_NAMES: Mapping[MeasureName, str] = {"ifd": "IFD", "r_ifd": "r-IFD"}
 _LEGEND_OF_BOXES = "Dots are medians, thick lines the middle half, thin lines the middle 90 %."
+_BOUNDS: tuple[Literal["low", "high"], ...] = ("low", "high")
 _SUMMARY = ("mean", "5 %", "25 %", "median", "75 %", "95 %")
 
 
-def draw_scores(document: Document) -> Chart | None:
+def draw_scores(document: RunEvolution) -> Chart | None:
     """IFD and r-IFD of the pools of rounds, each panel under one student."""
-    panels = [(name, panel) for name in _NAMES for panel in document["scores"][name]]
-    if not panels:
+    scores = document["scores"]
+    widest = max(map(len, scores.values()))
+    if not widest:
         return None
-    widest = max(len(document["scores"][name]) for name in _NAMES)
-    single = widest == 1
-    columns = 2 if single else min(widest, 5)
-    lines = 1 if single else sum(-(-len(document["scores"][name]) // columns) for name in _NAMES)
+    columns = 2 if widest == 1 else min(widest, 5)
+    places: list[tuple[MeasureName, Panel] | None] = []
+    for name in _NAMES:
+        places += [(name, panel) for panel in scores[name]]
+        if widest > 1:  # the next measure begins a line of its own
+            places += [None] * (-len(places) % columns)
+    lines = -(-len(places) // columns)
     with open_figure(2.9 * lines) as (figure, finish):
-        grid = figure.add_gridspec(lines, columns)
-        line = 0
-        for column_of_name, name in enumerate(_NAMES):
-            of_name = document["scores"][name]
-            for index, panel in enumerate(of_name):
-                place = (0, column_of_name) if single else (line + index // columns, index % columns)
-                axes = figure.add_subplot(grid[place])
-                add_violins(axes, panel["rounds"], panel["edges"], form=".3g")
-                axes.axhline(1.0, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-                axes.set_title(f"{_NAMES[name]} under {panel['student']}")
-                axes.set_xlabel(f"{panel['n']:,} of {panel['of']:,} samples")
-                if index % columns == 0:
-                    axes.set_ylabel(f"{_NAMES[name]}, no unit")
-            line += 0 if single else -(-len(of_name) // columns)
+        for number, (name, panel) in ((n, place) for n, place in enumerate(places, 1) if place):
+            axes = figure.add_subplot(lines, columns, number)
+            add_violins(axes, panel, form=".3g")
+            axes.axhline(1.0, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+            axes.set_title(f"{_NAMES[name]} under {panel['student']}")
+            axes.set_xlabel(f"{panel['n']:,} of {panel['of']:,} samples")
+            if number % columns == 1 or panel is scores[name][0]:
+                axes.set_ylabel(f"{_NAMES[name]}, no unit")
         svg = finish()
     return Chart(
         "scores",
         "IFD and r-IFD of the pool",
         svg,
-        _describe_scores(document["scores"]),
+        _describe_scores(scores),
         ("measure", "student", "samples", "round", *_SUMMARY),
-        tuple(
-            (_NAMES[name], panel["student"], f"{panel['n']:,}", str(row["round"]), *_summary(row, ".3g"))
-            for name, panel in panels
+        [
+            (_NAMES[name], panel["student"], panel["n"], row["round"], *_summary(row, ".3g"))
+            for name in _NAMES
+            for panel in scores[name]
             for row in panel["rounds"]
-        ),
+        ],
     )
 
 
-def _describe_scores(scores: Mapping[str, Sequence[Document]]) -> str:
+def _describe_scores(scores: Mapping[MeasureName, Sequence[Panel]]) -> str:
     sentences = []
     for name, title in _NAMES.items():
         for panel in [*scores[name][:1], *scores[name][1:][-1:]]:
@@ -76,14 +93,14 @@ def _describe_scores(scores: Mapping[str, Sequence[Document]]) -> str:
     return f"{said} {which} {_LEGEND_OF_BOXES} At 1 the given text neither helps nor hinders."
 
 
-def draw_lengths(document: Document) -> Chart | None:
+def draw_lengths(document: RunEvolution) -> Chart | None:
     """Characters of the pool's responses by round."""
     rounds = document["lengths"]["rounds"]
     if not rounds:
         return None
     with open_figure(3.0) as (figure, finish):
         axes = figure.subplots()
-        add_violins(axes, rounds, document["lengths"]["edges"], form=",.4g")
+        add_violins(axes, document["lengths"], form=",.4g")
         axes.set_ylabel("characters of a response")
         svg = finish()
     first, last = rounds[0], rounds[-1]
@@ -95,29 +112,22 @@ def draw_lengths(document: Document) -> Chart | None:
         + (f" and {last['median']:,.4g} {describe_when(last['round'])}" if len(rounds) > 1 else "")
         + f". {_LEGEND_OF_BOXES}",
         ("round", "samples", *(f"{name}, characters" for name in _SUMMARY)),
-        tuple((str(row["round"]), f"{row['n']:,}", *_summary(row, ",.1f")) for row in rounds),
+        [(row["round"], row["n"], *_summary(row, ",.1f")) for row in rounds],
     )
 
 
-def draw_held_out(document: Document) -> Chart | None:
+def draw_held_out(document: RunEvolution) -> Chart | None:
     """Held-out measures by round, with their 95 % intervals."""
     evaluations = document["evaluations"]
     names = sorted({item["name"] for item in evaluations})
     if not names:
         return None
     columns = min(len(names), 3)
-    with open_figure(2.9 * -(-len(names) // columns)) as (figure, finish):
-        for axes, name in zip(
-            figure.subplots(-(-len(names) // columns), columns, squeeze=False).flat, names, strict=False
-        ):
-            add_intervals(
-                axes,
-                [item for item in evaluations if item["name"] == name],
-                title=name.replace("_", " ") + (" (less is better)" if name == "nll" else ""),
-                unit=held_out_unit(name),
-                form=partial(format_held_out, name),
-                percent=name == "accuracy",
-            )
+    lines = -(-len(names) // columns)
+    with open_figure(2.9 * lines) as (figure, finish):
+        all_axes = figure.subplots(lines, columns, squeeze=False).flat
+        for axes, name in zip(all_axes, names, strict=False):
+            _draw_intervals(axes, name, [item for item in evaluations if item["name"] == name])
         svg = finish()
     return Chart(
         "held-out",
@@ -125,29 +135,51 @@ def draw_held_out(document: Document) -> Chart | None:
         svg,
         _describe_held_out(evaluations, names),
         ("round", "student", "measure", "value", "95 % from", "to", "samples"),
-        tuple(
-            (
-                str(item["round"]),
-                item["student"],
-                item["name"].replace("_", " "),
-                *(format_held_out(item["name"], item[key]) for key in ("value", "low", "high")),
-                f"{item['n']:,}",
-            )
+        [
+            (item["round"], item["student"], name_held_out(name), *tell_held_out(name, item))
             for item in evaluations
-        ),
+            for name in [item["name"]]
+        ],
     )
 
 
-def _describe_held_out(evaluations: Sequence[Document], names: Sequence[str]) -> str:
+def _draw_intervals(axes: Axes, name: str, items: Sequence[EvaluationDocument]) -> None:
+    """Values of a measure by round, with lines for their intervals."""
+    rounds, values = [item["round"] for item in items], [item["value"] for item in items]
+    lows, highs = (
+        [item["value"] if (bound := item[side]) is None else bound for item in items] for side in _BOUNDS
+    )
+    axes.plot(rounds, values, color=SKY, linewidth=1.2, zorder=1)
+    axes.vlines(rounds, lows, highs, color=BLUE, linewidth=2.2)
+    axes.plot(rounds, values, "o", color=PAPER, markeredgecolor=BLUE, markeredgewidth=1.6, markersize=6)
+    for place, (round, value, high) in enumerate(zip(rounds, values, highs, strict=True)):
+        if len(rounds) <= 5 or place in (0, len(rounds) - 1):
+            annotate(axes, format_held_out(name, value), (round, high), (0, 4), ha="center")
+    span = max(highs) - min(lows) or abs(max(highs)) * 0.2 or 1.0
+    axes.set_ylim(min(lows) - 0.12 * span, max(highs) + 0.22 * span)
+    axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
+    if len(rounds) <= 11:
+        axes.set_xticks(rounds)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    if name == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_title(name_held_out(name) + (" (less is better)" if name == "nll" else ""))
+    axes.set_xlabel("round")
+    axes.set_ylabel(held_out_unit(name))
+    axes.yaxis.grid(True)
+
+
+def _describe_held_out(evaluations: Sequence[EvaluationDocument], names: Sequence[str]) -> str:
     sentences = []
     for name in names:
         items = [item for item in evaluations if item["name"] == name]
-        told = [
-            f"{format_with_interval(item)} with {item['student']}" for item in (items[0], *items[1:][-1:])
-        ]
-        sentences.append(f"{name.replace('_', ' ')}: {', '.join(told)}")
+        ends = (items[0], *items[1:][-1:])
+        told = ", ".join(f"{format_with_interval(item)} with {item['student']}" for item in ends)
+        sentences.append(f"{name_held_out(name)}: {told}")
     return f"{as_sentence('; '.join(sentences))} In brackets and as lines: 95 % intervals."
 
 
-def _summary(row: Document, form: str) -> tuple[str, ...]:
+def _summary(row: Mapping[str, Any], form: str) -> tuple[str, ...]:
     return tuple(format(row[key], form) for key in ("mean", "low", "q1", "median", "q3", "high"))

@@ -1,11 +1,12 @@
 """What became of samples: what each phase came to, and the flow from round to round."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from reflectune.loop.show.charts.chart import Chart, Document, as_sentence
 from reflectune.loop.show.charts.drawing import (
     GREEN,
     GREY,
@@ -15,6 +16,7 @@ from reflectune.loop.show.charts.drawing import (
     RED,
     SKY,
     YELLOW,
+    Chart,
     add_bar,
     add_legend,
     add_ribbon,
@@ -22,8 +24,9 @@ from reflectune.loop.show.charts.drawing import (
     name_round,
     open_figure,
 )
+from reflectune.loop.show.documents import RunEvolution
 from reflectune.loop.show.explanations import name_outcome
-from reflectune.loop.show.numbers import format_share, format_short
+from reflectune.loop.show.numbers import as_sentence, format_share, format_share_of, format_short
 
 __all__ = ["draw_acceptance", "draw_flow"]
 
@@ -45,7 +48,7 @@ _STATES = {
 }
 
 
-def draw_acceptance(document: Document) -> Chart | None:
+def draw_acceptance(document: RunEvolution) -> Chart | None:
     """How many samples of the pool came to what, by phase."""
     places = document["acceptance"]
     if not places:
@@ -58,8 +61,7 @@ def draw_acceptance(document: Document) -> Chart | None:
             left = 0.0
             for name in shown:
                 share = place[name] / place["pool"] if place["pool"] else 0.0
-                colour, hatch = _OUTCOMES[name]
-                add_bar(axes, left, height, share, 0.82, colour, hatch, dashed=name == "undecided")
+                add_bar(axes, left, height, share, 0.82, _OUTCOMES[name])
                 if share >= 0.055 and name != "undecided":
                     add_text(axes, left + share / 2, height, format_share(share), color=ON_COLOUR)
                 left += share
@@ -70,7 +72,7 @@ def draw_acceptance(document: Document) -> Chart | None:
         axes.set_xlabel(f"share of the pool ({places[0]['pool']:,} samples)")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        add_legend(figure, [(name_outcome(name), *_OUTCOMES[name]) for name in shown])
+        add_legend(figure, {name_outcome(name): _OUTCOMES[name] for name in shown})
         svg = finish()
     return Chart(
         "acceptance",
@@ -78,42 +80,34 @@ def draw_acceptance(document: Document) -> Chart | None:
         svg,
         _describe_acceptance(places),
         ("round", "phase", "pool", *map(name_outcome, shown), "accepted of proposed"),
-        tuple(
-            (
-                str(place["round"]),
-                place["phase"],
-                f"{place['pool']:,}",
-                *(f"{place[name]:,}" for name in shown),
-                format_share(_accepted(place)),
-            )
+        [
+            (*(place[key] for key in ("round", "phase", "pool", *shown)), format_share_of(*_count(place)))
             for place in places
-        ),
+        ],
     )
 
 
-def _accepted(place: Document) -> float | None:
-    proposed = place["accepted"] + place["refused"]
-    return place["accepted"] / proposed if proposed else None
+def _count(place: Mapping[str, int]) -> tuple[int, int]:
+    """Proposals that were accepted, and all that were decided about."""
+    return place["accepted"], place["accepted"] + place["refused"]
 
 
-def _describe_acceptance(places: Sequence[Document]) -> str:
-    sentences = []
-    for place in [*places[:2], *places[2:][-2:]]:
-        proposed = place["accepted"] + place["refused"]
-        if place["undecided"] == place["pool"]:
-            came_to = "nothing decided yet"
-        elif proposed:
-            came_to = (
-                f"{place['accepted']:,} of {proposed:,} proposals accepted ({format_share(_accepted(place))})"
-            )
-        else:
-            came_to = "no proposal to accept"
-        sentences.append(f"round {place['round']}, {place['phase']}: {came_to}")
-    left_out = " The rounds between are in the table." if len(places) > 4 else ""
-    return f"{as_sentence('; '.join(sentences))}{left_out}"
+def _describe_acceptance(places: Sequence[Mapping[str, Any]]) -> str:
+    ends = [*places[:2], *places[2:][-2:]]
+    told = "; ".join(f"round {place['round']}, {place['phase']}: {_tell_acceptance(place)}" for place in ends)
+    return as_sentence(told) + (" The rounds between are in the table." if len(places) > 4 else "")
 
 
-def draw_flow(document: Document) -> Chart | None:
+def _tell_acceptance(place: Mapping[str, Any]) -> str:
+    accepted, proposed = _count(place)
+    if place["undecided"] == place["pool"]:
+        return "nothing decided yet"
+    if not proposed:
+        return "no proposal to accept"
+    return f"{accepted:,} of {proposed:,} proposals accepted ({format_share_of(accepted, proposed)})"
+
+
+def draw_flow(document: RunEvolution) -> Chart | None:
     """Samples by what became of them, from round to round."""
     columns, moves = document["flows"]["states"], document["flows"]["transitions"]
     pool = sum(columns[0]["counts"].values())
@@ -123,34 +117,16 @@ def draw_flow(document: Document) -> Chart | None:
         axes = figure.subplots()
         tops = [_stack(column["counts"], pool) for column in columns]
         width = min(0.06 * len(columns), 0.48)  # of the way from one column to the next
-        ends: dict[tuple[int, str, str], float] = {}  # how much of a bar's side is taken
-        order = list(_STATES)
-        for move in sorted(
-            moves, key=lambda m: (m["round"], order.index(m["before"]), order.index(m["after"]))
-        ):
-            where = [column["round"] for column in columns].index(move["round"])
-            share = move["n"] / pool
-            start = tops[where - 1][move["before"]] + ends.get((where - 1, move["before"], "out"), 0.0)
-            end = tops[where][move["after"]] + ends.get((where, move["after"], "in"), 0.0)
-            ends[where - 1, move["before"], "out"] = start - tops[where - 1][move["before"]] + share
-            ends[where, move["after"], "in"] = end - tops[where][move["after"]] + share
-            colour = _STATES[move["before"]][0]
-            add_ribbon(axes, (where - 1 + width / 2, start), (where - width / 2, end), share, colour)
+        _add_ribbons(axes, moves, columns[0]["round"], tops, pool, width)
         for where, column in enumerate(columns):
-            for state, (colour, hatch) in _STATES.items():
-                if n := column["counts"][state]:
-                    share = n / pool
-                    middle = tops[where][state] + share / 2
-                    add_bar(axes, where - width / 2, middle, width, share, colour, hatch)
-                    if share >= 0.045 and where < len(columns) - 1:
-                        add_text(
-                            axes,
-                            where,
-                            middle,
-                            format_short(n),
-                            color=ON_COLOUR,
-                            fontsize=8 if len(columns) < 9 else 7,
-                        )
+            for state, look in _STATES.items():
+                share = column["counts"][state] / pool
+                middle = tops[where][state] + share / 2
+                add_bar(axes, where - width / 2, middle, width, share, look)
+                if share >= 0.045 and where < len(columns) - 1:
+                    size = 8 if len(columns) < 9 else 7
+                    number = format_short(column["counts"][state])
+                    add_text(axes, where, middle, number, color=ON_COLOUR, fontsize=size)
         _label_last(axes, columns[-1]["counts"], tops[-1], pool, len(columns) - 1 + width / 2)
         axes.set_xticks(range(len(columns)), [name_round(column["round"]) for column in columns])
         axes.set_xlim(-width, len(columns) - 1 + width / 2 + 0.28 * len(columns))
@@ -159,8 +135,8 @@ def draw_flow(document: Document) -> Chart | None:
         axes.tick_params(axis="x", length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        present = {state for column in columns for state, n in column["counts"].items() if n}
-        add_legend(figure, [(state, *_STATES[state]) for state in _STATES if state in present])
+        present = [state for state in _STATES if any(column["counts"][state] for column in columns)]
+        add_legend(figure, {state: _STATES[state] for state in present})
         svg = finish()
     return Chart(
         "flow",
@@ -168,20 +144,35 @@ def draw_flow(document: Document) -> Chart | None:
         svg,
         _describe_flow(columns, pool),
         ("round", "from", "to", "samples", "share of the pool"),
-        tuple(
-            (
-                str(move["round"]),
-                move["before"],
-                move["after"],
-                f"{move['n']:,}",
-                format_share(move["n"] / pool),
-            )
+        [
+            (*(move[key] for key in ("round", "before", "after", "n")), format_share(move["n"] / pool))
             for move in moves
-        ),
+        ],
     )
 
 
-def _describe_flow(columns: Sequence[Document], pool: int) -> str:
+def _add_ribbons(
+    axes: Axes,
+    moves: Sequence[Mapping[str, Any]],
+    first: int,
+    tops: Sequence[Mapping[str, float]],
+    pool: int,
+    width: float,
+) -> None:
+    """Bands from bar to bar, in the order of the states at both ends; `tops` are where bars begin."""
+    order = list(_STATES)
+    taken: Counter[tuple[int, str, str]] = Counter()  # of the sides of bars, in samples
+    for move in sorted(moves, key=lambda m: (m["round"], order.index(m["before"]), order.index(m["after"]))):
+        where = move["round"] - first
+        out, into = (where - 1, move["before"], "out"), (where, move["after"], "in")
+        start, end = (tops[at][state] + taken[at, state, side] / pool for at, state, side in (out, into))
+        taken.update({out: move["n"], into: move["n"]})
+        colour = _STATES[move["before"]][0]
+        ends = (where - 1 + width / 2, start), (where - width / 2, end)
+        add_ribbon(axes, *ends, move["n"] / pool, colour)
+
+
+def _describe_flow(columns: Sequence[Mapping[str, Any]], pool: int) -> str:
     last = columns[-1]
     counts = ", ".join(
         f"{n:,} {state} ({format_share(n / pool)})" for state, n in last["counts"].items() if n

@@ -1,6 +1,5 @@
 """How numbers and texts get into HTML: with units, escaped and inert, in a report as in a browser."""
 
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -8,19 +7,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from reflectune.loop.show import numbers
 from reflectune.loop.show.explanations import explain_score, name_outcome
-from reflectune.loop.show.numbers import (
-    format_count,
-    format_measure,
-    format_moment,
-    format_number,
-    format_seconds,
-    format_share,
-    format_times,
-    format_usd,
-    format_with_interval,
-    held_out_unit,
-)
 from reflectune.state.config import flatten
 from reflectune.state.text import inert, one_line
 
@@ -55,24 +43,29 @@ def open_environment(*, utc: bool = False) -> Environment:
         finalize=_make_inert,
     )
     environment.filters |= {
-        "change": partial(format_measure, sign="+"),
-        "config_rows": _list_config,
-        "count": format_count,
-        "held_out": lambda evaluation: "-" if evaluation is None else format_with_interval(evaluation),
-        "held_out_name": lambda name: name.replace("_", " "),
-        "held_out_unit": held_out_unit,
-        "measure": format_measure,
+        "change": partial(numbers.format_measure, sign="+"),
+        "count": numbers.format_count,
+        "flatten": flatten,
+        "held_out": lambda evaluation: (
+            "-" if evaluation is None else numbers.format_with_interval(evaluation)
+        ),
+        "held_out_name": numbers.name_held_out,
+        "held_out_unit": numbers.held_out_unit,
+        "measure": numbers.format_measure,
         "model_name": _name_model,
-        "moment": partial(format_moment, utc=utc),
-        "number": format_number,
+        "moment": partial(numbers.format_moment, utc=utc),
+        "number": numbers.format_number,
         "one_line": one_line,
         "outcome_name": name_outcome,
         "score": explain_score,
-        "seconds": format_seconds,
-        "share": format_share,
+        "seconds": numbers.format_seconds,
+        "sentence": numbers.as_sentence,
+        "setting": numbers.format_setting,
+        "share": numbers.format_share,
+        "share_of": numbers.format_share_of,
         "stop": lambda reason: _STOPS.get(reason, reason),
-        "times": format_times,
-        "usd": format_usd,
+        "times": numbers.format_times,
+        "usd": numbers.format_usd,
         "zip": zip,
     }
     return environment
@@ -88,10 +81,3 @@ def _name_model(model: str | None) -> str:
     if not model:
         return "-"
     return PurePath(model).name if model.startswith("/") else model
-
-
-def _list_config(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every key that is set, as the config file spells it."""
-    for key, value in flatten(config).items():
-        if value is not None:
-            yield key, str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,39 +1,36 @@
 """The pages of the browser: each a function from a request to an answer."""
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
+from reflectune.loop.show.comparison import explain_comparable, tabulate_runs
 from reflectune.loop.show.documents import open_lineage
-from reflectune.loop.show.explanations import unit_of
-from reflectune.loop.show.html.comparisons import Compared
+from reflectune.loop.show.explanations import (
+    explain_rule,
+    explain_unknown,
+    policy_of,
+    sum_seconds,
+)
 from reflectune.loop.show.html.environment import STATIC
 from reflectune.loop.show.html.sample_search import LABELS, MAX_COUNTED, PAGE_ROWS, SampleSearch, address
 from reflectune.loop.show.html.site import missing, site_of
 from reflectune.loop.show.html.texts import cut_text, cut_texts
 from reflectune.loop.show.html.watcher import Snapshot
 from reflectune.loop.show.journey import TEXTS, build_journey
-from reflectune.state.errors import StoreError
+from reflectune.state.errors import ReflectuneError, StoreError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.documents import FoundSample
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import OUTCOMES, PHASES
+from reflectune.state.text import one_line
 
-__all__ = [
-    "all_rounds",
-    "call_text",
-    "chart",
-    "compare",
-    "icon",
-    "one_round",
-    "overview",
-    "runs",
-    "sample",
-    "samples",
-    "version_text",
-]
+__all__ = ["ROUTES"]
 
 # Questions that people come with, and the lists that answer them.
 _QUESTIONS: Mapping[str, Mapping[str, str]] = {
@@ -56,24 +53,18 @@ _QUESTIONS: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 
 
-def overview(request: Request) -> Response:
+def _once_read(page: Callable[[Request, Snapshot], Response]) -> Callable[[Request], Response]:
+    """A page that shows a run as of the last look at it; before the first, another says to wait."""
+
+    def answer(request: Request) -> Response:
+        site = site_of(request)
+        return page(request, site.snapshot) if site.snapshot else site.render(request, "preparing.html")
+
+    return answer
+
+
+def _overview(request: Request, snapshot: Snapshot) -> Response:
     """What the run is, its rounds, charts, and where to look."""
-    site = site_of(request)
-    snapshot = site.snapshot
-    return site.render(
-        request,
-        "overview.html",
-        snapshot=snapshot,
-        questions=_questions(snapshot),
-        unknown=_unknown(snapshot),
-        address=address,
-    )
-
-
-def _questions(snapshot: Snapshot | None) -> list[tuple[str, str]]:
-    """The questions whose lists can have rows, with their addresses."""
-    if snapshot is None:
-        return []
     margin = snapshot.settings["config"].get("selection", {}).get("margin", 0.0)
     came = {
         place
@@ -81,144 +72,117 @@ def _questions(snapshot: Snapshot | None) -> list[tuple[str, str]]:
         for outcome in counts
         for place in ((phase, outcome), (None, outcome))
     }
-    return [
-        (
-            label,
-            address(
-                **{
-                    name: value.format(margin=margin, minus=-margin or 0.0)
-                    for name, value in question.items()
-                }
-            ),
+    questions = {
+        label: address(
+            **{name: text.format(margin=margin, minus=-margin or 0.0) for name, text in asked.items()}
         )
-        for label, question in _QUESTIONS.items()
-        if ("outcome" not in question or (question.get("phase"), question["outcome"]) in came)
-        and question.get("sort", "position") in ("position", *snapshot.known)
-    ]
-
-
-def _unknown(snapshot: Snapshot | None) -> Mapping[str, str]:
-    """Why no row has a change of IFD or of r-IFD, where none has."""
-    if snapshot is None:
-        return {}
-    policy = snapshot.settings["config"].get("selection", {}).get("policy", "ifd+r-ifd")
-    changes = (("ifd_change", "instruction", "IFD"), ("r_ifd_change", "response", "r-IFD"))
-    return {
-        name: f"no two values of {measure} have been compared yet"
-        if unit_of(policy, phase) == measure
-        else f"policy {policy} compares no {measure} in phase {phase}"
-        for name, phase, measure in changes
-        if name not in snapshot.known
+        for label, asked in _QUESTIONS.items()
+        if ("outcome" not in asked or (asked.get("phase"), asked["outcome"]) in came)
+        and asked.get("sort", "position") in ("position", *snapshot.known)
     }
+    context: dict[str, Any] = {
+        "questions": questions,
+        "unknown": _explain_unknown(snapshot).values(),
+        "seconds": sum(map(sum_seconds, snapshot.rounds)),
+    }
+    return site_of(request).render(request, "overview.html", snapshot=snapshot, **context)
 
 
-def all_rounds(request: Request) -> Response:
+def _explain_unknown(snapshot: Snapshot) -> dict[str, str]:
+    return explain_unknown(policy_of(snapshot.settings), snapshot.known)
+
+
+def _rounds(request: Request, snapshot: Snapshot) -> Response:
     """Every round, with all its numbers."""
-    site = site_of(request)
-    snapshot = site.snapshot
-    return site.render(request, "rounds.html", snapshot=snapshot, address=address)
+    return site_of(request).render(request, "rounds.html", snapshot=snapshot)
 
 
-def one_round(request: Request) -> Response:
+def _round(request: Request, snapshot: Snapshot) -> Response:
     """One round: phases by outcome, teacher calls by status, held-out measures, training set, cost, time."""
-    site, number = site_of(request), _number(request, "round")
-    snapshot = site.snapshot
-    if snapshot is None:
-        return site.render(request, "round.html", snapshot=None, number=number)
-    round = next((row for row in snapshot.rounds if row["round"] == number), None)
-    if round is None:
-        last = snapshot.rounds[-1]["round"] if snapshot.rounds else 0
+    number = _number(request, "round")
+    rounds = {row["round"]: row for row in snapshot.rounds}
+    last = max(rounds, default=0)
+    if number not in rounds:
         raise missing(f"This run has no round {number}; its rounds are 0, the given data, to {last}.")
-    before = next((row for row in snapshot.rounds if row["round"] == number - 1), None)
-    return site.render(
+    return site_of(request).render(
         request,
         "round.html",
         snapshot=snapshot,
         number=number,
-        round=round,
-        before=before,
-        last=snapshot.rounds[-1]["round"],
+        round=rounds[number],
+        before=rounds.get(number - 1),
+        last=last,
         evaluations=[row for row in snapshot.evaluations if row["round"] == number],
         outcomes={phase: snapshot.outcomes.get((number, phase), {}) for phase in PHASES},
-        address=address,
+        rules={phase: explain_rule(snapshot.settings, phase) for phase in PHASES},
     )
 
 
-def samples(request: Request) -> Response:
+def _samples(request: Request, snapshot: Snapshot) -> Response:
     """The samples that the address asks for."""
     site, search = site_of(request), SampleSearch(request.query_params)
-    snapshot = site.snapshot
-    rows: list[FoundSample] = []
-    count, is_cut = 0, False
-    if snapshot is not None and not search.problems:
-        with SampleIndex.open(site.folder) as index:
-            rows = index.find(search.query)
-            is_cut = index.is_cut(search.query)
-            is_last = len(rows) < PAGE_ROWS and (rows or search.page == 1)
-            count = search.query.offset + len(rows) if is_last else index.count(search.query, MAX_COUNTED + 1)
+    found = {"rows": [], "count": 0, "is_cut": False} if search.problems else _find(site.folder, search)
     return site.render(
         request,
         "samples.html",
         status=400 if search.problems else 200,
         snapshot=snapshot,
         search=search,
-        rows=rows,
-        count=min(count, MAX_COUNTED),
-        is_more=count > MAX_COUNTED,
-        is_cut=is_cut,
-        unknown=_unknown(snapshot).get(search.change or ""),
-        pages=max(1, -(-min(count, MAX_COUNTED) // PAGE_ROWS)),
-        phase_anchor="-response" if search.query.phase == "response" else "",
-        first=search.query.offset + 1,
+        most=MAX_COUNTED,
+        page_rows=PAGE_ROWS,
+        unknown=_explain_unknown(snapshot).get(search.change or ""),
         labels=LABELS,
         outcomes=OUTCOMES,
-        rounds=[row["round"] for row in snapshot.rounds] if snapshot else [],
+        **found,
     )
 
 
-def sample(request: Request) -> Response:
+def _find(folder: RunFolder, search: SampleSearch) -> dict[str, Any]:
+    with SampleIndex.open(folder) as index:
+        rows = index.find(search.query)
+        is_last = len(rows) < PAGE_ROWS and (rows or search.page == 1)
+        count = search.query.offset + len(rows) if is_last else index.count(search.query, MAX_COUNTED + 1)
+        return {"rows": rows, "count": count, "is_cut": index.is_cut(search.query)}
+
+
+def _sample(request: Request) -> Response:
     """The journey of one sample."""
     site, side = site_of(request), request.query_params.get("view") == "side"
     with open_lineage(site.folder) as lineage:
         sample = _find_sample(lineage, request)
         trace, calls = lineage.trace(sample), lineage.calls(sample)
-        snapshot = site.snapshot
-        last = sum((snapshot.split if snapshot else lineage.samples()).values()) - 1
-    position = trace["position"]
+        last = sum((site.snapshot.split if site.snapshot else lineage.samples()).values()) - 1
     return site.render(
         request,
         "sample.html",
         journey=build_journey(trace, calls),
+        last=last,
         texts=cut_texts,
         shorten=cut_text,
-        sample_address=f"/samples/{position}",
+        sample_address=f"/samples/{trace['position']}",
         side=side,
-        query="?view=side" if side else "",
-        previous=position - 1 if position else None,
-        next=position + 1 if position < last else None,
     )
 
 
-def version_text(request: Request) -> Response:
+def _version_text(request: Request) -> Response:
     """One text of a version, whole."""
     wanted, name = request.path_params["version"], request.path_params["field"]
     with open_lineage(site_of(request).folder) as lineage:
         trace = lineage.trace(_find_sample(lineage, request))
-    version = next((version for version in trace["versions"] if version["id"] == wanted), None)
-    if version is None or name not in (*TEXTS, "criticism"):
-        raise missing(f"Sample {trace['position']} has no {name} of a version {wanted}.")
-    return _plain(str(dict(version)["critique" if name == "criticism" else name] or ""))
+    for version in trace["versions"]:
+        if version["id"] == wanted and name in (*TEXTS, "criticism"):
+            return _plain(str(dict(version)["critique" if name == "criticism" else name] or ""))
+    raise missing(f"Sample {trace['position']} has no {name} of a version {wanted}.")
 
 
-def call_text(request: Request) -> Response:
+def _call_text(request: Request) -> Response:
     """What the teacher answered, whole."""
     wanted = request.path_params["call"]
     with open_lineage(site_of(request).folder) as lineage:
-        calls = lineage.calls(_find_sample(lineage, request))
-    call = next((call for call in calls if call["id"] == wanted), None)
-    if call is None:
-        raise missing(f"Sample {request.path_params['position']} has no teacher call {wanted}.")
-    return _plain(call["text"])
+        for call in lineage.calls(_find_sample(lineage, request)):
+            if call["id"] == wanted:
+                return _plain(call["text"])
+    raise missing(f"Sample {request.path_params['position']} has no teacher call {wanted}.")
 
 
 def _plain(text: str) -> Response:
@@ -241,48 +205,61 @@ def _number(request: Request, name: str) -> int:
     raise missing(f"There is no {name} {text[:40]}.")
 
 
-def chart(request: Request) -> Response:
+def _chart(request: Request) -> Response:
     """One chart."""
     name, snapshot = request.path_params["name"], site_of(request).snapshot
-    for chart in snapshot.charts if snapshot else ():
+    for chart in snapshot.charts or () if snapshot else ():
         if chart.name == name:
             return Response(chart.svg, media_type="image/svg+xml")
     raise missing(f"There is no chart called {name}.")
 
 
-def runs(request: Request) -> Response:
+def _runs(request: Request) -> Response:
     """The runs of the folder."""
     site = site_of(request)
     return site.render(request, "runs.html", runs=site.watcher.runs)
 
 
-def compare(request: Request) -> Response:
+def _compare(request: Request) -> Response:
     """This run against another."""
     site = site_of(request)
     try:
-        folder = RunFolder.find(site.runs, request.path_params["other"])
+        other = RunFolder.find(site.runs, request.path_params["other"])
     except StoreError as error:
         raise missing(f"{error}.") from error
-    if folder.path.name == site.folder.path.name:
+    if other.path.name == site.folder.path.name:
         raise missing("A run cannot be compared with itself.")
-    compared = site.comparisons.ask(folder)
-    return site.render(
-        request,
-        "compare.html",
-        other=folder.path.name,
-        compared=compared,
-        measures=_held_out_names(compared),
-        as_of=compared and compared.as_of,
-    )
+    try:
+        document = site.compare(other)
+    except (ReflectuneError, sqlite3.Error, OSError) as error:
+        return site.refuse(request, 503, "They cannot be compared", one_line(str(error)))
+    sections, comparable = tabulate_runs(document), explain_comparable(document)
+    context: dict[str, Any] = {
+        "other": other.path.name,
+        "document": document,
+        "sections": sections,
+        "comparable": comparable,
+    }
+    return site.render(request, "compare.html", **context)
 
 
-def _held_out_names(compared: Compared | None) -> list[str]:
-    if compared is None or compared.document is None:
-        return []
-    runs = [run for row in compared.document["rounds"] for run in row["runs"] if run is not None]
-    return sorted({name for run in runs for name in run["held_out"]})
-
-
-def icon(request: Request) -> Response:
+def _icon(request: Request) -> Response:
     """What browsers show on a tab."""
     return FileResponse(STATIC / "icon.svg")
+
+
+_ANY_SAMPLE = "/samples/{position}"
+ROUTES = [
+    Route("/", _once_read(_overview)),
+    Route("/rounds", _once_read(_rounds)),
+    Route("/rounds/{round}", _once_read(_round)),
+    Route("/samples", _once_read(_samples)),
+    Route(_ANY_SAMPLE, _sample),
+    Route(_ANY_SAMPLE + "/versions/{version}/{field}.txt", _version_text),
+    Route(_ANY_SAMPLE + "/calls/{call}.txt", _call_text),
+    Route("/charts/{name}.svg", _chart),
+    Route("/runs", _runs),
+    Route("/compare/{other}", _compare),
+    Route("/favicon.ico", _icon),
+    Mount("/static", StaticFiles(directory=STATIC)),
+]

@@ -1,9 +1,9 @@
 """The list of samples: what an address asks for, and the addresses of other lists."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from reflectune.state.lineage.index import SORTS, SampleQuery
@@ -16,7 +16,7 @@ PAGE_ROWS = 50
 MAX_COUNTED = 10_000
 _MAX_TEXT = 500
 _BOUNDS = tuple(field.name for field in fields(SampleQuery) if field.name.startswith(("min_", "max_")))
-_NAMES = ("q", "round", "phase", "outcome", "trained", *_BOUNDS, "sort", "order", "page")
+_Value = TypeVar("_Value")
 _CHOICES = {
     "phase": PHASES,
     "outcome": OUTCOMES,
@@ -24,8 +24,7 @@ _CHOICES = {
     "sort": SORTS,
     "order": ("up", "down"),
 }
-
-
+# Everything that an address can ask for, as people read it.
 LABELS = {
     "q": "words",
     "round": "round",
@@ -52,14 +51,15 @@ class SampleSearch:
 
     def __init__(self, args: Mapping[str, str]) -> None:
         """Read the values of an address; empty ones count as absent."""
-        self.values = {name: args[name].strip() for name in _NAMES if args.get(name, "").strip()}
+        self.values = {name: args[name].strip() for name in LABELS if args.get(name, "").strip()}
         self.problems: dict[str, str] = {}
-        self.page = self._whole("page", least=1, most=MAX_COUNTED // PAGE_ROWS) or 1
-        bounds: dict[str, Any] = {name: self._number(name) for name in _BOUNDS}
+        self.page = self._whole("page", 1, MAX_COUNTED // PAGE_ROWS) or 1
+        bounds: dict[str, Any] = {name: self._read(name, _read_number, "no number") for name in _BOUNDS}
+        short = f"too long: at most {_MAX_TEXT} characters can be searched for"
         self.query = SampleQuery(
-            text=self._text(),
+            text=self._read("q", lambda text: text if len(text) <= _MAX_TEXT else None, short) or "",
             most_matches=MAX_COUNTED,
-            round=self._whole("round", least=0),
+            round=self._whole("round", 0, 1_000_000),
             phase=self._choice("phase"),
             outcome=self._choice("outcome"),
             trained={"yes": True, "no": False, None: None}[self._choice("trained")],
@@ -88,54 +88,37 @@ class SampleSearch:
 
     def address(self, **changes: object) -> str:
         """The list with some values changed; None takes one away. It begins at the first page."""
-        values: dict[str, object] = dict(self.values)
-        if "page" not in changes:
-            values.pop("page", None)
-        values |= changes
-        return address(**values)
+        return address(**{**self.values, "page": None, **changes})
 
-    def _text(self) -> str:
-        text = self.values.get("q", "")
-        if len(text) > _MAX_TEXT:
-            self.problems["q"] = f"at most {_MAX_TEXT} characters can be searched for"
-            return ""
-        return text
-
-    def _whole(self, name: str, *, least: int, most: int = 1_000_000) -> int | None:
+    def _read(self, name: str, read: Callable[[str], _Value | None], otherwise: str) -> _Value | None:
+        """The value of a name; None where there is none, or none that makes sense."""
         text = self.values.get(name)
-        if text is None:
-            return None
-        if text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most:
-            return int(text)
-        self.problems[name] = f"{_cut(text)} is no whole number from {least:,d} to {most:,d}"
-        return None
+        value = None if text is None else read(text)
+        if text is not None and value is None:
+            self.problems[name] = f"“{text[:40]}{'…' if text[40:] else ''}” is {otherwise}"
+        return value
 
-    def _number(self, name: str) -> float | None:
-        text = self.values.get(name)
-        if text is None:
-            return None
-        try:
-            value = float(text.replace("−", "-"))
-        except ValueError:
-            value = math.nan
-        if math.isfinite(value):
-            return value
-        self.problems[name] = f"{_cut(text)} is no number"
-        return None
+    def _whole(self, name: str, least: int, most: int) -> int | None:
+        def read(text: str) -> int | None:
+            is_number = text.isascii() and text.isdecimal() and len(text) < 10
+            return int(text) if is_number and least <= int(text) <= most else None
+
+        return self._read(name, read, f"no whole number from {least:,d} to {most:,d}")
 
     def _choice(self, name: str) -> Any:
-        text = self.values.get(name)
-        if text is None or text in _CHOICES[name]:
-            return text
-        self.problems[name] = f"{_cut(text)} is none of {', '.join(_CHOICES[name])}"
+        choices = {choice: choice for choice in _CHOICES[name]}
+        return self._read(name, choices.get, f"none of {', '.join(choices)}")
+
+
+def _read_number(text: str) -> float | None:
+    try:
+        value = float(text.replace("−", "-"))
+    except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def address(**values: object) -> str:
     """The address of a list of samples."""
     asked = {name: value for name, value in values.items() if value not in (None, "")}
     return "/samples" + (f"?{urlencode(asked, errors='replace')}" if asked else "")
-
-
-def _cut(text: str) -> str:
-    return f"“{text[:40]}…”" if len(text) > 40 else f"“{text}”"

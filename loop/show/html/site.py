@@ -1,6 +1,7 @@
 """The run that is served: what pages are made from, and how they are rendered."""
 
 import shlex
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
-from reflectune.loop.show.html.comparisons import Comparisons
+from reflectune.loop.show.documents import describe_comparison
 from reflectune.loop.show.html.environment import open_environment
-from reflectune.loop.show.html.watcher import Snapshot, Watcher
+from reflectune.loop.show.html.sample_search import address
+from reflectune.loop.show.html.watcher import Mark, Snapshot, Watcher, mark_folder
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.documents import RunsCompared
 
 __all__ = ["Site", "missing", "site_of"]
 
@@ -24,11 +27,13 @@ class Site:
         self.runs = runs
         self.folder = folder
         self.watcher = Watcher(runs, folder)
-        self.comparisons = Comparisons(folder)
+        self._compared: dict[str, tuple[Mark, RunsCompared]] = {}
+        self._comparing = threading.Lock()
         environment = open_environment()
         environment.globals |= {
             "name": folder.path.name,
             "datasette": shlex.join(["datasette", str(folder.lineage)]),
+            "address": address,
         }
         self._templates = Jinja2Templates(env=environment)
 
@@ -36,6 +41,16 @@ class Site:
     def snapshot(self) -> Snapshot | None:
         """The run as of the last look at it; None before the first."""
         return self.watcher.snapshot
+
+    def compare(self, other: RunFolder) -> RunsCompared:
+        """This run against another, compared anew where either has gone on since."""
+        mark = (*mark_folder(self.folder), *mark_folder(other))
+        with self._comparing:  # it takes a processor whole
+            known = self._compared.get(other.path.name)
+            if known is None or known[0] != mark:
+                known = mark, describe_comparison(self.folder, other)
+                self._compared[other.path.name] = known
+            return known[1]
 
     def render(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
         """A page from a template."""

@@ -1,22 +1,22 @@
 """The texts of a version as pages show them: runs of words that stay, go or come, and what is left out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from reflectune.loop.show.diffs import Change, diff_words
 from reflectune.loop.show.journey import TEXTS
+from reflectune.state.lineage.documents import VersionDocument
 
-__all__ = ["Run", "Text", "cut_text", "cut_texts", "fold_change", "fold_text", "fold_texts"]
+__all__ = ["Run", "Text", "cut_text", "cut_texts", "fold_text", "fold_texts"]
 
-Document = Mapping[str, Any]
 Run = tuple[Change | Literal["left out"], str]
 
-# Of the browser, which links to whole texts: characters that are shown, and that are compared.
-_MAX_SHOWN, _MAX_COMPARED = 20_000, 6_000
-# Of a report: characters that are compared, that are shown, and of a stretch that stays or goes.
-_MAX_FOLD_COMPARED, _MAX_FOLD_SHOWN, _MAX_STRETCH = 20_000, 1_600, 400
+# Characters that are shown in the browser, which links to whole texts, and in a report; that are compared.
+_MAX_SHOWN, _MAX_FOLDED, _MAX_COMPARED = 20_000, 1_600, 6_000
+# Of a report: characters of a stretch that stays or goes.
+_MAX_STRETCH = 400
 
 # Two texts are compared once, for both kinds of diff and for whoever turns the pages back and forth.
 _diff = lru_cache(maxsize=256)(diff_words)
@@ -30,85 +30,63 @@ class Text:
     runs: Sequence[Run]
     is_changed: bool  # from its parent's
     length: int  # characters
-    cut: int = 0  # characters at its end that are not shown
+    cut: int  # characters at its end that are not shown
 
 
-def cut_texts(version: Document, parent: Document | None = None) -> list[Text]:
+def cut_texts(
+    version: VersionDocument, parent: VersionDocument | None = None, most: int = _MAX_SHOWN
+) -> list[Text]:
     """The texts of a version with what changed from its parent's; the end of a long one is cut off."""
     return [
-        _cut(name, version[name], version[name] if parent is None else parent[name])
+        _cut(name, version[name], (parent or version)[name], most)
         for name in TEXTS
-        if version[name] or (parent is not None and parent[name])
+        if version[name] or (parent and parent[name])
     ]
 
 
-def _cut(name: str, new: str, old: str) -> Text:
-    is_changed = old != new
-    room = _MAX_COMPARED if is_changed else _MAX_SHOWN
-    runs = _diff(old[:room], new[:room]) if is_changed else cut_text(new)
-    return Text(name, runs, is_changed, len(new), max(0, len(new) - room, len(old) - room))
+def _cut(name: str, new: str, old: str, most: int) -> Text:
+    if new == old:
+        return Text(name, [("same", new[:most])], False, len(new), max(0, len(new) - most))
+    changes = list(_diff(old[:_MAX_COMPARED], new[:_MAX_COMPARED]))
+    if max(len(old), len(new)) > _MAX_COMPARED and any(change == "same" for change, _ in changes):
+        while changes[-1][0] != "same":  # where texts are cut they seem to end differently
+            changes.pop()
+    come = sum(len(text) for change, text in changes if change != "removed")
+    gone = sum(len(text) for change, text in changes if change != "added")
+    return Text(name, changes, True, len(new), max(len(new) - come, len(old) - gone))
 
 
-def cut_text(text: str) -> list[Run]:
+def cut_text(text: str, most: int = _MAX_SHOWN) -> list[Run]:
     """A text that is no version's; the end of a long one is cut off."""
-    runs: list[Run] = [("same", text[:_MAX_SHOWN])]
-    return [*runs, ("left out", f"{len(text) - _MAX_SHOWN:,} more characters")] if text[_MAX_SHOWN:] else runs
+    runs: list[Run] = [("same", text[:most])]
+    return [*runs, ("left out", f"{len(text) - most:,} more characters")] if text[most:] else runs
 
 
-def fold_texts(version: Document, parent: Document | None = None) -> list[Text]:
+def fold_texts(version: VersionDocument, parent: VersionDocument | None = None) -> list[Text]:
     """The texts of a version, or those that it changed from its parent's, each in a few lines."""
-    if parent is None:
-        return [
-            Text(name, fold_text(version[name]), False, len(version[name])) for name in TEXTS if version[name]
-        ]
+    texts = cut_texts(version, parent, _MAX_FOLDED)
     return [
-        Text(name, fold_change(parent[name], version[name]), True, len(version[name]))
-        for name in TEXTS
-        if parent[name] != version[name]
+        replace(text, runs=list(_fold(text.runs)) if text.is_changed else text.runs)
+        for text in texts
+        if text.is_changed or parent is None
     ]
 
 
 def fold_text(text: str) -> list[Run]:
     """The beginning of a text."""
-    return _fold([("same", text)], 0)
+    return cut_text(text, _MAX_FOLDED)
 
 
-def fold_change(old: str, new: str) -> list[Run]:
-    """What changed between two texts, with the beginning of what stays and goes."""
-    changes = diff_words(old[:_MAX_FOLD_COMPARED], new[:_MAX_FOLD_COMPARED])
-    if all(change != "same" for change, _ in changes):
-        gone = max(len(old) - _MAX_FOLD_COMPARED, 0)
-    else:
-        gone = 0  # what is beyond may be in both
-        while max(len(old), len(new)) > _MAX_FOLD_COMPARED and changes[-1][0] != "same":
-            changes.pop()  # where texts were cut they seem to end differently
-    come = len(new) - sum(len(text) for change, text in changes if change != "removed")
-    return _fold(changes, come, gone)
-
-
-def _fold(changes: Sequence[tuple[Change, str]], left: int, removed: int = 0) -> list[Run]:
-    """Long unchanged and removed stretches folded, and what is beyond a few lines only counted.
-
-    `left` and `removed` are characters beyond the changes that are known to be there, or to be removed.
-    """
-    runs: list[Run] = []
-    room = _MAX_FOLD_SHOWN
-    for place, (change, text) in enumerate(changes):
-        if change == "removed":
-            shown = text[:_MAX_STRETCH] if room > 0 else ""
-            removed += len(text) - len(shown)
-            runs.append((change, shown))
-        elif change == "same" and len(changes) > 1 and len(text) > _MAX_STRETCH and room > 0:
-            head = text[: _MAX_STRETCH // 4] if place > 0 else ""
-            tail = text[-_MAX_STRETCH // 4 :] if place < len(changes) - 1 else ""
-            between = f"{len(text) - len(head) - len(tail):,} characters as before"
-            runs += [("same", head), ("left out", between), ("same", tail)]
-            room -= len(head) + len(tail)
+def _fold(runs: Sequence[Run]) -> Iterator[Run]:
+    """The beginning of what goes and comes, and both ends of what stays."""
+    for change, text in runs:
+        most = _MAX_FOLDED if change == "added" else _MAX_STRETCH
+        if len(text) <= most:
+            yield change, text
+        elif change == "same":
+            yield change, text[: most // 4]
+            yield "left out", f"{len(text) - most // 2:,} characters as before"
+            yield change, text[-most // 4 :]
         else:
-            shown = text[: max(room, 0)]
-            room -= len(shown)
-            left += len(text) - len(shown)
-            runs.append((change, shown))
-    notes = {"more characters": left, "more characters removed": removed}
-    runs += [("left out", f"{n:,} {what}") for what, n in notes.items() if n]
-    return [run for run in runs if run[1]]
+            yield change, text[:most]
+            yield "left out", f"{len(text) - most:,} more characters {change}"

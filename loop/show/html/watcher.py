@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from reflectune.loop.show.documents import open_lineage, overview, readable_overview
+from reflectune.loop.show.documents import Overview, open_lineage, overview, readable_overview
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.documents import CallSums, EvaluationDocument, RoundDocument, Settings
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.text import one_line
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Mark", "Snapshot", "Watcher", "mark_folder"]
 
-Document = Mapping[str, Any]
 Mark = tuple[object, ...]
 _CHANGES: tuple[Literal["ifd_change", "r_ifd_change", "length_growth"], ...] = (
     "ifd_change", "r_ifd_change", "length_growth",
@@ -37,21 +37,16 @@ class Snapshot:
     """A run as of one moment."""
 
     as_of: datetime
-    run: Document  # of `documents.overview`, with stop_reason
+    run: Overview
+    stop_reason: str | None
     split: Mapping[str, int]  # samples
-    settings: Document
-    teacher: Document  # calls and cost of all rounds
-    rounds: Sequence[Document]
-    evaluations: Sequence[Document]
+    settings: Settings
+    teacher: CallSums  # of all rounds
+    rounds: Sequence[RoundDocument]
+    evaluations: Sequence[EvaluationDocument]
     outcomes: Mapping[tuple[int, str], Mapping[str, int]]  # samples by outcome, by round and phase
     known: frozenset[str]  # changes that any row of the list of samples has
-    charts: Sequence["Chart"] = ()
-    has_charts: bool = False  # whether they have been drawn at all
-
-    @property
-    def seconds(self) -> float:
-        """What all steps took."""
-        return sum(sum(row["seconds"].values()) for row in self.rounds)
+    charts: Sequence["Chart"] | None  # None until they have been drawn
 
 
 class Watcher:
@@ -63,13 +58,13 @@ class Watcher:
     def __init__(self, runs: Path, folder: RunFolder) -> None:
         self.snapshot: Snapshot | None = None
         self.problem: str | None = None
-        self.runs: Sequence[Document] | None = None  # one line each
+        self.runs: Sequence[Overview] | None = None  # one line each
         self._runs_folder = runs
         self._folder = folder
         self._mark: Mark | None = None
-        self._charted: object = None  # what the charts were last drawn of
+        self._charted: tuple[object, Mark | None] | None = None  # what the charts were last drawn of
         self._charted_at = 0.0
-        self._known_runs: dict[str, tuple[Mark, Document]] = {}
+        self._known_runs: dict[str, tuple[Mark, Overview]] = {}
         self._stop = threading.Event()
         self._drawing = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
@@ -106,22 +101,21 @@ class Watcher:
         if self.snapshot is not None and mark == self._mark:
             self.snapshot = replace(self.snapshot, as_of=now)
         else:
-            self._read(now)
+            self.snapshot = self._read(now)
             self._mark = mark
         self.problem = None
-        self._draw()
+        self._draw(self.snapshot)
 
-    def _read(self, now: datetime) -> None:
-        last = self.snapshot
+    def _read(self, now: datetime) -> Snapshot:
         with SampleIndex.open(self._folder) as index:
             index.update()
-            rounds = index.rounds()
-            known = frozenset(name for name in _CHANGES if index.knows(name))
+            rounds, known = index.rounds(), frozenset(name for name in _CHANGES if index.knows(name))
         run = overview(self._folder)
         with open_lineage(self._folder) as lineage:
-            self.snapshot = Snapshot(
+            return Snapshot(
                 as_of=now,
-                run=run | {"stop_reason": lineage.run()["stop_reason"]},
+                run=run,
+                stop_reason=lineage.run()["stop_reason"],
                 split=lineage.samples(),
                 settings=lineage.settings(),
                 teacher=lineage.teacher(),
@@ -129,18 +123,15 @@ class Watcher:
                 evaluations=lineage.evaluations(),
                 outcomes=lineage.count_outcomes(),
                 known=known,
-                charts=last.charts if last else (),
-                has_charts=last is not None and last.has_charts,
+                charts=None if self.snapshot is None else self.snapshot.charts,
             )
 
-    def _draw(self) -> None:
+    def _draw(self, snapshot: Snapshot) -> None:
         """Draw the charts where a round is done that they lack, or a while has passed."""
-        if (snapshot := self.snapshot) is None:
-            return
         done = [(row["round"], row["student"], len(row["evaluations"])) for row in snapshot.rounds]
-        now = time.monotonic()
-        is_late = now - self._charted_at > _CHARTS_PAUSE and self._charted != (done, self._mark)
-        if not is_late and self._charted is not None and self._charted[0] == done:  # type: ignore[index]
+        drawn, now = (done, self._mark), time.monotonic()
+        is_late = now - self._charted_at > _CHARTS_PAUSE
+        if self._charted and (self._charted == drawn or (self._charted[0] == done and not is_late)):
             return
         with self._drawing:
             from reflectune.loop.show.charts import draw_charts
@@ -150,17 +141,15 @@ class Watcher:
             if self._stop.is_set():
                 return
             charts = draw_charts(document)
-        self._charted, self._charted_at = (done, self._mark), now
-        self.snapshot = replace(snapshot, charts=charts, has_charts=True)
+        self._charted, self._charted_at = drawn, now
+        self.snapshot = replace(snapshot, charts=charts)
 
     def _look_at_others(self) -> None:
-        known: dict[str, tuple[Mark, Document]] = {}
+        known: dict[str, tuple[Mark, Overview]] = {}
         for folder in RunFolder.all(self._runs_folder):
             name, mark = folder.path.name, mark_folder(folder)
-            if name not in self._known_runs or self._known_runs[name][0] != mark:
-                known[name] = mark, readable_overview(folder)
-            else:
-                known[name] = self._known_runs[name]
+            before = self._known_runs.get(name)
+            known[name] = before if before and before[0] == mark else (mark, readable_overview(folder))
         self._known_runs = known
         self.runs = [document for _, document in known.values()]
 

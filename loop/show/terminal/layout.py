@@ -18,12 +18,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.diffs import diff_words
+from reflectune.loop.show.diffs import count_equal, diff_words
 from reflectune.state.text import inert
 
 __all__ = [
     "BAD",
     "BAD_FRAME",
+    "BLANK",
     "GOOD",
     "GOOD_FRAME",
     "NEUTRAL",
@@ -31,7 +32,6 @@ __all__ = [
     "Field",
     "Framed",
     "Sections",
-    "has_colour",
     "open_console",
     "tabulate",
 ]
@@ -59,14 +59,7 @@ def open_console() -> Console:
     return Console(markup=False, highlight=False, width=_ENDLESS)
 
 
-def has_colour(console: Console) -> bool:
-    """Whether the console shows colours: not where they are refused, piped, or beyond the terminal."""
-    return console.color_system is not None and not console.no_color
-
-
-def tabulate(
-    heads: Sequence[str], rows: Iterable[Sequence[str | Text]], *, texts: Sequence[str] = ()
-) -> Table:
+def tabulate(heads: Sequence[str], rows: Iterable[Sequence[object]], *, texts: Sequence[str] = ()) -> Table:
     """A table of rows under heads.
 
     The first column and those named in `texts` are set to the left, and folded where there is no room; the
@@ -79,7 +72,7 @@ def tabulate(
         else:
             table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return table
 
 
@@ -107,7 +100,7 @@ class Field:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text = self.text
         if isinstance(text, Difference):
-            text = text.render(colour=has_colour(console))
+            text = text.render(colour=console.color_system is not None and not console.no_color)
         elif isinstance(text, str):
             text = Text(text)
         if (left := len(text) - self.limit) > 0:
@@ -140,16 +133,10 @@ class Difference:
 
     def _find_common(self, context: int) -> tuple[int, int]:
         """How many characters can be left out in front and behind."""
-        head = _count_common(self.old, self.new)
+        head = count_equal(self.old, self.new)
         start = self.old.rfind(" ", 0, head - context) + 1 if head > context else 0
-        tail = _count_common(self.old[head:][::-1], self.new[head:][::-1])
+        tail = count_equal(self.old[head:][::-1], self.new[head:][::-1])
         return start, max(tail - context, 0)
-
-
-def _count_common(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
-    differing = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(differing, min(len(one), len(other)))
 
 
 class Framed:
@@ -180,6 +167,16 @@ class Sections:
             yield Columns([Padding(part, (0, 4, 0, 0)) for part in self.parts])
             return
         for part in self.parts:
-            if not console.is_terminal:
-                yield Text("")
+            yield BLANK
             yield part
+
+
+class _Blank:
+    """A blank line off a terminal, where no frame or rule tells parts apart."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not console.is_terminal:
+            yield Text("")
+
+
+BLANK = _Blank()

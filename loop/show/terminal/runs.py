@@ -7,42 +7,49 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.numbers import format_held_out, format_measure, format_number, format_share
+from reflectune.loop.show.documents import Overview, RunDocument
+from reflectune.loop.show.explanations import sum_seconds
+from reflectune.loop.show.numbers import (
+    format_held_out,
+    format_measure,
+    format_number,
+    format_share,
+    format_share_of,
+    name_held_out,
+)
 from reflectune.loop.show.terminal.layout import BAD, GOOD, NEUTRAL, Framed, Sections, tabulate
+from reflectune.state.lineage.documents import RoundDocument
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 
 __all__ = ["render_rounds", "render_runs"]
 
-Document = Mapping[str, Any]
-
 # What a run's status looks like; it is always said in words as well.
 _STYLES = {"finished": GOOD, "running": NEUTRAL, "failed": BAD, "unreadable": BAD}
 
 
-def render_runs(runs: Sequence[Document]) -> RenderableType:
+def render_runs(runs: Sequence[Overview]) -> RenderableType:
     """All runs, one row each."""
     runs = inert_document(runs)
     if not runs:
         return Text("no runs yet; `reflectune init` writes a config to start from")
-    return tabulate(
-        ("run", "status", "round", "samples", "acceptance", "cost USD"),
+    rows = (
         (
-            (
-                Text(one_line(run["name"])),
-                Text(run["status"], style=_STYLES.get(run["status"], "")),
-                "-" if run["round"] is None else f"{run['round']} of {run['rounds']}",
-                format_number(run["samples"], "d"),
-                format_share(run["acceptance"]),
-                format_number(run["cost_usd"], ".4f"),
-            )
-            for run in runs
-        ),
-        texts=("status",),
+            Text(one_line(run["name"])),
+            Text(run["status"], style=_STYLES.get(run["status"], "")),
+            "-" if run["round"] is None else f"{run['round']} of {run['rounds']}",
+            format_number(run["samples"], "d"),
+            format_share(run["acceptance"]),
+            format_number(run["cost_usd"], ".4f"),
+        )
+        for run in runs
     )
+    return tabulate(("run", "status", "round", "samples", "acceptance", "cost USD"), rows, texts=("status",))
 
 
-def render_rounds(run: Document, *, newest: int | None = None, tables: int | None = None) -> RenderableType:
+def render_rounds(
+    run: RunDocument, *, newest: int | None = None, tables: int | None = None
+) -> RenderableType:
     """The rounds of one run: what was decided, and what came of it.
 
     Args:
@@ -66,7 +73,7 @@ def render_rounds(run: Document, *, newest: int | None = None, tables: int | Non
     return Group(_head(run), Sections(filled[:tables]))
 
 
-def _head(run: Document) -> RenderableType:
+def _head(run: RunDocument) -> RenderableType:
     """Status, where a running round stands, and what the run has come to."""
     rounds = run["rounds"]
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
@@ -80,20 +87,15 @@ def _head(run: Document) -> RenderableType:
     return Framed(None, status, *(Text(line) for line in lines if line), fit=True)
 
 
-def _sum_up(rounds: Sequence[Document]) -> str:
+def _sum_up(rounds: Sequence[RoundDocument]) -> str:
     phases = [row[phase] for row in rounds for phase in PHASES]
     proposed, accepted = (sum(phase[key] for phase in phases) for key in ("reflected", "accepted"))
     calls = sum(row["teacher"]["calls"] for row in rounds)
-    share = format_share(accepted / proposed if proposed else None)
-    done = f"accepted {accepted} of {proposed} proposals ({share})"
-    return f"{done} · {calls} teacher calls · {sum(map(_seconds, rounds)):.1f} seconds"
+    done = f"accepted {accepted} of {proposed} proposals ({format_share_of(accepted, proposed)})"
+    return f"{done} · {calls} teacher calls · {sum(map(sum_seconds, rounds)):.1f} seconds"
 
 
-def _seconds(row: Document) -> float:
-    return float(sum(row["seconds"].values()))
-
-
-def _describe_progress(rounds: Sequence[Document]) -> str:
+def _describe_progress(rounds: Sequence[RoundDocument]) -> str:
     """How far the newest round has come, as far as its document tells."""
     if not rounds or not (row := rounds[-1])["round"]:
         return ""
@@ -108,74 +110,63 @@ def _describe_progress(rounds: Sequence[Document]) -> str:
     return f"round {row['round']}, phase {phase}: {reflected}, {row[phase]['accepted']} accepted"
 
 
-def _decisions(rounds: Sequence[Document]) -> Table:
-    has_frozen = any(row["frozen"] for row in rounds)
-    heads = ("round", "phase", "proposed", "unchanged", "failed", "accepted", "acceptance", "left\nalone")
+def _decisions(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    keys = ("reflected", "unchanged", "failed", "accepted")
+    heads = ("round", "phase", "proposed", *keys[1:], "acceptance", "left\nalone")
     rows = (
         (
-            str(row["round"]),
+            row["round"],
             phase,
-            *(str(done[key]) for key in ("reflected", "unchanged", "failed", "accepted")),
-            format_share(done["accepted"] / done["reflected"] if done["reflected"] else None),
-            str(row["frozen"]),
+            *(row[phase][key] for key in keys),
+            format_share_of(row[phase]["accepted"], row[phase]["reflected"]),
+            row["frozen"],
         )
         for row in rounds
         for phase in PHASES
-        for done in [row[phase]]
     )
-    columns = len(heads) if has_frozen else -1
+    columns = len(heads) if any(row["frozen"] for row in rounds) else -1
     return tabulate(heads[:columns], (row[:columns] for row in rows), texts=("phase",))
 
 
-def _students(rounds: Sequence[Document]) -> Table:
+def _students(rounds: Sequence[RoundDocument]) -> Table:
     measures = sorted({name for row in rounds for name in row["evaluations"]})
-    heads = [name.replace("_", " ").replace(" ", "\n", 1) for name in measures]
-    return tabulate(
-        ("round", "student", "trained\non", *heads, "seconds"),
+    heads = [name_held_out(name).replace(" ", "\n", 1) for name in measures]
+    rows = (
         (
-            (
-                str(row["round"]),
-                row["student"] or "-",
-                str(row["training"]),
-                *(format_held_out(name, row["evaluations"].get(name)) for name in measures),
-                f"{_seconds(row):.1f}",
-            )
-            for row in rounds
-        ),
+            row["round"],
+            row["student"] or "-",
+            row["training"],
+            *(format_held_out(name, row["evaluations"].get(name)) for name in measures),
+            f"{sum_seconds(row):.1f}",
+        )
+        for row in rounds
     )
+    return tabulate(("round", "student", "trained\non", *heads, "seconds"), rows)
 
 
-def _pools(rounds: Sequence[Document]) -> Table:
-    return tabulate(
-        ("round", "pairs", "mean\nIFD", "median\nIFD", "mean\nr-IFD", "median\nr-IFD", "response\ntokens"),
+def _pools(rounds: Sequence[RoundDocument]) -> Table:
+    heads = ("round", "pairs", "mean\nIFD", "median\nIFD", "mean\nr-IFD", "median\nr-IFD", "response\ntokens")
+    rows = (
         (
-            (
-                str(row["round"]),
-                str(row["pool"]),
-                *(
-                    format_measure(row[name][part])
-                    for name in ("ifd", "r_ifd")
-                    for part in ("mean", "median")
-                ),
-                format_number(row["response_tokens"], ".1f"),
-            )
-            for row in rounds
-        ),
+            row["round"],
+            row["pool"],
+            *(format_measure(row[name][part]) for name in ("ifd", "r_ifd") for part in ("mean", "median")),
+            format_number(row["response_tokens"], ".1f"),
+        )
+        for row in rounds
     )
+    return tabulate(heads, rows)
 
 
-def _calls(rounds: Sequence[Document]) -> Table:
-    forms = {
-        "calls": "d", "cached": "d", "prompt_tokens": "d", "completion_tokens": "d", "cost_usd": ".4f",
-        "tokens_per_accepted": ".1f", "cost_per_accepted_usd": ".4f",
+def _calls(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    columns = {
+        "calls": ("calls", "d"), "cached": ("from\ncache", "d"), "prompt_tokens": ("prompt\ntokens", "d"),
+        "completion_tokens": ("answer\ntokens", "d"), "cost_usd": ("USD", ".4f"),
+        "tokens_per_accepted": ("tokens per\naccepted", ".1f"),
+        "cost_per_accepted_usd": ("USD per\naccepted", ".4f"),
     }  # fmt: skip
-    return tabulate(
-        (
-            "round", "calls", "from\ncache", "prompt\ntokens", "answer\ntokens", "USD",
-            "tokens per\naccepted", "USD per\naccepted",
-        ),
-        (
-            (str(row["round"]), *(format_number(row["teacher"][key], form) for key, form in forms.items()))
-            for row in rounds
-        ),
-    )  # fmt: skip
+    rows = (
+        (row["round"], *(format_number(row["teacher"][key], form) for key, (_, form) in columns.items()))
+        for row in rounds
+    )
+    return tabulate(("round", *(head for head, _ in columns.values())), rows)

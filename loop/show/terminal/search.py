@@ -1,17 +1,18 @@
 """Samples that a search found: what to bear in mind about them, and how they look in a terminal."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.explanations import name_outcome, unit_of
+from reflectune.loop.show.documents import Found
+from reflectune.loop.show.explanations import explain_unknown, name_outcome
 from reflectune.loop.show.numbers import format_measure, format_times
 from reflectune.loop.show.terminal.layout import BAD, GOOD, tabulate
-from reflectune.state.records import PHASES
+from reflectune.state.lineage.documents import FoundPhase, FoundSample
 from reflectune.state.text import inert_document, one_line
 
 if TYPE_CHECKING:
@@ -19,40 +20,37 @@ if TYPE_CHECKING:
 
 __all__ = ["note_on", "render_found"]
 
-Document = Mapping[str, Any]
-
 # An outcome is always said in words as well.
 _STYLES = {"accepted": GOOD, "refused": BAD, "failed": BAD}
 # From so many columns on, there is room beside the numbers for how an instruction begins.
 _BESIDE = 120
+_HEADS = (
+    "sample", "round", "instruction", "IFD\nchange", "response", "r-IFD\nchange", "length\ngrowth", "trained",
+    "instruction begins",
+)  # fmt: skip
 
 
-def note_on(query: "SampleQuery", policy: str, unknown: Collection[str]) -> list[str]:
+def note_on(query: "SampleQuery", policy: str, known: Collection[str]) -> list[str]:
     """What to bear in mind about a search: what no row has, and what does not compare.
 
     Args:
         query: the search.
         policy: of the run.
-        unknown: the changes, by their names in the query, that no row of the run has.
+        known: the changes, by their names in the query, that any row of the run has.
     """
-    notes = []
-    for name, phase, measure in (("ifd_change", "instruction", "IFD"), ("r_ifd_change", "response", "r-IFD")):
-        wanted = [getattr(query, f"{side}_{name}") is not None for side in ("min", "max")]
-        if name in unknown and (any(wanted) or query.sort == name):
-            compares = unit_of(policy, phase) == measure
-            notes.append(
-                f"no {measure} has been compared yet"
-                if compares
-                else f"policy {policy} compares no {measure}"
-            )
-        elif query.sort == name and query.round is None:
-            notes.append(
-                "changes of different rounds are under different students; --round R lists one round"
-            )
+    bounds = {"ifd_change": (query.min_ifd_change, query.max_ifd_change)}
+    bounds["r_ifd_change"] = (query.min_r_ifd_change, query.max_r_ifd_change)
+    notes = [
+        note
+        for name, note in explain_unknown(policy, known).items()
+        if query.sort == name or bounds[name] != (None, None)
+    ]
+    if query.sort in bounds and query.sort in known and query.round is None:
+        notes.append("changes of different rounds are under different students; --round R lists one round")
     return notes
 
 
-def render_found(found: Document) -> RenderableType:
+def render_found(found: Found) -> RenderableType:
     """The rows that a search found, how many there are, how to see one sample, and what to bear in mind."""
     found = inert_document(found)
     notes = [Text(f"note: {note}") for note in found["notes"]]
@@ -61,56 +59,50 @@ def render_found(found: Document) -> RenderableType:
     shown = "" if found["shown"] == found["found"] else f", {found['shown']} shown"
     position = found["samples"][0]["position"]
     return Group(
-        _Found(found["samples"]),
+        _Rows(found["samples"]),
         Text(f"{found['found']} match{shown}; see one with `reflectune trace {found['name']} {position}`"),
         *notes,
     )
 
 
-class _Found:
+class _Rows:
     """A row a sample and round; how its instruction begins stands beside it or, for want of room, below."""
 
-    def __init__(self, rows: Sequence[Document]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Sequence[FoundSample]) -> None:
+        self.cells = [_cells(row) for row in rows]
+        self.beginnings = [Text(one_line(row["text"]), no_wrap=True, overflow="ellipsis") for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        beginnings = [Text(one_line(row["text"]), no_wrap=True, overflow="ellipsis") for row in self.rows]
         if not console.is_terminal or options.max_width >= _BESIDE:
-            yield self._tabulate(beginnings)
+            rows = zip(self.cells, self.beginnings, strict=True)
+            yield self._tabulate(_HEADS, [(*cells, beginning) for cells, beginning in rows])
             return
-        lines = console.render_lines(self._tabulate(), options, pad=False)
-        heads = len(lines) - len(beginnings) - 1  # above the rows; one line is below them
+        lines = console.render_lines(self._tabulate(_HEADS[:-1], self.cells), options, pad=False)
+        above = len(lines) - len(self.cells) - 1  # one line is below the rows
         for number, line in enumerate(lines):
             yield Segments([*line, Segment.line()])
-            if heads <= number < len(lines) - 1:
+            if above <= number < len(lines) - 1:
                 yield Text("        ", no_wrap=True, overflow="ellipsis").append_text(
-                    beginnings[number - heads]
+                    self.beginnings[number - above]
                 )
 
-    def _tabulate(self, beginnings: Sequence[Text] = ()) -> Table:
-        texts = ["instruction", "response", "instruction begins"]
-        heads = [
-            "sample", "round", "instruction", "IFD\nchange", "response", "r-IFD\nchange", "length\ngrowth",
-            "trained", *(texts[2:] if beginnings else []),
-        ]  # fmt: skip
-        rows = ((*_cells(row), *beginnings[index : index + 1]) for index, row in enumerate(self.rows))
-        return tabulate(heads, rows, texts=texts)
+    def _tabulate(self, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+        return tabulate(heads, rows, texts=("instruction", "response", "instruction begins"))
 
 
-def _cells(row: Document) -> tuple[str | Text, ...]:
-    instruction, response = (row[phase] or {} for phase in PHASES)
+def _cells(row: FoundSample) -> tuple[object, ...]:
     return (
-        str(row["position"]),
-        str(row["round"]),
-        _outcome(instruction),
-        format_measure(instruction.get("change"), "+"),
-        _outcome(response),
-        format_measure(response.get("change"), "+"),
+        row["position"],
+        row["round"],
+        *_tell_phase(row["instruction"]),
+        *_tell_phase(row["response"]),
         format_times(row["length_growth"]),
         {True: "yes", False: "no", None: "-"}[row["trained"]],
     )
 
 
-def _outcome(phase: Document) -> Text:
-    outcome = phase.get("outcome", "-")
-    return Text(name_outcome(outcome), style=_STYLES.get(outcome, ""))
+def _tell_phase(phase: FoundPhase | None) -> tuple[str | Text, str]:
+    if phase is None:
+        return "-", "-"
+    outcome = Text(name_outcome(phase["outcome"]), style=_STYLES.get(phase["outcome"], ""))
+    return outcome, format_measure(phase["change"], "+")

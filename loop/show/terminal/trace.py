@@ -1,14 +1,16 @@
 """How one sample's journey looks in a terminal."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from reflectune.loop.show.explanations import explain_score, name_outcome
-from reflectune.loop.show.journey import TEXTS, Document, Journey, Proposal, Step, build_journey
-from reflectune.loop.show.terminal.layout import BAD_FRAME, GOOD_FRAME, Difference, Field, Framed
+from reflectune.loop.show.journey import TEXTS, Journey, Proposal, Step, build_journey
+from reflectune.loop.show.terminal.layout import BAD_FRAME, BLANK, GOOD_FRAME, Difference, Field, Framed
+from reflectune.state.lineage.documents import Trace, VersionDocument
 from reflectune.state.text import inert_document
 
 __all__ = ["render_trace"]
@@ -19,16 +21,18 @@ _WIDE = 150
 _STYLES = {"accepted": GOOD_FRAME, "refused": BAD_FRAME}
 
 
-def render_trace(trace: Document) -> RenderableType:
+def render_trace(trace: Trace) -> RenderableType:
     """One sample's journey, from what `trace --json` prints: versions, criticism, scores, decisions."""
     journey = build_journey(inert_document(trace))
     trained = ", ".join(map(str, journey.trained_in)) or "none"
     name = f"sample {journey.sample} at position {journey.position} ({journey.split})"
     return Group(
         Framed(None, Text(name, style="bold"), Text(_sum_up(journey)), fit=True),
-        _Chapter(Framed("round 0 · original", _render_given(journey))),
-        *(_Chapter(_render_step(step, journey.current)) for step in journey.steps),
-        _Chapter(Text(f"trained on in rounds: {trained}")),
+        BLANK,
+        Framed("round 0 · original", _render_given(journey.given)),
+        *chain.from_iterable((BLANK, _render_step(step)) for step in journey.steps),
+        BLANK,
+        Text(f"trained on in rounds: {trained}"),
     )
 
 
@@ -40,16 +44,14 @@ def _sum_up(journey: Journey) -> str:
     return f"{proposed} proposal{'' if proposed == 1 else 's'}, {accepted} accepted{without}"
 
 
-def _render_given(journey: Journey) -> RenderableType:
-    given = journey.given
-    name = _render_name(given, ["current"] if given is journey.current else [])
+def _render_given(given: VersionDocument) -> RenderableType:
     texts = (Field(text, given[text]) for text in TEXTS if given[text])
-    return _Version([name, *texts], _render_scores(given, None))
+    return _Version([_render_name(given), *texts], _render_scores(given, None))
 
 
-def _render_step(step: Step, current: Document) -> RenderableType:
+def _render_step(step: Step) -> RenderableType:
     """A phase: proposals, failures, and what was decided about them."""
-    parts: list[RenderableType] = [_render_proposal(proposal, step, current) for proposal in step.proposals]
+    parts: list[RenderableType] = [_render_proposal(proposal, step) for proposal in step.proposals]
     parts += [Field("teacher", failure) for failure in step.failures]
     if step.decision:
         parts.append(Field("decision", Text(step.explanation, style="bold")))
@@ -59,47 +61,34 @@ def _render_step(step: Step, current: Document) -> RenderableType:
     return Framed(title, *parts, style=_STYLES.get(step.outcome, ""))
 
 
-def _render_proposal(proposal: Proposal, step: Step, current: Document) -> RenderableType:
+def _render_proposal(proposal: Proposal, step: Step) -> RenderableType:
     """A proposal as it differs from its parent, the criticism that led to it, and its scores."""
     old, new = proposal.parent, proposal.version
-    marks = [proposal.fate] if proposal.fate != "undecided" else []
-    name = _render_name(new, [*marks, *(["current"] if new is current else [])], proposal)
+    marks = ["accepted" if proposal.is_accepted else "refused"] if step.decision else []
+    number = "" if proposal.name == "proposal" else f" {proposal.name}"
+    texts = (Field(text, Difference(old[text], new[text])) for text in proposal.changed)
     thoughts = [Field("criticism", Text(new["critique"], style="italic"))] if new["critique"] else []
-    thoughts += _render_scores(new, step.student)
+    thoughts += _render_scores(new, step.decision and step.decision["student"])
     thoughts += [Field("not chosen", proposal.not_compared)] if proposal.not_compared else []
-    return _Version(
-        [name, *(Field(text, Difference(old[text], new[text])) for text in proposal.changed)], thoughts
-    )
+    return _Version([_render_name(new, number, marks, f" from {old['id'][:12]}"), *texts], thoughts)
 
 
-def _render_name(version: Document, marks: Sequence[str], proposal: Proposal | None = None) -> Field:
-    number = f" {proposal.name}" if proposal and proposal.number else ""
+def _render_name(
+    version: VersionDocument, number: str = "", marks: Sequence[str] = (), after: str = ""
+) -> Field:
+    marks = [*marks, "current"] if version["current"] else marks
     mark = f" ({', '.join(marks)})" if marks else ""
-    after = f" from {proposal.parent['id'][:12]}" if proposal else ""
-    style = "bold reverse" if "current" in marks else "bold"
-    return Field("version", Text.assemble((version["id"][:12] + number + mark, style), after))
+    name = f"{version['id'][:12]}{number}{mark}"
+    return Field("version", Text.assemble((name, "bold reverse" if version["current"] else "bold"), after))
 
 
-def _render_scores(version: Document, student: str | None) -> list[Field]:
+def _render_scores(version: VersionDocument, student: str | None) -> list[Field]:
     """Scores under each student; `student` is the one that decided."""
-    deciding = " (the student that decided)"
+    deciding = {student: " (the student that decided)"}
     return [
-        Field(f"under {who}", explain_score(score) + (deciding if who == student else ""))
+        Field(f"under {score['student']}", explain_score(score) + deciding.get(score["student"], ""))
         for score in version["scores"]
-        for who in [score["student"]]
     ]
-
-
-class _Chapter:
-    """One phase, apart from what stands before it."""
-
-    def __init__(self, body: RenderableType) -> None:
-        self.body = body
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if not console.is_terminal:
-            yield Text("")
-        yield self.body
 
 
 class _Version:

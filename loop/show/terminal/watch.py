@@ -1,17 +1,15 @@
 """A run's rounds on a terminal while they change. Only reads, and takes a tenth of a processor at most."""
 
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from itertools import product
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from reflectune.loop.show.documents import describe_run
+from reflectune.loop.show.documents import RunDocument, describe_run
 from reflectune.loop.show.terminal.runs import render_rounds
+from reflectune.loop.signals import exit_on_signals
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 
@@ -34,19 +32,13 @@ def refuse_to_watch(console: Console, as_json: bool) -> None:
         raise ConfigError("--watch needs a terminal; leave it out, or ask `show --json` now and then")
 
 
-def watch_rounds(folder: RunFolder, console: Console, every: float = _EVERY) -> dict[str, Any]:
-    """Show a run's rounds on the terminal's other screen until the run is not running any more.
+def watch_rounds(folder: RunFolder, console: Console, every: float = _EVERY) -> RunDocument:
+    """Show a run's rounds on the terminal's other screen until it is not running any more; its last document.
 
-    Args:
-        folder: of the run.
-        console: a terminal.
-        every: seconds between two looks.
-
-    Returns:
-        The run as it was last seen.
+    `every` is how many seconds lie between two looks.
     """
     run, took = describe_run(folder), 0.0
-    with _leave_on_sigterm(), Live(console=console, screen=True, auto_refresh=False) as live:
+    with exit_on_signals(), Live(console=console, screen=True, auto_refresh=False) as live:
         while run["status"] == "running":
             live.update(_Page(run), refresh=True)
             time.sleep(max(every, _REST * took))
@@ -59,35 +51,17 @@ def watch_rounds(folder: RunFolder, console: Console, every: float = _EVERY) -> 
 class _Page:
     """As much as the screen has room for, the newest rounds rather than all tables, and how to leave."""
 
-    def __init__(self, run: Mapping[str, Any]) -> None:
+    def __init__(self, run: RunDocument) -> None:
         self.run = run
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        options = options.update(height=None)
         number = len(self.run["rounds"])
-        for tables in (4, 2, 1):
-            for newest in range(number, min(number, 2) - 1, -1):
-                is_whole = (tables, newest) == (4, number)
-                what = "" if is_whole else f" · the rest is in `reflectune show {self.run['name']}`"
-                page = Group(
-                    render_rounds(self.run, newest=newest, tables=tables),
-                    Text(f"Ctrl-C ends watching{what}", style="italic"),
-                )
-                if len(console.render_lines(page, options)) <= console.height:
-                    yield page
-                    return
+        fewer = range(number, min(number, 2) - 1, -1)
+        for tables, newest in product((4, 2, 1), fewer):
+            rest = f" · the rest is in `reflectune show {self.run['name']}`"
+            hint = f"Ctrl-C ends watching{'' if (tables, newest) == (4, number) else rest}"
+            rounds = render_rounds(self.run, newest=newest, tables=tables)
+            page = Group(rounds, Text(hint, style="italic"))
+            if len(console.render_lines(page, options.update(height=None))) <= console.height:
+                break
         yield page
-
-
-@contextmanager
-def _leave_on_sigterm() -> Iterator[None]:
-    """Give the terminal back its screen before SIGTERM ends the process."""
-
-    def leave(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
