@@ -11,6 +11,7 @@ from reflectune.state.config.loading import (
     load_config,
     parse_config,
     read_toml,
+    set_key,
     upgrade_config,
 )
 from reflectune.state.config.reference import ConfigKey, commented_config, list_keys
@@ -46,5 +47,6 @@ __all__ = [
     "load_config",
     "parse_config",
     "read_toml",
+    "set_key",
     "upgrade_config",
 ]

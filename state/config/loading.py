@@ -25,6 +25,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "read_toml",
+    "set_key",
     "upgrade_config",
 ]
 
@@ -153,6 +154,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
+
+
+def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted key of nested sections."""
+    *sections, name = dotted.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[name] = value
 
 
 def _assign(values: dict[str, Any], override: str) -> None:

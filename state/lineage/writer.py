@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from sqlite_utils.db import Database
 
+from reflectune.state.config import set_key
 from reflectune.state.lineage.connection import connect, open_database
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.schema import migrations
@@ -96,8 +97,7 @@ class LineageWriter(LoopReader):
             now = _now()
             config = self._stored_config()
             for key, (_, after) in changes.items():
-                section, _, name = key.rpartition(".")
-                (config.setdefault(section, {}) if section else config)[name] = after
+                set_key(config, key, after)
             self._insert(
                 "config_changes",
                 (
