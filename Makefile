@@ -55,7 +55,7 @@ test: setup .venv/vllm .venv/chromium lint types ## lint, types and every test, 
 fast: setup ## the tests that take seconds
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not alone"
 
-torture: setup ## kill real runs at 200 random moments and hold them against undisturbed ones; ten minutes
+torture: setup ## kill real runs at 200 random moments and hold them against undisturbed ones
 	$(BIN)/python -m tests.torture --kills 200 --seed 0
 
 audit: ## known vulnerabilities of the pinned dependencies; needs the network

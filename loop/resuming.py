@@ -10,6 +10,7 @@ from reflectune.agents.teacher.engines import ENGINES
 from reflectune.state.config import CHANGEABLE, SELF, RunConfig, flatten, load_begun_config, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.storage import explain_storage_errors
@@ -35,7 +36,7 @@ def restore_config(folder: RunFolder) -> RunConfig:
         raise ConfigError(f"{error}; put it right or delete it: the lineage writes it anew") from error
 
 
-def refuse_changed_config(lineage: LineageWriter, config: RunConfig, name: str) -> None:
+def refuse_changed_config(lineage: LoopReader, config: RunConfig, name: str) -> None:
     """A run is one experiment: scores and decisions of different settings must not mix in it.
 
     Raises:

@@ -17,40 +17,27 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.student.adapters import check_adapter, hash_adapter
+from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.refinetune import refinetune_student
-from reflectune.agents.student.trainer import _checkpoints
+from reflectune.agents.student.trainer import _checkpoints, _last_whole_checkpoint
 from reflectune.loop.progress import LineDisplay, Stage
 from reflectune.loop.run import change_run, create_run, run_loop
 from reflectune.loop.verify import verify_run
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import load_config
 from reflectune.state.data.datasets import read_dataset
-from reflectune.state.data.exports import write_pairs
-from reflectune.state.errors import AdapterError, ConfigError, DatasetError, ReflectuneError, StoreError
+from reflectune.state.errors import AdapterError, ConfigError, ReflectuneError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage import writer as lineage_writer
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import Answer, Pair
+from reflectune.state.records import Answer
+from tests.lives import started
 from tests.test_refinetune import PAIRS, configure, interrupt, weights
 from tests.tiny_models import save_tiny_llama
-from tests.worlds import ROOT, run_process, write_world
+from tests.torture import read_tables
+from tests.worlds import write_world
 
 pytestmark = pytest.mark.slow
-
-# What a run comes to, but for times.
-_ENDS = {
-    "samples": "*",
-    "teacher_calls": "id, status, text",
-    "versions": "*",
-    "scores": "*",
-    "decisions": "*",
-    "training_sets": "*",
-    "evaluations": "*",
-    "students": "id, adapter, adapter_hash",
-    "rounds": "round, student_id, status, stop_reason",
-    "runs": "status",
-}
 
 
 class Reached(KeyboardInterrupt):
@@ -77,26 +64,29 @@ def end_here() -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world; in "calm" the undisturbed run, in "cut" one that was interrupted in the second round."""
+    """A world; in "calm" a run of one round at first and of two in the end, whose lineage and config after
+    the first are in "one"; in "cut" one that was interrupted in the second round."""
     folder = tmp_path_factory.mktemp("world")
-    mine = {"template": str(folder / "template.toml")}
-    config = load_config(
-        write_world(folder, samples=12, data={"holdout": 2}, student=mine) and _files(folder)
-    )
-    run_loop(create_run(config, folder / "calm"), LineDisplay())
-    with pytest.raises(Reached):
-        run_loop(create_run(config, folder / "cut"), WatchedDisplay("round 2 · select · instr", end_here))
-    return folder
-
-
-def _files(folder: Path) -> Path:
-    """The config of a world, whose template is a file of its own."""
     (folder / "template.toml").write_text(
         'prompt = "Q: {instruction}\\nA: "\n'
         'prompt_with_input = "Q: {instruction} {input}\\nA: "\n'
         'reverse = "A: {response}\\nQ: "\n'
     )
-    return folder / "config.toml"
+    mine = {"template": str(folder / "template.toml")}
+    path = write_world(folder, samples=12, data={"holdout": 2}, student=mine, refinetune={"epochs": 1})
+    calm = create_run(load_config(path, ["rounds=1"]), folder / "calm")
+    run_loop(calm, LineDisplay())
+    (folder / "one").mkdir()
+    for file in (calm.lineage, calm.config):
+        shutil.copy(file, folder / "one")
+    change_run(calm, ["rounds=2"])
+    run_loop(calm, LineDisplay())
+    with pytest.raises(Reached):
+        run_loop(
+            create_run(load_config(path), folder / "cut"),
+            WatchedDisplay("round 2 · select · instr", end_here),
+        )
+    return folder
 
 
 @pytest.fixture
@@ -106,11 +96,9 @@ def cut(world: Path, tmp_path: Path) -> RunFolder:
 
 
 def rows(folder: RunFolder) -> dict[str, list[tuple[object, ...]]]:
-    with sqlite3.connect(folder.lineage) as connection:
-        return {
-            table: sorted(connection.execute(f"SELECT {columns} FROM {table}"), key=repr)
-            for table, columns in _ENDS.items()
-        }
+    """What a run comes to, whatever was changed in its config meanwhile."""
+    tables = read_tables(folder.path)
+    return {table: rows for table, rows in tables.items() if table not in ("runs", "config_changes")}
 
 
 def assert_ends_as_calm(folder: RunFolder, world: Path) -> None:
@@ -126,70 +114,79 @@ def refusal(folder: RunFolder, kind: type[ReflectuneError], words: str) -> str:
     with pytest.raises(kind, match=words) as caught:
         run_loop(folder, LineDisplay())
     assert "\n" not in str(caught.value)
-    after = rows(folder)
-    assert after | {"runs": []} == before | {"runs": []}
+    assert rows(folder) == before
     return str(caught.value)
 
 
-def test_interrupted_run_ends_like_an_undisturbed_one(cut: RunFolder, world: Path) -> None:
+@contextmanager
+def holding(file: Path, content: bytes) -> Iterator[None]:
+    """A file has other content in the block."""
+    kept = file.read_bytes()
+    file.write_bytes(content)
+    try:
+        yield
+    finally:
+        file.write_bytes(kept)
+
+
+def flip_a_bit(content: bytes, at: int) -> bytes:
+    changed = bytearray(content)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
+def test_interrupted_run_ends_like_an_undisturbed_one_and_stays_so(cut: RunFolder, world: Path) -> None:
     assert rows(cut) != rows(RunFolder(world / "calm/tiny"))
+    assert_ends_as_calm(cut, world)
     assert_ends_as_calm(cut, world)
 
 
 # Adapters
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
-@pytest.mark.parametrize("damage", ["cut", "edited", "gone"])
 def test_adapter_that_is_not_what_was_trained_is_never_scored_with(
-    cut: RunFolder, world: Path, name: str, damage: str
+    cut: RunFolder, world: Path, tmp_path: Path
 ) -> None:
-    file = cut.adapter(1) / name
-    trained = file.read_bytes()
-    match damage:
-        case "cut":
-            file.write_bytes(trained[:-20])
-        case "edited":  # one bit of one weight, or a blank at the end: both open without complaint
-            file.write_bytes(trained[:-1] + bytes([trained[-1] ^ 1]) if "model" in name else trained + b" ")
-        case "gone":
-            file.unlink()
-    said = refusal(cut, AdapterError, r"student s1: .*put it back from a copy")
-    assert str(cut.adapter(1)) in said
-    file.write_bytes(trained)
+    adapter = cut.adapter(1)
+    weights, config = (adapter / "adapter_model.safetensors"), (adapter / "adapter_config.json")
+    trained, text = weights.read_bytes(), config.read_bytes()
+    for file, content in (
+        (weights, trained[:-20]),
+        (weights, flip_a_bit(trained, -1)),  # of one weight: it opens without complaint
+        (config, text[:-20]),
+        (config, text + b" "),
+    ):
+        file.write_bytes(content)
+        assert str(adapter) in refusal(cut, AdapterError, r"student s1: .*put it back from a copy")
+        weights.write_bytes(trained)
+        config.write_bytes(text)
+    for file in (weights, config, adapter):
+        away = file.rename(tmp_path / "away")
+        assert str(adapter) in refusal(cut, AdapterError, r"student s1: .*not an adapter folder")
+        away.rename(file)
     assert_ends_as_calm(cut, world)
 
 
-def test_adapter_folder_that_is_missing_is_named(cut: RunFolder, world: Path) -> None:
-    away = cut.adapter(1).rename(cut.path / "away")
-    assert str(cut.adapter(1)) in refusal(cut, AdapterError, r"student s1: .*not an adapter folder")
-    away.rename(cut.adapter(1))
-    assert_ends_as_calm(cut, world)
-
-
-def test_adapter_is_only_looked_for_inside_the_run(cut: RunFolder, world: Path, tmp_path: Path) -> None:
+def test_adapter_is_only_looked_for_inside_the_run(cut: RunFolder, tmp_path: Path) -> None:
     shutil.move(cut.adapter(1), tmp_path / "outside")
     with sqlite3.connect(cut.lineage) as connection:
         connection.execute("UPDATE students SET adapter = '../../outside' WHERE id = 's1'")
     refusal(cut, AdapterError, r"runs/tiny/adapters/round-01: not an adapter folder")
 
 
-def test_check_adapter_takes_what_was_trained(world: Path) -> None:
-    adapter = RunFolder(world / "calm/tiny").adapter(1)
-    check_adapter(adapter, hash_adapter(adapter), "s1")
-    with pytest.raises(
-        AdapterError, match=r"student s7: .* its hash is \w{32} and was elsewhere; put it back"
-    ):
-        check_adapter(adapter, "elsewhere", "s7")
-
-
 # Config
 
 
-def test_config_that_is_gone_is_written_anew(cut: RunFolder, world: Path) -> None:
-    before = cut.config.read_bytes()
+def test_config_that_was_written_by_half_is_refused_until_it_is_deleted_and_written_anew(
+    cut: RunFolder, world: Path
+) -> None:
+    text = cut.config.read_text()
+    for share in (0.0, 0.1, 0.5, 0.9):
+        cut.config.write_text(text[: int(share * len(text))])
+        refusal(cut, ConfigError, "delete it")
     cut.config.unlink()
     assert_ends_as_calm(cut, world)
-    assert cut.config.read_bytes() == before
+    assert cut.config.read_text() == text
 
 
 def test_config_that_is_gone_is_there_again_for_a_change(cut: RunFolder) -> None:
@@ -198,18 +195,7 @@ def test_config_that_is_gone_is_there_again_for_a_change(cut: RunFolder) -> None
     assert load_config(cut.config).rounds == 3
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
-def test_config_that_was_written_by_half_is_refused_until_it_is_deleted(
-    cut: RunFolder, world: Path, share: float
-) -> None:
-    text = cut.config.read_text()
-    cut.config.write_text(text[: int(share * len(text))])
-    refusal(cut, ConfigError, "delete it")
-    cut.config.unlink()
-    assert_ends_as_calm(cut, world)
-
-
-def test_changed_config_is_refused_with_what_changed(cut: RunFolder, world: Path) -> None:
+def test_changed_config_is_refused_with_what_changed(cut: RunFolder) -> None:
     before = cut.config.read_text()
     after = before.replace("rounds = 2", "rounds = 5").replace("lr = 0.01", "lr = 0.5")
     cut.config.write_text(after.replace("[data]", "[data]\nlimit = 12"))
@@ -222,7 +208,7 @@ def test_changed_config_is_refused_with_what_changed(cut: RunFolder, world: Path
         "margin = 0.0": "margin = 0.5",
         "alpha = 8": "alpha = 16",
         "warmup = 0.03": "warmup = 0.5",
-        "epochs = 2": "epochs = 3",
+        "epochs = 1": "epochs = 3",
         "every = 1": "every = 2",
     }.items():
         assert old in many
@@ -230,8 +216,6 @@ def test_changed_config_is_refused_with_what_changed(cut: RunFolder, world: Path
     cut.config.write_text(many)
     said = refusal(cut, ConfigError, r"rounds 2 -> 9, seed 0 -> 1, .*, and 2 more\); put it back")
     assert "evaluate.every" not in said
-    cut.config.write_text(before)
-    assert_ends_as_calm(cut, world)
 
 
 # What the config names
@@ -239,42 +223,30 @@ def test_changed_config_is_refused_with_what_changed(cut: RunFolder, world: Path
 
 def test_data_that_is_gone_or_changed_is_not_missed(cut: RunFolder, world: Path) -> None:
     given = world / "data.json"
-    kept = given.read_text()
     assert len(read_dataset(load_config(cut.config).data)) == 12
-    given.write_text('[{"instruction": "Something else.", "output": "Altogether."}]')
-    try:
+    with holding(given, b'[{"instruction": "Something else.", "output": "Altogether."}]'):
         with pytest.raises(Reached):
             run_loop(cut, WatchedDisplay("round 2 · refinetune", end_here))
         given.unlink()
         assert_ends_as_calm(cut, world)
-    finally:
-        given.write_text(kept)
 
 
-@pytest.mark.parametrize(
-    ("key", "name"),
-    [
-        ("student.model", "student/model.safetensors"),
-        ("student.template", "template.toml"),
-        ("teacher.path", "teacher.jsonl"),
-    ],
-)
-def test_files_under_the_same_name_must_stay_the_same(
-    cut: RunFolder, world: Path, key: str, name: str
-) -> None:
-    file = world / name
-    kept = file.read_bytes()
-    if name.endswith(".toml"):
-        file.write_bytes(kept.replace(b"Q: ", b"Ask: "))
-    elif name.endswith(".jsonl"):
-        file.write_bytes(kept.replace(b"There are", b"There were"))
-    else:
-        file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+def test_files_under_the_same_name_must_stay_the_same(cut: RunFolder, world: Path) -> None:
+    for key, name, old, new in (
+        ("student.model", "student/model.safetensors", None, None),
+        ("student.template", "template.toml", b"Q: ", b"Ask: "),
+        ("teacher.path", "teacher.jsonl", b"There are", b"There were"),
+    ):
+        file = world / name
+        kept = file.read_bytes()
+        with holding(file, kept.replace(old, new) if old else flip_a_bit(kept, -1)):
+            refusal(cut, ConfigError, rf"^{key}: what .* holds was changed since the run began; put it back")
+        os.utime(file, (0, 0))  # its time does not count
+    away = (world / "student").rename(world / "away")
     try:
-        refusal(cut, ConfigError, rf"^{key}: what .* holds was changed since the run began; put it back")
+        refusal(cut, ReflectuneError, r"/student: no such model folder")
     finally:
-        file.write_bytes(kept)
-    os.utime(file, (0, 0))  # its time does not count
+        away.rename(world / "student")
     assert_ends_as_calm(cut, world)
 
 
@@ -313,27 +285,14 @@ def test_run_begun_before_files_were_hashed_is_not_checked(cut: RunFolder, world
     with sqlite3.connect(cut.lineage) as connection:
         connection.execute("UPDATE runs SET versions = json_remove(versions, '$.\"student.template\"')")
     file = world / "template.toml"
-    kept = file.read_bytes()
-    file.write_bytes(kept + b"# a remark\n")
-    try:
-        assert_ends_as_calm(cut, world)
-    finally:
-        file.write_bytes(kept)
-
-
-def test_model_that_is_gone_is_named(cut: RunFolder, world: Path) -> None:
-    away = (world / "student").rename(world / "away")
-    try:
-        refusal(cut, ReflectuneError, r"/student: no such model folder")
-    finally:
-        away.rename(world / "student")
-    assert_ends_as_calm(cut, world)
+    with holding(file, file.read_bytes() + b"# a remark\n"), pytest.raises(Reached):
+        run_loop(cut, WatchedDisplay("round 2 · select", end_here))
 
 
 # Databases
 
 
-def test_lineage_that_another_program_writes_in_is_named(cut: RunFolder, world: Path) -> None:
+def test_lineage_that_another_program_writes_in_is_named(cut: RunFolder) -> None:
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
@@ -353,17 +312,13 @@ def test_lineage_that_another_program_writes_in_is_named(cut: RunFolder, world: 
         with LineageReader.open(cut.lineage) as history:
             assert history.last_round() == 1
         other.communicate("")
-    assert_ends_as_calm(cut, world)
 
 
-@pytest.mark.parametrize("how", ["cut", "overwritten"])
-def test_lineage_that_is_damaged_is_refused(cut: RunFolder, how: str) -> None:
+def test_lineage_that_is_cut_is_refused(cut: RunFolder) -> None:
     with sqlite3.connect(cut.lineage) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-    content = cut.lineage.read_bytes()
-    kept = content[: 20 * 4096]  # pages: the schema, and some rows
-    cut.lineage.write_bytes(kept if how == "cut" else kept + b"x" * (len(content) - len(kept)))
+    cut.lineage.write_bytes(cut.lineage.read_bytes()[: 20 * 4096])  # pages: the schema, and some rows
     with pytest.raises(StoreError, match=r"database disk image is malformed") as caught:
         run_loop(cut, LineDisplay())
     assert "\n" not in str(caught.value)
@@ -384,25 +339,22 @@ def test_lineage_is_put_back_by_what_the_refusal_says(cut: RunFolder, world: Pat
         size = file.seek(0, os.SEEK_END)
         file.seek(20 * 4096)
         file.write(b"x" * (size - 20 * 4096))
-    refused = run_process("resume", "tiny", "--runs", cut.path.parent, cwd=tmp_path)
-    assert refused.returncode == StoreError.exit_code
-    assert "back from a copy" in refused.stderr
+    with started("resume", "tiny", "--runs", cut.path.parent, folder=tmp_path) as resumed:
+        assert resumed.end() == StoreError.exit_code
+        said = resumed.text
+    assert "back from a copy" in said
     shutil.copyfile(tmp_path / "copy.db", cut.lineage)
-    for name in re.findall(r"lineage\.db-\w+", refused.stderr):
+    for name in re.findall(r"lineage\.db-\w+", said):
         (cut.path / name).unlink(missing_ok=True)
     assert_ends_as_calm(cut, world)
 
 
 def test_resume_tidies_up_after_a_lineage_that_was_put_back(world: Path, tmp_path: Path) -> None:
-    run = create_run(load_config(world / "config.toml", ["rounds=1"]), tmp_path / "runs")
-    assert run_loop(run, LineDisplay()) == "rounds"
-    kept = {file: file.read_bytes() for file in (run.lineage, run.config)}
-    change_run(run, ["rounds=2"])
-    assert run_loop(run, LineDisplay()) == "rounds"
+    run = RunFolder(Path(shutil.copytree(world / "calm/tiny", tmp_path / "runs/tiny")))
     for file in run.path.glob("lineage.db*"):
         file.unlink()
-    for file, content in kept.items():
-        file.write_bytes(content)
+    for file in (world / "one").iterdir():
+        shutil.copy(file, run.path)
     (run.path / "adapters/.round-02.partial").mkdir()
     assert {fault["table"] for fault in verify_run(run)["faults"]} == {"adapters"}
     assert run_loop(run, LineDisplay()) == "rounds"
@@ -431,24 +383,6 @@ def test_clock_that_jumps_back_changes_nothing(
     change_run(cut, ["rounds=3"])
     change_run(cut, ["rounds=2"])
     assert_ends_as_calm(cut, world)
-
-
-def test_wall_clock_is_read_where_it_is_known_that_it_may_jump() -> None:
-    reads = re.compile(r"time\.time\(|datetime\.now\(|st_[amc]time|get[amc]time")
-    places = {
-        str(path.relative_to(ROOT))
-        for folder in ("loop", "agents", "state")
-        for path in (ROOT / folder).rglob("*.py")
-        if reads.search(path.read_text(encoding="utf-8"))
-    }
-    # Columns that are only shown, the lock's owner, a Retry-After that is a date, and pages that say of when
-    # they are.
-    assert {place for place in places if not place.startswith("loop/show/html/")} == {
-        "state/lineage/writer.py",
-        "state/cache.py",
-        "state/folder.py",
-        "agents/teacher/engines/pacing.py",
-    }
 
 
 def test_checkpoints_of_a_training_are_kept_by_step_and_not_by_time(
@@ -480,33 +414,18 @@ def cut_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("how", ["one bit flipped", "cut in half", "removed"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "manifest.json",
-        "optimizer.pt",
-        "rng_state.pth",
-        "scheduler.pt",
-        "trainer_state.json",
-    ],
-)
-def test_checkpoint_that_is_damaged_is_passed_over(
-    cut_training: Path, tmp_path: Path, name: str, how: str
-) -> None:
+def test_checkpoint_that_is_damaged_is_passed_over(cut_training: Path, tmp_path: Path) -> None:
     shutil.copytree(cut_training / "cut", tmp_path, dirs_exist_ok=True)
-    last, before = _checkpoints(tmp_path / ".adapter.partial")
-    content = bytearray((last / name).read_bytes())
-    match how:
-        case "one bit flipped":
-            content[len(content) // 2] ^= 1
-            (last / name).write_bytes(content)
-        case "cut in half":
-            (last / name).write_bytes(content[: len(content) // 2])
-        case "removed":
-            (last / name).unlink()
+    partial = tmp_path / ".adapter.partial"
+    last, before = _checkpoints(partial)
+    whole = {file: file.read_bytes() for file in last.iterdir()}
+    assert {file.name for file in whole} >= {"adapter_model.safetensors", "manifest.json", "optimizer.pt"}
+    for file, content in whole.items():
+        middle = len(content) // 2
+        for damaged in (flip_a_bit(content, middle), content[:middle], None):
+            shutil.copytree(cut_training / "cut", tmp_path, dirs_exist_ok=True)
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            assert _last_whole_checkpoint(partial) == before
     steps: list[int] = []
     refinetune_student(
         configure(cut_training / "tiny", epochs=5),
@@ -523,8 +442,7 @@ def test_checkpoint_that_is_damaged_is_passed_over(
 # Numbers
 
 
-@pytest.mark.parametrize("keep", ["improved", "all"])
-@pytest.mark.parametrize("anchor", [0.0, 0.5])
+@pytest.mark.parametrize(("keep", "anchor"), [("improved", 0.0), ("all", 0.5)])
 def test_student_without_one_finite_score_takes_nothing_and_is_not_trained(
     tmp_path: Path, keep: str, anchor: float
 ) -> None:
@@ -594,47 +512,37 @@ def fill(disk: Path, leave: int = 0) -> Path:
     return filler
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "round 2 · select",
-        "round 2 · reflect · resp",
-        "round 2 · select · resp",
-        "round 2 · ref",
-        "round 2 · eval",
-    ],
-)
-def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(
-    world: Path, small_disk: Path, stage: str
-) -> None:
+def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(world: Path, small_disk: Path) -> None:
     folder = RunFolder(Path(shutil.copytree(world / "cut/tiny", small_disk / "tiny")))
-    before = rows(folder)
-    with pytest.raises(StoreError, match="is full; make room on the disk, then `reflectune resume tiny`"):
-        run_loop(folder, WatchedDisplay(stage, lambda: fill(small_disk) and None))
-    (small_disk / "filler").unlink()
-    after = rows(folder)
-    for table in ("teacher_calls", "versions", "scores", "decisions", "students"):
-        assert set(before[table]) <= set(after[table])
+    for stage in ("select", "reflect · resp", "select · resp", "ref", "eval"):
+        before = rows(folder)
+        words = "is full; make room on the disk, then `reflectune resume tiny`"
+        with pytest.raises(StoreError, match=words):
+            run_loop(folder, WatchedDisplay(f"round 2 · {stage}", lambda: fill(small_disk) and None))
+        (small_disk / "filler").unlink()
+        after = rows(folder)
+        for table in ("teacher_calls", "versions", "scores", "decisions", "students"):
+            assert set(before[table]) <= set(after[table])
     assert_ends_as_calm(folder, world)
 
 
-@pytest.mark.parametrize("leave", [0, 30_000, 50_000, 80_000, 120_000, 200_000])
-def test_full_disk_in_a_training_ends_it_in_one_line(tmp_path: Path, small_disk: Path, leave: int) -> None:
-    config = configure(save_tiny_llama(tmp_path / "tiny"), epochs=5)
+def test_full_disk_in_a_training_ends_it_in_one_line(cut_training: Path, small_disk: Path) -> None:
+    config = configure(cut_training / "tiny", epochs=5)
     out = small_disk / "adapter"
 
-    def train(out: Path) -> None:
+    def train() -> None:
         refinetune_student(config, PAIRS, out, previous=None, round=1, on_step=lambda *step: None)
 
-    filler = fill(small_disk, leave)
-    with pytest.raises(AdapterError, match=r"cannot be written: .*make room for it") as caught:
-        train(out)
-    assert "\n" not in str(caught.value)
-    assert not out.exists()
-    filler.unlink()
-    train(out)
-    train(tmp_path / "calm")
-    assert hash_adapter(out) == hash_adapter(tmp_path / "calm")
+    for leave in (0, 30_000, 50_000, 80_000, 120_000, 200_000):
+        shutil.rmtree(small_disk / ".adapter.partial", ignore_errors=True)
+        filler = fill(small_disk, leave)
+        with pytest.raises(AdapterError, match=r"cannot be written: .*make room for it") as caught:
+            train()
+        assert "\n" not in str(caught.value)
+        assert not out.exists()
+        filler.unlink()
+    train()
+    assert hash_adapter(out) == hash_adapter(cut_training / "calm")
 
 
 def test_full_disk_under_the_cache_keeps_what_it_has(small_disk: Path) -> None:
@@ -657,19 +565,6 @@ def test_full_disk_under_the_cache_keeps_what_it_has(small_disk: Path) -> None:
     assert cache_path(small_disk).is_file()
 
 
-@pytest.mark.parametrize("format", ["alpaca", "parquet"])
-def test_full_disk_leaves_the_last_export_as_it_was(small_disk: Path, format: str) -> None:
-    out = small_disk / "out"
-    pairs = [Pair(f"Name {index}.", "", os.urandom(50).hex()) for index in range(5000)]
-    write_pairs(out, format, pairs[:10])  # type: ignore[arg-type]
-    before = out.read_bytes()
-    fill(small_disk, leave=10_000)
-    with pytest.raises(DatasetError, match=r"cannot be written: .*No space left on device"):
-        write_pairs(out, format, pairs)  # type: ignore[arg-type]
-    assert out.read_bytes() == before
-    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "out"]
-
-
 def test_full_disk_makes_no_run(world: Path, small_disk: Path) -> None:
     filler = fill(small_disk, leave=8192)
     with pytest.raises(StoreError, match="make room on the disk, then start the run again"):
@@ -690,7 +585,6 @@ def test_read_only_folder_is_shown_and_not_worked_in(cut: RunFolder, world: Path
                 work()
         with pytest.raises(ConfigError, match="cannot make a run there"):
             create_run(load_config(world / "config.toml", ['name="other"']), ground)
-    assert_ends_as_calm(cut, world)
 
 
 def test_database_that_another_program_keeps_for_itself_is_not_shown_stale(cut: RunFolder) -> None:
@@ -700,10 +594,8 @@ def test_database_that_another_program_keeps_for_itself_is_not_shown_stale(cut: 
         with pytest.raises(StoreError, match=r"lineage\.db: .*is locked; another program") as caught:
             LineageReader.open(cut.lineage)
         assert "\n" not in str(caught.value)
-        refused = "is locked; another program writes in it, let it end"
-        for work in (lambda: run_loop(cut, LineDisplay()), lambda: change_run(cut, ["rounds=3"])):
-            with pytest.raises(StoreError, match=refused):
-                work()
+        with pytest.raises(StoreError, match="is locked; another program writes in it, let it end"):
+            run_loop(cut, LineDisplay())
     with LineageReader.open(cut.lineage) as history:
         assert history.run()["stop_reason"] == "newest"
 

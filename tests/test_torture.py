@@ -1,38 +1,31 @@
-"""A few of the kills that `make torture` deals out, and that it would notice what they could break."""
+"""The kills that `make torture` deals out, one in each place, and what they could break is noticed."""
 
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.lineages import make_store
-from tests.torture import NAME, ROUNDS, Life, Torture, TortureError
-from tests.worlds import ROOT, child_environment
+from tests.teacher_server import TeacherServer, serve_teacher
+from tests.torture import NAME, PLACES, Torture, TortureError, answer
 
 
 @pytest.mark.slow
-def test_killed_runs_end_like_undisturbed_ones() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.torture", "--kills", "8", "--seed", "0"],
-        cwd=ROOT,
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "8 kills; " in result.stdout
+def test_a_run_killed_once_in_every_kind_of_place_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    plan = [number for number, place in enumerate(PLACES) if "round 2" not in place.name]
+    second = next(number for number, place in enumerate(PLACES) if "round 2 · select" in place.name)
+    with serve_teacher(answer) as teacher:
+        torture = Torture(tmp_path, teacher)
+        torture.torture(seed=0, plan=[*plan, second])
+    assert (torture.runs, torture.kills.total()) == (1, len(plan) + 1)
 
 
 def sql(statement: str) -> Callable[[Path], None]:
     def change(run: Path) -> None:
-        with sqlite3.connect(run / "lineage.db") as connection:
+        with closing(sqlite3.connect(run / "lineage.db", isolation_level=None)) as connection:
             connection.execute(statement)
-        connection.close()
 
     return change
 
@@ -42,32 +35,28 @@ def change_weights(run: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "lost row": (sql("DELETE FROM samples WHERE id = 'c'"), "samples: only undisturbed 1 rows"),
+    "lost row": (sql("DELETE FROM samples WHERE id = 'c'"), "samples differs: 1 rows only undisturbed"),
     "other value": (sql("UPDATE versions SET response = 'x' WHERE sample_id = 'a'"), "versions"),
     "status": (sql("UPDATE runs SET status = 'failed'"), "runs"),
     "metrics": (sql("""UPDATE rounds SET metrics = '{"x": 1}'"""), "rounds"),
     "orphan": (lambda run: (run / "adapters/.round-01.partial").mkdir(), r"\.round-01\.partial"),
     "weights": (change_weights, "adapter_model.safetensors differs"),
-    "export": (lambda run: (run.parents[1] / "pool-1.json").write_text("other"), "export of pool, round 1"),
 }
 
 
 def make_run(folder: Path) -> Path:
-    """A run with a lineage, an adapter and exports."""
+    """A run with a lineage and an adapter."""
     run = folder / "runs" / NAME
     (run / "adapters/round-01").mkdir(parents=True)
     (run / "adapters/round-01/adapter_model.safetensors").write_bytes(b"weights")
     make_store(run / "lineage.db").close()
-    for what in ("pool", "training", "preferences"):
-        for round in range(1, ROUNDS + 1):
-            (folder / f"{what}-{round}.json").write_text("[{}]\n")
     return run
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_difference_from_the_undisturbed_run_is_named(tmp_path: Path, fault: str) -> None:
     change, message = FAULTS[fault]
-    harness = Torture(tmp_path, teacher=None)  # type: ignore[arg-type]  # nobody asks it here
+    harness = Torture(tmp_path, TeacherServer(""))
     calm, tortured = tmp_path / "calm", tmp_path / "tortured"
     make_run(calm)
     run = make_run(tortured)
@@ -79,53 +68,11 @@ def test_a_difference_from_the_undisturbed_run_is_named(tmp_path: Path, fault: s
         harness.compare(calm, tortured)
 
 
-def test_calls_that_are_paid_twice_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Asked:
-        def asked(self) -> dict[str, int]:
-            return {"life": 10}
-
-    harness = Torture(tmp_path, Asked())  # type: ignore[arg-type]
+def test_calls_that_are_paid_twice_are_named(tmp_path: Path) -> None:
+    harness = Torture(tmp_path, TeacherServer("", keys=["Bearer life"] * 10))
     harness.count_lost("life", stored=10, most=0)
     harness.count_lost("life", stored=6, most=4)
     assert harness.uncommitted == 4
     for stored, most in ((9, 0), (5, 4), (11, 4)):
         with pytest.raises(TortureError, match=rf"{10 - stored} calls were asked and not committed"):
             harness.count_lost("life", stored, most)
-
-
-@pytest.mark.parametrize(
-    ("stages", "paths", "where"),
-    [
-        ((), (), ("creating", "", 0)),
-        ((), ("lineage.db",), ("opening", "", 0)),
-        (("round 0 · evaluate · s0: 0/8",), (), ("evaluate", "", 0)),
-        (
-            ("round 1 · select · instruction: 9/9", "round 1 · reflect · response: 0/9"),
-            (),
-            ("reflect", "response", 1),
-        ),
-        (("round 2 · refinetune · 7 pairs: 0/0",), (), ("refinetune", "before a checkpoint", 2)),
-        (
-            ("round 2 · refinetune · 7 pairs: 0/0",),
-            ("adapters/.round-02.partial/checkpoint-3", "adapters/round-01"),
-            ("refinetune", "after a checkpoint", 2),
-        ),
-        (
-            ("round 2 · refinetune · 7 pairs: 0/0",),
-            ("adapters/.round-02.partial/adapter",),
-            ("refinetune", "writing the adapter", 2),
-        ),
-        (
-            ("round 2 · refinetune · 7 pairs: 0/0",),
-            ("adapters/round-02",),
-            ("refinetune", "adapter in its place", 2),
-        ),
-    ],
-)
-def test_a_kill_is_counted_where_it_hit(
-    tmp_path: Path, stages: tuple[str, ...], paths: tuple[str, ...], where: tuple[str, str, int]
-) -> None:
-    for path in paths:
-        (tmp_path / NAME / path).mkdir(parents=True)
-    life = Life(pid=0, err=0, folder=tmp_path, checkpoints=0, text="\n".join(stages))
-    assert life.where() == where

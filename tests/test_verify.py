@@ -4,17 +4,15 @@ import json
 import random
 import shutil
 import sqlite3
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlite_utils import Database
 
+from reflectune.agents.teacher.prompts import SHIPPED
 from reflectune.loop.progress import open_display
 from reflectune.loop.run import change_run, create_run, run_loop
 from reflectune.loop.signals import Interrupted
@@ -27,13 +25,12 @@ from reflectune.state.lineage.seals import SEALED
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Pair, Version
 from tests.lineages import call
-from tests.worlds import child_environment, command, invoke, write_world
+from tests.worlds import invoke, write_world
 
 pytestmark = pytest.mark.slow
 
 Rows = set[tuple[str, str]]
 
-# A row's name in SQL, as verify names it.
 _NAMES = {
     "scores": "version_id || '/' || student_id || '/' || term",
     "decisions": "round || '/' || phase || '/' || sample_id",
@@ -48,9 +45,10 @@ _NAMES = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A finished run, of one round at first and of another when that was allowed."""
+    """A finished run, of one round at first and of another when that was allowed, with prompts of its own."""
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, samples=30)
+    shutil.copyfile(SHIPPED, folder / "prompts.toml")
+    write_world(folder, samples=30, refinetune={"epochs": 1}, teacher={"prompts": "prompts.toml"})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert invoke("run", "config.toml", "--set", "rounds=1") == 0
@@ -99,38 +97,17 @@ def test_verify_finds_a_run_whole_wherever_it_stops(tmp_path: Path) -> None:
     assert faults(run) == set()
     stops, draw = 0, random.Random(0)
     while True:
-        asked = iter(range(draw.randrange(4, 24)))  # so often the run may ask whether to stop
+        asked = iter(range(draw.randrange(8, 40)))  # so often the run may ask whether to stop
         try:
             run_loop(run, open_display(), lambda asked=asked: next(asked, None) is None)  # type: ignore[misc]
         except Interrupted:
             stops += 1
-            assert verify_run(run)["faults"] == []
+            assert faults(run) == set()
         else:
             break
-        assert stops < 200
-    assert stops > 10
+        assert stops < 100
+    assert stops > 5
     assert faults(run) == set()
-
-
-def test_verify_finds_a_run_whole_while_it_goes_on(tmp_path: Path) -> None:
-    write_world(tmp_path, samples=60)
-    run = RunFolder(tmp_path / "runs/tiny")
-    looks = 0
-    with subprocess.Popen(
-        command("run", "config.toml"),
-        cwd=tmp_path,
-        env=child_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        while process.poll() is None:
-            if run.lineage.exists():
-                assert verify_run(run)["faults"] == []
-                looks += 1
-            time.sleep(0.02)
-    assert process.returncode == 0
-    assert looks > 5
-    assert verify_run(run)["faults"] == []
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +116,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("patient")
     config = write_world(
         folder,
-        samples=40,
+        samples=16,
         teacher={"candidates": 2, "freeze_after": 1},
         refinetune={"start_from": "previous", "anchor": 0.3, "epochs": 1},
         selection={"top_fraction": 0.5},
@@ -190,14 +167,13 @@ def test_verify_finds_a_run_with_candidates_and_patience_whole(patient: RunFolde
         {"policy": "ifd", "ifd_cap": 1.0, "keep": "all"},
         {"policy": "longest", "margin": 0.05},
         {"policy": "random"},
-        {"policy": "accept-all"},
     ],
     ids=lambda selection: selection["policy"],
 )
 def test_verify_finds_runs_of_every_policy_whole(selection: dict[str, object], tmp_path: Path) -> None:
     config = write_world(
         tmp_path,
-        samples=16,
+        samples=10,
         selection=selection,
         data={"holdout": 2},
         # So short that some targets have nothing left, and cannot be scored.
@@ -228,19 +204,18 @@ def test_verify_names_what_does_not_fit_a_pair_that_is_left_alone(patient: RunFo
     assert faults(run) == {("decisions", frozen), ("teacher_calls", asked.id)}
 
 
-def test_verify_names_what_a_held_out_sample_must_not_have(run: RunFolder) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "attempt"),
+    [
+        ("SELECT id FROM samples WHERE split = 'holdout'", 1),
+        ("SELECT sample_id FROM teacher_calls WHERE status = 'ok'", 2),
+    ],
+    ids=["held-out", "answered"],
+)
+def test_verify_names_a_call_that_nobody_makes(run: RunFolder, chosen: str, attempt: int) -> None:
     with open_lineage(run) as lineage:
-        (sample,) = lineage.execute("SELECT id FROM samples WHERE split = 'holdout'").fetchone()
-    asked = call(sample, 1, "instruction", status="no-entry")
-    with LineageWriter.open(run.lineage) as store:
-        store.add_reflections([asked], [])
-    assert faults(run) == {("teacher_calls", asked.id)}
-
-
-def test_verify_names_calls_that_go_on_after_an_answer(run: RunFolder) -> None:
-    with open_lineage(run) as lineage:
-        (sample,) = lineage.execute("SELECT sample_id FROM teacher_calls WHERE status = 'ok'").fetchone()
-    asked = call(sample, 1, "instruction", attempt=2, status="no-entry")
+        (sample,) = lineage.execute(chosen).fetchone()
+    asked = call(sample, 1, "instruction", attempt=attempt, status="no-entry")
     with LineageWriter.open(run.lineage) as store:
         store.add_reflections([asked], [])
     assert faults(run) == {("teacher_calls", asked.id)}
@@ -249,254 +224,144 @@ def test_verify_names_calls_that_go_on_after_an_answer(run: RunFolder) -> None:
 # Tampering
 
 
-@dataclass(frozen=True)
-class Tampering:
-    """A change of one row, and what verify must say.
-
-    `where` picks the row, which `change` calls :row; `also` are further rows that must be named, as tables
-    and queries for names that may use :row. They are asked before the change.
-    """
-
-    table: str
-    where: str
-    change: str
-    also: tuple[tuple[str, str], ...] = ()
-    is_named: bool = True  # whether the row itself is
-
-
 def name_of(table: str) -> str:
+    """A row's name in SQL, as verify names it."""
     return _NAMES.get(table, "id")
 
 
-def update(table: str, column: str, value: str, where: str = "1", *also: tuple[str, str]) -> Tampering:
-    change = f"UPDATE {table} SET {column} = {value} WHERE {name_of(table)} = :row"
-    return Tampering(table, where, change, also)
-
-
-def delete(table: str, where: str = "1", *also: tuple[str, str]) -> Tampering:
-    return Tampering(table, where, f"DELETE FROM {table} WHERE {name_of(table)} = :row", also)
-
-
-def unnamed(table: str, where: str, *also: tuple[str, str]) -> Tampering:
-    """A deleted version is known by its call, which has no proposal."""
-    call = ("teacher_calls", "SELECT teacher_call_id FROM versions WHERE id = :row")
-    return replace(delete(table, where, call, *also), is_named=False)
-
-
-_REFUSED = "id IN (SELECT challenger_id FROM decisions WHERE reason = 'refused' AND round = 1)"
-_PARENT = "id IN (SELECT parent_id FROM versions WHERE round = 2) AND round = 1"
-_WINNING = (
-    "student_id = 's0' AND version_id IN (SELECT winner_id FROM decisions WHERE reason = 'accepted' "
-    "AND round = 1 AND phase = 'response')"
+_REFUSED = "SELECT challenger_id FROM decisions WHERE reason = 'refused' AND round = 1"
+_ACCEPTED = "reason = 'accepted' AND round = 1 AND phase ="
+_HELD_OUT = "sample_id IN (SELECT id FROM samples WHERE split = 'holdout')"
+_LOSING = f"version_id IN ({_REFUSED} AND phase = 'instruction')"
+# (table, what is set, where): changes that leave a row such as it might be.
+UPDATES = (
+    ("versions", "response = response || '!'", "id IN (SELECT parent_id FROM versions WHERE round = 2)"),
+    ("versions", "response = 'I win'", f"id IN ({_REFUSED})"),
+    ("versions", "instruction = 'Do'", "phase = 'original'"),
+    ("versions", "response = 'Thing'", f"phase = 'original' AND {_HELD_OUT}"),
+    (
+        "versions",
+        "teacher_call_id = (SELECT id FROM teacher_calls AS it WHERE it.sample_id <> versions.sample_id)",
+        "round = 1",
+    ),
+    ("decisions", "(winner_id, reason) = (incumbent_id, 'refused')", f"{_ACCEPTED} 'response'"),
+    ("decisions", "(winner_id, reason) = (incumbent_id, 'tie')", f"{_ACCEPTED} 'instruction'"),
+    ("decisions", "(winner_id, reason) = (challenger_id, 'accepted')", "reason = 'refused' AND round = 1"),
+    ("decisions", "reason = 'unscorable'", "reason = 'refused'"),
+    ("decisions", "incumbent_value = incumbent_value * 1.0001", "incumbent_value IS NOT NULL"),
+    ("rounds", "student_id = 's0'", "round = 1"),
+    ("rounds", "status = 'running'", "round = 1"),
+    ("rounds", "stop_reason = 'budget'", "round = 1"),
+    ("rounds", "stop_reason = 'patience'", "round = 2"),
+    ("rounds", "stop_reason = 'no-proposals'", "round = 2"),
+    ("rounds", "stop_reason = 'budget'", "round = 2"),
+    ("rounds", "stop_reason = NULL", "round = 2"),
+    ("rounds", "metrics = '[]'", "round = 0"),
+    ("rounds", """metrics = '{"seconds": 5}'""", "round = 0"),
+    ("rounds", """metrics = '{"seconds": {"select": -1}}'""", "round = 1"),
+    ("runs", "config = json_set(config, '$.selection.margin', 0.5)", "1"),
+    ("runs", "status = 'budget'", "1"),
+    *((table, "seal = NULL", "1") for table in SEALED),
 )
-_LOSING = (
-    "version_id IN (SELECT challenger_id FROM decisions WHERE reason = 'refused' AND round = 1 "
-    "AND phase = 'instruction')"
-)
-_ACCEPTED = "reason = 'accepted' AND round = 1"
-_SCORES_OF_VERSION = ("scores", f"SELECT {_NAMES['scores']} FROM scores WHERE version_id = :row")
-
-TAMPERINGS: dict[str, Tampering] = {
-    "version-text": update("versions", "response", "response || '!'", _PARENT),
-    "version-text-of-a-loser": update("versions", "response", "'I win'", _REFUSED),
-    "version-given-instruction": update("versions", "instruction", "'Do'", "phase = 'original'"),
-    "version-given-text-held-out": update(
-        "versions",
-        "response",
-        "'Thing'",
-        "phase = 'original' AND sample_id IN (SELECT id FROM samples WHERE split = 'holdout')",
-    ),
-    "version-parent": update(
-        "versions",
-        "parent_id",
-        "(SELECT id FROM versions AS other WHERE phase = 'original' "
-        "AND other.sample_id <> versions.sample_id)",
-        "round = 1 AND phase = 'instruction'",
-    ),
-    "version-call-of-another": update(
-        "versions",
-        "teacher_call_id",
-        "(SELECT id FROM teacher_calls WHERE teacher_calls.sample_id <> versions.sample_id)",
-        "round = 1",
-    ),
-    "version-without-call": update("versions", "teacher_call_id", "NULL", "round = 2"),
-    "version-candidate": update("versions", "candidate", "5", "round = 1 AND phase = 'response'"),
-    "version-deleted": unnamed(
-        "versions",
-        _REFUSED,
-        _SCORES_OF_VERSION,
-        ("decisions", f"SELECT {_NAMES['decisions']} FROM decisions WHERE challenger_id = :row"),
-    ),
-    "version-accepted-deleted": unnamed(
-        "versions",
-        "id IN (SELECT winner_id FROM decisions "
-        "WHERE reason = 'accepted' AND round = 2 AND phase = 'response')",
-        _SCORES_OF_VERSION,
-        ("decisions", f"SELECT {_NAMES['decisions']} FROM decisions WHERE challenger_id = :row"),
-        ("training_sets", f"SELECT {_NAMES['training_sets']} FROM training_sets WHERE version_id = :row"),
-    ),
-    "call-text": update("teacher_calls", "text", "text || ' '", "status = 'ok'"),
-    "call-critique": update("teacher_calls", "critique", "'well done'", "status = 'ok'"),
-    "call-tokens": update("teacher_calls", "prompt_tokens", "1"),
-    "call-error": update("teacher_calls", "error", "'none'", "status = 'no-entry'"),
-    "call-status": update("teacher_calls", "status", "'no-entry'", "status = 'ok'"),
-    "call-deleted": delete(
-        "teacher_calls", "status = 'ok'", ("versions", "SELECT id FROM versions WHERE teacher_call_id = :row")
-    ),
-    "call-of-a-failure-deleted": delete("teacher_calls", "status = 'no-entry' AND round = 1"),
-    "score-sum-of-a-winner": update("scores", "sum_logprob", "sum_logprob - 0.001", _WINNING),
-    "score-sum-of-a-loser": update("scores", "sum_logprob", "sum_logprob * 1.5", _LOSING),
-    "score-tokens": update("scores", "num_tokens", "num_tokens + 1", _LOSING),
-    "score-truncated": update("scores", "truncated", "1", _WINNING),
-    "score-status": update(
-        "scores", "(status, sum_logprob, num_tokens)", "('non-finite', NULL, NULL)", _LOSING
-    ),
-    "score-deleted": delete("scores", _LOSING),
-    "score-that-only-training-needed-deleted": delete(
-        "scores", f"{_WINNING} AND term = 'response_alone'"
-    ),
-    "score-nobody-asked-for": Tampering(
-        "scores",
-        _LOSING,
-        "INSERT INTO scores SELECT version_id, 's2', term, sum_logprob, num_tokens, status, truncated, NULL "
-        f"FROM scores WHERE {_NAMES['scores']} = :row",
-        (("scores", "SELECT replace(:row, '/s0/', '/s2/')"),),
-        is_named=False,
-    ),
-    "decision-winner": update(
-        "decisions",
-        "(winner_id, reason)",
-        "(incumbent_id, 'refused')",
-        f"{_ACCEPTED} AND phase = 'response'"
-    ),
-    "decision-winner-of-an-instruction": update(
-        "decisions",
-        "(winner_id, reason)",
-        "(incumbent_id, 'tie')",
-        f"{_ACCEPTED} AND phase = 'instruction'"
-    ),
-    "decision-for-the-loser": update(
-        "decisions", "(winner_id, reason)", "(challenger_id, 'accepted')", "reason = 'refused' AND round = 1"
-    ),
-    "decision-reason": update("decisions", "reason", "'unscorable'", "reason = 'refused'"),
-    "decision-value": update(
-        "decisions", "incumbent_value", "incumbent_value * 1.0001", "incumbent_value IS NOT NULL"
-    ),
-    "decision-margin": update("decisions", "margin", "0.5"),
-    "decision-policy": update("decisions", "policy", "'ifd'", "round = 2"),
-    "decision-student": update("decisions", "student_id", "'s2'", "student_id = 's0'"),
-    "decision-deleted": delete("decisions", "round = 1 AND phase = 'instruction'"),
-    "decision-accepted-deleted": delete("decisions", f"{_ACCEPTED} AND phase = 'response'"),
-    "decision-of-the-last-phase-deleted": delete("decisions", "round = 2 AND phase = 'response'"),
-    "training-rank": Tampering(
-        "training_sets",
-        "round = 1 AND rank = 0",
-        "UPDATE training_sets SET rank = 1 - rank WHERE round = 1 AND rank IN (0, 1)",
-        (("training_sets", "SELECT '1/' || version_id FROM training_sets WHERE round = 1 AND rank = 1"),),
-    ),
-    "training-member-deleted": delete("training_sets", "round = 2"),
-    "training-member-added": Tampering(
-        "training_sets",
-        "round = 1",
-        "INSERT INTO training_sets SELECT 1, version_id, 99 FROM training_sets WHERE round = 2 "
-        "AND version_id NOT IN (SELECT version_id FROM training_sets WHERE round = 1) LIMIT 1",
-        (
-            (
-                "training_sets",
-                "SELECT '1/' || version_id FROM training_sets WHERE round = 2 "
-                "AND version_id NOT IN (SELECT version_id FROM training_sets WHERE round = 1) LIMIT 1",
-            ),
-        ),
-        is_named=False,
-    ),
-    "training-member-unknown": update(
-        "training_sets",
-        "version_id",
-        "'nothing'",
-        "round = 1",
-        ("training_sets", "SELECT '1/nothing'"),
-    ),
-    "evaluation-value": update("evaluations", "value", "value + 0.01", "name = 'nll'"),
-    "evaluation-number": update("evaluations", "n", "5"),
-    "evaluation-bound": update("evaluations", "low", "low - 1"),
-    "evaluation-student": update("evaluations", "student_id", "'s0'", "round = 2"),
-    "evaluation-deleted": delete("evaluations", "round = 1 AND name = 'nll'"),
-    "evaluation-of-the-first-student-deleted": delete("evaluations", "round = 0 AND name = 'nll'"),
-    "evaluation-of-its-answers-deleted": delete("evaluations", "round = 0 AND name = 'response_tokens'"),
-    "evaluation-deleted-everywhere": Tampering(
-        "evaluations",
-        "name = 'nll'",
-        "DELETE FROM evaluations WHERE name = 'nll'",
-        (("evaluations", f"SELECT {_NAMES['evaluations']} FROM evaluations WHERE name = 'nll'"),),
-    ),
-    "student-hash": update("students", "adapter_hash", "'0'", "id = 's1'"),
-    "student-base": update("students", "base_model", "'other'", "id = 's0'"),
-    "student-parent": update("students", "parent_id", "'s1'", "id = 's2'"),
-    "student-metrics": update("students", "metrics", "'{}'", "id = 's1'"),
-    "round-student": update("rounds", "student_id", "'s0'", "round = 1"),
-    "round-status": update("rounds", "status", "'running'", "round = 1"),
-    "round-stop-reason": update("rounds", "stop_reason", "'budget'", "round = 1"),
-    "round-stop-reason-to-patience": update("rounds", "stop_reason", "'patience'", "round = 2"),
-    "round-stop-reason-to-no-proposals": update("rounds", "stop_reason", "'no-proposals'", "round = 2"),
-    "round-stop-reason-to-budget": update("rounds", "stop_reason", "'budget'", "round = 2"),
-    "round-stop-reason-to-none": update("rounds", "stop_reason", "NULL", "round = 2"),
-    "round-metrics-of-no-kind": update("rounds", "metrics", "'[]'"),
-    "round-metrics-of-nothing": update("rounds", "metrics", "'null'"),
-    "round-metrics-of-one-number": update("rounds", "metrics", "'{\"seconds\": 5}'"),
-    "round-seconds-in-words": update("rounds", "metrics", "'{\"seconds\": {\"x\": \"y\"}}'"),
-    "round-seconds": update("rounds", "metrics", "'{\"seconds\": {\"select\": -1}}'", "round = 1"),
-    "sample-split-to-holdout": update("samples", "split", "'holdout'", "split = 'train'"),
-    "sample-split-to-train": update("samples", "split", "'train'", "split = 'holdout'"),
-    "sample-meta": update("samples", "meta", "'{\"lang\": \"de\"}'"),
-    "sample-source-hash": update("samples", "source_hash", "'0'"),
-    "sample-position": update("samples", "position", "1000", "position = 29"),
-    "run-config": update("runs", "config", "json_set(config, '$.selection.margin', 0.5)"),
-    "run-config-hash": update("runs", "config_hash", "'0'"),
-    "run-data-hash": update("runs", "data_hash", "'0'"),
-    "run-created-at": update("runs", "created_at", "'2020-01-01T00:00:00+00:00'"),
-    "run-machine": update("runs", "versions", "json_set(versions, '$.graph', 'other')"),
-    "run-status": update("runs", "status", "'budget'"),
-    "run-seed": update("runs", "seed", "1"),
-    "change-before": update("config_changes", "before", "5"),
-    "change-after": update("config_changes", "after", "5"),
-    "change-time": update("config_changes", "changed_at", "'2020-01-01T00:00:00+00:00'"),
-    "change-deleted": Tampering(
-        "config_changes",
-        "1",
-        "DELETE FROM config_changes",
-        (("config_changes", "SELECT ''"),),
-        is_named=False,
-    ),
-    "migration-deleted": delete("_sqlite_migrations", "name = '0002_views'"),
-    "migration-deleted-last": delete("_sqlite_migrations", "name = '0005_seals'"),
-} | {f"{table}-seal-removed": update(table, "seal", "NULL") for table in SEALED}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TAMPERINGS)
-def test_verify_names_the_row_that_was_changed(name: str, run: RunFolder) -> None:
-    case = TAMPERINGS[name]
-    key = name_of(case.table)
+@pytest.mark.parametrize(("table", "change", "where"), UPDATES)
+def test_verify_names_the_row_that_was_changed(run: RunFolder, table: str, change: str, where: str) -> None:
     with open_lineage(run) as lineage:
-        found = lineage.execute(f"SELECT {key} FROM {case.table} WHERE {case.where} ORDER BY 1").fetchone()
-        assert found is not None, "the world has no such row"
-        expected = {(case.table, found[0])} if case.is_named else set()
-        for table, query in case.also:
-            rows = lineage.execute(query, {"row": found[0]} if ":row" in query else {}).fetchall()
-            assert rows
-            expected |= {(table, row[0]) for row in rows}
-        changed = lineage.execute(case.change, {"row": found[0]} if ":row" in case.change else {}).rowcount
-        assert changed >= 1
+        row = lineage.execute(f"SELECT {name_of(table)} FROM {table} WHERE {where} ORDER BY 1").fetchone()
+        assert row is not None, "the world has no such row"
+        lineage.execute(f"UPDATE {table} SET {change} WHERE {name_of(table)} = ?", row)
+    assert (table, row[0]) in faults(run)
+
+
+# What a row has that is gone, and what else must be named then, as queries for it.
+_OF_VERSION = {
+    "teacher_calls": "SELECT teacher_call_id FROM versions WHERE id = :row",
+    "scores": f"SELECT {_NAMES['scores']} FROM scores WHERE version_id = :row",
+    "decisions": f"SELECT {_NAMES['decisions']} FROM decisions WHERE challenger_id = :row",
+}
+_LAST = f"SELECT winner_id FROM decisions WHERE {_ACCEPTED.replace('1', '2')} 'response'"
+_TRAINED = f"SELECT winner_id FROM decisions WHERE {_ACCEPTED} 'response'"
+_CALL = "SELECT round || '/' || phase || '/' || sample_id || '/0/1' FROM teacher_calls WHERE id = :row"
+DELETIONS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("versions", f"id IN ({_REFUSED})", _OF_VERSION),
+    (
+        "versions",
+        f"id IN ({_LAST})",
+        _OF_VERSION
+        | {"training_sets": f"SELECT {_NAMES['training_sets']} FROM training_sets WHERE version_id = :row"},
+    ),
+    ("teacher_calls", "status = 'ok'", {"versions": "SELECT id FROM versions WHERE teacher_call_id = :row"}),
+    ("teacher_calls", "status = 'no-entry' AND round = 1", {"teacher_calls": _CALL}),
+    ("scores", _LOSING, {}),
+    ("scores", f"student_id = 's0' AND term = 'response_alone' AND version_id IN ({_TRAINED})", {}),
+    ("decisions", "round = 1 AND phase = 'instruction'", {}),
+    ("decisions", "round = 2 AND phase = 'response'", {}),
+    ("training_sets", "round = 2", {}),
+    ("evaluations", "round = 1 AND name = 'nll'", {}),
+    ("evaluations", "round = 0 AND name = 'nll'", {}),
+    ("evaluations", "round = 0 AND name = 'response_tokens'", {}),
+    ("config_changes", "1", {"config_changes": "SELECT ''"}),
+    ("_sqlite_migrations", "name = '0002_views'", {}),
+    ("_sqlite_migrations", "name = '0005_seals'", {}),
+)
+
+
+@pytest.mark.parametrize(("table", "where", "named"), DELETIONS)
+def test_verify_misses_what_was_deleted(
+    run: RunFolder, table: str, where: str, named: dict[str, str]
+) -> None:
+    with open_lineage(run) as lineage:
+        (row,) = lineage.execute(f"SELECT {name_of(table)} FROM {table} WHERE {where} ORDER BY 1").fetchone()
+        expected = set() if named else {(table, row)}
+        for other, query in named.items():
+            expected |= {(other, name) for (name,) in lineage.execute(query, {"row": row})}
+        assert {other for other, _ in expected} == (named.keys() or {table})
+        lineage.execute(f"DELETE FROM {table} WHERE {name_of(table)} = ?", [row])
     assert expected <= faults(run)
 
 
-def tables_of(run: RunFolder) -> set[str]:
+_NEW = (
+    "SELECT version_id FROM training_sets WHERE round = 2 "
+    "AND version_id NOT IN (SELECT version_id FROM training_sets WHERE round = 1) ORDER BY 1 LIMIT 1"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "table", "named"),
+    [
+        (
+            "INSERT INTO scores SELECT version_id, 's2', term, sum_logprob, num_tokens, status, truncated, "
+            f"NULL FROM scores WHERE student_id = 's0' AND {_LOSING}",
+            "scores",
+            f"SELECT version_id || '/s2/' || term FROM scores WHERE student_id = 's0' AND {_LOSING}",
+        ),
+        (
+            f"INSERT INTO training_sets SELECT 1, version_id, 99 FROM ({_NEW})",
+            "training_sets",
+            f"SELECT '1/' || version_id FROM ({_NEW})",
+        ),
+        (
+            "UPDATE training_sets SET rank = 1 - rank WHERE round = 1 AND rank IN (0, 1)",
+            "training_sets",
+            "SELECT '1/' || version_id FROM training_sets WHERE round = 1 AND rank IN (0, 1)",
+        ),
+        (
+            "DELETE FROM evaluations WHERE name = 'nll'",
+            "evaluations",
+            "SELECT round || '/nll' FROM rounds",
+        ),
+    ],
+    ids=["scores", "member", "ranks", "measure"],
+)
+def test_verify_names_all_rows_that_were_added_or_changed(
+    run: RunFolder, change: str, table: str, named: str
+) -> None:
     with open_lineage(run) as lineage:
-        names = lineage.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    return {name for (name,) in names if not name.startswith("sqlite_")}
-
-
-def test_every_table_is_tampered_with(world: RunFolder) -> None:
-    assert {case.table for case in TAMPERINGS.values()} == tables_of(world)
+        expected = {(table, name) for (name,) in lineage.execute(named)}
+        assert expected
+        lineage.execute(change)
+    assert expected <= faults(run)
 
 
 # Columns that may change while a run goes on, and that nothing is derived from.
@@ -508,47 +373,32 @@ _OPEN = {
 }
 
 
-def test_verify_notices_a_change_of_any_column(world: RunFolder, run: RunFolder) -> None:
-    unnoticed = set()
-    for table in sorted(tables_of(run)):
-        with open_lineage(run) as lineage:
-            columns = lineage.execute(f"PRAGMA table_info({table})").fetchall()
-        for _, column, kind, *_ in columns:
-            value = "1234" if kind in ("INTEGER", "REAL") else "'changed'"
-            with open_lineage(run) as lineage:
-                where = f"{name_of(table)} = (SELECT MAX({name_of(table)}) FROM {table})"
-                lineage.execute(f"UPDATE {table} SET {column} = {value} WHERE {where}")
-            with suppress(StoreError):  # the file is not even opened
-                if not faults(run):
-                    unnoticed.add((table, column))
-            shutil.copyfile(world.lineage, run.lineage)
-    assert unnoticed == _OPEN
-
-
-@pytest.mark.parametrize(
-    ("table", "column"),
-    [
-        ("rounds", "round"),
-        ("students", "round"),
-        ("samples", "position"),
-        ("teacher_calls", "round"),
-        ("teacher_calls", "candidate"),
-        ("teacher_calls", "attempt"),
-        ("versions", "round"),
-        ("versions", "candidate"),
-        ("decisions", "round"),
-        ("training_sets", "round"),
-        ("training_sets", "rank"),
-        ("evaluations", "round"),
-    ],
-)
-def test_verify_outlasts_any_number(run: RunFolder, table: str, column: str) -> None:
+def test_verify_names_the_row_in_which_any_column_was_changed(world: RunFolder, run: RunFolder) -> None:
     with open_lineage(run) as lineage:
-        where = f"{name_of(table)} = (SELECT MAX({name_of(table)}) FROM {table})"
-        lineage.execute(f"UPDATE {table} SET {column} = {10**18} WHERE {where}")
-    began = time.monotonic()
-    assert table in {table for table, _ in faults(run)}
-    assert time.monotonic() - began < 20
+        columns = lineage.execute(
+            "SELECT tables.name, columns.name, columns.type FROM sqlite_master AS tables "
+            "JOIN pragma_table_info(tables.name) AS columns "
+            "WHERE tables.type = 'table' AND tables.name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+    assert len(columns) > 70
+    unnamed = set()
+    for table, column, kind in columns:
+        value = f"{10**18}" if kind in ("INTEGER", "REAL") else "'changed'"
+        names = f"SELECT {name_of(table)} FROM {table} ORDER BY 1 DESC"
+        with open_lineage(run) as lineage:
+            before = lineage.execute(names).fetchall()
+            where = f"{name_of(table)} = '{before[0][0]}'"
+            lineage.execute(f"UPDATE {table} SET {column} = {value} WHERE {where}")
+            changed = {before[0], *set(lineage.execute(names).fetchall()) - set(before)}
+        began = time.monotonic()
+        named = {(table, str(name)) for (name,) in changed}
+        with suppress(StoreError):  # the file is not even opened
+            # A migration that is not noted is known by what it made, too.
+            if not any(fault in named or fault[0] == "sqlite_master" for fault in faults(run)):
+                unnamed.add((table, column))
+        assert time.monotonic() - began < 20  # whatever the number
+        shutil.copyfile(world.lineage, run.lineage)
+    assert unnamed == _OPEN
 
 
 def test_verify_names_a_gap_once(run: RunFolder) -> None:
@@ -567,7 +417,7 @@ def test_verify_names_a_gap_once(run: RunFolder) -> None:
     assert 1 <= len(named) <= 4
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "5", '"x"', "{", '{"x": []}'])
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"x": []}'])
 @pytest.mark.parametrize(
     ("table", "column", "is_derived"),
     [
@@ -680,10 +530,6 @@ def test_verify_reads_a_lineage_from_before_there_were_seals(run: RunFolder) -> 
     document = verify_run(run)
     assert document["faults"] == []
     assert document["unsealed"] == sum(document["checked"][table] for table in SEALED)
-    with open_lineage(run) as lineage:
-        (version,) = lineage.execute("SELECT id FROM versions WHERE round = 2").fetchone()
-        lineage.execute("UPDATE versions SET response = 'other' WHERE id = ?", [version])
-    assert ("versions", version) in faults(run)
 
 
 def test_verify_finds_a_run_whole_that_died_between_an_adapter_and_its_row(run: RunFolder) -> None:
@@ -701,7 +547,9 @@ def test_verify_finds_a_run_whole_that_died_between_an_adapter_and_its_row(run: 
 def test_verify_names_a_forged_version_by_its_call(run: RunFolder) -> None:
     with open_lineage(run) as lineage:
         lineage.row_factory = sqlite3.Row
-        row = lineage.execute(f"SELECT * FROM versions WHERE {_REFUSED} AND phase = 'response'").fetchone()
+        row = lineage.execute(
+            f"SELECT * FROM versions WHERE id IN ({_REFUSED} AND phase = 'response')"
+        ).fetchone()
         texts = Pair(row["instruction"], row["input"], "forged")
         forged = Version(
             row["sample_id"], row["parent_id"], row["round"], row["phase"], row["candidate"], texts
@@ -721,19 +569,17 @@ def test_verify_names_a_forged_version_by_its_call(run: RunFolder) -> None:
 # Files
 
 
-def _cut_adapter(run: RunFolder) -> None:
-    weights = run.adapter(1) / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-
-
-def _change_config(run: RunFolder) -> None:
-    text = run.config.read_text()
-    assert "margin = 0.0" in text
-    run.config.write_text(text.replace("margin = 0.0", "margin = 0.25"))
+def _change(file: Path, old: bytes, new: bytes) -> None:
+    content = file.read_bytes()
+    assert old in content
+    file.write_bytes(content.replace(old, new))
 
 
 FILES: dict[str, tuple[Callable[[RunFolder], object], Rows]] = {
-    "adapter-bytes": (_cut_adapter, {("adapters", "round-01")}),
+    "adapter-bytes": (
+        lambda run: _change(run.adapter(1) / "adapter_model.safetensors", b"\0", b"\1"),
+        {("adapters", "round-01")},
+    ),
     "adapter-config": (
         lambda run: (run.adapter(2) / "adapter_config.json").write_text("{}"),
         {("adapters", "round-02")},
@@ -743,7 +589,10 @@ FILES: dict[str, tuple[Callable[[RunFolder], object], Rows]] = {
         lambda run: shutil.copytree(run.adapter(2), run.adapter(7)),
         {("adapters", "round-07")},
     ),
-    "config": (_change_config, {("config.toml", "selection.margin")}),
+    "config": (
+        lambda run: _change(run.config, b"margin = 0.0", b"margin = 0.25"),
+        {("config.toml", "")},
+    ),
     "config-gone": (lambda run: run.config.unlink(), {("config.toml", "")}),
     "config-half": (lambda run: run.config.write_text("name = "), {("config.toml", "")}),
     "adapter-under-way": (lambda run: (run.path / "adapters/.round-03.partial").mkdir(), set()),
@@ -757,31 +606,23 @@ def test_verify_names_the_file_that_was_changed(name: str, run: RunFolder) -> No
     assert faults(run) == expected
 
 
-def test_verify_says_what_of_a_damaged_file_it_cannot_read(run: RunFolder) -> None:
-    content = bytearray(run.lineage.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 4096] = b"\xa5" * 4096
-    run.lineage.write_bytes(content)
-    assert ("lineage.db", "") in faults(run)
-
-
-def test_verify_says_once_that_the_prompts_have_changed(tmp_path: Path) -> None:
-    from reflectune.agents.teacher.prompts import SHIPPED
-
-    prompts = tmp_path / "prompts.toml"
-    shutil.copyfile(SHIPPED, prompts)
-    path = write_world(tmp_path / "world", samples=12, teacher={"prompts": str(prompts)})
-    run = create_run(load_config(path, ["rounds=1"]), tmp_path / "runs")
-    run_loop(run, open_display())
-    assert verify_run(run)["notes"] == []
+def test_verify_says_once_that_the_prompts_have_changed_or_are_gone(world: RunFolder) -> None:
+    prompts = world.path.parent.parent / "prompts.toml"
     words = prompts.read_text()
     head = '[task]\ninstruction = """\n'
     assert head in words
-    prompts.write_text(words.replace(head, head + "Take your time. "))
-    document = verify_run(run)
-    assert document["faults"] == []
-    (note,) = document["notes"]
+    try:
+        prompts.write_text(words.replace(head, head + "Take your time. "))
+        changed = verify_run(world)
+        prompts.unlink()
+        gone = verify_run(world)
+    finally:
+        prompts.write_text(words)
+    assert changed["faults"] == gone["faults"] == []
+    (note,) = changed["notes"]
     assert "other words" in note
+    (note,) = gone["notes"]
+    assert note.startswith(f"{gone['checked']['teacher_calls']} teacher calls were not read again: ")
 
 
 def test_verify_blames_no_row_for_another_version_that_reads_answers_otherwise(run: RunFolder) -> None:
@@ -795,7 +636,7 @@ def test_verify_blames_no_row_for_another_version_that_reads_answers_otherwise(r
     document = verify_run(run)
     assert document["faults"] == []
     assert document["notes"] == [
-        "1 answers are read otherwise by this version of Reflectune than by the one that began the run"
+        "1 rows are derived otherwise by this version of Reflectune than by the one that began the run"
     ]
 
 
@@ -823,30 +664,26 @@ def test_verify_command_exits_by_what_it_finds(run: RunFolder, capsys: pytest.Ca
     assert invoke("verify", "other", "--runs", runs) == 2
 
 
-@pytest.mark.parametrize(
-    "arguments", [("show", "tiny"), ("trace", "tiny", "0"), ("export", "tiny", "--out", "out.json")]
-)
-def test_readers_say_of_a_damaged_lineage_what_to_do(
-    run: RunFolder, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], tmp_path: Path
+def test_commands_say_of_a_damaged_lineage_what_to_do(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     damage(run)
-    words = [str(tmp_path / word) if word == "out.json" else word for word in arguments]
-    assert invoke(*words, "--runs", run.path.parent) == StoreError.exit_code
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"reflectune: {run.path}: database disk image is malformed; ")
+    runs = ("--runs", run.path.parent)
     advice = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm, then try again"
-    assert line.endswith(advice)
-
-
-def test_runs_and_verify_outlast_a_damaged_lineage(
-    run: RunFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    damage(run)
-    assert invoke("runs", "--runs", run.path.parent, "--json") == 0
+    for words in (
+        ("show", "tiny"),
+        ("trace", "tiny", "0"),
+        ("export", "tiny", "--out", tmp_path / "out.json"),
+    ):
+        assert invoke(*words, *runs) == StoreError.exit_code
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"reflectune: {run.path}: database disk image is malformed; ")
+        assert line.endswith(advice)
+    assert invoke("runs", *runs, "--json") == 0
     (shown,) = json.loads(capsys.readouterr().out)
     assert shown["status"] == "unreadable"
     assert "put lineage.db back from a copy" in shown["error"]
-    assert invoke("verify", "tiny", "--runs", run.path.parent) == 1
+    assert invoke("verify", "tiny", *runs) == 1
     captured = capsys.readouterr()
     assert "unexpected" not in captured.err
     assert "lineage.db" in captured.out + captured.err
@@ -867,16 +704,13 @@ def damage(run: RunFolder) -> None:
 
 
 def test_verify_neither_writes_nor_waits_for_the_writer(run: RunFolder) -> None:
-    def contents() -> Iterator[tuple[str, Any]]:
-        for path in sorted(run.path.rglob("*")):
-            if path.is_file() and not path.name.endswith(("-wal", "-shm")):
-                yield path.name, path.read_bytes()
+    def contents() -> dict[Path, bytes]:
+        files = (path for path in run.path.rglob("*") if path.is_file() and "lineage.db" not in path.name)
+        return {path: path.read_bytes() for path in files}
 
-    before = list(contents())
+    before = contents()
     with LineageWriter.open(run.lineage) as store, store.transaction():
         store.db.execute("UPDATE runs SET status = 'running'")
         assert faults(run) == set()
         store.db.execute("UPDATE runs SET status = 'finished'")
-    assert [content for content in contents() if content[0] != "lineage.db"] == [
-        content for content in before if content[0] != "lineage.db"
-    ]
+    assert contents() == before

@@ -13,7 +13,7 @@ from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import PHASES, TERMS, Evaluation, Pair, StudentRecord
 
-__all__ = ["evaluate", "evaluate_round", "score_base_samples", "why_stop"]
+__all__ = ["evaluate", "evaluate_round", "is_due", "score_base_samples", "why_stop"]
 
 
 def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
@@ -21,13 +21,17 @@ def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, objec
     context, round = runtime.context, state["round"]
     context.leave_if_asked()
     lineage = context.lineage
-    ends = why_stop(lineage, context.config, round, {}) is not None
-    if ends or round % context.config.evaluate.every == 0:
+    if is_due(context.config, round, why_stop(lineage, context.config, round, {})):
         evaluate_round(context, round)
         score_base_samples(context, round)
     reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
     lineage.finish_round(round, reason)
     return {"stop_reason": reason} if reason else {"round": round + 1}
+
+
+def is_due(config: RunConfig, round: int, reason: str | None) -> bool:
+    """Whether a round is measured that ends the loop for a reason, or does not end it."""
+    return reason is not None or round % config.evaluate.every == 0
 
 
 def why_stop(

@@ -29,7 +29,7 @@ from reflectune.state.errors import ConfigError
 __all__ = [
     "CHANGEABLE", "SELF", "DataConfig", "RefinetuneConfig", "RunConfig", "SelectionConfig", "StudentConfig",
     "TeacherConfig", "change_config", "flatten", "load_begun_config", "load_config", "parse_config",
-    "read_toml", "resolve_paths", "upgrade_config",
+    "read_toml", "resolve_paths", "set_key", "upgrade_config",
 ]  # fmt: skip
 
 # The keys that may change while a run goes on: none of them alters what a stored row means.
@@ -90,7 +90,7 @@ def load_begun_config(path: Path) -> RunConfig:
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that an earlier version stored, with the names of today."""
-    upgraded = {
+    upgraded: dict[str, Any] = {
         section: {_RENAMED.get(f"{section}.{key}", key): value for key, value in table.items()}
         if isinstance(table, Mapping)
         else table
@@ -168,6 +168,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
+
+
+def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted key of nested sections."""
+    *sections, name = dotted.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[name] = value
 
 
 def _assign(values: dict[str, Any], override: str) -> None:

@@ -17,7 +17,7 @@ from reflectune.state.data.sources import FIELDS, Source, clean, list_names, ope
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Sample, Split, content_hash
 
-__all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset"]
+__all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "sample_id"]
 
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 _SHOWN = 3  # refused records that a message spells out
@@ -139,11 +139,16 @@ def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -
     samples = []
     for position, record in enumerate(records):
         pair_hash = record.pair.content_hash
-        sample_id = content_hash(pair_hash, occurrences[pair_hash])[:16]
+        id = sample_id(pair_hash, occurrences[pair_hash])
         occurrences[pair_hash] += 1
         split: Split = "holdout" if position in held else "train"
-        samples.append(Sample(sample_id, position, split, record.pair, record.meta))
+        samples.append(Sample(id, position, split, record.pair, record.meta))
     return samples
+
+
+def sample_id(pair_hash: str, before: int) -> str:
+    """The id of a sample whose pair came so many times before it."""
+    return content_hash(pair_hash, before)[:16]
 
 
 def dataset_hash(samples: Sequence[Sample]) -> str:

@@ -220,21 +220,28 @@ class LoopReader(LineageReader):
 
     # What verifying asks
 
-    def answers(self) -> Iterator[dict[str, Any]]:
-        """Every teacher call of a decided phase, with the pair it was asked about and the one it proposed.
+    def has_begun(self, round: int, phase: Phase) -> bool:
+        """Whether a phase has asked or decided anything."""
+        tables = ("teacher_calls", "decisions")
+        return any(self._count(f"{table} WHERE round = ? AND phase = ?", round, phase) for table in tables)
 
-        Their texts are incumbent_instruction and so on, and proposed_instruction and so on: None where there
-        is none.
-        """
+    def training_sets(self) -> dict[int, dict[str, int]]:
+        """Every training set: round -> version id -> rank."""
+        sets: dict[int, dict[str, int]] = {}
+        for row in self.db.query("SELECT round, version_id, rank FROM training_sets"):
+            sets.setdefault(row["round"], {})[row["version_id"]] = row["rank"]
+        return sets
+
+    def answers(self) -> Iterator[tuple[dict[str, Any], Pair, Pair | None]]:
+        """Every teacher call of a decided phase, the pair it was asked about, and the one it proposed."""
         texts = ", ".join(
             f"{side}.{name} AS {side}_{name}"
             for side in ("incumbent", "proposed")
             for name in ("instruction", "input", "response")
         )
-        return self.db.query(
+        rows = self.db.query(
             f"""
-            SELECT calls.id, calls.round, calls.phase, calls.sample_id, calls.attempt, calls.prompt_hash,
-                calls.text, calls.finish_reason, calls.status, calls.critique, {texts}
+            SELECT calls.*, {texts}
             FROM teacher_calls AS calls
             JOIN decisions ON decisions.round = calls.round AND decisions.phase = calls.phase
                 AND decisions.sample_id = calls.sample_id
@@ -244,6 +251,9 @@ class LoopReader(LineageReader):
                 AND proposed.teacher_call_id = calls.id
             """
         )
+        for row in rows:
+            proposed = None if row["proposed_response"] is None else _pair(row, "proposed_")
+            yield row, _pair(row, "incumbent_"), proposed
 
     # How rows are found
 
@@ -278,5 +288,5 @@ class LoopReader(LineageReader):
         return {row["sample_id"] for row in self.db.query(_LEFT_ALONE.format(among=among), params)}
 
 
-def _pair(row: Mapping[str, Any]) -> Pair:
-    return Pair(row["instruction"], row["input"], row["response"])
+def _pair(row: Mapping[str, Any], prefix: str = "") -> Pair:
+    return Pair(*(row[f"{prefix}{name}"] for name in ("instruction", "input", "response")))

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from sqlite_utils.db import Database
 
+from reflectune.state.config import set_key
 from reflectune.state.lineage.connection import connect, open_database
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.schema import migrations
@@ -95,8 +96,7 @@ class LineageWriter(LoopReader):
         config = json.loads(self._one("SELECT config FROM runs")["config"])
         rows = []
         for key, (before, after) in changes.items():
-            section, _, name = key.rpartition(".")
-            (config.setdefault(section, {}) if section else config)[name] = after
+            set_key(config, key, after)
             sides = {"before": json.dumps(before), "after": json.dumps(after)}
             rows.append({"changed_at": now, "key": key} | sides)
         with self.transaction():

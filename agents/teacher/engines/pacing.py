@@ -111,7 +111,7 @@ def parse_retry_after(value: str | None) -> float | None:
         seconds = float(value or "nan")
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            seconds = email.utils.parsedate_to_datetime(value or "").timestamp() - time.time()
         except (ValueError, OverflowError, OSError):
             return None
     return None if math.isnan(seconds) else max(0.0, seconds)

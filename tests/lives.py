@@ -1,0 +1,107 @@
+"""The command in processes of its own, that can be watched and killed, without waiting for its imports.
+
+Each is forked from one server, which has imported everything and computed nothing: threads of a library
+would not live on in a fork.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tests.worlds import child_environment
+
+_SIGHT = 0.001  # seconds between two looks
+_MOST_SECONDS = 300.0
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([
+    "__main__",
+    "peft",
+    "transformers.models.llama.modeling_llama",
+    "transformers.trainer",
+    "reflectune.agents.teacher.engines.openai_server",
+    "reflectune.agents.teacher.engines.recorded",
+    "reflectune.loop.run",
+    "tests.lives",
+])  # fmt: skip
+
+
+@dataclass
+class Life:
+    """One process that is the command."""
+
+    process: BaseProcess
+    said: Path  # what it has said on stderr
+
+    @property
+    def text(self) -> str:
+        return self.said.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def is_alive(self) -> bool:
+        return self.process.is_alive()
+
+    def send(self, signal: int) -> None:
+        os.kill(self.pid, signal)
+
+    def live_until(self, is_time: "Callable[[Life], bool]") -> bool:
+        """Wait for a moment; False where it ends first."""
+        deadline = time.monotonic() + _MOST_SECONDS
+        while not is_time(self):
+            if not self.is_alive():
+                return False
+            assert time.monotonic() < deadline, f"it hangs: {self.text[-2000:]}"
+            time.sleep(_SIGHT)
+        return True
+
+    def end(self, seconds: float = 60.0) -> int:
+        """Its exit code, within so many seconds; negative: the signal that ended it."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"it goes on: {self.text[-2000:]}"
+        return self.process.exitcode
+
+
+@contextmanager
+def started(*arguments: object, folder: Path, **environment: str) -> Iterator[Life]:
+    """Run the command in a folder, as long as the block lasts at most."""
+    folder.mkdir(parents=True, exist_ok=True)
+    said = folder / f"said-{time.monotonic_ns()}"
+    said.touch()
+    words = tuple(map(str, arguments))
+    process = _FORKS.Process(target=_be_the_command, args=(words, folder, said, environment))
+    with mock.patch.dict(os.environ, child_environment(OMP_NUM_THREADS="1")):
+        process.start()
+    try:
+        yield Life(process, said)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _be_the_command(words: tuple[str, ...], folder: Path, said: Path, environment: dict[str, str]) -> None:
+    code: Any = 1
+    try:
+        os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.chdir(folder)
+        os.environ |= environment
+        sys.argv = ["reflectune", *words]
+        from reflectune.loop.cli import main
+
+        main()
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
