@@ -98,7 +98,7 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
         section, _, name = key.partition(".")
-        table = upgraded.get(section)
+        table: Any = upgraded.get(section)
         text = table.get(name) if isinstance(table, dict) else None
         if text == "loop.demo.world:check":
             table[name] = f"reflectune.{text}"
