@@ -52,14 +52,6 @@ def tokens(number: int, seed: int = 0) -> list[int]:
     return torch.randint(3, VOCABULARY, (number,), generator=generator).tolist()
 
 
-def continue_alone(model: Any, prompt: list[int], max_tokens: int) -> list[int]:
-    """What transformers writes greedily behind one prompt, without padding and without a stop."""
-    model.generation_config = GenerationConfig()
-    how = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, pad_token_id=0)
-    full = model.generate(torch.tensor([prompt]), generation_config=how)
-    return full[0, len(prompt) :].tolist()
-
-
 @contextmanager
 def watch(module: Any) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     """What a module is given and gives back, call by call."""
@@ -180,41 +172,18 @@ def test_greedy_takes_the_likeliest_and_leaves_the_global_random_state_alone(let
 # Openings
 
 START = tokens(30, 1)
-BATCHES = {
-    "mixed lengths": [START + tokens(n, n) for n in (1, 5, 30, 9)],
-    "one prompt": [START + tokens(5, 5)],
-    "one token": [[7]],
-    "the same token": [[8], [8]],
-    "the same prompt": [START] * 3,
-    "prefixes of each other": [START + tokens(3, 3), START, START[:20], START[:21]],
-    "all of a prompt is the opening": [START, START + tokens(6, 6)],
-    "nothing in common": [tokens(n, n) for n in (5, 9, 1)],
-    "several of each": [START + tokens(n, n) for n in (1, 5, 9) for _ in range(3)],
-    "several of some, nothing in common": [tokens(4, 4), tokens(7, 7), tokens(4, 4)],
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
-def test_shared_openings_change_no_answer(model: Any) -> None:
-    assert shares_openings(model)
-    opening = Opening()
-    for name, prompts in BATCHES.items():
-        written = continue_prompts(model, prompts, [], 12, opening=opening)
-        assert written == [continue_alone(model, prompt, 12) for prompt in prompts], name
-
-
 small_prompts = st.lists(st.integers(3, 5), min_size=1, max_size=7)
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=40)
 @given(
     name=st.sampled_from(sorted(MODELS)),
     batches=st.lists(st.lists(small_prompts, min_size=1, max_size=5), min_size=1, max_size=4),
 )
 def test_shared_openings_change_no_logit(name: str, batches: list[list[list[int]]]) -> None:
     model, opening = MODELS[name], Opening()
+    assert shares_openings(model)
     for prompts in batches:
         with watch(model.get_output_embeddings()) as calls:
             written = continue_prompts(model, prompts, [], 3, opening=opening)
