@@ -76,7 +76,8 @@ def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
     device, dtype, how = _device(config.device), _dtype(config), _source(config)
     if load_in_4bit:
         how |= {"quantization_config": _four_bit(dtype), "device_map": {"": device}}
-    with _opening(config, "model"):  # pickled weights can run code
+    with _opening(config, "model"):
+        # Safetensors alone: pickled weights can run code.
         model, loading = AutoModelForCausalLM.from_pretrained(
             config.model, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
         )

@@ -353,37 +353,14 @@ def test_transformers_writes_until_the_model_stops(alphabet: Path) -> None:
 
 
 @pytest.mark.slow
-def test_transformers_batch_changes_no_answer(tiny_llama: Path) -> None:
-    texts = ["Name a colour.", "Why?", "Explain why the sky is blue, at length and in detail."]
-    engine = local(tiny_llama)
-    together = ask(engine, *(request(str(n), text) for n, text in enumerate(texts)))
-    for number, text in enumerate(texts):
-        alone = ask(engine, request("alone", text, seed=number))["alone"]  # greedy: no seed changes it
-        assert alone.text == together[str(number)].text
-    engine.close()
-
-
-def test_transformers_reads_the_rendered_messages(tiny_llama: Path) -> None:
-    engine = local(tiny_llama)
-    chat = ask(engine, request(text="Hello"))["0"]
-    assert chat.prompt_tokens == len(engine._tokenizer("<user>Hello\n<assistant>").input_ids)
-    engine._tokenizer.chat_template = None
-    plain = ask(engine, request(text="Hello"))["0"]
-    assert plain.prompt_tokens == len(engine._tokenizer("Hello").input_ids)
-    engine.close()
-
-
-@pytest.mark.slow
 def test_transformers_draw_follows_from_the_requests_own_seed(tiny_llama: Path) -> None:
-    engine = local(tiny_llama, temperature=1.0, max_tokens=32)
-    state = torch.random.get_rng_state()
-    alone, again = (ask(engine, request(seed=2))["0"].text for _ in range(2))
+    engine = local(tiny_llama, temperature=1.0)
+    alone = ask(engine, request(seed=2))["0"]
     others = request("1", seed=1), request("2", "Why?", seed=2), request("3", seed=3)
     together = ask(engine, *others, request(seed=2))
     engine.close()
-    assert together["0"].text == alone == again
+    assert together["0"].text == alone.text
     assert len({answer.text for answer in together.values()}) == 4
-    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_transformers_computes_the_opening_of_a_phase_once(alphabet: Path) -> None:
@@ -470,16 +447,15 @@ def test_transformers_out_of_memory_is_a_teacher_error(
         engine.next_answer()
 
 
-def test_registry_opens_every_configurable_engine(tmp_path: Path, tiny_llama: Path) -> None:
+def test_registry_opens_every_configurable_engine(tmp_path: Path, alphabet: Path) -> None:
     (tmp_path / "r.jsonl").write_text(json.dumps(entry()))
-    settings = {
-        "recorded": TeacherConfig(engine="recorded", path=str(tmp_path / "r.jsonl")),
-        "openai": config("http://127.0.0.1:9"),
-        "transformers": TeacherConfig(engine="transformers", model=str(tiny_llama)),
-    }
-    assert settings.keys() | {"vllm"} == ENGINES.keys()  # that one is opened in test_vllm.py
-    for name, setting in settings.items():
-        kind, model = ENGINES[name], TeacherModel("m", StudentConfig(model=str(tiny_llama)))
-        engine = kind.open(setting, model)
-        assert (engine.name, engine.structured) == (name, kind.structured)
-        engine.close()
+    settings = [
+        TeacherConfig(engine="recorded", path=str(tmp_path / "r.jsonl")),
+        config(),
+        TeacherConfig(engine="transformers", model=str(alphabet)),
+    ]
+    assert {each.engine for each in settings} | {"vllm"} == ENGINES.keys()  # test_vllm.py opens that one
+    for each in settings:
+        kind = ENGINES[each.engine]
+        with closing(kind.open(each, TeacherModel("m", StudentConfig(model=str(alphabet))))) as engine:
+            assert (engine.name, engine.structured) == (each.engine, kind.structured)
