@@ -11,15 +11,13 @@ __all__ = ["find_fault", "fingerprint"]
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
 # What transformers and vLLM read of a model's folder or an adapter's, beside weights and *.model files.
-_READ = frozenset(
-    {
-        "adapter_config.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
-        "config.json",
-        "generation_config.json", "hf_quant_config.json", "merges.txt", "params.json", "quant_config.json",
-        "quantize_config.json", "special_tokens_map.json", "tekken.json", "tokenizer.json",
-        "tokenizer_config.json", "vocab.json", "vocab.txt",
-    }
-)  # fmt: skip
+_READ = {
+    "adapter_config.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
+    "generation_config.json", "hf_quant_config.json", "merges.txt", "params.json", "quant_config.json",
+    "quantize_config.json", "special_tokens_map.json", "tekken.json", "tokenizer.json",
+    "tokenizer_config.json", "vocab.json", "vocab.txt",
+}  # fmt: skip
+_READ_SUFFIXES = (".safetensors", ".safetensors.index.json", ".model")
 
 # Files up to this size are read whole, larger ones at so many places.
 _WHOLE = 16 * 2**20
@@ -28,10 +26,9 @@ _BLOCK = 32 * 2**10  # bytes
 
 
 def find_fault(name: str) -> str | None:
-    """What keeps a model folder from being opened; None where nothing does, or for a hub name.
+    """What keeps a model folder from being opened; None where nothing does.
 
-    Args:
-        name: an absolute path, or anything else for a hub name unless it is a folder.
+    A name that is neither a folder nor an absolute path is the hub's.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -49,24 +46,22 @@ def find_fault(name: str) -> str | None:
 def fingerprint(folder: Path) -> str:
     """Hash of a model's or adapter's files, 32 hex digits: another one means another content.
 
-    Goes by names, sizes and content of the files that opening it reads, and of no others in the folder: all
-    of a file up to 16 MiB, of a larger one 128 blocks of 32 KiB, spread evenly from the first to the last. So
-    100 GB take a second. Weights that were trained on are noticed, and files that were replaced, cut or
-    renamed. A change of a large file that keeps its size and lies between two blocks is not, such as one of a
-    single small matrix. Times of files do not count.
+    Goes by names, sizes and content of the files that opening it reads: all of a file up to 16 MiB, of a
+    larger one 128 blocks of 32 KiB, spread evenly. So 100 GB take a second. A change of a large file that
+    keeps its size and lies between two blocks is not noticed, such as one of a single small matrix.
 
     Raises:
         ConfigError: a file cannot be read.
     """
     try:
-        files = sorted(path for path in folder.iterdir() if _is_read(path.name) and path.is_file())
+        files = sorted(
+            path
+            for path in folder.iterdir()
+            if (path.name in _READ or path.name.endswith(_READ_SUFFIXES)) and path.is_file()
+        )
         return content_hash(*((path.name, path.stat().st_size, _hash_blocks(path)) for path in files))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error}") from error
-
-
-def _is_read(name: str) -> bool:
-    return name in _READ or name.endswith((".safetensors", ".safetensors.index.json", ".model"))
 
 
 def _hash_blocks(path: Path) -> str:

@@ -43,9 +43,6 @@ def resolve_student(config: StudentConfig) -> StudentConfig:
 
     Measuring gives other answers at other times: a run does this once and keeps them. A number format
     stays "auto" only off the CPU, for a model whose config.json does not name its own.
-
-    Raises:
-        StudentError: no such model or device.
     """
     if config.threads is None:
         config = config.model_copy(update={"threads": measure_threads()})
@@ -59,11 +56,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def open_tokenizer(config: StudentConfig) -> Any:
-    """The student's tokenizer.
-
-    Raises:
-        StudentError: there is none, or it is not a fast one.
-    """
+    """The student's tokenizer; a StudentError where there is none, or a slow one."""
     with _opening(config, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(config.model, **_source(config))
     if not tokenizer.is_fast:
@@ -83,14 +76,15 @@ def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
     device, dtype, how = _device(config.device), _dtype(config), _source(config)
     if load_in_4bit:
         how |= {"quantization_config": _four_bit(dtype), "device_map": {"": device}}
-    with _opening(config, "model"):  # pickled weights can run code
+    with _opening(config, "model"):
+        # Safetensors alone: pickled weights can run code.
         model, loading = AutoModelForCausalLM.from_pretrained(
             config.model, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
         )
     if missing := sorted(loading["missing_keys"]):
         raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
     try:
-        model = model.eval() if load_in_4bit else model.to(device).eval()
+        model = (model if load_in_4bit else model.to(device)).eval()
     except torch.OutOfMemoryError as error:
         raise StudentError(f"{config.model}: does not fit into the memory of {device}") from error
     if device.type == "cpu":
@@ -99,12 +93,7 @@ def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
 
 
 def check_four_bit(config: StudentConfig) -> None:
-    """Refuse 4-bit base weights where they cannot be had.
-
-    Raises:
-        AdapterError: the student's device is no CUDA device, or bitsandbytes is not installed.
-        StudentError: no such device.
-    """
+    """Raise an AdapterError for 4-bit base weights without a CUDA device or bitsandbytes."""
     device = _device(config.device)
     if device.type != "cuda":
         raise AdapterError(f"refinetune.load_in_4bit needs a CUDA device, and the student is on {device}")
@@ -113,12 +102,9 @@ def check_four_bit(config: StudentConfig) -> None:
 
 
 def check_match(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer with more tokens than the model has embeddings.
+    """Raise a StudentError for a tokenizer with more tokens than the model has embeddings.
 
     Added tokens do not count: some models come with a padding token that they cannot embed.
-
-    Raises:
-        StudentError: the tokenizer is another model's.
     """
     tokens, known = tokenizer.vocab_size, model.get_input_embeddings().num_embeddings
     if tokens > known:

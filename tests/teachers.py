@@ -5,12 +5,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
+
 from reflectune.agents.teacher.engines import Request
 from reflectune.agents.teacher.engines.cached import Cache
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, open_teacher
 from reflectune.state.config import TeacherConfig
-from reflectune.state.records import Answer, Pair, Phase, Reflection, TeacherCall
+from reflectune.state.errors import TeacherError
+from reflectune.state.records import Answer, AnswerError, Pair, Phase, Reflection, TeacherCall
 
 PROMPTS = open_prompts(None)
 
@@ -80,6 +83,23 @@ class ScriptedEngine:
 
 def scripted(engine: ScriptedEngine, **changes: Any) -> Teacher:
     return Teacher(engine, PROMPTS, config(**changes), 0)
+
+
+def fail(request: Request, error: AnswerError = "failed", message: str | None = None) -> Answer:
+    return Answer(request.id, error=error, message=message)
+
+
+def reflect(engine: ScriptedEngine, number: int, **changes: Any) -> list[Reflected]:
+    """What a teacher with this engine makes of so many reflections."""
+    return list(scripted(engine, **changes).reflect(asked(n) for n in range(number)))
+
+
+def take_until_error(message: str, reflected: Iterable[Reflected]) -> list[Reflected]:
+    """What comes before the TeacherError that this message tells."""
+    taken = []
+    with pytest.raises(TeacherError, match=message):
+        taken.extend(reflected)
+    return taken
 
 
 def well(request: Request, **changes: Any) -> Answer:

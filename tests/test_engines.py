@@ -3,7 +3,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from reflectune.agents.teacher.forms import answer_schema
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
 from reflectune.state.records import Answer, Pair, Phase
-from tests.teacher_server import Reply, serve_teacher
-from tests.teachers import ask as ask_teacher
-from tests.teachers import asked
+from tests.teacher_server import Reply, TeacherServer, serve_teacher
+from tests.teachers import asked, config
 from tests.tiny_models import save_bigram_llama, save_tiny_adapter, save_tiny_llama
+from tests.worlds import child_environment
 
 PAIR = Pair("Say it.", "", "It.")
 
@@ -125,43 +126,28 @@ def test_recorded_names_the_line_that_is_no_entry(tmp_path: Path, line: str, pro
     assert problem in str(caught.value)
 
 
-def test_recorded_refuses_an_unreadable_file(tmp_path: Path) -> None:
-    for name, content, problem in [("empty", b"\n", "holds no"), ("latin", b'"\xe4"', "cannot be read")]:
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ConfigError, match=problem):
-            RecordedEngine(TeacherConfig(engine="recorded", path=str(tmp_path / name)))
-
-
-def test_recorded_close_forgets_answers(tmp_path: Path) -> None:
-    engine = recorded(tmp_path, entry())
-    engine.submit(request())
-    engine.close()
-    with pytest.raises(IndexError):
-        engine.next_answer()
+@pytest.mark.parametrize(("content", "problem"), [(b"\n", "holds no"), (b'"\xe4"', "cannot be read")])
+def test_recorded_refuses_an_unreadable_file(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "recorded.jsonl").write_bytes(content)
+    with pytest.raises(ConfigError, match=problem):
+        RecordedEngine(TeacherConfig(engine="recorded", path=str(tmp_path / "recorded.jsonl")))
 
 
 # OpenAI-compatible server
 
 
-def server_config(url: str | None, **changes: Any) -> TeacherConfig:
-    return TeacherConfig(**{"engine": "openai", "model": "fake", "base_url": url, "retries": 0} | changes)
-
-
-def ask_server(reply: Any, *, requests: int = 1, **changes: Any) -> list[Answer]:
-    """What becomes of requests to a server that replies so, one after the other."""
+@contextmanager
+def served(reply: Any, **changes: Any) -> Iterator[tuple[TeacherServer, OpenAIEngine]]:
     with serve_teacher(reply) as server:
-        engine = OpenAIEngine(server_config(server.url, **{"concurrency": 1} | changes))
-        answers = ask(engine, *(request(str(number)) for number in range(requests)))
-        engine.close()
-    return [answers[str(number)] for number in range(requests)]
+        settings = config(server.url, **{"concurrency": 1} | changes)
+        with closing(OpenAIEngine(settings)) as engine:
+            yield server, engine
 
 
 def test_openai_sends_what_is_configured() -> None:
-    with serve_teacher(lambda r, n: Reply("hello")) as server:
-        engine = OpenAIEngine(server_config(server.url, temperature=0.5, top_p=0.9, max_tokens=11))
-        schema = answer_schema("response")
+    schema = answer_schema("response")
+    with served(lambda r, n: Reply("hello"), temperature=0.5, top_p=0.9, max_tokens=11) as (server, engine):
         answer = ask(engine, request(schema=schema, text="Hi"))["0"]
-        engine.close()
         (sent,) = server.requests
     assert sent == {
         "model": "fake",
@@ -182,25 +168,17 @@ def test_openai_sends_what_is_configured() -> None:
 
 def test_openai_asks_openai_itself_without_a_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://somewhere.else")
-    engine = OpenAIEngine(server_config(None, max_tokens=11))
+    engine = OpenAIEngine(config(None, max_tokens=11))
     assert str(engine._client.base_url) == "https://api.openai.com/v1/"
     assert engine._arguments(request())["max_completion_tokens"] == 11
     engine.close()
 
 
-@pytest.mark.parametrize(
-    "body", ["", "[]", "[" * 100_000, '{"choices": null}', '{"choices": [{"message": null}]}']
-)
+@pytest.mark.parametrize("body", ["", "[]", '{"choices": null}', '{"choices": [{"message": null}]}'])
 def test_openai_reply_without_an_answer_fails(body: str) -> None:
     answer = _read_completion("1", body)
     assert (answer.error, answer.text) == ("failed", "")
     assert "not a chat completion" in (answer.message or "")
-
-
-def test_openai_message_of_a_failure_is_bounded() -> None:
-    (answer,) = ask_server(lambda r, n: Reply(body="[" * 100_000))
-    assert answer.error == "failed"
-    assert len(answer.message or "") == 500
 
 
 @pytest.mark.parametrize(
@@ -208,22 +186,17 @@ def test_openai_message_of_a_failure_is_bounded() -> None:
     [
         ({"content": None, "refusal": "I will not"}, "stop", "I will not", "refusal"),
         ({"content": "", "refusal": "I will not"}, None, "I will not", "refusal"),
-        ({"content": 3, "refusal": "I will not"}, None, "I will not", "refusal"),
         ({"refusal": "I will not"}, "content_filter", "I will not", "refusal"),
         ({"content": "Yes.", "refusal": "I will not"}, "stop", "Yes.", "stop"),
-        ({"content": "Yes.", "refusal": None}, "stop", "Yes.", "stop"),
         ({"content": None}, "content_filter", "", "content_filter"),
-        ({"content": None}, "stop", "", "stop"),
-        ({"content": ""}, "stop", "", "stop"),
-        ({}, "stop", "", "stop"),
-        ({"content": 3}, "stop", "", "stop"),
         ({"content": None, "refusal": ""}, "stop", "", "stop"),
-        ({"content": None, "refusal": {"a": 1}}, "stop", "", "stop"),
-        ({"content": "Ye"}, "content_filter", "Ye", "content_filter"),
+        ({}, None, "", None),
+        ({"content": 3, "refusal": {"a": 1}}, "stop", "", "stop"),
+        ({"content": "Ye"}, "st\ud800op", "Ye", "st\ufffdop"),  # SQLite cannot hold a lone surrogate
     ],
 )
 def test_openai_refusal_or_silence_is_an_answer(
-    message: object, finish: str | None, text: str, reason: str
+    message: object, finish: str | None, text: str, reason: str | None
 ) -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 4}
     body = json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
@@ -232,38 +205,19 @@ def test_openai_refusal_or_silence_is_an_answer(
     assert (answer.prompt_tokens, answer.completion_tokens) == (9, 4)
 
 
-def test_openai_counts_are_unknown_where_the_server_gives_none() -> None:
-    choices = [{"message": {"content": "hi"}, "finish_reason": None}]
-    body = json.dumps({"choices": choices, "usage": {"prompt_tokens": "?"}})
-    assert _read_completion("1", body) == Answer("1", text="hi")
-
-
 @pytest.mark.parametrize(
-    ("status", "error"),
+    ("usage", "counts"),
     [
-        (400, "refused-request"),
-        (422, "refused-request"),
-        (503, "unavailable"),
-        (418, "failed"),
-        (500, "failed"),
-        (502, "unavailable"),
-        (504, "unavailable"),
+        (None, (None, None)),
+        ({"prompt_tokens": 0, "completion_tokens": 10**23}, (0, None)),
+        ({"prompt_tokens": True, "completion_tokens": -1}, (None, None)),
+        ({"prompt_tokens": "7", "completion_tokens": 1.5}, (None, None)),
     ],
 )
-def test_openai_error_status_becomes_an_answer(status: int, error: str) -> None:
-    (answer,) = ask_server(lambda r, n: Reply(status=status))
-    assert answer.error == error
-    assert f"status {status}" in (answer.message or "")
-
-
-@pytest.mark.parametrize("reply", [Reply(status=500), Reply(status=408), Reply("x" * 100, reset=True)])
-def test_openai_sends_a_request_once(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 0.01)
-    with serve_teacher(lambda r, n: reply) as server:
-        engine = OpenAIEngine(server_config(server.url, retries=3, concurrency=1))
-        assert ask(engine, request())["0"].error == "failed"
-        engine.close()
-        assert len(server.requests) == 1
+def test_openai_counts_only_what_can_be_a_number_of_tokens(usage: object, counts: object) -> None:
+    body = {"choices": [{"message": {"content": "text"}}], "usage": usage}
+    answer = _read_completion("1", json.dumps(body))
+    assert (answer.prompt_tokens, answer.completion_tokens) == counts
 
 
 @pytest.mark.alone
@@ -272,12 +226,10 @@ def test_openai_hands_a_failure_over_after_a_pause_where_it_may_be_asked_again(
     retries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 0.8)
-    with serve_teacher(lambda r, n: Reply(status=500) if n == 0 else Reply("fine")) as server:
-        engine = OpenAIEngine(server_config(server.url, retries=retries, concurrency=1))
+    with served(lambda r, n: Reply("fine") if n else Reply(status=500), retries=retries) as (_, engine):
         began = time.monotonic()
         answers = ask(engine, request("0"), request("1"))
         seconds = time.monotonic() - began
-        engine.close()
     assert (answers["0"].error, answers["1"].text) == ("failed", "fine")
     assert (seconds >= 0.4) == bool(retries)  # the only place was kept meanwhile
     assert answers["0"].seconds < 0.4  # what the server took
@@ -289,8 +241,7 @@ def test_openai_pauses_for_nothing_once_no_request_can_succeed(monkeypatch: pyte
     def fail_then_turn_away(r: object, number: int) -> Reply:
         return Reply(status=401, delay=0.3) if number == 1 else Reply(status=500)
 
-    with serve_teacher(fail_then_turn_away) as server:
-        engine = OpenAIEngine(server_config(server.url, retries=1, concurrency=2))
+    with served(fail_then_turn_away, retries=1, concurrency=2) as (server, engine):
         began = time.monotonic()
         for number in range(5):
             engine.submit(request(str(number)))
@@ -300,45 +251,38 @@ def test_openai_pauses_for_nothing_once_no_request_can_succeed(monkeypatch: pyte
                 engine.next_answer()
         engine.submit(request("5"))  # as a teacher may that has not come to the fault yet
         assert time.monotonic() - began < 5
-        engine.close()
         assert len(server.requests) == 2
 
 
+def test_openai_close_does_not_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 60.0)
+    with served(lambda r, n: Reply(status=500), retries=1) as (server, engine):
+        engine.submit(request())
+        while not server.requests or server.under_way:
+            time.sleep(0.01)
+        engine.close()
+        began = time.monotonic()
+        while any(thread.name == "teacher" for thread in threading.enumerate()):
+            assert time.monotonic() - began < 5
+            time.sleep(0.01)
+
+
 def test_openai_forbidden_after_an_answer_is_one_refused_request() -> None:
-    first, second = ask_server(lambda r, n: Reply(status=403) if n else Reply("fine"), requests=2)
-    assert (first.text, second.error) == ("fine", "refused-request")
-
-
-def test_openai_broken_connection_fails_the_request() -> None:
-    # The server promises more bytes than it sends and goes away.
-    headers = {"Content-Length": "1000", "Connection": "close"}
-    (answer,) = ask_server(lambda r, n: Reply("half", headers=headers))
-    assert answer.error == "failed"
-    assert "http://127.0.0.1:" in (answer.message or "")
-
-
-def test_openai_unreachable_server_is_unavailable() -> None:
-    with serve_teacher() as server:
-        pass
-    engine = OpenAIEngine(server_config(server.url, concurrency=1))
-    answer = ask(engine, request())["0"]
-    engine.close()
-    assert answer.error == "unavailable"
-    assert server.url in (answer.message or "")
+    with served(lambda r, n: Reply(status=403) if n else Reply("fine")) as (_, engine):
+        answers = ask(engine, request("0"), request("1"))
+    assert (answers["0"].text, answers["1"].error) == ("fine", "refused-request")
 
 
 def test_openai_unforeseen_error_reaches_the_caller() -> None:
-    engine = OpenAIEngine(server_config("http://127.0.0.1:9", concurrency=1))
-    engine.submit(request(schema={"not": {"json"}}))
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        engine.next_answer()
-    engine.close()
+    with closing(OpenAIEngine(config())) as engine:
+        engine.submit(request(schema={"not": {"json"}}))
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            engine.next_answer()
 
 
 @pytest.mark.alone
 def test_openai_close_does_not_wait_for_requests_under_way() -> None:
-    with serve_teacher(lambda r, n: Reply(status=500, delay=0.5)) as server:
-        engine = OpenAIEngine(server_config(server.url, concurrency=2, retries=5))
+    with served(lambda r, n: Reply(status=500, delay=0.5), concurrency=2, retries=5) as (server, engine):
         for number in range(6):
             engine.submit(request(str(number)))
         while server.under_way < 2:
@@ -350,45 +294,21 @@ def test_openai_close_does_not_wait_for_requests_under_way() -> None:
         assert len(server.requests) == 2  # nothing that waited was sent
 
 
-def test_openai_close_does_not_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    paused = threading.Event()
-
-    def stumble(pace: pacing.Pace, entered: float) -> float:
-        paused.set()
-        return 60.0
-
-    monkeypatch.setattr(pacing.Pace, "stumble", stumble)
-    with serve_teacher(lambda r, n: Reply(status=500)) as server:
-        engine = OpenAIEngine(server_config(server.url, retries=1))
-        engine.submit(request())
-        assert paused.wait(10)
-        began = time.monotonic()
-        engine.close()
-        while any(thread.name == "teacher" for thread in threading.enumerate()):
-            assert time.monotonic() - began < 5
-            time.sleep(0.01)
-
-
 @pytest.mark.slow
 def test_openai_request_under_way_does_not_hold_up_exit() -> None:
-    script = (
-        "import sys\n"
-        "from reflectune.agents.teacher.engines import Request\n"
-        "from reflectune.agents.teacher.engines.openai_server import OpenAIEngine\n"
-        "from reflectune.state.config import TeacherConfig\n"
-        "engine = OpenAIEngine(TeacherConfig(engine='openai', model='fake', base_url=sys.argv[1]))\n"
-        "engine.submit(Request('0', None, (), None, 0))\n"
-        "sys.stdin.readline()\n"
-    )
-    root = Path(__file__).parent.parent
+    script = """
+import sys
+from reflectune.agents.teacher.engines import Request
+from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
+from tests.teachers import asked, config
+OpenAIEngine(config(sys.argv[1])).submit(Request("0", asked(), (), None, 0))
+sys.stdin.readline()
+"""
+    arguments = [sys.executable, "-c", script]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
     with (
         serve_teacher(lambda r, n: Reply("late", delay=60)) as server,
-        subprocess.Popen(
-            [sys.executable, "-c", script, server.url],
-            cwd=root,
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        ) as process,
+        subprocess.Popen([*arguments, server.url], env=child_environment(), **pipes) as process,
     ):
         while not server.under_way and process.poll() is None:
             time.sleep(0.01)
@@ -433,42 +353,14 @@ def test_transformers_writes_until_the_model_stops(alphabet: Path) -> None:
 
 
 @pytest.mark.slow
-def test_transformers_batch_changes_no_answer(tiny_llama: Path) -> None:
-    texts = [
-        "Name a colour.",
-        "Why?",
-        "Explain why the sky is blue, at length and in detail.",
-        "Add 12 and 30.",
-    ]
-    engine = local(tiny_llama)
-    together = ask(engine, *(request(str(n), text) for n, text in enumerate(texts)))
-    for number, text in enumerate(texts):
-        alone = ask(engine, request("alone", text, seed=number))["alone"]  # greedy: no seed changes it
-        assert alone.text == together[str(number)].text
-    engine.close()
-
-
-def test_transformers_reads_the_rendered_messages(tiny_llama: Path) -> None:
-    engine = local(tiny_llama)
-    chat = ask(engine, request(text="Hello"))["0"]
-    assert chat.prompt_tokens == len(engine._tokenizer("<user>Hello\n<assistant>").input_ids)
-    engine._tokenizer.chat_template = None
-    plain = ask(engine, request(text="Hello"))["0"]
-    assert plain.prompt_tokens == len(engine._tokenizer("Hello").input_ids)
-    engine.close()
-
-
-@pytest.mark.slow
 def test_transformers_draw_follows_from_the_requests_own_seed(tiny_llama: Path) -> None:
-    engine = local(tiny_llama, temperature=1.0, max_tokens=32)
-    state = torch.random.get_rng_state()
-    alone, again = (ask(engine, request(seed=2))["0"].text for _ in range(2))
+    engine = local(tiny_llama, temperature=1.0)
+    alone = ask(engine, request(seed=2))["0"]
     others = request("1", seed=1), request("2", "Why?", seed=2), request("3", seed=3)
     together = ask(engine, *others, request(seed=2))
     engine.close()
-    assert together["0"].text == alone == again
+    assert together["0"].text == alone.text
     assert len({answer.text for answer in together.values()}) == 4
-    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_transformers_computes_the_opening_of_a_phase_once(alphabet: Path) -> None:
@@ -501,8 +393,17 @@ def test_transformers_adapter_writes_as_peft_does(tiny_llama: Path, tmp_path: Pa
     assert texts["adapted"] == tokenizer.decode(written, skip_special_tokens=True) != texts["base"]
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
-def test_transformers_broken_adapter_is_one_clear_line(tiny_llama: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("missing", "no adapter here"),
+        ("cut", "not a readable LoRA adapter"),
+        ("other", "an adapter of another model"),
+    ],
+)
+def test_transformers_broken_adapter_is_one_clear_line(
+    tiny_llama: Path, tmp_path: Path, damage: str, problem: str
+) -> None:
     folder = save_tiny_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(tiny_llama))
     weights = folder / "adapter_model.safetensors"
     match damage:
@@ -515,14 +416,8 @@ def test_transformers_broken_adapter_is_one_clear_line(tiny_llama: Path, tmp_pat
             save_tiny_adapter(folder, LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2)))
     with pytest.raises(AdapterError) as caught:
         local(tiny_llama, folder)
-    message = str(caught.value)
-    assert message.startswith(f"{folder}: ")
-    assert "\n" not in message
-    assert {
-        "missing": "no adapter here",
-        "cut": "not a readable LoRA adapter",
-        "other": "an adapter of another model",
-    }[damage] in message
+    assert str(caught.value).startswith(f"{folder}: {problem}")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
@@ -536,11 +431,6 @@ def test_transformers_long_prompt_shortens_no_other_answer(alphabet: Path) -> No
     assert answers["1"].text == answers["3"].text == "x" * 100
     assert answers["2"].error == "refused-request"
     assert "512" in (answers["2"].message or "")
-
-
-def test_transformers_missing_model_is_a_teacher_error(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match=r"check teacher\.model"):
-        local(tmp_path / "nothing")
 
 
 def test_transformers_out_of_memory_is_a_teacher_error(
@@ -557,49 +447,15 @@ def test_transformers_out_of_memory_is_a_teacher_error(
         engine.next_answer()
 
 
-def test_transformers_model_without_a_limit_takes_any_prompt(tiny_llama: Path) -> None:
-    engine = local(tiny_llama)
-    engine._context = None
-    assert engine._room([0] * 10_000) == 8
-    engine.close()
-
-
-def test_transformers_teacher_runs_to_the_end(tiny_llama: Path) -> None:
-    settings = TeacherConfig(
-        engine="transformers", model=str(tiny_llama), max_tokens=8, concurrency=4, retries=1
-    )
-    reflections = ask_teacher(settings, 3)
-    # A random model says nothing that parses, and its context of 512 may not hold the prompt at all.
-    assert {call.sample_id for call, _ in reflections if call.is_final(2)} == {
-        f"sample-{n}" for n in range(3)
-    }
-    assert {call.status for call, _ in reflections} <= {"cut", "repetition", "unparsable", "refused"}
-    assert not any(version for _, version in reflections)
-
-
-def test_registry_opens_every_configurable_engine(tmp_path: Path, tiny_llama: Path) -> None:
+def test_registry_opens_every_configurable_engine(tmp_path: Path, alphabet: Path) -> None:
     (tmp_path / "r.jsonl").write_text(json.dumps(entry()))
-    settings = {
-        "recorded": TeacherConfig(engine="recorded", path=str(tmp_path / "r.jsonl")),
-        "openai": server_config("http://127.0.0.1:9"),
-        "transformers": TeacherConfig(engine="transformers", model=str(tiny_llama)),
-    }
-    assert settings.keys() | {"vllm"} == ENGINES.keys()  # that one is opened in test_vllm.py
-    for name, config in settings.items():
-        kind, model = ENGINES[name], TeacherModel("m", StudentConfig(model=str(tiny_llama)))
-        engine = kind.open(config, model)
-        assert (engine.name, engine.structured) == (name, kind.structured)
-        engine.close()
-
-
-@pytest.mark.parametrize(
-    ("value", "count"), [(7, 7), (0, 0), (-1, None), (True, None), (10**23, None), ("7", None), (1.5, None)]
-)
-def test_openai_counts_only_what_can_be_a_number_of_tokens(value: object, count: int | None) -> None:
-    body = {
-        "choices": [{"message": {"content": "text"}, "finish_reason": "st\ud800op"}],
-        "usage": {"prompt_tokens": value, "completion_tokens": 3},
-    }
-    answer = _read_completion("1", json.dumps(body))
-    assert (answer.prompt_tokens, answer.completion_tokens) == (count, 3)
-    assert answer.finish_reason == "st\ufffdop"  # SQLite cannot hold a lone surrogate
+    settings = [
+        TeacherConfig(engine="recorded", path=str(tmp_path / "r.jsonl")),
+        config(),
+        TeacherConfig(engine="transformers", model=str(alphabet)),
+    ]
+    assert {each.engine for each in settings} | {"vllm"} == ENGINES.keys()  # test_vllm.py opens that one
+    for each in settings:
+        kind = ENGINES[each.engine]
+        with closing(kind.open(each, TeacherModel("m", StudentConfig(model=str(alphabet))))) as engine:
+            assert (engine.name, engine.structured) == (each.engine, kind.structured)

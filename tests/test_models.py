@@ -32,29 +32,26 @@ def configure(folder, **values):
 
 
 @pytest.mark.parametrize(
-    ("own", "faster", "resolved"),
+    ("device", "own", "faster", "resolved"),
     [
-        ("float32", True, "float32"),
-        (None, True, "float32"),
-        ("bfloat16", True, "bfloat16"),
-        ("bfloat16", False, "float32"),
-        ("float16", True, "float32"),  # bfloat16 has fewer digits than the model's own weights
+        ("cpu", "float32", True, "float32"),
+        ("cpu", None, True, "float32"),
+        ("cpu", "bfloat16", True, "bfloat16"),
+        ("cpu", "bfloat16", False, "float32"),
+        ("cpu", "float16", True, "float32"),  # bfloat16 has fewer digits than the model's own weights
+        ("meta", "float16", False, "float16"),
+        ("meta", "bfloat16", False, "bfloat16"),
+        ("meta", None, False, "auto"),
     ],
 )
-def test_dtype_on_a_cpu_is_never_below_the_models_own(folder, tmp_path, monkeypatch, own, faster, resolved):
+def test_dtype_is_the_models_own_and_on_a_cpu_never_below_it(
+    folder, tmp_path, monkeypatch, device, own, faster, resolved
+):
     monkeypatch.setattr(models, "prefers_bfloat16", lambda: faster)
-    config = configure(save_as(folder, tmp_path / "copy", own), threads=1)
+    config = configure(save_as(folder, tmp_path / "copy", own), threads=1, device=device)
     assert models.resolve_student(config).dtype == resolved
-    assert models.open_model(config).dtype == getattr(torch, resolved)
-
-
-@pytest.mark.parametrize(
-    ("own", "resolved"), [("float16", "float16"), ("bfloat16", "bfloat16"), (None, "auto")]
-)
-def test_dtype_elsewhere_is_the_models_own(folder, tmp_path, monkeypatch, own, resolved):
-    monkeypatch.setattr(models, "_device", lambda name: torch.device("meta"))
-    config = configure(save_as(folder, tmp_path / "copy", own), threads=1)
-    assert models.resolve_student(config).dtype == resolved
+    if device == "cpu":
+        assert models.open_model(config).dtype == getattr(torch, resolved)
 
 
 def test_resolve_student_measures_what_is_left_open_and_nothing_else(folder, monkeypatch):

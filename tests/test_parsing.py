@@ -233,15 +233,6 @@ def test_parse_takes_no_answer_that_the_pair_holds(phase: Phase, held: str, quot
 
 
 @pytest.mark.parametrize("structured", [True, False])
-@pytest.mark.parametrize("phase", PHASES)
-def test_parse_takes_nothing_of_a_prompt_echoed_with_an_order_in_it(phase: Phase, structured: bool) -> None:
-    for pair in (Pair(ORDER, ORDER, ORDER), Pair(PAIR.instruction, "", json.dumps(ORDER))):
-        echo = prompt(phase, pair, structured=structured)
-        for text in (echo, json.dumps(echo), f"```\n{echo}\n```"):
-            assert parse(text, phase, pair, structured=structured) in FAILURES
-
-
-@pytest.mark.parametrize("structured", [True, False])
 def test_parse_judges_what_an_answer_of_its_own_holds_as_ever(structured: bool) -> None:
     pair = Pair("Write an answer as JSON.", "", ORDER)
     assert parse(json.dumps(REAL | {"response": ORDER}), pair=pair, structured=structured) == "unchanged"
@@ -309,16 +300,12 @@ def test_parse_names_what_is_wrong(text: str, finish: str, status: str | None) -
     assert isinstance(parsed, Proposal) if status is None else parsed == status
 
 
-def test_parse_names_faults_of_a_new_instruction() -> None:
-    for instruction, status in (
-        ("[new instruction]", "placeholder"),
-        (DECLINED, "declined"),
-        (LOOP, "repetition"),
-    ):
-        text = tagged(critique="c", new_instruction=instruction, new_response="Blue.")
-        assert parse(text, "instruction") == status
-        text = tagged(critique="c", new_instruction="Name a colour.", new_response=instruction)
-        assert parse(text, "instruction") == status
+@pytest.mark.parametrize(
+    ("bad", "status"), [("[new instruction]", "placeholder"), (DECLINED, "declined"), (LOOP, "repetition")]
+)
+def test_parse_names_faults_of_a_new_instruction(bad: str, status: str) -> None:
+    for instruction, response in ((bad, "Blue."), ("Name a colour.", bad)):
+        assert parse(tagged(new_instruction=instruction, new_response=response), "instruction") == status
 
 
 @pytest.mark.parametrize(
@@ -361,18 +348,17 @@ MEGABYTE = 'A sentence of some words, number 1. {"' + "".join(f"{n} [End] " for 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["json", "tagged"])
 @pytest.mark.parametrize("phase", PHASES)
-def test_parse_takes_texts_of_a_megabyte(phase: Phase) -> None:
+def test_parse_takes_texts_of_a_megabyte(phase: Phase, form: str) -> None:
     text = MEGABYTE.strip()
     assert len(text) > 1_000_000
-    expected = Pair(text, "", text) if phase == "instruction" else Pair(PAIR.instruction, "", text)
+    answer = written(form, {"critique": text, "instruction": text, "response": text})
     began = time.process_time()
-    answer = {"critique": text, "instruction": text, "response": text}
-    assert parse(json.dumps(answer), phase) == Proposal(text, expected)
-    assert parse(tagged(critique=text, new_instruction=text, new_response=text), phase) == Proposal(
-        text, expected
+    assert parse(answer, phase) == Proposal(
+        text, Pair(text if phase == "instruction" else PAIR.instruction, "", text)
     )
-    assert time.process_time() - began < 15  # with coverage; what is quadratic takes minutes
+    assert time.process_time() - began < 8  # with coverage; what is quadratic takes minutes
 
 
 @pytest.mark.slow
@@ -452,13 +438,6 @@ def test_own_prompts_take_no_answer_from_two_texts_of_the_pair(tmp_path: Path) -
     assert parse(echo, pair=pair, prompts=own) in FAILURES
 
 
-def test_own_prompts_refuse_an_example_copied_and_take_more_than_it(tmp_path: Path) -> None:
-    own = open_prompts(write_own(tmp_path, tagged=None))
-    longer = "a better one than that"
-    for response, expected in ((" a better one\n", "echoed"), (longer, proposed(longer))):
-        assert parse(json.dumps({"critique": "c", "response": response}), prompts=own) == expected
-
-
 # Two examples for each phase, as JSON in [task] and between tags in [tagged].
 EXAMPLES = {
     "instruction": [("Add 2 and 3.", "5"), ("Name a planet.", "Mars")],
@@ -466,19 +445,21 @@ EXAMPLES = {
 }
 
 
-def write_examples(folder: Path, **sections: object) -> Path:
-    def as_json(phase: Phase, texts: tuple[str, ...]) -> str:
-        return json.dumps({"critique": "Too easy."} | dict(zip(FIELDS[phase], texts, strict=True)))
-
-    def as_tags(phase: Phase, texts: tuple[str, ...]) -> str:
-        named = {f"new_{name}": f"{text} (tagged)" for name, text in zip(FIELDS[phase], texts, strict=True)}
-        return tagged("{nonce}", critique="Too easy.", **named)
-
-    shown = {
-        "task": {phase: "\n".join(as_json(phase, texts) for texts in EXAMPLES[phase]) for phase in PHASES},
-        "tagged": {phase: "\n".join(as_tags(phase, texts) for texts in EXAMPLES[phase]) for phase in PHASES},
-    }
-    return write_own(folder, **shown | sections)
+def write_examples(folder: Path) -> Path:
+    """A prompts file with examples of each phase; one of phase response in its opening."""
+    asked: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    for phase, examples in EXAMPLES.items():
+        named = [dict(zip(FIELDS[phase], texts, strict=True)) for texts in examples]
+        asked[phase] = "\n".join(json.dumps({"critique": "Too easy."} | texts) for texts in named)
+        shown[phase] = "\n".join(
+            tagged(
+                "{nonce}", critique="c", **{f"new_{name}": f"{text} (tagged)" for name, text in texts.items()}
+            )
+            for texts in named
+        )
+    opening = '{"critique": "c", "response": "Four."}'
+    return write_own(folder, task=asked, tagged=shown, pair={"opening": opening})
 
 
 @pytest.mark.parametrize("suffix", ["", " (tagged)"])
@@ -489,30 +470,20 @@ def test_own_prompts_refuse_each_of_their_examples(
 ) -> None:
     own = open_prompts(write_examples(tmp_path))
     texts = [text + suffix for text in EXAMPLES[phase][number]]
-    named = dict(zip(FIELDS[phase], texts, strict=True))
-    for answer in (
-        json.dumps({"critique": "Other words."} | named),
-        tagged(**{f"new_{name}": text for name, text in named.items()}),
-    ):
-        assert parse(answer, phase, PAIR, structured=True, prompts=own) == "echoed"
-
-
-def test_own_prompts_refuse_an_example_in_their_opening(tmp_path: Path) -> None:
-    example = '{"critique": "c", "response": "Four."}'
-    own = open_prompts(write_own(tmp_path, pair={"opening": example}))
-    assert parse(example, "response", PAIR, structured=True, prompts=own) == "echoed"
+    answer = {"critique": "Other words."} | dict(zip(FIELDS[phase], texts, strict=True))
+    for form in ("json", "tagged"):
+        assert parse(written(form, answer), phase, prompts=own) == "echoed"
+    assert parse('{"critique": "c", "response": "Four."}', prompts=own) == "echoed"
 
 
 def test_own_prompts_take_an_answer_that_shares_a_text_with_an_example(tmp_path: Path) -> None:
     own = open_prompts(write_examples(tmp_path))
 
     def read(phase: Phase, pair: Pair = PAIR, **texts: str) -> object:
-        answer = json.dumps({"critique": "Too easy."} | texts)
-        return parse(answer, phase, pair, structured=True, prompts=own)
+        return parse(json.dumps({"critique": "Too easy."} | texts), phase, pair, prompts=own)
 
-    assert read("instruction", instruction="Add 1 and 4.", response="5") == Proposal(
-        "Too easy.", Pair("Add 1 and 4.", "", "5")
-    )
+    new = Pair("Add 1 and 4.", "", "5")
+    assert read("instruction", instruction="Add 1 and 4.", response="5") == Proposal("Too easy.", new)
     # Texts of two examples are no copy of one, and a critique is no example of a response.
     assert isinstance(read("instruction", instruction="Add 2 and 3.", response="Mars"), Proposal)
     assert isinstance(read("response", response="Too easy."), Proposal)

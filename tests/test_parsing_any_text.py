@@ -84,7 +84,7 @@ def _mutated_answers(draw: st.DrawFn) -> tuple[str, Phase, Pair]:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     answer=_mutated_answers(),
     finish=st.sampled_from(["stop", "length", "content_filter"]),

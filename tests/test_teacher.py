@@ -2,7 +2,8 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -10,69 +11,59 @@ from typing import Any
 import pytest
 
 from reflectune.agents.teacher.engines import Request
-from reflectune.agents.teacher.prompts import SHIPPED, open_prompts
+from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
-from reflectune.state.records import Answer, Pair, Phase, Reflection, Version
+from reflectune.state.records import PHASES, Answer, Pair, Phase, Reflection, Version
+from tests.prompting import write_own
 from tests.teacher_server import (
     Reply,
     answer_text,
     given,
     improve,
-    is_about_instruction,
     is_structured,
     prompt_of,
     serve_teacher,
 )
-from tests.teachers import PROMPTS, ScriptedEngine, ask, ask_one, asked, config, scripted, statuses, well
+from tests.teachers import (
+    PROMPTS,
+    ScriptedEngine,
+    ask,
+    ask_one,
+    asked,
+    config,
+    fail,
+    reflect,
+    scripted,
+    statuses,
+    take_until_error,
+    well,
+)
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
 def test_reflect_makes_a_proposal_of_each_phase() -> None:
+    wanted = [asked(1, "instruction"), asked(2, "response", candidate=3)]
     with serve_teacher() as server:
-        made = ask(
-            config(server.url, concurrency=1), [asked(1, "instruction"), asked(2, "response", candidate=3)]
-        )
-    assert all(call.is_final(1) for call, _ in made)
-    assert [version for _, version in made] == [
-        Version(
-            "sample-1",
-            "version-1",
-            1,
-            "instruction",
-            0,
-            Pair("Say 1. Explain why.", "", "1 And more than that."),
-            made[0][0].id,
-        ),
-        Version(
-            "sample-2",
-            "version-2",
-            1,
-            "response",
-            3,
-            Pair("Say 2.", "", "2 And more than that."),
-            made[1][0].id,
-        ),
-    ]
+        (one, rewritten), (two, improved) = ask(config(server.url, concurrency=1), wanted)
+    assert one.is_final(1)
+    assert two.is_final(1)
+    pair = Pair("Say 1. Explain why.", "", "1 And more than that.")
+    assert rewritten == Version("sample-1", "version-1", 1, "instruction", 0, pair, one.id)
+    pair = Pair("Say 2.", "", "2 And more than that.")
+    assert improved == Version("sample-2", "version-2", 1, "response", 3, pair, two.id)
 
 
 def test_reflect_records_the_whole_call() -> None:
     with serve_teacher() as server:
         call = ask_one(config(server.url, price_in=2.0, price_out=10.0), asked(3, round=2))
-    assert (call.round, call.phase, call.sample_id, call.candidate, call.attempt) == (
-        2,
-        "response",
-        "sample-3",
-        0,
-        1,
-    )
+    place = call.round, call.phase, call.sample_id, call.candidate, call.attempt
+    assert place == (2, "response", "sample-3", 0, 1)
     assert (call.engine, call.model, call.status, call.error) == ("openai", "fake", "ok", None)
-    assert call.finish_reason == "stop"
-    assert call.critique == "Too short."
+    assert (call.finish_reason, call.critique, len(call.prompt_hash)) == ("stop", "Too short.", 32)
     assert json.loads(call.text)["response"] == "3 And more than that."
-    assert len(call.prompt_hash) == 32
     assert call.seconds > 0
     assert call.prompt_tokens
     assert call.completion_tokens
@@ -95,21 +86,6 @@ def test_cost_is_unknown_where_price_or_count_is(
     engine = ScriptedEngine(lambda r: well(r, prompt_tokens=tokens[0], completion_tokens=tokens[1]))
     ((call, _),) = scripted(engine, **prices).reflect([asked()])
     assert call.cost_usd == cost
-
-
-@pytest.mark.alone
-def test_reflect_keeps_the_server_busy() -> None:
-    def slowly(request: dict[str, Any], number: int) -> Reply:
-        return Reply(improve(request, number).text, delay=0.1)
-
-    with serve_teacher(slowly) as server, open_teacher(config(server.url, concurrency=8), 0) as teacher:
-        began = time.monotonic()
-        reflected = list(teacher.reflect(asked(n) for n in range(32)))
-        seconds = time.monotonic() - began
-        assert server.most_at_once == 8
-    assert len(reflected) == 32
-    # One after another takes 3.2 s, eight at once 0.4 s.
-    assert seconds < 1.6
 
 
 def test_reflect_yields_answers_as_they_finish() -> None:
@@ -165,8 +141,7 @@ def test_reflect_asks_no_more_once_it_may_not_and_takes_in_what_is_under_way() -
 @pytest.mark.parametrize("wanted", [True, False])
 def test_reflect_asks_in_the_form_that_is_set_and_can_be(wanted: bool, granted: bool) -> None:
     engine = ScriptedEngine(well, structured=granted)
-    reflected = scripted(engine, structured=wanted).reflect(asked(n) for n in range(3))
-    assert statuses(reflected) == ["ok"] * 3
+    assert statuses(reflect(engine, 3, structured=wanted)) == ["ok"] * 3
     assert engine.schemas() == [wanted and granted] * 3
 
 
@@ -184,24 +159,21 @@ def test_reflect_falls_back_to_tags_and_remembers(concurrency: int, refused: int
     assert {call.attempt for call, _ in reflected} == {1}
 
 
-def test_reflect_keeps_schemas_that_were_granted_once() -> None:
-    def refuse_one(request: Request) -> Answer:
-        if request.schema and request.reflection.pair.response == "1":
-            return Answer(request.id, error="refused-request", message="no")
-        return well(request)
+def refuse_schema_of(pair: str) -> Callable[[Request], Answer]:
+    def answer(request: Request) -> Answer:
+        is_refused = request.schema and request.reflection.pair.response == pair
+        return fail(request, "refused-request") if is_refused else well(request)
 
-    engine = ScriptedEngine(refuse_one, capacity=1)
-    reflected = list(scripted(engine).reflect(asked(n) for n in range(4)))
+    return answer
+
+
+def test_reflect_keeps_schemas_that_were_granted_once() -> None:
+    engine = ScriptedEngine(refuse_schema_of("1"), capacity=1)
+    assert statuses(reflect(engine, 4)) == ["ok"] * 4
     assert engine.schemas() == [True, True, False, True, True]
-    assert statuses(reflected) == ["ok"] * 4
 
 
 def test_reflect_schema_that_is_granted_late_is_granted() -> None:
-    def refuse_first(request: Request) -> Answer:
-        if request.schema and request.reflection.pair.response == "0":
-            return Answer(request.id, error="refused-request", message="no")
-        return well(request)
-
     class Unfair(ScriptedEngine):
         """Leaves the second request for later, until six have been sent."""
 
@@ -210,75 +182,53 @@ def test_reflect_schema_that_is_granted_late_is_granted() -> None:
                 self.waiting.rotate(-1)
             return super().next_answer()
 
-    engine = Unfair(refuse_first, capacity=2)
-    list(scripted(engine).reflect(asked(n) for n in range(8)))
-    forms = engine.schemas()
-    assert forms == [True] * 2 + [False] * 4 + [True] * 3
+    engine = Unfair(refuse_schema_of("0"), capacity=2)
+    reflect(engine, 8)
+    assert engine.schemas() == [True] * 2 + [False] * 4 + [True] * 3
 
 
 def test_reflect_failed_attempt_does_not_end_schemas() -> None:
-    def fail_once(request: Request) -> Answer:
-        return well(request) if len(engine.requests) > 1 else Answer(request.id, error="failed")
-
-    engine = ScriptedEngine(fail_once, capacity=1)
-    list(scripted(engine, retries=1).reflect([asked(0), asked(1)]))
+    engine = ScriptedEngine(lambda r: fail(r) if r.id == "0" else well(r), capacity=1)
+    reflect(engine, 2, retries=1)
     assert engine.schemas() == [True, False, True]
-
-
-OWN_PROMPTS = """
-[task]
-instruction = "Rewrite."
-response = "Improve."
-[pair]
-opening = ""
-instruction = "I: {text}"
-input = "X: {text}"
-response = "R: {text}"
-[structured]
-instruction = 'Both as {"instruction", "response"}.'
-response = 'One as {"response"}.'
-"""
-OWN_TAGGED = '''
-[tagged]
-instruction = """
-<new-instruction-{nonce}></new-instruction-{nonce}>
-<new-response-{nonce}></new-response-{nonce}>"""
-response = "<new-response-{nonce}></new-response-{nonce}>"
-'''
 
 
 @pytest.fixture
 def own_prompts(tmp_path: Path) -> Path:
-    """A prompts file that knows only JSON."""
-    path = tmp_path / "mine.toml"
-    path.write_text(OWN_PROMPTS)
-    return path
+    # It knows only JSON.
+    return write_own(tmp_path, tagged=None)
+
+
+ASKED_IN_OWN_WORDS = (
+    "Improve the response: {} and {0}.\n\nI: Say 2.\nR (NONCE): 2\n"
+    'JSON: {"critique": "...", "response": "a better one"}'
+)
+
+
+def prompt_of_own(request: Mapping[str, Any]) -> str:
+    return re.sub(r"\(\w{8}\)", "(NONCE)", prompt_of(request))
 
 
 def test_reflect_asks_in_the_words_of_own_prompts(own_prompts: Path) -> None:
     reply = Reply('{"critique": "c", "instruction": "New.", "response": "More."}')
     with serve_teacher(lambda request, number: reply) as server:
         settings = config(server.url, prompts=str(own_prompts), concurrency=1)
-        wanted = [asked(1, "instruction"), asked(2, "response")]
-        reflected = ask(settings, wanted)
-        assert [prompt_of(request) for request in server.requests] == [
-            'Rewrite.\n\nI: Say 1.\nR: 1\nBoth as {"instruction", "response"}.',
-            'Improve.\n\nI: Say 2.\nR: 2\nOne as {"response"}.',
-        ]
-        assert all(map(is_structured, server.requests))
-    assert [version and version.pair for _, version in reflected] == [
-        Pair("New.", "", "More."),
-        Pair("Say 2.", "", "More."),
-    ]
-
-
-def test_reflect_asks_for_tagged_text_in_the_words_of_own_prompts(own_prompts: Path) -> None:
-    own_prompts.write_text(OWN_PROMPTS + OWN_TAGGED)
-    with serve_teacher(lambda request, number: Reply("nonsense")) as server:
-        ask(config(server.url, prompts=str(own_prompts), retries=1), [asked(2)])
+        (_, rewritten), (_, improved) = ask(settings, [asked(1, "instruction"), asked(2, "response")])
         first, second = server.requests
-    assert prompt_of(first).endswith('R: 2\nOne as {"response"}.')
-    assert re.search(r"R: 2\n<new-response-(\w{8})></new-response-\1>$", prompt_of(second))
+    assert prompt_of_own(first).startswith("Rewrite {it}.\n\nI: Say 1.\nR (NONCE): 1\nJSON: ")
+    assert prompt_of_own(second) == ASKED_IN_OWN_WORDS
+    assert is_structured(first)
+    assert rewritten
+    assert improved
+    assert (rewritten.pair, improved.pair) == (Pair("New.", "", "More."), Pair("Say 2.", "", "More."))
+
+
+def test_reflect_asks_for_tagged_text_in_the_words_of_own_prompts(tmp_path: Path) -> None:
+    with serve_teacher(lambda request, number: Reply("nonsense")) as server:
+        ask(config(server.url, prompts=str(write_own(tmp_path)), retries=1), [asked(2)])
+        first, second = server.requests
+    assert prompt_of_own(first) == ASKED_IN_OWN_WORDS
+    assert re.search(r"R \((\w{8})\): 2\n<new-response-\1>a better one</new-response-\1>$", prompt_of(second))
     assert [is_structured(first), is_structured(second)] == [True, False]
 
 
@@ -290,8 +240,8 @@ def test_reflect_by_prompts_without_tags_asks_for_json_in_every_attempt(
     engine = ScriptedEngine(lambda request: Answer(request.id, "nonsense"), structured=granted)
     settings = config(structured=wanted, retries=2)
     list(Teacher(engine, open_prompts(own_prompts), settings, 0).reflect([asked(2)]))
-    contents = [request.messages[0]["content"] for request in engine.requests]
-    assert contents == ['Improve.\n\nI: Say 2.\nR: 2\nOne as {"response"}.'] * 3
+    for request in engine.requests:
+        assert prompt_of_own({"messages": request.messages}) == ASKED_IN_OWN_WORDS
     assert engine.schemas() == [granted and wanted] * 3
 
 
@@ -303,19 +253,10 @@ def test_reflect_by_prompts_without_tags_does_without_schemas_that_are_refused(o
         settings = config(server.url, prompts=str(own_prompts), concurrency=1, retries=1)
         reflected = ask(settings, [asked(1), asked(2)])
         assert [is_structured(request) for request in server.requests] == [True] + [False] * 4
-        assert all('One as {"response"}.' in prompt_of(request) for request in server.requests)
+        assert all("JSON: " in prompt_of(request) for request in server.requests)
     assert [(call.sample_id, call.attempt, call.status) for call, _ in reflected] == [
         (f"sample-{number}", attempt, "unparsable") for number in (1, 2) for attempt in (1, 2)
     ]
-
-
-def test_prompts_of_an_own_copy_make_the_same_calls(tmp_path: Path) -> None:
-    copy = tmp_path / "copy.toml"
-    copy.write_bytes(SHIPPED.read_bytes())
-    with serve_teacher() as server:
-        shipped = ask_one(config(server.url))
-        copied = ask_one(config(server.url, prompts=str(copy)))
-    assert shipped.prompt_hash == copied.prompt_hash
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -325,17 +266,16 @@ def test_reflect_refused_pair_fails_alone(status: int) -> None:
 
     with serve_teacher(poisoned) as server:
         reflected = ask(config(server.url, concurrency=2, retries=3), 10)
-        asked_for = Counter(given(request, "response") for request in server.requests)
+        requests = [
+            is_structured(request) for request in server.requests if given(request, "response") == "0"
+        ]
+        assert requests == [True, False]  # never again
         assert sum(map(is_structured, server.requests)) == 10
-    by_sample = {call.sample_id: (call, version) for call, version in reflected}
-    assert len(reflected) == len(by_sample) == 10
-    refused, version = by_sample.pop("sample-0")
-    assert refused.status == "refused"
+    by_sample = {call.sample_id: call for call, _ in reflected}
+    refused = by_sample.pop("sample-0")
+    assert (refused.status, refused.is_final(4)) == ("refused", True)
     assert f"status {status}" in (refused.error or "")
-    assert version is None
-    assert refused.is_final(4)
-    assert asked_for["0"] == 2  # once with a schema, once without, never again
-    assert all(version for _, version in by_sample.values())
+    assert [call.status for call in by_sample.values()] == ["ok"] * 9
 
 
 def test_reflect_retries_are_bounded() -> None:
@@ -351,23 +291,25 @@ def test_reflect_retries_are_bounded() -> None:
     assert {call.critique for call in calls} == {None}
 
 
-@pytest.mark.parametrize("bad", ["declined", "placeholder", "echoed", "repetition", "unparsable"])
+@pytest.mark.parametrize(
+    "bad", ["declined", "placeholder", "echoed", "repetition", "unparsable", "unchanged"]
+)
 def test_reflect_asks_again_after_every_answer_of_no_use(bad: str) -> None:
     def at_first_bad(request: dict[str, Any], number: int) -> Reply:
-        echo = answer_text(request, response=prompt_of(request))
-        texts = {
+        text = {
             "declined": "I cannot help with that.",
-            "echoed": echo,
+            "placeholder": answer_text(request, response="TODO"),
+            "echoed": answer_text(request, response=prompt_of(request)),
             "repetition": "no " * 200,
             "unparsable": "hm",
-        }
-        text = texts.get(bad, answer_text(request, response="TODO"))
+            "unchanged": answer_text(request, response="0"),
+        }[bad]
         return Reply(text) if number == 0 else improve(request, number)
 
     with serve_teacher(at_first_bad) as server:
         (failed, none), (made, version) = ask(config(server.url, retries=1), 1)
         first, second = server.requests
-    assert (failed.status, failed.is_final(2), none) == (bad, False, None)
+    assert (failed.status, failed.is_final(2), failed.critique, none) == (bad, False, None, None)
     assert (made.status, made.attempt, made.is_final(2)) == ("ok", 2, True)
     assert version
     assert first["seed"] != second["seed"]
@@ -384,48 +326,20 @@ def test_reflect_goes_on_by_the_attempts_that_were_made() -> None:
     assert [(call.sample_id, call.attempt) for call, _ in resumed] == [("sample-0", 2), ("sample-0", 3)]
 
 
-@pytest.mark.parametrize(
-    ("reply", "status", "error"),
-    [
-        (Reply("nonsense"), "unparsable", None),
-        (Reply(""), "unparsable", None),
-        (Reply('{"critique": "c", "response": "0"}'), "unchanged", None),
-        (Reply('{"critique": "c", "resp', finish_reason="length"), "cut", None),
-        (Reply("I'm sorry, but I can't assist with that."), "declined", None),
-        (Reply('{"critique": "c", "response": "..."}'), "placeholder", None),
-        (Reply("Well, yes" + " yes" * 100), "repetition", None),
-        (Reply('{"critique": "c", "response": "' + "1" * 300, finish_reason="length"), "repetition", None),
-        (Reply(None), "unparsable", None),
-        (Reply(status=400), "refused", "status 400"),
-        (Reply(status=500), "error", "status 500"),
-        (Reply(body="<html>garbage"), "error", "not a chat completion"),
-        (Reply(body='{"choices": []}'), "error", "not a chat completion"),
-    ],
-)
-def test_reflect_failure_has_a_status_and_no_proposal(reply: Reply, status: str, error: str | None) -> None:
-    with serve_teacher(lambda request, number: reply) as server:
-        call = ask_one(config(server.url))
-    assert call.is_final(1)
-    assert call.status == status
-    assert call.critique is None
-    assert call.error is None if error is None else error in (call.error or "")
-
-
-@pytest.mark.parametrize("phase", ["instruction", "response"])
-def test_reflect_survives_texts_that_cannot_be_stored(phase: Phase) -> None:
+@pytest.mark.parametrize("structured", [True, False])
+@pytest.mark.parametrize("phase", PHASES)
+def test_reflect_survives_texts_that_cannot_be_stored(phase: Phase, structured: bool) -> None:
     def dirty(request: dict[str, Any], number: int) -> Reply:
         # The completion's own JSON escapes reach the client as a lone surrogate and a NUL.
         return Reply(answer_text(request, instruction="a\ud800", response="b\x00", critique="c\ud800"))
 
     with serve_teacher(dirty) as server:
-        for structured in (True, False):
-            settings = config(server.url, structured=structured)
-            ((call, version),) = ask(settings, [asked(0, phase)])
-            assert version
-            assert version.pair.response == "b\ufffd"
-            assert call.critique == "c\ufffd"
-            call.text.encode("utf-8")
-            assert "\x00" not in call.text
+        ((call, version),) = ask(config(server.url, structured=structured), [asked(0, phase)])
+    assert version
+    assert version.pair.response == "b\ufffd"
+    assert call.critique == "c\ufffd"
+    call.text.encode("utf-8")
+    assert "\x00" not in call.text
 
 
 def test_reflect_unreachable_server_is_a_teacher_error() -> None:
@@ -438,65 +352,41 @@ def test_reflect_unreachable_server_is_a_teacher_error() -> None:
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404])
-def test_reflect_rejected_key_or_model_is_a_teacher_error(status: int) -> None:
-    with (
-        serve_teacher(lambda request, number: Reply(status=status)) as server,
-        pytest.raises(TeacherError, match=rf"teacher fake at {server.url}: .*status {status}; check "),
-    ):
-        ask(config(server.url), 100)
-
-
-def test_reflect_wrong_address_is_a_teacher_error() -> None:
-    with serve_teacher() as server, pytest.raises(TeacherError, match=r"check teacher\.base_url"):
-        ask(config(f"{server.url}/wrong"), [asked(0)])
-
-
 @pytest.mark.parametrize("status", [400, 500])
 def test_reflect_teacher_that_answers_nothing_marks_no_pair(status: int) -> None:
-    yielded = []
     with (
         serve_teacher(lambda request, number: Reply(status=status)) as server,
         open_teacher(config(server.url, concurrency=2), 0) as teacher,
-        pytest.raises(TeacherError, match="9 calls in a row failed"),
     ):
-        yielded.extend(teacher.reflect(asked(n) for n in range(1000)))
+        reflected = teacher.reflect(asked(n) for n in range(1000))
+        assert take_until_error("9 calls in a row failed", reflected) == []
     assert len(server.requests) < 50
-    assert yielded == []
 
 
 def test_reflect_teacher_that_says_nothing_is_paid_and_given_up() -> None:
     engine = ScriptedEngine(lambda request: well(request, text=" ", prompt_tokens=5, completion_tokens=0))
-    yielded = []
     message = "9 calls in a row failed: no text in the answer, finish reason stop; once mended"
-    with pytest.raises(TeacherError, match=message):
-        yielded.extend(scripted(engine).reflect(asked(n) for n in range(1000)))
+    yielded = take_until_error(message, scripted(engine).reflect(asked(n) for n in range(1000)))
     assert statuses(yielded) == ["unparsable"] * len(engine.requests)  # what was under way too
     assert len(engine.requests) == 9 + 3
 
 
 def test_reflect_yields_a_paid_answer_with_the_attempts_before_it() -> None:
     def answer(request: Request) -> Answer:
-        paid = [n for n, sent in enumerate(engine.requests) if sent.reflection.pair.response == "1"]
-        if request.reflection.pair.response == "1" and len(paid) == 2:
-            return well(request, text="", prompt_tokens=5, completion_tokens=0)
-        return Answer(request.id, error="failed")
+        is_paid = request.reflection.pair.response == "1" and request.reflection.attempts == 1
+        return well(request, text="", prompt_tokens=5, completion_tokens=0) if is_paid else fail(request)
 
-    engine = ScriptedEngine(answer, capacity=2)
-    yielded = []
-    with pytest.raises(TeacherError, match="17 calls in a row failed"):
-        yielded.extend(scripted(engine, retries=1).reflect(asked(n) for n in range(99)))
-    assert [(call.sample_id, call.attempt, call.status) for call, _ in yielded] == [
-        ("sample-1", 1, "error"),
-        ("sample-1", 2, "unparsable"),
-    ]
+    teacher = scripted(ScriptedEngine(answer, capacity=2), retries=1)
+    yielded = take_until_error("17 calls in a row failed", teacher.reflect(asked(n) for n in range(99)))
+    made = [(call.sample_id, call.attempt, call.status) for call, _ in yielded]
+    assert made == [("sample-1", 1, "error"), ("sample-1", 2, "unparsable")]
 
 
 @pytest.mark.parametrize("error", ["failed", "unavailable"])
 def test_reflect_goes_on_where_what_was_under_way_is_answered(error: Any) -> None:
     def answer(request: Request) -> Answer:
-        fails = int(request.id) < 8 if error == "failed" else int(request.id) < 3
-        return Answer(request.id, error=error) if fails or int(request.id) == 8 else well(request)
+        first = 8 if error == "failed" else 3
+        return fail(request, error) if int(request.id) < first or request.id == "8" else well(request)
 
     class Unfair(ScriptedEngine):
         """Hands over the last request's answer first."""
@@ -504,112 +394,62 @@ def test_reflect_goes_on_where_what_was_under_way_is_answered(error: Any) -> Non
         def next_answer(self) -> Answer:
             return self.answer(self.waiting.popleft() if len(self.requests) < 9 else self.waiting.pop())
 
-    engine = Unfair(answer, capacity=4)
-    reflected = list(scripted(engine).reflect(asked(n) for n in range(20)))
-    assert Counter(statuses(reflected))["ok"] >= 11
+    assert Counter(statuses(reflect(Unfair(answer, capacity=4), 20)))["ok"] >= 11
 
 
 def test_reflect_takes_no_answer_of_the_cache_for_a_sign_of_life() -> None:
     def every_other(request: Request) -> Answer:
-        is_kept = int(request.id) % 2 == 0
-        return well(request, cached=True) if is_kept else Answer(request.id, error="failed")
+        return well(request, cached=True) if int(request.id) % 2 == 0 else fail(request)
 
-    yielded = []
-    teacher = scripted(ScriptedEngine(every_other))
-    with pytest.raises(TeacherError, match="9 calls in a row failed"):
-        yielded.extend(teacher.reflect(asked(n) for n in range(1000)))
-    assert set(statuses(yielded)) == {"ok"}
+    reflected = scripted(ScriptedEngine(every_other)).reflect(asked(n) for n in range(1000))
+    assert set(statuses(take_until_error("9 calls in a row failed", reflected))) == {"ok"}
     silent = ScriptedEngine(lambda request: well(request, text="", cached=True))
-    assert len(list(scripted(silent).reflect(asked(n) for n in range(99)))) == 99
+    assert len(reflect(silent, 99)) == 99
 
 
 def test_reflect_takes_in_what_was_sent_before_a_fatal_status() -> None:
     def turn_away_the_tenth(request: dict[str, Any], number: int) -> Reply:
-        if number == 9:
-            return Reply(status=402)
-        return Reply(improve(request, number).text, delay=0.3)
+        return Reply(status=402) if number == 9 else replace(improve(request, number), delay=0.3)
 
-    yielded = []
     with (
         serve_teacher(turn_away_the_tenth) as server,
         open_teacher(config(server.url, concurrency=16, retries=2), 0) as teacher,
     ):
-        with pytest.raises(TeacherError, match=r"status 402; check the account's credit"):
-            yielded.extend(teacher.reflect(asked(n) for n in range(100)))
-        with pytest.raises(TeacherError, match="status 402"):
-            list(teacher.reflect([asked(200)]))
+        reflected = teacher.reflect(asked(n) for n in range(100))
+        yielded = take_until_error("status 402; check the account's credit", reflected)
+        assert take_until_error("status 402", teacher.reflect([asked(200)])) == []
         assert len(server.requests) == 16
     assert statuses(yielded) == ["ok"] * 15
 
 
 def test_reflect_failures_before_the_first_answer_are_kept() -> None:
-    def fail_first(request: Request) -> Answer:
-        return (
-            Answer(request.id, error="failed") if request.reflection.pair.response in "012" else well(request)
-        )
-
-    reflected = list(scripted(ScriptedEngine(fail_first)).reflect(asked(n) for n in range(6)))
-    assert statuses(reflected) == ["error"] * 3 + ["ok"] * 3
+    engine = ScriptedEngine(lambda r: fail(r) if r.reflection.pair.response in "012" else well(r))
+    assert statuses(reflect(engine, 6)) == ["error"] * 3 + ["ok"] * 3
 
 
 def test_reflect_asks_again_what_nobody_took() -> None:
-    busy = iter([True, False, True, True])
-
-    def sometimes_busy(request: Request) -> Answer:
-        if next(busy, False):
-            return Answer(request.id, error="unavailable", message="busy")
-        return well(request)
-
-    engine = ScriptedEngine(sometimes_busy)
-    reflected = list(scripted(engine).reflect(asked(n) for n in range(6)))
+    engine = ScriptedEngine(lambda r: fail(r, "unavailable", "busy") if r.id in "023" else well(r))
+    reflected = reflect(engine, 6)
     assert statuses(reflected) == ["ok"] * 6
     assert {call.attempt for call, _ in reflected} == {1}
     assert len(engine.requests) == 9
 
 
 def test_reflect_bears_any_number_of_short_outages() -> None:
-    def two_of_three_times_busy(request: Request) -> Answer:
-        return well(request) if next(turns) == 3 else Answer(request.id, error="unavailable")
-
     turns = cycle((1, 2, 3))
-    engine = ScriptedEngine(two_of_three_times_busy, capacity=4)
-    reflected = list(scripted(engine, retries=2).reflect(asked(n) for n in range(20)))
-    assert statuses(reflected) == ["ok"] * 20
+    engine = ScriptedEngine(lambda r: well(r) if next(turns) == 3 else fail(r, "unavailable"))
+    assert statuses(reflect(engine, 20, retries=2)) == ["ok"] * 20
 
 
-@pytest.mark.parametrize(("answered", "turned_away"), [(0, 4), (1, 12)])
-def test_reflect_bears_a_server_that_has_answered_for_longer(answered: int, turned_away: int) -> None:
-    engine = ScriptedEngine(
-        lambda r: well(r) if int(r.id) < answered else Answer(r.id, error="unavailable"), capacity=4
-    )
-    teacher = scripted(engine, retries=2)
-    with pytest.raises(TeacherError, match="cannot be reached"):
-        list(teacher.reflect(asked(n) for n in range(100)))
+@pytest.mark.parametrize(("answered", "retries", "turned_away"), [(0, 2, 4), (1, 2, 12), (5, 0, 4)])
+def test_reflect_bears_a_server_that_has_answered_for_longer(
+    answered: int, retries: int, turned_away: int
+) -> None:
+    engine = ScriptedEngine(lambda r: well(r) if int(r.id) < answered else fail(r, "unavailable", "gone"))
+    reflected = scripted(engine, retries=retries).reflect(asked(n) for n in range(100))
+    message = "cannot be reached: gone; once mended, resume the run"
+    assert statuses(take_until_error(message, reflected)) == ["ok"] * answered
     assert len(engine.requests) == answered + turned_away + 3  # the last under way are taken in
-
-
-def test_reflect_server_that_dies_leaves_the_rest_unasked() -> None:
-    answers = 0
-
-    def die_after_five(request: Request) -> Answer:
-        nonlocal answers
-        answers += 1
-        return well(request) if answers <= 5 else Answer(request.id, error="unavailable", message="gone")
-
-    yielded: list[Reflected] = []
-    teacher = scripted(ScriptedEngine(die_after_five))
-    with pytest.raises(TeacherError, match="cannot be reached: gone; once mended, resume the run"):
-        yielded.extend(teacher.reflect(asked(n) for n in range(100)))
-    assert statuses(yielded) == ["ok"] * 5
-
-
-def test_reflect_busy_server_is_asked_again() -> None:
-    def busy_once(request: dict[str, Any], number: int) -> Reply:
-        return Reply(status=429, headers={"Retry-After": "0"}) if number == 0 else improve(request, number)
-
-    with serve_teacher(busy_once) as server:
-        call = ask_one(config(server.url, retries=1))
-    assert (call.status, call.attempt) == ("ok", 1)
 
 
 def test_seeds_follow_from_the_place_of_a_call() -> None:
@@ -625,42 +465,23 @@ def test_seeds_follow_from_the_place_of_a_call() -> None:
     assert all(0 <= seed < 2**31 for seed in first)
 
 
-def test_prompts_of_a_server_test_tell_their_phase() -> None:
-    with serve_teacher() as server:
-        for structured in (True, False):
-            settings = config(server.url, structured=structured, concurrency=1)
-            ask(settings, [asked(0, "instruction"), asked(0, "response")])
-        assert [is_about_instruction(request) for request in server.requests] == [True, False] * 2
-
-
-def test_close_closes_the_engine() -> None:
-    engine = ScriptedEngine(well)
-    with scripted(engine):
-        assert not engine.closed
-    assert engine.closed
-
-
 def test_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "sk-very-secret-0123456789"
     monkeypatch.setenv("SOME_KEY", key)
 
     def quote_the_key(request: dict[str, Any], number: int) -> Reply:
         body = json.dumps({"error": {"message": f"Bearer {key} may not do this"}})
-        return Reply(status=401 if number else 500, body=body)
+        return [Reply(body=f'"{key}'), Reply(status=500, body=body), Reply(status=401, body=body)][number]
 
-    settings = {"api_key_env": "SOME_KEY", "concurrency": 1}
-    with serve_teacher(quote_the_key) as server, open_teacher(config(server.url, **settings), 0) as teacher:
-        ((failed, _),) = teacher.reflect([asked(0)])
-        with pytest.raises(TeacherError) as caught:
-            list(teacher.reflect([asked(0)]))
-        assert server.keys == [f"Bearer {key}"] * 2
+    settings = config(api_key_env="SOME_KEY", concurrency=1)
+    with serve_teacher(quote_the_key) as server:
+        settings = settings.model_copy(update={"base_url": server.url})
+        unparsable, failed = ask_one(settings), ask_one(settings)
+        with pytest.raises(TeacherError, match=r"Bearer \[key\] may not") as caught:
+            ask_one(settings)
+        assert server.keys == [f"Bearer {key}"] * 3
     assert "Bearer [key] may not" in (failed.error or "")
-    assert "Bearer [key] may not" in str(caught.value)
-    assert key not in repr(failed)
-    assert key not in repr(caught.value)
-    with serve_teacher(lambda request, number: Reply(body=f'"{key}')) as server:
-        failed = ask_one(config(server.url, **settings))
-    assert key not in repr(failed)
+    assert key not in repr((unparsable, failed, caught.value))
 
 
 def test_no_key_is_sent_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -672,15 +493,14 @@ def test_no_key_is_sent_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_check_teacher_wants_the_key_to_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(api_key_env="SOME_KEY")
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    for use in (check_teacher, lambda config: open_teacher(config, 0)):
+        with pytest.raises(ConfigError, match="SOME_KEY is not set"):
+            use(settings)
     for value in ("", "  ", "kéy", "two\nlines"):
         monkeypatch.setenv("SOME_KEY", value)
         with pytest.raises(ConfigError, match="SOME_KEY"):
             check_teacher(settings)
-    monkeypatch.delenv("SOME_KEY")
-    with pytest.raises(ConfigError, match="SOME_KEY is not set"):
-        check_teacher(settings)
-    with pytest.raises(ConfigError, match="SOME_KEY is not set"):
-        open_teacher(settings, 0)
     monkeypatch.setenv("SOME_KEY", "sk-1")
     check_teacher(settings)
     check_teacher(config())
@@ -689,7 +509,7 @@ def test_check_teacher_wants_the_key_to_be_set(monkeypatch: pytest.MonkeyPatch) 
 def test_check_teacher_wants_prompts_that_can_be_used(own_prompts: Path) -> None:
     settings = config(prompts=str(own_prompts))
     check_teacher(settings)
-    own_prompts.write_text(OWN_PROMPTS.replace("X: {text}", "X"))
+    own_prompts.write_text(own_prompts.read_text().replace("X: {text}", "X"))
     for use in (check_teacher, lambda config: open_teacher(config, 0)):
         with pytest.raises(ConfigError, match=r"mine\.toml: \[pair\]\.input must hold \{text\}"):
             use(settings)
@@ -705,45 +525,41 @@ def test_check_teacher_wants_a_recording(tmp_path: Path) -> None:
     settings = TeacherConfig(engine="recorded", path=str(path))
     with pytest.raises(ConfigError, match="no such file"):
         check_teacher(settings)
-    good = {"phase": "response", "instruction": "i", "input": "", "new_response": "r"}
-    path.write_text(json.dumps(good) + "\n\n" + "{broken\n")
-    with pytest.raises(ConfigError, match=r"recorded\.jsonl, line 3: not valid JSON"):
-        check_teacher(settings)
-    path.write_text(json.dumps(good))
+    path.write_text('{"phase": "response", "instruction": "i", "input": "", "new_response": "r"}\n\n')
     check_teacher(settings)
 
 
 def test_check_teacher_wants_a_model_folder(tmp_path: Path) -> None:
-    settings = TeacherConfig(engine="transformers", model=str(tmp_path / "model"))
-    with pytest.raises(ConfigError, match="no such model folder"):
-        check_teacher(settings)
-    (tmp_path / "model").mkdir()
-    with pytest.raises(ConfigError, match=r"no config\.json"):
-        check_teacher(settings)
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match="weights"):
-        check_teacher(settings)
-    (tmp_path / "model" / "model.safetensors").write_text("")
+    folder = tmp_path / "model"
+    settings = TeacherConfig(engine="transformers", model=str(folder))
+    for name, message in (
+        (None, "no such model folder"),
+        ("config.json", r"no config\.json"),
+        ("tokenizer.json", r"no tokenizer\.json"),
+        ("model.safetensors", "weights"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_teacher(settings)
+        folder.mkdir(exist_ok=True)
+        if name:
+            (folder / name).touch()
     check_teacher(settings)
     check_teacher(TeacherConfig(engine="transformers", model="organisation/name"))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the shared data in {SHARED}")
-def test_recorded_teacher_answers_every_shared_pair() -> None:
+@pytest.mark.parametrize("round", [1, 2])
+def test_recorded_teacher_answers_every_shared_pair(round: int) -> None:
     settings = TeacherConfig(engine="recorded", path=str(SHARED / "data" / "recorded-teacher.jsonl"))
     records = json.loads((SHARED / "data" / "recycle-800.json").read_text(encoding="utf-8"))
     pairs = [Pair(record["instruction"], record["input"], record["output"]) for record in records]
-    for round in (1, 2):
-        found = ask(settings, [asked(n, pair=pair, round=round) for n, pair in enumerate(pairs)])
-        # A few of the given responses are what the stronger models said too.
-        assert Counter(statuses(found)).keys() <= {"ok", "unchanged"}
-        proposals = {call.sample_id: version for call, version in found}
-        assert len(proposals) == 797
-        assert sum(proposal is not None for proposal in proposals.values()) > 780
-        given_pairs = {f"sample-{n}": pair for n, pair in enumerate(pairs)}
-        for _, version in found:
-            assert version is None or version.pair.instruction == given_pairs[version.sample_id].instruction
+    found = ask(settings, [asked(n, pair=pair, round=round) for n, pair in enumerate(pairs)])
+    assert len(found) == 797
+    # A few of the given responses are what the stronger models said too.
+    assert Counter(statuses(found)).keys() <= {"ok", "unchanged"}
+    assert Counter(statuses(found))["ok"] > 780
+    for call, version in found:
+        given_pair = pairs[int(call.sample_id.removeprefix("sample-"))]
+        assert version is None or version.pair.instruction == given_pair.instruction
     call = ask_one(settings, asked(0, "instruction", pair=pairs[0]))
-    assert call.status == "no-entry"
-    assert call.is_final(9)
+    assert (call.status, call.is_final(9)) == ("no-entry", True)

@@ -117,12 +117,6 @@ def await_end(pid: int) -> None:
         time.sleep(0.01)
 
 
-def test_requests_are_under_way_together(engine: VllmEngine, tmp_path: Path) -> None:
-    answers = ask(engine, *"abcdefgh")
-    assert {answer.text for answer in answers.values()} == {f"{letter}: 8" for letter in "abcdefgh"}
-    assert len(starts(tmp_path)) == 1
-
-
 def test_what_a_dead_process_left_is_asked_again_together(
     engine: VllmEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,19 +229,6 @@ def test_vllm_is_told_what_the_config_says() -> None:
     }
 
 
-def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match=r"^teacher fake: vLLM: OSError: no such model; what it printed"):
-        open_engine(monkeypatch, tmp_path, serve_nobody)
-    assert children() == []
-    assert len(list(tmp_path.glob("*.log"))) == 1
-    assert len(list(tmp_path.glob("reflectune-vllm-*.failed.log"))) == 1
-
-
-def test_a_process_that_falls_at_its_start_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="its process ended with exit code 7"):
-        open_engine(monkeypatch, tmp_path, serve_and_fall)
-
-
 def test_close_ends_the_process_and_leaves_nothing(engine: VllmEngine, tmp_path: Path) -> None:
     ask(engine, "a")
     (process,) = children()
@@ -255,6 +236,23 @@ def test_close_ends_the_process_and_leaves_nothing(engine: VllmEngine, tmp_path:
     assert not process.is_running()
     engine.close()
     assert not list(tmp_path.glob("*.log"))
+
+
+@pytest.mark.parametrize(
+    ("serve", "message"),
+    [
+        (serve_nobody, r"^teacher fake: vLLM: OSError: no such model; what it printed"),
+        (serve_and_fall, "its process ended with exit code 7"),
+    ],
+)
+def test_a_process_that_cannot_start_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serve: object, message: str
+) -> None:
+    with pytest.raises(TeacherError, match=message):
+        open_engine(monkeypatch, tmp_path, serve)
+    assert children() == []
+    (log,) = tmp_path.glob("*.log")
+    assert log.match("reflectune-vllm-*.failed.log")
 
 
 @pytest.mark.alone

@@ -6,20 +6,15 @@ Tags carry a nonce, which data cannot fake. Nothing here knows prompts, or wheth
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from reflectune.state.records import Phase
 
 __all__ = [
-    "FIELDS",
-    "answer_schema",
-    "clean_text",
-    "find_json",
-    "find_members",
-    "find_tags",
-    "join_spaces",
+    "FIELDS", "answer_schema", "clean_text", "find_json", "find_members", "find_tags", "join_spaces",
     "read_json",
-]
+]  # fmt: skip
 
 # What an answer holds besides the critique: key of the JSON form -> tag of the tagged form.
 FIELDS: dict[str, dict[str, str]] = {
@@ -99,14 +94,12 @@ def read_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
 
 def _read_object(source: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """The answer that a JSON object is; none where it is not one."""
-    keys = ("critique", *fields)
-    try:
+    with suppress(ValueError):
         value = json.loads(source, strict=False)  # models leave line breaks in strings
-    except ValueError:
-        return []
-    if not all(isinstance(value.get(key), str) for key in keys):
-        return []
-    return [{key: clean_text(value[key]).strip() for key in keys}]
+        texts = {key: value.get(key) for key in ("critique", *fields)}
+        if all(isinstance(text, str) for text in texts.values()):
+            return [{key: clean_text(text).strip() for key, text in texts.items()}]
+    return []
 
 
 def find_members(text: str) -> set[tuple[str, str]]:
@@ -117,10 +110,8 @@ def find_members(text: str) -> set[tuple[str, str]]:
     found = set()
     for source in (text, _ESCAPES.sub(_unescape, text)):
         for match in _MEMBER.finditer(source):
-            try:
+            with suppress(ValueError):
                 found.add((match[1], join_spaces(clean_text(json.loads(match[2], strict=False)))))
-            except ValueError:
-                continue
     return found
 
 

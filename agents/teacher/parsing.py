@@ -6,7 +6,7 @@ answer. Whatever a teacher writes, parsing never raises, and never lets words of
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -52,14 +52,13 @@ def parse_answer(
     nonce: str,
     finish_reason: str | None = None,
 ) -> Proposal | ParseFailure:
-    """Read a teacher's answer about a pair.
+    """Read a teacher's answer about a pair: the proposal, or the first fault that is found.
 
     The last complete answer between tags counts, or else the last in JSON; code fences, prose and
     earlier drafts around it do not, nor does a thought that the text opens with. Where tags were asked
     for, JSON counts only as the whole text, code fence aside. A JSON object is no answer where it
     shares the instruction or response with JSON written in the pair, spacing aside: the teacher quotes
-    it. What stands in the given pair already is no fault of the answer: a text of it that is a
-    stand-in, its response that refuses, a text that ends in a loop.
+    it. What stands in the given pair already is no fault of the answer.
 
     Args:
         prompts: the words that asked.
@@ -70,15 +69,6 @@ def parse_answer(
         nonce: the one its prompt was built with.
         finish_reason: "length" where the answer hit the token limit, "refusal" or "content_filter"
             where the server says that it is none.
-
-    Returns:
-        The proposal; or the first of these that holds. Of an answer that hit the limit: "repetition"
-        where it ends in a loop, else "cut". "declined" where the server says so. Of an answer in one
-        of the forms: "unparsable" with an empty text ("declined" where the critique refuses);
-        "unchanged" with the given texts; "echoed" with the prompt's own words; "placeholder",
-        "declined" or "repetition" with a text that is a stand-in, a refusal, or ends in a loop. Of any
-        other text: "declined" where it refuses, "repetition" where it ends in a loop, "echoed" where
-        all its long lines are the prompt's, else "unparsable", as is a thought without an end.
     """
     return _Parser(prompts, phase, pair, structured, nonce).parse(text, finish_reason)
 
@@ -103,12 +93,12 @@ class _Parser:
         found = self._find(text)
         if found is None:
             return self._name_formless(text)
-        critique = found["critique"]
-        if fault := self._find_fault(critique, {key: found[key] for key in FIELDS[self.phase]}):
+        proposed = {key: found[key] for key in FIELDS[self.phase]}
+        if fault := self._find_fault(found["critique"], proposed):
             return fault
-        if self.phase == "instruction":
-            return Proposal(critique, Pair(found["instruction"], "", found["response"]))
-        return Proposal(critique, Pair(self.pair.instruction, self.pair.input, found["response"]))
+        # A new instruction takes the input in.
+        input = "" if self.phase == "instruction" else self.pair.input
+        return Proposal(found["critique"], replace(self.pair, input=input, **proposed))
 
     def _find(self, text: str) -> dict[str, str] | None:
         """The texts of the answer that counts; None where a text holds none."""
@@ -147,9 +137,7 @@ class _Parser:
             return "declined"
         if _has_run_away(text, self.pair.response):
             return "repetition"
-        shown = "\n".join(
-            _condense(self._prompt(self.pair, structured=structured)) for structured in (True, False)
-        )
+        shown = "\n".join(_condense(self._prompt(self.pair, structured=form)) for form in (True, False))
         lines = {line.strip() for line in text.splitlines()}
         long = {_condense(line) for line in lines if len(line) >= _TELLTALE_LENGTH}
         if all(line in shown for line in long) and self._hold_words([text]):
@@ -157,14 +145,12 @@ class _Parser:
         return "unparsable"
 
     def _are_echoed(self, proposed: tuple[str, ...]) -> bool:
-        """Whether proposed texts repeat the prompt.
+        """Whether proposed texts hold the prompt's nonce or words, or all are those of one example in it.
 
-        That is: one of them holds its nonce or a run of its words that is not the pair's own, or they all
-        are those of one example answer in it. A text that merely equals one in an example may be honest.
+        A text that merely equals one in an example may be honest.
         """
-        if proposed in self._examples():
-            return True
-        return any(self.nonce in text for text in proposed) or self._hold_words(proposed)
+        has_nonce = any(self.nonce in text for text in proposed)
+        return has_nonce or proposed in self._examples() or self._hold_words(proposed)
 
     def _examples(self) -> set[tuple[str, ...]]:
         """The proposed texts of every answer that stands in the words of a prompt, for a model to copy."""
@@ -183,22 +169,18 @@ class _Parser:
         case, punctuation around words and line breaks do not matter.
         """
         sections = self.prompts.texts.values()
-        words, signs = _runs_of(tuple(text for section in sections for text in section.values()))
-        held_words = words.intersection(run for text in texts for run in _word_runs(text))
-        held_signs = signs and signs.intersection(run for text in texts for run in _sign_runs(text))
-        for own in (self.pair.instruction, self.pair.input, self.pair.response):
-            if held_words:
-                held_words = held_words.difference(_word_runs(own))
-            if held_signs:
-                held_signs = held_signs.difference(_sign_runs(own))
-        return bool(held_words or held_signs)
+        shipped = _runs_of(tuple(text for section in sections for text in section.values()))
+        own = (self.pair.instruction, self.pair.input, self.pair.response)
+        for known, runs_in in zip(shipped, (_word_runs, _sign_runs), strict=True):
+            held = known and known.intersection(run for text in texts for run in runs_in(text))
+            if held and held.difference(run for text in own for run in runs_in(text)):
+                return True
+        return False
 
     def _quotable(self) -> set[tuple[str, str]]:
         """Keys and texts of the JSON that the prompt holds by its pair alone."""
-        shown, empty = (
-            find_members(self._prompt(pair, structured=self.structured))
-            for pair in (self.pair, Pair("", "", ""))
-        )
+        prompts = (self._prompt(pair, structured=self.structured) for pair in (self.pair, Pair("", "", "")))
+        shown, empty = map(find_members, prompts)
         return shown - empty
 
     def _prompt(self, pair: Pair, *, structured: bool) -> str:
@@ -233,12 +215,9 @@ def _sign_runs(text: str) -> Iterator[str]:
 
 def _stands_in(key: str, proposed: Mapping[str, str], pair: Pair) -> bool:
     """Whether a proposed text is a stand-in that stands neither in the pair nor in what now asks for it."""
-    text = proposed[key]
-    if not is_placeholder(text):
-        return False
     asked = proposed.get("instruction", "") if key == "response" else ""
-    near = (pair.instruction, pair.input, pair.response, asked)
-    return not any(text.casefold() in own.casefold() for own in near)
+    near = "\n".join((pair.instruction, pair.input, pair.response, asked)).casefold()
+    return is_placeholder(proposed[key]) and proposed[key].casefold() not in near
 
 
 def _has_run_away(text: str, given: str) -> bool:

@@ -70,15 +70,14 @@ class OpenAIEngine:
         self._url = config.base_url or _OPENAI_URL
         self._key = read_api_key(config)
         timeout = httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_TIMEOUT))
+        hooks = {"response": [_take_in_hand]}
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # without any it would not start; see _arguments
             base_url=self._url,
             max_retries=0,
             timeout=timeout,
             default_headers={"Accept-Encoding": "identity"},
-            http_client=openai.DefaultAsyncHttpxClient(
-                timeout=timeout, event_hooks={"response": [_take_in_hand]}
-            ),
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks=hooks),
         )
         self._has_answered = False
         self._pace = Pace(config.capacity, give_up_after=max(600.0, 2 * config.timeout))
@@ -156,11 +155,9 @@ class OpenAIEngine:
         try:
             async with asyncio.timeout(self._config.timeout):
                 response = await create(**self._arguments(request))
-        except TimeoutError:
-            message = f"{self._url}: no whole answer within {self._config.timeout:g} s (teacher.timeout)"
-            return Answer(request.id, error="failed", message=message)
-        except _OversizedReplyError as error:
-            return Answer(request.id, error="failed", message=f"{self._url}: {error}")
+        except (TimeoutError, _OversizedReplyError) as error:
+            late = f"no whole answer within {self._config.timeout:g} s (teacher.timeout)"
+            return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
             status = error.status_code
             retry_after = parse_retry_after(error.response.headers.get("retry-after"))
@@ -245,8 +242,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
     """A reply's body that may not grow without end."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, max_bytes: int) -> None:
-        self._stream = stream
-        self._max_bytes = max_bytes
+        self._stream, self._max_bytes = stream, max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
@@ -273,9 +269,15 @@ def _check_address(address: str) -> None:
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"teacher.base_url = {address!r}: want http://... or https://...")
     parts = urlsplit(address)
-    secrets = {"user name": "@" in parts.netloc, "query": parts.query, "fragment": parts.fragment}
-    if held := [what for what, is_there in secrets.items() if is_there]:
-        raise ConfigError(f"teacher.base_url holds a {held[0]}; name a key's variable in teacher.api_key_env")
+    for what, held in (
+        ("user name", "@" in parts.netloc),
+        ("query", parts.query),
+        ("fragment", parts.fragment),
+    ):
+        if held:
+            raise ConfigError(
+                f"teacher.base_url holds a {what}; name a key's variable in teacher.api_key_env"
+            )
 
 
 def read_api_key(config: TeacherConfig) -> str:

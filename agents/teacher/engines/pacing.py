@@ -107,8 +107,10 @@ class Pace:
 
 def parse_retry_after(value: str | None) -> float | None:
     """Seconds from now that a Retry-After header asks for, in seconds or as an HTTP date; None if unclear."""
+    if value is None:
+        return None
     try:
-        seconds = float(value or "nan")
+        seconds = float(value)
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value or "").timestamp() - time.time()
