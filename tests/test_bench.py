@@ -11,17 +11,15 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reflectune.agents.student.rows import build_row
 from reflectune.agents.student.scoring import choose_packing, score_sequences
-from reflectune.agents.student.student import Student
 from reflectune.agents.student.targets import Encoded
 from reflectune.agents.student.templates import open_template
 from reflectune.state.config import RunConfig
-from reflectune.state.records import PHASES, TERMS, Pair, Term
+from reflectune.state.records import PHASES, Pair, Term
 from tests.bench import gpu, memory, refinetune
-from tests.bench.machine import describe_machine, matmul_rate
-from tests.bench.meter import Meter
+from tests.bench.meter import Meter, matmul_rate
 from tests.bench.one_at_a_time import OneAtATime, Perplexity, measure_loss
 from tests.bench.reference import compare_figures
-from tests.bench.results import SHARED, replace_section, table
+from tests.bench.results import SHARED, describe_machine, replace_section, table
 from tests.bench.scoring import compare_choices, compare_losses, read_pairs, run_config
 from tests.bench.selection_round import Round, choose_one_at_a_time, select_round
 from tests.bench.time_shares import stopwatch
@@ -50,22 +48,6 @@ def baseline(config: RunConfig) -> OneAtATime:
     )
 
 
-def test_baseline_agrees_with_exact_scores_where_it_scores_the_same_tokens(
-    config: RunConfig, baseline: OneAtATime
-) -> None:
-    with Student.open(config.student) as student:
-        ours = student.score([(pair, term) for pair in RECORDS for term in TERMS])
-    theirs = [score for pair in RECORDS for score in baseline.score(pair).values()]
-    same = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.num_tokens == b.num_tokens]
-    assert len(same) > len(ours) / 2
-    for score, perplexity in same:
-        assert score.sum_logprob is not None
-        assert score.num_tokens is not None
-        loss = -score.sum_logprob / score.num_tokens
-        assert perplexity.loss == pytest.approx(loss, rel=1e-5)
-        assert perplexity.value == pytest.approx(math.exp(loss), rel=1e-4)
-
-
 def test_both_ways_choose_the_same_pairs_in_a_round(
     config: RunConfig, baseline: OneAtATime, tmp_path: Path
 ) -> None:
@@ -73,12 +55,10 @@ def test_both_ways_choose_the_same_pairs_in_a_round(
     theirs = choose_one_at_a_time(baseline, RECORDS, 4)
     assert ours.choices.keys() == {(phase, position) for phase in PHASES for position in range(4)}
     assert compare_choices(ours, theirs) == (8, 0)
-    assert ours.choices["instruction", 0].incumbent == RECORDS[0]
-    assert ours.choices["instruction", 0].winner in (RECORDS[0], RECORDS[4])
-    assert ours.choices["response", 0].winner.response in (
-        ours.choices["instruction", 0].winner.response,
-        RECORDS[8].response,
-    )
+    first, second = ours.choices["instruction", 0], ours.choices["response", 0]
+    assert first.incumbent == RECORDS[0]
+    assert first.winner in (RECORDS[0], RECORDS[4])
+    assert second.winner.response in (first.winner.response, RECORDS[8].response)
     shared, other, worst = compare_losses(theirs, ours)
     assert shared == len(ours.scores)
     assert other < shared / 2
@@ -137,7 +117,8 @@ def test_stopwatch_counts_the_innermost_part_and_puts_everything_back() -> None:
     assert box.outer is outer
 
 
-def test_replace_section_changes_one_section_only() -> None:
+def test_sections_are_markdown_and_replace_one_another_only() -> None:
+    assert table("a | b", ["1 | 2"]) == ["| a | b |", "| --- | --- |", "| 1 | 2 |", ""]
     text = "# Benchmarks\n\nWords.\n\n## One\n\n1\n\n### Part\n\na\n\n## Two\n\n2\n"
     changed = replace_section(text, "One", "uno")
     assert changed == "# Benchmarks\n\nWords.\n\n## One\n\nuno\n\n## Two\n\n2\n"
@@ -145,12 +126,8 @@ def test_replace_section_changes_one_section_only() -> None:
     assert replace_section(text, "Three", "3") == text + "\n## Three\n\n3\n"
 
 
-def test_table_is_markdown() -> None:
-    assert table("a | b", ["1 | 2"]) == ["| a | b |", "| --- | --- |", "| 1 | 2 |", ""]
-
-
 def test_machine_figures_are_positive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.bench.machine._SIZES", {"cpu": (128,)})
+    monkeypatch.setattr("tests.bench.meter._SIZES", {"cpu": (128,)})
     assert "torch threads" in describe_machine()
     for dtype in (torch.float32, torch.bfloat16):
         assert 1e8 < matmul_rate(dtype, seconds=0.01) < 1e15
@@ -163,14 +140,15 @@ def test_compare_figures_pairs_terms_up() -> None:
         "instruction_given_response": 4.04,
         "instruction_alone": 1.0,
     }
-    found = compare_figures([[1.0, 2.0, 4.0, 3.0]], [ours])
-    assert [item.term for item in found] == [
-        "instruction_alone",
-        "response_alone",
-        "instruction_given_response",
-        "response_given_instruction",
-    ]
-    assert [item.relative for item in found] == pytest.approx([0, 0, 0.01, math.inf])
+    found = {item.term: item.relative for item in compare_figures([[1.0, 2.0, 4.0, 3.0]], [ours])}
+    assert found == pytest.approx(
+        {
+            "instruction_alone": 0,
+            "response_alone": 0,
+            "instruction_given_response": 0.01,
+            "response_given_instruction": math.inf,
+        }
+    )
 
 
 def test_padded_batch_has_labels_on_targets_only() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from reflectune.agents.student.linear import multiply_by_onednn
 from reflectune.agents.student.rows import build_row
-from reflectune.agents.student.scoring import score_sequences, target_logprobs
+from reflectune.agents.student.scoring import Packing, score_sequences, target_logprobs
 from reflectune.agents.student.targets import Encoded
 from tests.tiny_models import build_model
 
@@ -80,12 +80,12 @@ def test_few_rows_and_other_numbers_stay_with_torch(products: list[int]) -> None
 
 
 def test_a_models_scores_stay_the_same(products: list[int]) -> None:
-    model = build_model(vocabulary=50)
+    model, packing = build_model(vocabulary=50), Packing(512, shares_prefixes=False)
     sequences = [Encoded([0, *range(1, 40)], 5), Encoded([0, 1, 2, 9, 8, 7], 3)]
-    before = [score.sum_logprob for score in score_sequences(model, sequences, _packing())]
+    before = [score.sum_logprob for score in score_sequences(model, sequences, packing)]
     assert products == []
     multiply_by_onednn(model)
-    after = [score.sum_logprob for score in score_sequences(model, sequences, _packing())]
+    after = [score.sum_logprob for score in score_sequences(model, sequences, packing)]
     assert products
     assert after == pytest.approx(before, rel=1e-5)
 
@@ -107,9 +107,3 @@ def test_long_rows_are_filled_up_with_what_predicts_nothing() -> None:
     assert not tree.mask[:300, 300:].any()  # nobody sees the filler
     again = torch.cat([target_logprobs(model, build_row([item])) for item in ordered])
     torch.testing.assert_close(target_logprobs(model, tree)[: len(again)], again, rtol=1e-5, atol=1e-5)
-
-
-def _packing():
-    from reflectune.agents.student.scoring import Packing
-
-    return Packing(512, shares_prefixes=False)

@@ -18,6 +18,8 @@ from reflectune.agents.student.templates import check_student
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
 from reflectune.state.records import TERMS, Pair, Score
+from tests.bench.reference import TOLERANCE, measure_differences
+from tests.bench.results import SHARED
 from tests.tiny_models import (
     letter_tokenizer,
     save_bigram_llama,
@@ -35,7 +37,7 @@ TABLE = {
     "a": {"b": 1 / 8, "a": 7 / 8},
     "b": {"a": 1 / 4, "b": 3 / 4},
 }
-SHARED = Path(__file__).parents[2] / "shared"
+WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +68,26 @@ def by_term(scores):
     return dict(zip(TERMS, scores, strict=True))
 
 
-def write_template(folder):
-    """P(x) = x and "|", R(y) = y and "|", x with input = both in a row."""
-    path = folder / "letters.toml"
-    path.write_text(
+@pytest.fixture
+def letters(tmp_path):
+    """A student that goes by a table; P(x) = x and "|", R(y) = y and "|", x with input = both in a row."""
+    template = tmp_path / "letters.toml"
+    template.write_text(
         'prompt = "{instruction}|"\nprompt_with_input = "{instruction}{input}|"\nreverse = "{response}|"\n'
         'target_with_input = "{instruction}{input}"\n',
         encoding="utf-8",
     )
-    return str(path)
+
+    def open_letters(table=TABLE, **values):
+        model = save_bigram_llama(tmp_path / "bigram", "ab|", table)
+        return Student.open(configure(model, template=str(template), **values))
+
+    return open_letters
 
 
-def test_score_of_a_cut_target_compares_the_same_tokens(tmp_path):
+def test_score_of_a_cut_target_compares_the_same_tokens(letters):
     # Behind <s> and x| or y|, five letters, 8 tokens leave two of a target.
-    model = save_bigram_llama(tmp_path / "bigram", "ab|", TABLE)
-    config = configure(model, template=write_template(tmp_path), max_length=8)
-    with Student.open(config) as student:
+    with letters(max_length=8) as student:
         scores = by_term(student.score(questions(Pair("abab", "", "baab"))))
         whole = by_term(student.score(questions(Pair("a", "", "ba"))))
     assert {(score.num_tokens, score.truncated) for score in scores.values()} == {(2, True)}
@@ -92,10 +98,9 @@ def test_score_of_a_cut_target_compares_the_same_tokens(tmp_path):
     assert not any(score.truncated for score in whole.values())
 
 
-def test_score_gives_the_ifd_worked_out_by_hand(tmp_path):
+def test_score_gives_the_ifd_worked_out_by_hand(letters):
     # Letters as tokens, next letter by TABLE: x = "ab", y = "ba", P(x) = "ab|", R(y) = "ba|".
-    model = save_bigram_llama(tmp_path / "bigram", "ab|", TABLE)
-    with Student.open(configure(model, template=write_template(tmp_path))) as student:
+    with letters() as student:
         scores = by_term(student.score(questions(Pair("ab", "", "ba"))))
     # nll(y|x) = -(log p(b||) + log p(a|b)) / 2 = (log 2 + log 4) / 2
     assert nll(scores, "response_given_instruction") == pytest.approx(math.log(8) / 2, abs=1e-5)
@@ -111,9 +116,8 @@ def test_score_gives_the_ifd_worked_out_by_hand(tmp_path):
     assert [score.num_tokens for score in scores.values()] == [2, 2, 2, 2]
 
 
-def test_score_takes_the_input_into_x(tmp_path):
-    model = save_bigram_llama(tmp_path / "bigram", "ab|", {"<s>": {"a": 1 / 2, "b": 1 / 2}})
-    with Student.open(configure(model, template=write_template(tmp_path))) as student:
+def test_score_takes_the_input_into_x(letters):
+    with letters() as student:
         scores = student.score(questions(Pair("ab", "ba", "b")))
     assert [score.num_tokens for score in scores] == [1, 1, 4, 4]
 
@@ -127,17 +131,11 @@ def test_score_in_one_pass_equals_each_alone(tmp_path, architecture, bos):
         together = student.score(asked)
         alone = [student.score([question])[0] for question in asked]
     assert [score.num_tokens for score in together] == [score.num_tokens for score in alone]
+    assert together[0].num_tokens == together[1].num_tokens  # of the response given and alone
     for one, other in zip(together, alone, strict=True):
         assert one.sum_logprob / one.num_tokens == pytest.approx(
             other.sum_logprob / other.num_tokens, abs=1e-5
         )
-
-
-def test_score_without_bos_scores_the_same_tokens_alone_and_given(tmp_path):
-    model = save_tiny_model(tmp_path / "model", "qwen2", bos=False)
-    with Student.open(configure(model)) as student:
-        scores = by_term(student.score(questions(PAIR)))
-    assert scores["response_alone"].num_tokens == scores["response_given_instruction"].num_tokens
 
 
 def test_score_says_why_it_could_not(folder):
@@ -192,9 +190,9 @@ def continue_greedily(folder, prompt, max_tokens, stops=(1,)):
     return tokenizer.decode(written, skip_special_tokens=True), len(written)
 
 
-@pytest.mark.parametrize("batch_tokens", [8, 64, 2048])
+@pytest.mark.parametrize("batch_tokens", [8, 2048])
 def test_respond_continues_each_prompt_greedily(folder, batch_tokens):
-    pairs = [Pair("Red", "", ""), WITH_INPUT, PAIR, Pair("The sky is blue, the plural of mouse", "", "")]
+    pairs = [Pair("Red", "", ""), WITH_INPUT, Pair("The sky is blue, the plural of mouse", "", "")]
     with Student.open(configure(folder, template="chat", batch_tokens=batch_tokens)) as student:
         responses = student.respond(pairs, 12)
         prompts = [student._template.prompt(pair) for pair in pairs]
@@ -202,10 +200,9 @@ def test_respond_continues_each_prompt_greedily(folder, batch_tokens):
     assert [(response.text, response.num_tokens) for response in responses] == plain
 
 
-def test_respond_stops_at_eos_and_leaves_it_out(tmp_path):
+def test_respond_stops_at_eos_and_leaves_it_out(letters):
     table = {"|": {"a": 0.9, "b": 0.1}, "a": {"b": 0.9, "a": 0.1}, "b": {"</s>": 0.9, "a": 0.1}}
-    model = save_bigram_llama(tmp_path / "bigram", "ab|", table)
-    with Student.open(configure(model, template=write_template(tmp_path))) as student:
+    with letters(table) as student:
         long, short = student.respond([Pair("ab", "", ""), Pair("a", "", "")], 50)
         (cut,) = student.respond([Pair("a", "", "")], 1)
     assert (long.text, long.num_tokens) == (short.text, short.num_tokens) == ("ab", 2)
@@ -248,16 +245,10 @@ def test_respond_out_of_memory_says_what_to_lower(folder, monkeypatch):
             student.respond([PAIR, WITH_INPUT], 5)
 
 
-def test_closed_student_gives_its_model_back(folder):
-    with Student.open(configure(folder)) as student:
-        pass
+def test_student_takes_the_threads_asked_for_and_gives_its_model_back(folder):
+    with Student.open(configure(folder, threads=2)) as student:
+        assert torch.get_num_threads() == 2
     assert student._model is None
-
-
-def test_open_sets_the_threads_asked_for(folder):
-    with Student.open(configure(folder, threads=1)):
-        assert torch.get_num_threads() == 1
-    torch.set_num_threads(2)
 
 
 @pytest.mark.parametrize(("visible", "threads"), [(1, 1), (2, 2), (3, 2), (4, 2), (16, 8)])
@@ -279,12 +270,6 @@ def test_open_takes_the_number_format_asked_for(copied, dtype, expected):
     with Student.open(configure(copied, dtype=dtype)) as student:
         assert student._model.dtype == expected
         assert student.score([(PAIR, "response_alone")])[0].status == "ok"
-
-
-@pytest.mark.parametrize("device", ["no-such-device", "cuda:99"])
-def test_open_refuses_a_device_that_is_not_there(folder, device):
-    with pytest.raises(StudentError, match=rf"student\.device = '{device}' is not there"):
-        Student.open(configure(folder, device=device))
 
 
 def refused(config, message, error=StudentError, adapter=None):
@@ -309,15 +294,12 @@ def test_check_student_names_what_a_folder_lacks(copied, name, message):
     refused(configure(copied), message)
 
 
-def test_check_student_refuses_a_missing_folder_and_lets_a_hub_name_pass(tmp_path):
+def test_check_student_refuses_a_missing_folder_or_template_and_lets_a_hub_name_pass(folder, tmp_path):
     with pytest.raises(StudentError, match="no such model folder"):
         check_student(configure(tmp_path / "nothing"))
-    check_student(configure("someone/some-model"))
-
-
-def test_check_student_reads_the_template_file(folder, tmp_path):
     with pytest.raises(StudentError, match="no such template"):
         check_student(configure(folder, template=str(tmp_path / "none.toml")))
+    check_student(configure("someone/some-model"))
 
 
 def test_check_student_loads_no_torch(folder):
@@ -339,8 +321,16 @@ def test_open_refuses_damaged_files(copied):
     refused(configure(copied), "the tokenizer could not be opened")
 
 
-def test_open_says_that_a_missing_folder_was_taken_for_a_hub_name():
-    refused(configure("models/no/such"), r"models/no/such \(no folder here, so taken for a hub name\)")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "models/no/such"}, r"models/no/such \(no folder here, so taken for a hub name\)"),
+        ({"device": "no-such-device"}, r"student\.device = 'no-such-device' is not there"),
+        ({"device": "cuda:99"}, r"student\.device = 'cuda:99' is not there"),
+    ],
+)
+def test_open_refuses_what_is_not_there(folder, changes, message):
+    refused(configure(folder, **changes), message)
 
 
 def test_open_refuses_weights_that_would_be_left_random(copied):
@@ -366,26 +356,41 @@ def test_open_without_a_chat_template_says_what_to_set(tmp_path):
     refused(configure(save_tiny_llama(tmp_path), template="chat"), 'set student.template = "plain"')
 
 
-def test_open_refuses_an_adapter_that_is_not_there(folder, tmp_path):
-    refused(configure(folder), "no adapter here", AdapterError, tmp_path / "nothing")
+def cut_short(adapter):
+    path = adapter / WEIGHTS
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_open_refuses_a_damaged_adapter(folder, adapter):
-    weights = (adapter / "adapter_model.safetensors").read_bytes()
-    (adapter / "adapter_model.safetensors").write_bytes(weights[: len(weights) // 2])
-    refused(configure(folder), "not a readable LoRA adapter", AdapterError, adapter)
+def widen(adapter):
+    wide = {name: value.repeat(2, 2) for name, value in load_file(adapter / WEIGHTS).items()}
+    save_file(wide, adapter / WEIGHTS)
 
 
-def test_open_refuses_an_adapter_with_no_configuration(folder, adapter):
-    (adapter / "adapter_config.json").unlink()
-    refused(configure(folder), "not a readable LoRA adapter", AdapterError, adapter)
+def drop_a_layer(adapter):
+    weights = load_file(adapter / WEIGHTS)
+    del weights[min(weights)]
+    save_file(weights, adapter / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda adapter: (adapter / WEIGHTS).unlink(), "no adapter here"),
+        (lambda adapter: (adapter / "adapter_config.json").unlink(), "not a readable LoRA adapter"),
+        (cut_short, "not a readable LoRA adapter"),
+        (widen, "an adapter of another model"),
+        (drop_a_layer, "1 of its weights have no counterpart"),
+    ],
+)
+def test_open_refuses_a_damaged_adapter(folder, adapter, damage, message):
+    damage(adapter)
+    refused(configure(folder), message, AdapterError, adapter)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
 def test_open_refuses_an_adapter_of_another_architecture(tmp_path, adapter, architecture):
     model = save_tiny_model(tmp_path / "other", architecture)
-    with torch.no_grad():
-        other = AutoModelForCausalLM.from_pretrained(model)
+    other = AutoModelForCausalLM.from_pretrained(model)
     if architecture == "qwen2":  # the same layer names: only another number of layers tells
         other.model.layers = other.model.layers[:1]
         other.config.num_hidden_layers = 1
@@ -394,38 +399,9 @@ def test_open_refuses_an_adapter_of_another_architecture(tmp_path, adapter, arch
     refused(configure(model), "adapter", AdapterError, adapter)
 
 
-def test_open_refuses_an_adapter_of_another_width(folder, adapter):
-    path = adapter / "adapter_model.safetensors"
-    save_file({name: value.repeat(2, 2) for name, value in load_file(path).items()}, path)
-    refused(configure(folder), "an adapter of another model", AdapterError, adapter)
-
-
-def test_open_refuses_an_adapter_that_lacks_a_layer(folder, adapter):
-    path = adapter / "adapter_model.safetensors"
-    weights = load_file(path)
-    del weights[sorted(weights)[0]]
-    save_file(weights, path)
-    refused(configure(folder), "1 of its weights have no counterpart", AdapterError, adapter)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the reference figures are not on this machine")
 def test_scores_agree_with_the_published_script():
-    records = json.loads((SHARED / "reference" / "alpaca-300.json").read_text())
-    figures = [json.loads(line) for line in (SHARED / "reference" / "figures.jsonl").read_text().splitlines()]
-    order = (
-        "instruction_alone",
-        "response_alone",
-        "instruction_given_response",
-        "response_given_instruction",
-    )
-    config = StudentConfig(
-        model=str(SHARED / "models" / "student-6m"),
-        template=str(SHARED / "reference" / "template.toml"),
-        max_length=1024,
-    )
-    pairs = [Pair(record["instruction"], record["input"], record["output"]) for record in records]
-    with Student.open(config) as student:
-        scores = student.score([(pair, term) for pair in pairs for term in order])
-    mine = [-score.sum_logprob / score.num_tokens for score in scores]
-    assert mine == pytest.approx([loss for figure in figures for loss in figure["loss"]], rel=1e-5)
+    differences = measure_differences(pairs=300, threads=1)
+    assert len(differences) == 1200
+    assert max(difference.relative for difference in differences) < TOLERANCE

@@ -29,13 +29,19 @@ def colon_space_tokenizer():
     return wrapped
 
 
-def test_encode_scores_the_tokens_behind_the_prefix():
-    # <s> a b | x y
-    assert encode(LETTERS, "ab", "xy") == Encoded([0, 2, 3, 5, 6], first_target=3)
-
-
-def test_encode_of_a_target_alone_scores_all_its_tokens_after_bos():
-    assert encode(LETTERS, "", "xy") == Encoded([0, 5, 6], first_target=1)
+@pytest.mark.parametrize(
+    ("prefix", "target", "encoded"),
+    [
+        ("ab", "xy", Encoded([0, 2, 3, 5, 6], first_target=3)),  # <s> a b | x y
+        ("", "xy", Encoded([0, 5, 6], first_target=1)),
+        ("<s>ab", "xy", Encoded([0, 2, 3, 5, 6], first_target=3)),  # no second BOS
+        ("", "<s>x", Encoded([0, 0, 5], first_target=1)),  # a BOS that is part of the target
+        ("ab", "", "empty"),
+        ("", "", "empty"),
+    ],
+)
+def test_encode_scores_the_tokens_of_the_target_behind_bos(prefix, target, encoded):
+    assert encode(LETTERS, prefix, target) == encoded
 
 
 def test_encode_puts_eos_in_front_where_there_is_no_bos():
@@ -43,14 +49,6 @@ def test_encode_puts_eos_in_front_where_there_is_no_bos():
     alone, given_ = (encode(tokenizer, prefix, "blue") for prefix in ("", "\n"))
     assert alone.ids[0] == given_.ids[0] == tokenizer.eos_token_id
     assert alone.ids[alone.first_target :] == given_.ids[given_.first_target :]
-
-
-def test_encode_adds_no_second_bos():
-    assert encode(LETTERS, "<s>ab", "xy") == encode(LETTERS, "ab", "xy")
-
-
-def test_encode_scores_a_bos_that_is_part_of_the_target():
-    assert encode(LETTERS, "", "<s>x") == Encoded([0, 0, 5], first_target=1)
 
 
 def test_encode_counts_a_token_across_the_boundary_as_target():
@@ -62,18 +60,13 @@ def test_encode_counts_a_token_across_the_boundary_as_target():
     assert tokens[straddling.first_target] == "Ġcolours"
 
 
-def test_encode_sees_through_trimmed_offsets():
+def test_encode_sees_through_trimmed_offsets_and_leaves_the_tokenizer_as_it_was():
     # "a: b" is a, ": ", b. Trimmed, ": " ends at 2, before the space that begins the target.
     tokenizer = colon_space_tokenizer()
+    before = tokenizer.backend_tokenizer.to_str()
     trimmed = tokenizer("a: b", add_special_tokens=False, return_offsets_mapping=True)
     assert trimmed.offset_mapping == [(0, 1), (1, 2), (3, 4)]
     assert encode(tokenizer, "a:", " b") == Encoded([0, 1, 5, 2], first_target=2)
-
-
-def test_encode_leaves_the_tokenizer_as_it_was():
-    tokenizer = colon_space_tokenizer()
-    before = tokenizer.backend_tokenizer.to_str()
-    encode(tokenizer, "a:", " b")
     assert tokenizer.backend_tokenizer.to_str() == before
 
 
@@ -89,25 +82,11 @@ def test_encode_keeps_a_whitespace_target():
     assert BYTE_LEVEL.decode(encoded.ids[encoded.first_target :]) == "\n\n"
 
 
-def test_encode_of_an_empty_target_is_empty_also_after_a_merging_prefix():
-    assert encode(LETTERS, "ab", "") == "empty"
-    assert encode(LETTERS, "", "") == "empty"
-
-
 def test_encode_of_a_target_without_tokens_is_empty():
     tokenizer = Tokenizer(models.WordLevel({"<s>": 0, "a": 1}, unk_token="<s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
     assert encode(wrapped, "a", "  ") == "empty"
-
-
-def test_encode_cuts_the_end_of_the_target_and_says_so():
-    # <s> a b x y z has 6 tokens
-    assert encode(LETTERS, "ab", "xyz", max_length=6) == Encoded([0, 2, 3, 5, 6, 7], 3, truncated=False)
-    assert encode(LETTERS, "ab", "xyz", max_length=5) == Encoded([0, 2, 3, 5, 6], 3, truncated=True)
-    assert encode(LETTERS, "ab", "xyz", max_length=4) == Encoded([0, 2, 3, 5], 3, truncated=True)
-    assert encode(LETTERS, "ab", "xyz", max_length=3) == "truncated-away"
-    assert encode(LETTERS, "ab", "xyz", max_length=1) == "truncated-away"
 
 
 def test_encode_prompts_are_not_cut_and_begin_with_one_bos():

@@ -1,6 +1,5 @@
 import codecs
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -33,18 +32,12 @@ def own_file(tmp_path):
 def test_template_plain_shows_instruction_input_and_response():
     template = open_template("plain", None)
     assert template.prompt(Pair("Add.", "", "3")) == "### Instruction\nAdd.\n\n### Response\n"
-    assert (
-        template.prompt(Pair("Add.", "1 2", "3"))
-        == "### Instruction\nAdd.\n\n### Input\n1 2\n\n### Response\n"
-    )
+    with_input = "### Instruction\nAdd.\n\n### Input\n1 2\n\n### Response\n"
+    assert template.prompt(Pair("Add.", "1 2", "3")) == with_input
     assert template.reverse("three") == (
         "### Instruction\nWrite the instruction that the input is a response to.\n\n"
         "### Input\nthree\n\n### Response\n"
     )
-
-
-def test_template_plain_target_joins_instruction_and_input_by_a_line_break():
-    template = open_template("plain", None)
     assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.\n1 2"
     assert template.instruction_target(Pair("Add.", " \n", "3")) == "Add."
 
@@ -56,13 +49,9 @@ def test_template_file_is_rendered_as_written(own_file):
     assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.1 2"
 
 
-def test_template_file_need_not_say_how_the_instruction_is_a_target(own_file):
-    template = open_template(own_file(target_with_input=None), None)
+def test_template_file_need_not_say_how_the_instruction_is_a_target_and_may_hold_braces(own_file):
+    template = open_template(own_file(target_with_input=None, prompt='{"q": "{instruction}"} {} '), None)
     assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.\n1 2"
-
-
-def test_template_keeps_braces_of_its_own_that_are_no_fields(own_file):
-    template = open_template(own_file(prompt='{"q": "{instruction}"} {} '), None)
     assert template.prompt(Pair("Add.", "", "3")) == '{"q": "Add."} {} '
 
 
@@ -90,13 +79,10 @@ def test_template_chat_asks_for_no_deliberation_and_a_fixed_date():
     assert open_template("chat", tokenizer).prompt(Pair("Add.", "", "3")) == "26 Jul 2024|False|Add."
 
 
-def test_template_chat_without_a_chat_template_says_what_to_set():
+def test_template_chat_that_is_not_there_or_cannot_be_rendered_is_refused():
+    tokenizer = byte_level_tokenizer()
     with pytest.raises(StudentError, match=r'set student\.template = "plain"'):
-        open_template("chat", byte_level_tokenizer())
-
-
-def test_template_chat_that_cannot_be_rendered_is_refused():
-    tokenizer = byte_level_tokenizer(chat=True)
+        open_template("chat", tokenizer)
     tokenizer.chat_template = "{{ raise_exception('only with a system turn') }}"
     with pytest.raises(StudentError, match="only with a system turn"):
         open_template("chat", tokenizer).prompt(Pair("Add.", "", "3"))
@@ -106,6 +92,7 @@ def test_template_chat_that_cannot_be_rendered_is_refused():
     ("changes", "message"),
     [
         ({"reverse": None}, "reverse must be a string, got nothing"),
+        ({"reverse": None, "reverse.text": "x"}, r"reverse must be a string, got \{'text'"),
         ({"prompts": "x"}, "unknown key prompts; a template has prompt, prompt_with_input, reverse"),
         ({"prompt": "{instruction} {response}"}, r"prompt cannot use \{response\}"),
         ({"prompt": "{instruktion}"}, r"prompt cannot use \{instruktion\}; its fields are \{instruction\}"),
@@ -117,13 +104,6 @@ def test_template_file_with_a_mistake_is_refused(own_file, changes, message):
     with pytest.raises(StudentError, match=message) as caught:
         open_template(own_file(**changes), None)
     assert "\n" not in str(caught.value)
-
-
-def test_template_file_with_a_number_for_a_text_is_refused(tmp_path):
-    path = tmp_path / "own.toml"
-    path.write_text("prompt = 3", encoding="utf-8")
-    with pytest.raises(StudentError, match="prompt must be a string, got 3"):
-        open_template(str(path), SimpleNamespace(chat_template=None))
 
 
 def test_template_file_that_is_missing_or_no_toml_is_refused(tmp_path):

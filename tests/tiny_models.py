@@ -46,10 +46,13 @@ def byte_level_tokenizer(*, bos: bool = True, chat: bool = False) -> PreTrainedT
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    return _wrap(tokenizer, bos=bos, chat=chat)
+    wrapped = _wrap(tokenizer, bos)
+    if chat:
+        wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
 
 
-def metaspace_tokenizer(*, bos: bool = True, chat: bool = False) -> PreTrainedTokenizerFast:
+def metaspace_tokenizer(*, bos: bool = True) -> PreTrainedTokenizerFast:
     """A sentencepiece-like BPE with word-start marks and byte fallback, like Llama 2's."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -59,7 +62,7 @@ def metaspace_tokenizer(*, bos: bool = True, chat: bool = False) -> PreTrainedTo
         vocab_size=400, special_tokens=["<s>", "</s>", "<pad>", "<unk>", *bytes_], show_progress=False
     )
     tokenizer.train_from_iterator([line for text in TEXTS for line in text.split(" ")], trainer)
-    return _wrap(tokenizer, bos=bos, chat=chat)
+    return _wrap(tokenizer, bos)
 
 
 def letter_tokenizer(letters: str) -> PreTrainedTokenizerFast:
@@ -71,16 +74,11 @@ def letter_tokenizer(letters: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
-def _wrap(tokenizer: Tokenizer, *, bos: bool, chat: bool) -> PreTrainedTokenizerFast:
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>" if bos else None,
-        eos_token="</s>",
-        pad_token="<pad>",
+def _wrap(tokenizer: Tokenizer, bos: bool) -> PreTrainedTokenizerFast:
+    first = "<s>" if bos else None
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=first, eos_token="</s>", pad_token="<pad>"
     )
-    if chat:
-        wrapped.chat_template = CHAT_TEMPLATE
-    return wrapped
 
 
 def build_model(
@@ -111,38 +109,24 @@ def build_model(
             model = LlamaForCausalLM(LlamaConfig(**shape, **shared, num_key_value_heads=(heads + 1) // 2))
         case "qwen2":
             model = Qwen2ForCausalLM(Qwen2Config(**shape, **shared, num_key_value_heads=2))
-        case "gpt2":
-            model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, **shared))
         case _:
-            raise ValueError(architecture)
+            model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, **shared))
     return model.eval()
 
 
 def save_tiny_model(
-    folder: Path,
-    architecture: str = "llama",
-    *,
-    tokenizer: str = "byte-level",
-    bos: bool = True,
-    chat: bool = False,
-    context: int = 512,
-    seed: int = 0,
-    heads: int = 4,
+    folder: Path, architecture: str = "llama", *, bos: bool = True, chat: bool = False, **shape: int
 ) -> Path:
     """Write a model folder (config.json, model.safetensors, tokenizer.json) and return it."""
-    make = {"byte-level": byte_level_tokenizer, "metaspace": metaspace_tokenizer}[tokenizer]
-    wrapped = make(bos=bos, chat=chat)
-    model = build_model(architecture, vocabulary=len(wrapped), context=context, seed=seed, heads=heads)
-    model.save_pretrained(folder)
-    wrapped.save_pretrained(folder)
+    tokenizer = byte_level_tokenizer(bos=bos, chat=chat)
+    build_model(architecture, vocabulary=len(tokenizer), **shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
-def save_tiny_llama(
-    folder: Path, *, chat: bool = False, context: int = 512, seed: int = 0, heads: int = 4
-) -> Path:
+def save_tiny_llama(folder: Path, *, chat: bool = False, **shape: int) -> Path:
     """Write a random tiny Llama with a byte-level tokenizer that has BOS, EOS and PAD."""
-    return save_tiny_model(folder, "llama", chat=chat, context=context, seed=seed, heads=heads)
+    return save_tiny_model(folder, chat=chat, **shape)
 
 
 def save_tiny_adapter(folder: Path, model: Any, *, seed: int = 0, scale: float = 0.3) -> Path:

@@ -16,7 +16,7 @@ from reflectune.agents.student.student import Student
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import Evaluation, Pair, Term
 
-__all__ = ["Checker", "evaluate_student", "load_checker"]
+__all__ = ["Checker", "evaluate_student", "load_checker", "summarise"]
 
 Checker = Callable[[str, str, str, str], bool | float | None]
 """Says how right an answer is: checker(instruction, input, response, reference).
@@ -60,7 +60,7 @@ def evaluate_student(
             if checker is not None and (verdict := _check(checker, pair, response.text)) is not None:
                 measures["accuracy"].append(verdict)
         on_done(start + len(batch))
-    return [_summarise(name, values) for name, values in measures.items() if values]
+    return [summarise(name, values) for name, values in measures.items() if values]
 
 
 def load_checker(name: str) -> Checker:
@@ -110,7 +110,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _summarise(name: str, values: Sequence[float]) -> Evaluation:
+def summarise(name: str, values: Sequence[float]) -> Evaluation:
     """Mean with its 95 % interval; no interval from a single value."""
     count, mean = len(values), statistics.fmean(values)
     if count < 2:

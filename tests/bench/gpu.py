@@ -17,8 +17,7 @@ import torch
 
 from reflectune.agents.student.scoring import choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded
-from tests.bench.machine import matmul_rate
-from tests.bench.meter import SPEED_HEADER, Meter, random_llama
+from tests.bench.meter import SPEED_HEADER, Meter, matmul_rate, random_llama
 from tests.bench.one_at_a_time import measure_loss
 from tests.bench.results import options, publish, table
 

@@ -1,17 +1,23 @@
 """Counts what reaches a model: tokens, rows of logits, and the floating-point operations they take.
 
-It listens at the embedding and at the head, so it counts the same for every way of calling a model. For
-figures that depend on a shape alone there are models with random weights.
+It listens at the embedding and at the head, so it counts the same for every way of calling a model. The best
+rate to hold figures against is what torch itself reaches here at the same time, not a data sheet's.
 """
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-__all__ = ["SPEED_HEADER", "Meter", "random_llama"]
+from reflectune.agents.student.linear import multiply_by_onednn
+
+__all__ = ["SPEED_HEADER", "Meter", "matmul_rate", "random_llama"]
+
+# Square sizes to try: which one is fastest differs between machines and number formats.
+_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 
 SPEED_HEADER = "tokens/s | matmul | of peak"
 
@@ -82,3 +88,41 @@ class Meter:
             self.logit_rows += rows
             self.matmul_flop += self._flop_of_row * rows
             self.most_logit_bytes = max(self.most_logit_bytes, logits.numel() * logits.element_size())
+
+
+def matmul_rate(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0) -> float:
+    """The best matmul rate seen, FLOP/s: 2 n^3 over the time of one product of square matrices.
+
+    Each size is tried for some seconds. On a CPU in float32 the product is torch's own or oneDNN's, whichever
+    is faster.
+    """
+    return max(
+        _rate(product, size, device, seconds)
+        for size in _SIZES[device]
+        for product in _products(size, dtype, device)
+    )
+
+
+def _products(size: int, dtype: torch.dtype, device: str) -> Iterator[Callable[[], object]]:
+    left = torch.randn(size, size, device=device).to(dtype)
+    right = torch.randn(size, size, device=device).to(dtype)
+    out = torch.empty_like(left)
+    yield lambda: torch.mm(left, right, out=out)
+    if device == "cpu" and dtype == torch.float32:
+        layer = torch.nn.Linear(size, size, bias=False).requires_grad_(False)
+        multiply_by_onednn(layer)
+        yield lambda: layer(left)
+
+
+def _rate(product: Callable[[], object], size: int, device: str, seconds: float) -> float:
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    product()  # kernels are chosen and compiled at the first call
+    best = float("inf")
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        wait()
+        began = time.perf_counter()
+        product()
+        wait()
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best

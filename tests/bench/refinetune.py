@@ -14,10 +14,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     PrinterCallback,
@@ -157,16 +159,16 @@ def train_padded(config: RunConfig, pairs: Sequence[Pair], out: Path, *, steps: 
 
 def pad_batch(sequences: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
     """Sequences padded on the right to the longest; labels are -100 on prompts and padding."""
-    longest = max(len(sequence.ids) for sequence in sequences)
-    ids = torch.full((len(sequences), longest), pad)  # (B, T)
-    labels = torch.full_like(ids, -100)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        length = len(sequence.ids)
-        ids[row, :length] = torch.tensor(sequence.ids)
-        labels[row, sequence.first_target : length] = ids[row, sequence.first_target : length]
-        mask[row, :length] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    ids = [torch.tensor(sequence.ids) for sequence in sequences]
+    labels = [row.clone() for row in ids]
+    for row, sequence in zip(labels, sequences, strict=True):
+        row[: sequence.first_target] = -100
+    pad_rows = partial(pad_sequence, batch_first=True)  # (B, T)
+    return {
+        "input_ids": pad_rows(ids, padding_value=pad),
+        "attention_mask": pad_rows([torch.ones_like(row) for row in ids]),
+        "labels": pad_rows(labels, padding_value=-100),
+    }
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

@@ -3,24 +3,20 @@
 A benchmark prints its section; with --record it also replaces that section of the file, and no other.
 """
 
+import os
+import platform
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench.machine import describe_machine
+import torch
 
-__all__ = ["RESULTS", "SHARED", "options", "publish", "replace_section", "table"]
+__all__ = ["SHARED", "describe_machine", "options", "publish", "replace_section", "table"]
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SHARED = Path(__file__).parents[3] / "shared"  # data and models, beside the checkout
-
-_PREAMBLE = """# Benchmarks
-
-Every section was measured by the command it names, on the machine it names, and is replaced as a whole by
-the next run of that command. `make bench` runs all that need no GPU, `make bench-gpu` the one that does.
-"""
 
 
 def options(description: str | None, *, pairs: int | None = None) -> ArgumentParser:
@@ -35,35 +31,49 @@ def options(description: str | None, *, pairs: int | None = None) -> ArgumentPar
 
 def publish(title: str, body: Iterable[str], arguments: Namespace, device: str = "cpu") -> None:
     """Print a benchmark's section, and put it into RESULTS.md where --record asks for that."""
-    specification = sys.modules["__main__"].__spec__
-    module = specification.name if specification else Path(sys.argv[0]).stem
+    module = sys.modules["__main__"].__spec__.name
     given = [argument for argument in sys.argv[1:] if argument != "--record"]
-    heading = [
-        f"{datetime.now(UTC):%Y-%m-%d}. {describe_machine(device)}.",
-        "",
-        f"    {' '.join(['python -m', module, *given])}",
-        "",
-    ]
-    section = "\n".join([*heading, *body])
+    machine = f"{datetime.now(UTC):%Y-%m-%d}. {describe_machine(device)}."
+    command = " ".join(["    python -m", module, *given])
+    section = "\n".join([machine, "", command, "", *body])
     print(f"## {title}\n\n{section}")
     if arguments.record:
-        before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else _PREAMBLE
-        RESULTS.write_text(replace_section(before, title, section), encoding="utf-8")
+        RESULTS.write_text(replace_section(RESULTS.read_text(), title, section))
 
 
 def replace_section(text: str, title: str, body: str) -> str:
     """A Markdown text with the section under "## title" replaced; a new one goes to the end."""
-    sections = text.split("\n## ")
-    added = f"{title}\n\n{body.strip()}\n"
-    places = [place for place, section in enumerate(sections) if section.partition("\n")[0] == title]
-    if places:
-        sections[places[0]] = added
-    else:
-        sections.append(added)
-    return "\n\n## ".join(section.strip("\n") for section in sections) + "\n"
+    intro, *rest = text.split("\n## ")
+    sections = {section.partition("\n")[0]: section.strip("\n") for section in rest}
+    sections[title] = f"{title}\n\n{body.strip()}"
+    return "\n\n## ".join([intro.strip("\n"), *sections.values()]) + "\n"
 
 
 def table(header: str, rows: Iterable[str]) -> list[str]:
     """Lines of a Markdown table; header and rows are given as cells with " | " between them."""
     rule = " | ".join(["---"] * len(header.split("|")))
     return [*(f"| {row} |" for row in (header, rule, *rows)), ""]
+
+
+def describe_machine(device: str = "cpu") -> str:
+    """One line: processor or GPU, visible CPUs, memory, torch, threads, and how busy all of it is."""
+    parts = []
+    if device == "cuda":
+        gpu = torch.cuda.get_device_properties(0)
+        parts.append(f"{gpu.name} with {gpu.total_memory / 2**30:.0f} GiB")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    parts += [
+        f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs visible, {memory:.0f} GiB",
+        f"Python {platform.python_version()}, torch {torch.__version__}",
+        f"torch threads: {torch.get_num_threads()}",
+        f"load average at the end: {os.getloadavg()[0]:.1f}",
+    ]
+    return "; ".join(parts)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    names = {name.strip(): value.strip() for name, value in facts.items()}
+    model = f"family {names.get('cpu family')}, model {names.get('model')}"
+    return f"{names.get('model name', platform.machine())} ({model})"

@@ -25,8 +25,7 @@ from reflectune.agents.student.templates import open_template
 from reflectune.state.config import DataConfig, RunConfig
 from reflectune.state.data.datasets import read_dataset
 from reflectune.state.records import TERMS, Pair
-from tests.bench.machine import matmul_rate
-from tests.bench.meter import SPEED_HEADER, Meter, random_llama
+from tests.bench.meter import SPEED_HEADER, Meter, matmul_rate, random_llama
 from tests.bench.one_at_a_time import OneAtATime
 from tests.bench.results import SHARED, options, publish, table
 from tests.bench.selection_round import Round, choose_one_at_a_time, select_round

@@ -143,7 +143,6 @@ def _begin(store: LineageWriter, pairs: Sequence[Pair]) -> None:
 
 def _propose(store: LineageWriter, records: Sequence[Pair], phase: Phase) -> None:
     """Store one proposal for every incumbent, as the node reflect would have."""
-    contests = [contest for group in store.contests(1, phase, len(records)) for contest in group]
     proposals = [
         Version(
             sample_id=contest.sample_id,
@@ -153,7 +152,8 @@ def _propose(store: LineageWriter, records: Sequence[Pair], phase: Phase) -> Non
             candidate=0,
             pair=_candidate(records, phase, int(contest.sample_id, 16), contest.pairs[contest.incumbent_id]),
         )
-        for contest in contests
+        for group in store.contests(1, phase, len(records))
+        for contest in group
     ]
     store.add_reflections([], proposals)
 

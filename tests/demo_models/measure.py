@@ -6,7 +6,7 @@ Asks the models as a run does: the teacher through its engine and parser, the st
 import random
 from collections import defaultdict
 
-from reflectune.agents.student.evaluation import evaluate_student
+from reflectune.agents.student.evaluation import summarise
 from reflectune.agents.student.student import Student
 from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.loop.demo.account import share
@@ -17,10 +17,10 @@ from reflectune.state.records import PHASES, CallStatus, Evaluation, Pair, Refle
 
 __all__ = ["measure_student", "measure_teacher"]
 
-_PAIRS = 1000
+PAIRS = 1000
 
 
-def measure_teacher(config: RunConfig) -> dict[str, dict[str, float | None]]:
+def measure_teacher(config: RunConfig, number: int = PAIRS) -> dict[str, dict[str, float | None]]:
     """How a demo's teacher fares with noisy pairs whose instruction is clear.
 
     Returns:
@@ -30,7 +30,7 @@ def measure_teacher(config: RunConfig) -> dict[str, dict[str, float | None]]:
     """
     rng = random.Random("measure/teacher")
     drawn: list[tuple[Task, Pair]] = []
-    while len(drawn) < _PAIRS:
+    while len(drawn) < number:
         task, pair, _ = draw_pair(rng, reserved=True)
         if check(pair.instruction, pair.input, pair.response) is not None:
             drawn.append((task, pair))
@@ -47,17 +47,22 @@ def measure_teacher(config: RunConfig) -> dict[str, dict[str, float | None]]:
     return {name: _judge(groups[name]) for name in (*PHASES, *KINDS)}
 
 
-def measure_student(config: RunConfig) -> dict[str, Evaluation]:
+def measure_student(config: RunConfig, number: int = PAIRS) -> dict[str, Evaluation]:
     """Exact match of a demo's base student on clear tasks: of "all", and then by kind of task."""
     rng = random.Random("measure/student")
-    pairs: defaultdict[str, list[Pair]] = defaultdict(list)
-    for _ in range(_PAIRS):
-        task = draw_task(rng, reserved=True)
-        pair = Pair(*draw_instruction(task, rng, input_rate=INPUT_RATE), task.answer)
-        for name in ("all", task.kind.name):
-            pairs[name].append(pair)
+    tasks, pairs = [], []
+    for _ in range(number):
+        tasks.append(draw_task(rng, reserved=True))
+        pairs.append(Pair(*draw_instruction(tasks[-1], rng, input_rate=INPUT_RATE), tasks[-1].answer))
     with Student.open(config.student) as student:
-        return {name: _exact_match(student, pairs[name], config) for name in ("all", *KINDS)}
+        responses = student.respond(pairs, config.evaluate.max_tokens)
+    verdicts: defaultdict[str, list[float]] = defaultdict(list)
+    for task, pair, response in zip(tasks, pairs, responses, strict=True):
+        right = response and check(pair.instruction, pair.input, response.text, pair.response)
+        if right is not None:
+            verdicts["all"].append(float(right))
+            verdicts[task.kind.name].append(float(right))
+    return {name: summarise("accuracy", verdicts[name]) for name in ("all", *KINDS)}
 
 
 def _judge(outcomes: list[tuple[Pair, CallStatus, Pair | None]]) -> dict[str, float | None]:
@@ -66,10 +71,3 @@ def _judge(outcomes: list[tuple[Pair, CallStatus, Pair | None]]) -> dict[str, fl
         "damaged": share(new is not None and not is_right(new) for old, _, new in outcomes if is_right(old)),
         "unusable": share(status not in ("ok", "unchanged") for _, status, _ in outcomes),
     }
-
-
-def _exact_match(student: Student, pairs: list[Pair], config: RunConfig) -> Evaluation:
-    measures = evaluate_student(
-        student, pairs, check, max_tokens=config.evaluate.max_tokens, on_done=lambda done: None
-    )
-    return next(measure for measure in measures if measure.name == "accuracy")

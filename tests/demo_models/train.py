@@ -26,7 +26,7 @@ from reflectune.loop.progress import LineDisplay
 from reflectune.state.config import RunConfig
 from reflectune.state.records import Pair, Phase
 from tests.demo_models.corpus import MISTAKES, student_texts, teacher_texts, vocabulary_texts
-from tests.demo_models.measure import measure_student, measure_teacher
+from tests.demo_models.measure import PAIRS, measure_student, measure_teacher
 
 BOS, EOS = "<s>", "</s>"
 WEIGHTS = ("model.safetensors", "config.json", "tokenizer.json")
@@ -160,7 +160,7 @@ def write_card(name: str, folder: Path, *, seed: int, minutes: float, loss: floa
 
 def _describe_teacher(config: RunConfig) -> str:
     lines = [
-        f"1,000 noisy pairs with a clear instruction, at temperature {config.teacher.temperature}, "
+        f"{PAIRS:,} noisy pairs with a clear instruction, at temperature {config.teacher.temperature}, "
         "through the parser of every run;\nby phase, and by kind of task over both phases. "
         f"{MISTAKES:.0%} of what it learned from was wrong.",
         "",
