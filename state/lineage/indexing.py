@@ -161,9 +161,7 @@ def _add_decisions(db: Database, round: int, phase: Phase, pool: int) -> None:
             SELECT samples.position, decisions.round, samples.split, winner.rowid,
                 outcome, decisions.reason, {before}, {after}, {after} - {before},
                 CAST(length(winner.response) AS REAL) / NULLIF(length(given.response), 0)
-            FROM decisions
-            JOIN outcomes ON outcomes.round = decisions.round AND outcomes.phase = decisions.phase
-                AND outcomes.sample_id = decisions.sample_id
+            FROM decisions JOIN outcomes USING (round, phase, sample_id)
             JOIN samples ON samples.id = decisions.sample_id
             JOIN versions AS winner ON winner.id = decisions.winner_id
             JOIN versions AS given ON given.sample_id = samples.id AND given.phase = 'original'

@@ -64,11 +64,8 @@ class LoopReader(LineageReader):
 
     def holdout_pairs(self) -> list[Pair]:
         """The held-out pairs, by position."""
-        rows = self.db.query(
-            "SELECT instruction, input, response FROM versions JOIN samples ON samples.id = sample_id "
-            "WHERE split = 'holdout' AND phase = 'original' ORDER BY position"
-        )
-        return [Pair(**row) for row in rows]
+        source = "versions JOIN samples ON samples.id = sample_id"
+        return [*self._pairs(f"{source} WHERE split = 'holdout' AND phase = 'original' ORDER BY position")]
 
     # Reflection
 
