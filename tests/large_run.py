@@ -12,7 +12,6 @@ import random
 import sqlite3
 import time
 from argparse import ArgumentParser
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -269,15 +268,11 @@ def main() -> None:
     parser.add_argument("--name", default="large")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    run = make_large_run(
-        arguments.folder, arguments.samples, arguments.rounds, arguments.seed, arguments.name
-    )
+    run = make_large_run(**vars(arguments))
     print(f"{run.path}: {time.perf_counter() - began:.0f} s, {run.lineage.stat().st_size / 2**20:,.0f} MiB")
     with sqlite3.connect(run.lineage) as connection:
-        for table in ("samples", "versions", "teacher_calls", "scores", "decisions", "training_sets"):
-            print(f"{connection.execute(f'SELECT COUNT(*) FROM {table}').fetchone()[0]:>10,} {table}")
-        reasons = Counter(dict(connection.execute("SELECT reason, COUNT(*) FROM decisions GROUP BY 1")))
-    print(", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common()))
+        reasons = connection.execute("SELECT COUNT(*), reason FROM decisions GROUP BY reason").fetchall()
+    print(", ".join(f"{number:,} {reason}" for number, reason in reasons))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from reflectune.state.records import Evaluation, Reason, Sample, StudentRecord
 from tests.lineages import decided, given, make_store, original, propose, scores_of
 
 
-def write_run(path: Path, *, accepts: str, train: int = 3, nll: float = 2.0) -> Path:
+def write_run(path: Path, *, accepts: str, proposes: str = "better", nll: float = 2.0) -> Path:
     """A run of one round: proposals for the responses of "a" and "b", of which it takes some."""
-    old = {sample: original(sample) for sample in "abc"[:train]}
-    with make_store(path, train=train) as store:
+    old = {sample: original(sample) for sample in "abc"}
+    with make_store(path) as store:
         store.start_round(1)
         store.add_decisions({}, "s0", [decided(version, phase="instruction") for version in old.values()])
         new = {
-            sample: propose(store, old[sample], f"better {sample}", round=1, phase="response")
+            sample: propose(store, old[sample], f"{proposes} {sample}", round=1, phase="response")
             for sample in "ab"
         }
         scores = {version.id: scores_of(0.5, 0.5) for version in (*old.values(), *new.values())}
@@ -67,16 +67,8 @@ def test_runs_that_decide_differently_share_what_they_decided_about(tmp_path: Pa
 
 def test_runs_with_other_proposals_have_no_decisions_alike(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one.db", accepts="a")
-    other = tmp_path / "other.db"
-    with make_store(other) as store:
-        store.start_round(1)
-        old = {sample: original(sample) for sample in "abc"}
-        store.add_decisions({}, "s0", [decided(version, phase="instruction") for version in old.values()])
-        new = propose(store, old["a"], "something else", round=1, phase="response")
-        decisions = [decided(old["a"], new, reason="accepted"), decided(old["b"]), decided(old["c"])]
-        store.add_decisions({}, "s0", decisions)
-    document = compared(one, other)
-    assert document["decisions"][1] == {"round": 1, "phase": "response", "both": 1, "alike": 0, "agree": 0}
+    document = compared(one, write_run(tmp_path / "other.db", accepts="a", proposes="something else for"))
+    assert document["decisions"][1] == {"round": 1, "phase": "response", "both": 2, "alike": 0, "agree": 0}
     assert (document["samples"]["same"], document["samples"]["differently"]) == (2, 1)
 
 
