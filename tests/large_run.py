@@ -111,15 +111,8 @@ def _run_loop(config: RunConfig, run: RunFolder, store: LineageWriter, samples: 
     texts = _Texts(config.seed)
     held_out = set(texts.rng.sample(range(samples), int(config.data.holdout)))
     given = [_sample(texts, number, number in held_out) for number in range(samples)]
-    values = config.model_dump(mode="json")
-    store.add_run(
-        name=config.name,
-        config=values,
-        config_hash=content_hash(values),
-        data_hash=dataset_hash(given),
-        versions={"reflectune": "0.1.0", "graph": hash_graph()},
-        seed=config.seed,
-    )
+    versions = {"reflectune": "0.1.0", "graph": hash_graph()}
+    store.add_run(config.model_dump(mode="json"), data_hash=dataset_hash(given), versions=versions)
     store.add_samples(given)
     store.start_round(0)
     store.add_student(StudentRecord("s0", 0, config.student.model, None, None, None, None))

@@ -76,7 +76,7 @@ def test_runs_over_other_data_compare_what_both_have(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one.db", accepts="a")
     other = tmp_path / "other.db"
     with LineageWriter.create(other) as store:
-        store.add_run(name="other", config={"rounds": 3}, config_hash="c", data_hash="e", versions={}, seed=0)
+        store.add_run({"name": "other", "rounds": 3, "seed": 0}, data_hash="e", versions={})
         store.add_samples([Sample("a", 0, "train", given("a")), Sample("z", 1, "holdout", given("z"))])
         store.start_round(0)
         store.add_student(StudentRecord("s0", 0, "another base", None, None, None, None))
@@ -102,7 +102,7 @@ def test_runs_differ_in_nested_keys_but_not_by_name(tmp_path: Path) -> None:
     for which, extra in (("one", {"candidates": 1}), ("two", {"candidates": 4, "model": "m"})):
         with LineageWriter.create(tmp_path / which) as store:
             config = {"name": which, "seed": 0, "teacher": extra}
-            store.add_run(name=which, config=config, config_hash=which, data_hash="d", versions={}, seed=0)
+            store.add_run(config, data_hash="d", versions={})
         paths.append(tmp_path / which)
     assert compared(*paths)["config"] == [
         {"key": "teacher.candidates", "values": [1, 4]},

@@ -62,7 +62,7 @@ def history(tmp_path: Path) -> LineageReader:
     """
     pairs = [WRONG, RIGHT, Pair("Shout dog.", "", "dog")]
     with LineageWriter.create(tmp_path / "lineage.db") as store:
-        store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
+        store.add_run({"name": "demo", "rounds": 1, "seed": 0}, data_hash="", versions={})
         samples = [Sample(str(index), index, "train", pair) for index, pair in enumerate(pairs)]
         store.add_samples(samples)
         store.start_round(0)
@@ -140,7 +140,7 @@ def test_telling_sample_was_mended_and_trained_on(history: LineageReader) -> Non
 
 def test_telling_sample_is_none_where_nothing_was_mended(tmp_path: Path) -> None:
     with LineageWriter.create(tmp_path / "lineage.db") as store:
-        store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
+        store.add_run({"name": "demo", "rounds": 1, "seed": 0}, data_hash="", versions={})
         store.start_round(0)
     with LineageReader.open(tmp_path / "lineage.db") as history:
         assert telling_sample(history) is None

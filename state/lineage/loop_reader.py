@@ -60,7 +60,7 @@ class LoopReader(LineageReader):
 
     def is_round_finished(self, round: int) -> bool:
         """Whether a round has gone through its evaluation."""
-        return self._count("rounds WHERE round = ? AND status = 'finished'", round) > 0
+        return self._count("rounds WHERE round = ? AND status = 'finished'", [round]) > 0
 
     def holdout_pairs(self) -> list[Pair]:
         """The held-out pairs, by position."""
@@ -112,7 +112,7 @@ class LoopReader(LineageReader):
 
     def count_cached(self, round: int, phase: Phase) -> int:
         """How many of a phase's calls were answered from the cache."""
-        return self._count("teacher_calls WHERE round = ? AND phase = ? AND cached", round, phase)
+        return self._count("teacher_calls WHERE round = ? AND phase = ? AND cached", [round, phase])
 
     def count_frozen(self, round: int, freeze_after: int | None) -> int:
         """How many samples are left alone in a round."""
@@ -172,7 +172,7 @@ class LoopReader(LineageReader):
 
     def count_proposals(self, round: int) -> int:
         """How many samples of a round got at least one proposal, summed over both phases."""
-        return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", round)
+        return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", [round])
 
     # Training and evaluation
 

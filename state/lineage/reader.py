@@ -98,15 +98,16 @@ class LineageReader:
 
     def acceptance(self) -> float | None:
         """Share of all decided proposals that were accepted; None before the first decision."""
-        row = self._one(f"SELECT AVG(reason = 'accepted') AS share FROM decisions WHERE {ABOUT_A_PROPOSAL}")
-        return row["share"]  # type: ignore[no-any-return]
+        query = f"SELECT AVG(reason = 'accepted') FROM decisions WHERE {ABOUT_A_PROPOSAL}"
+        share: float | None = self.db.execute(query).fetchone()[0]
+        return share
 
     def count_decisions(
         self, round: int | None = None, phase: Phase | None = None, reason: Reason | None = None
     ) -> int:
         """How many decisions there are, of one round and phase and with one reason if given."""
         where, place = _place(round=round, phase=phase, reason=reason)
-        return int(self._one(f"SELECT COUNT(*) AS n FROM decisions WHERE {where}", **place)["n"])
+        return self._count(f"decisions WHERE {where}", place)
 
     def count_by_phase(self) -> list[DecisionCount]:
         """By round and phase: decisions about a proposal, and the accepted ones."""
@@ -184,10 +185,10 @@ class LineageReader:
         return {
             "round": round,
             "student": row["student_id"],
-            "pool": self._count("pool WHERE round = ?", round),
-            "training": self._count("training_sets WHERE round = ?", round),
+            "pool": self._count("pool WHERE round = ?", [round]),
+            "training": self._count("training_sets WHERE round = ?", [round]),
             "frozen": self._count(
-                "(SELECT DISTINCT sample_id FROM decisions WHERE round = ? AND reason = 'frozen')", round
+                "(SELECT DISTINCT sample_id FROM decisions WHERE round = ? AND reason = 'frozen')", [round]
             ),
             "instruction": self._phase(round, "instruction"),
             "response": self._phase(round, "response"),
@@ -357,14 +358,14 @@ class LineageReader:
     def _all(self, query: str, *params: object) -> list[dict[str, Any]]:
         return list(self.db.query(query, params))
 
-    def _count(self, source: str, *params: object) -> int:
+    def _count(self, source: str, params: Sequence[Any] | dict[str, Any]) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
 
     def _one(self, query: str, **params: object) -> dict[str, Any]:
         return next(iter(self.db.query(query, params)))
 
 
-def _place(**known: object) -> tuple[str, dict[str, object]]:
+def _place(**known: Any) -> tuple[str, dict[str, Any]]:
     """The condition that rows are of a place, with its parameters: plain equalities, found by an index."""
     place = {name: value for name, value in known.items() if value is not None}
     return " AND ".join(f"{name} = :{name}" for name in place) or "1", place
