@@ -56,13 +56,8 @@ def prepare_index(db: Database) -> None:
             _clear(db)
 
 
-def update_index(db: Database) -> bool:
-    """Take in what the lineage has gained, in a transaction a step.
-
-    Returns:
-        Whether there was anything new.
-    """
-    changes = db.conn.total_changes
+def update_index(db: Database) -> None:
+    """Take in what the lineage has gained, in a transaction a step."""
     with _writing(db):
         if not _fits(db):
             _clear(db)
@@ -75,7 +70,6 @@ def update_index(db: Database) -> bool:
             _add_decisions(db, row["round"], phase, pool)
         _mark_trained(db, row["round"])
     _add_rounds(db)
-    return db.conn.total_changes > changes
 
 
 def _fits(db: Database) -> bool:
