@@ -67,14 +67,8 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         with LineageWriter.create(folder.lineage) as lineage:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
-            lineage.add_run(
-                name=config.name,
-                config=config.model_dump(mode="json"),
-                config_hash=config.content_hash(),
-                data_hash=dataset_hash(samples),
-                versions=versions,
-                seed=config.seed,
-            )
+            values = config.model_dump(mode="json")
+            lineage.add_run(values, data_hash=dataset_hash(samples), versions=versions)
             lineage.add_samples(samples)
             lineage.start_round(0)
             student = config.student

@@ -1,12 +1,8 @@
 """The teacher's answers of all runs of a folder, in one file, so that none is paid for twice.
 
 It holds copies only: the lineage of a run has every answer that the run used, so the file may be deleted
-while no run is going on. Any number of runs and processes of one machine use it at once. Where an answer
-cannot be read or kept, because the file is damaged, locked for a minute or on a full disk, the run ends with
-an error that says so; what its lineage has is committed before and stays, and `resume` goes on.
-
-Write-ahead logging needs memory that all users share: machines that share a network folder need a runs
-folder each, or `teacher.cache = "off"`.
+while no run is going on. Any number of processes of one machine use it at once. Machines that share a network
+folder need a runs folder each, or `teacher.cache = "off"`: write-ahead logging needs memory that all share.
 """
 
 import fcntl

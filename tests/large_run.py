@@ -12,7 +12,6 @@ import random
 import sqlite3
 import time
 from argparse import ArgumentParser
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -112,15 +111,8 @@ def _run_loop(config: RunConfig, run: RunFolder, store: LineageWriter, samples: 
     texts = _Texts(config.seed)
     held_out = set(texts.rng.sample(range(samples), int(config.data.holdout)))
     given = [_sample(texts, number, number in held_out) for number in range(samples)]
-    values = config.model_dump(mode="json")
-    store.add_run(
-        name=config.name,
-        config=values,
-        config_hash=content_hash(values),
-        data_hash=dataset_hash(given),
-        versions={"reflectune": "0.1.0", "graph": hash_graph()},
-        seed=config.seed,
-    )
+    versions = {"reflectune": "0.1.0", "graph": hash_graph()}
+    store.add_run(config.model_dump(mode="json"), data_hash=dataset_hash(given), versions=versions)
     store.add_samples(given)
     store.start_round(0)
     store.add_student(StudentRecord("s0", 0, config.student.model, None, None, None, None))
@@ -269,15 +261,11 @@ def main() -> None:
     parser.add_argument("--name", default="large")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    run = make_large_run(
-        arguments.folder, arguments.samples, arguments.rounds, arguments.seed, arguments.name
-    )
+    run = make_large_run(**vars(arguments))
     print(f"{run.path}: {time.perf_counter() - began:.0f} s, {run.lineage.stat().st_size / 2**20:,.0f} MiB")
     with sqlite3.connect(run.lineage) as connection:
-        for table in ("samples", "versions", "teacher_calls", "scores", "decisions", "training_sets"):
-            print(f"{connection.execute(f'SELECT COUNT(*) FROM {table}').fetchone()[0]:>10,} {table}")
-        reasons = Counter(dict(connection.execute("SELECT reason, COUNT(*) FROM decisions GROUP BY 1")))
-    print(", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common()))
+        reasons = connection.execute("SELECT COUNT(*), reason FROM decisions GROUP BY reason").fetchall()
+    print(", ".join(f"{number:,} {reason}" for number, reason in reasons))
 
 
 if __name__ == "__main__":

@@ -22,14 +22,7 @@ from reflectune.state.records import (
 def make_store(path: Path, train: int = 3, holdout: int = 1) -> LineageWriter:
     """A store with samples "a", "b", ... (held-out ones last), round 0 and student s0."""
     store = LineageWriter.create(path)
-    store.add_run(
-        name="run",
-        config={"rounds": 2},
-        config_hash="c",
-        data_hash="d",
-        versions={"graph": "g"},
-        seed=0,
-    )
+    store.add_run({"name": "run", "rounds": 2, "seed": 0}, data_hash="d", versions={"graph": "g"})
     store.add_samples(
         Sample(name(index), index, "train" if index < train else "holdout", given(name(index)))
         for index in range(train + holdout)

@@ -23,7 +23,7 @@ from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Answer
 from tests.cache_writer import write_many
-from tests.teacher_server import Reply, TeacherServer, improve, is_structured, serve_teacher
+from tests.teacher_server import TeacherServer, serve_teacher
 from tests.teachers import ScriptedEngine, asked, config, statuses, well
 from tests.teachers import ask as ask_teacher
 from tests.test_cli import complaint, document, invoke
@@ -191,30 +191,27 @@ def test_fingerprint_goes_by_no_times_and_no_files_that_no_answer_depends_on(fol
     assert fingerprint(moved) == before
 
 
-@pytest.mark.parametrize("place", [0, 1, 2**19, 2**20])
-def test_fingerprint_reads_a_large_file_here_and_there(folder: Path, place: int) -> None:
-    """40 MiB are more than is read whole. `place` is in 2^20ths of what can be a block's beginning."""
-    size = 40 * 2**20
+# More than is read whole: 128 blocks begin every (size - block) / 127 bytes.
+LARGE, BLOCK = 40 * 2**20, 2**15
+
+
+@pytest.mark.parametrize(
+    ("at", "is_read"),
+    [
+        *(((LARGE - BLOCK) * number // 127, True) for number in (0, 1, 64, 127)),
+        (BLOCK + 100, False),  # between the first block and the second
+        (LARGE, True),  # appended
+    ],
+)
+def test_fingerprint_reads_a_large_file_here_and_there(folder: Path, at: int, is_read: bool) -> None:
     path = folder / "model.safetensors"
-    with path.open("wb") as file:
-        file.truncate(size)
+    path.touch()
+    os.truncate(path, LARGE)
     before = fingerprint(folder)
     with path.open("r+b") as file:
-        # 128 blocks begin every (size - block) / 127 bytes: the first, the middle ones and the last.
-        file.seek((size - 2**15) * round(place / 2**20 * 127) // 127)
+        file.seek(at)
         file.write(b"x")
-    assert (fingerprint(folder) == before) is False
-    with path.open("r+b") as file:
-        file.truncate(0)
-        file.truncate(size)
-    assert fingerprint(folder) == before
-    with path.open("r+b") as file:
-        file.seek(2**15 + 100)  # between the first block and the second
-        file.write(b"x")
-    assert fingerprint(folder) == before
-    with path.open("ab") as file:
-        file.write(b"\0")
-    assert fingerprint(folder) != before
+    assert (fingerprint(folder) != before) is is_read
 
 
 # The engine
@@ -223,8 +220,9 @@ def test_fingerprint_reads_a_large_file_here_and_there(folder: Path, place: int)
 class Opened:
     """An engine kind's `open` that notes the engines it gave out."""
 
-    def __init__(self, answer: Callable[[Request], Answer] = well) -> None:
-        self.answer = answer
+    def __init__(self, cache: AnswerCache) -> None:
+        self.cache = cache
+        self.answer: Callable[[Request], Answer] = well
         self.engines: list[ScriptedEngine] = []
 
     def __call__(self, config: TeacherConfig, model: TeacherModel) -> ScriptedEngine:
@@ -237,8 +235,8 @@ class Opened:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
-    opened = Opened()
+def opened(answers: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    opened = Opened(answers)
     monkeypatch.setitem(ENGINES, "openai", EngineKind(opened, is_local=False))
     monkeypatch.setitem(ENGINES, "transformers", EngineKind(opened))
     monkeypatch.setitem(ENGINES, "vllm", EngineKind(opened))
@@ -258,20 +256,20 @@ def named(name: str = "fake", **source: Any) -> TeacherModel:
 
 
 def ask(
-    cache: AnswerCache, settings: TeacherConfig, request: Request, model: TeacherModel | None = None
+    opened: Opened, settings: TeacherConfig, request: Request, model: TeacherModel | None = None
 ) -> Answer:
     """One answer, as a reader gets it that then closes the engine."""
-    engine = CachedEngine(settings, model or named(), cache)
+    engine = CachedEngine(settings, model or named(), opened.cache)
     engine.submit(request)
     answer = engine.next_answer()
     engine.close()
     return answer
 
 
-def test_cached_engine_asks_once_and_says_which_answers_it_knew(answers: AnswerCache, opened: Opened) -> None:
+def test_cached_engine_asks_once_and_says_which_answers_it_knew(opened: Opened) -> None:
     opened.answer = lambda request: well(request, prompt_tokens=7, completion_tokens=3, seconds=9.0)
-    first = ask(answers, config(), make_request())
-    again = ask(answers, config(), make_request(id="1", reflection=asked(round=2, candidate=1)))
+    first = ask(opened, config(), make_request())
+    again = ask(opened, config(), make_request(id="1", reflection=asked(round=2, candidate=1)))
     assert not first.cached
     assert again == replace(first, request_id="1", seconds=0.0, cached=True)
     assert (opened.asked, len(opened.engines)) == (1, 1)
@@ -298,24 +296,21 @@ def test_cached_engine_asks_once_and_says_which_answers_it_knew(answers: AnswerC
     ],
 )
 def test_cached_engine_asks_where_the_answer_may_be_another(
-    answers: AnswerCache,
     opened: Opened,
     settings: dict[str, Any],
     changes: dict[str, Any],
     model: str,
     is_known: bool,
 ) -> None:
-    ask(answers, config(), make_request(seed=1))
-    asked_anew = ask(answers, config(**settings), make_request(**{"seed": 1} | changes), named(model))
+    ask(opened, config(), make_request(seed=1))
+    asked_anew = ask(opened, config(**settings), make_request(**{"seed": 1} | changes), named(model))
     assert asked_anew.cached is is_known
-    assert ask(answers, config(), make_request(seed=1)).cached
+    assert ask(opened, config(), make_request(seed=1)).cached
 
 
-def test_cached_engine_goes_by_the_seed_where_something_is_drawn(
-    answers: AnswerCache, opened: Opened
-) -> None:
+def test_cached_engine_goes_by_the_seed_where_something_is_drawn(opened: Opened) -> None:
     warm = config(temperature=1.0)
-    cached = [ask(answers, warm, make_request(seed=seed)).cached for seed in (1, 2, 1)]
+    cached = [ask(opened, warm, make_request(seed=seed)).cached for seed in (1, 2, 1)]
     assert cached == [False, False, True]
 
 
@@ -323,42 +318,36 @@ def local(engine: str = "transformers", **changes: Any) -> TeacherConfig:
     return TeacherConfig(engine=engine, model="unused", **changes)  # type: ignore[arg-type]
 
 
-def test_cached_engine_goes_by_what_a_model_folder_holds(
-    answers: AnswerCache, opened: Opened, folder: Path
-) -> None:
+def test_cached_engine_goes_by_what_a_model_folder_holds(opened: Opened, folder: Path) -> None:
     def model() -> TeacherModel:
         return named(str(folder))
 
-    ask(answers, local(), make_request(), model())
-    assert ask(answers, local("vllm"), make_request(), model()).cached
-    assert not ask(answers, local("vllm", quantization="fp8"), make_request(), model()).cached
-    assert not ask(answers, local("vllm", max_model_len=64), make_request(), model()).cached
-    assert not ask(answers, local(), make_request(), named(str(folder), dtype="bfloat16")).cached
+    ask(opened, local(), make_request(), model())
+    assert ask(opened, local("vllm"), make_request(), model()).cached
+    assert not ask(opened, local("vllm", quantization="fp8"), make_request(), model()).cached
+    assert not ask(opened, local("vllm", max_model_len=64), make_request(), model()).cached
+    assert not ask(opened, local(), make_request(), named(str(folder), dtype="bfloat16")).cached
     adapted = replace(model(), adapter=folder.with_name("adapter"), adapter_hash="one")
-    assert not ask(answers, local(), make_request(), adapted).cached
-    assert ask(answers, local(), make_request(), replace(adapted, name="self:s7")).cached
-    assert not ask(answers, local(), make_request(), replace(adapted, adapter_hash="two")).cached
+    assert not ask(opened, local(), make_request(), adapted).cached
+    assert ask(opened, local(), make_request(), replace(adapted, name="self:s7")).cached
+    assert not ask(opened, local(), make_request(), replace(adapted, adapter_hash="two")).cached
     (folder / "model-1.safetensors").write_bytes(b"weightz")
-    assert not ask(answers, local(), make_request(), model()).cached
-    assert ask(answers, local(), make_request(), model()).cached
+    assert not ask(opened, local(), make_request(), model()).cached
+    assert ask(opened, local(), make_request(), model()).cached
 
 
-def test_cached_engine_asked_alone_needs_no_model_folder(
-    answers: AnswerCache, opened: Opened, folder: Path
-) -> None:
+def test_cached_engine_asked_alone_needs_no_model_folder(opened: Opened, folder: Path) -> None:
     model = named(str(folder))
-    ask(answers, local(), make_request(schema=None), model)
+    ask(opened, local(), make_request(schema=None), model)
     shutil.rmtree(folder)
-    assert ask(answers, local(cache="only"), make_request(schema=None), model).cached
-    missing = ask(answers, local(cache="only"), make_request(schema=None, seed=2, messages=()), model)
+    assert ask(opened, local(cache="only"), make_request(schema=None), model).cached
+    missing = ask(opened, local(cache="only"), make_request(schema=None, seed=2, messages=()), model)
     assert (missing.error, missing.message) == ("no-entry", 'not in the cache, and teacher.cache = "only"')
     assert opened.asked == 1
 
 
-def test_cached_engine_keeps_an_answer_once_the_next_is_asked_for(
-    tmp_path: Path, answers: AnswerCache, opened: Opened
-) -> None:
-    engine = CachedEngine(config(), named(), answers)
+def test_cached_engine_keeps_an_answer_once_the_next_is_asked_for(tmp_path: Path, opened: Opened) -> None:
+    engine = CachedEngine(config(), named(), opened.cache)
     for number in range(3):
         engine.submit(make_request(id=str(number), messages=({"role": "user", "content": str(number)},)))
     for count in range(3):
@@ -371,43 +360,35 @@ def test_cached_engine_keeps_an_answer_once_the_next_is_asked_for(
 
 
 @pytest.mark.parametrize("error", ["refused-request", "no-entry", "unavailable", "failed"])
-def test_cached_engine_keeps_no_failure(
-    tmp_path: Path, answers: AnswerCache, opened: Opened, error: Any
-) -> None:
+def test_cached_engine_keeps_no_failure(tmp_path: Path, opened: Opened, error: Any) -> None:
     opened.answer = lambda request: Answer(request.id, error=error)
     for _ in range(2):
-        assert ask(answers, config(), make_request(schema=None)).error == error
+        assert ask(opened, config(), make_request(schema=None)).error == error
     assert opened.asked == 2
     assert kept(tmp_path) == []
 
 
-def test_cached_engine_hands_over_what_it_knows_while_the_rest_is_asked(
-    answers: AnswerCache, opened: Opened
-) -> None:
-    ask(answers, config(), make_request())
-    engine = CachedEngine(config(), named(), answers)
+def test_cached_engine_hands_over_what_it_knows_while_the_rest_is_asked(opened: Opened) -> None:
+    ask(opened, config(), make_request())
+    engine = CachedEngine(config(), named(), opened.cache)
     engine.submit(make_request(id="new", messages=()))
     engine.submit(make_request(id="known"))
     assert [engine.next_answer().request_id for _ in range(2)] == ["known", "new"]
     engine.close()
 
 
-def test_cached_engine_gives_the_same_text_again_to_the_last_character(
-    answers: AnswerCache, opened: Opened
-) -> None:
+def test_cached_engine_gives_the_same_text_again_to_the_last_character(opened: Opened) -> None:
     opened.answer = lambda request: well(request, text="a\0b\ud800c\r\n é")
-    first = ask(answers, config(), make_request())
+    first = ask(opened, config(), make_request())
     assert first.text == "a\ufffdb\ufffdc\r\n é"
-    assert ask(answers, config(), make_request()).text == first.text
+    assert ask(opened, config(), make_request()).text == first.text
 
 
-def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(
-    answers: AnswerCache, opened: Opened
-) -> None:
-    engine = CachedEngine(config(), named(), answers)
+def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(opened: Opened) -> None:
+    engine = CachedEngine(config(), named(), opened.cache)
     engine.submit(make_request())
     engine.next_answer()
-    answers.db.execute("PRAGMA query_only = ON")
+    opened.cache.db.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreError, match="make the folder writable"):
         engine.close()
     assert opened.engines[0].closed
@@ -416,25 +397,23 @@ def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(
 # The teacher
 
 
-def test_teacher_counts_a_cached_call_without_cost_or_time(answers: AnswerCache, opened: Opened) -> None:
+def test_teacher_counts_a_cached_call_without_cost_or_time(opened: Opened) -> None:
     opened.answer = lambda request: well(request, prompt_tokens=10, completion_tokens=5, seconds=2.0)
     settings = config(price_in=1.0, price_out=2.0)
-    first, again = ask_teacher(settings, 3, answers), ask_teacher(settings, 3, answers)
+    first, again = ask_teacher(settings, 3, opened.cache), ask_teacher(settings, 3, opened.cache)
     assert [call.cost_usd for call, _ in first] == [20e-6] * 3  # 10 * 1 + 5 * 2 millionths
     assert [call for call, _ in again] == [
         replace(call, cached=True, cost_usd=0.0, seconds=0.0) for call, _ in first
     ]
     assert [version for _, version in again] == [version for _, version in first]
-    assert ask_teacher(config(), 3, answers)[0][0].cost_usd == 0.0  # whatever the price
+    assert ask_teacher(config(), 3, opened.cache)[0][0].cost_usd == 0.0  # whatever the price
 
 
 @pytest.mark.parametrize("text", ["nonsense", ""])
-def test_teacher_pays_once_for_answers_that_are_no_use(
-    answers: AnswerCache, opened: Opened, text: str
-) -> None:
+def test_teacher_pays_once_for_answers_that_are_no_use(opened: Opened, text: str) -> None:
     opened.answer = lambda request: well(request, text=text, completion_tokens=0)
     settings = config(retries=2)
-    first, again = ask_teacher(settings, 3, answers), ask_teacher(settings, 3, answers)
+    first, again = ask_teacher(settings, 3, opened.cache), ask_teacher(settings, 3, opened.cache)
     assert opened.asked == 9
     assert statuses(again) == ["unparsable"] * 9
     assert Counter(call.attempt for call, _ in again) == {1: 3, 2: 3, 3: 3}
@@ -446,66 +425,65 @@ def no_schemas(request: Request) -> Answer:
 
 
 @pytest.mark.parametrize("mode", ["on", "only"])
-def test_teacher_that_refused_schemas_is_not_asked_for_them_again(
-    answers: AnswerCache, opened: Opened, mode: str
-) -> None:
-    opened.answer = no_schemas
-    first = ask_teacher(config(concurrency=2), 6, answers)
-    assert opened.asked == 2 + 6
-    again = ask_teacher(config(concurrency=6, cache=mode), 6, answers)
-    assert opened.asked == 2 + 6
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_teacher_without_schemas_is_not_asked_again(opened: Opened, mode: str, concurrency: int) -> None:
+    """With several candidates, second attempts, silent answers, and another concurrency."""
+
+    def answer(request: Request) -> Answer:
+        texts = ({}, {"text": "hm"}, {"text": ""})[request.seed % 3]
+        return no_schemas(request) if request.schema is not None else well(request, **texts)
+
+    opened.answer = answer
+    reflections = [asked(number, candidate=candidate) for number in range(6) for candidate in range(3)]
+    warm = {"temperature": 1.0, "retries": 1}
+    first = ask_teacher(config(concurrency=4, **warm), reflections, opened.cache)
+    assert opened.asked == 4 + len(first) > 4 + len(reflections)
+    again = ask_teacher(config(concurrency=concurrency, cache=mode, **warm), reflections, opened.cache)
+    assert opened.asked == 4 + len(first)
     assert {call.id: call.text for call, _ in again} == {call.id: call.text for call, _ in first}
     assert all(call.cached for call, _ in again)
 
 
-def test_teacher_that_refused_schemas_is_asked_for_none_by_the_next_teacher(
-    answers: AnswerCache, opened: Opened
-) -> None:
+def test_teacher_that_refused_schemas_is_asked_for_none_by_the_next_teacher(opened: Opened) -> None:
     opened.answer = no_schemas
-    ask_teacher(config(concurrency=2), 6, answers)
-    ask_teacher(config(concurrency=2), 10, answers)  # as a later phase does
+    ask_teacher(config(concurrency=2), 6, opened.cache)
+    ask_teacher(config(concurrency=2), 10, opened.cache)  # as a later phase does
     assert sum(sum(engine.schemas()) for engine in opened.engines) == 2
-    ask_teacher(config("http://elsewhere", concurrency=2), 12, answers)
+    ask_teacher(config("http://elsewhere", concurrency=2), 12, opened.cache)
     assert opened.engines[-1].schemas()[:2] == [True, True]
 
 
-def test_teacher_that_granted_a_schema_once_keeps_being_asked_for_them(
-    answers: AnswerCache, opened: Opened
-) -> None:
-    ask_teacher(config(), 1, answers)
+def test_teacher_that_granted_a_schema_once_keeps_being_asked_for_them(opened: Opened) -> None:
+    ask_teacher(config(), 1, opened.cache)
     opened.answer = lambda request: (
         no_schemas(request) if request.reflection.pair.response == "1" else well(request)
     )
-    reflections = ask_teacher(config(concurrency=1), 5, answers)
+    reflections = ask_teacher(config(concurrency=1), 5, opened.cache)
     assert statuses(reflections) == ["ok"] * 5
     forms = opened.engines[-1].schemas()
     assert forms == [True, False, True, True, True]
 
 
-def test_teacher_learns_nothing_of_its_server_from_the_cache(answers: AnswerCache, opened: Opened) -> None:
-    ask_teacher(config("http://elsewhere"), 2, answers)
+def test_teacher_learns_nothing_of_its_server_from_the_cache(opened: Opened) -> None:
+    ask_teacher(config("http://elsewhere"), 2, opened.cache)
     opened.answer = no_schemas
-    reflections = ask_teacher(config(concurrency=2), 8, answers)
+    reflections = ask_teacher(config(concurrency=2), 8, opened.cache)
     assert [call.cached for call, _ in reflections] == [True] * 2 + [False] * 6
-    assert answers.grants_schemas("http://unused", "script") is None
+    assert opened.cache.grants_schemas("http://unused", "script") is None
 
 
-def test_teacher_on_this_machine_is_asked_for_schemas_in_every_phase(
-    answers: AnswerCache, opened: Opened
-) -> None:
+def test_teacher_on_this_machine_is_asked_for_schemas_in_every_phase(opened: Opened) -> None:
     opened.answer = no_schemas
     settings = TeacherConfig(engine="vllm", model="m", concurrency=1)
-    ask_teacher(settings, 2, answers)
-    ask_teacher(settings, 4, answers)
+    ask_teacher(settings, 2, opened.cache)
+    ask_teacher(settings, 4, opened.cache)
     assert [engine.requests[0].schema is not None for engine in opened.engines] == [True, True]
 
 
-def test_teacher_without_a_cache_or_with_it_off_asks(
-    tmp_path: Path, answers: AnswerCache, opened: Opened
-) -> None:
-    ask_teacher(config(), 3, answers)
+def test_teacher_without_a_cache_or_with_it_off_asks(tmp_path: Path, opened: Opened) -> None:
+    ask_teacher(config(), 3, opened.cache)
     before = kept(tmp_path)
-    assert not any(call.cached for call, _ in ask_teacher(config(cache="off"), 4, answers))
+    assert not any(call.cached for call, _ in ask_teacher(config(cache="off"), 4, opened.cache))
     assert opened.asked == 3 + 4
     assert kept(tmp_path) == before
 
@@ -602,52 +580,6 @@ def test_second_run_pays_nothing(
     assert ["1", "28", "28", "0", "0", "0.0000"] in [line.split()[:6] for line in teacher_table]
     costs = {run["name"]: run["cost_usd"] for run in document(capsys, "runs")}
     assert costs == {"again": 0.0, "tiny": tiny["cost_usd"]}
-
-
-@pytest.mark.slow
-def test_second_run_asks_nothing_of_a_server_without_schemas(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With several candidates, second attempts, silent answers, and another concurrency."""
-
-    def reply(request: dict[str, Any], number: int) -> Reply:
-        if is_structured(request):
-            return Reply(status=400)
-        return (improve(request, number), Reply("hm"), Reply(None))[request["seed"] % 3]
-
-    with serve_teacher(reply) as server:
-        teacher = {
-            "engine": "openai", "model": "m", "path": None, "base_url": server.url, "concurrency": 4,
-            "candidates": 3, "temperature": 1.0, "retries": 1,
-        }  # fmt: skip
-        write_world(tmp_path, samples=20, teacher=teacher)
-        monkeypatch.chdir(tmp_path)
-        assert invoke("run", "config.toml") == 0
-        assert sum(map(is_structured, server.requests)) == 4, "in four phases"
-        asked = len(server.requests)
-        calls = counts(capsys, "tiny")["calls"]
-        assert sum(calls) == asked - 4 > 2 * 2 * 3 * TRAIN
-        for name, concurrency in (("fewer", 1), ("more", 16)):
-            options = ("--name", name, "--set", f"teacher.concurrency={concurrency}")
-            assert invoke("run", "config.toml", *options) == 0
-            assert len(server.requests) == asked
-            assert counts(capsys, name)["cached"] == calls
-            assert rows(tmp_path / "runs" / name) == rows(tmp_path / "runs/tiny")
-
-
-@pytest.mark.slow
-def test_ablation_asks_only_what_differs(
-    world: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = len(server.requests)
-    options = ("--name", "v1", "--set", "selection.policy=accept-all")
-    assert invoke("run", "config.toml", *options) == 0
-    common = {row[:4] for row in rows(world / "runs/v1")["teacher_calls"]} & {
-        row[:4] for row in rows(world / "runs/tiny")["teacher_calls"]
-    }  # id, engine, model and hash of the prompt
-    assert TRAIN <= len(common) < 4 * TRAIN, "both phases of two rounds, of which the first asks the same"
-    assert len(server.requests) - asked == 4 * TRAIN - len(common)
-    assert sum(counts(capsys, "v1")["cached"]) == len(common)
 
 
 @pytest.mark.slow

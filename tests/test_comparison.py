@@ -10,38 +10,33 @@ from reflectune.loop.show.terminal.compare import render_rounds_compared, render
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.run_comparison import compare_runs
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Evaluation, Sample, StudentRecord
+from reflectune.state.records import Evaluation, Reason, Sample, StudentRecord
 from tests.lineages import decided, given, make_store, original, propose, scores_of
 
 
-def write_run(path: Path, *, accepts: str, train: int = 3, nll: float = 2.0) -> Path:
+def write_run(path: Path, *, accepts: str, proposes: str = "better", nll: float = 2.0) -> Path:
     """A run of one round: proposals for the responses of "a" and "b", of which it takes some."""
-    old = {sample: original(sample) for sample in "abc"[:train]}
-    with make_store(path, train=train) as store:
+    old = {sample: original(sample) for sample in "abc"}
+    with make_store(path) as store:
         store.start_round(1)
         store.add_decisions({}, "s0", [decided(version, phase="instruction") for version in old.values()])
         new = {
-            sample: propose(store, old[sample], f"better {sample}", round=1, phase="response")
+            sample: propose(store, old[sample], f"{proposes} {sample}", round=1, phase="response")
             for sample in "ab"
         }
-        store.add_decisions(
-            {version.id: scores_of(0.5, 0.5) for version in (*old.values(), *new.values())},
-            "s0",
-            [
-                decided(version, new.get(sample), reason=reason_for(sample, accepts, new))
-                for sample, version in old.items()
-            ],
-        )
+        scores = {version.id: scores_of(0.5, 0.5) for version in (*old.values(), *new.values())}
+        reasons: dict[str, Reason] = dict.fromkeys("ab", "refused") | dict.fromkeys(accepts, "accepted")
+        decisions = [
+            decided(version, new.get(sample), reason=reasons.get(sample, "no-candidate"))
+            for sample, version in old.items()
+        ]
+        store.add_decisions(scores, "s0", decisions)
         store.set_training_set(1, [new[sample].id for sample in accepts])
         store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
         store.add_evaluations(1, "s1", [Evaluation("nll", nll, 10, nll - 0.5, nll + 0.5)])
         store.add_seconds(1, "reflect", 1.5)
         store.finish_round(1, "rounds")
     return path
-
-
-def reason_for(sample: str, accepts: str, new: dict[str, Any]) -> Any:
-    return "accepted" if sample in accepts else "refused" if sample in new else "no-candidate"
 
 
 def compared(one: Path, other: Path) -> dict[str, Any]:
@@ -72,19 +67,8 @@ def test_runs_that_decide_differently_share_what_they_decided_about(tmp_path: Pa
 
 def test_runs_with_other_proposals_have_no_decisions_alike(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one.db", accepts="a")
-    other = tmp_path / "other.db"
-    with make_store(other) as store:
-        store.start_round(1)
-        old = {sample: original(sample) for sample in "abc"}
-        store.add_decisions({}, "s0", [decided(version, phase="instruction") for version in old.values()])
-        new = propose(store, old["a"], "something else", round=1, phase="response")
-        store.add_decisions(
-            {},
-            "s0",
-            [decided(old["a"], new, reason="accepted"), decided(old["b"]), decided(old["c"])],
-        )
-    document = compared(one, other)
-    assert document["decisions"][1] == {"round": 1, "phase": "response", "both": 1, "alike": 0, "agree": 0}
+    document = compared(one, write_run(tmp_path / "other.db", accepts="a", proposes="something else for"))
+    assert document["decisions"][1] == {"round": 1, "phase": "response", "both": 2, "alike": 0, "agree": 0}
     assert (document["samples"]["same"], document["samples"]["differently"]) == (2, 1)
 
 
@@ -92,7 +76,7 @@ def test_runs_over_other_data_compare_what_both_have(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one.db", accepts="a")
     other = tmp_path / "other.db"
     with LineageWriter.create(other) as store:
-        store.add_run(name="other", config={"rounds": 3}, config_hash="c", data_hash="e", versions={}, seed=0)
+        store.add_run({"name": "other", "rounds": 3, "seed": 0}, data_hash="e", versions={})
         store.add_samples([Sample("a", 0, "train", given("a")), Sample("z", 1, "holdout", given("z"))])
         store.start_round(0)
         store.add_student(StudentRecord("s0", 0, "another base", None, None, None, None))
@@ -118,7 +102,7 @@ def test_runs_differ_in_nested_keys_but_not_by_name(tmp_path: Path) -> None:
     for which, extra in (("one", {"candidates": 1}), ("two", {"candidates": 4, "model": "m"})):
         with LineageWriter.create(tmp_path / which) as store:
             config = {"name": which, "seed": 0, "teacher": extra}
-            store.add_run(name=which, config=config, config_hash=which, data_hash="d", versions={}, seed=0)
+            store.add_run(config, data_hash="d", versions={})
         paths.append(tmp_path / which)
     assert compared(*paths)["config"] == [
         {"key": "teacher.candidates", "values": [1, 4]},
@@ -212,23 +196,14 @@ def test_runs_compared_fit_80_columns_and_stand_side_by_side_in_200(tmp_path: Pa
     assert any("Accepted of the proposals" in line and "Held-out measures" in line for line in wide)
 
 
-def test_runs_that_ask_once_compare_challengers_where_both_have_one(tmp_path: Path) -> None:
-    paths = [tmp_path / "one.db", tmp_path / "other.db", tmp_path / "third.db"]
-    for path, accepts in zip(paths, ("a", "ab", "b"), strict=True):
-        write_run(path, accepts=accepts)
-        with LineageWriter.open(path) as store, store.transaction() as database:
-            database.execute(
-                "UPDATE runs SET config = json_set(config, '$.teacher', json('{\"candidates\": 1}'))"
-            )
-    response = compared(paths[0], paths[1])["decisions"][1]
-    assert (response["both"], response["alike"], response["agree"]) == (2, 2, 1)
-    response = compared(paths[0], paths[2])["decisions"][1]
-    assert (response["both"], response["alike"], response["agree"]) == (2, 2, 0)
-    with LineageWriter.open(paths[1]) as store, store.transaction() as database:
-        # As a policy does that draws lots: the proposal is there, and was not looked at.
+def test_runs_compare_decisions_about_proposals_that_were_not_looked_at(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one.db", accepts="a")
+    other = write_run(tmp_path / "other.db", accepts="ab")
+    with LineageWriter.open(other) as store, store.transaction() as database:
+        # As a policy does that draws lots: the proposal is there, and no challenger is known.
         database.execute(
             "UPDATE decisions SET challenger_id = NULL, winner_id = incumbent_id, reason = 'policy' "
             "WHERE sample_id = 'a' AND phase = 'response'"
         )
-    response = compared(paths[0], paths[1])["decisions"][1]
+    response = compared(one, other)["decisions"][1]
     assert (response["both"], response["alike"], response["agree"]) == (2, 2, 0)

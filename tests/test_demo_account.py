@@ -44,7 +44,7 @@ def history(tmp_path: Path) -> LineageReader:
     """
     pairs = [WRONG, RIGHT, Pair("Shout dog.", "", "dog")]
     with LineageWriter.create(tmp_path / "lineage.db") as store:
-        store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
+        store.add_run({"name": "demo", "rounds": 1, "seed": 0}, data_hash="", versions={})
         samples = [Sample(str(index), index, "train", pair) for index, pair in enumerate(pairs)]
         store.add_samples(samples)
         store.start_round(0)
@@ -106,7 +106,7 @@ def test_mended_sample_was_mended_and_trained_on(history: LineageReader, tmp_pat
     assert trace is not None
     assert (trace["position"], trace["trained_in"]) == (0, [1])
     with LineageWriter.create(tmp_path / "new.db") as store:
-        store.add_run(name="demo", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
+        store.add_run({"name": "demo", "rounds": 1, "seed": 0}, data_hash="", versions={})
         store.start_round(0)
     with LineageReader.open(tmp_path / "new.db") as nothing:
         assert mended_sample(nothing) is None

@@ -144,8 +144,7 @@ def test_evolution_lengths_are_characters_of_the_pool(tmp_path: Path) -> None:
     path = tmp_path / "lineage.db"
     with make_store(path, train=0, holdout=0) as store:
         store.add_samples(
-            Sample(f"{length}", length, "train", Pair("ask", "", "é" * length))
-            for length in (1, 2, 3, 4, 100)
+            Sample(str(size), size, "train", Pair("ask", "", "é" * size)) for size in (1, 2, 3, 4, 100)
         )
     lengths = evolution_of(path)["lengths"]
     (row,) = lengths["rounds"]
@@ -303,13 +302,8 @@ def test_evolution_tells_gains_of_each_round_in_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("phase", "margin", "values", "narrow"),
     [
-        # a is not below the cap, or it would have won; e is nearer than d, though by a larger share.
-        (
-            "instruction",
-            0.0,
-            [(0.5, 35.6), (0.5, 0.2), (0.5, 0.5), (0.5, 0.4), (0.001, 0.0009)],
-            [2, 4, 3, 1],
-        ),
+        # a is not below a cap, or it would have won; e is nearer than d, though by a larger share.
+        ("instruction", 0.0, [(0.5, 36.0), (0.5, 0.2), (0.5, 0.5), (0.5, 0.4), (0.01, 0.009)], [2, 4, 3, 1]),
         ("response", 0.1, [(0.9, 0.9), (0.9, 0.85), (0.9, 0.91)], [1, 0, 2]),  # within the margin: narrowest
     ],
 )

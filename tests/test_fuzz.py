@@ -309,7 +309,7 @@ def tell(path: Path, given: Pair, proposed: Pair, critique: str, error: str) -> 
     second = replace(call("a", attempt=2), **said)
     original = Version("a", None, 0, "original", 0, given)
     with LineageWriter.create(path) as store:
-        store.add_run(name="x", config={"rounds": 1}, config_hash="", data_hash="", versions={}, seed=0)
+        store.add_run({"name": "x", "rounds": 1, "seed": 0}, data_hash="", versions={})
         store.add_samples([Sample("a", 0, "train", given, {critique: error})])
         store.start_round(0)
         store.add_student(StudentRecord("s0", 0, "base", None, None, None, None))

@@ -7,6 +7,7 @@ that code's own `LineageReader` told of the finished one.
 import json
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -125,12 +126,21 @@ def test_old_lineage_is_shown_as_it_was_and_left_alone(schema: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_views_tell_the_same_after_a_migration(schema: str, tmp_path: Path) -> None:
+def test_old_lineage_is_brought_up_to_date_and_tells_the_same(schema: str, tmp_path: Path) -> None:
     run = load(schema, "finished", tmp_path)
     with sqlite3.connect(run.lineage) as connection:
         before = connection.execute("SELECT * FROM evolution").fetchall()
-    with LineageWriter.open(run.lineage) as lineage:
-        after = lineage.db.execute("SELECT * FROM evolution").fetchall()
+    with LineageWriter.open(run.lineage) as store:
+        assert migrations.pending(store.db) == []
+        assert [tuple(row) for row in store.db.execute("PRAGMA integrity_check")] == [("ok",)]
+        assert list(store.db.execute("PRAGMA foreign_key_check")) == []
+        assert store.spending().tokens == 0
+        for view in ("pool", "outcomes", "pair_scores", "round_summary"):
+            assert store.db.execute(f"SELECT COUNT(*) FROM {view}").fetchone()[0] > 0
+        wanted = schema_of(Path(":memory:"))
+        assert {name: columns(store.db, name) for name in wanted} == wanted
+        after = store.db.execute("SELECT * FROM evolution").fetchall()
+    assert_tells_what_it_told(run.lineage, schema)
     assert len(before) > 20
     # The last column is the outcome; once it was the decision's reason.
     assert rounded([row[:-1] for row in after]) == rounded([row[:-1] for row in before])
@@ -143,23 +153,6 @@ def rounded(rows: list[tuple[Any, ...]]) -> list[list[Any]]:
     return [[round(value, 9) if isinstance(value, float) else value for value in row] for row in rows]
 
 
-@pytest.mark.parametrize("schema", SCHEMAS)
-def test_old_lineage_is_brought_up_to_date_and_tells_the_same(schema: str, tmp_path: Path) -> None:
-    run = load(schema, "finished", tmp_path)
-    with LineageWriter.open(run.lineage) as store:
-        assert migrations.pending(store.db) == []
-        assert [tuple(row) for row in store.db.execute("PRAGMA integrity_check")] == [("ok",)]
-        assert list(store.db.execute("PRAGMA foreign_key_check")) == []
-        assert store.spending().tokens == 0
-        for view in ("pool", "outcomes", "pair_scores", "evolution", "round_summary"):
-            assert store.db.execute(f"SELECT COUNT(*) FROM {view}").fetchone()[0] > 0
-        wanted = schema_of(Path(":memory:"))
-        assert {name: sorted(columns(store.db, name)) for name in wanted} == {
-            name: sorted(made) for name, made in wanted.items()
-        }
-    assert_tells_what_it_told(run.lineage, schema)
-
-
 def schema_of(path: Path) -> dict[str, list[str]]:
     """Tables and columns of a lineage that is made today."""
     with LineageWriter.create(path) as store:
@@ -168,15 +161,14 @@ def schema_of(path: Path) -> dict[str, list[str]]:
 
 
 def columns(database: Any, table: str) -> list[str]:
-    query = f"SELECT name || ' ' || type || ' ' || \"notnull\" AS made FROM pragma_table_info('{table}')"
-    return [row["made"] for row in database.query(query)]
+    query = f"SELECT name || ' ' || type || ' ' || \"notnull\" FROM pragma_table_info('{table}')"
+    return sorted(made for (made,) in database.execute(query))
 
 
 def test_old_lineage_that_cannot_be_migrated_stays_as_it_was(tmp_path: Path) -> None:
     run = load("0002", "finished", tmp_path)
-    connection = sqlite3.connect(run.lineage)
-    connection.execute("CREATE TABLE config_changes (x)")  # in the way of a migration
-    connection.close()
+    with closing(sqlite3.connect(run.lineage)) as connection:
+        connection.execute("CREATE TABLE config_changes (x)")  # in the way of a migration
     before = dump(run.lineage)
     with pytest.raises((StoreError, sqlite3.OperationalError), match="config_changes already exists"):
         LineageWriter.open(run.lineage)
@@ -184,11 +176,8 @@ def test_old_lineage_that_cannot_be_migrated_stays_as_it_was(tmp_path: Path) -> 
 
 
 def dump(path: Path) -> list[str]:
-    connection = sqlite3.connect(path)
-    try:
+    with closing(sqlite3.connect(path)) as connection:
         return list(connection.iterdump())
-    finally:
-        connection.close()
 
 
 @pytest.mark.slow

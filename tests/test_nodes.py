@@ -106,7 +106,7 @@ def make_world(folder: Path, student: FakeStudent | None = None, **sections: Any
     run = RunFolder(folder / "run")
     run.path.mkdir()
     store = LineageWriter.create(run.lineage)
-    store.add_run(name="tiny", config={}, config_hash="", data_hash="", versions={}, seed=0)
+    store.add_run({"name": "tiny", "seed": 0}, data_hash="", versions={})
     store.add_samples(assign_samples(read_dataset(config.data), config.data.holdout, config.seed))
     store.start_round(0)
     store.add_student(StudentRecord("s0", 0, "base", None, None, None, None))

@@ -101,14 +101,10 @@ class SampleIndex:
     def __exit__(self, *exc_info: object) -> None:
         self.db.close()
 
-    def update(self) -> bool:
-        """Take in what the lineage has gained. Commits as it goes.
-
-        Returns:
-            Whether there was anything new.
-        """
+    def update(self) -> None:
+        """Take in what the lineage has gained. Commits as it goes."""
         self._matched = None
-        return update_index(self.db)
+        update_index(self.db)
 
     def find(self, query: SampleQuery) -> list[FoundSample]:
         """The rows that a query asks for, in its order; equal ones by position and round."""

@@ -56,13 +56,8 @@ def prepare_index(db: Database) -> None:
             _clear(db)
 
 
-def update_index(db: Database) -> bool:
-    """Take in what the lineage has gained, in a transaction a step.
-
-    Returns:
-        Whether there was anything new.
-    """
-    changes = db.conn.total_changes
+def update_index(db: Database) -> None:
+    """Take in what the lineage has gained, in a transaction a step."""
     with _writing(db):
         if not _fits(db):
             _clear(db)
@@ -75,7 +70,6 @@ def update_index(db: Database) -> bool:
             _add_decisions(db, row["round"], phase, pool)
         _mark_trained(db, row["round"])
     _add_rounds(db)
-    return db.conn.total_changes > changes
 
 
 def _fits(db: Database) -> bool:
@@ -161,9 +155,7 @@ def _add_decisions(db: Database, round: int, phase: Phase, pool: int) -> None:
             SELECT samples.position, decisions.round, samples.split, winner.rowid,
                 outcome, decisions.reason, {before}, {after}, {after} - {before},
                 CAST(length(winner.response) AS REAL) / NULLIF(length(given.response), 0)
-            FROM decisions
-            JOIN outcomes ON outcomes.round = decisions.round AND outcomes.phase = decisions.phase
-                AND outcomes.sample_id = decisions.sample_id
+            FROM decisions JOIN outcomes USING (round, phase, sample_id)
             JOIN samples ON samples.id = decisions.sample_id
             JOIN versions AS winner ON winner.id = decisions.winner_id
             JOIN versions AS given ON given.sample_id = samples.id AND given.phase = 'original'

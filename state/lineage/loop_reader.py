@@ -60,15 +60,12 @@ class LoopReader(LineageReader):
 
     def is_round_finished(self, round: int) -> bool:
         """Whether a round has gone through its evaluation."""
-        return self._count("rounds WHERE round = ? AND status = 'finished'", round) > 0
+        return self._count("rounds WHERE round = ? AND status = 'finished'", [round]) > 0
 
     def holdout_pairs(self) -> list[Pair]:
         """The held-out pairs, by position."""
-        rows = self.db.query(
-            "SELECT instruction, input, response FROM versions JOIN samples ON samples.id = sample_id "
-            "WHERE split = 'holdout' AND phase = 'original' ORDER BY position"
-        )
-        return [Pair(**row) for row in rows]
+        source = "versions JOIN samples ON samples.id = sample_id"
+        return [*self._pairs(f"{source} WHERE split = 'holdout' AND phase = 'original' ORDER BY position")]
 
     # Reflection
 
@@ -115,7 +112,7 @@ class LoopReader(LineageReader):
 
     def count_cached(self, round: int, phase: Phase) -> int:
         """How many of a phase's calls were answered from the cache."""
-        return self._count("teacher_calls WHERE round = ? AND phase = ? AND cached", round, phase)
+        return self._count("teacher_calls WHERE round = ? AND phase = ? AND cached", [round, phase])
 
     def count_frozen(self, round: int, freeze_after: int | None) -> int:
         """How many samples are left alone in a round."""
@@ -175,7 +172,7 @@ class LoopReader(LineageReader):
 
     def count_proposals(self, round: int) -> int:
         """How many samples of a round got at least one proposal, summed over both phases."""
-        return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", round)
+        return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", [round])
 
     # Training and evaluation
 

@@ -77,10 +77,8 @@ class LineageReader:
     def settings(self) -> Settings:
         """What the run is made of: the newest config, and what was changed in it."""
         row = self._one("SELECT config, data_hash, versions, seed FROM runs")
-        changes: list[dict[str, Any]] = []
-        if self.db.table("config_changes").exists():
-            query = "SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid"
-            changes = list(self.db.query(query))
+        query = "SELECT changed_at, key, before, after FROM config_changes ORDER BY rowid"
+        changes = self._all(query) if self.db.table("config_changes").exists() else []
         for change in changes:
             change |= {side: json.loads(change[side]) for side in ("before", "after")}
         row["config"] = upgrade_config(json.loads(row["config"]))
@@ -100,23 +98,24 @@ class LineageReader:
 
     def acceptance(self) -> float | None:
         """Share of all decided proposals that were accepted; None before the first decision."""
-        row = self._one(f"SELECT AVG(reason = 'accepted') AS share FROM decisions WHERE {ABOUT_A_PROPOSAL}")
-        return row["share"]  # type: ignore[no-any-return]
+        query = f"SELECT AVG(reason = 'accepted') FROM decisions WHERE {ABOUT_A_PROPOSAL}"
+        share: float | None = self.db.execute(query).fetchone()[0]
+        return share
 
     def count_decisions(
         self, round: int | None = None, phase: Phase | None = None, reason: Reason | None = None
     ) -> int:
         """How many decisions there are, of one round and phase and with one reason if given."""
         where, place = _place(round=round, phase=phase, reason=reason)
-        return int(self._one(f"SELECT COUNT(*) AS n FROM decisions WHERE {where}", **place)["n"])
+        return self._count(f"decisions WHERE {where}", place)
 
     def count_by_phase(self) -> list[DecisionCount]:
         """By round and phase: decisions about a proposal, and the accepted ones."""
-        rows = self.db.query(
+        rows = self._all(
             f"SELECT round, phase, SUM({ABOUT_A_PROPOSAL}) AS decided, SUM(reason = 'accepted') AS accepted "
             "FROM decisions GROUP BY round, phase ORDER BY round, phase"
         )
-        return cast(list[DecisionCount], list(rows))
+        return cast(list[DecisionCount], rows)
 
     def count_outcomes(self) -> dict[tuple[int, str], dict[str, int]]:
         """Samples by what each phase came to: (round, phase) -> outcome -> number; none of those without."""
@@ -169,16 +168,13 @@ class LineageReader:
 
     def rounds(self, since: int = 0) -> list[RoundDocument]:
         """One document a round, as `show --json` prints it, from round `since` on."""
-        rows = self.db.query("SELECT round FROM rounds WHERE round >= ? ORDER BY round", [since])
-        return [self.round(row["round"]) for row in list(rows)]
+        rows = self._all("SELECT round FROM rounds WHERE round >= ? ORDER BY round", since)
+        return [self.round(row["round"]) for row in rows]
 
     def evaluations(self) -> list[EvaluationDocument]:
         """All held-out measures with their 95 % intervals, by round and name."""
-        rows = self.db.query(
-            "SELECT round, student_id AS student, name, value, n, low, high FROM evaluations "
-            "ORDER BY round, name"
-        )
-        return cast(list[EvaluationDocument], list(rows))
+        query = "SELECT round, student_id AS student, name, value, n, low, high FROM evaluations"
+        return cast(list[EvaluationDocument], self._all(f"{query} ORDER BY round, name"))
 
     def round(self, round: int) -> RoundDocument:
         """One round that has begun, as `show --json` prints it."""
@@ -189,10 +185,10 @@ class LineageReader:
         return {
             "round": round,
             "student": row["student_id"],
-            "pool": self._count("pool WHERE round = ?", round),
-            "training": self._count("training_sets WHERE round = ?", round),
+            "pool": self._count("pool WHERE round = ?", [round]),
+            "training": self._count("training_sets WHERE round = ?", [round]),
             "frozen": self._count(
-                "(SELECT DISTINCT sample_id FROM decisions WHERE round = ? AND reason = 'frozen')", round
+                "(SELECT DISTINCT sample_id FROM decisions WHERE round = ? AND reason = 'frozen')", [round]
             ),
             "instruction": self._phase(round, "instruction"),
             "response": self._phase(round, "response"),
@@ -281,67 +277,59 @@ class LineageReader:
     def trace(self, sample: str) -> Trace:
         """One sample, as `find_sample` finds it, through all rounds."""
         sample_id = self.find_sample(sample)
-        decisions = list(
-            self.db.query(
-                """
-                SELECT decisions.round, decisions.phase, incumbent_id AS incumbent, winner_id AS winner,
-                    policy, decisions.reason, outcome, incumbent_value, winner_value,
-                    student_id AS student, challenger_id AS challenger, challenger_value, margin
-                FROM decisions JOIN outcomes ON outcomes.round = decisions.round
-                    AND outcomes.phase = decisions.phase AND outcomes.sample_id = decisions.sample_id
-                WHERE decisions.sample_id = ? ORDER BY decisions.round, decisions.phase
-                """,
-                [sample_id],
-            )
+        decisions = self._all(
+            """
+            SELECT round, phase, incumbent_id AS incumbent, winner_id AS winner, policy, decisions.reason,
+                outcome, incumbent_value, winner_value, student_id AS student,
+                challenger_id AS challenger, challenger_value, margin
+            FROM decisions JOIN outcomes USING (round, phase, sample_id)
+            WHERE sample_id = ? ORDER BY round, phase
+            """,
+            sample_id,
         )
-        versions = list(
-            self.db.query(
-                """
-                SELECT versions.id, parent_id AS parent, versions.round, versions.phase,
-                    versions.candidate, instruction, input, response, critique
-                FROM versions LEFT JOIN teacher_calls ON teacher_calls.id = teacher_call_id
-                WHERE versions.sample_id = ?
-                ORDER BY versions.round, versions.phase <> 'original', versions.phase, versions.candidate
-                """,
-                [sample_id],
-            )
+        versions = self._all(
+            """
+            SELECT versions.id, parent_id AS parent, versions.round, versions.phase,
+                versions.candidate, instruction, input, response, critique
+            FROM versions LEFT JOIN teacher_calls ON teacher_calls.id = teacher_call_id
+            WHERE versions.sample_id = ?
+            ORDER BY versions.round, versions.phase <> 'original', versions.phase, versions.candidate
+            """,
+            sample_id,
         )
         current = decisions[-1]["winner"] if decisions else versions[0]["id"]
         for version in versions:
-            scores = self.db.query(
+            version["scores"] = self._all(
                 "SELECT student_id AS student, ifd, r_ifd, nll_response_given_instruction, "
                 "nll_response_alone, nll_instruction_given_response, nll_instruction_alone, status, "
-                "response_tokens, truncated "
-                "FROM pair_scores JOIN students ON students.id = student_id "
+                "response_tokens, truncated FROM pair_scores JOIN students ON students.id = student_id "
                 "WHERE version_id = ? ORDER BY students.round",
-                [version["id"]],
+                version["id"],
             )
-            version["scores"] = [row | {"truncated": bool(row["truncated"])} for row in scores]
+            for score in version["scores"]:
+                score["truncated"] = bool(score["truncated"])
             version["current"] = version["id"] == current
-        failures = self.db.query(
+        failures = self._all(
             "SELECT round, phase, candidate, attempt, status, error FROM teacher_calls "
             "WHERE sample_id = ? AND status <> 'ok' ORDER BY round, phase, candidate, attempt",
-            [sample_id],
+            sample_id,
         )
-        trained = self.db.query(
+        trained = self._all(
             "SELECT DISTINCT training_sets.round FROM training_sets JOIN versions "
             "ON versions.id = version_id WHERE sample_id = ? ORDER BY training_sets.round",
-            [sample_id],
+            sample_id,
         )
         place = self._one("SELECT id AS sample, position, split FROM samples WHERE id = :id", id=sample_id)
-        journey = {"versions": versions, "decisions": decisions, "failures": list(failures)}
+        journey = {"versions": versions, "decisions": decisions, "failures": failures}
         return cast(Trace, place | journey | {"trained_in": [row["round"] for row in trained]})
 
     def calls(self, sample_id: str) -> list[CallDocument]:
         """Every teacher call of a sample with its raw text, by round, phase, candidate and attempt."""
-        rows = self.db.query(
-            """
-            SELECT id, round, phase, candidate, attempt, engine, model, status, error, finish_reason,
-                critique, text, prompt_tokens, completion_tokens, cost_usd, seconds, cached
-            FROM teacher_calls WHERE sample_id = ?
-            ORDER BY round, phase, candidate, attempt
-            """,
-            [sample_id],
+        rows = self._all(
+            "SELECT id, round, phase, candidate, attempt, engine, model, status, error, finish_reason, "
+            "critique, text, prompt_tokens, completion_tokens, cost_usd, seconds, cached "
+            "FROM teacher_calls WHERE sample_id = ? ORDER BY round, phase, candidate, attempt",
+            sample_id,
         )
         return cast(list[CallDocument], [row | {"cached": bool(row["cached"])} for row in rows])
 
@@ -349,30 +337,35 @@ class LineageReader:
 
     def pool(self, round: int) -> Iterator[Pair]:
         """The pairs of the pool D[r], by position."""
-        rows = self.db.query(
-            "SELECT instruction, input, response FROM pool JOIN samples ON samples.id = pool.sample_id "
-            "JOIN versions ON versions.id = pool.version_id WHERE pool.round = ? ORDER BY position",
-            [round],
+        return self._pairs(
+            "pool JOIN samples ON samples.id = pool.sample_id JOIN versions ON versions.id = pool.version_id "
+            "WHERE pool.round = ? ORDER BY position",
+            round,
         )
-        return (Pair(**row) for row in rows)
 
     def training(self, round: int) -> Iterator[Pair]:
         """The pairs of the training set T[r], by rank."""
-        rows = self.db.query(
-            "SELECT instruction, input, response FROM training_sets "
-            "JOIN versions ON versions.id = version_id WHERE training_sets.round = ? ORDER BY rank",
-            [round],
+        return self._pairs(
+            "training_sets JOIN versions ON versions.id = version_id "
+            "WHERE training_sets.round = ? ORDER BY rank",
+            round,
         )
-        return (Pair(**row) for row in rows)
 
-    def _count(self, source: str, *params: object) -> int:
+    def _pairs(self, source: str, *params: object) -> Iterator[Pair]:
+        rows = self.db.execute(f"SELECT instruction, input, response FROM {source}", params)
+        return (Pair(*row) for row in rows)
+
+    def _all(self, query: str, *params: object) -> list[dict[str, Any]]:
+        return list(self.db.query(query, params))
+
+    def _count(self, source: str, params: Sequence[Any] | dict[str, Any]) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
 
     def _one(self, query: str, **params: object) -> dict[str, Any]:
         return next(iter(self.db.query(query, params)))
 
 
-def _place(**known: object) -> tuple[str, dict[str, object]]:
+def _place(**known: Any) -> tuple[str, dict[str, Any]]:
     """The condition that rows are of a place, with its parameters: plain equalities, found by an index."""
     place = {name: value for name, value in known.items() if value is not None}
     return " AND ".join(f"{name} = :{name}" for name in place) or "1", place

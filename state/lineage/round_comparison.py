@@ -1,6 +1,7 @@
 """What differs between two rounds of a run. Compares no scores of different students."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -16,6 +17,7 @@ ChangeOrder = Literal["r-ifd-change", "length-change", "position"]
 Row = dict[str, Any]
 Measured = Mapping[str, Measures]  # by version
 
+_DIFFERENCES = ("instruction", "response", "both", "unchanged")
 # What changed samples are ordered by, lowest first.
 _ORDERS: Mapping[ChangeOrder, Callable[[Row], float]] = {
     "r-ifd-change": lambda row: row["r_ifd"]["after"] - row["r_ifd"]["before"] if row["r_ifd"] else math.inf,
@@ -55,10 +57,13 @@ def compare_rounds(
     measured = _measure(lineage, before, after, rows)
     under = ({"student": student, **_scores_under(measured[student], rows)} for student in measured)
     decided = lineage.count_by_phase()
+    differ = Counter(row["differs"] for row in rows)
+    changed = [row | {"r_ifd": _newest_r_ifd(measured, row)} for row in rows if row["differs"] != "unchanged"]
+    changed.sort(key=lambda row: (_ORDERS[order](row), row["position"]))
     document = {
         "before": before,
         "after": after,
-        "pairs": _count_changes(rows),
+        "pairs": {"total": len(rows), **{kind: differ[kind] for kind in _DIFFERENCES}},
         "decisions": [row for row in decided if min(before, after) < row["round"] <= max(before, after)],
         "acceptance": {"before": _acceptance(decided, before), "after": _acceptance(decided, after)},
         "response_characters": {
@@ -67,7 +72,7 @@ def compare_rounds(
         "scores": [scores for scores in under if scores["ifd"]["known"] or scores["r_ifd"]["known"]],
         "held_out": _held_out(lineage, before, after),
         "training": _training_overlap(lineage, before, after),
-        "samples": _tell_changes(lineage, rows, measured, order, limit, (before, after)),
+        "samples": [_tell_change(lineage, row, sorted((before, after))) for row in changed[:limit]],
     }
     return cast(RoundsCompared, document)
 
@@ -76,30 +81,17 @@ def _pairs(lineage: LineageReader, before: int, after: int) -> list[Row]:
     """Every sample of the pool with its version in both rounds, what differs, and the responses' lengths."""
     # SQLite's length() ends at the first NUL.
     lineage.db.register_function(len, name="characters", deterministic=True)
-    return list(
-        lineage.db.query(
-            f"""
-            SELECT samples.position, old.sample_id AS sample, old.id AS before, new.id AS after,
-                old.instruction IS NOT new.instruction OR old.input IS NOT new.input AS instruction_changed,
-                old.response IS NOT new.response AS response_changed,
-                characters(old.response) AS before_characters, characters(new.response) AS after_characters
-            FROM pool AS a JOIN pool AS b ON b.round = {after:d} AND b.sample_id = a.sample_id
-            JOIN versions AS old ON old.id = a.version_id JOIN versions AS new ON new.id = b.version_id
-            JOIN samples ON samples.id = a.sample_id WHERE a.round = {before:d}
-            """
-        )
-    )
-
-
-def _count_changes(rows: Sequence[Row]) -> Row:
-    kinds = [(row["instruction_changed"], row["response_changed"]) for row in rows]
-    return {
-        "total": len(kinds),
-        "instruction": kinds.count((1, 0)),
-        "response": kinds.count((0, 1)),
-        "both": kinds.count((1, 1)),
-        "unchanged": kinds.count((0, 0)),
-    }
+    query = """
+        SELECT samples.position, old.sample_id AS sample, old.id AS before, new.id AS after,
+            CASE WHEN (old.instruction, old.input) = (new.instruction, new.input)
+                THEN iif(old.response = new.response, 'unchanged', 'response')
+                ELSE iif(old.response = new.response, 'instruction', 'both') END AS differs,
+            characters(old.response) AS before_characters, characters(new.response) AS after_characters
+        FROM pool AS a JOIN pool AS b ON b.round = :after AND b.sample_id = a.sample_id
+        JOIN versions AS old ON old.id = a.version_id JOIN versions AS new ON new.id = b.version_id
+        JOIN samples ON samples.id = a.sample_id WHERE a.round = :before
+    """
+    return list(lineage.db.query(query, {"before": before, "after": after}))
 
 
 def _acceptance(decided: Sequence[DecisionCount], round: int) -> dict[str, float | None]:
@@ -117,26 +109,24 @@ def _measure(lineage: LineageReader, before: int, after: int, rows: Sequence[Row
     return {row["id"]: lineage.measures(versions, row["id"]) for row in list(students)}
 
 
-def _scores_under(measures: Measured, rows: Sequence[Row]) -> Row:
+def _scores_under(measured: Measured, rows: Sequence[Row]) -> Row:
     """Of each measure: the samples for which it is known in both pools, its means and medians over those."""
     document: Row = {}
     for name in MEASURES:
-        known = [(row, values) for row in rows if (values := _both(measures, row, name)) is not None]
+        known = [(row, sides) for row in rows if (sides := _both(measured, row, name))]
         document[name] = {
             "known": len(known),
-            "changed": sum(row["instruction_changed"] or row["response_changed"] for row, _ in known),
-            "before": mean_and_median([before for _, (before, _) in known]),
-            "after": mean_and_median([after for _, (_, after) in known]),
+            "changed": sum(row["differs"] != "unchanged" for row, _ in known),
+            **{side: mean_and_median([sides[side] for _, sides in known]) for side in ("before", "after")},
         }
     return document
 
 
-def _both(measured: Measured, row: Row, name: Measure) -> tuple[float, float] | None:
+def _both(measured: Measured, row: Row, name: Measure) -> dict[str, float] | None:
     """A measure of a sample's pair before and after; None unless both are known."""
-    before, after = (
-        measured[row[side]][name] if row[side] in measured else None for side in ("before", "after")
-    )
-    return None if before is None or after is None else (before, after)
+    scored = {side: measured[row[side]] for side in ("before", "after") if row[side] in measured}
+    known = {side: value for side, scores in scored.items() if (value := scores[name]) is not None}
+    return known if len(known) == 2 else None
 
 
 def _held_out(lineage: LineageReader, before: int, after: int) -> list[Row]:
@@ -162,44 +152,19 @@ def _training_overlap(lineage: LineageReader, before: int, after: int) -> Row:
     return {"before": len(old), "after": len(new), "both": len(old & new)}
 
 
-def _tell_changes(
-    lineage: LineageReader,
-    rows: Sequence[Row],
-    measured: Mapping[str, Measured],
-    order: ChangeOrder,
-    limit: int,
-    rounds: tuple[int, int],
-) -> list[Row]:
-    """The first changed samples in an order, with both pairs and the phases that made the one the other."""
-    changed = [
-        row | {"r_ifd": _newest_r_ifd(measured, row)}
-        for row in rows
-        if row["instruction_changed"] or row["response_changed"]
-    ]
-    changed.sort(key=lambda row: (_ORDERS[order](row), row["position"]))
-    return [_tell_change(lineage, row, rounds) for row in changed[:limit]]
-
-
 def _newest_r_ifd(measured: Mapping[str, Measured], row: Row) -> Row | None:
     """A sample's r-IFD before and after, under the newest student that scored both pairs."""
-    for student, measures in measured.items():
-        if (values := _both(measures, row, "r_ifd")) is not None:
-            return {"student": student, "before": values[0], "after": values[1]}
-    return None
+    both = ((student, _both(scores, row, "r_ifd")) for student, scores in measured.items())
+    return next(({"student": student, **sides} for student, sides in both if sides), None)
 
 
-def _tell_change(lineage: LineageReader, row: Row, rounds: tuple[int, int]) -> Row:
-    texts = {
-        text.pop("id"): text
-        for text in lineage.db.query(
-            "SELECT id, instruction, input, response FROM versions WHERE id IN (?, ?)",
-            [row["before"], row["after"]],
-        )
-    }
+def _tell_change(lineage: LineageReader, row: Row, rounds: Sequence[int]) -> Row:
+    """A changed sample with both pairs, and the phases that made the one the other."""
+    query = "SELECT id AS version, instruction, input, response FROM versions WHERE id = ?"
     accepted = lineage.db.query(
         "SELECT round, phase FROM decisions "
         "WHERE sample_id = ? AND reason = 'accepted' AND round > ? AND round <= ? ORDER BY round, phase",
-        [row["sample"], *sorted(rounds)],
+        [row["sample"], *rounds],
     )
     return {
         "sample": row["sample"],
@@ -207,5 +172,5 @@ def _tell_change(lineage: LineageReader, row: Row, rounds: tuple[int, int]) -> R
         "accepted": list(accepted),
         "r_ifd": row["r_ifd"],
         "characters": {"before": row["before_characters"], "after": row["after_characters"]},
-        **{side: {"version": row[side], **texts[row[side]]} for side in ("before", "after")},
+        **{side: next(lineage.db.query(query, [row[side]])) for side in ("before", "after")},
     }

@@ -60,26 +60,17 @@ class LineageWriter(LoopReader):
 
     # The run and its rounds
 
-    def add_run(
-        self,
-        *,
-        name: str,
-        config: Mapping[str, Any],
-        config_hash: str,
-        data_hash: str,
-        versions: Mapping[str, str],
-        seed: int,
-    ) -> None:
-        """Write the run's one row."""
+    def add_run(self, config: Mapping[str, Any], *, data_hash: str, versions: Mapping[str, str]) -> None:
+        """Write the run's one row, with the name and the seed of its config."""
         row = {
-            "name": name,
+            "name": config["name"],
             "created_at": _now(),
             "config": json.dumps(config),
-            "config_hash": config_hash,
+            "config_hash": content_hash(config),
             "data_hash": data_hash,
             "versions": json.dumps(versions),
             "status": "running",
-            "seed": seed,
+            "seed": config["seed"],
         }
         self._insert("runs", [row])
 

@@ -132,7 +132,7 @@ def _candidate(records: Sequence[Pair], phase: Phase, position: int, incumbent: 
 
 
 def _begin(store: LineageWriter, pairs: Sequence[Pair]) -> None:
-    store.add_run(name="bench", config={}, config_hash="", data_hash="", versions={}, seed=0)
+    store.add_run({"name": "bench", "seed": 0}, data_hash="", versions={})
     store.add_samples(
         Sample(f"{position:016x}", position, "train", pair) for position, pair in enumerate(pairs)
     )
