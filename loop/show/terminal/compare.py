@@ -23,8 +23,7 @@ from reflectune.state.text import inert_document, one_line
 
 __all__ = ["render_rounds_compared", "render_runs_compared"]
 
-# Characters of what two texts have in common that stand around their differences, and of a whole diff.
-_CONTEXT = 100
+# Characters of a whole diff.
 _MAX_SHOWN = 2_000
 # Characters of an instruction that did not change.
 _MAX_UNCHANGED = 200
@@ -138,7 +137,7 @@ def _render_change(sample: SampleChange) -> RenderableType:
     parts = []
     for name in TEXTS:
         if old[name] != new[name]:
-            parts.append(Field(name, Difference(old[name], new[name], _CONTEXT), _MAX_SHOWN))
+            parts.append(Field(name, Difference(old[name], new[name], is_folded=True), _MAX_SHOWN))
         elif name == "instruction":
             parts.append(Field(name, one_line(old[name]), _MAX_UNCHANGED))
     if r_ifd := sample["r_ifd"]:

@@ -50,13 +50,7 @@ def render_runs(runs: Sequence[Overview]) -> RenderableType:
 def render_rounds(
     run: RunDocument, *, newest: int | None = None, tables: int | None = None
 ) -> RenderableType:
-    """The rounds of one run: what was decided, and what came of it.
-
-    Args:
-        run: what `show --json` prints.
-        newest: show no more than the newest so many rounds.
-        tables: show no more than the first so many tables.
-    """
+    """The newest rounds of one run in the first tables: what was decided, and what came of it."""
     run = inert_document(run)
     rounds = run["rounds"] if newest is None else run["rounds"][-newest:]
     reflected = [row for row in rounds if row["round"]]

@@ -33,10 +33,7 @@ _HEADS = (
 def note_on(query: "SampleQuery", policy: str, known: Collection[str]) -> list[str]:
     """What to bear in mind about a search: what no row has, and what does not compare.
 
-    Args:
-        query: the search.
-        policy: of the run.
-        known: the changes, by their names in the query, that any row of the run has.
+    `known` are the changes, by their names in the query, that any row of the run has.
     """
     bounds = {"ifd_change": (query.min_ifd_change, query.max_ifd_change)}
     bounds["r_ifd_change"] = (query.min_r_ifd_change, query.max_r_ifd_change)
