@@ -90,7 +90,10 @@ def test_journey_goes_step_by_step() -> None:
         (2, "instruction", "failed", False),
     ]  # fmt: skip
     _, second, third = journey.steps
-    assert [item.changed for item in journey.proposals] == [["instruction"], ["response"]]
+    assert [item.changed for step in journey.steps for item in step.proposals] == [
+        ["instruction"],
+        ["response"],
+    ]
     assert [(item.name, item.score and item.score["r_ifd"], item.is_winner) for item in second.contest] == [
         ("incumbent", 0.8, False), ("proposal", 0.25, True),
     ]  # fmt: skip

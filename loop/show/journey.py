@@ -86,11 +86,6 @@ class Journey:
     current: VersionDocument
     steps: tuple[Step, ...]
 
-    @property
-    def proposals(self) -> list[Proposal]:
-        """All proposals of all steps."""
-        return [proposal for step in self.steps for proposal in step.proposals]
-
 
 def build_journey(trace: Trace, calls: Sequence[CallDocument] = ()) -> Journey:
     """A sample's journey from what `trace --json` prints; with calls, where a medium shows those."""
