@@ -166,20 +166,6 @@ def test_journey_of_a_proposal_without_a_decision_says_so() -> None:
     assert "decision" not in text
 
 
-def test_journey_of_hostile_text_only_shows_it() -> None:
-    given = version(
-        instruction="[bold]ask[/bold]", response="\x1b[2Jgone", current=True,
-        scores=[score("s0", None, None, status="empty")],
-    )  # fmt: skip
-    failed = failure(candidate=1, attempt=2, status="error", error="\x1b]0;x\x07 [red]")
-    for text in (shown(trace(given, failures=[failed])), on_a_terminal(trace(given, failures=[failed]))):
-        assert "[bold]ask[/bold]" in text
-        assert "\ufffd[2Jgone" in text
-        assert "\x1b" not in text
-        assert "under s0    cannot be scored: empty" in text
-        assert "candidate 2, attempt 2 failed, error: \ufffd]0;x\ufffd [red]" in text
-
-
 def test_journey_shows_the_beginning_of_a_text_without_end() -> None:
     text = "".join(shown(trace(version(response="begin" + "x" * 20_000, current=True))).split())
     assert "begin" + "x" * 19_995 + "...5morecharacters,which--jsonhas" in text

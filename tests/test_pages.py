@@ -15,7 +15,6 @@ from reflectune.loop.show.html.server import open_app
 from reflectune.loop.show.html.site import Site
 from reflectune.loop.show.html.texts import cut_texts
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import PHASES, Evaluation, Pair, PolicyName, Reason, StudentRecord, Version
 from tests.lineages import call, decided, make_store, original, propose, scores_of
@@ -311,16 +310,6 @@ def test_samples_page_says_where_it_counts_no_further(
     many, last, word = counted
     assert f"{many}, each one sample in one round{last}" in pages.read("/samples?page=200")
     assert f"10,000 rows, each one sample in one round{word}" in pages.read("/samples?q=ask")  # as all have
-
-
-def test_samples_are_not_counted_where_the_page_tells_their_number(
-    pages: Pages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(SampleIndex, "count", lambda *_: asked.append(1) or 4)
-    for page, counts in (("1", 0), ("2", 1)):
-        assert "4 rows" in pages.read(f"/samples?round=1&page={page}")
-        assert len(asked) == counts
 
 
 def test_overview_leads_to_no_list_without_rows(tmp_path: Path) -> None:
