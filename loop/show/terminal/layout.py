@@ -18,6 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.diffs import Run, diff_words, fold_changes
 from reflectune.state.text import inert
 
@@ -151,8 +152,12 @@ class Framed:
 class Sections:
     """Titled tables: one below the other, or side by side where there is room; an empty one is left out."""
 
-    def __init__(self, parts: Iterable[tuple[str, Table]]) -> None:
-        self.parts = [Group(Text(title, style="bold"), table) for title, table in parts if table.row_count]
+    def __init__(self, sections: Iterable[Section]) -> None:
+        self.parts = [
+            Group(Text(one.title, style="bold"), tabulate(one.heads, one.rows, texts=one.texts))
+            for one in sections
+            if one.rows
+        ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if console.is_terminal and options.max_width >= _WIDE:
