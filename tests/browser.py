@@ -11,17 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from reflectune.loop.demo.world import is_right
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex, SampleQuery
-from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import Pair
 from tests.worlds import ROOT, child_environment, command
 
 if TYPE_CHECKING:
@@ -89,24 +86,17 @@ def serve(runs: Path, name: str, patience: float = 120.0, *, wait: bool = True) 
             yield address
         finally:
             process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(timeout=10)
         lines = list(dict.fromkeys(said.read_text(encoding="utf-8").splitlines()))
         assert len(lines) == 1, lines[:10]
 
 
 def fetch(address: str, path: str, timeout: float = 60.0) -> tuple[int, str]:
     """Status and text of one answer, without a browser."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=timeout)
-    try:
+    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=timeout)) as connection:
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read().decode()
-    finally:
-        connection.close()
 
 
 def has_read(address: str) -> bool:
@@ -121,12 +111,11 @@ def open_browser() -> Iterator["Browser"]:
     """Headless Chromium of the system, with a profile of its own."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS))
-        try:
-            yield browser
-        finally:
-            browser.close()
+    with (
+        sync_playwright() as playwright,
+        closing(playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS))) as browser,
+    ):
+        yield browser
 
 
 @dataclass
@@ -178,12 +167,10 @@ def open_tab(
         AssertionError: at the end, where anything went wrong that the page itself would not show: an error on
             the console or in a script, a request to elsewhere or in vain, a dialog, a script of the data.
     """
-    context = browser.new_context(
-        viewport={"width": width, "height": 900 if width > 600 else 844},
-        color_scheme="dark" if dark else "light",
-        **options,
-    )
-    try:
+    shape = {"viewport": {"width": width, "height": 900 if width > 600 else 844}}
+    with closing(
+        browser.new_context(**shape, color_scheme="dark" if dark else "light", **options)
+    ) as context:
         context.add_init_script(_CANARY)
         tab = Tab(context.new_page(), origin)
         note = tab.faults.append
@@ -196,8 +183,6 @@ def open_tab(
                 note(f"request to {url}")
                 route.abort()
 
-        context.route("**/*", route)
-
         def note_failure(request: Any) -> None:
             if request.failure != "net::ERR_ABORTED":  # its page was left
                 note(f"failed: {request.url}: {request.failure}")
@@ -206,13 +191,12 @@ def open_tab(
             if message.type in ("error", "warning") and f"status of {tab.status} " not in message.text:
                 note(f"console: {message.text}")
 
+        context.route("**/*", route)
         context.on("requestfailed", note_failure)
         context.on("console", note_message)
         context.on("weberror", lambda error: note(f"error in a script: {error.error}"))
         yield tab
         tab.look_for_scripts()
-    finally:
-        context.close()
     assert not tab.faults, "\n".join(tab.faults)
 
 
@@ -326,17 +310,12 @@ def take_pictures(folder: Path) -> None:
 
 
 def _choose_journey(folder: RunFolder) -> int:
-    """The position of a sample whose faults the first round mended, each phase its own."""
-    with SampleIndex.open(folder) as index, LineageReader.open(folder.lineage) as history:
+    """The position of a sample of which the first round took a proposal in both phases."""
+    with SampleIndex.open(folder) as index:
         index.update()
         for row in index.find(SampleQuery(round=1, phase="response", outcome="accepted", limit=1000)):
-            given, *_, after = (
-                Pair(version["instruction"], version["input"], version["response"])
-                for version in history.trace(row["sample"])["versions"]
-                if version["round"] <= 1
-            )
-            if row["instruction"]["outcome"] == "accepted" and is_right(after) and not is_right(given):
-                return int(row["position"])
+            if row["instruction"] and row["instruction"]["outcome"] == "accepted":
+                return row["position"]
     raise AssertionError("no such sample in the demo")
 
 

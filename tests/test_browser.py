@@ -101,12 +101,10 @@ def _write_hostile_world(folder: Path) -> None:
     for entry in entries:
         # A question about a rewritten instruction must find it as it was rewritten.
         for key in ("instruction", "new_instruction"):
-            if str(entry.get(key, "")).startswith("List "):
-                number = int(re.findall(r"\d+", str(entry[key]))[0])
-                entry[key] = f"{entry[key]} {SCRIPTS[number % len(SCRIPTS)]}"
+            if number := re.match(r"List (\d+)", str(entry.get(key, ""))):
+                entry[key] = f"{entry[key]} {SCRIPTS[int(number[1]) % len(SCRIPTS)]}"
         harm = next(harms)
-        entry["new_response"] = f"{entry['new_response']} {harm}"
-        entry["critique"] = f"Ambiguity: {harm[:3000]}"
+        entry |= {"new_response": f"{entry['new_response']} {harm}", "critique": f"Ambiguity: {harm[:3000]}"}
     (folder / "teacher.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
@@ -172,37 +170,33 @@ def paths(runs: Path, name: str) -> dict[str, str]:
 
 
 def test_browser_finds_filters_and_opens_samples(runs: Path, calm: str, browser: "Browser") -> None:
+    def expect(found: SampleQuery) -> list[dict[str, Any]]:
+        rows = query(runs, "calm", found)
+        assert rows_of(tab.page) == [(row["position"], row["round"]) for row in rows]
+        return rows
+
+    def choose(**fields: str) -> None:
+        for label, value in fields.items():
+            tab.page.get_by_label(label.replace("_", " "), exact=True).select_option(value)
+        tab.page.get_by_role("button", name="Apply").click()
+
     with open_tab(browser, calm) as tab:
         tab.go("/")
         tab.page.get_by_label("Find samples by words").fill("blue")
         tab.page.keyboard.press("Enter")
         tab.page.wait_for_url(re.compile(r"/samples\?q=blue$"))
-        expected = query(runs, "calm", SampleQuery(text="blue", limit=1000))
-        assert len(expected) > 5
-        assert rows_of(tab.page) == [(row["position"], row["round"]) for row in expected]
+        assert len(expect(SampleQuery(text="blue", limit=1000))) > 5
 
-        tab.page.get_by_label("Round", exact=True).select_option("1")
-        tab.page.get_by_label("Phase", exact=True).select_option("instruction")
-        tab.page.get_by_label("Outcome").select_option("refused")
-        tab.page.get_by_role("button", name="Apply").click()
-        tab.page.wait_for_url(re.compile("outcome=refused"))
-        assert "q=blue" in tab.page.url
-        expected = query(
-            runs, "calm", SampleQuery(text="blue", round=1, phase="instruction", outcome="refused")
-        )
-        assert rows_of(tab.page) == [(row["position"], row["round"]) for row in expected]
+        choose(Round="1", Phase="instruction", Outcome="refused")
+        tab.page.wait_for_url(re.compile("q=blue.*outcome=refused"))
+        expect(SampleQuery(text="blue", round=1, phase="instruction", outcome="refused"))
 
         tab.page.get_by_role("link", name="Clear").click()
-        tab.page.get_by_label("Sort by").select_option("ifd_change")
-        tab.page.get_by_label("Order").select_option("down")
-        tab.page.get_by_role("button", name="Apply").click()
+        choose(Sort_by="ifd_change", Order="down")
         tab.page.wait_for_url(re.compile("sort=ifd_change"))
-        expected = query(runs, "calm", SampleQuery(sort="ifd_change", descending=True))
-        assert rows_of(tab.page) == [(row["position"], row["round"]) for row in expected]
-
-        first = expected[0]["position"]
+        first, *_ = expect(SampleQuery(sort="ifd_change", descending=True))
         tab.page.locator("tbody th a").first.click()
-        assert tab.page.get_by_role("heading", level=1).inner_text() == f"Sample {first}"
+        assert tab.page.get_by_role("heading", level=1).inner_text() == f"Sample {first['position']}"
 
 
 def rows_of(page: "Page") -> list[tuple[int, int]]:
@@ -246,25 +240,6 @@ _WITHOUT = """(element, tag) => {
 }"""
 
 
-def test_browser_follows_a_version_to_its_parent(runs: Path, calm: str, browser: "Browser") -> None:
-    position, versions = an_accepted_sample(runs)
-    version = next(v for v in reversed(versions.values()) if v["parent"])
-    steps = 0
-    with open_tab(browser, calm) as tab:
-        tab.go(f"/samples/{position}#v-{version['id'][:12]}")
-        while version["parent"]:
-            article = tab.page.locator(f"#v-{version['id'][:12]}")
-            article.get_by_role("link", name=version["parent"][:12]).click()
-            version = versions[version["parent"]]
-            parent = tab.page.locator(f"#v-{version['id'][:12]}")
-            assert tab.page.url.endswith(f"#v-{version['id'][:12]}")
-            assert parent.evaluate("article => article.getBoundingClientRect().top") < 900
-            steps += 1
-        assert version["instruction"] in parent.inner_text()
-        assert version["response"] in parent.inner_text()
-    assert steps >= 2
-
-
 # Every "why?" within two clicks
 
 
@@ -275,15 +250,14 @@ def test_browser_answers_why_for_every_proposal_within_two_clicks(
     assert {reason for *_, reason, _ in refused} >= {"refused", "no-candidate"}
     with open_tab(browser, calm) as tab:
         tab.go("/")
-        lists = {link for link in links_of(tab.page) if link.startswith("/samples?")}
         reached: dict[str, set[str]] = {}  # list -> samples it leads to
-        for link in sorted(lists):
+        for link in sorted({link for link in links_of(tab.page) if link.startswith("/samples?")}):
             tab.go(link)
             reached[link] = {found.split("#")[0] for found in links_of(tab.page)}
         told: dict[int, list[str]] = {}
         for round, phase, position, _, sentence in refused:
             asked = {f"round={round}", f"phase={phase}"}
-            fitting = [link for link in lists if asked <= set(link.partition("?")[2].split("&"))]
+            fitting = [link for link in reached if asked <= set(link.partition("?")[2].split("&"))]
             assert any(f"/samples/{position}" in reached[link] for link in fitting), (round, phase, position)
             if position not in told:
                 tab.go(f"/samples/{position}")
@@ -295,12 +269,10 @@ def test_browser_answers_why_for_every_proposal_within_two_clicks(
 def _not_taken(lineage: Path) -> Iterator[tuple[int, str, int, str, str]]:
     """Round, phase, position, reason and its sentence, of all that was not taken."""
     with LineageReader.open(lineage) as history:
-        total = sum(history.samples().values())
-        for position in range(total):
-            for decision in history.trace(str(position))["decisions"]:
-                if decision["reason"] != "accepted":
-                    sentence = explain_reason(decision)
-                    yield decision["round"], decision["phase"], position, decision["reason"], sentence
+        for position in range(sum(history.samples().values())):
+            for made in history.trace(str(position))["decisions"]:
+                if made["reason"] != "accepted":
+                    yield made["round"], made["phase"], position, made["reason"], explain_reason(made)
 
 
 def links_of(page: "Page") -> list[str]:
@@ -308,15 +280,6 @@ def links_of(page: "Page") -> list[str]:
     links = page.locator("main a")
     found: list[str] = links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
     return found
-
-
-def test_browser_answers_why_by_two_real_clicks(calm: str, browser: "Browser") -> None:
-    with open_tab(browser, calm) as tab:
-        tab.go("/")
-        tab.page.get_by_role("link", name=re.compile("refused in phase response of round 1")).click()
-        tab.page.locator("tbody th a").first.click()
-        why = tab.page.locator("#round-1-response").locator("..").locator(".decision")
-        assert re.search(r"r-IFD \d+\.\d{4} against the incumbent's \d+\.\d{4} under s0", why.inner_text())
 
 
 # Texts that mean harm
@@ -385,23 +348,29 @@ def test_pages_of_the_benchmark_are_all_answered(calm: str) -> None:
 # Layout
 
 
+def faults_at_widths(page: "Page", where: str, *widths: int) -> list[str]:
+    """Faults of a page's layout with its details closed and open."""
+    faults = []
+    for state in ("closed", "open"):
+        if state == "open":
+            open_details(page)
+        for width in widths:
+            resize(page, width)
+            faults += [f"{where}, {state}, {width}: {fault}" for fault in layout_faults(page)]
+    return faults
+
+
 @pytest.mark.parametrize("name", ["calm", "hostile"])
 def test_browser_lays_pages_out(runs: Path, calm: str, hostile: str, browser: "Browser", name: str) -> None:
-    address = {"calm": calm, "hostile": hostile}[name]
     faults = []
-    with open_tab(browser, address) as tab:
+    with open_tab(browser, {"calm": calm, "hostile": hostile}[name]) as tab:
         for kind, path in paths(runs, name).items():
             tab.go(path)
-            for state in ("closed", "open"):
-                if state == "open":
-                    open_details(tab.page)
-                for width in (PHONE, 700, DESKTOP):
-                    resize(tab.page, width)
-                    faults += [f"{kind}, {state}, {width}: {fault}" for fault in layout_faults(tab.page)]
+            faults += faults_at_widths(tab.page, kind, PHONE, 700, DESKTOP)
     assert not faults, "\n".join(faults)
 
 
-def test_layout_faults_are_noticed(browser: "Browser") -> None:
+def test_faults_of_layout_and_access_are_noticed(browser: "Browser") -> None:
     with open_tab(browser, "about:blank") as tab:
         tab.page.set_content(
             "<p>one</p><p>other</p><div style='overflow: hidden; width: 50px'><pre>" + "x" * 200
@@ -411,6 +380,8 @@ def test_layout_faults_are_noticed(browser: "Browser") -> None:
         assert len(layout_faults(tab.page)) == 1
         tab.page.set_content(f"<p>{'x' * 500}</p>")
         assert "scrolls to" in layout_faults(tab.page)[0]
+        tab.page.set_content("<html lang=en><title>t</title><main><h1>t</h1><img src='data:,'><input></main>")
+        assert [finding.split(":")[1] for finding in axe_findings(tab.page)] == [" image-alt", " label"]
         tab.faults.clear()
 
 
@@ -470,9 +441,6 @@ def focused(page: "Page") -> dict[str, Any]:
     return found
 
 
-# Accessibility
-
-
 @pytest.mark.parametrize(
     ("dark", "width"), [(False, DESKTOP), (True, PHONE)], ids=["light desktop", "dark phone"]
 )
@@ -488,13 +456,6 @@ def test_browser_pages_are_accessible(
     assert not faults, "\n".join(faults)
 
 
-def test_axe_findings_are_noticed(browser: "Browser") -> None:
-    with open_tab(browser, "about:blank") as tab:
-        tab.page.set_content("<html lang=en><title>t</title><main><h1>t</h1><img src='data:,'><input></main>")
-        assert [finding.split(":")[1] for finding in axe_findings(tab.page)] == [" image-alt", " label"]
-        tab.faults.clear()
-
-
 # The report
 
 
@@ -505,38 +466,26 @@ def test_report_is_one_file_that_reads_well(
     alone = tmp_path / "report.html"
     shutil.copy(report(name), alone)
     asked: list[str] = []
-    faults: list[str] = []
     with open_tab(browser, "file://") as tab:
         tab.page.on("request", lambda request: asked.append(request.url))
         tab.page.goto(alone.as_uri(), wait_until="networkidle")
-        for state in ("closed", "open"):
-            if state == "open":
-                open_details(tab.page)
-            for width in (PHONE, DESKTOP):
-                resize(tab.page, width)
-                faults += [f"{state}, {width}: {fault}" for fault in layout_faults(tab.page)]
+        faults = faults_at_widths(tab.page, name, PHONE, DESKTOP)
     assert [url for url in asked if not url.startswith("data:")] == [alone.as_uri()]
     assert not faults, "\n".join(faults)
 
 
-def test_report_is_accessible(report: Callable[[str], Path], browser: "Browser") -> None:
+def test_report_is_accessible_and_prints_everything(
+    report: Callable[[str], Path], browser: "Browser"
+) -> None:
     with open_tab(browser, "file://") as tab:
         tab.page.goto(report("calm").as_uri(), wait_until="networkidle")
         open_details(tab.page)
         faults = axe_findings(tab.page)
         tab.page.emulate_media(color_scheme="dark")
         faults += axe_findings(tab.page)
-    assert not faults, "\n".join(faults)
-
-
-def test_report_prints_everything(report: Callable[[str], Path], browser: "Browser") -> None:
-    with open_tab(browser, "file://") as tab:
-        tab.page.goto(report("calm").as_uri())
-        pictures = tab.page.locator("main svg, main img")
-        assert pictures.count() > 3
+        assert not faults, "\n".join(faults)
         tab.page.emulate_media(media="print")
-        for picture in pictures.all():
-            box = picture.bounding_box()
-            assert box is not None
-            assert box["width"] > 100
+        pictures = tab.page.locator("main svg, main img").all()
+        assert len(pictures) > 3
+        assert all((box := picture.bounding_box()) and box["width"] > 100 for picture in pictures)
         assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -152,7 +152,7 @@ def test_rounds_compared_show_a_long_text_around_its_change_only() -> None:
     assert 100 < len(response) < 400
     (instruction,) = [line for line in lines if line.startswith("instruction ") and "word" in line]
     assert "{+more +}word" in instruction
-    assert instruction.endswith("…")
+    assert "… 4,800 characters as before …" in instruction
     assert len(instruction) < 400
 
 

@@ -90,7 +90,10 @@ def test_journey_goes_step_by_step() -> None:
         (2, "instruction", "failed", False),
     ]  # fmt: skip
     _, second, third = journey.steps
-    assert [item.changed for item in journey.proposals] == [["instruction"], ["response"]]
+    assert [item.changed for step in journey.steps for item in step.proposals] == [
+        ["instruction"],
+        ["response"],
+    ]
     assert [(item.name, item.score and item.score["r_ifd"], item.is_winner) for item in second.contest] == [
         ("incumbent", 0.8, False), ("proposal", 0.25, True),
     ]  # fmt: skip
@@ -161,20 +164,6 @@ def test_journey_of_a_proposal_without_a_decision_says_so() -> None:
     assert "round 1 · response · not decided yet" in text
     assert "version     v1 from v0" in text
     assert "decision" not in text
-
-
-def test_journey_of_hostile_text_only_shows_it() -> None:
-    given = version(
-        instruction="[bold]ask[/bold]", response="\x1b[2Jgone", current=True,
-        scores=[score("s0", None, None, status="empty")],
-    )  # fmt: skip
-    failed = failure(candidate=1, attempt=2, status="error", error="\x1b]0;x\x07 [red]")
-    for text in (shown(trace(given, failures=[failed])), on_a_terminal(trace(given, failures=[failed]))):
-        assert "[bold]ask[/bold]" in text
-        assert "\ufffd[2Jgone" in text
-        assert "\x1b" not in text
-        assert "under s0    cannot be scored: empty" in text
-        assert "candidate 2, attempt 2 failed, error: \ufffd]0;x\ufffd [red]" in text
 
 
 def test_journey_shows_the_beginning_of_a_text_without_end() -> None:

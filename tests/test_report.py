@@ -16,7 +16,7 @@ from reflectune.state.errors import DatasetError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Evaluation, Pair, Sample, Score, StudentRecord, Version
+from reflectune.state.records import Evaluation, Pair, Sample, StudentRecord, Version
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 from tests.worlds import reflectune
 
@@ -131,6 +131,9 @@ def test_report_says_what_the_run_was_and_why_it_decided(folder: RunFolder, repo
         "Held-out nll went from 3.000 (2.500 to 3.500) to 2.000 (1.500 to 2.500)",
         "pairs.json 3 samples in the pool, 1 held out",
         "refused r-IFD 0.9000 against the incumbent's 0.4000 under s0",
+        "r-IFD from 0.8000 to 0.2000 in round 1, phase response",
+        "r-IFD 0.9000 against the incumbent's 0.4000 in round 1, phase response",
+        "no proposal, cut, in round 1, phase response",
         "attempt 2 failed, cut: broken",
         "The teacher's criticism too short",
         "Trained on in round 1.",
@@ -283,27 +286,3 @@ def test_report_command_never_replaces_a_file_of_a_run(tmp_path: Path, name: str
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.endswith("name another file\n")
     assert target.read_bytes() == before
-
-
-def test_report_says_what_was_scored_where_neither_ifd_nor_r_ifd_was(tmp_path: Path) -> None:
-    folder = make_run(tmp_path)
-    with LineageWriter.open(folder.lineage) as store:
-        nll = {"response_given_instruction": Score(-8.0, 4, "ok")}
-        store.add_scores({original("a").id: nll}, "s0")
-    text = text_of(report_of(folder))
-    # exp(8 / 4) is 7.3891.
-    assert "under s0: perplexity of the response given the instruction 7.3891" in text
-
-
-def test_report_writes_numbers_that_are_compared_apart(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.path.mkdir()
-    with make_store(folder.lineage) as store:
-        store.start_round(1)
-        old = original("a")
-        new = propose(store, old, "new", round=1, phase="instruction")
-        made = decided(old, new, reason="refused", phase="instruction", values=(0.00694, 0.00691))
-        store.add_decisions({}, "s0", [made])
-    text = text_of(report_of(folder))
-    assert "0.00691 against the incumbent's 0.00694 in round 1, phase instruction" in text
-    assert "refused IFD 0.00691 against the incumbent's 0.00694 under s0" in text

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-__all__ = ["Change", "count_equal", "diff_words"]
+__all__ = ["Change", "Run", "diff_words", "fold_changes"]
 
 Change = Literal["same", "removed", "added"]
+Run = tuple[Change | Literal["left out"], str]
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _SENTENCES = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+")
@@ -17,6 +18,8 @@ _TEXT = re.compile(r".+", re.DOTALL)
 # beyond these, whole sentences are compared, and then whole texts.
 _MAX_EQUAL_PAIRS = 2_000_000
 _MAX_PAIRS = 25_000_000
+# Characters of what comes, and of what stays or goes, where changes are folded.
+_MAX_ADDED, _MAX_STRETCH = 1_600, 400
 
 
 def diff_words(old: str, new: str) -> list[tuple[Change, str]]:
@@ -41,8 +44,8 @@ def _align(old: str, new: str) -> Iterator[tuple[str, str]]:
     """What stands in the one text for what in the other, in order; equal where nothing changed."""
     for pieces in (_WORDS, _SENTENCES, _TEXT):
         before, after = pieces.findall(old), pieces.findall(new)
-        head = count_equal(before, after)
-        tail = count_equal(before[head:][::-1], after[head:][::-1])
+        head = _count_equal(before, after)
+        tail = _count_equal(before[head:][::-1], after[head:][::-1])
         differing = before[head : len(before) - tail], after[head : len(after) - tail]
         if _is_quick(*differing):
             break
@@ -63,7 +66,7 @@ def _is_quick(before: Sequence[str], after: Sequence[str]) -> bool:
     return sum(counts[piece] for piece in before) <= _MAX_EQUAL_PAIRS
 
 
-def count_equal(one: Sequence[str], other: Sequence[str]) -> int:
+def _count_equal(one: Sequence[str], other: Sequence[str]) -> int:
     """How many pieces two texts begin with alike."""
     differing = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differing, min(len(one), len(other)))
@@ -72,3 +75,18 @@ def count_equal(one: Sequence[str], other: Sequence[str]) -> int:
 def _changes(removed: str, added: str) -> list[tuple[Change, str]]:
     pairs: tuple[tuple[Change, str], ...] = (("removed", removed), ("added", added))
     return [(change, text) for change, text in pairs if text]
+
+
+def fold_changes(runs: Sequence[Run]) -> Iterator[Run]:
+    """The beginning of what goes and comes, and both ends of what stays."""
+    for change, text in runs:
+        most = _MAX_ADDED if change == "added" else _MAX_STRETCH
+        if len(text) <= most:
+            yield change, text
+        elif change == "same":
+            yield change, text[: most // 4]
+            yield "left out", f"{len(text) - most // 2:,} characters as before"
+            yield change, text[-most // 4 :]
+        else:
+            yield change, text[:most]
+            yield "left out", f"{len(text) - most:,} more characters {change}"

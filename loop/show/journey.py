@@ -86,19 +86,9 @@ class Journey:
     current: VersionDocument
     steps: tuple[Step, ...]
 
-    @property
-    def proposals(self) -> list[Proposal]:
-        """All proposals of all steps."""
-        return [proposal for step in self.steps for proposal in step.proposals]
-
 
 def build_journey(trace: Trace, calls: Sequence[CallDocument] = ()) -> Journey:
-    """A sample's journey.
-
-    Args:
-        trace: of `LineageReader.trace`, which is what `trace --json` prints.
-        calls: of `LineageReader.calls`, where a medium shows what the teacher wrote.
-    """
+    """A sample's journey from what `trace --json` prints; with calls, where a medium shows those."""
     proposed = [version for version in trace["versions"] if version["parent"]]
     kinds = (proposed, trace["decisions"], trace["failures"], calls)
     places = sorted({(item["round"], item["phase"]) for kind in kinds for item in kind})

@@ -66,12 +66,9 @@ def format_short(value: float) -> str:
 
 
 def format_measure(value: float | None, sign: str = "", more: int = 0) -> str:
-    """IFD, r-IFD or a change of one, and no number that is not 0 as 0.
+    """IFD, r-IFD or, with `sign` "+", a change of one; no number that is not 0 as 0.
 
-    Args:
-        value: the number.
-        sign: "+" to write the sign of positive numbers too.
-        more: how many decimals it has beyond those that its size asks for.
+    It has `more` decimals than its size asks for.
     """
     if value is None:
         return "-"

@@ -1,7 +1,7 @@
 """What rounds took: seconds, tokens, money."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any
 
 from reflectune.loop.show.charts.drawing import (
     BLUE,
@@ -27,16 +27,14 @@ _STEPS = {
 }
 _TOKENS = {"prompts": (SKY, "///"), "answers": (PURPLE, "")}
 _UNITS = (("hours", 3600.0, 2 * 3600.0), ("minutes", 60.0, 180.0), ("seconds", 1.0, 0.0))
-_CALLS: tuple[Literal["calls", "cached", "prompt_tokens", "completion_tokens"], ...] = (
-    "calls", "cached", "prompt_tokens", "completion_tokens",
-)  # fmt: skip
+_CALLS = ("calls", "cached", "prompt_tokens", "completion_tokens")
 # Title, unit, heights by round, looks, how sums are written.
 _Panel = tuple[str, str, Mapping[str, Sequence[float | None]], Mapping[str, tuple[str, str]], str]
 
 
 def draw_cost(document: RunEvolution) -> Chart | None:
     """Seconds by node, tokens and money by round."""
-    rounds = document["rounds"]
+    rounds: Sequence[Mapping[str, Any]] = document["rounds"]
     most = max((sum(row["seconds"].values()) for row in rounds), default=0.0)
     if not most:
         return None

@@ -31,8 +31,7 @@ _STOPS = {
 def open_environment(*, utc: bool = False) -> Environment:
     """A Jinja environment over `templates/` that escapes everything and knows no undefined name.
 
-    Args:
-        utc: whether times are written in UTC, for whoever reads the page elsewhere.
+    Times are of this machine's zone, or UTC for whoever reads the page elsewhere.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER / "templates"),

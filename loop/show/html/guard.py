@@ -55,25 +55,22 @@ class Guard:
             return
         nonce = secrets.token_urlsafe(16)
         scope["state"] = {"nonce": nonce}
-        has_begun = False
 
         async def send_hardened(message: Message) -> None:
-            nonlocal has_begun
             if message["type"] == "http.response.start":
-                has_begun = True
-                _harden(MutableHeaders(scope=message), nonce)
+                headers = MutableHeaders(scope=message)
+                is_image = headers.get("content-type", "").startswith("image/svg")
+                policy = _IMAGE_POLICY if is_image else _PAGE_POLICY.format(nonce=nonce)
+                headers.update(_HEADERS | {"content-security-policy": policy})
             await send(message)
 
         app = self._refuse(scope) or self._app
         try:
             await app(scope, receive, send_hardened)
-        except Exception as error:  # noqa: BLE001 (the last resort: one sentence instead of a traceback)
+        except Exception as error:  # noqa: BLE001 (its page was sent: one sentence instead of a traceback)
             print(one_line(f"reflectune: {scope['path']}: {type(error).__name__}: {error}"), file=sys.stderr)  # noqa: T201
             if os.environ.get("REFLECTUNE_DEBUG"):
                 traceback.print_exc()
-            if not has_begun:
-                sentence = "This page could not be made; the server's terminal says why.\n"
-                await PlainTextResponse(sentence, 500)(scope, receive, send_hardened)
 
     def _refuse(self, scope: Scope) -> PlainTextResponse | None:
         """The answer to a request that nobody else is to see."""
@@ -89,10 +86,3 @@ class Guard:
         if not is_own and asked != ("navigate", "document"):
             return PlainTextResponse("Another site's page asked for this; open the address itself.\n", 403)
         return None
-
-
-def _harden(headers: MutableHeaders, nonce: str) -> None:
-    is_image = headers.get("content-type", "").startswith("image/svg")
-    headers["content-security-policy"] = _IMAGE_POLICY if is_image else _PAGE_POLICY.format(nonce=nonce)
-    for name, value in _HEADERS.items():
-        headers[name] = value

@@ -1,22 +1,17 @@
 """The texts of a version as pages show them: runs of words that stay, go or come, and what is left out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
 
-from reflectune.loop.show.diffs import Change, diff_words
+from reflectune.loop.show.diffs import Run, diff_words, fold_changes
 from reflectune.loop.show.journey import TEXTS
 from reflectune.state.lineage.documents import VersionDocument
 
-__all__ = ["Run", "Text", "cut_text", "cut_texts", "fold_text", "fold_texts"]
-
-Run = tuple[Change | Literal["left out"], str]
+__all__ = ["Text", "cut_text", "cut_texts", "fold_text", "fold_texts"]
 
 # Characters that are shown in the browser, which links to whole texts, and in a report; that are compared.
 _MAX_SHOWN, _MAX_FOLDED, _MAX_COMPARED = 20_000, 1_600, 6_000
-# Of a report: characters of a stretch that stays or goes.
-_MAX_STRETCH = 400
 
 # Two texts are compared once, for both kinds of diff and for whoever turns the pages back and forth.
 _diff = lru_cache(maxsize=256)(diff_words)
@@ -47,7 +42,7 @@ def cut_texts(
 def _cut(name: str, new: str, old: str, most: int) -> Text:
     if new == old:
         return Text(name, [("same", new[:most])], False, len(new), max(0, len(new) - most))
-    changes = list(_diff(old[:_MAX_COMPARED], new[:_MAX_COMPARED]))
+    changes: list[Run] = list(_diff(old[:_MAX_COMPARED], new[:_MAX_COMPARED]))
     if max(len(old), len(new)) > _MAX_COMPARED and any(change == "same" for change, _ in changes):
         while changes[-1][0] != "same":  # where texts are cut they seem to end differently
             changes.pop()
@@ -66,7 +61,7 @@ def fold_texts(version: VersionDocument, parent: VersionDocument | None = None) 
     """The texts of a version, or those that it changed from its parent's, each in a few lines."""
     texts = cut_texts(version, parent, _MAX_FOLDED)
     return [
-        replace(text, runs=list(_fold(text.runs)) if text.is_changed else text.runs)
+        replace(text, runs=list(fold_changes(text.runs)) if text.is_changed else text.runs)
         for text in texts
         if text.is_changed or parent is None
     ]
@@ -75,18 +70,3 @@ def fold_texts(version: VersionDocument, parent: VersionDocument | None = None) 
 def fold_text(text: str) -> list[Run]:
     """The beginning of a text."""
     return cut_text(text, _MAX_FOLDED)
-
-
-def _fold(runs: Sequence[Run]) -> Iterator[Run]:
-    """The beginning of what goes and comes, and both ends of what stays."""
-    for change, text in runs:
-        most = _MAX_FOLDED if change == "added" else _MAX_STRETCH
-        if len(text) <= most:
-            yield change, text
-        elif change == "same":
-            yield change, text[: most // 4]
-            yield "left out", f"{len(text) - most // 2:,} characters as before"
-            yield change, text[-most // 4 :]
-        else:
-            yield change, text[:most]
-            yield "left out", f"{len(text) - most:,} more characters {change}"

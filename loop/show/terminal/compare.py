@@ -4,10 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.comparison import explain_comparable, share_accepted, tabulate_runs, tell_held_out
+from reflectune.loop.show.comparison import (
+    Section,
+    explain_comparable,
+    share_accepted,
+    tabulate_runs,
+    tell_held_out,
+)
 from reflectune.loop.show.journey import TEXTS
 from reflectune.loop.show.numbers import (
     format_held_out,
@@ -16,15 +21,14 @@ from reflectune.loop.show.numbers import (
     format_share_of,
     name_held_out,
 )
-from reflectune.loop.show.terminal.layout import Difference, Field, Framed, Sections, tabulate
+from reflectune.loop.show.terminal.layout import Difference, Field, Framed, Sections
 from reflectune.state.lineage.documents import HeldOut, RoundsCompared, RunsCompared, SampleChange
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 
 __all__ = ["render_rounds_compared", "render_runs_compared"]
 
-# Characters of what two texts have in common that stand around their differences, and of a whole diff.
-_CONTEXT = 100
+# Characters of a whole diff.
 _MAX_SHOWN = 2_000
 # Characters of an instruction that did not change.
 _MAX_UNCHANGED = 200
@@ -49,13 +53,10 @@ def render_rounds_compared(document: RoundsCompared) -> RenderableType:
     )
     sections = Sections(
         (
-            ("Pairs by what differs", _tabulate_pairs(pairs)),
-            (f"Pools D[{a}] and D[{b}]; each IFD and r-IFD under one student", _tabulate_pools(document)),
-            (
-                "Held-out measures of both rounds' students, with 95 % intervals",
-                _tabulate_held_out(document["held_out"]),
-            ),
-            ("Decisions that lie between", _tabulate_decisions(document)),
+            _compare_pairs(pairs),
+            _compare_pools(document),
+            _compare_held_out(document["held_out"]),
+            _list_decisions(document),
         )
     )
     if not samples:
@@ -69,18 +70,20 @@ def render_rounds_compared(document: RoundsCompared) -> RenderableType:
     )
 
 
-def _tabulate_pairs(pairs: Mapping[str, int]) -> Table:
+def _compare_pairs(pairs: Mapping[str, int]) -> Section:
     names = {"instruction": "instruction only", "response": "response only", "unchanged": "nothing"}
-    rows = (
+    rows = [
         (names.get(kind, kind), pairs[kind], format_share_of(pairs[kind], pairs["total"]))
         for kind in ("instruction", "response", "both", "unchanged")
-    )
-    return tabulate(("differs", "pairs", "share"), rows)
+    ]
+    return Section("Pairs by what differs", ("differs", "pairs", "share"), rows)
 
 
-def _tabulate_pools(document: RoundsCompared) -> Table:
-    heads = ("measure", f"round {document['before']}", f"round {document['after']}", "change", "known for")
-    return tabulate((*heads, "changed"), _pool_rows(document))
+def _compare_pools(document: RoundsCompared) -> Section:
+    a, b = document["before"], document["after"]
+    title = f"Pools D[{a}] and D[{b}]; each IFD and r-IFD under one student"
+    heads = ("measure", f"round {a}", f"round {b}", "change", "known for", "changed")
+    return Section(title, heads, list(_pool_rows(document)))
 
 
 def _pool_rows(document: RoundsCompared) -> Iterator[tuple[object, ...]]:
@@ -103,9 +106,10 @@ def _pool_rows(document: RoundsCompared) -> Iterator[tuple[object, ...]]:
         yield f"acceptance, phase {phase}", *shares, "", "", ""
 
 
-def _tabulate_held_out(measures: Sequence[HeldOut]) -> Table:
+def _compare_held_out(measures: Sequence[HeldOut]) -> Section:
     heads = ("measure", "student", "value", "from", "to", "pairs", "change", "intervals")
-    return tabulate(heads, (row for measure in measures for row in _held_out_rows(measure)))
+    rows = [row for measure in measures for row in _held_out_rows(measure)]
+    return Section("Held-out measures of both rounds' students, with 95 % intervals", heads, rows)
 
 
 def _held_out_rows(measure: HeldOut) -> Iterator[tuple[object, ...]]:
@@ -124,12 +128,13 @@ def _say_overlap(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> str
     return "overlap" if one["low"] <= other["high"] and other["low"] <= one["high"] else "apart"
 
 
-def _tabulate_decisions(document: RoundsCompared) -> Table:
-    rows = (
+def _list_decisions(document: RoundsCompared) -> Section:
+    rows = [
         (row["round"], row["phase"], row["decided"], row["accepted"], share_accepted(row))
         for row in document["decisions"]
-    )
-    return tabulate(("round", "phase", "proposals", "accepted", "acceptance"), rows, texts=("phase",))
+    ]
+    heads = ("round", "phase", "proposals", "accepted", "acceptance")
+    return Section("Decisions that lie between", heads, rows)
 
 
 def _render_change(sample: SampleChange) -> RenderableType:
@@ -138,7 +143,7 @@ def _render_change(sample: SampleChange) -> RenderableType:
     parts = []
     for name in TEXTS:
         if old[name] != new[name]:
-            parts.append(Field(name, Difference(old[name], new[name], _CONTEXT), _MAX_SHOWN))
+            parts.append(Field(name, Difference(old[name], new[name], is_folded=True), _MAX_SHOWN))
         elif name == "instruction":
             parts.append(Field(name, one_line(old[name]), _MAX_UNCHANGED))
     if r_ifd := sample["r_ifd"]:
@@ -157,7 +162,4 @@ def render_runs_compared(document: RunsCompared) -> RenderableType:
     document = inert_document(document)
     status = "; ".join(map(": ".join, zip(document["names"], document["status"], strict=True)))
     head = Framed(None, Text(status, style="bold"), *map(Text, explain_comparable(document)), fit=True)
-    sections = tabulate_runs(document)
-    return Group(
-        head, Sections((one.title, tabulate(one.heads, one.rows, texts=one.texts)) for one in sections)
-    )
+    return Group(head, Sections(tabulate_runs(document)))

@@ -18,7 +18,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.diffs import count_equal, diff_words
+from reflectune.loop.show.comparison import Section
+from reflectune.loop.show.diffs import Run, diff_words, fold_changes
 from reflectune.state.text import inert
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
 # Green is for frames and diffs: in words it would be hard to read on white.
 GOOD, BAD, NEUTRAL = "bold", "red", "magenta"
 GOOD_FRAME, BAD_FRAME = "green", "red"
-_DIFF = {"same": "", "removed": "red strike", "added": "green underline"}
+_DIFF = {"same": "", "removed": "red strike", "added": "green underline", "left out": "italic"}
 
 # Tables are made for so many columns at least: on a narrower terminal their lines wrap, and no number is cut.
 _NARROWEST = 80
@@ -116,27 +117,19 @@ class Field:
 class Difference:
     """What changed between two texts: coloured, or marked [-gone-] and {+come+} where there is no colour."""
 
-    def __init__(self, old: str, new: str, context: int | None = None) -> None:
-        """Args: the texts, and how much of what both begin and end with is shown; all unless it is given."""
-        self.old, self.new, self.context = old, new, context
+    def __init__(self, old: str, new: str, *, is_folded: bool = False) -> None:
+        self.old, self.new, self.is_folded = old, new, is_folded
 
     def render(self, *, colour: bool) -> Text:
-        """The difference as a text of a terminal."""
-        start, end = (0, 0) if self.context is None else self._find_common(self.context)
-        marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
-        text = Text("… " if start else "")
-        old, new = (whole[start : len(whole) - end] for whole in (self.old, self.new))
-        for change, words in diff_words(old, new):
+        """The difference as a text of a terminal, or its changes with the ends of what stays between them."""
+        runs: Sequence[Run] = diff_words(self.old, self.new)
+        marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}", "left out": " … {} … "}
+        text = Text()
+        for change, words in fold_changes(runs) if self.is_folded else runs:
             words = inert(words)
-            text.append(words if colour else marks[change].format(words), style=_DIFF[change])
-        return text.append(" …" if end else "")
-
-    def _find_common(self, context: int) -> tuple[int, int]:
-        """How many characters can be left out in front and behind."""
-        head = count_equal(self.old, self.new)
-        start = self.old.rfind(" ", 0, head - context) + 1 if head > context else 0
-        tail = count_equal(self.old[head:][::-1], self.new[head:][::-1])
-        return start, max(tail - context, 0)
+            is_marked = not colour or change == "left out"
+            text.append(marks[change].format(words) if is_marked else words, style=_DIFF[change])
+        return text
 
 
 class Framed:
@@ -159,8 +152,12 @@ class Framed:
 class Sections:
     """Titled tables: one below the other, or side by side where there is room; an empty one is left out."""
 
-    def __init__(self, parts: Iterable[tuple[str, Table]]) -> None:
-        self.parts = [Group(Text(title, style="bold"), table) for title, table in parts if table.row_count]
+    def __init__(self, sections: Iterable[Section]) -> None:
+        self.parts = [
+            Group(Text(one.title, style="bold"), tabulate(one.heads, one.rows, texts=one.texts))
+            for one in sections
+            if one.rows
+        ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if console.is_terminal and options.max_width >= _WIDE:

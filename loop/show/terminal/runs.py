@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.documents import Overview, RunDocument
 from reflectune.loop.show.explanations import sum_seconds
 from reflectune.loop.show.numbers import (
@@ -50,26 +50,13 @@ def render_runs(runs: Sequence[Overview]) -> RenderableType:
 def render_rounds(
     run: RunDocument, *, newest: int | None = None, tables: int | None = None
 ) -> RenderableType:
-    """The rounds of one run: what was decided, and what came of it.
-
-    Args:
-        run: what `show --json` prints.
-        newest: show no more than the newest so many rounds.
-        tables: show no more than the first so many tables.
-    """
+    """The newest rounds of one run in the first tables: what was decided, and what came of it."""
     run = inert_document(run)
     rounds = run["rounds"] if newest is None else run["rounds"][-newest:]
     reflected = [row for row in rounds if row["round"]]
-    sections = (
-        ("Proposals of the teacher, and those the student accepted", _decisions(reflected)),
-        ("Each round's student, and its held-out measures", _students(rounds)),
-        ("The round's pool under the student that decided", _pools(reflected)),
-        (
-            "The teacher's calls, and what those took that the cache did not answer",
-            _calls([row for row in rounds if row["teacher"]["calls"]]),
-        ),
-    )
-    filled = [section for section in sections if section[1].row_count]
+    called = [row for row in rounds if row["teacher"]["calls"]]
+    sections = (_decisions(reflected), _students(rounds), _pools(reflected), _calls(called))
+    filled = [section for section in sections if section.rows]
     return Group(_head(run), Sections(filled[:tables]))
 
 
@@ -110,28 +97,28 @@ def _describe_progress(rounds: Sequence[RoundDocument]) -> str:
     return f"round {row['round']}, phase {phase}: {reflected}, {row[phase]['accepted']} accepted"
 
 
-def _decisions(rounds: Sequence[Mapping[str, Any]]) -> Table:
+def _decisions(rounds: Sequence[Mapping[str, Any]]) -> Section:
     keys = ("reflected", "unchanged", "failed", "accepted")
     heads = ("round", "phase", "proposed", *keys[1:], "acceptance", "left\nalone")
-    rows = (
+    columns = len(heads) if any(row["frozen"] for row in rounds) else -1
+    rows = [
         (
             row["round"],
             phase,
             *(row[phase][key] for key in keys),
             format_share_of(row[phase]["accepted"], row[phase]["reflected"]),
             row["frozen"],
-        )
+        )[:columns]
         for row in rounds
         for phase in PHASES
-    )
-    columns = len(heads) if any(row["frozen"] for row in rounds) else -1
-    return tabulate(heads[:columns], (row[:columns] for row in rows), texts=("phase",))
+    ]
+    return Section("Proposals of the teacher, and those the student accepted", heads[:columns], rows)
 
 
-def _students(rounds: Sequence[RoundDocument]) -> Table:
+def _students(rounds: Sequence[RoundDocument]) -> Section:
     measures = sorted({name for row in rounds for name in row["evaluations"]})
     heads = [name_held_out(name).replace(" ", "\n", 1) for name in measures]
-    rows = (
+    rows = [
         (
             row["round"],
             row["student"] or "-",
@@ -140,13 +127,14 @@ def _students(rounds: Sequence[RoundDocument]) -> Table:
             f"{sum_seconds(row):.1f}",
         )
         for row in rounds
-    )
-    return tabulate(("round", "student", "trained\non", *heads, "seconds"), rows)
+    ]
+    heads = ["round", "student", "trained\non", *heads, "seconds"]
+    return Section("Each round's student, and its held-out measures", heads, rows)
 
 
-def _pools(rounds: Sequence[RoundDocument]) -> Table:
-    heads = ("round", "pairs", "mean\nIFD", "median\nIFD", "mean\nr-IFD", "median\nr-IFD", "response\ntokens")
-    rows = (
+def _pools(rounds: Sequence[RoundDocument]) -> Section:
+    names = [f"{part}\n{name}" for name in ("IFD", "r-IFD") for part in ("mean", "median")]
+    rows = [
         (
             row["round"],
             row["pool"],
@@ -154,19 +142,21 @@ def _pools(rounds: Sequence[RoundDocument]) -> Table:
             format_number(row["response_tokens"], ".1f"),
         )
         for row in rounds
-    )
-    return tabulate(heads, rows)
+    ]
+    heads = ("round", "pairs", *names, "response\ntokens")
+    return Section("The round's pool under the student that decided", heads, rows)
 
 
-def _calls(rounds: Sequence[Mapping[str, Any]]) -> Table:
+def _calls(rounds: Sequence[Mapping[str, Any]]) -> Section:
     columns = {
         "calls": ("calls", "d"), "cached": ("from\ncache", "d"), "prompt_tokens": ("prompt\ntokens", "d"),
         "completion_tokens": ("answer\ntokens", "d"), "cost_usd": ("USD", ".4f"),
         "tokens_per_accepted": ("tokens per\naccepted", ".1f"),
         "cost_per_accepted_usd": ("USD per\naccepted", ".4f"),
     }  # fmt: skip
-    rows = (
+    rows = [
         (row["round"], *(format_number(row["teacher"][key], form) for key, (_, form) in columns.items()))
         for row in rounds
-    )
-    return tabulate(("round", *(head for head, _ in columns.values())), rows)
+    ]
+    title = "The teacher's calls, and what those took that the cache did not answer"
+    return Section(title, ("round", *(head for head, _ in columns.values())), rows)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment, Segments
-from rich.table import Table
 from rich.text import Text
 
 from reflectune.loop.show.documents import Found
@@ -29,14 +28,13 @@ _HEADS = (
     "instruction begins",
 )  # fmt: skip
 
+_TEXTS = ("instruction", "response", "instruction begins")
+
 
 def note_on(query: "SampleQuery", policy: str, known: Collection[str]) -> list[str]:
     """What to bear in mind about a search: what no row has, and what does not compare.
 
-    Args:
-        query: the search.
-        policy: of the run.
-        known: the changes, by their names in the query, that any row of the run has.
+    `known` are the changes, by their names in the query, that any row of the run has.
     """
     bounds = {"ifd_change": (query.min_ifd_change, query.max_ifd_change)}
     bounds["r_ifd_change"] = (query.min_r_ifd_change, query.max_r_ifd_change)
@@ -75,9 +73,9 @@ class _Rows:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if not console.is_terminal or options.max_width >= _BESIDE:
             rows = zip(self.cells, self.beginnings, strict=True)
-            yield self._tabulate(_HEADS, [(*cells, beginning) for cells, beginning in rows])
+            yield tabulate(_HEADS, [(*cells, beginning) for cells, beginning in rows], texts=_TEXTS)
             return
-        lines = console.render_lines(self._tabulate(_HEADS[:-1], self.cells), options, pad=False)
+        lines = console.render_lines(tabulate(_HEADS[:-1], self.cells, texts=_TEXTS), options, pad=False)
         above = len(lines) - len(self.cells) - 1  # one line is below the rows
         for number, line in enumerate(lines):
             yield Segments([*line, Segment.line()])
@@ -85,9 +83,6 @@ class _Rows:
                 yield Text("        ", no_wrap=True, overflow="ellipsis").append_text(
                     self.beginnings[number - above]
                 )
-
-    def _tabulate(self, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-        return tabulate(heads, rows, texts=("instruction", "response", "instruction begins"))
 
 
 def _cells(row: FoundSample) -> tuple[object, ...]:

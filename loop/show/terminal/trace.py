@@ -37,7 +37,7 @@ def render_trace(trace: Trace) -> RenderableType:
 
 
 def _sum_up(journey: Journey) -> str:
-    proposed = len(journey.proposals)
+    proposed = sum(len(step.proposals) for step in journey.steps)
     accepted = sum(step.outcome == "accepted" for step in journey.steps)
     calls = sum(len(step.failures) for step in journey.steps)
     without = f", {calls} teacher call{'' if calls == 1 else 's'} without a proposal" if calls else ""
