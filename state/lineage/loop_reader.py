@@ -220,7 +220,7 @@ class LoopReader(LineageReader):
     def has_begun(self, round: int, phase: Phase) -> bool:
         """Whether a phase has asked or decided anything."""
         tables = ("teacher_calls", "decisions")
-        return any(self._count(f"{table} WHERE round = ? AND phase = ?", round, phase) for table in tables)
+        return any(self._count(f"{table} WHERE round = ? AND phase = ?", [round, phase]) for table in tables)
 
     def training_sets(self) -> dict[int, dict[str, int]]:
         """Every training set: round -> version id -> rank."""
