@@ -93,12 +93,6 @@ def by_name(charts: Sequence[Chart]) -> dict[str, Chart]:
     return {chart.name: chart for chart in charts}
 
 
-def test_charts_are_the_same_bytes_for_the_same_document() -> None:
-    once, again = draw_charts(run_of(3)), draw_charts(run_of(3))
-    assert [chart.name for chart in once] == ALL
-    assert once == again
-
-
 def test_charts_say_and_list_their_numbers() -> None:
     charts = by_name(draw_charts(run_of(1, pool=100)))
     acceptance = charts["acceptance"]
@@ -204,7 +198,8 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
         assert not re.search("http|<script", svg), chart.name
         assert set(re.findall(r'href="(.)', svg)) <= {"#"}
         assert len(chart.svg) < 400_000, chart.name
-    assert len(drawn) == len(charts) == len(ALL)
+    assert len(drawn) == len(charts)
+    assert [chart.name for chart in charts] == ALL
     for figure, texts in drawn.items():
         width, height = (72 * inches for inches in figure.get_size_inches())
         for text, box in texts:

@@ -22,17 +22,9 @@ from reflectune.state.lineage.run_comparison import compare_runs
 from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
-    "Found",
-    "Overview",
-    "RunDocument",
-    "RunEvolution",
-    "describe_comparison",
-    "describe_run",
-    "open_lineage",
-    "open_run",
-    "overview",
-    "readable_overview",
-]
+    "Found", "Overview", "RunDocument", "RunEvolution", "describe_comparison", "describe_run",
+    "open_lineage", "open_run", "overview", "readable_overview",
+]  # fmt: skip
 
 
 class Overview(TypedDict):

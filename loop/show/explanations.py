@@ -15,16 +15,9 @@ from reflectune.state.lineage.documents import (
 from reflectune.state.policies import measure_of
 
 __all__ = [
-    "explain_call",
-    "explain_reason",
-    "explain_rule",
-    "explain_score",
-    "explain_unknown",
-    "name_outcome",
-    "policy_of",
-    "sum_seconds",
-    "unit_of",
-]
+    "explain_call", "explain_reason", "explain_rule", "explain_score", "explain_unknown", "name_outcome",
+    "policy_of", "sum_seconds", "unit_of",
+]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
 # The nll whose exp() is still a number.

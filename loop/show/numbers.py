@@ -6,24 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 __all__ = [
-    "as_sentence",
-    "format_apart",
-    "format_count",
-    "format_held_out",
-    "format_measure",
-    "format_moment",
-    "format_number",
-    "format_seconds",
-    "format_setting",
-    "format_share",
-    "format_share_of",
-    "format_short",
-    "format_times",
-    "format_usd",
-    "format_with_interval",
-    "held_out_unit",
+    "as_sentence", "format_apart", "format_count", "format_held_out", "format_measure", "format_moment",
+    "format_number", "format_seconds", "format_setting", "format_share", "format_share_of",
+    "format_short", "format_times", "format_usd", "format_with_interval", "held_out_unit",
     "name_held_out",
-]
+]  # fmt: skip
 
 # Units of held-out measures.
 _UNITS = {"accuracy": "right answers", "nll": "nats per token", "response_tokens": "tokens"}

@@ -23,19 +23,9 @@ from reflectune.loop.show.diffs import Run, diff_words, fold_changes
 from reflectune.state.text import inert
 
 __all__ = [
-    "BAD",
-    "BAD_FRAME",
-    "BLANK",
-    "GOOD",
-    "GOOD_FRAME",
-    "NEUTRAL",
-    "Difference",
-    "Field",
-    "Framed",
-    "Sections",
-    "open_console",
-    "tabulate",
-]
+    "BAD", "BAD_FRAME", "BLANK", "GOOD", "GOOD_FRAME", "NEUTRAL", "Difference", "Field", "Framed",
+    "Sections", "open_console", "tabulate",
+]  # fmt: skip
 
 # Green is for frames and diffs: in words it would be hard to read on white.
 GOOD, BAD, NEUTRAL = "bold", "red", "magenta"
