@@ -38,6 +38,7 @@ __all__ = [
     "open_tab",
     "serve",
     "take_pictures",
+    "wait_for_comparison",
 ]
 
 Found = TypeVar("Found")
@@ -97,6 +98,12 @@ def fetch(address: str, path: str, timeout: float = 60.0) -> tuple[int, str]:
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read().decode()
+
+
+def wait_for_comparison(address: str, path: str) -> None:
+    """Until the page of two runs shows them."""
+    while "are being compared" in fetch(address, path)[1]:
+        time.sleep(0.1)
 
 
 def has_read(address: str) -> bool:

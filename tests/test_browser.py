@@ -26,6 +26,7 @@ from tests.browser import (
     open_details,
     open_tab,
     serve,
+    wait_for_comparison,
 )
 from tests.worlds import make_recording, make_records, reflectune, write_world
 
@@ -286,6 +287,7 @@ def links_of(page: "Page") -> list[str]:
 
 
 def test_browser_runs_no_script_of_the_data(runs: Path, hostile: str, browser: "Browser") -> None:
+    wait_for_comparison(hostile, "/compare/calm")
     with open_tab(browser, hostile) as tab:
         for path in (
             *paths(runs, "hostile").values(),
@@ -447,6 +449,7 @@ def focused(page: "Page") -> dict[str, Any]:
 def test_browser_pages_are_accessible(
     runs: Path, calm: str, browser: "Browser", dark: bool, width: int
 ) -> None:
+    wait_for_comparison(calm, "/compare/hostile")
     faults = []
     with open_tab(browser, calm, dark=dark, width=width) as tab:
         for kind, path in paths(runs, "calm").items():

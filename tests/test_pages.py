@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,7 +219,8 @@ def test_charts_are_served_and_can_do_nothing(pages: Pages) -> None:
 
 def test_runs_are_compared(pages: Pages) -> None:
     assert "/compare/other" in pages.links("/runs")
-    text = pages.read("/compare/other")
+    while "are being compared" in (text := pages.read("/compare/other")):
+        time.sleep(0.1)
     assert "hostile and other" in text
     assert "What the teacher took" in text
     assert "Other held-out pairs: their measures cannot be compared." in text

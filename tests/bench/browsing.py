@@ -24,7 +24,7 @@ from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.index import SampleIndex
 from tests.bench.memory import MIB, watch_memory
 from tests.bench.results import options, publish, table
-from tests.browser import fetch, has_read, serve
+from tests.browser import fetch, has_read, serve, wait_for_comparison
 from tests.large_run import make_large_run, vocabulary
 from tests.worlds import ROOT, child_environment, command
 
@@ -134,6 +134,7 @@ def kinds_of_pages(samples: int, rounds: int, seed: int = 0) -> dict[str, list[s
 def _time_pages(address: str, kinds: dict[str, list[str]]) -> tuple[list[str], list[str]]:
     """Rows of the table, and the kinds over the bar; all the cold answers come first."""
     cold = {kind: _ask(address, paths[0])[0] for kind, paths in kinds.items()}
+    wait_for_comparison(address, "/compare/other")
     rows, over = [], []
     for kind, paths in kinds.items():
         taken, sizes = zip(*(_ask(address, path) for path in paths), strict=True)

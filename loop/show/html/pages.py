@@ -233,12 +233,13 @@ def _compare(request: Request) -> Response:
         document = site.compare(other)
     except (ReflectuneError, sqlite3.Error, OSError) as error:
         return site.refuse(request, 503, "They cannot be compared", one_line(str(error)))
-    sections, comparable = tabulate_runs(document), explain_comparable(document)
+    if document is None:
+        return site.render(request, "preparing.html", other=other.path.name)
     context: dict[str, Any] = {
         "other": other.path.name,
         "document": document,
-        "sections": sections,
-        "comparable": comparable,
+        "sections": tabulate_runs(document),
+        "comparable": explain_comparable(document),
     }
     return site.render(request, "compare.html", **context)
 

@@ -1,7 +1,8 @@
 """The run that is served: what pages are made from, and how they are rendered."""
 
 import shlex
-import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from reflectune.state.lineage.documents import RunsCompared
 
 __all__ = ["Site", "missing", "site_of"]
 
+_PATIENCE = 0.1  # seconds that a page waits for a comparison
+
 
 class Site:
     """One run among others of a folder; `watcher.start()` brings its numbers."""
@@ -27,8 +30,9 @@ class Site:
         self.runs = runs
         self.folder = folder
         self.watcher = Watcher(runs, folder)
-        self._compared: dict[str, tuple[Mark, RunsCompared]] = {}
-        self._comparing = threading.Lock()
+        self._comparer = ThreadPoolExecutor(max_workers=1)  # it takes a processor whole
+        self._comparing: dict[str, tuple[Mark, Future[RunsCompared]]] = {}
+        self._compared: dict[str, RunsCompared] = {}
         environment = open_environment()
         environment.globals |= {
             "name": folder.path.name,
@@ -42,15 +46,19 @@ class Site:
         """The run as of the last look at it; None before the first."""
         return self.watcher.snapshot
 
-    def compare(self, other: RunFolder) -> RunsCompared:
-        """This run against another, compared anew where either has gone on since."""
-        mark = (*mark_folder(self.folder), *mark_folder(other))
-        with self._comparing:  # it takes a processor whole
-            known = self._compared.get(other.path.name)
-            if known is None or known[0] != mark:
-                known = mark, describe_comparison(self.folder, other)
-                self._compared[other.path.name] = known
-            return known[1]
+    def compare(self, other: RunFolder) -> RunsCompared | None:
+        """This run against another, as far as known; None while they are compared for the first time.
+
+        Where either has gone on since, they are compared anew beside the pages.
+        """
+        name, mark = other.path.name, (*mark_folder(self.folder), *mark_folder(other))
+        last, work = self._comparing.get(name, (None, None))
+        if work is None or (work.done() and last != mark):
+            work = self._comparer.submit(describe_comparison, self.folder, other)
+            self._comparing[name] = mark, work
+        with suppress(TimeoutError):
+            self._compared[name] = work.result(_PATIENCE)
+        return self._compared.get(name)
 
     def render(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
         """A page from a template."""
