@@ -62,7 +62,8 @@ def test_one_bad_reply_is_the_status_of_one_call(reply: Reply, status: str, erro
 
     began = time.monotonic()
     with serve_teacher(one_bad) as server:
-        reflections = ask(config(server.url, concurrency=2, timeout=1.0), 12)
+        timeout = 1.0 if reply.delay or reply.drip else 5.0
+        reflections = ask(config(server.url, concurrency=2, timeout=timeout), 12)
     assert time.monotonic() - began < 5
     by_sample = {call.sample_id: call for call, _ in reflections}
     bad = by_sample.pop("sample-2")

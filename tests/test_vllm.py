@@ -257,7 +257,7 @@ def _engine_process() -> psutil.Process:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         assert server.poll() is None, "the server has ended"
         try:

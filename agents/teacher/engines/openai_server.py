@@ -86,7 +86,6 @@ class OpenAIEngine:
         self._loop = asyncio.new_event_loop()
         self._fault: asyncio.Future[Exception] = self._loop.create_future()  # no request can succeed
         self._serving = self._loop.create_task(self._serve())
-        self._closed = False
         # A daemon: Python does not wait for it when it exits.
         threading.Thread(target=self._work, name="teacher", daemon=True).start()
 
@@ -104,8 +103,7 @@ class OpenAIEngine:
 
     def close(self) -> None:
         """Send nothing more and forget what is under way."""
-        if not self._closed:
-            self._closed = True
+        with suppress(RuntimeError):  # closed before
             self._loop.call_soon_threadsafe(self._serving.cancel)
 
     def _work(self) -> None:

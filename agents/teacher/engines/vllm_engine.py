@@ -56,9 +56,8 @@ class VllmEngine:
             teacher=config,
         )
         self._waiting: list[Request] = []
-        self._suspects: list[Request] = []  # to be tried pair by pair
         self._under_way: dict[str, Request] = {}
-        self._on_trial: _Subject | None = None  # whose requests are under way by themselves
+        self._on_trial: _Subject | None = None  # a suspect, whose requests are under way by themselves
         self._deaths: Counter[_Subject] = Counter()  # of processes that left a subject unanswered
         self._culprits: set[_Subject] = set()
         self._fatal: set[_Subject] = set()  # culprits since anything was answered
@@ -87,18 +86,17 @@ class VllmEngine:
 
     def _feed(self) -> None:
         """Give the process the requests of one suspect by themselves, or else all that wait."""
-        is_idle = not self._under_way
-        if (self._suspects or self._waiting) and is_idle and not self._process.is_alive():  # nobody's fault
+        if self._waiting and not self._under_way and not self._process.is_alive():  # nobody's fault
             self._replace("it ended while nothing was under way")
-        while (self._suspects or self._waiting) and not (self._on_trial and self._under_way):
-            self._on_trial = _subject(self._suspects[0]) if self._suspects else None
-            if self._on_trial is None:
-                batch, self._waiting = self._waiting, []
-            else:
-                batch = [r for r in self._suspects if _subject(r) == self._on_trial]
-                self._suspects = [r for r in self._suspects if _subject(r) != self._on_trial]
-            for request in batch:
-                self._ask(request)
+        while self._waiting and not (self._on_trial and self._under_way):
+            subjects = map(_subject, self._waiting)
+            self._on_trial = next((each for each in subjects if self._deaths[each] >= _DEATHS), None)
+            waiting, self._waiting = self._waiting, []
+            for request in waiting:
+                if self._on_trial in (None, _subject(request)):
+                    self._ask(request)
+                else:
+                    self._waiting.append(request)
 
     def _ask(self, request: Request) -> None:
         if _subject(request) in self._culprits:
@@ -130,9 +128,7 @@ class VllmEngine:
             if len(self._fatal) >= _MAX_FATAL:
                 raise self._error(fault)
         self._replace(fault.message[:_MESSAGE_LENGTH])
-        for request in left:
-            is_suspect = self._deaths[_subject(request)] >= _DEATHS
-            (self._suspects if is_suspect else self._waiting).append(request)
+        self._waiting += left
         self._feed()
 
     def _replace(self, why: str) -> None:
