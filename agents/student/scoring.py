@@ -138,7 +138,7 @@ def _sum_logprobs(
     model: Any, sequences: Sequence[Encoded], packing: Packing
 ) -> list[tuple[list[int], list[float]]]:
     """Indexes of the sequences of each row, and their sums."""
-    passed = list(_pass_rows(model, sequences, packing))
+    passed = _pass_rows(model, sequences, packing)
     if not passed:
         return []
     logprobs = torch.cat([logprobs for _, logprobs in passed]).cpu().double()  # the only wait for a GPU
@@ -150,28 +150,28 @@ def _sum_logprobs(
 
 def _pass_rows(
     model: Any, sequences: Sequence[Encoded], packing: Packing
-) -> Iterator[tuple[list[int], torch.Tensor]]:
+) -> list[tuple[list[int], torch.Tensor]]:
     """Indexes of the sequences of each row, and the log-probabilities (N,) of the row on the device."""
-    left: Sequence[int] = range(len(sequences))
+    passed: list[tuple[list[int], torch.Tensor]] = []
+    left = list(range(len(sequences)))
     while left:
         waiting = [sequences[index] for index in left]
         packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
         rows = [[left[place] for place in row] for row in packed]
-        left = ()
         with _side_by_side(model, len(rows)) as map_rows:
-            passed = map_rows(lambda row: _try_row(model, [sequences[i] for i in row], packing), rows)
-            for place, (row, logprobs) in enumerate(zip(rows, passed, strict=True)):
-                if logprobs is None:
-                    left = sorted(itertools.chain(*rows[place:]))
-                    break
-                yield row, logprobs
-        if left and len(row) == 1:
+            tried = map_rows(lambda row: _try_row(model, [sequences[i] for i in row], packing), rows)
+            done = list(itertools.takewhile(lambda logprobs: logprobs is not None, tried))
+        passed += zip(rows, done, strict=False)
+        failed = rows[len(done) :]
+        if failed and len(failed[0]) == 1:
             raise StudentError(
-                f"out of memory in a pass over one sequence of {len(sequences[row[0]].ids)} tokens; "
+                f"out of memory in a pass over one sequence of {len(sequences[failed[0][0]].ids)} tokens; "
                 "lower student.max_length"
             )
-        if left:
+        if failed:
             packing.row_tokens = max(1, packing.row_tokens // 2)
+        left = sorted(itertools.chain(*failed))
+    return passed
 
 
 @contextmanager

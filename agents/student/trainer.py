@@ -69,16 +69,9 @@ def train_rows(
 ) -> list[float]:
     """Train a PEFT model in place, once over the rows, in order; go on from a checkpoint in `folder`.
 
-    AdamW, linear warm-up, cosine decay, gradients clipped at norm 1.
-
-    Args:
-        model: has a trainable adapter called "default".
-        rows: sequences of each forward pass.
-        folder: where checkpoints live.
-        config: tokens of a step, learning rate, warm-up, gradient checkpointing.
-        seed: of dropout.
-        on_step: told (steps done, all steps, loss of the step) after every step.
-        is_stopping: asked after every step but the last; yes has a checkpoint written, and ends the training.
+    AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. A row is the sequences of one forward
+    pass; the trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping`
+    are those of `refinetune_student`, after every step.
 
     Returns:
         The loss of every step: mean over its target tokens, nats per token.

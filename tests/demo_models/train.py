@@ -19,12 +19,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from reflectune.agents.student.targets import Encoded
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.loop.demo import POLICY
 from reflectune.loop.demo.demo import FOLDER, demo_config
 from reflectune.loop.progress import LineDisplay
 from reflectune.state.config import RunConfig
 from reflectune.state.records import Pair, Phase
+from tests.bench.refinetune import pad_batch
+from tests.bench.results import table
 from tests.demo_models.corpus import MISTAKES, student_texts, teacher_texts, vocabulary_texts
 from tests.demo_models.measure import PAIRS, measure_student, measure_teacher
 
@@ -136,6 +139,7 @@ def write_card(name: str, folder: Path, *, seed: int, minutes: float, loss: floa
     """Measure a model on reserved operands and write its card."""
     recipe = RECIPES[name]
     config = _config_of(name, folder)
+    describe = {"teacher": _describe_teacher, "student": _describe_student}
     model = LlamaForCausalLM.from_pretrained(folder)
     card = _CARD.format(
         name=name,
@@ -150,7 +154,7 @@ def write_card(name: str, folder: Path, *, seed: int, minutes: float, loss: floa
         minutes=minutes,
         threads=torch.get_num_threads(),
         loss=loss,
-        figures=_describe_teacher(config) if name == "teacher" else _describe_student(config),
+        figures="\n".join(describe[name](config)).rstrip(),
         hashes="\n".join(
             f"- `{file}` {hashlib.sha256((folder / file).read_bytes()).hexdigest()}" for file in WEIGHTS
         ),
@@ -158,36 +162,30 @@ def write_card(name: str, folder: Path, *, seed: int, minutes: float, loss: floa
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _describe_teacher(config: RunConfig) -> str:
-    lines = [
+def _describe_teacher(config: RunConfig) -> list[str]:
+    shares = measure_teacher(config)
+    rows = [
+        f"{group} | {share['repaired']:.1%} | {share['damaged']:.1%} | {share['unusable']:.1%}"
+        for group, share in shares.items()
+    ]
+    return [
         f"{PAIRS:,} noisy pairs with a clear instruction, at temperature {config.teacher.temperature}, "
         "through the parser of every run;\nby phase, and by kind of task over both phases. "
         f"{MISTAKES:.0%} of what it learned from was wrong.",
         "",
-        "| | bad pairs repaired | good pairs damaged | unusable answers |",
-        "| --- | --- | --- | --- |",
+        *table(" | bad pairs repaired | good pairs damaged | unusable answers", rows),
     ]
-    for group, shares in measure_teacher(config).items():
-        cells = [f"{shares[name]:.1%}" for name in ("repaired", "damaged", "unusable")]
-        lines.append(f"| {group} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
-def _describe_student(config: RunConfig) -> str:
+def _describe_student(config: RunConfig) -> list[str]:
     measures = measure_student(config)
-    return "\n".join(
-        [
-            f"Exact match on {measures['all'].n:,} clear tasks, answered greedily with the prompts of "
-            "`loop/demo/template.toml`,\nwith 95 % intervals.",
-            "",
-            "| kind of task | exact match |",
-            "| --- | --- |",
-            *(
-                f"| {kind} | {measure.value:.1%} ({measure.low:.1%} to {measure.high:.1%}) |"
-                for kind, measure in measures.items()
-            ),
-        ]
-    )
+    rows = [f"{kind} | {it.value:.1%} ({it.low:.1%} to {it.high:.1%})" for kind, it in measures.items()]
+    return [
+        f"Exact match on {measures['all'].n:,} clear tasks, answered greedily with the prompts of "
+        "`loop/demo/template.toml`,\nwith 95 % intervals.",
+        "",
+        *table("kind of task | exact match", rows),
+    ]
 
 
 def _config_of(name: str, folder: Path) -> RunConfig:
@@ -244,22 +242,15 @@ def _batches(
         prompts = tokenizer([prompt for prompt, _ in group]).input_ids
         answers = tokenizer([answer for _, answer in group], add_special_tokens=False).input_ids
         rows = [
-            (prompt, [*answer, tokenizer.eos_token_id])
+            Encoded([*prompt, *answer, tokenizer.eos_token_id], first_target=len(prompt))
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+        rows.sort(key=lambda row: len(row.ids))
         starts = list(range(0, len(rows), recipe.batch))
         rng.shuffle(starts)
         for start in starts:
-            batch = rows[start : start + recipe.batch]
-            longest = max(len(prompt) + len(answer) for prompt, answer in batch)
-            ids = torch.full((len(batch), longest), tokenizer.eos_token_id)
-            labels = torch.full((len(batch), longest), -100)
-            for index, (prompt, answer) in enumerate(batch):
-                end = len(prompt) + len(answer)
-                ids[index, :end] = torch.tensor(prompt + answer)
-                labels[index, len(prompt) : end] = torch.tensor(answer)
-            yield ids, labels
+            batch = pad_batch(rows[start : start + recipe.batch], tokenizer.eos_token_id)
+            yield batch["input_ids"], batch["labels"]
 
 
 def main() -> None:
