@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -72,7 +72,7 @@ def score(
 
     if as_json and out is None:
         raise ConfigError("--json prints a summary; say with -o FILE where the scores go")
-    paths = {"student": {"model": student, "template": template}}
+    paths: dict[str, Any] = {"student": {"model": student, "template": template}}
     resolve_paths(paths, Path())
     student_config = StudentConfig(
         **paths["student"],
