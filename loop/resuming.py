@@ -45,11 +45,10 @@ def refuse_changed_config(lineage: LoopReader, config: RunConfig, name: str) -> 
     # A run begun before a key existed has its default.
     stored = parse_config(lineage.settings()["config"], source="the lineage")
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
-    changed = [key for key in begun | now if begun.get(key) != now.get(key)]
+    changed = [f"{key} {_show(begun[key])} -> {_show(now[key])}" for key in begun if begun[key] != now[key]]
     if changed:
-        shown = [f"{key} {_show(begun.get(key))} -> {_show(now.get(key))}" for key in changed]
         raise ConfigError(
-            f"config.toml was changed since the run began ({', '.join(shown)}); put it back, "
+            f"config.toml was changed since the run began ({', '.join(changed)}); put it back, "
             "or delete it, and the lineage writes it anew, or start another run; "
             f"`reflectune resume {name} --set` changes {', '.join(CHANGEABLE)}"
         )

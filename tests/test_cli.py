@@ -15,7 +15,7 @@ import pytest
 
 from reflectune.agents.teacher.prompts import SHIPPED, open_prompts
 from reflectune.loop.cli import app
-from tests.worlds import ROOT, child_environment, command, copy_world, reflectune
+from tests.worlds import ROOT, child_environment, command, copy_world, invoke, reflectune
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def world(finished_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return copy_world(finished_world, tmp_path_factory.mktemp("world"))
 
 
-def document(world: Path, *arguments: object) -> Any:
+def as_json(world: Path, *arguments: object) -> Any:
     return json.loads(printed(world, *arguments, "--json"))
 
 
@@ -39,12 +39,24 @@ def printed(world: Path, *arguments: object) -> str:
     return result.stdout
 
 
-def complaint(world: Path, *arguments: object) -> str:
+def refused(world: Path, *arguments: object) -> str:
     """The one line that a wrong use gets."""
     result = reflectune(*arguments, cwd=world)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1, result.stderr
     return result.stderr
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    """What a command prints with --json in the folder that the test is in."""
+    capsys.readouterr()
+    assert invoke(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def complaint(_: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a wrong use gets there."""
+    return refused(Path(), *arguments)
 
 
 def copy_of_run(world: Path, runs: str) -> Path:
@@ -59,63 +71,40 @@ def test_run_leaves_a_whole_folder(world: Path) -> None:
     assert (world / "runs/tiny/adapters/round-01/adapter_model.safetensors").is_file()
 
 
-def test_show_has_the_documented_keys(world: Path) -> None:
-    shown = document(world, "show", "tiny")
-    assert {key: shown[key] for key in ("name", "status", "stop_reason")} == {
-        "name": "tiny",
-        "status": "finished",
-        "stop_reason": "rounds",
-    }
-    assert [row["round"] for row in shown["rounds"]] == [0, 1, 2]
-    assert [row["student"] for row in shown["rounds"]] == ["s0", "s1", "s2"]
+def test_show_and_runs_tell_a_run_as_json_and_as_tables(world: Path) -> None:
+    shown = as_json(world, "show", "tiny")
+    assert (shown["name"], shown["status"], shown["stop_reason"]) == ("tiny", "finished", "rounds")
+    assert [(row["round"], row["student"]) for row in shown["rounds"]] == [(0, "s0"), (1, "s1"), (2, "s2")]
     for row in shown["rounds"]:
-        assert list(row) == [
-            "round", "student", "pool", "training", "frozen", "instruction", "response", "ifd", "r_ifd",
-            "response_tokens", "evaluations", "teacher", "seconds",
-        ]  # fmt: skip
         assert row["pool"] == 34
         assert set(row["evaluations"]) == {"nll", "response_tokens"}
     one = shown["rounds"][1]
-    assert list(one["instruction"]) == ["reflected", "unchanged", "failed", "accepted", "teacher", "statuses"]
     assert sum(one["instruction"][key] for key in ("reflected", "unchanged", "failed")) == 34
     assert 0 < one["training"] <= 34
     assert one["ifd"]["mean"] > 0
-
-
-def test_show_and_runs_are_readable(world: Path) -> None:
+    (overview,) = as_json(world, "runs")
+    assert (overview["name"], overview["round"], overview["samples"]) == ("tiny", 2, 40)
     assert "tiny: finished, stopped: rounds" in printed(world, "show", "tiny")
     assert re.search(r"tiny\s+finished\s+2 of 2\s+40\s", printed(world, "runs"))
-    (overview,) = document(world, "runs")
-    assert (overview["name"], overview["round"], overview["samples"]) == ("tiny", 2, 40)
 
 
 def test_trace_tells_a_sample_as_json_and_as_a_story(world: Path) -> None:
-    positions = [
-        position for position in range(40) if len(document(world, "trace", "tiny", position)["versions"]) == 5
-    ]
-    traced = document(world, "trace", "tiny", positions[0])
+    traces = (as_json(world, "trace", "tiny", position) for position in range(40))
+    traced = next(trace for trace in traces if len(trace["versions"]) == 5)
     assert [(item["round"], item["phase"]) for item in traced["decisions"]] == [
         (round, phase) for round in (1, 2) for phase in ("instruction", "response")
     ]
-    assert {"sample", "versions", "decisions", "trained_in"} <= set(traced)
-    for version in traced["versions"]:
-        assert {
-            "id", "parent", "round", "phase", "instruction", "input", "response", "critique", "scores",
-            "current",
-        } <= set(version)  # fmt: skip
     assert sum(version["current"] for version in traced["versions"]) == 1
-    assert document(world, "trace", "tiny", traced["sample"][:8]) == traced
-    story = printed(world, "trace", "tiny", positions[0])
-    assert "round 0 · original" in story
-    assert "{+" in story
-    assert "[-" in story
-    assert re.search(r"(accepted|refused): r-IFD \d", story)
+    assert as_json(world, "trace", "tiny", traced["sample"][:8]) == traced
+    story = printed(world, "trace", "tiny", traced["position"])
+    for part in (r"round 0 · original", r"\{\+", r"\[-", r"(accepted|refused): r-IFD \d"):
+        assert re.search(part, story)
 
 
 def test_export_writes_pool_training_and_preferences(world: Path, tmp_path: Path) -> None:
-    shown = document(world, "show", "tiny")
+    shown = as_json(world, "show", "tiny")
     pool, training, preferences = (tmp_path / name for name in ("pool.json", "t.jsonl", "p.jsonl"))
-    written = document(world, "export", "tiny", "-o", pool)
+    written = as_json(world, "export", "tiny", "-o", pool)
     assert (written["written"], written["round"]) == (34, 2)
     assert {frozenset(record) for record in json.loads(pool.read_text())} == {
         frozenset({"instruction", "input", "output"})
@@ -131,7 +120,7 @@ def test_export_writes_pool_training_and_preferences(world: Path, tmp_path: Path
     printed(world, "export", "tiny", "--round", 0, "-o", pool)
     given = json.loads((world / "data.json").read_text())
     assert all(record in given for record in json.loads(pool.read_text()))
-    assert "round 3 is not complete" in complaint(world, "export", "tiny", "--round", 3, "-o", pool)
+    assert "round 3 is not complete" in refused(world, "export", "tiny", "--round", 3, "-o", pool)
 
 
 def test_score_writes_a_line_per_record(world: Path, tmp_path: Path) -> None:
@@ -148,7 +137,7 @@ def test_score_writes_a_line_per_record(world: Path, tmp_path: Path) -> None:
         assert tokens["response_given_instruction"] > 0
     adapter = world / "runs/tiny/adapters/round-01"
     out = tmp_path / "scores.jsonl"
-    summary = document(world, "score", data, *PLAIN, "--adapter", adapter, "-o", out)
+    summary = as_json(world, "score", data, *PLAIN, "--adapter", adapter, "-o", out)
     assert (summary["records"], summary["scored"]) == (4, 3)
     assert json.loads(out.read_text().splitlines()[0])["ifd"] != lines[0]["ifd"]
 
@@ -156,9 +145,9 @@ def test_score_writes_a_line_per_record(world: Path, tmp_path: Path) -> None:
 def test_init_writes_a_config_once(tmp_path: Path) -> None:
     printed(tmp_path, "init")
     before = (tmp_path / "reflectune.toml").read_text()
-    assert "reflectune.toml exists" in complaint(tmp_path, "init")
+    assert "reflectune.toml exists" in refused(tmp_path, "init")
     assert (tmp_path / "reflectune.toml").read_text() == before
-    assert "cannot be written" in complaint(tmp_path, "init", "no/such/folder.toml")
+    assert "cannot be written" in refused(tmp_path, "init", "no/such/folder.toml")
 
 
 def test_prompts_prints_a_file_that_opens(tmp_path: Path) -> None:
@@ -224,7 +213,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(
     shutil.copytree(world / "student", world / "cut", dirs_exist_ok=True)
     (world / "cut/model.safetensors").write_bytes((world / "student/model.safetensors").read_bytes()[:999])
     before = sorted((world / "runs").rglob("*"))
-    assert message in complaint(world, *arguments)
+    assert message in refused(world, *arguments)
     assert sorted((world / "runs").rglob("*")) == before
 
 
@@ -235,13 +224,13 @@ def test_run_made_by_a_newer_version_is_refused(world: Path) -> None:
             "VALUES ('reflectune', '9999_future', 'later')"
         )
     for name in ("show", "resume"):
-        assert "made by a newer version" in complaint(world, name, "tiny", "--runs", "later")
+        assert "made by a newer version" in refused(world, name, "tiny", "--runs", "later")
 
 
 def test_run_made_by_another_machine_is_not_resumed(world: Path) -> None:
     with sqlite3.connect(copy_of_run(world, "other") / "lineage.db") as connection:
         connection.execute("UPDATE runs SET versions = json_set(versions, '$.graph', 'another')")
-    assert "whose machine has other nodes" in complaint(world, "resume", "tiny", "--runs", "other")
+    assert "whose machine has other nodes" in refused(world, "resume", "tiny", "--runs", "other")
 
 
 def test_run_with_an_impossible_adapter_ends_before_it_begins(world: Path) -> None:
@@ -255,59 +244,49 @@ def test_run_with_an_impossible_adapter_ends_before_it_begins(world: Path) -> No
 def test_run_whose_config_was_changed_is_not_resumed(world: Path) -> None:
     config = copy_of_run(world, "changed") / "config.toml"
     config.write_text(config.read_text().replace("rounds = 2", "rounds = 5").replace("r = 4", "r = 8"))
-    message = complaint(world, "resume", "tiny", "--runs", "changed")
+    message = refused(world, "resume", "tiny", "--runs", "changed")
     assert "config.toml was changed since the run began (rounds 2 -> 5, refinetune.r 4 -> 8)" in message
 
 
-def test_run_begun_before_a_key_existed_can_be_resumed(world: Path) -> None:
+def test_run_of_an_earlier_version_is_gone_on_with(world: Path) -> None:
     folder = copy_of_run(world, "older")
+    before = as_json(world, "show", "tiny", "--runs", "older")
     with sqlite3.connect(folder / "lineage.db") as connection:
         for key in ("teacher.timeout", "teacher.freeze_after", "refinetune.tokens", "selection.ifd_cap"):
             connection.execute("UPDATE runs SET config = json_remove(config, ?)", [f"$.{key}"])
     connection.close()
-    printed(world, "resume", "tiny", "--runs", "older")
-
-
-def test_checkpoints_of_an_earlier_version_are_left_alone(world: Path) -> None:
-    folder = copy_of_run(world, "broken")
-    before = document(world, "show", "tiny", "--runs", "broken")
     (folder / "checkpoints.db").write_bytes(b"no database")
-    printed(world, "resume", "tiny", "--runs", "broken")
+    printed(world, "resume", "tiny", "--runs", "older")
     assert (folder / "checkpoints.db").read_bytes() == b"no database"
-    after = document(world, "show", "tiny", "--runs", "broken")
-    for row in (*before["rounds"], *after["rounds"]):
-        row.pop("seconds")
-    assert after == before | {"status": "finished"}
+    after = as_json(world, "show", "tiny", "--runs", "older")
+    assert [row["evaluations"] for row in after["rounds"]] == [row["evaluations"] for row in before["rounds"]]
 
 
 def test_run_can_be_moved_and_read_where_nothing_can_be_written(world: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("takes root, to run as somebody who may not write")
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from reflectune.state.lineage.reader import LineageReader\n"
+        "import sqlite_utils; sqlite_utils.Database(memory=True)  # loads plugins, while it may\n"
+        "os.setuid(65534)\n"
+        "with LineageReader.open(Path(sys.argv[1]) / 'lineage.db') as run: print(run.last_round())"
+    )
     with tempfile.TemporaryDirectory() as elsewhere:
         os.chmod(elsewhere, 0o755)
-        moved = Path(elsewhere) / "tiny"
-        shutil.copytree(world / "runs/tiny", moved)
+        moved = shutil.copytree(world / "runs/tiny", Path(elsewhere) / "tiny")
         for name in ("lineage.db-wal", "lineage.db-shm"):
             (moved / name).unlink(missing_ok=True)
-        code = (
-            "import os, sys; from pathlib import Path\n"
-            "from reflectune.state.lineage.reader import LineageReader\n"
-            "import sqlite_utils; sqlite_utils.Database(memory=True)  # loads plugins, while it may\n"
-            "os.setuid(65534)\n"
-            "with LineageReader.open(Path(sys.argv[1]) / 'lineage.db') as run: print(run.last_round())"
-        )
-        result = subprocess.run(
-            [sys.executable, "-c", code, str(moved)],
-            cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert (result.stdout, result.stderr) == ("2\n", "")
+        process = [sys.executable, "-c", code, str(moved)]
+        result = subprocess.run(process, cwd=ROOT, env=child_environment(), capture_output=True, check=False)
+    assert (result.stdout, result.stderr) == (b"2\n", b"")
 
 
 def test_runs_lists_what_cannot_be_read_beside_the_others(world: Path) -> None:
     copy_of_run(world, "mixed")
     (world / "mixed/junk").mkdir()
     (world / "mixed/junk/lineage.db").write_text("this is no database, whatever its name may say")
-    listed = {run["name"]: run["status"] for run in document(world, "runs", "--runs", "mixed")}
+    listed = {run["name"]: run["status"] for run in as_json(world, "runs", "--runs", "mixed")}
     assert listed == {"tiny": "finished", "junk": "unreadable"}
     assert "unreadable" in printed(world, "runs", "--runs", "mixed")
 
@@ -333,15 +312,15 @@ def test_interrupt_says_how_to_go_on_and_exits_130(world: Path, monkeypatch: pyt
     result = reflectune("run", "config.toml", "--name", "cut", "--runs", "interrupted", cwd=world)
     assert result.returncode == 130
     assert "go on with `reflectune resume cut`" in result.stderr
-    assert document(world, "runs", "--runs", "interrupted")[0]["status"] == "interrupted"
+    assert as_json(world, "runs", "--runs", "interrupted")[0]["status"] == "interrupted"
 
 
 def test_run_by_two_processes_is_refused(world: Path) -> None:
     from reflectune.state.folder import RunFolder
 
     with RunFolder(world / "runs/tiny").lock():
-        assert "is working on this run" in complaint(world, "resume", "tiny")
-    assert document(world, "show", "tiny")["status"] == "finished"
+        assert "is working on this run" in refused(world, "resume", "tiny")
+    assert as_json(world, "show", "tiny")["status"] == "finished"
 
 
 def test_broken_pipe_is_no_traceback(world: Path) -> None:

@@ -122,18 +122,10 @@ def test_write_pairs_array_is_what_json_writes_with_an_indent_of_one(tmp_path: P
     assert (tmp_path / "out.json").read_bytes() == expected.encode()
 
 
-@pytest.mark.parametrize(
-    ("format", "name", "content"),
-    [("alpaca", "out.json", b"[]\n"), ("alpaca", "out.jsonl", b""), ("messages", "out", b"")],
-)
-def test_write_pairs_of_nothing_is_an_empty_list(
-    tmp_path: Path, format: ExportFormat, name: str, content: bytes
-) -> None:
-    assert write_pairs(tmp_path / name, format, []) == 0
-    assert (tmp_path / name).read_bytes() == content
-
-
-def test_write_parquet_of_nothing_keeps_the_columns(tmp_path: Path) -> None:
+def test_exports_of_nothing_are_an_empty_list_or_have_their_columns(tmp_path: Path) -> None:
+    for name, content in (("out.json", b"[]\n"), ("out.jsonl", b"")):
+        assert write_pairs(tmp_path / name, "alpaca", []) == 0
+        assert (tmp_path / name).read_bytes() == content
     assert write_preferences(tmp_path / "out.parquet", "parquet", []) == 0
     assert pq.read_table(tmp_path / "out.parquet").column_names == ["prompt", "chosen", "rejected"]
 

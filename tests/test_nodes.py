@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,13 +11,14 @@ import pytest
 from langgraph.runtime import Runtime
 
 from reflectune.agents.student.student import Response
-from reflectune.agents.teacher.teacher import Reflected, Teacher, open_teacher
+from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.loop.context import LoopContext, LoopState
 from reflectune.loop.nodes.evaluate import evaluate, evaluate_round, score_base_samples
 from reflectune.loop.nodes.refinetune import refinetune
 from reflectune.loop.nodes.reflect import reflect
 from reflectune.loop.nodes.select import select
 from reflectune.loop.progress import LineDisplay
+from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig, load_config
 from reflectune.state.data.datasets import assign_samples, read_dataset
 from reflectune.state.folder import RunFolder
@@ -238,29 +239,11 @@ def test_reflect_counts_what_its_calls_came_to_also_after_an_interruption(
     ]
     (tmp_path / "teacher.jsonl").write_text("\n".join(map(json.dumps, entries)))
 
-    @dataclass
-    class Interrupted:
-        teacher: Teacher
-
-        def reflect(self, asked: Iterable[Reflection], may_ask: Callable[[], bool]) -> Iterator[Reflected]:
-            yield from itertools.islice(self.teacher.reflect(asked, may_ask), 25)
-            raise KeyboardInterrupt
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *exc_info: object) -> None:
-            self.teacher.close()
-
-    def open_interrupted(student: StudentRecord) -> Any:
-        return Interrupted(world.context.open_teacher(student))
-
-    with pytest.raises(KeyboardInterrupt):
-        reflect(
-            state(phase="response"),
-            Runtime(context=replace(world.context, open_teacher=open_interrupted)),
-        )
-    assert len(pending_responses(world.store)) == 34 - 25
+    asked = itertools.count()
+    stopped = replace(world.context, stopping=lambda: next(asked) > 20)
+    with pytest.raises(Interrupted):
+        reflect(state(phase="response"), Runtime(context=stopped))
+    assert 0 < len(pending_responses(world.store)) < 34
     reflect(state(phase="response"), world.runtime())
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("round 1 · reflect · response: 34/34, ")
@@ -355,14 +338,6 @@ def test_the_base_scores_the_same_samples_of_every_round_that_is_measured(tmp_pa
     asked = len(world.student.asked)
     score_base_samples(world.context, 2)
     assert len(world.student.asked) == asked
-
-
-@pytest.mark.slow
-def test_evaluate_stops_the_loop_with_a_reason(tmp_path: Path) -> None:
-    world = make_world(tmp_path, selection={"policy": "reject-all"})
-    assert world.whole(1) == {"stop_reason": "nothing-accepted"}
-    (row,) = world.rows("SELECT stop_reason, status FROM rounds WHERE round = 1")
-    assert row == {"stop_reason": "nothing-accepted", "status": "finished"}
 
 
 @pytest.mark.slow

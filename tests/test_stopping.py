@@ -62,42 +62,35 @@ def with_accuracy(nll: float, accuracy: float, n: int) -> dict[str, Evaluation]:
 def test_quality_takes_accuracy_as_it_is_and_turns_nll_round() -> None:
     assert quality(Evaluation("nll", 2.0, 9, None, None), most=9) == -2.0
     assert quality(Evaluation("accuracy", 0.5, 9, None, None), most=9) == 0.5
-
-
-def test_stop_goes_by_accuracy_over_the_samples_that_a_checker_could_judge() -> None:
-    # Accuracy 0.5 -> 0.6 over 4 of 9 samples is better, whatever nll does; 0.5 -> 0.2 is 60 % worse.
-    for accuracy, expected in ((0.6, (None, None)), (0.2, ("max-drop", "patience"))):
-        measures = {0: with_accuracy(2.0, 0.5, n=4), 1: with_accuracy(9.0 - 10 * accuracy, accuracy, n=4)}
-        found = tuple(
-            stop_reason(config_with(**stop), 1, proposals=2, accepted=1, measures=measures)
-            for stop in ({"max_drop": 0.5}, {"patience": 1})
-        )
-        assert found == expected
-
-
-def test_stop_when_a_student_has_no_accuracy_and_the_one_before_had() -> None:
-    measures = {0: with_accuracy(2.0, 0.0, n=4), 1: measured(1.0)[0]}
-    found = stop_reason(config_with(patience=1), 1, proposals=2, accepted=1, measures=measures)
-    assert found == "patience"
-
-
-def test_quality_of_a_student_that_fails_on_some_samples_is_worse_than_any() -> None:
-    assert quality(Evaluation("nll", 0.1, 9, None, None), most=10) == -math.inf
+    assert quality(Evaluation("nll", 0.1, 9, None, None), most=10) == -math.inf  # fails on one sample
     assert quality(None, most=9) == -math.inf
-    fewer = {0: measured(2.0)[0], 1: {"nll": Evaluation("nll", 0.5, 8, None, None)}}
-    for stop, expected in (({"max_drop": 0.5}, "max-drop"), ({"patience": 1}, "patience")):
-        found = stop_reason(config_with(**stop), 1, proposals=2, accepted=1, measures=fewer)
+
+
+BEFORE = with_accuracy(2.0, 0.5, n=4)
+FEWER = {"nll": Evaluation("nll", 0.5, 8, None, None)}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "dropped", "patient"),
+    [
+        # Accuracy 0.5 -> 0.6 over 4 of 9 samples is better, whatever nll does; 0.5 -> 0.2 is 60 % worse.
+        (BEFORE, with_accuracy(3.0, 0.6, n=4), None, None),
+        (BEFORE, with_accuracy(1.0, 0.2, n=4), "max-drop", "patience"),
+        # A student without the measure, or with it over fewer samples, is worse than any.
+        (with_accuracy(2.0, 0.0, n=4), measured(1.0)[0], "max-drop", "patience"),
+        (measured(2.0)[0], FEWER, "max-drop", "patience"),
+        # A best of 0 has no share to drop by.
+        (with_accuracy(2.0, 0.0, n=9), with_accuracy(2.0, 0.0, n=9), None, "patience"),
+        (with_accuracy(2.0, 0.4, n=9), with_accuracy(2.0, 0.0, n=9), "max-drop", "patience"),
+    ],
+)
+def test_stop_goes_by_accuracy_where_there_is_one_and_by_nll_elsewhere(
+    before: dict[str, Evaluation], after: dict[str, Evaluation], dropped: str | None, patient: str | None
+) -> None:
+    for stop, expected in (({"max_drop": 0.5}, dropped), ({"patience": 1}, patient)):
+        measures = {0: before, 1: after}
+        found = stop_reason(config_with(**stop), 1, proposals=2, accepted=1, measures=measures)
         assert found == expected
-
-
-@pytest.mark.parametrize("best", [0.0, 0.4])
-def test_stop_by_accuracy_handles_a_best_of_zero(best: float) -> None:
-    measures = {
-        round: {"accuracy": Evaluation("accuracy", value, 9, None, None)}
-        for round, value in enumerate((best, 0.0))
-    }
-    found = stop_reason(config_with(max_drop=0.5), 1, proposals=2, accepted=1, measures=measures)
-    assert found == ("max-drop" if best else None)
 
 
 @pytest.mark.parametrize(

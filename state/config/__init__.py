@@ -101,9 +101,9 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
         table: Any = upgraded.get(section)
         text = table.get(name) if isinstance(table, dict) else None
         if text == "loop.demo.world:check":
-            table[name] = f"reflectune.{text}"
+            upgraded[section][name] = f"reflectune.{text}"
         elif isinstance(text, str) and _IN_DEMO in text and not os.path.exists(text):
-            table[name] = str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2]
+            upgraded[section][name] = str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2]
     return upgraded
 
 

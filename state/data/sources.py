@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -54,12 +55,11 @@ def clean(text: str) -> str:
 
 def list_names(fields: Iterable[object]) -> str:
     """Names of fields as a message shows them."""
-    return _one_line(", ".join(map(str, fields))) or "none"
+    return _shorten(", ".join(map(str, fields))) or "none"
 
 
-def _one_line(text: object) -> str:
-    line = " ".join(clean(str(text)).split())
-    return line if len(line) <= 300 else line[:297] + "..."
+def _shorten(text: object) -> str:
+    return textwrap.shorten(str(text), 300, placeholder="...")
 
 
 def _file_rows(path: Path, piped: bytes | None) -> Iterator[Row]:
@@ -195,7 +195,7 @@ def _parquet_rows(file: IO[bytes], path: Path) -> Iterator[Row]:
         for index, row in enumerate(row for batch in batches for row in batch.to_pylist()):
             yield f"index {index}", row
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # a day in the year 10^5
-        raise DatasetError(f"{path}: not readable as Parquet: {_one_line(error)}; write it anew") from error
+        raise DatasetError(f"{path}: not readable as Parquet: {_shorten(error)}; write it anew") from error
 
 
 def _hub_source(data: DataConfig) -> Source:
@@ -206,7 +206,7 @@ def _hub_source(data: DataConfig) -> Source:
         loaded = datasets.load_dataset(data.hf, split=data.split)
     except Exception as error:
         why = f"{error}: {error.__cause__}" if error.__cause__ else error
-        raise DatasetError(f"{source}: cannot be loaded: {_one_line(why)}") from error
+        raise DatasetError(f"{source}: cannot be loaded: {_shorten(why)}") from error
     _check_columns(loaded.column_names, source)
     return lambda: ((f"index {index}", row) for index, row in enumerate(loaded))
 
