@@ -2,16 +2,11 @@
 
 It is a run of the machine itself, whose teacher and students draw by lot: every reason but `policy` comes
 about. The words mean nothing but come as often as words do (Zipf's law).
-
-    python -m tests.large_run FOLDER --samples 153000 --rounds 3
 """
 
 import json
 import math
 import random
-import sqlite3
-import time
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -250,23 +245,3 @@ class _Student(_Opened):
 
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
         return [Response(pair.response, len(pair.response.split())) for pair in pairs]
-
-
-def main() -> None:
-    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="runs folder to make the run in")
-    parser.add_argument("--samples", type=int, default=153_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="large")
-    arguments = parser.parse_args()
-    began = time.perf_counter()
-    run = make_large_run(**vars(arguments))
-    print(f"{run.path}: {time.perf_counter() - began:.0f} s, {run.lineage.stat().st_size / 2**20:,.0f} MiB")
-    with sqlite3.connect(run.lineage) as connection:
-        reasons = connection.execute("SELECT COUNT(*), reason FROM decisions GROUP BY reason").fetchall()
-    print(", ".join(f"{number:,} {reason}" for number, reason in reasons))
-
-
-if __name__ == "__main__":
-    main()

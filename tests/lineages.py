@@ -12,6 +12,7 @@ from reflectune.state.records import (
     Reason,
     Sample,
     Score,
+    Scores,
     StudentRecord,
     TeacherCall,
     Term,
@@ -71,14 +72,27 @@ def call(
 
 
 def propose(
-    store: LineageWriter, parent: Version, response: str, *, round: int, phase: Phase, candidate: int = 0
+    store: LineageWriter,
+    parent: Version,
+    response: str,
+    *,
+    round: int,
+    phase: Phase,
+    candidate: int = 0,
+    instruction: str | None = None,
 ) -> Version:
     """Commit a teacher call with the version it proposed."""
     made = call(parent.sample_id, round, phase, candidate=candidate)
-    pair = Pair(parent.pair.instruction, parent.pair.input, response)
+    pair = Pair(instruction or parent.pair.instruction, parent.pair.input, response)
     version = Version(parent.sample_id, parent.id, round, phase, candidate, pair, made.id)
     store.add_reflections([made], [version])
     return version
+
+
+def decide(
+    store: LineageWriter, *decisions: Decision, scores: Scores | None = None, student: str = "s0"
+) -> None:
+    store.add_decisions(scores or {}, student, decisions)
 
 
 def original(sample: str) -> Version:

@@ -13,8 +13,8 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SORTS, SampleIndex, SampleQuery
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import OUTCOMES, Pair, Version
-from tests.lineages import call, decided, make_store, original, propose, scores_of
+from reflectune.state.records import OUTCOMES
+from tests.lineages import call, decide, decided, make_store, original, propose, scores_of
 
 
 @pytest.fixture
@@ -34,36 +34,23 @@ def folder(tmp_path: Path) -> RunFolder:
 def write_round(store: LineageWriter) -> None:
     store.start_round(1)
     old = {sample: original(sample) for sample in "abcd"}
-    asked = call("a", phase="instruction")
-    new = Version("a", old["a"].id, 1, "instruction", 0, Pair("ask a well", "", "answer a"), asked.id)
-    store.add_reflections([asked], [new])
-    store.add_decisions(
-        {},
-        "s0",
-        [
-            decided(old["a"], new, reason="accepted", phase="instruction", values=(0.5, 0.75)),
-            *(decided(old[sample], phase="instruction") for sample in "bcd"),
-        ],
+    new = propose(store, old["a"], "answer a", round=1, phase="instruction", instruction="ask a well")
+    decide(
+        store,
+        decided(old["a"], new, reason="accepted", phase="instruction", values=(0.5, 0.75)),
+        *(decided(old[sample], phase="instruction") for sample in "bcd"),
     )
     good = propose(store, new, "a much better <b>Größe</b>", round=1, phase="response")  # 26 characters
     bad = propose(store, old["b"], "worse b", round=1, phase="response")
-    store.add_reflections(
-        [
-            call("c", attempt=1, status="unparsable"),
-            call("c", attempt=2, status="cut"),
-            call("d", status="unchanged"),
-        ],
-        [],
-    )
-    store.add_decisions(
-        {good.id: scores_of(0.5, 0.25)},
-        "s0",
-        [
-            decided(new, good, reason="accepted", values=(0.75, 0.25)),
-            decided(old["b"], bad, reason="refused", values=(0.5, 0.625)),
-            decided(old["c"]),
-            decided(old["d"]),
-        ],
+    store.add_reflections([call("c", attempt=1, status="unparsable"), call("c", attempt=2, status="cut")], [])
+    store.add_reflections([call("d", status="unchanged")], [])
+    decide(
+        store,
+        decided(new, good, reason="accepted", values=(0.75, 0.25)),
+        decided(old["b"], bad, reason="refused", values=(0.5, 0.625)),
+        decided(old["c"]),
+        decided(old["d"]),
+        scores={good.id: scores_of(0.5, 0.25)},
     )
     store.set_training_set(1, [good.id])
     store.set_round_student(1, "s0")
@@ -201,17 +188,12 @@ def test_update_takes_in_what_a_running_loop_adds(folder: RunFolder) -> None:
         with LineageWriter.open(folder.lineage) as store:
             store.start_round(2)
             for number, sample in enumerate("bc", start=1):
-                made = decided(original(sample), round=2, phase="instruction", reason="frozen")
-                store.add_decisions({}, "s0", [made])
+                decide(store, decided(original(sample), round=2, phase="instruction", reason="frozen"))
                 index.update()
                 assert found(index, round=2, outcome="frozen") == [("b", 2), ("c", 2)][:number]
-        assert [row["round"] for row in index.rounds()] == [0, 1, 2]
+        with LineageReader.open(folder.lineage) as history:
+            assert index.rounds() == history.rounds()
         assert not [row for row in index.find(SampleQuery(round=2)) if row["trained"] is not None]
-
-
-def test_rounds_are_those_of_the_history(folder: RunFolder, index: SampleIndex) -> None:
-    with LineageReader.open(folder.lineage) as history:
-        assert index.rounds() == history.rounds()
 
 
 def test_an_index_of_another_lineage_is_made_anew(folder: RunFolder, tmp_path: Path) -> None:

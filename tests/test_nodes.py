@@ -143,7 +143,7 @@ def make_world(folder: Path, student: FakeStudent | None = None, **sections: Any
 def world(tmp_path: Path) -> Iterator[World]:
     world = make_world(tmp_path)
     yield world
-    world.store.close()
+    world.store.db.close()
 
 
 def test_reflect_stores_every_call_and_proposal_once(world: World) -> None:

@@ -8,8 +8,8 @@ import pytest
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.round_comparison import compare_rounds
-from reflectune.state.records import Evaluation, Pair, StudentRecord, Version
-from tests.lineages import call, decided, make_store, original, propose, scores_of
+from reflectune.state.records import Evaluation, StudentRecord
+from tests.lineages import decide, decided, make_store, original, propose, scores_of
 
 
 @pytest.fixture
@@ -20,23 +20,22 @@ def path(tmp_path: Path) -> Path:
     with make_store(path) as store:
         store.add_evaluations(0, "s0", [Evaluation("nll", 2.0, 10, 1.5, 2.5)])
         store.start_round(1)
-        store.add_decisions({}, "s0", [decided(old[sample], phase="instruction") for sample in "abc"])
+        decide(store, *(decided(version, phase="instruction") for version in old.values()))
         better = propose(store, old["a"], "a longer one", round=1, phase="response")
         worse = propose(store, old["b"], "no", round=1, phase="response")
-        store.add_decisions(
-            {
-                old["a"].id: scores_of(0.9, 0.8),
-                old["b"].id: scores_of(0.7, 0.4),
-                old["c"].id: scores_of(0.9, 0.6),
-                better.id: scores_of(0.5, 0.2),
-                worse.id: scores_of(0.6, 0.9),
-            },
-            "s0",
-            [
-                decided(old["a"], better, reason="accepted", values=(0.8, 0.2)),
-                decided(old["b"], worse, reason="refused", values=(0.4, 0.9)),
-                decided(old["c"]),
-            ],
+        scores = {
+            old["a"].id: scores_of(0.9, 0.8),
+            old["b"].id: scores_of(0.7, 0.4),
+            old["c"].id: scores_of(0.9, 0.6),
+            better.id: scores_of(0.5, 0.2),
+            worse.id: scores_of(0.6, 0.9),
+        }
+        decide(
+            store,
+            decided(old["a"], better, reason="accepted", values=(0.8, 0.2)),
+            decided(old["b"], worse, reason="refused", values=(0.4, 0.9)),
+            decided(old["c"]),
+            scores=scores,
         )
         store.set_training_set(1, [better.id])
         store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
@@ -45,27 +44,23 @@ def path(tmp_path: Path) -> Path:
         )
         store.finish_round(1, None)
         store.start_round(2)
-        made = call("c", 2, "instruction")
-        told = Version("c", old["c"].id, 2, "instruction", 0, Pair("tell c", "", "told c"), made.id)
-        store.add_reflections([made], [told])
-        store.add_decisions(
-            {old["c"].id: scores_of(0.3, 0.3), told.id: scores_of(0.4, 0.3)},
-            "s1",
-            [
-                decided(better, round=2, phase="instruction"),
-                decided(old["b"], round=2, phase="instruction", reason="frozen"),
-                decided(old["c"], told, reason="accepted", round=2, phase="instruction", values=(0.3, 0.4)),
-            ],
+        told = propose(store, old["c"], "told c", round=2, phase="instruction", instruction="tell c")
+        decide(
+            store,
+            decided(better, round=2, phase="instruction"),
+            decided(old["b"], round=2, phase="instruction", reason="frozen"),
+            decided(old["c"], told, reason="accepted", round=2, phase="instruction", values=(0.3, 0.4)),
+            scores={old["c"].id: scores_of(0.3, 0.3), told.id: scores_of(0.4, 0.3)},
+            student="s1",
         )
         longest = propose(store, better, "a still longer one", round=2, phase="response")
-        store.add_decisions(
-            {better.id: scores_of(0.5, 0.75), longest.id: scores_of(0.6, 0.5)},
-            "s1",
-            [
-                decided(better, longest, reason="accepted", round=2, values=(0.75, 0.5)),
-                decided(old["b"], round=2, reason="frozen"),
-                decided(told, round=2),
-            ],
+        decide(
+            store,
+            decided(better, longest, reason="accepted", round=2, values=(0.75, 0.5)),
+            decided(old["b"], round=2, reason="frozen"),
+            decided(told, round=2),
+            scores={better.id: scores_of(0.5, 0.75), longest.id: scores_of(0.6, 0.5)},
+            student="s1",
         )
         store.set_training_set(2, [better.id, longest.id])
         store.add_student(StudentRecord("s2", 2, "base", None, "adapters/round-02", "h", "s0"))
@@ -102,9 +97,9 @@ def test_rounds_count_characters_beyond_a_nul(tmp_path: Path) -> None:
     path = tmp_path / "lineage.db"
     with make_store(path, train=1) as store:
         store.start_round(1)
-        store.add_decisions({}, "s0", [decided(original("a"), phase="instruction")])
+        decide(store, decided(original("a"), phase="instruction"))
         new = propose(store, original("a"), "a\0bcd", round=1, phase="response")
-        store.add_decisions({}, "s0", [decided(original("a"), new, reason="accepted")])
+        decide(store, decided(original("a"), new, reason="accepted"))
     assert compared(path, 0, 1)["response_characters"]["after"]["mean"] == 5
 
 

@@ -177,7 +177,7 @@ def test_writer_evaluations_come_back_by_round(store: LineageWriter) -> None:
 
 
 def test_writer_survives_reopening(tmp_path: Path) -> None:
-    make_store(tmp_path / "lineage.db").close()
+    make_store(tmp_path / "lineage.db").db.close()
     with LineageWriter.open(tmp_path / "lineage.db") as store:
         assert store.samples()["train"] == 3
         assert store.settings()["versions"] == {"graph": "g"}

@@ -27,7 +27,8 @@ _ASKED = (
     "length_growth", "trained",
 )  # fmt: skip
 _TABLES = (
-    "CREATE TABLE found.facts (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
+    # One row: the lineage that it is of, and the last version whose text is in.
+    "CREATE TABLE found.facts (run TEXT, last_row INTEGER, last_id TEXT) STRICT",
     # What it holds is in the lineage: here are only the words.
     "CREATE VIRTUAL TABLE found.texts "
     "USING fts5 (text, content = '', tokenize = 'unicode61 remove_diacritics 2', detail = none, prefix = 3)",
@@ -74,11 +75,9 @@ def update_index(db: Database) -> None:
 
 def _fits(db: Database) -> bool:
     """Whether the index was made from this lineage, and not from one that has gone on differently."""
-    known = dict(db.execute("SELECT key, value FROM found.facts").fetchall())
-    if known.get("run") != _run_id(db):
-        return False
-    row = db.execute("SELECT id FROM versions WHERE rowid = ?", [known["last_row"]]).fetchone()
-    if (row[0] if row else "") != known["last_id"]:
+    run, last_row, last_id = db.execute("SELECT * FROM found.facts").fetchone()
+    row = db.execute("SELECT id FROM versions WHERE rowid = ?", [last_row]).fetchone()
+    if run != _run_id(db) or last_id != (row[0] if row else ""):
         return False
     (newest,) = db.execute("SELECT MAX(round) FROM found.steps").fetchone()
     return all(_known(db, newest, phase) <= _decided(db, newest, phase) for phase in PHASES)
@@ -94,14 +93,13 @@ def _clear(db: Database) -> None:
     for statement in _TABLES:
         db.execute(statement)
     db.execute(f"PRAGMA found.user_version = {_SCHEMA}")
-    facts = {"run": _run_id(db), "last_row": 0, "last_id": ""}
-    db.conn.executemany("INSERT INTO found.facts VALUES (?, ?)", facts.items())
+    db.execute("INSERT INTO found.facts VALUES (?, 0, '')", [_run_id(db)])
 
 
 def _add_texts(db: Database) -> bool:
     """Index the next texts."""
     with _writing(db):
-        last = db.execute("SELECT value FROM found.facts WHERE key = 'last_row'").fetchone()[0]
+        (last,) = db.execute("SELECT last_row FROM found.facts").fetchone()
         # Ascending rows, or the full-text index writes a piece of its own for each.
         db.execute(
             f"""
@@ -121,8 +119,7 @@ def _add_texts(db: Database) -> bool:
         ).fetchone()
         if newest is None:
             return False
-        _state_fact(db, "last_row", newest[0])
-        _state_fact(db, "last_id", newest[1])
+        db.execute("UPDATE found.facts SET last_row = ?, last_id = ?", newest)
     return True
 
 
@@ -225,10 +222,6 @@ def _known(db: Database, round: int, phase: Phase) -> int:
     """How many decisions of a phase are in the index."""
     query = f"SELECT COUNT({phase}_outcome) FROM found.steps WHERE round = ?"
     return int(db.execute(query, [round]).fetchone()[0])
-
-
-def _state_fact(db: Database, key: str, value: object) -> None:
-    db.execute("INSERT OR REPLACE INTO found.facts VALUES (?, ?)", [key, value])
 
 
 def _measured(phase: Phase, measure: MeasureKey, value: str) -> str:

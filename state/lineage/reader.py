@@ -54,15 +54,11 @@ class LineageReader:
         database.execute("BEGIN")  # whatever is asked is told as of one moment; no writer waits for it
         return cls(database)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self.db.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.close()
+        self.db.close()
 
     # The run
 
