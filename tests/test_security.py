@@ -123,19 +123,14 @@ def test_sql_in_the_data_is_text(inside: Path) -> None:
 
 @pytest.mark.parametrize(
     ("format", "what"),
-    [("alpaca", "pool"), ("messages", "training"), ("sharegpt", "preferences"), ("parquet", "preferences")],
+    [("alpaca", "pool"), ("messages", "training"), ("sharegpt", "preferences")],
 )
 def test_exports_give_every_text_back_as_it_is(inside: Path, tmp_path: Path, format: str, what: str) -> None:
-    out = tmp_path / ("out.parquet" if format == "parquet" else "out.jsonl")
+    out = tmp_path / "out.jsonl"
     assert invoke("export", "tiny", "--what", what, "--format", format, "-o", out) == 0
-    if format == "parquet":
-        import pyarrow.parquet
-
-        records = pyarrow.parquet.read_table(out).to_pylist()
-    else:
-        content = out.read_text(encoding="utf-8")
-        assert not re.search(r"[\x00-\x09\x0b-\x1f]", content)  # one record a line, all else escaped
-        records = [json.loads(line) for line in content.split("\n")[:-1]]
+    content = out.read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", content)  # one record a line, all else escaped
+    records = [json.loads(line) for line in content.split("\n")[:-1]]
     texts = list(all_texts(records))
     assert texts
     assert all(HOSTILE in text for text in texts if text.startswith(("Thing", "Here", "There", "Name")))
@@ -230,18 +225,13 @@ def test_no_run_can_be_named_out_of_its_folder(
     assert sorted(Path().rglob("*")) == before
 
 
-def test_a_config_file_cannot_name_a_run_out_of_its_folder(inside: Path) -> None:
-    config = RunConfig.model_validate(
-        {
-            "name": "fine",
-            "data": {"path": "x"},
-            "teacher": {"engine": "recorded", "path": "x"},
-            "student": {"model": "x"},
-        }
-    )
+def test_a_config_file_cannot_name_a_run_out_of_its_folder() -> None:
+    teacher = {"engine": "recorded", "path": "x"}
+    config = {"name": "fine", "data": {"path": "x"}, "teacher": teacher, "student": {"model": "x"}}
+    assert RunConfig.model_validate(config).name == "fine"
     for name in BAD_NAMES:
         with pytest.raises(ValueError, match="name"):
-            RunConfig.model_validate(config.model_dump() | {"name": name})
+            RunConfig.model_validate(config | {"name": name})
 
 
 def test_a_link_in_the_runs_folder_is_no_run(inside: Path, tmp_path: Path) -> None:
@@ -289,11 +279,9 @@ def test_an_address_with_a_key_in_it_is_not_even_stored(
     write_world(tmp_path, samples=12, teacher=settings)
     capsys.readouterr()
     assert invoke("run", tmp_path / "config.toml", "--runs", tmp_path / "runs") == 2
-    assert capsys.readouterr().err == (
-        "reflectune: teacher.base_url holds a query; name a key's variable in teacher.api_key_env\n"
-        if "?" in rest
-        else "reflectune: teacher.base_url holds a fragment; name a key's variable in teacher.api_key_env\n"
-    )
+    what = "query" if "?" in rest else "fragment"
+    advice = "name a key's variable in teacher.api_key_env"
+    assert capsys.readouterr().err == f"reflectune: teacher.base_url holds a {what}; {advice}\n"
     assert not (tmp_path / "runs").exists()
 
 

@@ -10,7 +10,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
 
 from reflectune.agents.teacher.prompts import SHIPPED
 from reflectune.loop.progress import open_display
@@ -20,11 +19,11 @@ from reflectune.loop.verify import describe, verify_run
 from reflectune.state.config import load_config
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.seals import SEALED
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Pair, Version
 from tests.lineages import call
+from tests.test_migrations import SCHEMAS, load
 from tests.worlds import invoke, write_world
 
 pytestmark = pytest.mark.slow
@@ -120,7 +119,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         teacher={"candidates": 2, "freeze_after": 1},
         refinetune={"start_from": "previous", "anchor": 0.3, "epochs": 1},
         selection={"top_fraction": 0.5},
-        data={"path": "data.json", "holdout": 0},
+        data={"holdout": 2},
     )
     entries = [json.loads(line) for line in (folder / "teacher.jsonl").read_text().splitlines()]
     again = [entry | {"new_response": f"Or else: {entry['new_response']}"} for entry in entries]
@@ -188,34 +187,20 @@ def test_verify_finds_runs_of_every_policy_whole(selection: dict[str, object], t
     assert verify_run(run)["faults"] == []
 
 
-def test_verify_names_what_does_not_fit_a_pair_that_is_left_alone(patient: RunFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "SELECT id, 1, 1 FROM samples WHERE split = 'holdout'",
+        "SELECT sample_id, 1, 2 FROM teacher_calls WHERE status = 'ok' AND phase = 'instruction'",
+        "SELECT sample_id, round, 1 FROM decisions WHERE reason = 'frozen' AND phase = 'instruction'",
+    ],
+    ids=["held-out", "answered", "left-alone"],
+)
+def test_verify_names_a_call_that_nobody_makes(patient: RunFolder, tmp_path: Path, chosen: str) -> None:
     run = RunFolder(Path(shutil.copytree(patient.path, tmp_path / "patient")))
     with open_lineage(run) as lineage:
-        frozen, sample = lineage.execute(
-            f"SELECT {_NAMES['decisions']}, sample_id FROM decisions "
-            "WHERE reason = 'frozen' AND phase = 'response'"
-        ).fetchone()
-        lineage.execute(
-            f"UPDATE decisions SET reason = 'no-candidate' WHERE {_NAMES['decisions']} = ?", [frozen]
-        )
-    asked = call(sample, int(frozen[0]), "instruction", status="no-entry")
-    with LineageWriter.open(run.lineage) as store:
-        store.add_reflections([asked], [])
-    assert faults(run) == {("decisions", frozen), ("teacher_calls", asked.id)}
-
-
-@pytest.mark.parametrize(
-    ("chosen", "attempt"),
-    [
-        ("SELECT id FROM samples WHERE split = 'holdout'", 1),
-        ("SELECT sample_id FROM teacher_calls WHERE status = 'ok'", 2),
-    ],
-    ids=["held-out", "answered"],
-)
-def test_verify_names_a_call_that_nobody_makes(run: RunFolder, chosen: str, attempt: int) -> None:
-    with open_lineage(run) as lineage:
-        (sample,) = lineage.execute(chosen).fetchone()
-    asked = call(sample, 1, "instruction", attempt=attempt, status="no-entry")
+        sample, round, attempt = lineage.execute(chosen).fetchone()
+    asked = call(sample, round, "instruction", attempt=attempt, status="no-entry")
     with LineageWriter.open(run.lineage) as store:
         store.add_reflections([asked], [])
     assert faults(run) == {("teacher_calls", asked.id)}
@@ -472,22 +457,6 @@ def remove_seals(run: RunFolder) -> None:
             lineage.execute(f"UPDATE {table} SET seal = NULL")
 
 
-def test_verify_wants_no_seals_of_what_a_run_wrote_before_there_were_any(run: RunFolder) -> None:
-    older = {
-        "teacher_calls": "round = 1",
-        "scores": "student_id = 's0'",
-        "students": "round < 2",
-        "evaluations": "round < 2",
-        "config_changes": "0",
-    }
-    with open_lineage(run) as lineage:
-        for table in SEALED:
-            lineage.execute(f"UPDATE {table} SET seal = NULL WHERE {older.get(table, '1')}")
-    document = verify_run(run)
-    assert document["faults"] == []
-    assert 0 < document["unsealed"] < sum(document["checked"][table] for table in SEALED)
-
-
 def test_verify_without_seals_still_names_what_is_derived(run: RunFolder) -> None:
     remove_seals(run)
     document = verify_run(run)
@@ -509,27 +478,11 @@ def test_verify_without_seals_still_names_what_is_derived(run: RunFolder) -> Non
     assert {row for row in faults(run) if row[0] != "decisions"} == {("teacher_calls", text)}
 
 
-def view_of_schema(number: int, view: str) -> str:
-    """How an earlier schema made a view."""
-    with Database(memory=True) as database:
-        for migration in migrations._migrations[:number]:
-            migration.fn(database)
-        query = "SELECT sql FROM sqlite_master WHERE name = ?"
-        return str(database.execute(query, [view]).fetchone()[0])
-
-
-def test_verify_reads_a_lineage_from_before_there_were_seals(run: RunFolder) -> None:
-    with open_lineage(run) as lineage:
-        for table in SEALED:
-            lineage.execute(f"ALTER TABLE {table} DROP COLUMN seal")
-        lineage.execute("DELETE FROM _sqlite_migrations WHERE name >= '0005'")
-        lineage.execute("DROP INDEX teacher_calls_sample")
-        for view in ("evolution", "pool", "outcomes"):
-            lineage.execute(f"DROP VIEW {view}")
-        lineage.execute(view_of_schema(4, "evolution"))
-    document = verify_run(run)
-    assert document["faults"] == []
-    assert document["unsealed"] == sum(document["checked"][table] for table in SEALED)
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_verify_reads_lineages_of_every_schema(schema: str, tmp_path: Path) -> None:
+    run = load(schema, "finished", tmp_path)
+    # No dump has adapters, and in the configs of some the paths were moved.
+    assert faults(run) - {("runs", "finished")} == {("adapters", "round-01"), ("adapters", "round-02")}
 
 
 def test_verify_finds_a_run_whole_that_died_between_an_adapter_and_its_row(run: RunFolder) -> None:
