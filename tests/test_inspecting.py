@@ -201,10 +201,6 @@ def test_search_says_that_changes_of_rounds_do_not_compare() -> None:
         assert note_on(query, "ifd+r-ifd", both) == []
 
 
-def test_search_refuses_a_round_that_there_is_not(world: Path) -> None:
-    assert "one: there is no round 9; the last one is 1" in refusal(world, "search", "one", "--round", "9")
-
-
 @pytest.mark.parametrize(
     ("policy", "notes"),
     [
