@@ -21,10 +21,8 @@ def build_graph() -> Loop:
     It keeps no checkpoints: the lineage alone says where a run goes on.
     """
     graph = StateGraph(LoopState, context_schema=LoopContext)
-    graph.add_node("reflect", reflect)
-    graph.add_node("select", select)
-    graph.add_node("refinetune", refinetune)
-    graph.add_node("evaluate", evaluate)
+    for node in (reflect, select, refinetune, evaluate):
+        graph.add_node(node.__name__, node)
     graph.add_edge(START, "reflect")
     graph.add_edge("reflect", "select")
     graph.add_conditional_edges("select", after_select, ["reflect", "refinetune"])

@@ -134,7 +134,7 @@ def solve(instruction: str, input: str) -> str | None:
         if input:
             operand = input if instruction in kind.input_phrasings else ""
         else:
-            match = _PATTERNS[kind.name].fullmatch(instruction)
+            match = re.fullmatch(_PATTERNS[kind.name], instruction)
             operand = "".join(filter(None, match.groups())) if match else ""
         if re.fullmatch(_OPERANDS[kind.operand], operand):
             return kind.answer(operand)
@@ -168,9 +168,9 @@ def _draw_operand(operand: Operand, rng: random.Random) -> str:
             return word + rng.choice(_CONSONANTS) if len(word) < 4 or rng.random() < 0.7 else word
 
 
-def _pattern(kind: Kind) -> re.Pattern[str]:
-    operand = f"({_OPERANDS[kind.operand]})"
-    return re.compile("|".join(re.escape(phrasing).replace(r"\{\}", operand) for phrasing in kind.phrasings))
-
-
-_PATTERNS = {kind.name: _pattern(kind) for kind in _KINDS}
+_PATTERNS = {
+    kind.name: "|".join(
+        re.escape(phrasing).replace(r"\{\}", f"({_OPERANDS[kind.operand]})") for phrasing in kind.phrasings
+    )
+    for kind in _KINDS
+}
