@@ -32,7 +32,7 @@ from reflectune.state.lineage import writer as lineage_writer
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Answer
 from tests.lives import started
-from tests.test_refinetune import PAIRS, configure, interrupt
+from tests.test_refinetune import PAIRS, configure, interrupt, train
 from tests.tiny_models import save_tiny_llama
 from tests.torture import read_tables
 from tests.worlds import write_world
@@ -407,7 +407,7 @@ def cut_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     config = configure(save_tiny_llama(folder / "tiny"), epochs=5)
     interrupt(config, folder / "cut/adapter", 9)
-    refinetune_student(config, PAIRS, folder / "calm", previous=None, round=1, on_step=lambda *step: None)
+    train(config, folder / "calm")
     return folder
 
 
@@ -423,17 +423,13 @@ def test_checkpoint_that_is_damaged_is_passed_over(cut_training: Path, tmp_path:
             shutil.copytree(cut_training / "cut", tmp_path, dirs_exist_ok=True)
             file.unlink() if damaged is None else file.write_bytes(damaged)
             assert _last_whole_checkpoint(partial) == before
+    config, out = configure(cut_training / "tiny", epochs=5), tmp_path / "adapter"
     steps: list[int] = []
     refinetune_student(
-        configure(cut_training / "tiny", epochs=5),
-        PAIRS,
-        tmp_path / "adapter",
-        previous=None,
-        round=1,
-        on_step=lambda step, all_steps, loss: steps.append(step),
+        config, PAIRS, out, previous=None, round=1, on_step=lambda step, *rest: steps.append(step)
     )
     assert steps[0] == int(before.name.partition("-")[2]) + 1
-    assert hash_adapter(tmp_path / "adapter") == hash_adapter(cut_training / "calm")
+    assert hash_adapter(out) == hash_adapter(cut_training / "calm")
 
 
 # Numbers
@@ -522,19 +518,15 @@ def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(world: Path, small
 def test_full_disk_in_a_training_ends_it_in_one_line(cut_training: Path, small_disk: Path) -> None:
     config = configure(cut_training / "tiny", epochs=5)
     out = small_disk / "adapter"
-
-    def train() -> None:
-        refinetune_student(config, PAIRS, out, previous=None, round=1, on_step=lambda *step: None)
-
     for leave in (0, 30_000, 50_000, 80_000, 120_000, 200_000):
         shutil.rmtree(small_disk / ".adapter.partial", ignore_errors=True)
         filler = fill(small_disk, leave)
         with pytest.raises(AdapterError, match=r"cannot be written: .*make room for it") as caught:
-            train()
+            train(config, out)
         assert "\n" not in str(caught.value)
         assert not out.exists()
         filler.unlink()
-    train()
+    train(config, out)
     assert hash_adapter(out) == hash_adapter(cut_training / "calm")
 
 

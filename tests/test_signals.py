@@ -238,19 +238,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A world, and in its runs folder "calm" the undisturbed run."""
     scene = Scene(tmp_path_factory.mktemp("scene"), TeacherServer(""))
     with serve_teacher(lambda request, number: scene.reply(request, number)) as scene.server:
+        teacher = {"engine": "openai", "path": None, "model": "fake", "base_url": scene.server.url}
         config = write_world(
             scene.folder,
             samples=TRAIN + HOLDOUT,
             data={"holdout": HOLDOUT},
-            teacher={
-                "engine": "openai",
-                "path": None,
-                "model": "fake",
-                "base_url": scene.server.url,
-                "concurrency": CONCURRENCY,
-                "retries": 0,
-                "cache": "off",
-            },
+            teacher=teacher | {"concurrency": CONCURRENCY, "retries": 0, "cache": "off"},
             refinetune={"epochs": 3, "batch_tokens": 256},
             evaluate={"max_tokens": 64},  # long enough for a signal in the middle
         )

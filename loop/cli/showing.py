@@ -1,5 +1,6 @@
 """Commands that show runs and find samples in them; none of them writes a lineage."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -276,6 +277,7 @@ def search(
         descending=descending,
         limit=limit,
     )
+    _refuse_bounds(query)
     document = _find(RunFolder.find(runs, name), query)
     show_document(document, render_found(document), as_json)
 
@@ -299,3 +301,14 @@ def _find(folder: RunFolder, query: "SampleQuery") -> "Found":
         policy = policy_of(lineage.settings())
     notes = note_on(query, policy, known)
     return {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
+
+
+def _refuse_bounds(query: "SampleQuery") -> None:
+    for name in (*_CHANGES, "length_growth"):
+        option = name.replace("_", "-")
+        least, most = (getattr(query, f"{side}_{name}") for side in ("min", "max"))
+        for side, bound in (("min", least), ("max", most)):
+            if bound is not None and not math.isfinite(bound):
+                raise ConfigError(f"--{side}-{option} is {bound}; give a finite number")
+        if None not in (least, most) and least > most:
+            raise ConfigError(f"--min-{option} {least} is above --max-{option} {most}; nothing lies between")
