@@ -17,6 +17,9 @@ from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["hash_files", "refuse_changed_config", "refuse_changed_files", "restore_config"]
 
+# Changed keys that a refusal spells out.
+_SHOWN = 5
+
 
 def restore_config(folder: RunFolder) -> RunConfig:
     """The config of a run that has begun; where its file is gone, the lineage writes it anew.
@@ -47,9 +50,10 @@ def refuse_changed_config(lineage: LoopReader, config: RunConfig, name: str) -> 
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
     changed = [f"{key} {_show(begun[key])} -> {_show(now[key])}" for key in begun if begun[key] != now[key]]
     if changed:
+        more = [f"and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
         raise ConfigError(
-            f"config.toml was changed since the run began ({', '.join(changed)}); put it back, "
-            "or delete it, and the lineage writes it anew, or start another run; "
+            f"config.toml was changed since the run began ({', '.join(changed[:_SHOWN] + more)}); "
+            "put it back, or delete it, and the lineage writes it anew, or start another run; "
             f"`reflectune resume {name} --set` changes {', '.join(CHANGEABLE)}"
         )
 
