@@ -13,6 +13,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_configure() -> None:
+    """Workers beside one another keep to their shares of the processors, with all that they start.
+
+    More threads than processors make tiny models many times slower.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+        number, count = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        visible = sorted(os.sched_getaffinity(0))
+        share = visible[number * len(visible) // count : (number + 1) * len(visible) // count]
+        os.sched_setaffinity(0, share or visible)
+
+
 def pytest_collection_finish() -> None:
     """No garbage collection need walk the modules and tests again, which stay to the end."""
     gc.freeze()
