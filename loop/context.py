@@ -53,11 +53,7 @@ class LoopContext:
     stopping: Callable[[], bool] = lambda: False  # whether somebody asked to stop
 
     def leave_if_asked(self) -> None:
-        """Call where nothing is in flight.
-
-        Raises:
-            Interrupted: somebody asked to stop.
-        """
+        """Raise Interrupted where somebody asked to stop; call it where nothing is in flight."""
         if self.stopping():
             raise Interrupted
 
@@ -68,11 +64,7 @@ class LoopContext:
         return student
 
     def open_with_adapter(self, student: StudentRecord) -> Student:
-        """Open a student as it was trained.
-
-        Raises:
-            AdapterError: its adapter is not what was trained.
-        """
+        """Open a student as it was trained; AdapterError: its adapter is another now."""
         return self.open_student(find_adapter(self.folder, student))
 
     @contextmanager
@@ -108,11 +100,7 @@ class Scorer:
 
 
 def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
-    """The adapter folder of a student, inside the run's; None for the base model.
-
-    Raises:
-        AdapterError: it is not what was trained.
-    """
+    """The adapter folder of a student, as it was trained; None for the base model."""
     if student.adapter is None or student.adapter_hash is None:
         return None
     adapter = folder.adapter(student.round)

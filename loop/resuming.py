@@ -17,17 +17,11 @@ from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["hash_files", "refuse_changed_config", "refuse_changed_files", "restore_config"]
 
-# Changed keys that a refusal spells out.
-_SHOWN = 5
+_SHOWN = 5  # changed keys that a refusal spells out
 
 
 def restore_config(folder: RunFolder) -> RunConfig:
-    """The config of a run that has begun; where its file is gone, the lineage writes it anew.
-
-    Raises:
-        ConfigError: the file is damaged.
-        StoreError: there is no lineage, or the file cannot be written.
-    """
+    """The config of a run that has begun; where its file is gone, the lineage writes it anew."""
     if not folder.config.exists():
         with LineageReader.open(folder.lineage) as lineage:
             config = parse_config(lineage.settings()["config"], source=str(folder.lineage))
@@ -40,13 +34,8 @@ def restore_config(folder: RunFolder) -> RunConfig:
 
 
 def refuse_changed_config(lineage: LoopReader, config: RunConfig, name: str) -> None:
-    """A run is one experiment: scores and decisions of different settings must not mix in it.
-
-    Raises:
-        ConfigError: the config is another one than the lineage has.
-    """
-    # A run begun before a key existed has its default.
-    stored = parse_config(lineage.settings()["config"], source="the lineage")
+    """A run is one experiment: scores and decisions of different settings must not mix in it."""
+    stored = parse_config(lineage.settings()["config"], source="the lineage")  # with defaults of newer keys
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
     changed = [f"{key} {_show(begun[key])} -> {_show(now[key])}" for key in begun if begun[key] != now[key]]
     if changed:
@@ -63,9 +52,6 @@ def hash_files(config: RunConfig) -> dict[str, str]:
 
     A model of the hub goes by its revision, and Reflectune's own templates and prompts by its version. What
     evaluate.checker names is code, and is not checked: it may import more than its own file.
-
-    Raises:
-        ConfigError: a file cannot be read.
     """
     student, teacher = config.student, config.teacher
     models = [("student.model", student.model)]
@@ -90,9 +76,6 @@ def refuse_changed_files(lineage: LineageWriter, config: RunConfig) -> None:
     """What a config names has to stay as well: another model under the same name is another student.
 
     What is gone is for those to say who open it. A run begun before hashes were kept is not checked.
-
-    Raises:
-        ConfigError: a model, template, prompts or recording is another one than when the run began.
     """
     begun, now = lineage.settings()["versions"], flatten(config.model_dump(mode="json"))
     for key, found in hash_files(config).items():

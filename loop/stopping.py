@@ -36,21 +36,16 @@ def stop_reason(
     cut: bool = False,
     spent: bool = False,
 ) -> str | None:
-    """Why the loop ends after a round; None where it goes on.
+    """Why the loop ends after a round, which has just been evaluated; None where it goes on.
 
     Args:
         config: of the run.
-        round: just evaluated, from 1.
+        round: from 1.
         proposals: samples that got at least one proposal, summed over the round's phases.
         accepted: decisions of the round that took one.
-        measures: held-out measures by round and name, up to this round. A checker's accuracy counts where
-            there is one, else nll.
+        measures: by round and name, up to this one; a checker's accuracy counts where there is one, else nll.
         cut: whether the budget ended before the round's last question, so that its counts prove nothing.
         spent: whether the budget is spent.
-
-    Returns:
-        "no-proposals" (the teacher gave none), "nothing-accepted", "min-acceptance", "max-drop",
-        "patience", "rounds", "budget" (more would be asked, and may not), or None.
     """
     if cut and spent:
         return "budget"

@@ -18,7 +18,7 @@ from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
 from reflectune.state.records import Answer
-from reflectune.state.storage import explain_storage_errors, read_schema
+from reflectune.state.storage import OpenDatabase, explain_storage_errors, read_schema
 
 __all__ = ["AnswerCache", "cache_path"]
 
@@ -64,7 +64,7 @@ def cache_path(runs: Path) -> Path:
     return runs / "cache.db"
 
 
-class AnswerCache:
+class AnswerCache(OpenDatabase):
     """Reads and writes one cache.db over one connection; use it in one thread.
 
     Raises, in every method:
@@ -72,8 +72,8 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path, database: Database) -> None:
+        super().__init__(database)
         self.path = path
-        self.db = database
 
     @classmethod
     def open(cls, runs: Path) -> Self:
@@ -89,12 +89,6 @@ class AnswerCache:
                 database.close()
                 raise
         return cls(path, database)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.db.close()
 
     def get(self, key: str, request_id: str) -> Answer | None:
         """The answer kept under a key, as one to this request."""

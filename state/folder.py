@@ -55,11 +55,7 @@ class RunFolder:
     @classmethod
     @contextmanager
     def create(cls, runs: Path, name: str) -> Iterator[Self]:
-        """Make a run folder that appears under its name only when the block ends without an error.
-
-        Raises:
-            ConfigError: a run of that name exists, or the runs folder cannot be written.
-        """
+        """Make a run folder that appears under its name only when the block ends without an error."""
         taken = ConfigError(
             f"a run called {name} exists in {runs}; go on with `reflectune resume {name}`, "
             "or give this one another name with --name"
@@ -93,11 +89,7 @@ class RunFolder:
 
     @classmethod
     def find(cls, runs: Path, name: str) -> Self:
-        """The folder of an existing run. What lies elsewhere, behind a link, is no run of this folder.
-
-        Raises:
-            StoreError: no run of that name.
-        """
+        """The folder of an existing run. What lies elsewhere, behind a link, is no run of this folder."""
         folders = {folder.path.name: folder for folder in cls.all(runs)}
         if name not in folders:
             listed = f"known: {', '.join(folders)}" if folders else "there are no runs yet"
@@ -117,11 +109,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only process that works on this run. The lock goes with the process that holds it.
-
-        Raises:
-            StoreError: another process works on it.
-        """
+        """Be the only process that works on this run. The lock goes with the process that holds it."""
         with (self.path / ".lock").open("a+") as file:
             if not _try_lock(file):
                 file.seek(0)

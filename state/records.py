@@ -13,10 +13,7 @@ Phase = Literal["instruction", "response"]
 Origin = Literal["original", "instruction", "response"]
 Split = Literal["train", "holdout"]
 Term = Literal[
-    "response_given_instruction",
-    "response_alone",
-    "instruction_given_response",
-    "instruction_alone",
+    "response_given_instruction", "response_alone", "instruction_given_response", "instruction_alone"
 ]
 ScoreStatus = Literal["ok", "empty", "truncated-away", "non-finite"]
 CallStatus = Literal[

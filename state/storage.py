@@ -5,13 +5,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from sqlite_utils import Migrations
 from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
 
-__all__ = ["explain_storage_errors", "read_schema"]
+__all__ = ["OpenDatabase", "explain_storage_errors", "read_schema"]
 
 # A log that another process left would be written over the copy.
 _PUT_BACK = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm"
@@ -36,15 +37,9 @@ _SYSTEM_ADVICE = {
 
 @contextmanager
 def explain_storage_errors(path: Path, then: str, damaged: str = _PUT_BACK) -> Iterator[None]:
-    """Say in one line what ails the disk or a database. What is committed stays, whatever happens here.
+    """Say in one line what ails the disk or a database, as a StoreError. What is committed stays.
 
-    Args:
-        path: the folder or file that is worked in.
-        then: what to do once that is mended.
-        damaged: what to do about a file that is no database any more.
-
-    Raises:
-        StoreError: the disk is full, the folder cannot be written, or a database is locked or damaged.
+    `then` is what to do once that is mended, `damaged` what to do about a file that is no database any more.
     """
     try:
         yield
@@ -59,12 +54,21 @@ def explain_storage_errors(path: Path, then: str, damaged: str = _PUT_BACK) -> I
         raise StoreError(f"{path}: {error}; {advice}, then {then}") from error
 
 
-def read_schema(path: Path, database: Database, migrations: Migrations) -> set[str]:
-    """The names of the migrations that a database has seen.
+class OpenDatabase:
+    """Something that works with a database, and closes it at the end of its `with` block."""
 
-    Raises:
-        StoreError: one of them is of a newer version.
-    """
+    def __init__(self, database: Database) -> None:
+        self.db = database
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.db.close()
+
+
+def read_schema(path: Path, database: Database, migrations: Migrations) -> set[str]:
+    """The names of the migrations that a database has seen; StoreError if one is of a newer version."""
     applied = {migration.name for migration in migrations.applied(database)}
     if newer := sorted(applied - {migration.name for migration in migrations._migrations}):
         raise StoreError(

@@ -30,12 +30,7 @@ HOLDOUT = 300
 
 
 def open_demo(
-    runs: Path,
-    *,
-    rounds: int = ROUNDS,
-    policy: PolicyName = POLICY,
-    seed: int = 0,
-    samples: int = SAMPLES,
+    runs: Path, *, rounds: int = ROUNDS, policy: PolicyName = POLICY, seed: int = 0, samples: int = SAMPLES
 ) -> RunFolder:
     """Find the run of such a demo, or create it; its data stands beside the run's folder.
 

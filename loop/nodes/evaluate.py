@@ -73,10 +73,7 @@ def _measure(
     context: LoopContext, round: int, student: StudentRecord, pairs: Sequence[Pair]
 ) -> list[Evaluation]:
     title = f"round {round} · evaluate · {student.id}"
-    with (
-        context.display.stage(title, total=len(pairs)) as stage,
-        context.open_with_adapter(student) as model,
-    ):
+    with context.display.stage(title, total=len(pairs)) as stage, context.open_with_adapter(student) as model:
 
         def on_done(done: int) -> None:
             stage.update(done, len(pairs))

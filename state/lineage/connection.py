@@ -15,11 +15,7 @@ __all__ = ["connect", "marks", "open_database"]
 
 
 def open_database(path: Path, *, read_only: bool = False) -> Database:
-    """Connect to an existing lineage database without changing it.
-
-    Raises:
-        StoreError: no file, no lineage database, a schema from a newer version, or it cannot be read.
-    """
+    """Connect to an existing lineage database without changing it."""
     if not path.is_file():
         raise StoreError(f"{path}: no lineage database there")
     with explain_storage_errors(path, "try again"):

@@ -41,13 +41,6 @@ class RunHead(TypedDict):
     stop_reason: str | None
 
 
-class ConfigChange(BothSides[object]):
-    """One key of the config that was changed after the run began."""
-
-    changed_at: str
-    key: str
-
-
 class Settings(TypedDict):
     """What a run is made of; `config` is the newest."""
 
@@ -55,7 +48,7 @@ class Settings(TypedDict):
     data_hash: str
     versions: dict[str, str]
     seed: int
-    changes: list[ConfigChange]
+    changes: list[dict[str, Any]]  # changed_at, key, before, after
 
 
 class CallSums(TypedDict):
@@ -99,21 +92,16 @@ class RoundDocument(TypedDict):
     seconds: dict[str, float]  # by node
 
 
-class HeldOutMeasure(TypedDict):
-    """A student's held-out measure, with its 95 % interval over n samples."""
+class EvaluationDocument(TypedDict):
+    """One held-out measure of a round's student, with its 95 % interval over n samples."""
 
+    round: int
     student: str
+    name: str
     value: float
     n: int
     low: float | None
     high: float | None
-
-
-class EvaluationDocument(HeldOutMeasure):
-    """One held-out measure of a round's student."""
-
-    round: int
-    name: str
 
 
 class Measures(TypedDict):
@@ -234,50 +222,20 @@ class DecisionCount(Place):
     accepted: int
 
 
-class HeldOut(BothSides[HeldOutMeasure | None]):
-    """A measure of both rounds' students, and by how much the second is higher."""
+class HeldOut(BothSides[dict[str, Any] | None]):
+    """A measure of both rounds' students with its interval, and by how much the second is higher."""
 
     name: str
     difference: float | None
 
 
-class ScoresCompared(BothSides[MeanMedian]):
-    """A measure over the samples for which it is known in both pools."""
-
-    known: int
-    changed: int
-
-
-class StudentScores(TypedDict):
-    """Both pools under one student."""
-
-    student: str
-    ifd: ScoresCompared
-    r_ifd: ScoresCompared
-
-
-class VersionTexts(TypedDict):
-    """A version with its texts."""
-
-    version: str
-    instruction: str
-    input: str
-    response: str
-
-
-class PairChange(BothSides[float]):
-    """A sample's r-IFD before and after, under one student."""
-
-    student: str
-
-
-class SampleChange(BothSides[VersionTexts]):
-    """A sample whose pair differs between two rounds, with the phases that took something."""
+class SampleChange(BothSides[dict[str, str]]):
+    """A sample whose pair differs between two rounds, with its texts and the phases that took something."""
 
     sample: str
     position: int
     accepted: list[Place]
-    r_ifd: PairChange | None
+    r_ifd: dict[str, Any] | None  # before, after, under one student
     characters: BothSides[int]  # of the response
 
 
@@ -289,7 +247,7 @@ class RoundsCompared(BothSides[int]):
     decisions: list[DecisionCount]
     acceptance: BothSides[dict[Phase, float | None]]
     response_characters: BothSides[MeanMedian]
-    scores: list[StudentScores]
+    scores: list[dict[str, Any]]  # by student, both pools: ifd and r_ifd
     held_out: list[HeldOut]
     training: dict[str, int]
     samples: list[SampleChange]
@@ -327,12 +285,15 @@ class Panel(Distribution):
     drawn: int | None  # so many by lot; None where they are those that happened to be scored
 
 
+Kind = Literal["gain", "narrow", "failure", "journey"]
+
+
 class Highlight(BothSides[float | None]):
     """A sample that shows much; keys that do not apply are None."""
 
     sample: str
     position: int
-    kind: Literal["gain", "narrow", "failure", "journey"]
+    kind: Kind
     round: int | None
     phase: Phase | None
     reason: Reason | None

@@ -3,16 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
-from reflectune.state.lineage.documents import Highlight
+from reflectune.state.lineage.documents import Highlight, Kind
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.policies import COMPARED
 from reflectune.state.records import PHASES, Phase
 
 __all__ = ["choose_highlights"]
 
-Kind = Literal["gain", "narrow", "failure", "journey"]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # How many there are in all, and how many of each kind where there are enough.

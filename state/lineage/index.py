@@ -21,7 +21,7 @@ from reflectune.state.lineage.documents import FoundPhase, FoundSample, RoundDoc
 from reflectune.state.lineage.indexing import SHIFT, prepare_index, update_index
 from reflectune.state.policies import MeasureKey
 from reflectune.state.records import PHASES, Outcome, Phase
-from reflectune.state.storage import explain_storage_errors
+from reflectune.state.storage import OpenDatabase, explain_storage_errors
 
 __all__ = ["SORTS", "SampleIndex", "SampleQuery", "SortKey"]
 
@@ -61,7 +61,7 @@ class SampleQuery:
     offset: int = 0
 
 
-class SampleIndex:
+class SampleIndex(OpenDatabase):
     """Finds samples of one run; use it in one thread.
 
     `before` and `after` are the incumbent's and the proposal's IFD (instruction) or r-IFD (response).
@@ -69,17 +69,13 @@ class SampleIndex:
     """
 
     def __init__(self, database: Database) -> None:
-        self.db = database
+        super().__init__(database)
         self._matched: tuple[str, int | None] | None = None  # whose samples temp.matches holds
         self._is_cut = False  # whether more than those hold the text
 
     @classmethod
     def open(cls, folder: RunFolder) -> Self:
-        """Open a run's index, and make an empty one where there is none.
-
-        Raises:
-            StoreError: no lineage, or no place for an index.
-        """
+        """Open a run's index, and make an empty one where there is none."""
         database = open_database(folder.lineage, read_only=True)
         database.conn.isolation_level = None  # transactions begin and end where it says so here
         try:
@@ -94,12 +90,6 @@ class SampleIndex:
             database.close()
             raise
         return cls(database)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.db.close()
 
     def update(self) -> None:
         """Take in what the lineage has gained. Commits as it goes."""

@@ -208,8 +208,7 @@ def _add_rounds(db: Database) -> None:
         document = json.dumps(LineageReader(db).round(row["round"]))
         with _writing(db):
             db.execute(
-                "INSERT OR REPLACE INTO found.rounds VALUES (?, ?, ?)",
-                [row["round"], fingerprint, document],
+                "INSERT OR REPLACE INTO found.rounds VALUES (?, ?, ?)", [row["round"], fingerprint, document]
             )
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
-from sqlite_utils.db import Database
-
 from reflectune.state.config import upgrade_config
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.connection import marks, open_database
@@ -28,6 +26,7 @@ from reflectune.state.lineage.documents import (
     Trace,
 )
 from reflectune.state.records import ANSWERLESS, UNCONTESTED, Pair, Phase, Reason, content_hash
+from reflectune.state.storage import OpenDatabase
 
 __all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "mean_and_median"]
 
@@ -37,28 +36,15 @@ ABOUT_A_PROPOSAL = f"reason NOT IN {UNCONTESTED}"
 _AT_ONCE = 500
 
 
-class LineageReader:
+class LineageReader(OpenDatabase):
     """Answers questions about one run from its lineage.db."""
-
-    def __init__(self, database: Database) -> None:
-        self.db = database
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a lineage database for reading.
-
-        Raises:
-            StoreError: no lineage database, or one made by a newer version.
-        """
+        """Open a lineage database for reading; StoreError: there is none, or a newer version made it."""
         database = open_database(path, read_only=True)
         database.execute("BEGIN")  # whatever is asked is told as of one moment; no writer waits for it
         return cls(database)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.db.close()
 
     # The run
 
@@ -200,10 +186,7 @@ class LineageReader:
         }
 
     def _phase(self, round: int, phase: Phase) -> PhaseDocument:
-        """Samples by what reflection came to, the accepted, and the teacher's calls by status.
-
-        Without a proposal, the last call of the last candidate tells an unchanged sample from a failed one.
-        """
+        """Without a proposal, the last candidate's last call tells an unchanged sample from a failed one."""
         place: dict[str, Any] = {"round": round, "phase": phase}
         where, _ = _place(**place)
         samples = self._one(
@@ -223,11 +206,8 @@ class LineageReader:
             f"SELECT status, COUNT(*) AS n FROM teacher_calls WHERE {where} GROUP BY status ORDER BY status",
             place,
         )
-        calls = {
-            "teacher": self._calls(**place),
-            "statuses": {row["status"]: row["n"] for row in statuses},
-        }
-        return cast(PhaseDocument, samples | calls)
+        calls = {row["status"]: row["n"] for row in statuses}
+        return cast(PhaseDocument, samples | {"teacher": self._calls(**place), "statuses": calls})
 
     def _pool_scores(self, round: int) -> list[Measures]:
         """Scores of the pool D[r] under s[r-1], the student that decided about it."""
@@ -253,11 +233,7 @@ class LineageReader:
     # One sample
 
     def find_sample(self, text: str) -> str:
-        """The id of the sample that `text` names: its position, its id, or the start of its id.
-
-        Raises:
-            StoreError: no sample or several match.
-        """
+        """The id of the one sample that `text` names: its position, its id, or the start of its id."""
         if text.isdecimal() and len(text) < 10:
             found = self.db.query("SELECT id FROM samples WHERE position = ?", [int(text)])
         else:

@@ -35,14 +35,9 @@ def compare_rounds(
     IFD and r-IFD of both pools under one student, for each student that scored pairs of both: means and
     medians over the `known` samples whose pairs it could score in both, of which so many `changed`.
 
-    Args:
-        lineage: the run's.
-        before: a complete round; 0 is the given data.
-        after: another.
-        order: which changed samples come first: those whose r-IFD fell most under the newest student that
-            scored both their pairs, unknown ones last; those whose responses gained or lost most characters;
-            or as in the data.
-        limit: changed samples to give with their texts.
+    Up to `limit` changed samples come with their texts: first those whose r-IFD fell most under the newest
+    student that scored both their pairs, unknown ones last; or whose responses gained or lost most
+    characters; or as in the data.
 
     Raises:
         StoreError: a round that is not complete, or the same one twice.

@@ -33,11 +33,7 @@ _PAGE = 500
 
 
 class LineageWriter(LoopReader):
-    """Writes one lineage.db, and answers what the loop asks over the same connection; use it in one thread.
-
-    Raises:
-        StoreError: the database is missing, no lineage, or made by a newer version.
-    """
+    """Writes one lineage.db, and answers what the loop asks over one connection; use it in one thread."""
 
     @classmethod
     def create(cls, path: Path) -> Self:
