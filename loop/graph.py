@@ -10,12 +10,10 @@ from reflectune.loop.nodes.reflect import reflect
 from reflectune.loop.nodes.select import select
 from reflectune.state.records import content_hash
 
-__all__ = ["Loop", "build_graph", "draw_graph", "hash_graph"]
-
-Loop = CompiledStateGraph[LoopState, LoopContext, LoopState, LoopState]
+__all__ = ["build_graph", "draw_graph", "hash_graph"]
 
 
-def build_graph() -> Loop:
+def build_graph() -> CompiledStateGraph[LoopState, LoopContext, LoopState, LoopState]:
     """The compiled machine: reflect and select for both phases, then refinetune and evaluate.
 
     It keeps no checkpoints: the lineage alone says where a run goes on.

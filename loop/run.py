@@ -35,8 +35,7 @@ from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["change_run", "create_run", "run_loop"]
 
-# Supersteps of one round: two reflections, two selections, refinetune, evaluate.
-_STEPS_PER_ROUND = 6
+_STEPS_PER_ROUND = 6  # two reflections, two selections, refinetune, evaluate
 _ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
 _LIBRARIES = ("reflectune", "torch", "transformers", "peft", "langgraph", "sqlite-utils")
 
@@ -47,10 +46,6 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
     The config that is written has the student's threads and number format settled, so that a resumed run
     computes the same bits. The lineage keeps hashes of the files that the config names and that are read
     again later: a resumed run refuses others under the same names.
-
-    Raises:
-        ReflectuneError: the name is taken, the folder cannot be written, or something of the config cannot be
-            used: data, teacher, checker, student, adapter, the cache of answers.
     """
     with RunFolder.create(runs, config.name) as folder, explain_storage_errors(runs, "start the run again"):
         check_teacher(config.teacher)
@@ -80,10 +75,6 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
     """Change keys of a run's config that do not alter its lineage, in config.toml and in the lineage.
 
     Killed in between, the same call again brings both to the same end.
-
-    Raises:
-        ConfigError: a key that a run keeps, an impossible value, or a config.toml changed by hand.
-        StoreError: another process works on the run.
     """
     written = restore_config(folder)
     change_config(written, overrides)  # what is impossible shall touch nothing
@@ -106,16 +97,10 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
 
 
 def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] = lambda: False) -> str:
-    """Go on with a run from where its lineage says it is, to its end.
+    """Go on with a run from where its lineage says it is, to its end; returns why the loop stopped.
 
-    `stopping`, whether somebody asked to stop, is asked whenever nothing is in flight.
-
-    Returns:
-        Why the loop stopped.
-
-    Raises:
-        Interrupted: `stopping` said yes, and what was in flight has been committed.
-        ReflectuneError: whatever ended the run early; it can be resumed.
+    `stopping`, whether somebody asked to stop, is asked whenever nothing is in flight; then Interrupted is
+    raised. Whatever ended the run early, it can be resumed.
     """
     config = restore_config(folder)
     checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None

@@ -11,18 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from reflectune.agents.student.formulas import ifd, perplexity, r_ifd
 from reflectune.state.config import SelectionConfig
-from reflectune.state.policies import Measure, MeasureKey, measure_of
-from reflectune.state.records import (
-    Contest,
-    Decision,
-    Phase,
-    PolicyName,
-    PoolPair,
-    Reason,
-    Score,
-    Scores,
-    Term,
-)
+from reflectune.state.policies import COMPARED, Measure, MeasureKey
+from reflectune.state.records import Contest, Decision, Phase, PoolPair, Reason, Score, Scores, Term
 
 __all__ = ["choose_training_set", "decide", "needed_scores"]
 
@@ -57,7 +47,7 @@ def decide(
 
     All scores are of the one student `student_id`. Policy `random` draws from (seed, round, phase, sample).
     """
-    measure = measure_of(selection.policy, phase)
+    measure = COMPARED[selection.policy][phase]
     if measure is None:  # nothing is compared
         values = {}
         scorable = [each for each in contest.candidate_ids if _are_scored(_SCORABLE, scores.get(each, {}))]
@@ -118,11 +108,11 @@ def _compare(challenger: Rank, incumbent: Rank | None, margin: float) -> Reason:
     return "accepted" if gain > margin else "tie" if gain >= 0 else "refused"
 
 
-def needed_scores(contest: Contest, policy: PolicyName, phase: Phase) -> Iterator[tuple[str, Term]]:
+def needed_scores(contest: Contest, policy: str, phase: Phase) -> Iterator[tuple[str, Term]]:
     """The scores that the decision about a contest rests on, as (version id, term)."""
     if not contest.candidate_ids:
         return iter(())
-    measure = measure_of(policy, phase)
+    measure = COMPARED[policy][phase]
     if measure is None:
         return itertools.product(contest.candidate_ids, _SCORABLE)
     return itertools.product(contest.pairs, measure.terms)

@@ -65,11 +65,7 @@ def cache_path(runs: Path) -> Path:
 
 
 class AnswerCache(OpenDatabase):
-    """Reads and writes one cache.db over one connection; use it in one thread.
-
-    Raises, in every method:
-        StoreError: the file is damaged, something else, newer, locked, or cannot be written.
-    """
+    """Reads and writes one cache.db over one connection; use it in one thread."""
 
     def __init__(self, path: Path, database: Database) -> None:
         super().__init__(database)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from reflectune.state.records import Phase, Term
+from reflectune.state.records import Term
 
-__all__ = ["COMPARED", "Measure", "MeasureKey", "measure_of", "policies_that_compare"]
+__all__ = ["COMPARED", "Measure", "MeasureKey"]
 
 MeasureKey = Literal["ifd", "r_ifd", "perplexity", "response_tokens"]
 
@@ -41,13 +41,3 @@ COMPARED: Mapping[str, Mapping[str, Measure | None]] = {
     "accept-all": {"instruction": None, "response": None},
     "reject-all": {"instruction": None, "response": None},
 }
-
-
-def measure_of(policy: str, phase: str) -> Measure | None:
-    """What a policy compares in a phase; None where it compares nothing."""
-    return COMPARED[policy][phase]
-
-
-def policies_that_compare(key: MeasureKey, phase: Phase) -> list[str]:
-    """The policies that go by a measure in a phase."""
-    return [policy for policy, of in COMPARED.items() if (measure := of[phase]) and measure.key == key]

@@ -228,7 +228,7 @@ def test_writer_spending_sums_what_is_known_of_every_call_that_was_paid(store: L
     assert store.spending().plus(call("c")) == Spending(45, 0.75)
     assert store.spending().plus(unknown) == store.spending().plus(kept) == Spending(30, 0.5)
     places: tuple[tuple[int, Phase], ...] = ((1, "response"), (1, "instruction"), (2, "response"))
-    assert [store.count_cached(*place) for place in places] == [1, 0, 0]
+    assert [store.count_calls(round=round, phase=phase)["cached"] for round, phase in places] == [1, 0, 0]
 
 
 def test_writer_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(store: LineageWriter) -> None:

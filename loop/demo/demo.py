@@ -32,11 +32,7 @@ HOLDOUT = 300
 def open_demo(
     runs: Path, *, rounds: int = ROUNDS, policy: PolicyName = POLICY, seed: int = 0, samples: int = SAMPLES
 ) -> RunFolder:
-    """Find the run of such a demo, or create it; its data stands beside the run's folder.
-
-    Raises:
-        ConfigError: the runs folder cannot be written, or something else has the run's name.
-    """
+    """Find the run of such a demo, or create it; its data stands beside the run's folder."""
     changes = {
         f"{rounds}-rounds": rounds != ROUNDS,
         policy.replace("+", "-"): policy != POLICY,

@@ -32,7 +32,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         freeze_after=teacher_config.freeze_after,
     )
     spending = lineage.spending()
-    cached = lineage.count_cached(round, phase)
+    cached = lineage.count_calls(round=round, phase=phase)["cached"]
 
     def may_ask() -> bool:
         return not is_spent(teacher_config, spending) and not context.stopping()

@@ -12,7 +12,7 @@ from reflectune.state.lineage.documents import (
     ScoreDocument,
     Settings,
 )
-from reflectune.state.policies import measure_of
+from reflectune.state.policies import COMPARED
 
 __all__ = [
     "explain_call", "explain_reason", "explain_rule", "explain_score", "explain_unknown", "name_outcome",
@@ -35,7 +35,7 @@ def _selection(settings: Settings) -> dict[str, Any]:
 
 def unit_of(policy: str, phase: str) -> str:
     """What a policy compares in a phase."""
-    measure = measure_of(policy, phase)
+    measure = COMPARED[policy][phase]
     return "value" if measure is None else measure.title
 
 
@@ -92,7 +92,7 @@ def explain_reason(decision: DecisionDocument) -> str:
 def _explain_numbers(decision: DecisionDocument) -> str:
     """The two values that were compared; what falls against the policy's order was decided by its cap."""
     incumbent, challenger = decision["incumbent_value"], decision["challenger_value"]
-    measure, student = measure_of(decision["policy"], decision["phase"]), decision["student"]
+    measure, student = COMPARED[decision["policy"]][decision["phase"]], decision["student"]
     assert measure is not None
     old, new = format_apart(incumbent, challenger)
     gain = measure.sign * ((challenger or 0.0) - (incumbent or 0.0))
@@ -118,7 +118,7 @@ def explain_call(call: FailureDocument) -> str:
 def explain_rule(settings: Settings, phase: str) -> str:
     """Which pair stays in a phase."""
     policy, cap = policy_of(settings), _selection(settings).get("ifd_cap")
-    if (measure := measure_of(policy, phase)) is None:
+    if (measure := COMPARED[policy][phase]) is None:
         return f"Policy {policy} decides."
     best = f"The pair with the {'highest' if measure.sign > 0 else 'lowest'} {measure.title}"
     if measure.key != "ifd" or cap is None:

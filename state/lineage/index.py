@@ -19,7 +19,6 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
 from reflectune.state.lineage.documents import FoundPhase, FoundSample, RoundDocument
 from reflectune.state.lineage.indexing import SHIFT, prepare_index, update_index
-from reflectune.state.policies import MeasureKey
 from reflectune.state.records import PHASES, Outcome, Phase
 from reflectune.state.storage import OpenDatabase, explain_storage_errors
 
@@ -240,7 +239,7 @@ def _found(row: Mapping[str, Any]) -> FoundSample:
     }
 
 
-def _found_phase(row: Mapping[str, Any], phase: Phase, measure: MeasureKey) -> FoundPhase | None:
+def _found_phase(row: Mapping[str, Any], phase: Phase, measure: str) -> FoundPhase | None:
     decided = {key: row[f"{phase}_{key}"] for key in ("outcome", "reason")}
     values = {key: row[f"{measure}_{key}"] for key in ("before", "after", "change")}
     return cast(FoundPhase, decided | values) if decided["outcome"] else None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from sqlite_utils.db import Database
 
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.policies import MeasureKey, policies_that_compare
+from reflectune.state.policies import COMPARED
 from reflectune.state.records import PHASES, Phase
 
 __all__ = ["SHIFT", "prepare_index", "update_index"]
@@ -142,7 +142,7 @@ def _add_decisions(db: Database, round: int, phase: Phase, pool: int) -> None:
     known = _known(db, round, phase)
     if known == pool or known == _decided(db, round, phase):
         return
-    measure: MeasureKey = "ifd" if phase == "instruction" else "r_ifd"
+    measure = "ifd" if phase == "instruction" else "r_ifd"
     before, after = (_measured(phase, measure, value) for value in ("incumbent_value", "challenger_value"))
     with _writing(db):
         db.execute(
@@ -174,16 +174,6 @@ def _add_decisions(db: Database, round: int, phase: Phase, pool: int) -> None:
 
 def _mark_trained(db: Database, round: int) -> None:
     """Say which samples a round trained on, once its training set is chosen."""
-    (is_due,) = db.execute(
-        """
-        SELECT (student_id IS NOT NULL OR EXISTS (SELECT 1 FROM training_sets WHERE round = :round))
-            AND NOT EXISTS (SELECT 1 FROM found.steps WHERE round = :round AND trained IS NOT NULL)
-        FROM rounds WHERE round = :round
-        """,
-        {"round": round},
-    ).fetchone()
-    if not is_due:
-        return
     with _writing(db):
         db.execute(
             """
@@ -192,6 +182,9 @@ def _mark_trained(db: Database, round: int) -> None:
                 JOIN versions ON versions.id = training_sets.version_id
                 JOIN samples ON samples.id = versions.sample_id WHERE training_sets.round = :round)
             WHERE round = :round
+                AND (EXISTS (SELECT 1 FROM rounds WHERE round = :round AND student_id IS NOT NULL)
+                    OR EXISTS (SELECT 1 FROM training_sets WHERE round = :round))
+                AND NOT EXISTS (SELECT 1 FROM found.steps WHERE round = :round AND trained IS NOT NULL)
             """,
             {"round": round},
         )
@@ -223,10 +216,10 @@ def _known(db: Database, round: int, phase: Phase) -> int:
     return int(db.execute(query, [round]).fetchone()[0])
 
 
-def _measured(phase: Phase, measure: MeasureKey, value: str) -> str:
+def _measured(phase: Phase, measure: str, value: str) -> str:
     """A decision's value where its policy compares this measure in the phase; else NULL."""
-    policies = ", ".join(f"'{policy}'" for policy in policies_that_compare(measure, phase))
-    return f"CASE WHEN decisions.policy IN ({policies}) THEN decisions.{value} END"
+    policies = [f"'{policy}'" for policy, of in COMPARED.items() if (by := of[phase]) and by.key == measure]
+    return f"CASE WHEN decisions.policy IN ({', '.join(policies)}) THEN decisions.{value} END"
 
 
 @contextmanager

@@ -110,10 +110,6 @@ class LoopReader(LineageReader):
         ).fetchone()
         return Spending(*row)
 
-    def count_cached(self, round: int, phase: Phase) -> int:
-        """How many of a phase's calls were answered from the cache."""
-        return self._count("teacher_calls WHERE round = ? AND phase = ? AND cached", [round, phase])
-
     def count_frozen(self, round: int, freeze_after: int | None) -> int:
         """How many samples are left alone in a round."""
         return len(self._frozen(round, freeze_after))

@@ -123,7 +123,7 @@ class LineageReader(OpenDatabase):
         sum is None where an answered call's figure is not known; what is per accepted proposal is None too
         where none was accepted.
         """
-        total = self._calls(round=round)
+        total = self.count_calls(round=round)
         accepted = self.count_decisions(round, reason="accepted")
         prompts, completions = total["prompt_tokens"], total["completion_tokens"]
         tokens = None if prompts is None or completions is None else prompts + completions
@@ -132,7 +132,7 @@ class LineageReader(OpenDatabase):
             "cost_per_accepted_usd": _per(total["cost_usd"], accepted),
         }
 
-    def _calls(self, **place: object) -> CallSums:
+    def count_calls(self, **place: object) -> CallSums:
         """Calls of a place, and what those that were paid for took."""
         paid = f"NOT cached AND status NOT IN {ANSWERLESS}"
         sums = ", ".join(
@@ -207,7 +207,7 @@ class LineageReader(OpenDatabase):
             place,
         )
         calls = {row["status"]: row["n"] for row in statuses}
-        return cast(PhaseDocument, samples | {"teacher": self._calls(**place), "statuses": calls})
+        return cast(PhaseDocument, samples | {"teacher": self.count_calls(**place), "statuses": calls})
 
     def _pool_scores(self, round: int) -> list[Measures]:
         """Scores of the pool D[r] under s[r-1], the student that decided about it."""

@@ -38,9 +38,6 @@ def compare_rounds(
     Up to `limit` changed samples come with their texts: first those whose r-IFD fell most under the newest
     student that scored both their pairs, unknown ones last; or whose responses gained or lost most
     characters; or as in the data.
-
-    Raises:
-        StoreError: a round that is not complete, or the same one twice.
     """
     last = lineage.last_round()
     for round in (before, after):

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from reflectune.state.config import flatten
@@ -27,6 +27,8 @@ def compare_runs(one: LineageReader, other: LineageReader) -> RunsCompared:
     settings = [lineage.settings() for lineage in runs]
     base_models = [_base_model(lineage) for lineage in runs]
     phases = [{(row["round"], row["phase"]) for row in lineage.count_by_phase()} for lineage in runs]
+    rounds = [_rounds(lineage) for lineage in runs]
+    numbers = sorted(rounds[0].keys() | rounds[1].keys())
     return {
         "same": {
             "data": settings[0]["data_hash"] == settings[1]["data_hash"],
@@ -35,7 +37,7 @@ def compare_runs(one: LineageReader, other: LineageReader) -> RunsCompared:
         },
         "base_models": base_models,
         "config": _differing_keys(settings[0]["config"], settings[1]["config"]),
-        "rounds": _side_by_side([_rounds(lineage) for lineage in runs]),
+        "rounds": [{"round": number, "runs": [of.get(number) for of in rounds]} for number in numbers],
         "samples": _compare_pools(one, other),
         "decisions": [_compare_phase(one, other, *place) for place in sorted(phases[0] & phases[1])],
     }
@@ -85,11 +87,6 @@ def _rounds(lineage: LineageReader) -> dict[int, Row]:
             key: value for key, value in measure.items() if key in ("value", "n", "low", "high")
         }
     return rounds
-
-
-def _side_by_side(runs: Sequence[dict[int, Row]]) -> list[Row]:
-    numbers = sorted(set().union(*runs))
-    return [{"round": number, "runs": [rounds.get(number) for rounds in runs]} for number in numbers]
 
 
 def _compare_pools(one: LineageReader, other: LineageReader) -> Row:

@@ -72,7 +72,7 @@ class LineageWriter(LoopReader):
 
     def set_run_status(self, status: str) -> None:
         """Change the run's status; a `runs` CHECK lists the possible ones."""
-        self._update("runs SET status = ?", status)
+        self._update("runs SET status = ?", [status])
 
     def change_config(self, changes: Mapping[str, tuple[Any, Any]]) -> None:
         """Change dotted keys of the configuration, and keep what each was before and is after.
@@ -88,25 +88,24 @@ class LineageWriter(LoopReader):
             rows.append({"changed_at": now, "key": key} | sides)
         with self.transaction():
             self._insert("config_changes", rows)
-            self._update("runs SET config = ?, config_hash = ?", json.dumps(config), content_hash(config))
+            self._update("runs SET config = ?, config_hash = ?", [json.dumps(config), content_hash(config)])
 
     def start_round(self, round: int) -> None:
         """Write a round's row where it is missing."""
-        row = {"round": round, "started_at": _now(), "status": "running", "metrics": "{}"}
-        self._insert("rounds", [row], or_ignore=True)
+        query = "INSERT OR IGNORE INTO rounds (round, started_at, status, metrics) VALUES (?, ?, ?, ?)"
+        with self.transaction():
+            self.db.execute(query, [round, _now(), "running", "{}"])
 
     def set_round_student(self, round: int, student_id: str) -> None:
         """Say which student a round ends with."""
-        self._update("rounds SET student_id = ? WHERE round = ?", student_id, round)
+        self._update("rounds SET student_id = ? WHERE round = ?", [student_id, round])
 
     def finish_round(self, round: int, stop_reason: str | None) -> None:
         """Mark a round as finished, with why the loop stops after it; None: it goes on, or does after all."""
         self._update(
             "rounds SET status = 'finished', finished_at = COALESCE(finished_at, ?), stop_reason = ? "
             "WHERE round = ?",
-            _now(),
-            stop_reason,
-            round,
+            [_now(), stop_reason, round],
         )
 
     def add_seconds(self, round: int, node: str, seconds: float) -> None:
@@ -114,14 +113,13 @@ class LineageWriter(LoopReader):
         self._update(
             "rounds SET metrics = json_set(metrics, ?1, COALESCE(json_extract(metrics, ?1), 0) + ?2) "
             "WHERE round = ?3",
-            f"$.seconds.{node}",
-            seconds,
-            round,
+            [f"$.seconds.{node}", seconds, round],
         )
 
     def set_base_samples(self, round: int, samples: int) -> None:
         """Say of how many samples s[0] has scored the given pair and that of the pool D[r]."""
-        self._update("rounds SET metrics = json_set(metrics, '$.frozen', ?) WHERE round = ?", samples, round)
+        query = "rounds SET metrics = json_set(metrics, '$.frozen', ?) WHERE round = ?"
+        self._update(query, [samples, round])
 
     # Samples, proposals and decisions
 
@@ -148,25 +146,19 @@ class LineageWriter(LoopReader):
 
     def add_scores(self, scores: Scores, student_id: str) -> None:
         """Commit new scores under one student."""
-        self._insert(
-            "scores",
-            (
-                {"version_id": version_id, "student_id": student_id, "term": term}
-                | _columns(score)
-                | {"truncated": int(score.truncated)}
-                for version_id, terms in scores.items()
-                for term, score in terms.items()
-            ),
+        rows = (
+            {"version_id": version, "student_id": student_id, "term": term} | _columns(score)
+            for version, terms in scores.items()
+            for term, score in terms.items()
         )
+        self._insert("scores", rows)
 
     # Training and evaluation
 
     def set_training_set(self, round: int, version_ids: Sequence[str]) -> None:
         """Commit T[r]."""
-        self._insert(
-            "training_sets",
-            ({"round": round, "version_id": v, "rank": rank} for rank, v in enumerate(version_ids)),
-        )
+        rows = ({"round": round, "version_id": v, "rank": rank} for rank, v in enumerate(version_ids))
+        self._insert("training_sets", rows)
 
     def add_student(self, student: StudentRecord) -> None:
         """Commit a student as the one its round ends with."""
@@ -176,20 +168,17 @@ class LineageWriter(LoopReader):
 
     def add_evaluations(self, round: int, student_id: str, evaluations: Iterable[Evaluation]) -> None:
         """Commit the held-out measures of a round's student."""
-        self._insert(
-            "evaluations",
-            ({"round": round, "student_id": student_id} | _columns(item) for item in evaluations),
-        )
+        place = {"round": round, "student_id": student_id}
+        self._insert("evaluations", (place | _columns(item) for item in evaluations))
 
-    def _insert(self, table: str, rows: Iterable[Mapping[str, Any]], *, or_ignore: bool = False) -> None:
+    def _insert(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         sealed = [seal_row(table, row) for row in rows]
         if sealed:
             columns, values = ", ".join(sealed[0]), ", ".join(f":{column}" for column in sealed[0])
-            verb = "INSERT OR IGNORE" if or_ignore else "INSERT"
             with self.transaction():
-                self.db.conn.executemany(f"{verb} INTO {table} ({columns}) VALUES ({values})", sealed)
+                self.db.conn.executemany(f"INSERT INTO {table} ({columns}) VALUES ({values})", sealed)
 
-    def _update(self, what: str, *params: object) -> None:
+    def _update(self, what: str, params: Sequence[object]) -> None:
         with self.transaction():
             self.db.execute(f"UPDATE {what}", params)
 
