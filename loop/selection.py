@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from reflectune.agents.student.formulas import ifd, perplexity, r_ifd
-from reflectune.state.config import SelectionConfig
+from reflectune.state.config import RunConfig, SelectionConfig
 from reflectune.state.policies import COMPARED, Measure, MeasureKey
 from reflectune.state.records import Contest, Decision, Phase, PoolPair, Reason, Score, Scores, Term
 
@@ -29,14 +29,7 @@ _SCORABLE: tuple[Term, ...] = ("response_given_instruction",)
 
 
 def decide(
-    contest: Contest,
-    scores: Scores,
-    *,
-    selection: SelectionConfig,
-    round: int,
-    phase: Phase,
-    student_id: str,
-    seed: int,
+    contest: Contest, scores: Scores, config: RunConfig, *, round: int, phase: Phase, student_id: str
 ) -> Decision:
     """Decide which of a sample's pairs goes on.
 
@@ -47,6 +40,7 @@ def decide(
 
     All scores are of the one student `student_id`. Policy `random` draws from (seed, round, phase, sample).
     """
+    selection = config.selection
     measure = COMPARED[selection.policy][phase]
     if measure is None:  # nothing is compared
         values = {}
@@ -58,7 +52,7 @@ def decide(
     reason: Reason
     if not contest.candidate_ids:
         reason = "frozen" if contest.is_frozen else "no-candidate"
-    elif measure is None and not _is_taken(selection, f"{seed}/{round}/{phase}/{contest.sample_id}"):
+    elif measure is None and not _is_taken(selection, f"{config.seed}/{round}/{phase}/{contest.sample_id}"):
         reason = "policy"
     elif not scorable:
         reason = "unscorable"
@@ -119,13 +113,7 @@ def needed_scores(contest: Contest, policy: str, phase: Phase) -> Iterator[tuple
 
 
 def choose_training_set(
-    pool: Iterable[PoolPair],
-    originals: Sequence[str],
-    *,
-    selection: SelectionConfig,
-    anchor: float,
-    round: int,
-    seed: int,
+    pool: Iterable[PoolPair], originals: Sequence[str], config: RunConfig, round: int
 ) -> list[str]:
     """T[r]: the version ids to train on, hardest (highest IFD) first, then the anchors.
 
@@ -136,6 +124,7 @@ def choose_training_set(
 
     Source: the filter of arXiv 2402.10110, section 3.4.
     """
+    selection, anchor = config.selection, config.refinetune.anchor
     hardness: dict[str, float] = {}
     for pair in pool:
         pair_ifd, pair_r_ifd = ifd(pair.scores), r_ifd(pair.scores)
@@ -149,7 +138,7 @@ def choose_training_set(
     chosen = ranked[: math.ceil(len(ranked) * selection.top_fraction - 1e-9)]
     taken = set(chosen)
     drawn = [version for version in originals if version not in taken]
-    random.Random(f"{seed}/{round}/anchor").shuffle(drawn)
+    random.Random(f"{config.seed}/{round}/anchor").shuffle(drawn)
     already = len(originals) - len(drawn)
     missing = math.floor((anchor * len(chosen) - already) / (1 - anchor) + 0.5)
     return chosen + drawn[: max(missing, 0)]

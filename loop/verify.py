@@ -290,10 +290,7 @@ class _Replay:
                 continue  # the group that the run would decide next
             scores = self.lineage.scores([version for it in contests for version in it.pairs], student)
             for contest in contests:
-                expected = decide(
-                    contest, scores, selection=self.config.selection, round=round, phase=phase,
-                    student_id=student, seed=self.config.seed,
-                )  # fmt: skip
+                expected = decide(contest, scores, self.config, round=round, phase=phase, student_id=student)
                 needed = set(needed_scores(contest, self.config.selection.policy, phase))
                 decision = stored.get(contest.sample_id)
                 if decision is not None and phase == PHASES[-1]:  # the training filter looks at the winner's

@@ -96,16 +96,8 @@ class Version:
     @property
     def id(self) -> str:
         """Content hash over the pair, its place in the run and its parent's id."""
-        return content_hash(
-            self.sample_id,
-            self.parent_id,
-            self.round,
-            self.phase,
-            self.candidate,
-            self.pair.instruction,
-            self.pair.input,
-            self.pair.response,
-        )
+        place = (self.sample_id, self.parent_id, self.round, self.phase, self.candidate)
+        return content_hash(*place, self.pair.instruction, self.pair.input, self.pair.response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +258,6 @@ class Contest:
 class PoolPair:
     """One sample's pair in the pool D[r], with its scores under one student."""
 
-    sample_id: str
     version_id: str
     improved: bool  # whether its response was improved in this round or an earlier one
     scores: Mapping[Term, Score]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflectune.loop.selection import choose_training_set, decide, needed_scores
-from reflectune.state.config import SelectionConfig
+from reflectune.state.config import RefinetuneConfig, RunConfig, SelectionConfig
 from reflectune.state.policies import COMPARED
 from reflectune.state.records import (
     PHASES,
@@ -43,15 +43,9 @@ def decide_between(
     ifd_cap: float | None = None,
 ) -> Decision:
     scores = {"old": old} | {f"new{index}": terms for index, terms in enumerate(new)}
-    return decide(
-        contest(len(new)),
-        scores,
-        selection=SelectionConfig(policy=policy, margin=margin, random_rate=rate, ifd_cap=ifd_cap),
-        round=1,
-        phase=phase,
-        student_id="s0",
-        seed=seed,
-    )
+    selection = SelectionConfig(policy=policy, margin=margin, random_rate=rate, ifd_cap=ifd_cap)
+    config = RunConfig.model_construct(selection=selection, seed=seed)
+    return decide(contest(len(new)), scores, config, round=1, phase=phase, student_id="s0")
 
 
 def test_decide_takes_the_best_and_keeps_what_was_compared() -> None:
@@ -200,18 +194,16 @@ def test_every_policy_says_what_it_compares_and_decides_by_it() -> None:
 
 
 def pool_pair(name: str, ifd: float, r_ifd: float, improved: bool = True) -> PoolPair:
-    return PoolPair(f"sample-{name}", name, improved, scores_of(ifd, r_ifd))
+    return PoolPair(name, improved, scores_of(ifd, r_ifd))
 
 
 def choose(pool: list[PoolPair], anchor: float = 0.0, **selection: object) -> list[str]:
-    return choose_training_set(
-        pool,
-        [f"original-{index}" for index in range(10)],
+    config = RunConfig.model_construct(
         selection=SelectionConfig.model_validate(selection),
-        anchor=anchor,
-        round=1,
+        refinetune=RefinetuneConfig(anchor=anchor),
         seed=0,
     )
+    return choose_training_set(pool, [f"original-{index}" for index in range(10)], config, 1)
 
 
 def test_training_set_filters_and_ranks_by_ifd() -> None:
@@ -221,7 +213,7 @@ def test_training_set_filters_and_ranks_by_ifd() -> None:
         pool_pair("useless", 1.0, 0.5),  # IFD < 1 is strict
         pool_pair("unfit", 0.5, 1.0),  # so is r-IFD < 1
         pool_pair("unimproved", 0.5, 0.5, improved=False),
-        PoolPair("s", "broken", True, failed(scores_of(0.5, 0.5), "response_alone", "empty")),
+        PoolPair("broken", True, failed(scores_of(0.5, 0.5), "response_alone", "empty")),
     ]
     assert choose(pool) == ["hard", "easy"]
     assert choose(pool, keep="all") == ["hard", "unimproved", "easy"]

@@ -43,14 +43,8 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
 
 def choose_for_round(lineage: LoopReader, config: RunConfig, round: int, student_id: str) -> list[str]:
     """T[r] by the stored pool and its scores under the student that decided: version ids by rank."""
-    return choose_training_set(
-        lineage.scored_pool(round, student_id),
-        lineage.original_ids(),
-        selection=config.selection,
-        anchor=config.refinetune.anchor,
-        round=round,
-        seed=config.seed,
-    )
+    pool = lineage.scored_pool(round, student_id)
+    return choose_training_set(pool, lineage.original_ids(), config, round)
 
 
 def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: StudentRecord) -> StudentRecord:

@@ -55,15 +55,7 @@ def _decide_together(scorer: Scorer, contests: Sequence[Contest], round: int, ph
     )
     scores = _union(known, fresh)
     decisions = [
-        decide(
-            contest,
-            scores,
-            selection=config.selection,
-            round=round,
-            phase=phase,
-            student_id=scorer.student.id,
-            seed=config.seed,
-        )
+        decide(contest, scores, config, round=round, phase=phase, student_id=scorer.student.id)
         for contest in contests
     ]
     if phase == "response":

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from reflectune.state.lineage.documents import Highlight, Kind
 from reflectune.state.lineage.reader import LineageReader
@@ -12,7 +12,6 @@ from reflectune.state.records import PHASES, Phase
 
 __all__ = ["choose_highlights"]
 
-_KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # How many there are in all, and how many of each kind where there are enough.
 _MOST = 20
@@ -48,16 +47,16 @@ def choose_highlights(lineage: LineageReader) -> list[Highlight]:
     }
     chosen: dict[str, dict[str, Any]] = {}
     taken: Counter[Kind] = Counter()
-    for share in (_SHARES, dict.fromkeys(_KINDS, _MOST)):
-        for kind in _KINDS:
+    for share in (_SHARES, dict.fromkeys(_SHARES, _MOST)):
+        for kind in _SHARES:
             for item in found[kind]:
                 if taken[kind] == share[kind] or len(chosen) == _MOST:
                     break
                 if item["sample"] not in chosen:
                     chosen[item["sample"]] = _tell(lineage, kind, item)
                     taken[kind] += 1
-    by_kind = sorted(chosen.values(), key=lambda item: _KINDS.index(item["kind"]))
-    return cast(list[Highlight], by_kind)
+    kinds = [*_SHARES]
+    return cast(list[Highlight], sorted(chosen.values(), key=lambda item: kinds.index(item["kind"])))
 
 
 def _tell(lineage: LineageReader, kind: Kind, item: Mapping[str, Any]) -> dict[str, Any]:

@@ -185,8 +185,8 @@ class LoopReader(LineageReader):
                 )
             }
             for row in page:
-                sample_id, version_id = row["sample_id"], row["version_id"]
-                yield PoolPair(sample_id, version_id, sample_id in improved, scores[version_id])
+                version_id = row["version_id"]
+                yield PoolPair(version_id, row["sample_id"] in improved, scores[version_id])
 
     def pool_pairs(self, round: int, sample_ids: Sequence[str]) -> dict[str, Pair]:
         """Some samples' pairs in the pool D[r], by version id, in the order of the samples given."""
