@@ -97,12 +97,8 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Continue prompts of any number with the likeliest tokens, without the stop ids that end them.
 
-    Args:
-        model: a causal language model in eval mode.
-        prompts: token ids, each with room for at least one more token in the model's context.
-        stops: ids that end an answer.
-        max_tokens: most tokens to write per prompt; fewer where the context ends.
-        budget: most prompt tokens in one forward pass, padding included.
+    Each prompt leaves room for a token at least; fewer than `max_tokens` are written where the context ends.
+    `budget` is the most prompt tokens in one forward pass, padding included.
     """
     written: dict[int, list[int]] = {}
     context, opening = context_length(model), Opening()

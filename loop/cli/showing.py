@@ -77,14 +77,10 @@ def trace(
 
 def compare(
     first: Annotated[
-        str,
-        typer.Argument(
-            metavar="A[@R]", help="Name of a run, or a round of one: alpaca@2.", show_default=False
-        ),
+        str, typer.Argument(metavar="A[@R]", help="Name of a run, or a round of it.", show_default=False)
     ],
     second: Annotated[
-        str,
-        typer.Argument(metavar="B[@R]", help="Another run, or another round of it.", show_default=False),
+        str, typer.Argument(metavar="B[@R]", help="Another run, or another round.", show_default=False)
     ],
     limit: Limit = 5,
     sort: Sort = "r-ifd-change",
@@ -171,9 +167,7 @@ def serve(
         pass
     from reflectune.loop.show.html.server import serve as serve_pages
 
-    serve_pages(
-        runs, folder, port, lambda address: say(f"serving {folder.path.name} at {address} (Ctrl-C ends it)")
-    )
+    serve_pages(runs, folder, port, lambda address: say(f"serving {name} at {address} (Ctrl-C ends it)"))
     raise typer.Exit(1)  # it ended by itself
 
 
@@ -185,10 +179,7 @@ def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
     folder = RunFolder.find(runs, name)
     with explain_storage_errors(folder.path, "try again"):
         document = verify_run(folder)
-    if as_json:
-        show_document(document, "", as_json)
-    else:
-        typer.echo("\n".join(describe(document)))
+    show_document(document, "\n".join(describe(document)), as_json)
     if document["faults"]:
         raise typer.Exit(1)
 
@@ -197,7 +188,6 @@ def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
 
 # More rows than any run has.
 _UNCOUNTED = 2**62
-_CHANGES: tuple[Literal["ifd_change", "r_ifd_change"], ...] = ("ifd_change", "r_ifd_change")
 
 Words = Annotated[
     list[str] | None,
@@ -296,17 +286,15 @@ def _find(folder: RunFolder, query: "SampleQuery") -> "Found":
             raise ConfigError(f"{name}: there is no round {query.round}; the last one is {last}")
         rows = index.find(query)
         found = len(rows) if len(rows) < query.limit else index.count(query, at_most=_UNCOUNTED)
-        known = [change for change in _CHANGES if index.knows(change)]
+        known = index.known()
     with read_run(folder.path.parent, name) as lineage:
-        policy = policy_of(lineage.settings())
-    notes = note_on(query, policy, known)
+        notes = note_on(query, policy_of(lineage.settings()), known)
     return {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
 
 
 def _refuse_bounds(query: "SampleQuery") -> None:
-    for name in (*_CHANGES, "length_growth"):
-        option = name.replace("_", "-")
-        least, most = (getattr(query, f"{side}_{name}") for side in ("min", "max"))
+    for option in ("ifd-change", "r-ifd-change", "length-growth"):
+        least, most = (getattr(query, f"{side}_{option.replace('-', '_')}") for side in ("min", "max"))
         for side, bound in (("min", least), ("max", most)):
             if bound is not None and not math.isfinite(bound):
                 raise ConfigError(f"--{side}-{option} is {bound}; give a finite number")
