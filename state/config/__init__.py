@@ -81,11 +81,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def load_begun_config(path: Path) -> RunConfig:
-    """Read the config.toml of a run that has begun, whichever version wrote it.
-
-    Raises:
-        ConfigError: as `load_config`.
-    """
+    """Read the config.toml of a run that has begun, whichever version wrote it."""
     return parse_config(upgrade_config(_read_values(path)), source=str(path))
 
 
@@ -147,11 +143,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
-    """Check values already read; `source` names them in messages.
-
-    Raises:
-        ConfigError: unknown key (with the nearest known one) or impossible value.
-    """
+    """Check values already read; a ConfigError, beginning with `source`, where they cannot be."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -233,14 +225,8 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def _nearest(location: list[str]) -> str:
-    sections = RunConfig.sections()
+    sections, key = RunConfig.sections(), location[-1]
     section: type[Section] = RunConfig if len(location) == 1 else sections[location[0]]
-    near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]}?"
-    elsewhere = [
-        f"{name}.{location[-1]}" for name, known in sections.items() if location[-1] in known.model_fields
-    ]
-    return (
-        f"; did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(section.model_fields)}"
-    )
+    near = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.6)
+    near += [f"{name}.{key}" for name, known in sections.items() if key in known.model_fields]
+    return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(section.model_fields)}"

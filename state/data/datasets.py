@@ -120,10 +120,8 @@ def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -
     for case and white space count as one. They are drawn in an order that depends on the seed and on
     their text alone, until the wanted number of records is reached or first exceeded.
 
-    `holdout` is a count (int), or a share of all (float; above 0 it is at least one record).
-
-    Raises:
-        DatasetError: nothing would be left to train on.
+    `holdout` is a count (int), or a share of all (float; above 0 it is at least one record). A DatasetError
+    where nothing would be left to train on.
     """
     records = list(records)
     groups: dict[str, list[int]] = {}

@@ -49,11 +49,8 @@ def write_pairs(path: Path, format: ExportFormat, pairs: Iterable[Pair]) -> int:
 
     alpaca: instruction, input, output; one JSON array, or JSON Lines where the path ends in .jsonl.
     messages (OpenAI) and sharegpt: JSON Lines, or one array where the path ends in .json; the input is
-    part of the user's turn. parquet: string columns instruction, input, output.
-
-    Raises:
-        DatasetError: the target's folder is missing, the target cannot be written, or its name ends as files
-            of another format do.
+    part of the user's turn. parquet: string columns instruction, input, output. A target that cannot be
+    written, or whose name ends as files of another format do, is a DatasetError.
     """
     records = (_pair_record(pair, format) for pair in pairs)
     return _write(path, format, records, columns=("instruction", "input", "output"))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -239,11 +239,6 @@ def _compare(request: Request) -> Response:
     )  # fmt: skip
 
 
-def _icon(request: Request) -> Response:
-    """What browsers show on a tab."""
-    return FileResponse(STATIC / "icon.svg")
-
-
 _ANY_SAMPLE = "/samples/{position}"
 ROUTES = [
     Route("/", _once_read(_overview)),
@@ -256,6 +251,5 @@ ROUTES = [
     Route("/charts/{name}.svg", _chart),
     Route("/runs", _runs),
     Route("/compare/{other}", _compare),
-    Route("/favicon.ico", _icon),
     Mount("/static", StaticFiles(directory=STATIC)),
 ]

@@ -21,11 +21,7 @@ _REST = 9  # times what a look took
 
 
 def refuse_to_watch(console: Console, as_json: bool) -> None:
-    """Say where there is nothing to redraw.
-
-    Raises:
-        ConfigError: JSON was asked for, or standard output is no terminal that can be redrawn.
-    """
+    """Raise a ConfigError where JSON was asked for, or standard output cannot be redrawn."""
     if as_json:
         raise ConfigError("--watch redraws a terminal and --json prints one document; leave one of them out")
     if not console.is_terminal or console.is_dumb_terminal:
@@ -33,10 +29,7 @@ def refuse_to_watch(console: Console, as_json: bool) -> None:
 
 
 def watch_rounds(folder: RunFolder, console: Console, every: float = _EVERY) -> RunDocument:
-    """Show a run's rounds on the terminal's other screen until it is not running any more; its last document.
-
-    `every` is how many seconds lie between two looks.
-    """
+    """Show a run's rounds on the terminal's other screen while it is running; its last document."""
     run, took = describe_run(folder), 0.0
     with exit_on_signals(), Live(console=console, screen=True, auto_refresh=False) as live:
         while run["status"] == "running":
