@@ -1,6 +1,7 @@
 """Commands that show runs and find samples in them; none of them writes a lineage."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from reflectune.state.lineage.index import SampleQuery, SortKey
 
 __all__ = ["compare", "diff", "list_runs", "report", "search", "serve", "show", "trace", "verify"]
+
+# Without a default to show.
+_argument, _option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
 
 Limit = Annotated[int, typer.Option(min=0, help="Of two rounds: most changed samples to show.")]
 Sort = Annotated[
@@ -52,18 +56,15 @@ def show(
         show_rounds(folder, as_json)
         return
     from reflectune.loop.show.terminal.runs import render_rounds
-    from reflectune.loop.show.terminal.watch import refuse_to_watch, watch_rounds
+    from reflectune.loop.show.terminal.watch import watch_rounds
 
-    refuse_to_watch(open_console(), as_json)
-    run = watch_rounds(folder, open_console())
+    run = watch_rounds(folder, open_console(), as_json)
     show_document(run, render_rounds(run), as_json)
 
 
 def trace(
     name: Name,
-    sample: Annotated[
-        str, typer.Argument(help="Position in the given data, id, or start of an id.", show_default=False)
-    ],
+    sample: Annotated[str, _argument(help="Position in the given data, id, or start of an id.")],
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -76,12 +77,8 @@ def trace(
 
 
 def compare(
-    first: Annotated[
-        str, typer.Argument(metavar="A[@R]", help="Name of a run, or a round of it.", show_default=False)
-    ],
-    second: Annotated[
-        str, typer.Argument(metavar="B[@R]", help="Another run, or another round.", show_default=False)
-    ],
+    first: Annotated[str, _argument(metavar="A[@R]", help="Name of a run, or a round of one: alpaca@2.")],
+    second: Annotated[str, _argument(metavar="B[@R]", help="Another run, or another round of it.")],
     limit: Limit = 5,
     sort: Sort = "r-ifd-change",
     runs: Runs = RUNS,
@@ -114,10 +111,8 @@ def _parse_place(text: str) -> tuple[str, int | None]:
 
 def diff(
     name: Name,
-    before: Annotated[
-        int, typer.Argument(metavar="A", help="A round; 0 is the given data.", show_default=False)
-    ],
-    after: Annotated[int, typer.Argument(metavar="B", help="Another round.", show_default=False)],
+    before: Annotated[int, _argument(metavar="A", help="A round; 0 is the given data.")],
+    after: Annotated[int, _argument(metavar="B", help="Another round.")],
     limit: Limit = 5,
     sort: Sort = "r-ifd-change",
     runs: Runs = RUNS,
@@ -191,11 +186,10 @@ _UNCOUNTED = 2**62
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(
+    _argument(
         help="Words that one version of the sample holds. Words of three letters and more are found by "
         "their beginning, shorter ones as they are; a text without spaces between words (Chinese, "
-        "Japanese) by the beginning of a run of characters only.",
-        show_default=False,
+        "Japanese) by the beginning of a run of characters only."
     ),
 ]
 Round = Annotated[
@@ -204,22 +198,16 @@ Round = Annotated[
 InPhase = Annotated[Phase | None, typer.Option(help="Where the outcome was.", show_default="either")]
 WithOutcome = Annotated[
     Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"] | None,
-    typer.Option(help="What the phase came to.", show_default=False),
+    _option(help="What the phase came to."),
 ]
-LeastIfdChange = Annotated[
-    float | None, typer.Option(help="Proposal's IFD minus the incumbent's, at least.", show_default=False)
-]
-LeastRIfdChange = Annotated[
-    float | None, typer.Option(help="Proposal's r-IFD minus the incumbent's, at least.", show_default=False)
-]
+LeastIfdChange = Annotated[float | None, _option(help="Proposal's IFD minus the incumbent's, at least.")]
+LeastRIfdChange = Annotated[float | None, _option(help="Proposal's r-IFD minus the incumbent's, at least.")]
 LeastGrowth = Annotated[
-    float | None,
-    typer.Option(help="Characters of the response for each given one, at least.", show_default=False),
+    float | None, _option(help="Characters of the response for each given one, at least.")
 ]
-Most = Annotated[float | None, typer.Option(help="The same, at most.", show_default=False)]
+Most = Annotated[float | None, _option(help="The same, at most.")]
 Trained = Annotated[
-    bool | None,
-    typer.Option("--trained/--not-trained", help="Whether in the round's training set.", show_default=False),
+    bool | None, _option("--trained/--not-trained", help="Whether in the round's training set.")
 ]
 SearchOrder = Annotated[
     Literal["position", "ifd-change", "r-ifd-change", "length-growth"],
