@@ -70,10 +70,7 @@ def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> li
     """Token ids of {"role", "content"} messages, up to where the assistant's next one begins.
 
     Without a chat template the contents stand one after the other, an empty line between them, behind
-    what the tokenizer puts in front of any text.
-
-    Raises:
-        ValueError: the chat template refuses them.
+    what the tokenizer puts in front of any text. A ValueError where the chat template refuses them.
     """
     if not tokenizer.chat_template:
         return list(tokenizer("\n\n".join(message["content"] for message in messages)).input_ids)
@@ -97,12 +94,8 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Continue prompts of any number with the likeliest tokens, without the stop ids that end them.
 
-    Args:
-        model: a causal language model in eval mode.
-        prompts: token ids, each with room for at least one more token in the model's context.
-        stops: ids that end an answer.
-        max_tokens: most tokens to write per prompt; fewer where the context ends.
-        budget: most prompt tokens in one forward pass, padding included.
+    Each prompt leaves room for a token at least; fewer than `max_tokens` are written where the context ends.
+    `budget` is the most prompt tokens in one forward pass, padding included.
     """
     written: dict[int, list[int]] = {}
     context, opening = context_length(model), Opening()
@@ -131,9 +124,6 @@ def continue_prompts(
         max_tokens: most tokens to write per prompt.
         sampling: how to draw tokens; None takes the likeliest.
         opening: the one of the batch before; keeps this batch's.
-
-    Raises:
-        torch.OutOfMemoryError: the batch is too large.
     """
     settings = GenerationConfig(
         max_new_tokens=max_tokens, eos_token_id=stops or None, pad_token_id=(stops or [0])[0], do_sample=False

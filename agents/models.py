@@ -68,10 +68,7 @@ def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
     """The student's base model on its device, in eval mode. Remote code is never run, pickle never read.
 
     With `load_in_4bit` its linear layers hold NF4 weights and compute in `dtype`: for training only, and
-    only where `check_four_bit` has nothing against it.
-
-    Raises:
-        StudentError: no such model, incomplete weights, or no such device.
+    only where `check_four_bit` has nothing against it. What cannot be opened is a StudentError.
     """
     device, dtype, how = _device(config.device), _dtype(config), _source(config)
     if load_in_4bit:
@@ -113,10 +110,9 @@ def check_match(model: Any, tokenizer: Any) -> None:
 
 
 def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
-    """A PEFT model: `model` with the LoRA adapter of a folder, which must fit it in every layer.
+    """A PEFT model: `model` with the LoRA adapter of a folder.
 
-    Raises:
-        AdapterError: missing, unreadable, trained on another model, or with weights that are not finite.
+    An AdapterError where it is missing, unreadable, of another model, or has weights that are not finite.
     """
     try:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:

@@ -44,9 +44,6 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
     Every round asks for `candidates` proposals for each training pair in each phase. Tokens of a call are
     means over up to 200 pairs drawn by the run's seed; an answer has at most `max_tokens`. A budget is not
     taken into account. `most_calls` is with every retry, `cost_usd` None where a price is unknown.
-
-    Raises:
-        ReflectuneError: prompts, data or the student's tokenizer cannot be read.
     """
     teacher = config.teacher
     prompts = open_prompts(None if teacher.prompts is None else Path(teacher.prompts))
@@ -124,9 +121,7 @@ def _measure_phase(
         messages = prompts.messages(phase, pair, structured=structured, nonce=make_nonce(pair, phase))
         prompt_tokens.append(sum(count(str(message["content"])) for message in messages))
         # What an answer writes anew; a new instruction takes its input in.
-        replaced = (
-            (pair.instruction, pair.input, pair.response) if phase == "instruction" else (pair.response,)
-        )
+        replaced = [pair.response] if phase == "response" else [pair.instruction, pair.input, pair.response]
         text = "\n".join(filter(None, replaced))
         completion_tokens.append(min(2 * count(text), teacher.max_tokens))
     return {

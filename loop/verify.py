@@ -84,9 +84,6 @@ def verify_run(folder: RunFolder) -> dict[str, Any]:
 
     Files that a run writes before its lineage says so are read before the lineage, so that a run that goes on
     meanwhile is never ahead of it.
-
-    Raises:
-        StoreError: no lineage database, or one made by a newer version.
     """
     faults = Faults()
     adapters = [path.name for path in folder.path.glob("adapters/round-*")]

@@ -88,7 +88,7 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("data.holdout=1.5", "data: a holdout share must be below 1"),
         ("name=../up", "name: string should match pattern"),
         ("rounds", "--set rounds: want section.key=value"),
-        ("name.x=1", "name: input should be a valid string"),
+        ("name.x=1", "name.x: name is not a section"),
         ("data.holdout=0 stop.patience=1", "need held-out pairs"),
         ("refinetune.tokens=5000 refinetune.epochs=3", "refinetune: set epochs or tokens, not both"),
         (f"{OPENAI} teacher.candidates=2", "candidates > 1 needs temperature > 0"),

@@ -127,7 +127,7 @@ def test_serve_says_in_a_sentence_what_it_has_not(site: str, path: str, status: 
     assert (answer.status, "Traceback" in answer.text, len(answer.text) > 20) == (status, False, True)
 
 
-@pytest.mark.parametrize("path", ["/favicon.ico", *(f"/static/{name}" for name in FILES)])
+@pytest.mark.parametrize("path", [f"/static/{name}" for name in FILES])
 def test_serve_has_files_beside_its_pages(site: str, path: str) -> None:
     assert check_policy(site, path).status == 200
 

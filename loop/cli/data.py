@@ -72,15 +72,12 @@ def score(
 
     if as_json and out is None:
         raise ConfigError("--json prints a summary; say with -o FILE where the scores go")
-    paths: dict[str, Any] = {"student": {"model": student, "template": template}}
-    resolve_paths(paths, Path())
-    student_config = StudentConfig(
-        **paths["student"],
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        device=device,
-        dtype=dtype,
-    )
+    settings: dict[str, Any] = {
+        "model": student, "template": template, "max_length": max_length, "batch_tokens": batch_tokens,
+        "device": device, "dtype": dtype,
+    }  # fmt: skip
+    resolve_paths({"student": settings}, Path())
+    student_config = StudentConfig(**settings)
     data_config = DataConfig(path=str(data), format=format, limit=limit)
     from reflectune.agents.student.templates import check_student
 

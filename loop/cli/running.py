@@ -8,18 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reflectune.loop.cli.common import (
-    RUNS,
-    ConfigFile,
-    Json,
-    Name,
-    Runs,
-    Settings,
-    read_run,
-    say,
-    show_document,
-    show_rounds,
-)  # fmt: skip
+from reflectune.loop.cli import common
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.signals import Interrupted, Interruption, catch_signals
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
@@ -29,9 +18,7 @@ from reflectune.state.records import PolicyName
 __all__ = ["demo", "estimate", "init", "prompts", "resume", "run"]
 
 
-def init(
-    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml"),
-) -> None:
+def init(file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml")) -> None:
     """Write a commented config file."""
     from reflectune.state.config.reference import commented_config
 
@@ -42,7 +29,7 @@ def init(
         raise ConfigError(f"{file} exists; name another file or remove it") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
-    say(f"wrote {file}: edit it, then `reflectune run {file}`")
+    common.say(f"wrote {file}: edit it, then `reflectune run {file}`")
 
 
 def prompts() -> None:
@@ -53,11 +40,11 @@ def prompts() -> None:
 
 
 def run(
-    config: ConfigFile,
+    config: common.ConfigFile,
     name: Annotated[str | None, typer.Option(help="Name of the run, instead of the config's.")] = None,
-    set_: Settings = None,
-    runs: Runs = RUNS,
-    as_json: Json = False,
+    set_: common.Settings = None,
+    runs: common.Runs = common.RUNS,
+    as_json: common.Json = False,
 ) -> None:
     """Start a run and stay with it to its end."""
     from reflectune.state.config import load_config
@@ -69,23 +56,16 @@ def run(
     with _stoppable() as interruption:
         folder = create_run(settings, runs)
         _run_to_end(folder, interruption)
-    show_rounds(folder, as_json)
+    common.show_rounds(folder, as_json)
 
 
 def resume(
-    name: Name,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change rounds, the teacher's budget, or how it is asked; repeatable.",
-        ),
-    ] = None,
-    runs: Runs = RUNS,
-    as_json: Json = False,
+    name: common.Name,
+    set_: common.Settings = None,
+    runs: common.Runs = common.RUNS,
+    as_json: common.Json = False,
 ) -> None:
-    """Go on with a run where it stopped."""
+    """Go on with a run where it stopped; --set changes rounds, the budget, or how the teacher is asked."""
     folder = RunFolder.find(runs, name)
     with _stoppable() as interruption:
         if set_:
@@ -93,14 +73,10 @@ def resume(
 
             change_run(folder, set_)
         _run_to_end(folder, interruption)
-    show_rounds(folder, as_json)
+    common.show_rounds(folder, as_json)
 
 
-def estimate(
-    config: ConfigFile,
-    set_: Settings = None,
-    as_json: Json = False,
-) -> None:
+def estimate(config: common.ConfigFile, set_: common.Settings = None, as_json: common.Json = False) -> None:
     """Estimate a run's teacher calls, tokens and cost; asks no teacher and creates no run."""
     from reflectune.state.config import load_config
 
@@ -108,7 +84,7 @@ def estimate(
     from reflectune.loop.estimate import estimate_run, render_estimate
 
     document = estimate_run(settings)
-    show_document(document, render_estimate(document), as_json)
+    common.show_document(document, render_estimate(document), as_json)
 
 
 def demo(
@@ -116,22 +92,22 @@ def demo(
     policy: Annotated[PolicyName, typer.Option(help="Who decides; see selection.policy.")] = POLICY,
     seed: Annotated[int, typer.Option(min=0, help="Of data, teacher and training.")] = 0,
     samples: Annotated[int, typer.Option(min=20, max=5000, help="Pairs to recycle.")] = SAMPLES,
-    runs: Runs = RUNS,
-    as_json: Json = False,
+    runs: common.Runs = common.RUNS,
+    as_json: common.Json = False,
 ) -> None:
     """See the whole loop at work on the embedded models and data; takes minutes on two CPU cores."""
     from reflectune.loop.demo.demo import conclude, open_demo
 
     with _stoppable() as interruption:
         folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
-        with read_run(runs, folder.path.name) as lineage:
+        with common.read_run(runs, folder.path.name) as lineage:
             status = lineage.run()["status"]
         if status == "finished":
-            say(f"this demo has run before; delete {folder.path} to run it anew")
+            common.say(f"this demo has run before; delete {folder.path} to run it anew")
         else:
             _run_to_end(folder, interruption)
     document, rendered = conclude(folder)
-    show_document(document, rendered, as_json)
+    common.show_document(document, rendered, as_json)
 
 
 @contextmanager
@@ -155,12 +131,12 @@ def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
             reason = run_loop(folder, open_display(), interruption.is_requested)
         if reason == "budget":
             caps = load_begun_config(folder.config).teacher.caps
-            say(
+            common.say(
                 f"{name}: the teacher's budget is spent; go on by a higher one: "
                 f"`reflectune resume {' '.join([name, *(f'--set teacher.{key}=N' for key in caps)])}`"
             )
     except (Interrupted, KeyboardInterrupt):
-        say(f"interrupted; go on with `reflectune resume {name}`")
+        common.say(f"interrupted; go on with `reflectune resume {name}`")
         raise
     except (TeacherError, AdapterError) as error:
         raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error

@@ -1,6 +1,7 @@
 """Commands that show runs and find samples in them; none of them writes a lineage."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from reflectune.state.lineage.index import SampleQuery, SortKey
 
 __all__ = ["compare", "diff", "list_runs", "report", "search", "serve", "show", "trace", "verify"]
+
+# Without a default to show.
+_argument, _option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
 
 Limit = Annotated[int, typer.Option(min=0, help="Of two rounds: most changed samples to show.")]
 Sort = Annotated[
@@ -52,18 +56,15 @@ def show(
         show_rounds(folder, as_json)
         return
     from reflectune.loop.show.terminal.runs import render_rounds
-    from reflectune.loop.show.terminal.watch import refuse_to_watch, watch_rounds
+    from reflectune.loop.show.terminal.watch import watch_rounds
 
-    refuse_to_watch(open_console(), as_json)
-    run = watch_rounds(folder, open_console())
+    run = watch_rounds(folder, open_console(), as_json)
     show_document(run, render_rounds(run), as_json)
 
 
 def trace(
     name: Name,
-    sample: Annotated[
-        str, typer.Argument(help="Position in the given data, id, or start of an id.", show_default=False)
-    ],
+    sample: Annotated[str, _argument(help="Position in the given data, id, or start of an id.")],
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -76,16 +77,8 @@ def trace(
 
 
 def compare(
-    first: Annotated[
-        str,
-        typer.Argument(
-            metavar="A[@R]", help="Name of a run, or a round of one: alpaca@2.", show_default=False
-        ),
-    ],
-    second: Annotated[
-        str,
-        typer.Argument(metavar="B[@R]", help="Another run, or another round of it.", show_default=False),
-    ],
+    first: Annotated[str, _argument(metavar="A[@R]", help="Name of a run, or a round of one: alpaca@2.")],
+    second: Annotated[str, _argument(metavar="B[@R]", help="Another run, or another round of it.")],
     limit: Limit = 5,
     sort: Sort = "r-ifd-change",
     runs: Runs = RUNS,
@@ -118,10 +111,8 @@ def _parse_place(text: str) -> tuple[str, int | None]:
 
 def diff(
     name: Name,
-    before: Annotated[
-        int, typer.Argument(metavar="A", help="A round; 0 is the given data.", show_default=False)
-    ],
-    after: Annotated[int, typer.Argument(metavar="B", help="Another round.", show_default=False)],
+    before: Annotated[int, _argument(metavar="A", help="A round; 0 is the given data.")],
+    after: Annotated[int, _argument(metavar="B", help="Another round.")],
     limit: Limit = 5,
     sort: Sort = "r-ifd-change",
     runs: Runs = RUNS,
@@ -171,9 +162,7 @@ def serve(
         pass
     from reflectune.loop.show.html.server import serve as serve_pages
 
-    serve_pages(
-        runs, folder, port, lambda address: say(f"serving {folder.path.name} at {address} (Ctrl-C ends it)")
-    )
+    serve_pages(runs, folder, port, lambda address: say(f"serving {name} at {address} (Ctrl-C ends it)"))
     raise typer.Exit(1)  # it ended by itself
 
 
@@ -185,10 +174,7 @@ def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
     folder = RunFolder.find(runs, name)
     with explain_storage_errors(folder.path, "try again"):
         document = verify_run(folder)
-    if as_json:
-        show_document(document, "", as_json)
-    else:
-        typer.echo("\n".join(describe(document)))
+    show_document(document, "\n".join(describe(document)), as_json)
     if document["faults"]:
         raise typer.Exit(1)
 
@@ -197,15 +183,13 @@ def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
 
 # More rows than any run has.
 _UNCOUNTED = 2**62
-_CHANGES: tuple[Literal["ifd_change", "r_ifd_change"], ...] = ("ifd_change", "r_ifd_change")
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(
+    _argument(
         help="Words that one version of the sample holds. Words of three letters and more are found by "
         "their beginning, shorter ones as they are; a text without spaces between words (Chinese, "
-        "Japanese) by the beginning of a run of characters only.",
-        show_default=False,
+        "Japanese) by the beginning of a run of characters only."
     ),
 ]
 Round = Annotated[
@@ -214,22 +198,16 @@ Round = Annotated[
 InPhase = Annotated[Phase | None, typer.Option(help="Where the outcome was.", show_default="either")]
 WithOutcome = Annotated[
     Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"] | None,
-    typer.Option(help="What the phase came to.", show_default=False),
+    _option(help="What the phase came to."),
 ]
-LeastIfdChange = Annotated[
-    float | None, typer.Option(help="Proposal's IFD minus the incumbent's, at least.", show_default=False)
-]
-LeastRIfdChange = Annotated[
-    float | None, typer.Option(help="Proposal's r-IFD minus the incumbent's, at least.", show_default=False)
-]
+LeastIfdChange = Annotated[float | None, _option(help="Proposal's IFD minus the incumbent's, at least.")]
+LeastRIfdChange = Annotated[float | None, _option(help="Proposal's r-IFD minus the incumbent's, at least.")]
 LeastGrowth = Annotated[
-    float | None,
-    typer.Option(help="Characters of the response for each given one, at least.", show_default=False),
+    float | None, _option(help="Characters of the response for each given one, at least.")
 ]
-Most = Annotated[float | None, typer.Option(help="The same, at most.", show_default=False)]
+Most = Annotated[float | None, _option(help="The same, at most.")]
 Trained = Annotated[
-    bool | None,
-    typer.Option("--trained/--not-trained", help="Whether in the round's training set.", show_default=False),
+    bool | None, _option("--trained/--not-trained", help="Whether in the round's training set.")
 ]
 SearchOrder = Annotated[
     Literal["position", "ifd-change", "r-ifd-change", "length-growth"],
@@ -296,17 +274,15 @@ def _find(folder: RunFolder, query: "SampleQuery") -> "Found":
             raise ConfigError(f"{name}: there is no round {query.round}; the last one is {last}")
         rows = index.find(query)
         found = len(rows) if len(rows) < query.limit else index.count(query, at_most=_UNCOUNTED)
-        known = [change for change in _CHANGES if index.knows(change)]
+        known = index.known()
     with read_run(folder.path.parent, name) as lineage:
-        policy = policy_of(lineage.settings())
-    notes = note_on(query, policy, known)
+        notes = note_on(query, policy_of(lineage.settings()), known)
     return {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
 
 
 def _refuse_bounds(query: "SampleQuery") -> None:
-    for name in (*_CHANGES, "length_growth"):
-        option = name.replace("_", "-")
-        least, most = (getattr(query, f"{side}_{name}") for side in ("min", "max"))
+    for option in ("ifd-change", "r-ifd-change", "length-growth"):
+        least, most = (getattr(query, f"{side}_{option.replace('-', '_')}") for side in ("min", "max"))
         for side, bound in (("min", least), ("max", most)):
             if bound is not None and not math.isfinite(bound):
                 raise ConfigError(f"--{side}-{option} is {bound}; give a finite number")

@@ -82,8 +82,10 @@ def format_held_out(name: str, value: float | None, sign: str = "") -> str:
     return format(value, sign + form)
 
 
-def format_with_interval(evaluation: Mapping[str, Any]) -> str:
+def format_with_interval(evaluation: Mapping[str, Any] | None) -> str:
     """A held-out measure of {name, value, low, high}, and its 95 % interval in brackets if it has one."""
+    if evaluation is None:
+        return "-"
     name, low, high = evaluation["name"], evaluation["low"], evaluation["high"]
     value = format_held_out(name, evaluation["value"])
     if low is None or high is None:

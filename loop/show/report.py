@@ -26,20 +26,6 @@ from reflectune.state.lineage.reader import LineageReader
 
 __all__ = ["describe_evolution", "write_report"]
 
-_KINDS: Mapping[str, tuple[str, str]] = {
-    "gain": (
-        "Largest gains",
-        "Accepted proposals that gained most in what the policy compares, of each round and phase in turn.",
-    ),
-    "narrow": (
-        "Narrow refusals",
-        "Refused proposals that came closest to being better than the incumbent by more than the margin, of "
-        "each round and phase in turn. A proposal that a cap refused is not among them.",
-    ),
-    "failure": ("Failures", "Reflections that brought no proposal; the incumbent stayed."),
-    "journey": ("Longest journeys", "Samples with the most accepted proposals."),
-}
-
 
 def describe_evolution(folder: RunFolder) -> RunEvolution:
     """A run with what its samples went through, as `report --json` prints it and `draw_charts` takes it."""
@@ -64,11 +50,7 @@ def _describe(lineage: LineageReader, run: RunHead) -> RunEvolution:
 
 
 def write_report(folder: RunFolder, out: Path) -> None:
-    """Write a run's report: all of it, or what was there before.
-
-    Raises:
-        DatasetError: the file cannot be written.
-    """
+    """Write a run's report: all of it, or what was there before."""
     with put_into_place(out) as part:
         with open_run(folder) as (lineage, run):
             document = _describe(lineage, run)
@@ -92,11 +74,7 @@ def _render(document: RunEvolution, journeys: Mapping[str, Journey]) -> str:
         charts=charts,
         missing=explain_missing(charts),
         kinds=[
-            (
-                kind,
-                *_KINDS[kind],
-                [(_explain_choice(item, policy), journeys[item["sample"]]) for item in items],
-            )
+            (kind, [(_explain_choice(item, policy), journeys[item["sample"]]) for item in items])
             for kind, items in groupby(document["telling"], key=lambda item: item["kind"])
         ],
         texts=fold_texts,

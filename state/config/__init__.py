@@ -75,16 +75,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _assign(changed, override)
     resolve_paths(changed, Path())
-    _merge(values, changed)
+    for key, value in flatten(changed).items():
+        set_key(values, key, value)
     return parse_config(values, source=str(path))
 
 
 def load_begun_config(path: Path) -> RunConfig:
-    """Read the config.toml of a run that has begun, whichever version wrote it.
-
-    Raises:
-        ConfigError: as `load_config`.
-    """
+    """Read the config.toml of a run that has begun, whichever version wrote it."""
     return parse_config(upgrade_config(_read_values(path)), source=str(path))
 
 
@@ -97,13 +94,11 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
         for section, table in values.items()
     }
     for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
-        section, _, name = key.partition(".")
-        table: Any = upgraded.get(section)
-        text = table.get(name) if isinstance(table, dict) else None
+        text = _get_key(upgraded, key)
         if text == "loop.demo.world:check":
-            upgraded[section][name] = f"reflectune.{text}"
+            set_key(upgraded, key, f"reflectune.{text}")
         elif isinstance(text, str) and _IN_DEMO in text and not os.path.exists(text):
-            upgraded[section][name] = str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2]
+            set_key(upgraded, key, str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2])
     return upgraded
 
 
@@ -113,7 +108,7 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: a key that a run keeps from its beginning, or an impossible value.
     """
-    changed: dict[str, Any] = {}
+    values = config.model_dump(mode="json")
     for override in overrides:
         key, _, value = (part.strip() for part in override.partition("="))
         if key not in CHANGEABLE:
@@ -122,11 +117,9 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             )
         if key == "teacher.cache" and value.strip("'\"") == "only":
             raise ConfigError("--set teacher.cache=only: a run that has begun goes on asking; want on or off")
-        _assign(changed, override)
+        _assign(values, override)
         if value == "unset" and key not in ("rounds", "teacher.cache", "teacher.timeout"):
-            changed["teacher"][key.removeprefix("teacher.")] = None
-    values = config.model_dump(mode="json")
-    _merge(values, changed)
+            set_key(values, key, None)
     return parse_config(values, source="--set")
 
 
@@ -150,11 +143,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
-    """Check values already read; `source` names them in messages.
-
-    Raises:
-        ConfigError: unknown key (with the nearest known one) or impossible value.
-    """
+    """Check values already read; a ConfigError, beginning with `source`, where they cannot be."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -170,50 +159,42 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _get_key(values: Mapping[str, Any], dotted: str) -> Any:
+    section, _, name = dotted.partition(".")
+    table = values.get(section)
+    return table.get(name) if isinstance(table, Mapping) else None
+
+
 def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
     """Set a dotted key of nested sections."""
     *sections, name = dotted.split(".")
     for section in sections:
         values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{dotted}: {section} is not a section")
     values[name] = value
 
 
 def _assign(values: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
+    if not equals or not all(dotted.strip().split(".")):
         raise ConfigError(f"--set {override}: want section.key=value, such as refinetune.lr=1e-4")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    target = values
-    for key in keys[:-1]:
-        target = target.setdefault(key, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {override}: {key} is not a section")
-    target[keys[-1]] = value
-
-
-def _merge(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
-    for key, value in changed.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = value
+    set_key(values, dotted.strip(), value)
 
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Make the paths in raw values absolute. A model that is no path stays a name."""
     for key in (*_FILES, *_MODELS):
-        section, _, name = key.partition(".")
-        table = values.get(section)
-        text = table.get(name) if isinstance(table, dict) else None
+        text = _get_key(values, key)
         if not isinstance(text, str) or not text or text in _NO_PATHS.get(key, ()):
             continue
         path = os.path.abspath(folder / Path(text).expanduser())
         if key in _FILES or os.path.exists(path) or text.startswith((".", "~")):
-            values[section][name] = path
+            set_key(values, key, path)
 
 
 def _read_values(path: Path) -> dict[str, Any]:
@@ -244,14 +225,8 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def _nearest(location: list[str]) -> str:
-    sections = RunConfig.sections()
+    sections, key = RunConfig.sections(), location[-1]
     section: type[Section] = RunConfig if len(location) == 1 else sections[location[0]]
-    near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]}?"
-    elsewhere = [
-        f"{name}.{location[-1]}" for name, known in sections.items() if location[-1] in known.model_fields
-    ]
-    return (
-        f"; did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(section.model_fields)}"
-    )
+    near = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.6)
+    near += [f"{name}.{key}" for name, known in sections.items() if key in known.model_fields]
+    return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(section.model_fields)}"

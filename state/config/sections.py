@@ -137,24 +137,18 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
-        is_recorded, is_student = self.engine == "recorded", self.model == SELF
+        is_recorded, is_student, is_capped = self.engine == "recorded", self.model == SELF, bool(self.caps)
         is_priced = self.price_in is not None and self.price_out is not None
-        has_revision = self.revision is not None
+        has_revision, is_served = self.revision is not None, self.engine == "openai"
         is_greedy = self.temperature == 0 and not is_recorded
         faults = [
             (is_recorded and self.path is None, 'engine = "recorded" needs path, a file of recorded answers'),
             (not is_recorded and self.model is None, f'engine = "{self.engine}" needs model'),
-            (
-                is_student and self.engine == "openai",
-                'model = "self" needs engine = "vllm" or "transformers"',
-            ),
+            (is_student and is_served, 'model = "self" needs engine = "vllm" or "transformers"'),
             (is_greedy and self.candidates > 1, "candidates > 1 needs temperature > 0, or all are the same"),
             (is_student and has_revision, 'revision is the student\'s own where model = "self"; unset it'),
             (is_recorded and self.cache == "only", "a recording is asked without a cache; unset cache"),
-            (
-                is_recorded and bool(self.caps),
-                "a recording costs nothing that could be counted; unset the budget",
-            ),
+            (is_recorded and is_capped, "a recording costs nothing that could be counted; unset the budget"),
             (self.budget_usd is not None and not is_priced, "budget_usd needs price_in and price_out"),
         ]
         for key, engines in _ENGINE_KEYS.items():

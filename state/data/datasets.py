@@ -7,7 +7,7 @@ down to one. Rows come from sources.py, one after another; how pairs go out is i
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -95,9 +95,17 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False) -> Dataset:
             number += 1
             continue
         counts[outcome.problem] += 1
-        if len(examples[outcome.problem]) < _SHOWN:
-            examples[outcome.problem].append(f"{where}: {outcome}")
-    _refuse(source, counts, examples, seen=number + counts.total(), skip_invalid=data.skip_invalid)
+        if counts[outcome.problem] <= _SHOWN + 1:
+            is_shown = counts[outcome.problem] <= _SHOWN
+            examples[outcome.problem].append(f"{where}: {outcome}" if is_shown else "...")
+    complaints = [
+        f"{counts[problem]} of {number + counts.total()} records {what} "
+        f"({'; '.join(examples[problem])}); {advice}"
+        for problem, (what, advice) in _EXPLAINED.items()
+        if problem in counts and not (problem == "invalid" and data.skip_invalid)
+    ]
+    if complaints:
+        raise DatasetError(f"{source}: " + ". Also ".join(complaints))
     if not number:
         why = f" that can be used ({examples['invalid'][0]})" if counts else ""
         raise DatasetError(f"{source}: no records{why}; give [data] some pairs")
@@ -112,10 +120,8 @@ def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -
     for case and white space count as one. They are drawn in an order that depends on the seed and on
     their text alone, until the wanted number of records is reached or first exceeded.
 
-    `holdout` is a count (int), or a share of all (float; above 0 it is at least one record).
-
-    Raises:
-        DatasetError: nothing would be left to train on.
+    `holdout` is a count (int), or a share of all (float; above 0 it is at least one record). A DatasetError
+    where nothing would be left to train on.
     """
     records = list(records)
     groups: dict[str, list[int]] = {}
@@ -173,25 +179,6 @@ def _outcomes(rows: Source, data: DataConfig, allow_empty: bool) -> Iterator[tup
         records += 1
         if records == data.limit:
             return
-
-
-def _refuse(
-    source: str,
-    counts: Mapping[_Problem, int],
-    examples: Mapping[_Problem, Sequence[str]],
-    *,
-    seen: int,
-    skip_invalid: bool,
-) -> None:
-    """Raise one error for all records that may not be left out, if there are any."""
-    complaints = []
-    for problem, (what, advice) in _EXPLAINED.items():
-        if problem not in counts or (problem == "invalid" and skip_invalid):
-            continue
-        shown = "; ".join(examples[problem]) + ("; ..." if counts[problem] > _SHOWN else "")
-        complaints.append(f"{counts[problem]} of {seen} records {what} ({shown}); {advice}")
-    if complaints:
-        raise DatasetError(f"{source}: " + ". Also ".join(complaints))
 
 
 # One row into a record

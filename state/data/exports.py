@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from reflectune.state.data.sources import FIELDS
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair
 
@@ -23,6 +24,8 @@ __all__ = ["ExportFormat", "Preference", "put_into_place", "user_turn", "write_p
 ExportFormat = Literal["alpaca", "messages", "sharegpt", "parquet"]
 Record = dict[str, Any]
 
+# What holds the speaker and the text of a turn, and what user and assistant are called.
+_TURNS = {"messages": ("role", "content", "user", "assistant"), "sharegpt": ("from", "value", "human", "gpt")}
 # How the names of a run's own files begin: databases have further files beside them.
 _OWN = ("lineage.db", "checkpoints.db", "index.db", "config.toml", ".lock", "adapters")
 _DATABASE = b"SQLite format 3\0"
@@ -49,11 +52,8 @@ def write_pairs(path: Path, format: ExportFormat, pairs: Iterable[Pair]) -> int:
 
     alpaca: instruction, input, output; one JSON array, or JSON Lines where the path ends in .jsonl.
     messages (OpenAI) and sharegpt: JSON Lines, or one array where the path ends in .json; the input is
-    part of the user's turn. parquet: string columns instruction, input, output.
-
-    Raises:
-        DatasetError: the target's folder is missing, the target cannot be written, or its name ends as files
-            of another format do.
+    part of the user's turn. parquet: string columns instruction, input, output. A target that cannot be
+    written, or whose name ends as files of another format do, is a DatasetError.
     """
     records = (_pair_record(pair, format) for pair in pairs)
     return _write(path, format, records, columns=("instruction", "input", "output"))
@@ -71,34 +71,26 @@ def write_preferences(path: Path, format: ExportFormat, preferences: Iterable[Pr
 
 
 def _pair_record(pair: Pair, format: ExportFormat) -> Record:
-    asked = user_turn(pair.instruction, pair.input)
-    match format:
-        case "messages":
-            return {"messages": [_message("user", asked), _message("assistant", pair.response)]}
-        case "sharegpt":
-            return {"conversations": [_turn("human", asked), _turn("gpt", pair.response)]}
+    if format in _TURNS:
+        return {FIELDS[format]: _turns(format, user_turn(pair.instruction, pair.input), pair.response)}
     return {"instruction": pair.instruction, "input": pair.input, "output": pair.response}
 
 
 def _preference_record(preference: Preference, format: ExportFormat) -> Record:
     asked = user_turn(preference.instruction, preference.input)
     answers = {"chosen": preference.chosen, "rejected": preference.rejected}
-    match format:
-        case "messages":
-            messages = {key: [_message("assistant", answer)] for key, answer in answers.items()}
-            return {"prompt": [_message("user", asked)], **messages}
-        case "sharegpt":
-            turns = {key: _turn("gpt", answer) for key, answer in answers.items()}
-            return {"conversations": [_turn("human", asked)], **turns}
-    return {"prompt": asked, **answers}
+    if format not in _TURNS:
+        return {"prompt": asked, **answers}
+    turns = {key: _turns(format, asked, answer)[1:] for key, answer in answers.items()}
+    if format == "messages":
+        return {"prompt": _turns(format, asked), **turns}
+    return {"conversations": _turns(format, asked), **{key: turn for key, (turn,) in turns.items()}}
 
 
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def _turn(speaker: str, value: str) -> dict[str, str]:
-    return {"from": speaker, "value": value}
+def _turns(format: ExportFormat, *texts: str) -> list[Record]:
+    """What the user says and, after it, the assistant."""
+    speaker, said, *names = _TURNS[format]
+    return [{speaker: name, said: text} for name, text in zip(names, texts, strict=False)]
 
 
 def _write(path: Path, format: ExportFormat, records: Iterator[Record], columns: tuple[str, ...]) -> int:
@@ -113,7 +105,7 @@ def _write(path: Path, format: ExportFormat, records: Iterator[Record], columns:
         if format == "parquet":
             return _write_parquet(part, records, columns)
         as_array = suffix != ".jsonl" if format == "alpaca" else suffix == ".json"
-        return _write_array(part, records) if as_array else _write_lines(part, records)
+        return _write_json(part, records, as_array=as_array)
 
 
 @contextmanager
@@ -151,24 +143,19 @@ def _is_own(target: Path) -> bool:
     return False
 
 
-def _write_lines(path: Path, records: Iterable[Record]) -> int:
+def _write_json(path: Path, records: Iterable[Record], *, as_array: bool) -> int:
     written = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            written += 1
-    return written
-
-
-def _write_array(path: Path, records: Iterable[Record]) -> int:
-    written = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write("[")
+        file.write("[" if as_array else "")
         for written, record in enumerate(records, start=1):
-            # Line breaks inside texts are escaped, so each one here is JSON's own and takes the indent.
-            text = json.dumps(record, ensure_ascii=False, indent=1).replace("\n", "\n ")
-            file.write((",\n " if written > 1 else "\n ") + text)
-        file.write("\n]\n" if written else "]\n")
+            text = json.dumps(record, ensure_ascii=False, indent=1 if as_array else None)
+            if as_array:  # line breaks inside texts are escaped: each here is JSON's own and takes the indent
+                text = ("\n" + text).replace("\n", "\n ")
+                file.write("," * (written > 1) + text)
+            else:
+                file.write(text + "\n")
+        if as_array:
+            file.write("\n]\n" if written else "]\n")
     return written
 
 

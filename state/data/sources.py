@@ -33,11 +33,7 @@ _BATCH = 256  # rows of a Parquet file decoded at once
 
 
 def open_source(data: DataConfig) -> Source:
-    """The rows of the configured file or hub dataset, as a function that reads them anew at every call.
-
-    Raises:
-        DatasetError: here or while reading: nothing there, not readable, or of no known format.
-    """
+    """The rows of the configured file or hub dataset, as a function that reads them anew at every call."""
     if data.hf:
         return _hub_source(data)
     path = Path(data.path or "")

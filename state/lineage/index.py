@@ -131,10 +131,10 @@ class SampleIndex(OpenDatabase):
         self._match(query.text, query.most_matches)
         return self._is_cut
 
-    def knows(self, name: Literal["ifd_change", "r_ifd_change", "length_growth"]) -> bool:
-        """Whether any row has such a value: a policy that compares something else leaves changes unknown."""
-        query = f"SELECT 1 FROM found.steps WHERE {name} IS NOT NULL LIMIT 1"
-        return self.db.execute(query).fetchone() is not None
+    def known(self) -> frozenset[str]:
+        """The changes that any row has: a policy that compares something else leaves some unknown."""
+        query = "SELECT 1 FROM found.steps WHERE {} IS NOT NULL LIMIT 1"
+        return frozenset(name for name in SORTS[1:] if self.db.execute(query.format(name)).fetchone())
 
     def rounds(self) -> list[RoundDocument]:
         """The documents of `LineageReader.rounds`, as of the last update."""

@@ -3,36 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reflectune.loop.show.charts.drawing import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    Chart,
-    add_columns,
-    open_figure,
-)
+from reflectune.loop.show.charts import drawing
 from reflectune.loop.show.documents import RunEvolution
 from reflectune.loop.show.numbers import format_count, format_number, format_seconds, format_share
 
 __all__ = ["draw_cost"]
 
 _STEPS = {
-    "reflect": (BLUE, "\\\\\\"),
-    "select": (ORANGE, "///"),
-    "refinetune": (GREEN, ""),
-    "evaluate": (GREY, "---"),
+    "reflect": (drawing.BLUE, "\\\\\\"),
+    "select": (drawing.ORANGE, "///"),
+    "refinetune": (drawing.GREEN, ""),
+    "evaluate": (drawing.GREY, "---"),
 }
-_TOKENS = {"prompts": (SKY, "///"), "answers": (PURPLE, "")}
+_TOKENS = {"prompts": (drawing.SKY, "///"), "answers": (drawing.PURPLE, "")}
 _UNITS = (("hours", 3600.0, 2 * 3600.0), ("minutes", 60.0, 180.0), ("seconds", 1.0, 0.0))
 _CALLS = ("calls", "cached", "prompt_tokens", "completion_tokens")
 # Title, unit, heights by round, looks, how sums are written.
 _Panel = tuple[str, str, Mapping[str, Sequence[float | None]], Mapping[str, tuple[str, str]], str]
 
 
-def draw_cost(document: RunEvolution) -> Chart | None:
+def draw_cost(document: RunEvolution) -> drawing.Chart | None:
     """Seconds by node, tokens and money by round."""
     rounds: Sequence[Mapping[str, Any]] = document["rounds"]
     most = max((sum(row["seconds"].values()) for row in rounds), default=0.0)
@@ -50,15 +40,15 @@ def draw_cost(document: RunEvolution) -> Chart | None:
     if any(map(any, tokens.values())):
         panels.append(("tokens paid for", "tokens", tokens, _TOKENS, ""))
     if any(costs["cost"]):
-        panels.append(("the teacher's cost", "USD", costs, {"cost": (ORANGE, "///")}, ".3g"))
-    with open_figure(2.9 if len(panels) > 1 else 2.6) as (figure, finish):
+        panels.append(("the teacher's cost", "USD", costs, {"cost": (drawing.ORANGE, "///")}, ".3g"))
+    with drawing.open_figure(2.9 if len(panels) > 1 else 2.6) as (figure, finish):
         all_axes = figure.subplots(1, len(panels), squeeze=False).flat
         for axes, (title, label, heights, looks, form) in zip(all_axes, panels, strict=True):
-            add_columns(axes, [str(row["round"]) for row in rounds], heights, looks, form)
+            drawing.add_columns(axes, [str(row["round"]) for row in rounds], heights, looks, form)
             axes.set_title(title)
             axes.set_ylabel(label)
         svg = finish()
-    return Chart(
+    return drawing.Chart(
         "cost",
         "Time and cost",
         svg,

@@ -74,12 +74,8 @@ def open_figure(height: float) -> Iterator[tuple[Figure, Callable[[], str]]]:
 
 def _to_svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(
-        buffer,
-        format="svg",
-        transparent=True,
-        metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
-    )
+    unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=unsaid)
     svg = _COMMENT.sub("", buffer.getvalue())
     svg = svg[svg.index("<svg ") :]
     rules = "".join(

@@ -6,17 +6,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from reflectune.loop.show.charts.drawing import (
-    BLUE,
-    PAPER,
-    SKY,
-    SOFT,
-    Chart,
-    add_violins,
-    annotate,
-    describe_when,
-    open_figure,
-)
+from reflectune.loop.show.charts import drawing
 from reflectune.loop.show.comparison import tell_held_out
 from reflectune.loop.show.documents import RunEvolution
 from reflectune.loop.show.numbers import (
@@ -37,7 +27,7 @@ _BOUNDS: tuple[Literal["low", "high"], ...] = ("low", "high")
 _SUMMARY = ("mean", "5 %", "25 %", "median", "75 %", "95 %")
 
 
-def draw_scores(document: RunEvolution) -> Chart | None:
+def draw_scores(document: RunEvolution) -> drawing.Chart | None:
     """IFD and r-IFD of the pools of rounds, each panel under one student."""
     scores = document["scores"]
     widest = max(map(len, scores.values()))
@@ -50,17 +40,17 @@ def draw_scores(document: RunEvolution) -> Chart | None:
         if widest > 1:  # the next measure begins a line of its own
             places += [None] * (-len(places) % columns)
     lines = -(-len(places) // columns)
-    with open_figure(2.9 * lines) as (figure, finish):
+    with drawing.open_figure(2.9 * lines) as (figure, finish):
         for number, (name, panel) in ((n, place) for n, place in enumerate(places, 1) if place):
             axes = figure.add_subplot(lines, columns, number)
-            add_violins(axes, panel, form=".3g")
-            axes.axhline(1.0, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+            drawing.add_violins(axes, panel, form=".3g")
+            axes.axhline(1.0, color=drawing.SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
             axes.set_title(f"{_NAMES[name]} under {panel['student']}")
             axes.set_xlabel(f"{panel['n']:,} of {panel['of']:,} samples")
             if number % columns == 1 or panel is scores[name][0]:
                 axes.set_ylabel(f"{_NAMES[name]}, no unit")
         svg = finish()
-    return Chart(
+    return drawing.Chart(
         "scores",
         "IFD and r-IFD of the pool",
         svg,
@@ -82,7 +72,8 @@ def _describe_scores(scores: Mapping[MeasureName, Sequence[Panel]]) -> str:
             first, last = panel["rounds"][0], panel["rounds"][-1]
             sentences.append(
                 f"under {panel['student']} the median {title} is {first['median']:.3g} "
-                f"{describe_when(first['round'])} and {last['median']:.3g} {describe_when(last['round'])}, "
+                f"{drawing.describe_when(first['round'])} and "
+                f"{last['median']:.3g} {drawing.describe_when(last['round'])}, "
                 f"over {panel['n']:,} of {panel['of']:,} samples"
             )
     if any(panel["drawn"] is None for panels in scores.values() for panel in panels):
@@ -93,30 +84,30 @@ def _describe_scores(scores: Mapping[MeasureName, Sequence[Panel]]) -> str:
     return f"{said} {which} {_LEGEND_OF_BOXES} At 1 the given text neither helps nor hinders."
 
 
-def draw_lengths(document: RunEvolution) -> Chart | None:
+def draw_lengths(document: RunEvolution) -> drawing.Chart | None:
     """Characters of the pool's responses by round."""
     rounds = document["lengths"]["rounds"]
     if not rounds:
         return None
-    with open_figure(3.0) as (figure, finish):
+    with drawing.open_figure(3.0) as (figure, finish):
         axes = figure.subplots()
-        add_violins(axes, document["lengths"], form=",.4g")
+        drawing.add_violins(axes, document["lengths"], form=",.4g")
         axes.set_ylabel("characters of a response")
         svg = finish()
     first, last = rounds[0], rounds[-1]
-    return Chart(
+    return drawing.Chart(
         "length",
         "Length of the pool's responses",
         svg,
-        f"The median response has {first['median']:,.4g} characters {describe_when(first['round'])}"
-        + (f" and {last['median']:,.4g} {describe_when(last['round'])}" if len(rounds) > 1 else "")
+        f"The median response has {first['median']:,.4g} characters {drawing.describe_when(first['round'])}"
+        + (f" and {last['median']:,.4g} {drawing.describe_when(last['round'])}" if len(rounds) > 1 else "")
         + f". {_LEGEND_OF_BOXES}",
         ("round", "samples", *(f"{name}, characters" for name in _SUMMARY)),
         [(row["round"], row["n"], *_summary(row, ",.1f")) for row in rounds],
     )
 
 
-def draw_held_out(document: RunEvolution) -> Chart | None:
+def draw_held_out(document: RunEvolution) -> drawing.Chart | None:
     """Held-out measures by round, with their 95 % intervals."""
     evaluations = document["evaluations"]
     names = sorted({item["name"] for item in evaluations})
@@ -124,12 +115,12 @@ def draw_held_out(document: RunEvolution) -> Chart | None:
         return None
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    with open_figure(2.9 * lines) as (figure, finish):
+    with drawing.open_figure(2.9 * lines) as (figure, finish):
         all_axes = figure.subplots(lines, columns, squeeze=False).flat
         for axes, name in zip(all_axes, names, strict=False):
             _draw_intervals(axes, name, [item for item in evaluations if item["name"] == name])
         svg = finish()
-    return Chart(
+    return drawing.Chart(
         "held-out",
         "Measures on held-out pairs",
         svg,
@@ -149,19 +140,17 @@ def _draw_intervals(axes: Axes, name: str, items: Sequence[EvaluationDocument]) 
     lows, highs = (
         [item["value"] if (bound := item[side]) is None else bound for item in items] for side in _BOUNDS
     )
-    axes.plot(rounds, values, color=SKY, linewidth=1.2, zorder=1)
-    axes.vlines(rounds, lows, highs, color=BLUE, linewidth=2.2)
-    axes.plot(rounds, values, "o", color=PAPER, markeredgecolor=BLUE, markeredgewidth=1.6, markersize=6)
+    axes.plot(rounds, values, color=drawing.SKY, linewidth=1.2, zorder=1)
+    axes.vlines(rounds, lows, highs, color=drawing.BLUE, linewidth=2.2)
+    edge: dict[str, Any] = {"markeredgecolor": drawing.BLUE, "markeredgewidth": 1.6}
+    axes.plot(rounds, values, "o", color=drawing.PAPER, markersize=6, **edge)
     for place, (round, value, high) in enumerate(zip(rounds, values, highs, strict=True)):
         if len(rounds) <= 5 or place in (0, len(rounds) - 1):
-            annotate(axes, format_held_out(name, value), (round, high), (0, 4), ha="center")
+            drawing.annotate(axes, format_held_out(name, value), (round, high), (0, 4), ha="center")
     span = max(highs) - min(lows) or abs(max(highs)) * 0.2 or 1.0
     axes.set_ylim(min(lows) - 0.12 * span, max(highs) + 0.22 * span)
     axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
-    if len(rounds) <= 11:
-        axes.set_xticks(rounds)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     if name == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

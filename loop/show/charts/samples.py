@@ -7,23 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from reflectune.loop.show.charts.drawing import (
-    GREEN,
-    GREY,
-    ON_COLOUR,
-    ORANGE,
-    PAPER,
-    RED,
-    SKY,
-    YELLOW,
-    Chart,
-    add_bar,
-    add_legend,
-    add_ribbon,
-    add_text,
-    name_round,
-    open_figure,
-)
+from reflectune.loop.show.charts import drawing
 from reflectune.loop.show.documents import RunEvolution
 from reflectune.loop.show.explanations import name_outcome
 from reflectune.loop.show.numbers import as_sentence, format_share, format_share_of, format_short
@@ -31,39 +15,40 @@ from reflectune.loop.show.numbers import as_sentence, format_share, format_share
 __all__ = ["draw_acceptance", "draw_flow"]
 
 _OUTCOMES = {  # colour, hatch
-    "accepted": (GREEN, ""),
-    "refused": (ORANGE, "///"),
-    "unchanged": (SKY, "---"),
-    "failed": (RED, "xxx"),
-    "frozen": (GREY, "+++"),
-    "unasked": (YELLOW, "|||"),
-    "undecided": (PAPER, ""),
+    "accepted": (drawing.GREEN, ""),
+    "refused": (drawing.ORANGE, "///"),
+    "unchanged": (drawing.SKY, "---"),
+    "failed": (drawing.RED, "xxx"),
+    "frozen": (drawing.GREY, "+++"),
+    "unasked": (drawing.YELLOW, "|||"),
+    "undecided": (drawing.PAPER, ""),
 }
 _STATES = {
-    "response improved": (GREEN, ""),
-    "instruction improved": (SKY, "\\\\\\"),
-    "original": (GREY, "---"),
-    "refused": (ORANGE, "///"),
-    "failed": (RED, "xxx"),
+    "response improved": (drawing.GREEN, ""),
+    "instruction improved": (drawing.SKY, "\\\\\\"),
+    "original": (drawing.GREY, "---"),
+    "refused": (drawing.ORANGE, "///"),
+    "failed": (drawing.RED, "xxx"),
 }
 
 
-def draw_acceptance(document: RunEvolution) -> Chart | None:
+def draw_acceptance(document: RunEvolution) -> drawing.Chart | None:
     """How many samples of the pool came to what, by phase."""
     places = document["acceptance"]
     if not places:
         return None
     shown = [name for name in _OUTCOMES if any(place[name] for place in places)]
-    with open_figure(0.8 + 0.34 * len(places) + 0.12 * len(places) / 2) as (figure, finish):
+    with drawing.open_figure(0.8 + 0.34 * len(places) + 0.12 * len(places) / 2) as (figure, finish):
         axes = figure.subplots()
         heights = [index + 0.45 * (index // 2) for index in range(len(places))]
         for height, place in zip(heights, places, strict=True):
             left = 0.0
             for name in shown:
                 share = place[name] / place["pool"] if place["pool"] else 0.0
-                add_bar(axes, left, height, share, 0.82, _OUTCOMES[name])
+                drawing.add_bar(axes, left, height, share, 0.82, _OUTCOMES[name])
                 if share >= 0.055 and name != "undecided":
-                    add_text(axes, left + share / 2, height, format_share(share), color=ON_COLOUR)
+                    middle, text = left + share / 2, format_share(share)
+                    drawing.add_text(axes, middle, height, text, color=drawing.ON_COLOUR)
                 left += share
         axes.set_yticks(heights, [f"round {place['round']} · {place['phase']}" for place in places])
         axes.set_ylim(max(heights) + 0.6, -0.6)
@@ -72,9 +57,9 @@ def draw_acceptance(document: RunEvolution) -> Chart | None:
         axes.set_xlabel(f"share of the pool ({places[0]['pool']:,} samples)")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        add_legend(figure, {name_outcome(name): _OUTCOMES[name] for name in shown})
+        drawing.add_legend(figure, {name_outcome(name): _OUTCOMES[name] for name in shown})
         svg = finish()
-    return Chart(
+    return drawing.Chart(
         "acceptance",
         "What each phase came to",
         svg,
@@ -107,13 +92,13 @@ def _tell_acceptance(place: Mapping[str, Any]) -> str:
     return f"{accepted:,} of {proposed:,} proposals accepted ({format_share_of(accepted, proposed)})"
 
 
-def draw_flow(document: RunEvolution) -> Chart | None:
+def draw_flow(document: RunEvolution) -> drawing.Chart | None:
     """Samples by what became of them, from round to round."""
     columns, moves = document["flows"]["states"], document["flows"]["transitions"]
     pool = sum(columns[0]["counts"].values())
     if len(columns) < 2 or not pool:
         return None
-    with open_figure(4.4) as (figure, finish):
+    with drawing.open_figure(4.4) as (figure, finish):
         axes = figure.subplots()
         tops = [_stack(column["counts"], pool) for column in columns]
         width = min(0.06 * len(columns), 0.48)  # of the way from one column to the next
@@ -122,13 +107,13 @@ def draw_flow(document: RunEvolution) -> Chart | None:
             for state, look in _STATES.items():
                 share = column["counts"][state] / pool
                 middle = tops[where][state] + share / 2
-                add_bar(axes, where - width / 2, middle, width, share, look)
+                drawing.add_bar(axes, where - width / 2, middle, width, share, look)
                 if share >= 0.045 and where < len(columns) - 1:
                     size = 8 if len(columns) < 9 else 7
                     number = format_short(column["counts"][state])
-                    add_text(axes, where, middle, number, color=ON_COLOUR, fontsize=size)
+                    drawing.add_text(axes, where, middle, number, color=drawing.ON_COLOUR, fontsize=size)
         _label_last(axes, columns[-1]["counts"], tops[-1], pool, len(columns) - 1 + width / 2)
-        axes.set_xticks(range(len(columns)), [name_round(column["round"]) for column in columns])
+        axes.set_xticks(range(len(columns)), [drawing.name_round(column["round"]) for column in columns])
         axes.set_xlim(-width, len(columns) - 1 + width / 2 + 0.28 * len(columns))
         axes.set_ylim(1 + 0.025 * len(_STATES), -0.01)
         axes.yaxis.set_visible(False)
@@ -136,9 +121,9 @@ def draw_flow(document: RunEvolution) -> Chart | None:
         for spine in axes.spines.values():
             spine.set_visible(False)
         present = [state for state in _STATES if any(column["counts"][state] for column in columns)]
-        add_legend(figure, {state: _STATES[state] for state in present})
+        drawing.add_legend(figure, {state: _STATES[state] for state in present})
         svg = finish()
-    return Chart(
+    return drawing.Chart(
         "flow",
         "Where samples went",
         svg,
@@ -169,7 +154,7 @@ def _add_ribbons(
         taken.update({out: move["n"], into: move["n"]})
         colour = _STATES[move["before"]][0]
         ends = (where - 1 + width / 2, start), (where - width / 2, end)
-        add_ribbon(axes, *ends, move["n"] / pool, colour)
+        drawing.add_ribbon(axes, *ends, move["n"] / pool, colour)
 
 
 def _describe_flow(columns: Sequence[Mapping[str, Any]], pool: int) -> str:
@@ -206,4 +191,5 @@ def _label_last(
     for state in _STATES:
         if n := counts[state]:
             lowest = max(tops[state] + n / pool / 2, lowest + 0.062)
-            add_text(axes, right + 0.03, lowest, f"{state} · {n:,} ({format_share(n / pool)})", ha="left")
+            text = f"{state} · {n:,} ({format_share(n / pool)})"
+            drawing.add_text(axes, right + 0.03, lowest, text, ha="left")

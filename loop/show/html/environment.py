@@ -17,16 +17,6 @@ __all__ = ["STATIC", "open_environment"]
 _FOLDER = Path(__file__).parent
 STATIC = _FOLDER / "static"
 
-_STOPS = {
-    "rounds": "all its rounds are done",
-    "no-proposals": "the teacher proposed nothing in the last round",
-    "nothing-accepted": "nothing was accepted in the last round",
-    "min-acceptance": "too few proposals were accepted (stop.min_acceptance)",
-    "max-drop": "the held-out measure dropped too far (stop.max_drop)",
-    "patience": "the held-out measure did not improve (stop.patience)",
-    "budget": "the teacher's budget is spent",
-}
-
 
 def open_environment(*, utc: bool = False) -> Environment:
     """A Jinja environment over `templates/` that escapes everything and knows no undefined name.
@@ -45,9 +35,7 @@ def open_environment(*, utc: bool = False) -> Environment:
         "change": partial(numbers.format_measure, sign="+"),
         "count": numbers.format_count,
         "flatten": flatten,
-        "held_out": lambda evaluation: (
-            "-" if evaluation is None else numbers.format_with_interval(evaluation)
-        ),
+        "held_out": numbers.format_with_interval,
         "held_out_name": numbers.name_held_out,
         "held_out_unit": numbers.held_out_unit,
         "measure": numbers.format_measure,
@@ -62,7 +50,6 @@ def open_environment(*, utc: bool = False) -> Environment:
         "setting": numbers.format_setting,
         "share": numbers.format_share,
         "share_of": numbers.format_share_of,
-        "stop": lambda reason: _STOPS.get(reason, reason),
         "times": numbers.format_times,
         "usd": numbers.format_usd,
         "zip": zip,

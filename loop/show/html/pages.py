@@ -5,18 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from reflectune.loop.show.comparison import explain_comparable, tabulate_runs
 from reflectune.loop.show.documents import open_lineage
-from reflectune.loop.show.explanations import (
-    explain_rule,
-    explain_unknown,
-    policy_of,
-    sum_seconds,
-)
+from reflectune.loop.show.explanations import explain_rule, explain_unknown, policy_of, sum_seconds
 from reflectune.loop.show.html.environment import STATIC
 from reflectune.loop.show.html.sample_search import LABELS, MAX_COUNTED, PAGE_ROWS, SampleSearch, address
 from reflectune.loop.show.html.site import missing, site_of
@@ -58,7 +53,8 @@ def _once_read(page: Callable[[Request, Snapshot], Response]) -> Callable[[Reque
 
     def answer(request: Request) -> Response:
         site = site_of(request)
-        return page(request, site.snapshot) if site.snapshot else site.render(request, "preparing.html")
+        snapshot = site.watcher.snapshot
+        return page(request, snapshot) if snapshot else site.render(request, "preparing.html")
 
     return answer
 
@@ -80,12 +76,14 @@ def _overview(request: Request, snapshot: Snapshot) -> Response:
         if ("outcome" not in asked or (asked.get("phase"), asked["outcome"]) in came)
         and asked.get("sort", "position") in ("position", *snapshot.known)
     }
-    context: dict[str, Any] = {
-        "questions": questions,
-        "unknown": _explain_unknown(snapshot).values(),
-        "seconds": sum(map(sum_seconds, snapshot.rounds)),
-    }
-    return site_of(request).render(request, "overview.html", snapshot=snapshot, **context)
+    return site_of(request).render(
+        request,
+        "overview.html",
+        snapshot=snapshot,
+        questions=questions,
+        unknown=_explain_unknown(snapshot).values(),
+        seconds=sum(map(sum_seconds, snapshot.rounds)),
+    )
 
 
 def _explain_unknown(snapshot: Snapshot) -> dict[str, str]:
@@ -151,7 +149,7 @@ def _sample(request: Request) -> Response:
     with open_lineage(site.folder) as lineage:
         sample = _find_sample(lineage, request)
         trace, calls = lineage.trace(sample), lineage.calls(sample)
-        last = sum((site.snapshot.split if site.snapshot else lineage.samples()).values()) - 1
+        last = sum(lineage.samples().values()) - 1
     return site.render(
         request,
         "sample.html",
@@ -179,9 +177,9 @@ def _call_text(request: Request) -> Response:
     """What the teacher answered, whole."""
     wanted = request.path_params["call"]
     with open_lineage(site_of(request).folder) as lineage:
-        for call in lineage.calls(_find_sample(lineage, request)):
-            if call["id"] == wanted:
-                return _plain(call["text"])
+        calls = {call["id"]: call for call in lineage.calls(_find_sample(lineage, request))}
+    if wanted in calls:
+        return _plain(calls[wanted]["text"])
     raise missing(f"Sample {request.path_params['position']} has no teacher call {wanted}.")
 
 
@@ -207,7 +205,7 @@ def _number(request: Request, name: str) -> int:
 
 def _chart(request: Request) -> Response:
     """One chart."""
-    name, snapshot = request.path_params["name"], site_of(request).snapshot
+    name, snapshot = request.path_params["name"], site_of(request).watcher.snapshot
     for chart in snapshot.charts or () if snapshot else ():
         if chart.name == name:
             return Response(chart.svg, media_type="image/svg+xml")
@@ -216,8 +214,7 @@ def _chart(request: Request) -> Response:
 
 def _runs(request: Request) -> Response:
     """The runs of the folder."""
-    site = site_of(request)
-    return site.render(request, "runs.html", runs=site.watcher.runs)
+    return site_of(request).render(request, "runs.html", runs=site_of(request).watcher.runs)
 
 
 def _compare(request: Request) -> Response:
@@ -235,18 +232,11 @@ def _compare(request: Request) -> Response:
         return site.refuse(request, 503, "They cannot be compared", one_line(str(error)))
     if document is None:
         return site.render(request, "preparing.html", other=other.path.name)
-    context: dict[str, Any] = {
-        "other": other.path.name,
-        "document": document,
-        "sections": tabulate_runs(document),
-        "comparable": explain_comparable(document),
-    }
-    return site.render(request, "compare.html", **context)
-
-
-def _icon(request: Request) -> Response:
-    """What browsers show on a tab."""
-    return FileResponse(STATIC / "icon.svg")
+    sections, comparable = tabulate_runs(document), explain_comparable(document)
+    return site.render(
+        request, "compare.html", other=other.path.name, document=document, sections=sections,
+        comparable=comparable,
+    )  # fmt: skip
 
 
 _ANY_SAMPLE = "/samples/{position}"
@@ -261,6 +251,5 @@ ROUTES = [
     Route("/charts/{name}.svg", _chart),
     Route("/runs", _runs),
     Route("/compare/{other}", _compare),
-    Route("/favicon.ico", _icon),
     Mount("/static", StaticFiles(directory=STATIC)),
 ]

@@ -47,6 +47,7 @@ class SampleSearch:
     """A search for samples as an address holds it.
 
     `problems` has a sentence for each value that makes no sense, by its name; such a value is not asked for.
+    `bounded` are the changes and lengths with bounds, `change` the change that rows must have.
     """
 
     def __init__(self, args: Mapping[str, str]) -> None:
@@ -69,22 +70,9 @@ class SampleSearch:
             offset=(self.page - 1) * PAGE_ROWS,
             **bounds,
         )
-
-    @property
-    def has_bounds(self) -> bool:
-        """Whether it asks for changes or lengths within bounds."""
-        return any(name in self.values for name in _BOUNDS)
-
-    @property
-    def change(self) -> str | None:
-        """The change that rows must have: `ifd_change` or `r_ifd_change`."""
-        asked = (self.query.sort, *(name[4:] for name in _BOUNDS if name in self.values))
-        return next((name for name in asked if name in ("ifd_change", "r_ifd_change")), None)
-
-    @property
-    def mixes_students(self) -> bool:
-        """Whether it puts changes under different students in one order."""
-        return self.query.round is None and self.query.sort in ("ifd_change", "r_ifd_change")
+        self.bounded = [name[4:] for name in _BOUNDS if name in self.values]
+        asked = (self.query.sort, *self.bounded)
+        self.change = next((name for name in asked if name in ("ifd_change", "r_ifd_change")), None)
 
     def address(self, **changes: object) -> str:
         """The list with some values changed; None takes one away. It begins at the first page."""

@@ -26,14 +26,8 @@ _HOST = "127.0.0.1"
 def serve(runs: Path, folder: RunFolder, port: int, announce: Callable[[str], None]) -> None:
     """Serve the pages of a run on loopback, until a signal ends it.
 
-    Args:
-        runs: the folder that holds the run, whose other runs it can be compared with.
-        folder: the run.
-        port: where to listen; 0 takes any that is free.
-        announce: is told the address once it answers.
-
-    Raises:
-        ConfigError: the port is taken.
+    The run can be compared with the others in `runs`. Port 0 takes any that is free, and `announce` is told
+    the address once it answers. A port that is taken is a ConfigError.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener, exit_on_signals():
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -14,7 +14,7 @@ from starlette.templating import Jinja2Templates
 from reflectune.loop.show.documents import describe_comparison
 from reflectune.loop.show.html.environment import open_environment
 from reflectune.loop.show.html.sample_search import address
-from reflectune.loop.show.html.watcher import Mark, Snapshot, Watcher, mark_folder
+from reflectune.loop.show.html.watcher import Mark, Watcher, mark_folder
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import RunsCompared
 
@@ -41,11 +41,6 @@ class Site:
         }
         self._templates = Jinja2Templates(env=environment)
 
-    @property
-    def snapshot(self) -> Snapshot | None:
-        """The run as of the last look at it; None before the first."""
-        return self.watcher.snapshot
-
     def compare(self, other: RunFolder) -> RunsCompared | None:
         """This run against another, as far as known; None while they are compared for the first time.
 
@@ -62,7 +57,7 @@ class Site:
 
     def render(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
         """A page from a template."""
-        snapshot = self.snapshot
+        snapshot = self.watcher.snapshot
         context = {"as_of": snapshot and snapshot.as_of, "problem": self.watcher.problem} | context
         return self._templates.TemplateResponse(request, template, context, status)
 

@@ -4,10 +4,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from reflectune.loop.show.documents import Overview, open_lineage, overview, readable_overview
 from reflectune.state.errors import ReflectuneError
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Mark", "Snapshot", "Watcher", "mark_folder"]
 
 Mark = tuple[object, ...]
-_CHANGES: tuple[Literal["ifd_change", "r_ifd_change", "length_growth"], ...] = (
-    "ifd_change", "r_ifd_change", "length_growth",
-)  # fmt: skip
-
 # Seconds between two looks; a look that takes long is followed by a pause of three times as long, at most.
 _PAUSE, _LONGEST_PAUSE = 2.0, 30.0
 # Seconds between two drawings of the charts while a run goes on.
@@ -109,7 +106,7 @@ class Watcher:
     def _read(self, now: datetime) -> Snapshot:
         with SampleIndex.open(self._folder) as index:
             index.update()
-            rounds, known = index.rounds(), frozenset(name for name in _CHANGES if index.knows(name))
+            rounds, known = index.rounds(), index.known()
         run = overview(self._folder)
         with open_lineage(self._folder) as lineage:
             return Snapshot(
@@ -158,10 +155,7 @@ def mark_folder(folder: RunFolder) -> Mark:
     """What differs whenever a run has been written to, or its process came or went."""
     stats: list[object] = []
     for path in (folder.lineage, folder.lineage.with_name(f"{folder.lineage.name}-wal")):
-        try:
+        with suppress(FileNotFoundError):
             stat = path.stat()
-        except FileNotFoundError:
-            stats.append(None)
-        else:
             stats.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
     return (*stats, folder.is_locked())

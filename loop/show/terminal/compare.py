@@ -49,7 +49,6 @@ def render_rounds_compared(document: RoundsCompared) -> RenderableType:
             f"trained on in round {a}: {training['before']} pairs, in round {b}: {training['after']}, "
             f"in both: {training['both']}"
         ),
-        fit=True,
     )
     sections = Sections(
         (
@@ -161,5 +160,5 @@ def render_runs_compared(document: RunsCompared) -> RenderableType:
     """Two runs: what can be compared, settings, rounds, and what became of the samples of both."""
     document = inert_document(document)
     status = "; ".join(map(": ".join, zip(document["names"], document["status"], strict=True)))
-    head = Framed(None, Text(status, style="bold"), *map(Text, explain_comparable(document)), fit=True)
+    head = Framed(None, Text(status, style="bold"), *map(Text, explain_comparable(document)))
     return Group(head, Sections(tabulate_runs(document)))

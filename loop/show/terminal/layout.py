@@ -123,18 +123,17 @@ class Difference:
 
 
 class Framed:
-    """Something with a title: in a frame on a terminal, under its title elsewhere."""
+    """What stands in a frame on a terminal, under its title elsewhere; a frame without one is narrow."""
 
-    def __init__(self, title: str | None, *parts: RenderableType, style: str = "", fit: bool = False) -> None:
-        """Args: the title, what stands in the frame, its colour, and whether it is only as wide as needed."""
-        self.title, self.parts, self.style, self.fit = title, parts, style, fit
+    def __init__(self, title: str | None, *parts: RenderableType, style: str = "") -> None:
+        self.title, self.parts, self.style = title, parts, style
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # In the usual colour: green is hard to read on white, and says what the title says.
         title = None if self.title is None else Text(self.title, style="bold default")
         if console.is_terminal:
             body = Group(*self.parts)
-            yield Panel(body, title=title, title_align="left", border_style=self.style, expand=not self.fit)
+            yield Panel(body, title=title, title_align="left", border_style=self.style, expand=bool(title))
         else:
             yield from self.parts if title is None else (title, *self.parts)
 

@@ -71,7 +71,7 @@ def _head(run: RunDocument) -> RenderableType:
         _describe_progress(rounds) if run["status"] != "finished" else "",
         f"Left alone after repeated refusals: {frozen}" if frozen else "",
     )
-    return Framed(None, status, *(Text(line) for line in lines if line), fit=True)
+    return Framed(None, status, *(Text(line) for line in lines if line))
 
 
 def _sum_up(rounds: Sequence[RoundDocument]) -> str:

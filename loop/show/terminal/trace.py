@@ -27,7 +27,7 @@ def render_trace(trace: Trace) -> RenderableType:
     trained = ", ".join(map(str, journey.trained_in)) or "none"
     name = f"sample {journey.sample} at position {journey.position} ({journey.split})"
     return Group(
-        Framed(None, Text(name, style="bold"), Text(_sum_up(journey)), fit=True),
+        Framed(None, Text(name, style="bold"), Text(_sum_up(journey))),
         BLANK,
         Framed("round 0 · original", _render_given(journey.given)),
         *chain.from_iterable((BLANK, _render_step(step)) for step in journey.steps),

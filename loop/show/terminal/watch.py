@@ -13,15 +13,15 @@ from reflectune.loop.signals import exit_on_signals
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 
-__all__ = ["refuse_to_watch", "watch_rounds"]
+__all__ = ["watch_rounds"]
 
 # Seconds between two looks; more where a look takes long.
 _EVERY = 2.0
 _REST = 9  # times what a look took
 
 
-def refuse_to_watch(console: Console, as_json: bool) -> None:
-    """Say where there is nothing to redraw.
+def watch_rounds(folder: RunFolder, console: Console, as_json: bool) -> RunDocument:
+    """Show a run's rounds on the terminal's other screen while it is running; its last document.
 
     Raises:
         ConfigError: JSON was asked for, or standard output is no terminal that can be redrawn.
@@ -30,18 +30,11 @@ def refuse_to_watch(console: Console, as_json: bool) -> None:
         raise ConfigError("--watch redraws a terminal and --json prints one document; leave one of them out")
     if not console.is_terminal or console.is_dumb_terminal:
         raise ConfigError("--watch needs a terminal; leave it out, or ask `show --json` now and then")
-
-
-def watch_rounds(folder: RunFolder, console: Console, every: float = _EVERY) -> RunDocument:
-    """Show a run's rounds on the terminal's other screen until it is not running any more; its last document.
-
-    `every` is how many seconds lie between two looks.
-    """
     run, took = describe_run(folder), 0.0
     with exit_on_signals(), Live(console=console, screen=True, auto_refresh=False) as live:
         while run["status"] == "running":
             live.update(_Page(run), refresh=True)
-            time.sleep(max(every, _REST * took))
+            time.sleep(max(_EVERY, _REST * took))
             began = time.monotonic()
             run = describe_run(folder, run["rounds"])
             took = time.monotonic() - began
