@@ -24,23 +24,6 @@ from tests.worlds import ROOT, child_environment, command
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = [
-    "CHROMIUM",
-    "DESKTOP",
-    "PHONE",
-    "Tab",
-    "axe_findings",
-    "fetch",
-    "has_read",
-    "layout_faults",
-    "open_browser",
-    "open_details",
-    "open_tab",
-    "serve",
-    "take_pictures",
-    "wait_for_comparison",
-]
-
 Found = TypeVar("Found")
 
 CHROMIUM = shutil.which("chromium")

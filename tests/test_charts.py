@@ -49,6 +49,7 @@ def run_of(rounds: int, *, pool: int = 150_000, one_scorer: bool = True) -> dict
     ]
     teacher = {"calls": 2 * pool, "cached": 5, "prompt_tokens": 40_000_000, "completion_tokens": 20_000_000,
                "cost_usd": 123.456}  # fmt: skip
+    seconds = {"reflect": 5000.0, "select": 900.0, "refinetune": 7000.0, "evaluate": 400.0}
     return {
         "acceptance": [
             {"round": round, "phase": phase, "pool": pool, "accepted": fifth, "refused": 2 * fifth}
@@ -78,23 +79,19 @@ def run_of(rounds: int, *, pool: int = 150_000, one_scorer: bool = True) -> dict
             for name, value in (("accuracy", 0.2), ("nll", 2.5), ("response_tokens", 123.4))
         ],
         "rounds": [
-            {
-                "round": round,
-                "seconds": {"reflect": 5000.0, "select": 900.0, "refinetune": 7000.0, "evaluate": 400.0},
-                "teacher": teacher,
-            }
+            {"round": round, "teacher": teacher, "seconds": seconds}
             for round in range(rounds + 1)
         ],
         "teacher": teacher,
     }  # fmt: skip
 
 
-def by_name(charts: Sequence[Chart]) -> dict[str, Chart]:
-    return {chart.name: chart for chart in charts}
+def by_name(document: dict[str, Any]) -> dict[str, Chart]:
+    return {chart.name: chart for chart in draw_charts(document)}
 
 
 def test_charts_say_and_list_their_numbers() -> None:
-    charts = by_name(draw_charts(run_of(1, pool=100)))
+    charts = by_name(run_of(1, pool=100))
     acceptance = charts["acceptance"]
     assert acceptance.description == (
         "Round 1, instruction: 20 of 60 proposals accepted (33%); "
@@ -120,7 +117,7 @@ def test_charts_say_and_list_their_numbers() -> None:
 
 
 def test_charts_never_put_two_students_into_one_panel() -> None:
-    scores = by_name(draw_charts(run_of(2, one_scorer=False)))["scores"]
+    scores = by_name(run_of(2, one_scorer=False))["scores"]
     assert [row[1:4:2] for row in scores.rows[:4]] == [("s0", 0), ("s0", 1), ("s1", 1), ("s1", 2)]
     assert "not samples drawn by lot" in scores.description
 
@@ -135,7 +132,7 @@ def test_charts_tell_what_is_not_known_from_nothing() -> None:
         item |= {"low": None, "high": None}
     for place in document["acceptance"]:
         place |= dict.fromkeys(OUTCOMES, 0) | {"failed": place["pool"]}
-    charts = by_name(draw_charts(document))
+    charts = by_name(document)
     assert "tokens are not known and a cost that is not known" in charts["cost"].description
     assert charts["cost"].rows[0][-3:] == ("-", "-", "-")
     assert charts["held-out"].rows[0][3:6] == ("20.0%", "-", "-")
@@ -146,7 +143,7 @@ def test_charts_tell_what_is_not_known_from_nothing() -> None:
 def test_charts_that_cannot_be_drawn_yet_are_explained(tmp_path: Path) -> None:
     with make_store(tmp_path / "lineage.db") as store:
         store.start_round(1)
-    charts = by_name(draw_charts(describe_evolution(RunFolder(tmp_path))))
+    charts = by_name(describe_evolution(RunFolder(tmp_path)))
     assert list(charts) == ["acceptance", "length"]
     assert charts["acceptance"].description == (
         "Round 1, instruction: nothing decided yet; round 1, response: nothing decided yet."
@@ -212,6 +209,5 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
 
 
 def test_charts_name_measures_as_people_read_them(drawn: dict[Figure, list[tuple[str, Bbox]]]) -> None:
-    (chart,) = [chart for chart in draw_charts(run_of(2)) if chart.name == "held-out"]
-    assert "response tokens" in [row[2] for row in chart.rows]
+    assert "response tokens" in [row[2] for row in by_name(run_of(2))["held-out"].rows]
     assert {"response tokens", "tokens"} <= {text for texts in drawn.values() for text, _ in texts}
