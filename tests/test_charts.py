@@ -15,26 +15,23 @@ from matplotlib.transforms import Bbox
 from reflectune.loop.show.charts import Chart, draw_charts, explain_missing
 from reflectune.loop.show.report import describe_evolution
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.evolution import STATES
+from reflectune.state.records import OUTCOMES
 from tests.lineages import make_store
 
 pytestmark = pytest.mark.slow
 
-STATES = ("original", "instruction improved", "response improved", "refused", "failed")
-OUTCOMES = ("accepted", "refused", "unchanged", "failed", "frozen", "unasked", "undecided")
 ALL = ["acceptance", "flow", "scores", "held-out", "length", "cost"]
-
-
-def summary(scale: float) -> dict[str, float]:
-    return {"mean": 0.5 * scale, "low": 0.1 * scale, "q1": 0.3 * scale, "median": 0.4 * scale,
-            "q3": 0.6 * scale, "high": 2.0 * scale}  # fmt: skip
 
 
 def distribution(rounds: Sequence[int], scale: float = 1.0) -> dict[str, Any]:
     edges = [0.05 * scale * 1.12**step for step in range(41)]
     counts = [step % 7 + 1 for step in range(40)]
+    shape = {"mean": 0.5, "low": 0.1, "q1": 0.3, "median": 0.4, "q3": 0.6, "high": 2.0}
+    summary = {name: value * scale for name, value in shape.items()}
     return {
         "edges": edges,
-        "rounds": [{"round": round, "n": 1000, "counts": counts, **summary(scale)} for round in rounds],
+        "rounds": [{"round": round, "n": 1000, "counts": counts, **summary} for round in rounds],
     }
 
 
@@ -111,6 +108,7 @@ def test_charts_say_and_list_their_numbers() -> None:
         "IFD", "s0", 998, 0, "0.5", "0.1", "0.3", "0.4", "0.6", "2",
     )  # fmt: skip
     assert "Accuracy: 20.0% (18.0% to 22.0%) with s0" in charts["held-out"].description
+    assert "response tokens" in [row[2] for row in charts["held-out"].rows]
     # Twice 13,300 seconds; 7,000 of each are refinetune.
     assert "All steps took 7 h 23 min, most of it refinetune (53%)" in charts["cost"].description
     assert "60,000,000 tokens and 123.4560 USD" in charts["cost"].description
@@ -131,7 +129,7 @@ def test_charts_tell_what_is_not_known_from_nothing() -> None:
     for item in document["evaluations"]:
         item |= {"low": None, "high": None}
     for place in document["acceptance"]:
-        place |= dict.fromkeys(OUTCOMES, 0) | {"failed": place["pool"]}
+        place |= dict.fromkeys((*OUTCOMES, "undecided"), 0) | {"failed": place["pool"]}
     charts = by_name(document)
     assert "tokens are not known and a cost that is not known" in charts["cost"].description
     assert charts["cost"].rows[0][-3:] == ("-", "-", "-")
@@ -197,6 +195,7 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
         assert len(chart.svg) < 400_000, chart.name
     assert len(drawn) == len(charts)
     assert [chart.name for chart in charts] == ALL
+    assert {"response tokens", "tokens"} <= {text for texts in drawn.values() for text, _ in texts}
     for figure, texts in drawn.items():
         width, height = (72 * inches for inches in figure.get_size_inches())
         for text, box in texts:
@@ -206,8 +205,3 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
             across = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
             along = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
             assert across < 1 or along < 2, (text, other)  # points; a box has room around its letters
-
-
-def test_charts_name_measures_as_people_read_them(drawn: dict[Figure, list[tuple[str, Bbox]]]) -> None:
-    assert "response tokens" in [row[2] for row in by_name(run_of(2))["held-out"].rows]
-    assert {"response tokens", "tokens"} <= {text for texts in drawn.values() for text, _ in texts}

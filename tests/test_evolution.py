@@ -85,11 +85,7 @@ def test_evolution_counts_every_sample_once_a_round(tmp_path: Path) -> None:
         [0, 2, 2, 1, 0],
     ]
     assert [(row["round"], row["before"], row["after"], row["n"]) for row in transitions] == [
-        (1, "original", "original", 1),
-        (1, "original", "instruction improved", 1),
-        (1, "original", "response improved", 1),
-        (1, "original", "refused", 1),
-        (1, "original", "failed", 1),
+        *((1, "original", state, 1) for state in STATES),
         (2, "original", "response improved", 1),
         (2, "instruction improved", "instruction improved", 1),
         (2, "response improved", "response improved", 1),

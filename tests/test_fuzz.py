@@ -84,21 +84,17 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Datasets
 
 
-def parquet_bytes(**options: Any) -> bytes:
-    columns = {
-        "instruction": [pair.instruction for pair in PAIRS],
-        "input": [pair.input for pair in PAIRS],
-        "output": [pair.response for pair in PAIRS],
-        "nested": [{"k": [1, 2]}, None, {"k": []}],
-        "when": [datetime.datetime(2020, 1, 1)] * 3,
-    }
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), buffer, **options)
-    return buffer.getvalue()
-
-
 def records(pairs: list[Pair]) -> list[dict[str, Any]]:
     return [{"instruction": p.instruction, "input": p.input, "output": p.response, "id": 1} for p in pairs]
+
+
+def parquet_bytes(**options: Any) -> bytes:
+    nested = [{"k": [1, 2]}, None, {"k": []}]
+    others = [{"nested": value, "when": datetime.datetime(2020, 1, 1)} for value in nested]
+    rows = [record | more for record, more in zip(records(PAIRS), others, strict=True)]
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer, **options)
+    return buffer.getvalue()
 
 
 VALID = {
@@ -161,24 +157,17 @@ def test_any_bytes_are_read_or_refused(file: Path, content: bytes, start: bytes)
     read(file)
 
 
+json_keys = st.sampled_from(
+    ["instruction", "input", "output", "response", "messages", "conversations", "role", "content", "from",
+     "value", "system", "history"]
+)  # fmt: skip
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostile),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(
-            st.one_of(
-                hostile,
-                st.sampled_from(
-                    ["instruction", "input", "output", "response", "messages", "conversations", "role",
-                     "content", "from", "value", "system", "history"]
-                ),
-            ),
-            inner,
-            max_size=5,
-        ),
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(hostile, json_keys), inner, max_size=5)
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @pytest.mark.slow
