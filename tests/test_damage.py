@@ -33,10 +33,11 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage import writer as lineage_writer
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Answer
+from tests.lives import started
 from tests.test_refinetune import PAIRS, configure, interrupt, train
 from tests.tiny_models import save_tiny_llama
 from tests.torture import read_tables
-from tests.worlds import reflectune, write_world
+from tests.worlds import write_world
 
 pytestmark = pytest.mark.slow
 
@@ -301,11 +302,11 @@ def test_lineage_is_put_back_by_what_the_refusal_says(cut: RunFolder, world: Pat
         size = file.seek(0, os.SEEK_END)
         file.seek(20 * 4096)
         file.write(b"x" * (size - 20 * 4096))
-    resumed = reflectune("resume", "tiny", "--runs", cut.path.parent, cwd=tmp_path)
-    assert resumed.returncode == StoreError.exit_code
-    assert "back from a copy" in resumed.stderr
+    with started("resume", "tiny", "--runs", cut.path.parent, folder=tmp_path) as resumed:
+        assert resumed.end() == StoreError.exit_code
+    assert "back from a copy" in resumed.text
     shutil.copyfile(tmp_path / "copy.db", cut.lineage)
-    for name in re.findall(r"lineage\.db-\w+", resumed.stderr):
+    for name in re.findall(r"lineage\.db-\w+", resumed.text):
         (cut.path / name).unlink(missing_ok=True)
     assert_ends_as_calm(cut, world)
 
