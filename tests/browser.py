@@ -24,23 +24,6 @@ from tests.worlds import ROOT, child_environment, command
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = [
-    "CHROMIUM",
-    "DESKTOP",
-    "PHONE",
-    "Tab",
-    "axe_findings",
-    "fetch",
-    "has_read",
-    "layout_faults",
-    "open_browser",
-    "open_details",
-    "open_tab",
-    "serve",
-    "take_pictures",
-    "wait_for_comparison",
-]
-
 Found = TypeVar("Found")
 
 CHROMIUM = shutil.which("chromium")
@@ -64,22 +47,14 @@ _CANARY = """
 def serve(runs: Path, name: str, patience: float = 120.0, *, wait: bool = True) -> Iterator[str]:
     """`reflectune serve` in a process of its own: its address, without a slash at the end.
 
-    It has read the whole run by then, with index and charts, unless it is not to be waited for; `patience` is
-    how many seconds that may take.
-
-    Raises:
-        AssertionError: it ended, or wrote anything but its address.
+    It has read the whole run by then, within `patience` seconds, unless it is not to be waited for. It must
+    not end by itself, nor write anything but its address.
     """
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "said"
         with said.open("w") as out:
-            process = subprocess.Popen(
-                command("serve", name, "--port", 0, "--runs", runs),
-                cwd=ROOT,
-                env=child_environment(),
-                stdout=out,
-                stderr=out,
-            )
+            words = command("serve", name, "--port", 0, "--runs", runs)
+            process = subprocess.Popen(words, cwd=ROOT, env=child_environment(), stdout=out, stderr=out)
         try:
             address = _wait_for(lambda: _find_address(process, said), patience)
             if wait:
@@ -135,11 +110,7 @@ class Tab:
     status: int = 200  # that the page is to have
 
     def go(self, path: str, status: int = 200) -> None:
-        """Open a path of the server.
-
-        Raises:
-            AssertionError: the answer has another status.
-        """
+        """Open a path of the server, whose answer must have this status."""
         self.status = status
         response = self.page.goto(f"{self.origin}{path}")
         assert response is not None, path
@@ -170,9 +141,8 @@ def open_tab(
 ) -> Iterator[Tab]:
     """A tab with a profile of its own. Nothing but `origin` can be reached from it.
 
-    Raises:
-        AssertionError: at the end, where anything went wrong that the page itself would not show: an error on
-            the console or in a script, a request to elsewhere or in vain, a dialog, a script of the data.
+    In the end nothing must have gone wrong that the page itself would not show: an error on the console or in
+    a script, a request to elsewhere or in vain, a dialog, a script of the data.
     """
     shape = {"viewport": {"width": width, "height": 900 if width > 600 else 844}}
     with closing(

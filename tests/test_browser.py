@@ -14,6 +14,7 @@ from reflectune.loop.show.explanations import explain_reason
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex, SampleQuery
 from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import Outcome
 from tests.bench.browsing import kinds_of_pages
 from tests.browser import (
     CHROMIUM,
@@ -83,14 +84,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, finished_world: Path) -> Path
     folder = tmp_path_factory.mktemp("browsed")
     shutil.copytree(finished_world / "runs" / "tiny", folder / "runs" / "calm")
     _write_hostile_world(folder)
-    result = reflectune("run", "config.toml", "--name", "hostile", "--runs", folder / "runs", cwd=folder)
+    words = ("run", "config.toml", "--name", "hostile", "--runs", folder / "runs", "--set", "rounds=1")
+    result = reflectune(*words, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder / "runs"
 
 
 def _write_hostile_world(folder: Path) -> None:
-    config = write_world(folder, samples=HOSTILE, data={"holdout": 2})
-    config.write_text(config.read_text().replace("rounds = 2", "rounds = 1"))
+    write_world(folder, samples=HOSTILE, data={"holdout": 2})
     harms = cycle([*SCRIPTS, *SHAPES])
     records = [
         {"instruction": f"{record['instruction']} {harm[:6000]}", "input": record["input"] and harm[:6000],
@@ -127,20 +128,6 @@ def browser() -> Iterator["Browser"]:
         yield browser
 
 
-@pytest.fixture(scope="module")
-def report(runs: Path) -> Callable[[str], Path]:
-    """Writes the report of a run, once."""
-
-    def write(name: str) -> Path:
-        path = runs / name / "report.html"
-        if not path.exists():
-            result = reflectune("report", name, "--runs", runs, cwd=runs)
-            assert result.returncode == 0, result.stderr
-        return path
-
-    return write
-
-
 def query(runs: Path, name: str, query: SampleQuery) -> list[dict[str, Any]]:
     """What the index finds."""
     with SampleIndex.open(RunFolder(runs / name)) as index:
@@ -148,17 +135,10 @@ def query(runs: Path, name: str, query: SampleQuery) -> list[dict[str, Any]]:
         return index.find(query)
 
 
-def a_sample_with(runs: Path, name: str, outcome: str, phase: str = "instruction") -> int:
-    """The position of the first sample that came to something in round 1."""
-    found = query(runs, name, SampleQuery(round=1, phase=phase, outcome=outcome))  # type: ignore[arg-type]
+def a_sample_with(runs: Path, name: str, outcome: Outcome) -> int:
+    """The position of the first sample whose instruction came to something in round 1."""
+    found = query(runs, name, SampleQuery(round=1, phase="instruction", outcome=outcome))
     return int(found[0]["position"])
-
-
-def an_accepted_sample(runs: Path) -> tuple[int, dict[str, Any]]:
-    """The position of a sample with an accepted proposal, and its versions by id."""
-    position = a_sample_with(runs, "calm", "accepted")
-    with LineageReader.open(runs / "calm" / "lineage.db") as history:
-        return position, {version["id"]: version for version in history.trace(str(position))["versions"]}
 
 
 def paths(runs: Path, name: str) -> dict[str, str]:
@@ -209,7 +189,9 @@ def rows_of(page: "Page") -> list[tuple[int, int]]:
 
 
 def test_browser_diffs_say_what_changed_from_the_parent(runs: Path, calm: str, browser: "Browser") -> None:
-    position, versions = an_accepted_sample(runs)
+    position = a_sample_with(runs, "calm", "accepted")
+    with LineageReader.open(runs / "calm" / "lineage.db") as history:
+        versions = {version["id"]: version for version in history.trace(str(position))["versions"]}
     changed = [
         (version, name)
         for version in versions.values()
@@ -252,7 +234,7 @@ def test_browser_answers_why_for_every_proposal_within_two_clicks(
     with open_tab(browser, calm) as tab:
         tab.go("/")
         reached: dict[str, set[str]] = {}  # list -> samples it leads to
-        for link in sorted({link for link in links_of(tab.page) if link.startswith("/samples?")}):
+        for link in sorted(link for link in links_of(tab.page) if link.startswith("/samples?")):
             tab.go(link)
             reached[link] = {found.split("#")[0] for found in links_of(tab.page)}
         told: dict[int, list[str]] = {}
@@ -276,11 +258,9 @@ def _not_taken(lineage: Path) -> Iterator[tuple[int, str, int, str, str]]:
                     yield made["round"], made["phase"], position, made["reason"], explain_reason(made)
 
 
-def links_of(page: "Page") -> list[str]:
+def links_of(page: "Page") -> set[str]:
     """Where the content's links lead, on this server."""
-    links = page.locator("main a")
-    found: list[str] = links.evaluate_all("links => links.map(link => link.getAttribute('href'))")
-    return found
+    return set(page.locator("main a").evaluate_all("links => links.map(link => link.getAttribute('href'))"))
 
 
 # Texts that mean harm
@@ -302,12 +282,8 @@ def test_browser_runs_no_script_of_the_data(runs: Path, hostile: str, browser: "
             text = tab.page.inner_text("body")
             assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text), path
             for width in (PHONE, DESKTOP):
-                resize(tab.page, width)
+                tab.page.set_viewport_size({"width": width, "height": 900})
                 assert tab.page.evaluate("document.documentElement.scrollWidth") <= width, path
-
-
-def resize(page: "Page", width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 900})
 
 
 @pytest.mark.parametrize(
@@ -357,18 +333,30 @@ def faults_at_widths(page: "Page", where: str, *widths: int) -> list[str]:
         if state == "open":
             open_details(page)
         for width in widths:
-            resize(page, width)
+            page.set_viewport_size({"width": width, "height": 900})
             faults += [f"{where}, {state}, {width}: {fault}" for fault in layout_faults(page)]
     return faults
 
 
-@pytest.mark.parametrize("name", ["calm", "hostile"])
-def test_browser_lays_pages_out(runs: Path, calm: str, hostile: str, browser: "Browser", name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "dark", "widths"),
+    [
+        ("calm", False, (PHONE, 700, DESKTOP)),
+        ("calm", True, (PHONE,)),
+        ("hostile", False, (PHONE, 700, DESKTOP)),
+    ],
+)
+def test_browser_lays_out_pages_that_are_accessible(
+    runs: Path, calm: str, hostile: str, browser: "Browser", name: str, dark: bool, widths: tuple[int, ...]
+) -> None:
+    wait_for_comparison(calm, "/compare/hostile")
     faults = []
-    with open_tab(browser, {"calm": calm, "hostile": hostile}[name]) as tab:
+    with open_tab(browser, {"calm": calm, "hostile": hostile}[name], dark=dark) as tab:
         for kind, path in paths(runs, name).items():
             tab.go(path)
-            faults += faults_at_widths(tab.page, kind, PHONE, 700, DESKTOP)
+            faults += faults_at_widths(tab.page, kind, *widths)
+            if name == "calm":
+                faults += [f"{kind}: {fault}" for fault in axe_findings(tab.page)]
     assert not faults, "\n".join(faults)
 
 
@@ -443,49 +431,25 @@ def focused(page: "Page") -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("dark", "width"), [(False, DESKTOP), (True, PHONE)], ids=["light desktop", "dark phone"]
-)
-def test_browser_pages_are_accessible(
-    runs: Path, calm: str, browser: "Browser", dark: bool, width: int
-) -> None:
-    wait_for_comparison(calm, "/compare/hostile")
-    faults = []
-    with open_tab(browser, calm, dark=dark, width=width) as tab:
-        for kind, path in paths(runs, "calm").items():
-            tab.go(path)
-            open_details(tab.page)
-            faults += [f"{kind}: {fault}" for fault in axe_findings(tab.page)]
-    assert not faults, "\n".join(faults)
-
-
 # The report
 
 
 @pytest.mark.parametrize("name", ["calm", "hostile"])
-def test_report_is_one_file_that_reads_well(
-    report: Callable[[str], Path], browser: "Browser", tmp_path: Path, name: str
+def test_report_is_one_file_that_reads_well_and_prints_everything(
+    runs: Path, browser: "Browser", tmp_path: Path, name: str
 ) -> None:
     alone = tmp_path / "report.html"
-    shutil.copy(report(name), alone)
+    result = reflectune("report", name, "--runs", runs, "-o", alone, cwd=runs)
+    assert result.returncode == 0, result.stderr
     asked: list[str] = []
     with open_tab(browser, "file://") as tab:
         tab.page.on("request", lambda request: asked.append(request.url))
         tab.page.goto(alone.as_uri(), wait_until="networkidle")
         faults = faults_at_widths(tab.page, name, PHONE, DESKTOP)
-    assert [url for url in asked if not url.startswith("data:")] == [alone.as_uri()]
-    assert not faults, "\n".join(faults)
-
-
-def test_report_is_accessible_and_prints_everything(
-    report: Callable[[str], Path], browser: "Browser"
-) -> None:
-    with open_tab(browser, "file://") as tab:
-        tab.page.goto(report("calm").as_uri(), wait_until="networkidle")
-        open_details(tab.page)
-        faults = axe_findings(tab.page)
-        tab.page.emulate_media(color_scheme="dark")
-        faults += axe_findings(tab.page)
+        for colours in ("light", "dark") if name == "calm" else ():
+            tab.page.emulate_media(color_scheme=colours)
+            faults += axe_findings(tab.page)
+        assert [url for url in asked if not url.startswith("data:")] == [alone.as_uri()]
         assert not faults, "\n".join(faults)
         tab.page.emulate_media(media="print")
         pictures = tab.page.locator("main svg, main img").all()

@@ -15,26 +15,23 @@ from matplotlib.transforms import Bbox
 from reflectune.loop.show.charts import Chart, draw_charts, explain_missing
 from reflectune.loop.show.report import describe_evolution
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.evolution import STATES
+from reflectune.state.records import OUTCOMES
 from tests.lineages import make_store
 
 pytestmark = pytest.mark.slow
 
-STATES = ("original", "instruction improved", "response improved", "refused", "failed")
-OUTCOMES = ("accepted", "refused", "unchanged", "failed", "frozen", "unasked", "undecided")
 ALL = ["acceptance", "flow", "scores", "held-out", "length", "cost"]
-
-
-def summary(scale: float) -> dict[str, float]:
-    return {"mean": 0.5 * scale, "low": 0.1 * scale, "q1": 0.3 * scale, "median": 0.4 * scale,
-            "q3": 0.6 * scale, "high": 2.0 * scale}  # fmt: skip
 
 
 def distribution(rounds: Sequence[int], scale: float = 1.0) -> dict[str, Any]:
     edges = [0.05 * scale * 1.12**step for step in range(41)]
     counts = [step % 7 + 1 for step in range(40)]
+    shape = {"mean": 0.5, "low": 0.1, "q1": 0.3, "median": 0.4, "q3": 0.6, "high": 2.0}
+    summary = {name: value * scale for name, value in shape.items()}
     return {
         "edges": edges,
-        "rounds": [{"round": round, "n": 1000, "counts": counts, **summary(scale)} for round in rounds],
+        "rounds": [{"round": round, "n": 1000, "counts": counts, **summary} for round in rounds],
     }
 
 
@@ -49,6 +46,7 @@ def run_of(rounds: int, *, pool: int = 150_000, one_scorer: bool = True) -> dict
     ]
     teacher = {"calls": 2 * pool, "cached": 5, "prompt_tokens": 40_000_000, "completion_tokens": 20_000_000,
                "cost_usd": 123.456}  # fmt: skip
+    seconds = {"reflect": 5000.0, "select": 900.0, "refinetune": 7000.0, "evaluate": 400.0}
     return {
         "acceptance": [
             {"round": round, "phase": phase, "pool": pool, "accepted": fifth, "refused": 2 * fifth}
@@ -78,23 +76,19 @@ def run_of(rounds: int, *, pool: int = 150_000, one_scorer: bool = True) -> dict
             for name, value in (("accuracy", 0.2), ("nll", 2.5), ("response_tokens", 123.4))
         ],
         "rounds": [
-            {
-                "round": round,
-                "seconds": {"reflect": 5000.0, "select": 900.0, "refinetune": 7000.0, "evaluate": 400.0},
-                "teacher": teacher,
-            }
+            {"round": round, "teacher": teacher, "seconds": seconds}
             for round in range(rounds + 1)
         ],
         "teacher": teacher,
     }  # fmt: skip
 
 
-def by_name(charts: Sequence[Chart]) -> dict[str, Chart]:
-    return {chart.name: chart for chart in charts}
+def by_name(document: dict[str, Any]) -> dict[str, Chart]:
+    return {chart.name: chart for chart in draw_charts(document)}
 
 
 def test_charts_say_and_list_their_numbers() -> None:
-    charts = by_name(draw_charts(run_of(1, pool=100)))
+    charts = by_name(run_of(1, pool=100))
     acceptance = charts["acceptance"]
     assert acceptance.description == (
         "Round 1, instruction: 20 of 60 proposals accepted (33%); "
@@ -114,13 +108,14 @@ def test_charts_say_and_list_their_numbers() -> None:
         "IFD", "s0", 998, 0, "0.5", "0.1", "0.3", "0.4", "0.6", "2",
     )  # fmt: skip
     assert "Accuracy: 20.0% (18.0% to 22.0%) with s0" in charts["held-out"].description
+    assert "response tokens" in [row[2] for row in charts["held-out"].rows]
     # Twice 13,300 seconds; 7,000 of each are refinetune.
     assert "All steps took 7 h 23 min, most of it refinetune (53%)" in charts["cost"].description
     assert "60,000,000 tokens and 123.4560 USD" in charts["cost"].description
 
 
 def test_charts_never_put_two_students_into_one_panel() -> None:
-    scores = by_name(draw_charts(run_of(2, one_scorer=False)))["scores"]
+    scores = by_name(run_of(2, one_scorer=False))["scores"]
     assert [row[1:4:2] for row in scores.rows[:4]] == [("s0", 0), ("s0", 1), ("s1", 1), ("s1", 2)]
     assert "not samples drawn by lot" in scores.description
 
@@ -134,8 +129,8 @@ def test_charts_tell_what_is_not_known_from_nothing() -> None:
     for item in document["evaluations"]:
         item |= {"low": None, "high": None}
     for place in document["acceptance"]:
-        place |= dict.fromkeys(OUTCOMES, 0) | {"failed": place["pool"]}
-    charts = by_name(draw_charts(document))
+        place |= dict.fromkeys((*OUTCOMES, "undecided"), 0) | {"failed": place["pool"]}
+    charts = by_name(document)
     assert "tokens are not known and a cost that is not known" in charts["cost"].description
     assert charts["cost"].rows[0][-3:] == ("-", "-", "-")
     assert charts["held-out"].rows[0][3:6] == ("20.0%", "-", "-")
@@ -146,7 +141,7 @@ def test_charts_tell_what_is_not_known_from_nothing() -> None:
 def test_charts_that_cannot_be_drawn_yet_are_explained(tmp_path: Path) -> None:
     with make_store(tmp_path / "lineage.db") as store:
         store.start_round(1)
-    charts = by_name(draw_charts(describe_evolution(RunFolder(tmp_path))))
+    charts = by_name(describe_evolution(RunFolder(tmp_path)))
     assert list(charts) == ["acceptance", "length"]
     assert charts["acceptance"].description == (
         "Round 1, instruction: nothing decided yet; round 1, response: nothing decided yet."
@@ -200,6 +195,7 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
         assert len(chart.svg) < 400_000, chart.name
     assert len(drawn) == len(charts)
     assert [chart.name for chart in charts] == ALL
+    assert {"response tokens", "tokens"} <= {text for texts in drawn.values() for text, _ in texts}
     for figure, texts in drawn.items():
         width, height = (72 * inches for inches in figure.get_size_inches())
         for text, box in texts:
@@ -209,9 +205,3 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
             across = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
             along = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
             assert across < 1 or along < 2, (text, other)  # points; a box has room around its letters
-
-
-def test_charts_name_measures_as_people_read_them(drawn: dict[Figure, list[tuple[str, Bbox]]]) -> None:
-    (chart,) = [chart for chart in draw_charts(run_of(2)) if chart.name == "held-out"]
-    assert "response tokens" in [row[2] for row in chart.rows]
-    assert {"response tokens", "tokens"} <= {text for texts in drawn.values() for text, _ in texts}

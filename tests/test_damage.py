@@ -20,7 +20,9 @@ from reflectune.agents.model_files import fingerprint
 from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.trainer import _checkpoints, _last_whole_checkpoint
+from reflectune.agents.teacher.prompts import SHIPPED
 from reflectune.loop.progress import LineDisplay, Stage
+from reflectune.loop.resuming import hash_files
 from reflectune.loop.run import change_run, create_run, run_loop
 from reflectune.loop.verify import verify_run
 from reflectune.state.cache import AnswerCache, cache_path
@@ -81,11 +83,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, folder / "one")
     change_run(calm, ["rounds=2"])
     run_loop(calm, LineDisplay())
+    cut = create_run(load_config(path), folder / "cut")
     with pytest.raises(Reached):
-        run_loop(
-            create_run(load_config(path), folder / "cut"),
-            WatchedDisplay("round 2 · select · instr", end_here),
-        )
+        run_loop(cut, WatchedDisplay("round 2 · select · instr", end_here))
     return folder
 
 
@@ -135,12 +135,6 @@ def flip_a_bit(content: bytes, at: int) -> bytes:
     return bytes(changed)
 
 
-def test_interrupted_run_ends_like_an_undisturbed_one_and_stays_so(cut: RunFolder, world: Path) -> None:
-    assert rows(cut) != rows(RunFolder(world / "calm/tiny"))
-    assert_ends_as_calm(cut, world)
-    assert_ends_as_calm(cut, world)
-
-
 # Adapters
 
 
@@ -156,15 +150,14 @@ def test_adapter_that_is_not_what_was_trained_is_never_scored_with(
         (config, text[:-20]),
         (config, text + b" "),
     ):
-        file.write_bytes(content)
-        assert str(adapter) in refusal(cut, AdapterError, r"student s1: .*put it back from a copy")
-        weights.write_bytes(trained)
-        config.write_bytes(text)
+        with holding(file, content):
+            assert str(adapter) in refusal(cut, AdapterError, r"student s1: .*put it back from a copy")
     for file in (weights, config, adapter):
         away = file.rename(tmp_path / "away")
         assert str(adapter) in refusal(cut, AdapterError, r"student s1: .*not an adapter folder")
         away.rename(file)
     assert_ends_as_calm(cut, world)
+    assert_ends_as_calm(cut, world)  # and stays so
 
 
 def test_adapter_is_only_looked_for_inside_the_run(cut: RunFolder, tmp_path: Path) -> None:
@@ -187,34 +180,23 @@ def test_config_that_was_written_by_half_is_refused_until_it_is_deleted_and_writ
     cut.config.unlink()
     assert_ends_as_calm(cut, world)
     assert cut.config.read_text() == text
-
-
-def test_config_that_is_gone_is_there_again_for_a_change(cut: RunFolder) -> None:
     cut.config.unlink()
-    change_run(cut, ["rounds=3"])
+    change_run(cut, ["rounds=3"])  # it is there again for a change, too
     assert load_config(cut.config).rounds == 3
 
 
 def test_changed_config_is_refused_with_what_changed(cut: RunFolder) -> None:
-    before = cut.config.read_text()
-    after = before.replace("rounds = 2", "rounds = 5").replace("lr = 0.01", "lr = 0.5")
-    cut.config.write_text(after.replace("[data]", "[data]\nlimit = 12"))
-    said = refusal(cut, ConfigError, "config.toml was changed since the run began")
-    assert "(rounds 2 -> 5, data.limit unset -> 12, refinetune.lr 0.01 -> 0.5); put it back" in said
-    many = before
+    changed = cut.config.read_text()
     for old, new in {
-        "seed = 0": "seed = 1",
-        "rounds = 2": "rounds = 9",
-        "margin = 0.0": "margin = 0.5",
-        "alpha = 8": "alpha = 16",
-        "warmup = 0.03": "warmup = 0.5",
-        "epochs = 1": "epochs = 3",
+        "seed = 0": "seed = 1", "rounds = 2": "rounds = 9", "[data]": "[data]\nlimit = 12",
+        "margin = 0.0": "margin = 0.5", "alpha = 8": "alpha = 16", "epochs = 1": "epochs = 3",
         "every = 1": "every = 2",
-    }.items():
-        assert old in many
-        many = many.replace(old, new)
-    cut.config.write_text(many)
-    said = refusal(cut, ConfigError, r"rounds 2 -> 9, seed 0 -> 1, .*, and 2 more\); put it back")
+    }.items():  # fmt: skip
+        assert old in changed
+        changed = changed.replace(old, new)
+    cut.config.write_text(changed)
+    said = refusal(cut, ConfigError, r"config.toml was changed since the run began \(rounds 2 -> 9, seed 0")
+    assert re.search(r", seed 0 -> 1, data\.limit unset -> 12, .*, and 2 more\); put it back", said)
     assert "evaluate.every" not in said
 
 
@@ -251,9 +233,6 @@ def test_files_under_the_same_name_must_stay_the_same(cut: RunFolder, world: Pat
 
 
 def test_prompts_and_local_teacher_must_stay_the_same_too(world: Path, tmp_path: Path) -> None:
-    from reflectune.agents.teacher.prompts import SHIPPED
-    from reflectune.loop.resuming import hash_files
-
     prompts = tmp_path / "prompts.toml"
     prompts.write_bytes(SHIPPED.read_bytes())
     teacher = save_tiny_llama(tmp_path / "teacher")
@@ -268,14 +247,12 @@ def test_prompts_and_local_teacher_must_stay_the_same_too(world: Path, tmp_path:
     assert changed == {"teacher.prompts", "teacher.model"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["tekken.json", "params.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json"],
-)
-def test_what_only_vllm_reads_of_a_model_must_stay_the_same_too(tmp_path: Path, name: str) -> None:
-    before = fingerprint(tmp_path)
-    (tmp_path / name).write_text("{}")
-    assert fingerprint(tmp_path) != before
+def test_what_only_vllm_reads_of_a_model_must_stay_the_same_too(tmp_path: Path) -> None:
+    seen = {fingerprint(tmp_path)}
+    for name in ("tekken", "params", "quantize_config", "quant_config", "hf_quant_config"):
+        (tmp_path / f"{name}.json").write_text("{}")
+        assert fingerprint(tmp_path) not in seen, name
+        seen.add(fingerprint(tmp_path))
 
 
 def test_run_begun_before_files_were_hashed_is_not_checked(cut: RunFolder, world: Path) -> None:
@@ -290,25 +267,14 @@ def test_run_begun_before_files_were_hashed_is_not_checked(cut: RunFolder, world
 
 
 def test_lineage_that_another_program_writes_in_is_named(cut: RunFolder) -> None:
-    code = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(cut.lineage)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "locked\n"
+    with closing(sqlite3.connect(cut.lineage, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         said = refusal(cut, StoreError, "database is locked; another program writes in it, let it end")
         assert time.monotonic() - began < 60
         assert "`reflectune resume tiny`" in said
         with LineageReader.open(cut.lineage) as history:
             assert history.last_round() == 1
-        other.communicate("")
 
 
 def test_lineage_that_is_cut_is_refused(cut: RunFolder) -> None:
@@ -338,10 +304,9 @@ def test_lineage_is_put_back_by_what_the_refusal_says(cut: RunFolder, world: Pat
         file.write(b"x" * (size - 20 * 4096))
     with started("resume", "tiny", "--runs", cut.path.parent, folder=tmp_path) as resumed:
         assert resumed.end() == StoreError.exit_code
-        said = resumed.text
-    assert "back from a copy" in said
+    assert "back from a copy" in resumed.text
     shutil.copyfile(tmp_path / "copy.db", cut.lineage)
-    for name in re.findall(r"lineage\.db-\w+", said):
+    for name in re.findall(r"lineage\.db-\w+", resumed.text):
         (cut.path / name).unlink(missing_ok=True)
     assert_ends_as_calm(cut, world)
 
@@ -422,13 +387,10 @@ def test_checkpoint_that_is_damaged_is_passed_over(cut_training: Path, tmp_path:
         for damaged in (flip_a_bit(content, middle), content[:middle], None):
             shutil.copytree(cut_training / "cut", tmp_path, dirs_exist_ok=True)
             file.unlink() if damaged is None else file.write_bytes(damaged)
-            assert _last_whole_checkpoint(partial) == before
+            assert _last_whole_checkpoint(partial) == str(before)
     config, out = configure(cut_training / "tiny", epochs=5), tmp_path / "adapter"
-    steps: list[int] = []
-    refinetune_student(
-        config, PAIRS, out, previous=None, round=1, on_step=lambda step, *rest: steps.append(step)
-    )
-    assert steps[0] == int(before.name.partition("-")[2]) + 1
+    _, steps = train(config, out)
+    assert steps[0][0] == int(before.name.partition("-")[2]) + 1
     assert hash_adapter(out) == hash_adapter(cut_training / "calm")
 
 
@@ -442,10 +404,10 @@ def test_student_without_one_finite_score_takes_nothing_and_is_not_trained(
     path = write_world(
         tmp_path, samples=12, data={"holdout": 2}, selection={"keep": keep}, refinetune={"anchor": anchor}
     )
-    weights_file = tmp_path / "student/model.safetensors"
-    tensors = load_file(weights_file)
+    weights = tmp_path / "student/model.safetensors"
+    tensors = load_file(weights)
     tensors["model.norm.weight"].fill_(math.nan)
-    save_file(tensors, weights_file, metadata={"format": "pt"})
+    save_file(tensors, weights, metadata={"format": "pt"})
     folder = create_run(load_config(path), tmp_path / "runs")
     assert run_loop(folder, LineDisplay()) == "nothing-accepted"
     with sqlite3.connect(folder.lineage) as connection:
@@ -505,8 +467,7 @@ def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(world: Path, small
     folder = RunFolder(Path(shutil.copytree(world / "cut/tiny", small_disk / "tiny")))
     for stage in ("select", "reflect · resp", "select · resp", "ref", "eval"):
         before = rows(folder)
-        words = "is full; make room on the disk, then `reflectune resume tiny`"
-        with pytest.raises(StoreError, match=words):
+        with pytest.raises(StoreError, match="is full; make room on the disk, then `reflectune resume tiny`"):
             run_loop(folder, WatchedDisplay(f"round 2 · {stage}", lambda: fill(small_disk) and None))
         (small_disk / "filler").unlink()
         after = rows(folder)
@@ -576,9 +537,8 @@ def test_database_that_another_program_keeps_for_itself_is_not_shown_stale(cut: 
     with closing(sqlite3.connect(cut.lineage, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("UPDATE rounds SET stop_reason = 'newest'")
-        with pytest.raises(StoreError, match=r"lineage\.db: .*is locked; another program") as caught:
+        with pytest.raises(StoreError, match=r"lineage\.db: .*is locked; another program"):
             LineageReader.open(cut.lineage)
-        assert "\n" not in str(caught.value)
         with pytest.raises(StoreError, match="is locked; another program writes in it, let it end"):
             run_loop(cut, LineDisplay())
     with LineageReader.open(cut.lineage) as history:

@@ -10,7 +10,6 @@ import pytest
 
 from reflectune.state.lineage.evolution import STATES, read_evolution
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.policies import COMPARED
 from reflectune.state.records import OUTCOMES, PHASES, Pair, Phase, PolicyName, Sample, StudentRecord
 from tests.lineages import call, decided, make_store, name, original, propose, scores_of
@@ -21,34 +20,22 @@ Course = Mapping[tuple[int, Phase], Mapping[str, tuple[Any, ...]]]
 # What five samples come to.
 COURSE: Course = {
     (1, "instruction"): {
-        "a": ("accepted", "ok"),
-        "b": ("accepted", "ok"),
-        "c": ("tie", "ok"),
-        "d": ("no-candidate", "cut"),
+        "a": ("accepted", "ok"), "b": ("accepted", "ok"), "c": ("tie", "ok"), "d": ("no-candidate", "cut"),
         "e": ("no-candidate", "unchanged"),
     },
     (1, "response"): {
-        "a": ("accepted", "ok"),
-        "b": ("refused", "ok"),
-        "c": ("no-candidate", "cut"),
-        "d": ("no-candidate", "unchanged"),
-        "e": ("no-candidate", ""),
+        "a": ("accepted", "ok"), "b": ("refused", "ok"), "c": ("no-candidate", "cut"),
+        "d": ("no-candidate", "unchanged"), "e": ("no-candidate", ""),
     },
     (2, "instruction"): {
-        "a": ("no-candidate", "unchanged"),
-        "b": ("frozen", ""),
-        "c": ("unscorable", "ok"),
-        "d": ("accepted", "ok"),
-        "e": ("policy", "ok"),
+        "a": ("no-candidate", "unchanged"), "b": ("frozen", ""), "c": ("unscorable", "ok"),
+        "d": ("accepted", "ok"), "e": ("policy", "ok"),
     },
     (2, "response"): {
-        "a": ("no-candidate", ""),
-        "b": ("no-candidate", "unchanged"),
-        "c": ("no-candidate", "unchanged"),
-        "d": ("no-candidate", "unparsable"),
-        "e": ("accepted", "ok"),
+        "a": ("no-candidate", ""), "b": ("no-candidate", "unchanged"), "c": ("no-candidate", "unchanged"),
+        "d": ("no-candidate", "unparsable"), "e": ("accepted", "ok"),
     },
-}
+}  # fmt: skip
 
 
 def read_course(path: Path, course: Course, train: int = 5, **changes: Any) -> dict[str, Any]:
@@ -98,11 +85,7 @@ def test_evolution_counts_every_sample_once_a_round(tmp_path: Path) -> None:
         [0, 2, 2, 1, 0],
     ]
     assert [(row["round"], row["before"], row["after"], row["n"]) for row in transitions] == [
-        (1, "original", "original", 1),
-        (1, "original", "instruction improved", 1),
-        (1, "original", "response improved", 1),
-        (1, "original", "refused", 1),
-        (1, "original", "failed", 1),
+        *((1, "original", state, 1) for state in STATES),
         (2, "original", "response improved", 1),
         (2, "instruction improved", "instruction improved", 1),
         (2, "response improved", "response improved", 1),
@@ -155,10 +138,11 @@ def test_evolution_lengths_are_characters_of_the_pool(tmp_path: Path) -> None:
     assert (lengths["edges"][0], lengths["edges"][-1]) == (pytest.approx(1), pytest.approx(100))
 
 
-def write_scores(path: Path, drawn: int) -> None:
-    """Two rounds that take new responses for a and b; s0 decides about the first and s1 about the second.
+def read_scores(path: Path, drawn: int, change: str = "") -> Any:
+    """The IFD panels of two rounds that take new responses for a and b, after a change in SQL.
 
-    s0 is to score so many samples in all rounds, and scores a and b after the second too. c never changes.
+    s0 decides about the first and s1 about the second. s0 is to score so many samples in all rounds, and
+    scores a and b after the second too. c never changes.
     """
     with make_store(path) as store:
         store.change_config({"evaluate.base_samples": (None, drawn)})
@@ -182,11 +166,14 @@ def write_scores(path: Path, drawn: int) -> None:
             store.finish_round(round, None)
         if drawn:
             store.add_scores({pool[sample].id: scores_of(0.5, 0.5) for sample in "ab"}, "s0")
+        if change:
+            with store.transaction() as database:
+                database.execute(change)
+    return evolution_of(path)["scores"]["ifd"]
 
 
 def test_evolution_scores_share_one_student_where_it_scored_every_round(tmp_path: Path) -> None:
-    write_scores(tmp_path / "lineage.db", drawn=3)
-    (panel,) = evolution_of(tmp_path / "lineage.db")["scores"]["ifd"]
+    (panel,) = read_scores(tmp_path / "lineage.db", drawn=3)
     assert (panel["student"], panel["n"], panel["of"], panel["drawn"]) == ("s0", 3, 3, 3)
     # a, b and c: 0.1, 0.1, 0.9; then 0.2, 0.3, 0.9; then 0.5, 0.5, 0.9.
     assert [(row["round"], row["n"]) for row in panel["rounds"]] == [(0, 3), (1, 3), (2, 3)]
@@ -195,47 +182,36 @@ def test_evolution_scores_share_one_student_where_it_scored_every_round(tmp_path
 
 
 def test_evolution_scores_leave_out_samples_that_were_not_drawn(tmp_path: Path) -> None:
-    write_scores(tmp_path / "lineage.db", drawn=2)
+    (panel,) = read_scores(tmp_path / "lineage.db", drawn=2)
     with LineageReader.open(tmp_path / "lineage.db") as history:
         drawn = history.choose_samples(2, seed=0)
-    (panel,) = evolution_of(tmp_path / "lineage.db")["scores"]["ifd"]
     last = {"a": 0.5, "b": 0.5, "c": 0.9}
     assert (panel["n"], panel["drawn"]) == (2, 2)
     assert panel["rounds"][-1]["mean"] == pytest.approx(sum(last[sample] for sample in drawn) / 2)
 
 
 def test_evolution_scores_of_an_older_run_are_never_of_two_students_in_one_panel(tmp_path: Path) -> None:
-    write_scores(tmp_path / "lineage.db", drawn=0)
-    panels = evolution_of(tmp_path / "lineage.db")["scores"]["ifd"]
+    panels = read_scores(tmp_path / "lineage.db", drawn=0)
     # c is scored by s0 before and after round 1, but by s1 never.
-    assert [(panel["student"], panel["n"], panel["drawn"]) for panel in panels] == [
-        ("s0", 3, None),
-        ("s1", 2, None),
-    ]
+    told = [(panel["student"], panel["n"], panel["drawn"]) for panel in panels]
+    assert told == [("s0", 3, None), ("s1", 2, None)]
     assert [[row["round"] for row in panel["rounds"]] for panel in panels] == [[0, 1], [1, 2]]
     assert [row["median"] for row in panels[1]["rounds"]] == pytest.approx([0.2, 0.5])
 
 
 def test_evolution_scores_show_no_round_that_is_scored_in_part(tmp_path: Path) -> None:
-    write_scores(tmp_path / "lineage.db", drawn=3)
-    with LineageWriter.open(tmp_path / "lineage.db") as store, store.transaction() as database:
-        database.execute(
-            "DELETE FROM scores WHERE student_id = 's0' AND version_id IN "
-            "(SELECT id FROM versions WHERE round = 2 AND sample_id = 'a')"
-        )
-    panels = evolution_of(tmp_path / "lineage.db")["scores"]["ifd"]
+    last = "SELECT id FROM versions WHERE round = 2 AND sample_id = 'a'"
+    change = f"DELETE FROM scores WHERE student_id = 's0' AND version_id IN ({last})"
+    panels = read_scores(tmp_path / "lineage.db", drawn=3, change=change)
     assert [panel["drawn"] for panel in panels] == [None, None]
 
 
 def test_evolution_a_pair_that_cannot_be_scored_has_no_value(tmp_path: Path) -> None:
-    write_scores(tmp_path / "lineage.db", drawn=3)
-    with LineageWriter.open(tmp_path / "lineage.db") as store, store.transaction() as database:
-        database.execute(
-            "UPDATE scores SET sum_logprob = NULL, num_tokens = NULL, status = 'empty' "
-            "WHERE student_id = 's0' AND version_id = ?",
-            [original("a").id],
-        )
-    (panel,) = evolution_of(tmp_path / "lineage.db")["scores"]["ifd"]
+    change = (
+        "UPDATE scores SET sum_logprob = NULL, num_tokens = NULL, status = 'empty' "
+        f"WHERE student_id = 's0' AND version_id = '{original('a').id}'"
+    )
+    (panel,) = read_scores(tmp_path / "lineage.db", drawn=3, change=change)
     assert (panel["n"], panel["drawn"]) == (2, 3)
     assert panel["rounds"][0]["low"] == pytest.approx(0.1 + 0.05 * 0.8)
 

@@ -16,10 +16,8 @@ import pytest
 import tomli_w
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from reflectune.loop.show.diffs import diff_words
-from reflectune.loop.show.terminal.trace import render_trace
 from reflectune.state.config import DataConfig, RunConfig, load_config
 from reflectune.state.config.reference import commented_config
 from reflectune.state.data.datasets import Record, read_dataset
@@ -30,6 +28,7 @@ from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Pair, Sample, StudentRecord, Version
 from reflectune.state.text import inert
 from tests.lineages import call
+from tests.test_journey import shown
 
 FORMATS: list[ExportFormat] = ["alpaca", "messages", "sharegpt", "parquet"]
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -39,14 +38,11 @@ hard = st.sampled_from(
     list("\0\x1b\x9b\x7f\r\n\t\x85\u2028\u202e\u2066\ufeff\ufffd\"'\\{}[],:;=%\ud800\udfff\U0010ffff")
 )
 hostile = st.text(st.one_of(hard, st.characters()), max_size=40)
+hostile_bytes = hostile.map(lambda text: text.encode("utf-8", "surrogatepass"))
 storable = st.text(
     st.one_of(hard, st.characters()).filter(lambda c: c != "\0" and not "\ud800" <= c <= "\udfff"),
     max_size=40,
 )
-
-
-def to_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
 
 
 PAIRS = [
@@ -71,9 +67,13 @@ def read(file: Path, **options: Any) -> list[Record] | None:
     except DatasetError as error:
         said = str(error)
     assert said.startswith(str(file))
+    assert_is_inert_line(said)
+    return None
+
+
+def assert_is_inert_line(said: str) -> None:
     assert len(said.splitlines()) == 1
     assert inert(said) == said
-    return None
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +84,17 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Datasets
 
 
-def parquet_bytes(**options: Any) -> bytes:
-    columns = {
-        "instruction": [pair.instruction for pair in PAIRS],
-        "input": [pair.input for pair in PAIRS],
-        "output": [pair.response for pair in PAIRS],
-        "nested": [{"k": [1, 2]}, None, {"k": []}],
-        "when": [datetime.datetime(2020, 1, 1)] * 3,
-    }
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), buffer, **options)
-    return buffer.getvalue()
-
-
 def records(pairs: list[Pair]) -> list[dict[str, Any]]:
     return [{"instruction": p.instruction, "input": p.input, "output": p.response, "id": 1} for p in pairs]
+
+
+def parquet_bytes(**options: Any) -> bytes:
+    nested = [{"k": [1, 2]}, None, {"k": []}]
+    others = [{"nested": value, "when": datetime.datetime(2020, 1, 1)} for value in nested]
+    rows = [record | more for record, more in zip(records(PAIRS), others, strict=True)]
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer, **options)
+    return buffer.getvalue()
 
 
 VALID = {
@@ -115,7 +111,7 @@ VALID = {
 
 # Where, as a share of the file; how many bytes go; what comes in their place.
 edits = st.lists(
-    st.tuples(st.floats(0, 1), st.integers(0, 6), st.one_of(st.binary(max_size=4), hostile.map(to_bytes))),
+    st.tuples(st.floats(0, 1), st.integers(0, 6), st.one_of(st.binary(max_size=4), hostile_bytes)),
     min_size=1,
     max_size=6,
 )
@@ -161,24 +157,17 @@ def test_any_bytes_are_read_or_refused(file: Path, content: bytes, start: bytes)
     read(file)
 
 
+json_keys = st.sampled_from(
+    ["instruction", "input", "output", "response", "messages", "conversations", "role", "content", "from",
+     "value", "system", "history"]
+)  # fmt: skip
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostile),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(
-            st.one_of(
-                hostile,
-                st.sampled_from(
-                    ["instruction", "input", "output", "response", "messages", "conversations", "role",
-                     "content", "from", "value", "system", "history"]
-                ),
-            ),
-            inner,
-            max_size=5,
-        ),
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(hostile, json_keys), inner, max_size=5)
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @pytest.mark.slow
@@ -220,27 +209,6 @@ def test_files_made_to_exhaust_a_reader_are_refused_soon(file: Path, content: by
         assert read(file) is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["json", "json lines", "csv", "parquet"])
-def test_fields_of_two_megabytes_are_read(file: Path, kind: str) -> None:
-    long = Pair("Ask.", "\u202e\x9b" * 2**20, 'é" ,\n' * (2**20 // 2))
-    row = {"instruction": long.instruction, "input": long.input, "output": long.response}
-    match kind:
-        case "json":
-            file.write_text(json.dumps([row, row]), encoding="utf-8")
-        case "json lines":
-            file.write_text("\n".join([json.dumps(row)] * 2), encoding="utf-8")
-        case "csv":
-            quoted = ",".join('"' + value.replace('"', '""') + '"' for value in row.values())
-            file.write_bytes(f"instruction,input,output\n{quoted}\n{quoted}\n".encode())
-        case "parquet":
-            pyarrow.parquet.write_table(pyarrow.table({key: [value] * 2 for key, value in row.items()}), file)
-    with soon(12):
-        found = read(file)
-    assert found is not None
-    assert [record.pair for record in found] == [long, long]
-
-
 # Config
 
 toml_keys = st.one_of(
@@ -253,16 +221,9 @@ toml_keys = st.one_of(
     ),
     st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True),
 )  # fmt: skip
+whole = st.integers(-(2**63), 2**63 - 1)
 toml_values = st.recursive(
-    st.one_of(
-        st.booleans(),
-        st.integers(-(2**63), 2**63 - 1),
-        st.floats(),
-        storable,
-        st.datetimes(),
-        st.dates(),
-        st.times(),
-    ),
+    st.one_of(st.booleans(), whole, st.floats(), storable, st.datetimes(), st.dates(), st.times()),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(toml_keys, inner, max_size=3)),
     max_leaves=8,
 )
@@ -272,15 +233,13 @@ def refuses_in_a_line(path: Path, overrides: list[str] | None = None) -> None:
     try:
         load_config(path, overrides or [])
     except ConfigError as error:
-        said = str(error)
-        if len(said.splitlines()) != 1 or inert(said) != said:
-            pytest.fail(f"not one line that is inert: {said!r}")
+        assert_is_inert_line(str(error))
 
 
 configs = st.one_of(
     st.dictionaries(toml_keys, toml_values, max_size=6).map(lambda values: tomli_w.dumps(values).encode()),
     st.binary(max_size=200),
-    hostile.map(to_bytes),
+    hostile_bytes,
     st.builds(mutate, st.just(commented_config().encode()), edits, st.one_of(st.just(1.0), st.floats(0, 1))),
 )
 
@@ -336,10 +295,8 @@ def test_trace_gives_any_text_back_and_shows_it_inertly(
     told = [Pair(v["instruction"], v["input"], v["response"]) for v in trace["versions"]]
     assert told == [given, proposed]
     assert (trace["versions"][1]["critique"], trace["failures"][0]["error"]) == (other, other)
-    console = Console(file=io.StringIO(), width=100)
-    console.print(render_trace(trace), markup=False, highlight=False)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert inert(shown) == shown
+    text = shown(trace)
+    assert inert(text) == text
 
 
 LONG: dict[str, Callable[[int], str]] = {
@@ -364,12 +321,12 @@ def test_texts_of_two_megabytes_are_stored_traced_and_exported_soon(tmp_path: Pa
         with LineageReader.open(tmp_path / "lineage.db") as history:
             trace = history.trace("0")
         assert [version["response"] for version in trace["versions"]] == [given.response, proposed.response]
-        console = Console(file=io.StringIO(), width=100)
-        console.print(render_trace(trace), markup=False, highlight=False)
-    for format in FORMATS:
+        shown(trace)
+    for number, format in enumerate(FORMATS):
+        out = tmp_path / ("out.jsonl" if number == 0 else "out")
         with soon(4):
-            assert write_pairs(tmp_path / "out", format, [proposed]) == 1
-        found = read(tmp_path / "out")
+            assert write_pairs(out, format, [proposed]) == 1
+        found = read(out)
         assert found is not None
         assert [record.pair for record in found] == [proposed]
 

@@ -1,7 +1,6 @@
 """The commands that look at runs: what they print piped and on a terminal, as JSON, and when they end."""
 
 import fcntl
-import io
 import json
 import os
 import re
@@ -11,21 +10,18 @@ import signal
 import struct
 import subprocess
 import termios
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reflectune.loop.cli import main
 from reflectune.loop.show.terminal.search import note_on
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleQuery
 from reflectune.state.lineage.writer import LineageWriter
 from tests.test_comparison import write_run
-from tests.worlds import child_environment, command, run_process
+from tests.worlds import child_environment, command, reflectune, run_process
 
 pytestmark = pytest.mark.slow
 
@@ -45,16 +41,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_here(world: Path, *arguments: object, **environment: str) -> tuple[int, str, str]:
-    """Run a command in this process, piped: its exit code, what it printed, and what it complained of."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(world)
-        for key, value in (SETTINGS | environment).items():
-            patch.setenv(key, value)
-        patch.setattr("sys.argv", ["reflectune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    return int(stop.value.code or 0), out.getvalue(), err.getvalue()
+    """A command, piped: its exit code, what it printed, and what it complained of."""
+    done = reflectune(*arguments, cwd=world, **SETTINGS | environment)
+    return done.returncode, done.stdout, done.stderr
 
 
 def piped(world: Path, *arguments: object, **environment: str) -> str:
@@ -70,10 +59,10 @@ def document(world: Path, *arguments: object) -> Any:
 class Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, world: Path, *arguments: object, columns: int, rows: int, **environment: str) -> None:
+    def __init__(self, world: Path, *arguments: object) -> None:
         self.here, there = os.openpty()
-        fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        variables = child_environment(**SETTINGS | environment)
+        fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # rows and columns
+        variables = child_environment(**SETTINGS)
         self.process = subprocess.Popen(
             command(*arguments),
             cwd=world,
@@ -87,29 +76,21 @@ class Terminal:
         os.close(there)
         self.written = b""
 
-    def read_until(self, wanted: str, seconds: float = 60) -> None:
-        until = time.monotonic() + seconds
-        while wanted.encode() not in self.written:
-            assert time.monotonic() < until, self.written[-2000:]
-            assert self._read(), self.written[-2000:]
+    def read_until(self, is_time: Callable[[str], bool]) -> str:
+        """What it has written by some moment, or until it closed the other end."""
+        while not is_time(self.written.decode(errors="replace")):
+            assert select.select([self.here], [], [], 60)[0], self.written[-2000:]
+            try:
+                self.written += os.read(self.here, 65536)
+            except OSError:  # how Linux says that nobody is there any more
+                break
+        return self.written.decode(errors="replace")
 
     def read_to_end(self) -> str:
-        while self._read():
-            pass
-        assert self.process.wait(60) is not None
+        text = self.read_until(lambda written: False)
+        self.process.wait(60)
         os.close(self.here)
-        return self.written.decode().replace("\r\n", "\n")
-
-    def _read(self) -> bool:
-        """Take in what is written within a second; False once the other end is closed."""
-        if not select.select([self.here], [], [], 1.0)[0]:
-            return True
-        try:
-            some = os.read(self.here, 65536)
-        except OSError:  # how Linux says that nobody is there any more
-            return False
-        self.written += some
-        return bool(some)
+        return text.replace("\r\n", "\n")
 
 
 def on_a_terminal(world: Path, *arguments: object, columns: int = 80, **environment: str) -> str:
@@ -168,10 +149,11 @@ def test_inspecting_in_a_process_of_its_own_writes_the_same(world: Path) -> None
 
 
 def test_search_finds_samples_by_words_outcome_and_training(world: Path) -> None:
-    every = document(world, "search", "one", "--round", 1)
-    assert list(every) == ["name", "found", "shown", "notes", "samples"]
-    assert (every["name"], every["found"], every["shown"]) == ("one", 3, 3)
-    assert list(every["samples"][0]) == [
+    few = ("search", "one", "--round", 1, "--limit", 1)
+    found = document(world, *few)
+    assert list(found) == ["name", "found", "shown", "notes", "samples"]
+    assert (found["name"], found["found"], found["shown"]) == ("one", 3, 1)
+    assert list(found["samples"][0]) == [
         "sample", "position", "split", "round", "instruction", "response", "length_growth", "trained", "text",
     ]  # fmt: skip
     for conditions, positions in (
@@ -186,8 +168,6 @@ def test_search_finds_samples_by_words_outcome_and_training(world: Path) -> None
     ):
         told = document(world, "search", "one", "--round", 1, *conditions)
         assert [row["position"] for row in told["samples"]] == positions, conditions
-    few = ("search", "one", "--round", 1, "--limit", 1)
-    assert (document(world, *few)["found"], document(world, *few)["shown"]) == (3, 1)
     assert "3 match, 1 shown; see one with `reflectune trace one 0`" in piped(world, *few)
     told = document(world, "search", "one", "--min-ifd-change", 0)
     assert (told["samples"], told["notes"]) == ([], ["no IFD has been compared yet"])
@@ -202,21 +182,22 @@ def test_search_says_that_changes_of_rounds_do_not_compare() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "notes"),
+    ("policy", "compared"),
     [
-        ("ifd+r-ifd", ("no IFD has been compared yet", "no r-IFD has been compared yet")),
-        ("ifd", ("no IFD has been compared yet", "policy ifd compares no r-IFD")),
-        ("r-ifd", ("policy r-ifd compares no IFD", "no r-IFD has been compared yet")),
-        ("perplexity", ("policy perplexity compares no IFD", "policy perplexity compares no r-IFD")),
-        ("random", ("policy random compares no IFD", "policy random compares no r-IFD")),
+        ("ifd+r-ifd", ("IFD", "r-IFD")),
+        ("ifd", ("IFD",)),
+        ("r-ifd", ("r-IFD",)),
+        ("perplexity", ()),
+        ("random", ()),
     ],
 )
-def test_search_says_which_changes_a_policy_leaves_unknown(policy: str, notes: tuple[str, str]) -> None:
-    queries = (
-        (SampleQuery(sort="ifd_change"), SampleQuery(min_ifd_change=0.0)),
-        (SampleQuery(sort="r_ifd_change"), SampleQuery(max_r_ifd_change=0.0)),
-    )
-    for note, (sorts, bounds) in zip(notes, queries, strict=True):
+def test_search_says_which_changes_a_policy_leaves_unknown(policy: str, compared: tuple[str, ...]) -> None:
+    for name, sorts, bounds in (
+        ("IFD", SampleQuery(sort="ifd_change"), SampleQuery(min_ifd_change=0.0)),
+        ("r-IFD", SampleQuery(sort="r_ifd_change"), SampleQuery(max_r_ifd_change=0.0)),
+    ):
+        never, yet = f"policy {policy} compares no {name}", f"no {name} has been compared yet"
+        note = yet if name in compared else never
         assert note_on(sorts, policy, ()) == note_on(bounds, policy, ()) == [note]
     assert note_on(SampleQuery(), policy, ()) == []
 
@@ -287,23 +268,17 @@ def test_samples_is_another_word_for_search(world: Path) -> None:
     assert "│ samples " not in listed
 
 
-@contextmanager
-def going_on(world: Path, name: str) -> Iterator[LineageWriter]:
-    """A run that says it goes on, and that somebody has locked."""
-    folder = RunFolder(world / "runs" / name)
-    with folder.lock(), LineageWriter.open(folder.lineage) as store:
-        store.set_run_status("running")
-        yield store
-
-
 @pytest.mark.parametrize(("how", "code"), [("end", 0), ("ctrl-c", 130), ("sigterm", 143)])
 def test_watch_ends_with_the_run_or_when_it_is_told_to(
     tmp_path: Path, world: Path, how: str, code: int
 ) -> None:
     shutil.copytree(world / "runs", tmp_path / "runs")
-    with going_on(tmp_path, "one") as store:
-        terminal = Terminal(tmp_path, "show", "one", "--watch", columns=80, rows=24)
-        terminal.read_until("Ctrl-C ends watching")
+    folder = RunFolder(tmp_path / "runs/one")
+    with folder.lock(), LineageWriter.open(folder.lineage) as store:
+        store.set_run_status("running")
+        terminal = Terminal(tmp_path, "show", "one", "--watch")
+        watching = "Ctrl-C ends watching"
+        assert watching in terminal.read_until(lambda text: watching in text)
         match how:
             case "end":
                 store.db.execute("PRAGMA busy_timeout = 0")  # the writer waits for nobody
@@ -325,6 +300,6 @@ def test_watch_ends_with_the_run_or_when_it_is_told_to(
 
 
 def test_watch_of_a_run_that_does_not_go_on_shows_it_once(world: Path) -> None:
-    terminal = Terminal(world, "show", "one", "--watch", columns=80, rows=24)
+    terminal = Terminal(world, "show", "one", "--watch")
     assert "one: finished" in terminal.read_to_end()
     assert terminal.process.returncode == 0

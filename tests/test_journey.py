@@ -17,10 +17,6 @@ def shown(trace: Any, width: int = 100, **options: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-def on_a_terminal(trace: Any, width: int = 100, *, colours: str | None = None, **options: Any) -> str:
-    return shown(trace, width, force_terminal=True, color_system=colours, **options)
-
-
 def decision(**changes: Any) -> dict[str, Any]:
     return {
         "round": 1, "phase": "response", "policy": "ifd+r-ifd", "reason": "accepted",
@@ -90,10 +86,8 @@ def test_journey_goes_step_by_step() -> None:
         (2, "instruction", "failed", False),
     ]  # fmt: skip
     _, second, third = journey.steps
-    assert [item.changed for step in journey.steps for item in step.proposals] == [
-        ["instruction"],
-        ["response"],
-    ]
+    changed = [item.changed for step in journey.steps for item in step.proposals]
+    assert changed == [["instruction"], ["response"]]
     assert [(item.name, item.score and item.score["r_ifd"], item.is_winner) for item in second.contest] == [
         ("incumbent", 0.8, False), ("proposal", 0.25, True),
     ]  # fmt: skip
@@ -114,15 +108,11 @@ def test_journey_goes_step_by_step() -> None:
 )
 def test_journey_says_why_a_proposal_was_not_compared(scores: Any, student: str | None, why: str) -> None:
     candidates = [proposal(scores=scores), proposal(id="v2", candidate=1)]
-    told = trace(
-        version(current=True), *candidates,
-        decisions=[decision(winner="v2", challenger="v2", student=student)],
-    )  # fmt: skip
+    made = decision(winner="v2", challenger="v2", student=student)
+    told = trace(version(current=True), *candidates, decisions=[made])
     one, other = build_journey(told).steps[0].proposals
-    assert (one.name, one.is_accepted, other.name, other.is_accepted) == (
-        "proposal 1", False, "proposal 2", True,
-    )  # fmt: skip
-    assert other.not_compared is None
+    assert (one.name, one.is_accepted) == ("proposal 1", False)
+    assert (other.name, other.is_accepted, other.not_compared) == ("proposal 2", True, None)
     text = shown(told)
     assert "version     v1 proposal 1 (refused) from v0" in text
     assert f"not chosen {why}" in " ".join(text.split())
@@ -173,7 +163,7 @@ def test_journey_shows_the_beginning_of_a_text_without_end() -> None:
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_journey_fits_the_terminal_in_frames(width: int) -> None:
-    lines = on_a_terminal(THREE_PHASES, width).splitlines()
+    lines = shown(THREE_PHASES, width, force_terminal=True, color_system=None).splitlines()
     assert max(map(len, lines)) <= width
     assert sum(line.startswith("╭─ round") for line in lines) == 4
     beside = [line for line in lines if "version     v1" in line and "Too vague." in line]
@@ -188,8 +178,10 @@ def test_journey_off_a_terminal_has_no_frames_and_a_line_for_a_line() -> None:
 
 
 def test_journey_says_without_colour_what_it_says_with_it() -> None:
-    with_colour = on_a_terminal(THREE_PHASES, colours="standard")
-    without = on_a_terminal(THREE_PHASES, colours="standard", no_color=True)
+    with_colour, without = (
+        shown(THREE_PHASES, force_terminal=True, color_system="standard", no_color=no_colour)
+        for no_colour in (False, True)
+    )
     codes = set(";".join(re.findall(r"\x1b\[([\d;]*)m", with_colour)).split(";"))
     # Bold, italic, underlined, reversed, struck; red, green, magenta, the usual one: readable on black and on
     # white. Nothing dim or bright.

@@ -44,22 +44,17 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run for all tests that only read it."""
-    return make_run(tmp_path_factory.mktemp("runs"))
+    """A run of one round, only to be read: "a" is improved, "b" is refused, reflection on "c" fails."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
+    folder.path.mkdir()
+    with make_store(folder.lineage) as store:
+        write_round(store)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def report(folder: RunFolder) -> str:
     return report_of(folder)
-
-
-def make_run(runs: Path) -> RunFolder:
-    """One round: "a" is improved, "b" is refused, reflection on "c" fails."""
-    folder = RunFolder(runs / "run")
-    folder.path.mkdir()
-    with make_store(folder.lineage) as store:
-        write_round(store)
-    return folder
 
 
 def write_round(store: LineageWriter) -> None:
@@ -78,15 +73,12 @@ def write_round(store: LineageWriter) -> None:
     good = propose(store, old["a"], "better a", round=1, phase="response")
     bad = propose(store, old["b"], "worse b", round=1, phase="response")
     store.add_reflections([call("c", attempt=attempt, status="cut") for attempt in (1, 2)], [])
-    store.add_decisions(
-        {version.id: scores_of(0.5, 0.2) for version in (good, bad)},
-        "s0",
-        [
-            decided(old["a"], good, reason="accepted", values=(0.8, 0.2)),
-            decided(old["b"], bad, reason="refused", values=(0.4, 0.9)),
-            decided(old["c"]),
-        ],
-    )
+    decisions = [
+        decided(old["a"], good, reason="accepted", values=(0.8, 0.2)),
+        decided(old["b"], bad, reason="refused", values=(0.4, 0.9)),
+        decided(old["c"]),
+    ]
+    store.add_decisions({version.id: scores_of(0.5, 0.2) for version in (good, bad)}, "s0", decisions)
     store.set_training_set(1, [good.id])
     store.add_student(StudentRecord("s1", 1, "base", None, "adapters/round-01", "h", "s0"))
     store.add_evaluations(0, "s0", [Evaluation("nll", 3.0, 4, 2.5, 3.5)])
@@ -122,9 +114,7 @@ def test_report_holds_everything_it_shows(report: str) -> None:
 def test_report_says_what_the_run_was_and_why_it_decided(folder: RunFolder, report: str) -> None:
     text = text_of(report)
     with LineageReader.open(folder.lineage) as history:
-        reasons = [
-            explain_reason(decision) for sample in "abc" for decision in history.trace(sample)["decisions"]
-        ]
+        decisions = [decision for sample in "abc" for decision in history.trace(sample)["decisions"]]
     for told in (
         "Finished after 1 of 1 rounds over 3 samples: all its rounds are done.",
         "The student took 1 of 2 proposals (50%).",
@@ -137,7 +127,7 @@ def test_report_says_what_the_run_was_and_why_it_decided(folder: RunFolder, repo
         "attempt 2 failed, cut: broken",
         "The teacher's criticism too short",
         "Trained on in round 1.",
-        *reasons,
+        *map(explain_reason, decisions),
     ):
         assert told in text, told
     assert "<del>answer</del><ins>better</ins> a" in report
@@ -161,9 +151,8 @@ def test_report_gives_no_credentials_away(folder: RunFolder, report: str) -> Non
     assert "pass@" not in report
 
 
-def write_evil(folder: RunFolder, response: str) -> None:
-    """One sample that is refused; every text of it, and of the teacher, is hostile."""
-    folder.path.mkdir()
+def report_evil(folder: RunFolder, response: str) -> str:
+    """The report on one sample that is refused; every text of it, and of the teacher, is hostile."""
     pair = Pair(EVIL, EVIL, response)
     with make_store(folder.lineage, train=0, holdout=0) as store:
         store.add_samples([Sample("s", 0, "train", pair)])
@@ -174,12 +163,11 @@ def write_evil(folder: RunFolder, response: str) -> None:
         store.add_reflections([made, replace(call("s", 1, "response", status="error"), error=EVIL)], [new])
         refused = decided(old, new, reason="refused", phase="instruction", values=(0.9, 0.2))
         store.add_decisions({}, "s0", [refused, decided(old)])
+    return report_of(folder)
 
 
 def test_report_takes_hostile_texts_for_text(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "evil")
-    write_evil(folder, EVIL)
-    html = report_of(folder)
+    html = report_evil(RunFolder(tmp_path), EVIL)
     page = Page(html)
     assert (page.tags["script"], page.tags["style"]) == (0, 1)
     assert all(attributes["src"].startswith("data:") for tag, attributes in page.elements if tag == "img")
@@ -188,9 +176,7 @@ def test_report_takes_hostile_texts_for_text(tmp_path: Path) -> None:
 
 
 def test_report_is_small_where_a_text_is_large(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "large")
-    write_evil(folder, "word " * 2_000_000)
-    html = report_of(folder)
+    html = report_evil(RunFolder(tmp_path), "word " * 2_000_000)
     assert len(html) < 600_000
     # Of 10,000,000 characters, 1,600 are shown.
     assert "9,998,400 more characters" in html
@@ -237,10 +223,11 @@ def test_report_of_a_run_that_has_not_begun(tmp_path: Path) -> None:
     with make_store(folder.lineage) as store:
         store.start_round(1)
     text = text_of(report_of(folder))
-    assert "Interrupted after 0 of 2 rounds over 3 samples." in text
-    assert "No proposal has been decided about yet." in text
-    assert "so no sample has a story" in text
-    assert "Not drawn: No round is complete" in text
+    for told in (
+        "Interrupted after 0 of 2 rounds over 3 samples.", "No proposal has been decided about yet.",
+        "so no sample has a story", "Not drawn: No round is complete",
+    ):  # fmt: skip
+        assert told in text, told
 
 
 def test_report_that_cannot_be_written_leaves_the_old_one(folder: RunFolder, tmp_path: Path) -> None:
@@ -272,17 +259,7 @@ def test_report_command_writes_into_the_run(folder: RunFolder, report: str, tmp_
     assert (document["name"], document["status"], document["complete"]) == ("run", "finished", 1)
     chosen = {item["kind"]: item["position"] for item in document["telling"]}
     assert chosen == {"gain": 0, "narrow": 1, "failure": 2}
-    result = run("-o", tmp_path)
-    assert (result.returncode, "is not a regular file" in result.stderr) == (2, True)
-
-
-@pytest.mark.parametrize("name", ["lineage.db", "config.toml"])
-def test_report_command_never_replaces_a_file_of_a_run(tmp_path: Path, name: str) -> None:
-    folder = make_run(tmp_path)
-    folder.config.write_text("rounds = 1")
-    target = folder.path / name
-    before = target.read_bytes()
-    result = reflectune("report", "run", "--runs", tmp_path, "-o", target, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.endswith("name another file\n")
-    assert target.read_bytes() == before
+    for target, said in ((tmp_path, "is not a regular file"), (folder.lineage, "name another file\n")):
+        result = run("-o", target)
+        assert (result.returncode, result.stdout, said in result.stderr) == (2, "", True)
+    assert describe_evolution(folder)["complete"] == 1

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
 
-from reflectune.state.config import RunConfig
+from reflectune.state.config import DataConfig, RunConfig
+from reflectune.state.data.datasets import read_dataset
 from reflectune.state.errors import ConfigError, DatasetError, ReflectuneError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
@@ -44,14 +44,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_world(folder, samples=12, data={"holdout": 2}, student={"max_length": 4096})
     save_tiny_llama(folder / "student", context=4096)
     records = [
-        {
-            "instruction": f"Name {index}. {HOSTILE}",
-            "input": HOSTILE if index % 3 == 0 else "",
-            "output": f"Thing {index}. {HOSTILE}",
-            HOSTILE: HOSTILE,
-        }
+        {"instruction": f"Name {index}. {HOSTILE}", "input": HOSTILE if index % 3 == 0 else "",
+         "output": f"Thing {index}. {HOSTILE}", HOSTILE: HOSTILE}
         for index in range(12)
-    ]
+    ]  # fmt: skip
     (folder / "data.json").write_text(json.dumps(records))
     entries = make_recording([{**record} for record in records], ("instruction", "response"))
     for entry in entries:
@@ -67,6 +63,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inside(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(world)
     return world
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[str, str]:
+    """What a command prints, and what it complains of."""
+    capsys.readouterr()
+    assert invoke(*arguments) == code, arguments
+    return capsys.readouterr()
+
+
+def assert_is_inert_line(said: str) -> None:
+    assert len(said.splitlines()) == 1
+    assert not ORDERS.search(said)
 
 
 # Text
@@ -86,9 +94,7 @@ def test_nothing_in_the_data_can_steer_a_terminal(
 ) -> None:
     if colours:
         monkeypatch.setenv("FORCE_COLOR", "1")
-    capsys.readouterr()
-    assert invoke(*arguments) == 0
-    out, err = capsys.readouterr()
+    out, err = printed(capsys, *arguments)
     assert not ORDERS.search(COLOURS.sub("", out) if colours else out)
     assert err == ""
     if arguments[0] == "trace":
@@ -101,9 +107,7 @@ def test_nothing_in_the_data_can_steer_a_terminal(
 def test_json_cannot_steer_a_terminal_and_reads_back_equal(
     inside: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    capsys.readouterr()
-    assert invoke(*arguments, "--json") == 0
-    out = capsys.readouterr().out
+    out, _ = printed(capsys, *arguments, "--json")
     assert not ORDERS.search(out)
     document = json.loads(out)
     if arguments[0] == "trace":
@@ -122,30 +126,20 @@ def test_sql_in_the_data_is_text(inside: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("format", "what"),
-    [("alpaca", "pool"), ("messages", "training"), ("sharegpt", "preferences")],
+    ("format", "what", "texts"),
+    [("alpaca", "pool", 1), ("messages", "training", 1), ("sharegpt", "preferences", 2)],
 )
-def test_exports_give_every_text_back_as_it_is(inside: Path, tmp_path: Path, format: str, what: str) -> None:
+def test_exports_give_every_text_back_as_it_is(
+    inside: Path, tmp_path: Path, format: str, what: str, texts: int
+) -> None:
     out = tmp_path / "out.jsonl"
     assert invoke("export", "tiny", "--what", what, "--format", format, "-o", out) == 0
     content = out.read_text(encoding="utf-8")
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", content)  # one record a line, all else escaped
-    records = [json.loads(line) for line in content.split("\n")[:-1]]
-    texts = list(all_texts(records))
-    assert texts
-    assert all(HOSTILE in text for text in texts if text.startswith(("Thing", "Here", "There", "Name")))
-
-
-def all_texts(value: Any) -> Any:
-    match value:
-        case str():
-            yield value
-        case dict():
-            for item in value.values():
-                yield from all_texts(item)
-        case list():
-            for item in value:
-                yield from all_texts(item)
+    lines = content.split("\n")[:-1]
+    assert lines
+    for line in lines:  # a rewritten instruction is harmless, no response is
+        assert to_json(json.loads(line)).count(to_json(HOSTILE)[1:-1]) >= texts
 
 
 @pytest.mark.parametrize(
@@ -159,15 +153,11 @@ def all_texts(value: Any) -> Any:
     ],
 )
 def test_errors_that_quote_data_are_one_line_that_steers_nothing(tmp_path: Path, content: str) -> None:
-    from reflectune.state.config import DataConfig
-    from reflectune.state.data.datasets import read_dataset
-
     file = tmp_path / "data"
     file.write_text(content)
     with pytest.raises(DatasetError) as caught:
         read_dataset(DataConfig(path=str(file)))
-    assert not ORDERS.search(str(caught.value))
-    assert "\n" not in str(caught.value)
+    assert_is_inert_line(str(caught.value))
 
 
 def test_errors_are_one_line_whatever_they_quote(
@@ -177,19 +167,14 @@ def test_errors_are_one_line_whatever_they_quote(
     two = f"{HOSTILE}\nsecond\u2028third"
     overview = mock.Mock(side_effect=ReflectuneError(two))
     monkeypatch.setattr("reflectune.loop.show.documents.overview", overview)
-    capsys.readouterr()
-    assert invoke("runs", "--json") == 0  # it has a line in the table
-    (listed,) = json.loads(capsys.readouterr().out)
-    assert (listed["status"], "\n" in listed["error"]) == ("unreadable", False)
-    assert not ORDERS.search(listed["error"])
+    out, _ = printed(capsys, "runs", "--json")  # it has a line in the table
+    (listed,) = json.loads(out)
+    assert listed["status"] == "unreadable"
+    assert_is_inert_line(listed["error"])
     overview.side_effect = ValueError(two)
     for arguments, code in ((["runs"], 1), (["show", two], 2)):
-        assert invoke(*arguments) == code
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1
-        assert not ORDERS.search(err)
-    assert invoke("--debug", "runs") == 1
-    assert not ORDERS.search(capsys.readouterr().err)
+        assert_is_inert_line(printed(capsys, *arguments, code=code)[1])
+    assert not ORDERS.search(printed(capsys, "--debug", "runs", code=1)[1])
 
 
 def test_text_that_is_shown_is_inert_and_json_keeps_it() -> None:
@@ -216,12 +201,9 @@ def test_no_run_can_be_named_out_of_its_folder(
         ["trace", "--", name, "0"],
         ["export", "-o", "out.json", "--", name],
     ):
-        capsys.readouterr()
-        assert invoke(*arguments) == 2, arguments
-        out, err = capsys.readouterr()
+        out, err = printed(capsys, *arguments, code=2)
         assert out == ""
-        assert err.count("\n") == 1
-        assert not ORDERS.search(err)
+        assert_is_inert_line(err)
     assert sorted(Path().rglob("*")) == before
 
 
@@ -235,20 +217,15 @@ def test_a_config_file_cannot_name_a_run_out_of_its_folder() -> None:
 
 
 def test_a_link_in_the_runs_folder_is_no_run(inside: Path, tmp_path: Path) -> None:
-    elsewhere = inside / "runs/tiny"
     runs = tmp_path / "runs"
     runs.mkdir()
-    (runs / "linked").symlink_to(elsewhere)
+    (runs / "linked").symlink_to(inside / "runs/tiny")
     assert RunFolder.all(runs) == []
-    for arguments in (
-        ["show", "linked"],
-        ["resume", "linked"],
-        ["export", "linked", "-o", tmp_path / "x.json"],
-    ):
+    for arguments in (["show", "linked"], ["resume", "linked"], ["export", "linked", "-o", tmp_path / "x"]):
         assert invoke(*arguments, "--runs", runs) == 2
     with pytest.raises(StoreError, match=r"no run called linked in .*; that is a link to elsewhere; move"):
         RunFolder.find(runs, "linked")
-    assert not (tmp_path / "x.json").exists()
+    assert not (tmp_path / "x").exists()
     with pytest.raises(ConfigError, match="a run called linked exists"), RunFolder.create(runs, "linked"):
         pass
 
@@ -259,13 +236,11 @@ def test_a_folder_with_a_hostile_name_is_listed_inertly(
     folder = tmp_path / "runs" / "\x1b[31m[bold]\u202ex"
     folder.mkdir(parents=True)
     (folder / "lineage.db").write_text("no database")
-    capsys.readouterr()
-    assert invoke("runs", "--runs", tmp_path / "runs") == 0
-    out = capsys.readouterr().out
+    out, _ = printed(capsys, "runs", "--runs", tmp_path / "runs")
     assert "\ufffd[31m[bold]\ufffdx" in out
     assert not ORDERS.search(out)
-    assert invoke("show", "nothing", "--runs", tmp_path / "runs") == 2
-    assert not ORDERS.search(capsys.readouterr().err)
+    _, err = printed(capsys, "show", "nothing", "--runs", tmp_path / "runs", code=2)
+    assert not ORDERS.search(err)
 
 
 # Secrets
@@ -277,11 +252,11 @@ def test_an_address_with_a_key_in_it_is_not_even_stored(
 ) -> None:
     settings = {"engine": "openai", "model": "m", "path": None, "base_url": f"http://127.0.0.1:9{rest}"}
     write_world(tmp_path, samples=12, teacher=settings)
-    capsys.readouterr()
-    assert invoke("run", tmp_path / "config.toml", "--runs", tmp_path / "runs") == 2
+    _, err = printed(capsys, "run", tmp_path / "config.toml", "--runs", tmp_path / "runs", code=2)
     what = "query" if "?" in rest else "fragment"
-    advice = "name a key's variable in teacher.api_key_env"
-    assert capsys.readouterr().err == f"reflectune: teacher.base_url holds a {what}; {advice}\n"
+    assert err == (
+        f"reflectune: teacher.base_url holds a {what}; name a key's variable in teacher.api_key_env\n"
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -315,14 +290,9 @@ def watched(folder: Path, *arguments: object) -> tuple[subprocess.CompletedProce
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "LANGSMITH_TRACING"):
         environment.pop(name, None)
     done = subprocess.run(
-        list(map(str, arguments)),
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
+        list(map(str, arguments)), cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
         check=False,
-    )
+    )  # fmt: skip
     return done, log.read_text().splitlines()
 
 

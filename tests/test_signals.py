@@ -10,10 +10,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -47,13 +47,6 @@ TRAIN, HOLDOUT = 40, 70  # two batches of a selection, two of an evaluation
 # The handlers
 
 
-def test_a_signal_outside_of_batches_is_raised_where_the_work_is() -> None:
-    with catch_signals() as interruption:
-        with pytest.raises(Interrupted):
-            signal.raise_signal(signal.SIGTERM)
-        assert interruption.exit_code == 143
-
-
 def test_a_signal_between_batches_is_noted(capfd: pytest.CaptureFixture[str]) -> None:
     with catch_signals() as interruption, interruption.finish_batches():
         assert not interruption.is_requested()
@@ -64,12 +57,11 @@ def test_a_signal_between_batches_is_noted(capfd: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("may_finish", [False, True])
-def test_a_signal_that_comes_twice_does_not_disturb_the_tidying_up(may_finish: bool) -> None:
+def test_a_signal_is_raised_outside_of_batches_and_a_second_does_not_disturb_the_tidying_up(
+    may_finish: bool,
+) -> None:
     with catch_signals() as interruption:
-        with (
-            nullcontext() if may_finish else pytest.raises(Interrupted),
-            interruption.finish_batches() if may_finish else nullcontext(),
-        ):
+        with interruption.finish_batches() if may_finish else pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
@@ -130,14 +122,10 @@ def test_a_training_that_is_stopped_gives_the_same_bits(tmp_path: Path) -> None:
 
     def train(name: str, stop_after: int | None = None) -> str:
         refinetune_student(
-            config,
-            PAIRS,
-            tmp_path / name,
-            previous=None,
-            round=1,
+            config, PAIRS, tmp_path / name, previous=None, round=1,
             on_step=lambda step, all_steps, loss: steps.append(step),
             is_stopping=lambda: bool(steps) and steps[-1] + 1 == stop_after,
-        )
+        )  # fmt: skip
         return hash_adapter(tmp_path / name)
 
     whole = train("whole")
@@ -177,20 +165,12 @@ def test_a_teacher_that_fails_while_stopping_is_no_failure(
         reflect(state_of(), world.runtime())
 
 
-class IdleWorker:
-    """In the place of vLLM: waits until there can be no more tasks."""
-
-    def __init__(self, settings: vllm_process.ModelSettings) -> None:
-        pass
-
-    def work(self, tasks: Connection, words: Connection) -> None:
-        tasks.recv()
-
-
 def test_the_process_of_vllm_leaves_signals_to_its_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_process, "_Worker", IdleWorker)
+    # In the place of vLLM: waits until there can be no more tasks.
+    idle = mock.Mock(work=lambda tasks, words: tasks.recv())
+    monkeypatch.setattr(vllm_process, "_Worker", lambda settings: idle)
     context = multiprocessing.get_context("fork")
     task_end, tasks = context.Pipe(duplex=False)
     words, word_end = context.Pipe(duplex=False)
@@ -228,9 +208,20 @@ class Scene:
         answer = improve(request, number)
         return replace(answer, delay=60.0 if self.is_hanging.is_set() else 0.02)
 
-    def resume(self, runs: Path) -> None:
-        result = reflectune("resume", "tiny", "--runs", runs, cwd=self.folder)
+    def command(self, *words: object) -> str:
+        """What a command prints that succeeds in the world."""
+        result = reflectune(*words, cwd=self.folder)
         assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def status(self, runs: Path) -> str:
+        return str(json.loads(self.command("show", "tiny", "--runs", runs, "--json"))["status"])
+
+    def assert_ends_calmly(self, runs: Path) -> None:
+        """Resuming brings the run to the very end of the undisturbed one."""
+        assert self.status(runs) == "interrupted"
+        self.command("resume", "tiny", "--runs", runs)
+        assert read_tables(runs / "tiny") == read_tables(self.folder / "calm/tiny")
 
 
 @pytest.fixture(scope="module")
@@ -248,8 +239,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             evaluate={"max_tokens": 64},  # long enough for a signal in the middle
         )
         config.write_text(config.read_text().replace("rounds = 2", "rounds = 1"))
-        calm = reflectune("run", "config.toml", "--runs", "calm", cwd=scene.folder)
-        assert calm.returncode == 0, calm.stderr
+        scene.command("run", "config.toml", "--runs", "calm")
         yield scene
 
 
@@ -259,12 +249,6 @@ def count(run: Path, query: str) -> int:
         return 0
     with closing(sqlite3.connect(run / "lineage.db")) as connection:
         return int(connection.execute(f"SELECT COUNT(*) FROM {query}").fetchone()[0])
-
-
-def status(scene: Scene, runs: Path) -> str:
-    shown = reflectune("show", "tiny", "--runs", runs, "--json", cwd=scene.folder)
-    assert shown.returncode == 0, shown.stderr
-    return str(json.loads(shown.stdout)["status"])
 
 
 def has_saved_its_last_step(run: Path) -> bool:
@@ -314,11 +298,8 @@ def test_a_run_stopped_in_every_node_ends_like_an_undisturbed_one(scene: Scene, 
         assert count(run, "runs WHERE status = 'interrupted'") == 1
         assert has_finished(run, len(scene.server.requests) - before), node
         arguments = ("resume", "tiny")
-    assert status(scene, tmp_path) == "interrupted"
-    scene.resume(tmp_path)
-    calm = scene.folder / "calm/tiny"
-    assert read_tables(run) == read_tables(calm)
-    assert len(scene.server.requests) - before == count(calm, "teacher_calls")
+    scene.assert_ends_calmly(tmp_path)
+    assert len(scene.server.requests) - before == count(run, "teacher_calls")
     assert [path.name for path in (run / "adapters").iterdir()] == ["round-01"]
 
 
@@ -340,7 +321,7 @@ def test_a_run_has_one_owner_which_a_second_signal_ends_at_once_while_a_server_h
             assert named in refused.stderr
             assert refused.stderr.count("\n") == 1
         assert (tmp_path / "tiny/config.toml").read_text() == before
-        assert status(scene, tmp_path) == "running"
+        assert scene.status(tmp_path) == "running"
         life.send(signal.SIGTERM)
         assert life.live_until(lambda life: NOTICE in life.text)
         time.sleep(1.3)
@@ -349,9 +330,7 @@ def test_a_run_has_one_owner_which_a_second_signal_ends_at_once_while_a_server_h
         assert life.end(seconds=2.0) == 143
         assert life.text.splitlines()[-1] == NOTICE
     scene.is_hanging.clear()
-    assert status(scene, tmp_path) == "interrupted"
-    scene.resume(tmp_path)
-    assert read_tables(tmp_path / "tiny") == read_tables(scene.folder / "calm/tiny")
+    scene.assert_ends_calmly(tmp_path)
 
 
 @pytest.mark.slow
@@ -362,9 +341,8 @@ def test_a_run_stopped_while_it_is_made_leaves_nothing(
     (tmp_path / f"raises_{how}.py").write_text(f"import signal; signal.raise_signal(signal.{how})")
     monkeypatch.syspath_prepend(tmp_path)
     checker = f"evaluate.checker=raises_{how}:check"  # imported while the run is made
-    stopped = reflectune(
-        "run", "config.toml", "--runs", tmp_path / "runs", "--set", checker, cwd=scene.folder
-    )
+    words = ("run", "config.toml", "--runs", tmp_path / "runs", "--set", checker)
+    stopped = reflectune(*words, cwd=scene.folder)
     assert stopped.returncode == 128 + signal.Signals[how]
     assert "Traceback" not in stopped.stderr
     assert not (tmp_path / "runs").exists()

@@ -5,9 +5,11 @@ import random
 import shutil
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,8 @@ pytestmark = pytest.mark.slow
 
 Rows = set[tuple[str, str]]
 
-_NAMES = {
+# A row's name in SQL, as verify names it.
+_NAMES = defaultdict(lambda: "id") | {
     "scores": "version_id || '/' || student_id || '/' || term",
     "decisions": "round || '/' || phase || '/' || sample_id",
     "training_sets": "round || '/' || version_id",
@@ -67,6 +70,12 @@ def open_lineage(run: RunFolder) -> "closing[sqlite3.Connection]":
     connection = sqlite3.connect(run.lineage, isolation_level=None)
     connection.execute("PRAGMA ignore_check_constraints = ON")
     return closing(connection)
+
+
+def query(run: RunFolder, statement: str) -> Any:
+    """The first row that a statement finds, if any; what it changes is committed."""
+    with open_lineage(run) as lineage:
+        return lineage.execute(statement).fetchone()
 
 
 def faults(run: RunFolder) -> Rows:
@@ -143,20 +152,13 @@ def test_verify_finds_a_run_whole_that_is_ended_where_it_was_to_go_on(tmp_path: 
     change_run(run, ["rounds=1"])
     assert run_loop(run, open_display()) == "rounds"
     assert faults(run) == set()
-    with open_lineage(run) as lineage:
-        measured = lineage.execute("SELECT DISTINCT round FROM evaluations").fetchall()
-        (frozen,) = lineage.execute(
-            "SELECT json_extract(metrics, '$.frozen') FROM rounds WHERE round = 1"
-        ).fetchone()
-    assert (measured, frozen) == ([(0,), (1,)], 10)
+    assert query(run, "SELECT group_concat(DISTINCT round) FROM evaluations") == ("0,1",)
+    assert query(run, "SELECT json_extract(metrics, '$.frozen') FROM rounds WHERE round = 1") == (10,)
 
 
 def test_verify_finds_a_run_with_candidates_and_patience_whole(patient: RunFolder) -> None:
-    with open_lineage(patient) as lineage:
-        (frozen,) = lineage.execute("SELECT COUNT(*) FROM decisions WHERE reason = 'frozen'").fetchone()
-        (second,) = lineage.execute("SELECT COUNT(*) FROM versions WHERE candidate = 1").fetchone()
-    assert frozen > 0
-    assert second > 0
+    assert query(patient, "SELECT 1 FROM decisions WHERE reason = 'frozen'")
+    assert query(patient, "SELECT 1 FROM versions WHERE candidate = 1")
     assert verify_run(patient)["faults"] == []
 
 
@@ -170,20 +172,12 @@ def test_verify_finds_a_run_with_candidates_and_patience_whole(patient: RunFolde
     ids=lambda selection: selection["policy"],
 )
 def test_verify_finds_runs_of_every_policy_whole(selection: dict[str, object], tmp_path: Path) -> None:
-    config = write_world(
-        tmp_path,
-        samples=10,
-        selection=selection,
-        data={"holdout": 2},
-        # So short that some targets have nothing left, and cannot be scored.
-        student={"max_length": 70},
-        refinetune={"epochs": 1},
-    )
+    short = {"max_length": 70}  # some targets have nothing left, and cannot be scored
+    others = {"data": {"holdout": 2}, "student": short, "refinetune": {"epochs": 1}}
+    config = write_world(tmp_path, samples=10, selection=selection, **others)
     run = create_run(load_config(config), tmp_path / "runs")
     run_loop(run, open_display())
-    with open_lineage(run) as lineage:
-        (unscorable,) = lineage.execute("SELECT COUNT(*) FROM scores WHERE status <> 'ok'").fetchone()
-    assert unscorable > 0
+    assert query(run, "SELECT 1 FROM scores WHERE status <> 'ok'")
     assert verify_run(run)["faults"] == []
 
 
@@ -198,8 +192,7 @@ def test_verify_finds_runs_of_every_policy_whole(selection: dict[str, object], t
 )
 def test_verify_names_a_call_that_nobody_makes(patient: RunFolder, tmp_path: Path, chosen: str) -> None:
     run = RunFolder(Path(shutil.copytree(patient.path, tmp_path / "patient")))
-    with open_lineage(run) as lineage:
-        sample, round, attempt = lineage.execute(chosen).fetchone()
+    sample, round, attempt = query(run, chosen)
     asked = call(sample, round, "instruction", attempt=attempt, status="no-entry")
     with LineageWriter.open(run.lineage) as store:
         store.add_reflections([asked], [])
@@ -209,26 +202,18 @@ def test_verify_names_a_call_that_nobody_makes(patient: RunFolder, tmp_path: Pat
 # Tampering
 
 
-def name_of(table: str) -> str:
-    """A row's name in SQL, as verify names it."""
-    return _NAMES.get(table, "id")
-
-
 _REFUSED = "SELECT challenger_id FROM decisions WHERE reason = 'refused' AND round = 1"
 _ACCEPTED = "reason = 'accepted' AND round = 1 AND phase ="
 _HELD_OUT = "sample_id IN (SELECT id FROM samples WHERE split = 'holdout')"
 _LOSING = f"version_id IN ({_REFUSED} AND phase = 'instruction')"
+_ANOTHERS = "SELECT id FROM teacher_calls AS it WHERE it.sample_id <> versions.sample_id"
 # (table, what is set, where): changes that leave a row such as it might be.
 UPDATES = (
     ("versions", "response = response || '!'", "id IN (SELECT parent_id FROM versions WHERE round = 2)"),
     ("versions", "response = 'I win'", f"id IN ({_REFUSED})"),
     ("versions", "instruction = 'Do'", "phase = 'original'"),
     ("versions", "response = 'Thing'", f"phase = 'original' AND {_HELD_OUT}"),
-    (
-        "versions",
-        "teacher_call_id = (SELECT id FROM teacher_calls AS it WHERE it.sample_id <> versions.sample_id)",
-        "round = 1",
-    ),
+    ("versions", f"teacher_call_id = ({_ANOTHERS})", "round = 1"),
     ("decisions", "(winner_id, reason) = (incumbent_id, 'refused')", f"{_ACCEPTED} 'response'"),
     ("decisions", "(winner_id, reason) = (incumbent_id, 'tie')", f"{_ACCEPTED} 'instruction'"),
     ("decisions", "(winner_id, reason) = (challenger_id, 'accepted')", "reason = 'refused' AND round = 1"),
@@ -252,11 +237,9 @@ UPDATES = (
 
 @pytest.mark.parametrize(("table", "change", "where"), UPDATES)
 def test_verify_names_the_row_that_was_changed(run: RunFolder, table: str, change: str, where: str) -> None:
-    with open_lineage(run) as lineage:
-        row = lineage.execute(f"SELECT {name_of(table)} FROM {table} WHERE {where} ORDER BY 1").fetchone()
-        assert row is not None, "the world has no such row"
-        lineage.execute(f"UPDATE {table} SET {change} WHERE {name_of(table)} = ?", row)
-    assert (table, row[0]) in faults(run)
+    (row,) = query(run, f"SELECT {_NAMES[table]} FROM {table} WHERE {where} ORDER BY 1")
+    query(run, f"UPDATE {table} SET {change} WHERE {_NAMES[table]} = '{row}'")
+    assert (table, row) in faults(run)
 
 
 # What a row has that is gone, and what else must be named then, as queries for it.
@@ -265,17 +248,15 @@ _OF_VERSION = {
     "scores": f"SELECT {_NAMES['scores']} FROM scores WHERE version_id = :row",
     "decisions": f"SELECT {_NAMES['decisions']} FROM decisions WHERE challenger_id = :row",
 }
+_OF_MEMBER = _OF_VERSION | {
+    "training_sets": f"SELECT {_NAMES['training_sets']} FROM training_sets WHERE version_id = :row"
+}
 _LAST = f"SELECT winner_id FROM decisions WHERE {_ACCEPTED.replace('1', '2')} 'response'"
 _TRAINED = f"SELECT winner_id FROM decisions WHERE {_ACCEPTED} 'response'"
 _CALL = "SELECT round || '/' || phase || '/' || sample_id || '/0/1' FROM teacher_calls WHERE id = :row"
 DELETIONS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("versions", f"id IN ({_REFUSED})", _OF_VERSION),
-    (
-        "versions",
-        f"id IN ({_LAST})",
-        _OF_VERSION
-        | {"training_sets": f"SELECT {_NAMES['training_sets']} FROM training_sets WHERE version_id = :row"},
-    ),
+    ("versions", f"id IN ({_LAST})", _OF_MEMBER),
     ("teacher_calls", "status = 'ok'", {"versions": "SELECT id FROM versions WHERE teacher_call_id = :row"}),
     ("teacher_calls", "status = 'no-entry' AND round = 1", {"teacher_calls": _CALL}),
     ("scores", _LOSING, {}),
@@ -297,12 +278,12 @@ def test_verify_misses_what_was_deleted(
     run: RunFolder, table: str, where: str, named: dict[str, str]
 ) -> None:
     with open_lineage(run) as lineage:
-        (row,) = lineage.execute(f"SELECT {name_of(table)} FROM {table} WHERE {where} ORDER BY 1").fetchone()
+        (row,) = lineage.execute(f"SELECT {_NAMES[table]} FROM {table} WHERE {where} ORDER BY 1").fetchone()
         expected = set() if named else {(table, row)}
         for other, query in named.items():
             expected |= {(other, name) for (name,) in lineage.execute(query, {"row": row})}
         assert {other for other, _ in expected} == (named.keys() or {table})
-        lineage.execute(f"DELETE FROM {table} WHERE {name_of(table)} = ?", [row])
+        lineage.execute(f"DELETE FROM {table} WHERE {_NAMES[table]} = ?", [row])
     assert expected <= faults(run)
 
 
@@ -331,13 +312,8 @@ _NEW = (
             "training_sets",
             "SELECT '1/' || version_id FROM training_sets WHERE round = 1 AND rank IN (0, 1)",
         ),
-        (
-            "DELETE FROM evaluations WHERE name = 'nll'",
-            "evaluations",
-            "SELECT round || '/nll' FROM rounds",
-        ),
+        ("DELETE FROM evaluations WHERE name = 'nll'", "evaluations", "SELECT round || '/nll' FROM rounds"),
     ],
-    ids=["scores", "member", "ranks", "measure"],
 )
 def test_verify_names_all_rows_that_were_added_or_changed(
     run: RunFolder, change: str, table: str, named: str
@@ -351,11 +327,9 @@ def test_verify_names_all_rows_that_were_added_or_changed(
 
 # Columns that may change while a run goes on, and that nothing is derived from.
 _OPEN = {
-    ("rounds", "started_at"),
-    ("rounds", "finished_at"),
-    ("_sqlite_migrations", "id"),
-    ("_sqlite_migrations", "applied_at"),
-}
+    ("rounds", "started_at"), ("rounds", "finished_at"),
+    ("_sqlite_migrations", "id"), ("_sqlite_migrations", "applied_at"),
+}  # fmt: skip
 
 
 def test_verify_names_the_row_in_which_any_column_was_changed(world: RunFolder, run: RunFolder) -> None:
@@ -369,10 +343,10 @@ def test_verify_names_the_row_in_which_any_column_was_changed(world: RunFolder, 
     unnamed = set()
     for table, column, kind in columns:
         value = f"{10**18}" if kind in ("INTEGER", "REAL") else "'changed'"
-        names = f"SELECT {name_of(table)} FROM {table} ORDER BY 1 DESC"
+        names = f"SELECT {_NAMES[table]} FROM {table} ORDER BY 1 DESC"
         with open_lineage(run) as lineage:
             before = lineage.execute(names).fetchall()
-            where = f"{name_of(table)} = '{before[0][0]}'"
+            where = f"{_NAMES[table]} = '{before[0][0]}'"
             lineage.execute(f"UPDATE {table} SET {column} = {value} WHERE {where}")
             changed = {before[0], *set(lineage.execute(names).fetchall()) - set(before)}
         began = time.monotonic()
@@ -387,42 +361,29 @@ def test_verify_names_the_row_in_which_any_column_was_changed(world: RunFolder, 
 
 
 def test_verify_names_a_gap_once(run: RunFolder) -> None:
-    with open_lineage(run) as lineage:
-        lineage.execute(f"UPDATE rounds SET round = {10**18} WHERE round = 2")
+    query(run, f"UPDATE rounds SET round = {10**18} WHERE round = 2")
     assert {row for row in faults(run) if row[0] == "rounds"} == {("rounds", str(10**18))}
     attempts = [10**9, 10**9 + 1]
-    with open_lineage(run) as lineage:
-        lineage.execute("UPDATE rounds SET round = 2 WHERE round > 2")
-        (sample,) = lineage.execute(
-            "SELECT sample_id FROM teacher_calls WHERE status = 'no-entry'"
-        ).fetchone()
+    query(run, "UPDATE rounds SET round = 2 WHERE round > 2")
+    (sample,) = query(run, "SELECT sample_id FROM teacher_calls WHERE status = 'no-entry'")
     with LineageWriter.open(run.lineage) as store:
         store.add_reflections([call(sample, 1, "instruction", attempt, "error") for attempt in attempts], [])
     named = {row for table, row in faults(run) if table == "teacher_calls"}
     assert 1 <= len(named) <= 4
 
 
+DERIVED = ("runs.config", "runs.versions", "config_changes.after")
+OTHERS = ("rounds.metrics", "samples.meta", "students.metrics", "config_changes.before")
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "{", '{"x": []}'])
-@pytest.mark.parametrize(
-    ("table", "column", "is_derived"),
-    [
-        ("runs", "config", True),
-        ("runs", "versions", True),
-        ("rounds", "metrics", False),
-        ("samples", "meta", False),
-        ("students", "metrics", False),
-        ("config_changes", "before", False),
-        ("config_changes", "after", True),
-    ],
-)
-def test_verify_outlasts_any_json(
-    run: RunFolder, table: str, column: str, is_derived: bool, text: str
-) -> None:
-    with open_lineage(run) as lineage:
-        lineage.execute(f"UPDATE {table} SET {column} = ?", [text])
+@pytest.mark.parametrize("place", DERIVED + OTHERS)
+def test_verify_outlasts_any_json(run: RunFolder, place: str, text: str) -> None:
+    table, column = place.split(".")
+    query(run, f"UPDATE {table} SET {column} = '{text}'")
     remove_seals(run)
     found = {table for table, _ in faults(run)}
-    assert found == {table} if is_derived else found <= {table}
+    assert found == {table} if place in DERIVED else found <= {table}
 
 
 @pytest.mark.parametrize(
@@ -435,8 +396,7 @@ def test_verify_outlasts_any_json(
     ],
 )
 def test_verify_names_what_was_changed_in_the_schema(run: RunFolder, change: str, name: str) -> None:
-    with open_lineage(run) as lineage:
-        lineage.execute(change)
+    query(run, change)
     assert ("sqlite_master", name) in faults(run)
     assert {table for table, _ in faults(run)} <= {"sqlite_master", "evaluations", "lineage.db"}
 
@@ -445,16 +405,14 @@ def test_verify_finds_a_run_whole_whose_config_was_changed_after_its_end(run: Ru
     change_run(run, ["rounds=3"])
     change_run(run, ["rounds=4"])
     assert faults(run) == set()
-    with open_lineage(run) as lineage:
-        lineage.execute("UPDATE rounds SET stop_reason = 'patience' WHERE round = 2")
+    query(run, "UPDATE rounds SET stop_reason = 'patience' WHERE round = 2")
     assert faults(run) == {("rounds", "2")}
 
 
 def remove_seals(run: RunFolder) -> None:
     """As in a run that began before there were seals."""
-    with open_lineage(run) as lineage:
-        for table in SEALED:
-            lineage.execute(f"UPDATE {table} SET seal = NULL")
+    for table in SEALED:
+        query(run, f"UPDATE {table} SET seal = NULL")
 
 
 def test_verify_without_seals_still_names_what_is_derived(run: RunFolder) -> None:
@@ -463,17 +421,15 @@ def test_verify_without_seals_still_names_what_is_derived(run: RunFolder) -> Non
     assert document["faults"] == []
     sealed = sum(document["checked"][table] for table in SEALED)
     assert document["unsealed"] == sealed
-    with open_lineage(run) as lineage:
-        (text,) = lineage.execute("SELECT id FROM teacher_calls WHERE status = 'ok' AND round = 2").fetchone()
-        lineage.execute("UPDATE teacher_calls SET text = replace(text, 'e', 'x') WHERE id = ?", [text])
-        score, decision = lineage.execute(
-            "SELECT version_id || '/s0/instruction_alone', round || '/' || phase || '/' || sample_id "
-            "FROM scores JOIN decisions ON version_id = challenger_id WHERE reason = 'refused' "
-            "AND term = 'instruction_alone' AND phase = 'response' AND round = 1"
-        ).fetchone()
-        lineage.execute(
-            f"UPDATE scores SET sum_logprob = sum_logprob * 1.01 WHERE {_NAMES['scores']} = ?", [score]
-        )
+    (text,) = query(run, "SELECT id FROM teacher_calls WHERE status = 'ok' AND round = 2")
+    query(run, f"UPDATE teacher_calls SET text = replace(text, 'e', 'x') WHERE id = '{text}'")
+    score, decision = query(
+        run,
+        "SELECT version_id || '/s0/instruction_alone', round || '/' || phase || '/' || sample_id "
+        "FROM scores JOIN decisions ON version_id = challenger_id WHERE reason = 'refused' "
+        "AND term = 'instruction_alone' AND phase = 'response' AND round = 1",
+    )
+    query(run, f"UPDATE scores SET sum_logprob = sum_logprob * 1.01 WHERE {_NAMES['scores']} = '{score}'")
     assert ("decisions", decision) in faults(run)
     assert {row for row in faults(run) if row[0] != "decisions"} == {("teacher_calls", text)}
 
@@ -500,23 +456,17 @@ def test_verify_finds_a_run_whole_that_died_between_an_adapter_and_its_row(run: 
 def test_verify_names_a_forged_version_by_its_call(run: RunFolder) -> None:
     with open_lineage(run) as lineage:
         lineage.row_factory = sqlite3.Row
-        row = lineage.execute(
-            f"SELECT * FROM versions WHERE id IN ({_REFUSED} AND phase = 'response')"
-        ).fetchone()
+        found = lineage.execute(f"SELECT * FROM versions WHERE id IN ({_REFUSED} AND phase = 'response')")
+        row = found.fetchone()
         texts = Pair(row["instruction"], row["input"], "forged")
-        forged = Version(
-            row["sample_id"], row["parent_id"], row["round"], row["phase"], row["candidate"], texts
-        )
+        place = [row[name] for name in ("sample_id", "parent_id", "round", "phase", "candidate")]
+        forged = Version(*place, texts)
         for table, column in {"versions": "id", "scores": "version_id", "decisions": "challenger_id"}.items():
             lineage.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", [forged.id, row["id"]])
         lineage.execute("UPDATE versions SET response = 'forged' WHERE id = ?", [forged.id])
-        scores = lineage.execute(
-            f"SELECT {_NAMES['scores']} FROM scores WHERE version_id = ?", [forged.id]
-        ).fetchall()
-    assert faults(run) >= {
-        ("teacher_calls", row["teacher_call_id"]),
-        *(("scores", score[0]) for score in scores),
-    }
+        scores = lineage.execute(f"SELECT {_NAMES['scores']} FROM scores WHERE version_id = ?", [forged.id])
+        scored = {("scores", score[0]) for score in scores}
+    assert faults(run) >= {("teacher_calls", row["teacher_call_id"]), *scored}
 
 
 # Files
@@ -528,34 +478,23 @@ def _change(file: Path, old: bytes, new: bytes) -> None:
     file.write_bytes(content.replace(old, new))
 
 
-FILES: dict[str, tuple[Callable[[RunFolder], object], Rows]] = {
-    "adapter-bytes": (
-        lambda run: _change(run.adapter(1) / "adapter_model.safetensors", b"\0", b"\1"),
-        {("adapters", "round-01")},
-    ),
-    "adapter-config": (
-        lambda run: (run.adapter(2) / "adapter_config.json").write_text("{}"),
-        {("adapters", "round-02")},
-    ),
-    "adapter-gone": (lambda run: shutil.rmtree(run.adapter(2)), {("adapters", "round-02")}),
-    "adapter-more": (
-        lambda run: shutil.copytree(run.adapter(2), run.adapter(7)),
-        {("adapters", "round-07")},
-    ),
-    "config": (
-        lambda run: _change(run.config, b"margin = 0.0", b"margin = 0.25"),
-        {("config.toml", "")},
-    ),
-    "config-gone": (lambda run: run.config.unlink(), {("config.toml", "")}),
-    "config-half": (lambda run: run.config.write_text("name = "), {("config.toml", "")}),
-    "adapter-under-way": (lambda run: (run.path / "adapters/.round-03.partial").mkdir(), set()),
-}  # fmt: skip
+FILES: dict[str, tuple[Callable[[RunFolder], object], str | None]] = {
+    "bytes": (lambda run: _change(run.adapter(1) / "adapter_model.safetensors", b"\0", b"\1"), "round-01"),
+    "adapter-config": (lambda run: (run.adapter(2) / "adapter_config.json").write_text("{}"), "round-02"),
+    "adapter-gone": (lambda run: shutil.rmtree(run.adapter(2)), "round-02"),
+    "adapter-more": (lambda run: shutil.copytree(run.adapter(2), run.adapter(7)), "round-07"),
+    "config": (lambda run: _change(run.config, b"margin = 0.0", b"margin = 0.25"), ""),
+    "config-gone": (lambda run: run.config.unlink(), ""),
+    "config-half": (lambda run: run.config.write_text("name = "), ""),
+    "adapter-under-way": (lambda run: (run.path / "adapters/.round-03.partial").mkdir(), None),
+}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_verify_names_the_file_that_was_changed(name: str, run: RunFolder) -> None:
-    change, expected = FILES[name]
+    change, row = FILES[name]
     change(run)
+    expected = set() if row is None else {("adapters" if row else "config.toml", row)}
     assert faults(run) == expected
 
 
@@ -579,13 +518,11 @@ def test_verify_says_once_that_the_prompts_have_changed_or_are_gone(world: RunFo
 
 
 def test_verify_blames_no_row_for_another_version_that_reads_answers_otherwise(run: RunFolder) -> None:
-    with open_lineage(run) as lineage:
-        (changed,) = lineage.execute("SELECT id FROM teacher_calls WHERE status = 'ok'").fetchone()
-        lineage.execute("UPDATE teacher_calls SET critique = 'other' WHERE id = ?", [changed])
+    (changed,) = query(run, "SELECT id FROM teacher_calls WHERE status = 'ok'")
+    query(run, f"UPDATE teacher_calls SET critique = 'other' WHERE id = '{changed}'")
     remove_seals(run)
     assert faults(run) == {("teacher_calls", changed)}
-    with open_lineage(run) as lineage:
-        lineage.execute("UPDATE runs SET versions = json_set(versions, '$.reflectune', '0.0.1')")
+    query(run, "UPDATE runs SET versions = json_set(versions, '$.reflectune', '0.0.1')")
     document = verify_run(run)
     assert document["faults"] == []
     assert document["notes"] == [
@@ -601,10 +538,9 @@ def test_verify_command_exits_by_what_it_finds(run: RunFolder, capsys: pytest.Ca
     assert invoke("verify", "tiny", "--runs", runs) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("tiny: nothing is wrong; looked at ")
-    with open_lineage(run) as lineage:
-        lineage.execute("UPDATE evaluations SET value = 0.5 WHERE round = 1 AND name = 'nll'")
-        lineage.execute("UPDATE samples SET source_hash = char(27) || '[31m' WHERE position = 0")
-        (sample,) = lineage.execute("SELECT id FROM samples WHERE position = 0").fetchone()
+    query(run, "UPDATE evaluations SET value = 0.5 WHERE round = 1 AND name = 'nll'")
+    query(run, "UPDATE samples SET source_hash = char(27) || '[31m' WHERE position = 0")
+    (sample,) = query(run, "SELECT id FROM samples WHERE position = 0")
     assert invoke("verify", "tiny", "--runs", runs) == 1
     out = capsys.readouterr().out
     assert "\x1b" not in out
@@ -623,11 +559,7 @@ def test_commands_say_of_a_damaged_lineage_what_to_do(
     damage(run)
     runs = ("--runs", run.path.parent)
     advice = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm, then try again"
-    for words in (
-        ("show", "tiny"),
-        ("trace", "tiny", "0"),
-        ("export", "tiny", "--out", tmp_path / "out.json"),
-    ):
+    for words in (("show", "tiny"), ("trace", "tiny", "0"), ("export", "tiny", "-o", tmp_path / "out.json")):
         assert invoke(*words, *runs) == StoreError.exit_code
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"reflectune: {run.path}: database disk image is malformed; ")
