@@ -68,11 +68,7 @@ class Template:
 
 
 def open_template(name: str, tokenizer: Any) -> Template:
-    """The template that `student.template` names: "plain", "chat" (the tokenizer's own), or a TOML file.
-
-    Raises:
-        StudentError: no chat template, or a file that is missing or not a template.
-    """
+    """The template that `student.template` names: "plain", "chat" (the tokenizer's own), or a TOML file."""
     if name != "chat":
         return Template(_read_texts(_SHIPPED / "plain.toml" if name == "plain" else Path(name)))
     if not tokenizer.chat_template:
@@ -81,25 +77,16 @@ def open_template(name: str, tokenizer: Any) -> Template:
 
 
 def check_student(config: StudentConfig) -> None:
-    """Refuse a student that surely cannot be opened. Looks at files only; a hub name passes.
-
-    Raises:
-        StudentError: missing folder, config.json, weights, tokenizer.json, or a template it cannot use.
-    """
+    """Raise a StudentError for one that surely cannot be opened. Looks at files only; a hub name passes."""
     if config.template not in ("plain", "chat"):
         _read_texts(Path(config.template))
     if fault := find_fault(config.model):
         raise StudentError(fault)
     folder = Path(config.model)
-    if config.template == "chat" and folder.is_dir() and not _has_chat_template(folder):
-        raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
-
-
-def _has_chat_template(folder: Path) -> bool:
-    settings = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        settings.is_file() and "chat_template" in settings.read_text(encoding="utf-8", errors="replace")
-    )
+    if config.template == "chat" and folder.is_dir() and not (folder / "chat_template.jinja").is_file():
+        settings = folder / "tokenizer_config.json"
+        if not (settings.is_file() and b"chat_template" in settings.read_bytes()):
+            raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
 
 
 def _chat(tokenizer: Any, turn: str) -> str:

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from hashlib import file_digest
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,8 @@ def train_rows(
 
     AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. A row is the sequences of one forward
     pass; the trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping`
-    are those of `refinetune_student`, after every step.
-
-    Returns:
-        The loss of every step: mean over its target tokens, nats per token.
+    are those of `refinetune_student`, after every step. Returns the loss of every step: mean over its target
+    tokens, nats per token.
 
     Raises:
         NotFiniteError: a loss, a gradient or a weight to be saved is NaN or infinite.
@@ -124,11 +122,7 @@ def train_rows(
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter called "default": its weights and its configuration, nothing else.
-
-    Raises:
-        NotFiniteError: a weight is NaN or infinite; nothing is written.
-    """
+    """Write the adapter called "default"; nothing but a NotFiniteError where it holds NaN or infinity."""
     if broken := not_finite(get_peft_model_state_dict(model, save_embedding_layers=False)):
         raise NotFiniteError(f"{len(broken)} weights of the adapter are not finite, such as {broken[0]}")
     model.save_pretrained(folder, save_embedding_layers=False)
@@ -213,9 +207,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _manifest(checkpoint: Path) -> bytes:
     """SHA-256 of every other file of a checkpoint, as JSON."""
-    hashes = {}
-    for path in sorted(checkpoint.iterdir()):
-        if path.name != _MANIFEST:
-            with path.open("rb") as file:
-                hashes[path.name] = file_digest(file, "sha256").hexdigest()
+    files = sorted(path for path in checkpoint.iterdir() if path.name != _MANIFEST)
+    hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in files}
     return (json.dumps(hashes, indent=1) + "\n").encode()

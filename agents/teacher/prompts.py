@@ -46,14 +46,9 @@ class Prompts:
     ) -> tuple[Mapping[str, str], ...]:
         """The prompt that asks for a reflection on a pair.
 
-        One user message: some chat templates know no system role. The part that all pairs share stands
-        first, so that servers can reuse its prefix.
-
-        Args:
-            phase: what is criticised and rewritten.
-            pair: the incumbent.
-            structured: ask for JSON, else for tagged text where there are words for it.
-            nonce: from `make_nonce` for this pair.
+        One user message: some chat templates know no system role. The part that all pairs share stands first,
+        so that servers can reuse its prefix. `structured` asks for JSON, else for tagged text where there are
+        words for it; the nonce is from `make_nonce`.
         """
         marks = self.texts["pair"]
         form = "tagged" if self.has_tags and not structured else "structured"
@@ -67,11 +62,7 @@ class Prompts:
 
 
 def open_prompts(path: str | Path | None) -> Prompts:
-    """The prompts of a file; None opens the shipped one.
-
-    Raises:
-        ConfigError: the file is missing, or not a prompts file.
-    """
+    """The prompts of a file; None opens the shipped one. ConfigError where it is not a prompts file."""
     path = SHIPPED if path is None else Path(path)
     try:
         values = read_toml(path)

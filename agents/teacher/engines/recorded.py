@@ -59,8 +59,7 @@ class RecordedEngine:
         return self._answers.popleft()
 
     def close(self) -> None:
-        """Drop what has not been fetched."""
-        self._answers.clear()
+        """Nothing to give back."""
 
     def _find(self, asked: Reflection) -> list[_Entry]:
         """The most specific entries for a pair: naming its response counts before naming its round."""
@@ -73,11 +72,7 @@ class RecordedEngine:
 
 
 def read_recording(path: Path) -> Mapping[_Key, list[_Entry]]:
-    """Read and check a file of recorded reflections.
-
-    Raises:
-        ConfigError: missing, or a line that is no entry; the message names the line.
-    """
+    """Read a file of recorded reflections; a ConfigError names the line that is no entry."""
     recording: defaultdict[_Key, list[_Entry]] = defaultdict(list)
     try:
         with path.open(encoding="utf-8") as lines:
