@@ -62,7 +62,6 @@ def fingerprint(folder: Path) -> str:
 
 
 def _hash_blocks(path: Path) -> str:
-    """SHA-256 of a file, or of blocks of it if it is large."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= _WHOLE:

@@ -87,7 +87,7 @@ def _check(checker: Checker, pair: Pair, response: str) -> float | None:
         raise ConfigError(f"evaluate.checker failed {where}: {_describe(error)}") from error
     if verdict is None:
         return None
-    if not isinstance(verdict, bool | int | float) or not math.isfinite(verdict):
+    if not isinstance(verdict, int | float) or not math.isfinite(verdict):
         raise ConfigError(
             f"evaluate.checker said {_one_line(reprlib.repr(verdict))} {where}; "
             "want true, false, a number or None, in Python's own types"

@@ -103,12 +103,7 @@ def refinetune_student(
 
 
 def check_refinetune(config: RunConfig) -> None:
-    """Open the student as a round will, adapter and all: what cannot work shows before anything is paid.
-
-    Raises:
-        AdapterError: target_modules the model does not have, or 4-bit weights without CUDA or bitsandbytes.
-        StudentError: model, tokenizer, template or device cannot be used.
-    """
+    """Open the student as a round will, adapter and all: what cannot work shows before anything is paid."""
     if config.refinetune.load_in_4bit:
         models.check_four_bit(config.student)
     base, _, _ = open_parts(config.student)
@@ -159,10 +154,9 @@ def encode_pairs(tokenizer: Any, template: Template, max_length: int, pairs: Seq
     if eos is None:
         raise StudentError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token to end a response with")
     texts = [(template.prompt(pair), pair.response) for pair in pairs]
+    encoded = TargetEncoder(tokenizer, max_length).encode(texts)
     sequences = [
-        replace(encoded, ids=[*encoded.ids, eos]) if len(encoded.ids) < max_length else encoded
-        for encoded in TargetEncoder(tokenizer, max_length).encode(texts)
-        if isinstance(encoded, Encoded)
+        replace(item, ids=[*item.ids, eos][:max_length]) for item in encoded if isinstance(item, Encoded)
     ]
     if not sequences:
         raise AdapterError(

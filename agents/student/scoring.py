@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from reflectune.agents.hardware import torch_threads
 from reflectune.agents.student.attention import attend_by_branches, attends_by_branches
 from reflectune.agents.student.rows import Row, build_row, pack, pad_to_step
 from reflectune.agents.student.targets import Encoded
@@ -45,10 +46,7 @@ def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) 
     Formula: sum_logprob = sum_t log softmax(logits_(t-1))[id_t], in float32 per token and float64 in
     sums. Every score depends on its own sequence only (float32: within 1e-5 of it alone). One whose sum is
     not a finite number is "non-finite" and has none. A row that memory runs out on is packed anew with the
-    rows still to come, at half of `packing.row_tokens`, which stays halved.
-
-    Raises:
-        StudentError: out of memory in a pass over one sequence.
+    rows still to come, at half of `packing.row_tokens`, which stays halved; a StudentError for a single one.
     """
     totals: dict[int, float] = {}
     for row, sums in _sum_logprobs(model, sequences, packing):
@@ -89,10 +87,7 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
-    """How to put sequences into rows of at most `batch_tokens` for a model, found by trying what it heeds.
-
-    On a CPU the model is made to attend branch by branch in rows that share prefixes, where it allows those.
-    """
+    """How to put sequences into rows of at most `batch_tokens` for a model, found by trying what it heeds."""
     if not _accepts(model, "position_ids"):
         return Packing(1, shares_prefixes=False)
     on_cpu = model.device.type == "cpu"
@@ -187,12 +182,9 @@ def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> li
     if model.device.type != "cpu" or threads == 1 or len(rows) == 1:
         return list(itertools.takewhile(torch.is_tensor, map(try_row, rows)))
     workers = min(threads, _MAX_ROWS)
-    each = threads // workers
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
-            return list(itertools.takewhile(torch.is_tensor, pool.map(try_row, rows)))
-    finally:
-        torch.set_num_threads(threads)  # what a worker sets is the default of threads to come
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
+    with torch_threads(threads), pool:  # what a worker sets is the default of threads to come
+        return list(itertools.takewhile(torch.is_tensor, pool.map(try_row, rows)))
 
 
 def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:

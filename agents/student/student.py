@@ -51,7 +51,6 @@ class Student(AbstractContextManager["Student"]):
     """One open model, the base or with an adapter. A context manager; closing gives memory back."""
 
     def __init__(self, model: Any, tokenizer: Any, template: Template, config: StudentConfig) -> None:
-        """Prefer `Student.open`; this takes parts that are open already."""
         self._model = model
         self._tokenizer = tokenizer
         self._template = template
@@ -63,12 +62,7 @@ class Student(AbstractContextManager["Student"]):
 
     @classmethod
     def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
-        """Load the base model, with a LoRA adapter where one is given. Its context bounds `max_length`.
-
-        Raises:
-            StudentError: model, tokenizer, template or device cannot be used.
-            AdapterError: the adapter is missing, damaged or of another model.
-        """
+        """Load the base model, with a LoRA adapter where one is given. Its context bounds `max_length`."""
         check_student(config)
         config = models.resolve_student(config)
         model, tokenizer, template = open_parts(config)

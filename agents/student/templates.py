@@ -92,13 +92,11 @@ def check_student(config: StudentConfig) -> None:
 def _chat(tokenizer: Any, turn: str) -> str:
     # The student learns responses without deliberation, and a run resumed on another day must see the same
     # prompts (the date is the default of the templates that have one).
+    settings = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+    messages = [{"role": "user", "content": turn}]
     try:
         rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": turn}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-            date_string="26 Jul 2024",
+            messages, tokenize=False, add_generation_prompt=True, **settings
         )
     except Exception as error:  # a chat template is a program of its own
         raise StudentError(f"the student's chat template refused a user turn: {error}") from error
@@ -116,17 +114,16 @@ def _read_texts(path: Path) -> dict[str, str]:
         raise StudentError(f"{path}: unknown key {unknown[0]}; a template has {', '.join(_FIELDS)}")
     texts = _DEFAULTS | values
     for key, fields in _FIELDS.items():
-        _check_text(path, key, texts.get(key), fields)
+        if fault := _find_text_fault(texts.get(key), fields):
+            raise StudentError(f"{path}: {key} {fault}")
     return texts
 
 
-def _check_text(path: Path, key: str, text: object, fields: tuple[str, ...]) -> None:
+def _find_text_fault(text: object, fields: tuple[str, ...]) -> str | None:
     if not isinstance(text, str):
-        got = "nothing" if text is None else reprlib.repr(text)
-        raise StudentError(f"{path}: {key} must be a string, got {got}")
+        return f"must be a string, got {'nothing' if text is None else reprlib.repr(text)}"
     found = set(_FIELD.findall(text))
     wanted = " and ".join(f"{{{field}}}" for field in fields)
     if unknown := sorted(found - set(fields)):
-        raise StudentError(f"{path}: {key} cannot use {{{unknown[0]}}}; its fields are {wanted}")
-    if found != set(fields):
-        raise StudentError(f"{path}: {key} must use {wanted}")
+        return f"cannot use {{{unknown[0]}}}; its fields are {wanted}"
+    return None if found == set(fields) else f"must use {wanted}"

@@ -22,7 +22,7 @@ from reflectune.agents.student.scoring import target_logprobs
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.config import RefinetuneConfig
 
-__all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_rows"]
+__all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_rows", "training_inputs"]
 
 OnStep = Callable[[int, int, float | None], None]
 
@@ -38,23 +38,6 @@ class NotFiniteError(ArithmeticError):
 
 class StoppedError(Exception):
     """A training was asked to stop; the same call goes on with it, and gives the same bits."""
-
-
-class TrainingRows:
-    """Rows in the order of training, with labels that are -100 where nothing is learned: on prompts."""
-
-    def __init__(self, rows: Sequence[Sequence[Encoded]]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = build_row(self._rows[index])
-        labels = torch.full_like(row.ids, -100)
-        labels[row.predicting + 1] = row.targets
-        inputs = {"input_ids": row.ids, "position_ids": row.positions, "labels": labels}
-        return {name: values[None] for name, values in inputs.items()}  # (1, T)
 
 
 def train_rows(
@@ -73,10 +56,6 @@ def train_rows(
     pass; the trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping`
     are those of `refinetune_student`, after every step. Returns the loss of every step: mean over its target
     tokens, nats per token.
-
-    Raises:
-        NotFiniteError: a loss, a gradient or a weight to be saved is NaN or infinite.
-        StoppedError: `is_stopping` said yes.
     """
     tokens = sum(len(sequence.ids) for row in rows for sequence in row)
     rows_per_step = max(1, round(config.batch_tokens * len(rows) / tokens))
@@ -109,8 +88,8 @@ def train_rows(
     trainer = _LoraTrainer(
         model=model,
         args=arguments,
-        train_dataset=TrainingRows(rows),
-        data_collator=lambda batch: batch[0],
+        train_dataset=rows,
+        data_collator=lambda batch: training_inputs(batch[0]),
         callbacks=[_Watch(on_step, is_stopping, folder)],
     )
     trainer.model_accepts_loss_kwargs = True  # count a step's targets and leave the division to us
@@ -119,6 +98,15 @@ def train_rows(
     if trainer.state.global_step < trainer.state.max_steps:
         raise StoppedError(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def training_inputs(sequences: Sequence[Encoded]) -> dict[str, Any]:
+    """Tensors (1, T) of one row, with labels that are -100 where nothing is learned: on prompts."""
+    row = build_row(sequences)
+    labels = torch.full_like(row.ids, -100)
+    labels[row.predicting + 1] = row.targets
+    inputs = {"input_ids": row.ids, "position_ids": row.positions, "labels": labels}
+    return {name: values[None] for name, values in inputs.items()}
 
 
 def save_adapter(model: Any, folder: Path) -> None:

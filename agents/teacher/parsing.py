@@ -16,7 +16,7 @@ from reflectune.agents.teacher.forms import FIELDS, clean_text, join_spaces
 from reflectune.agents.teacher.prompts import FIELD, Prompts, fill
 from reflectune.state.records import Pair, Phase
 
-__all__ = ["ParseFailure", "Proposal", "parse_answer"]
+__all__ = ["AnswerParser", "ParseFailure", "Proposal"]
 
 ParseFailure = Literal["unparsable", "unchanged", "echoed", "placeholder", "declined", "repetition", "cut"]
 
@@ -35,41 +35,29 @@ class Proposal:
     pair: Pair
 
 
-def parse_answer(
-    prompts: Prompts,
-    text: str,
-    *,
-    phase: Phase,
-    pair: Pair,
-    structured: bool,
-    nonce: str,
-    finish_reason: str | None = None,
-) -> Proposal | ParseFailure:
-    """Read a teacher's answer about a pair: the proposal, or the first fault that is found.
+@dataclass(frozen=True, slots=True)
+class AnswerParser:
+    """Reads a teacher's answers to one prompt.
 
     The last complete answer between tags counts, or else the last in JSON; code fences, prose and
     earlier drafts around it do not, nor does a thought that the text opens with. Where tags were asked
     for, JSON counts only as the whole text, code fence aside. A JSON object is no answer where it
     shares the instruction or response with JSON written in the pair, spacing aside: the teacher quotes
     it. What stands in the given pair already is no fault of the answer.
-
-    What else is passed is the prompt's own. `finish_reason` is "length" where the answer hit the token limit,
-    "refusal" or "content_filter" where the server says that it is none.
     """
-    return _Parser(prompts, phase, pair, structured, nonce).parse(text, finish_reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parser:
-    """Reads answers to one prompt, as `parse_answer` says."""
 
     prompts: Prompts
     phase: Phase
     pair: Pair
-    structured: bool
+    structured: bool  # whether JSON was asked for
     nonce: str
 
-    def parse(self, text: str, finish_reason: str | None) -> Proposal | ParseFailure:
+    def parse(self, text: str, finish_reason: str | None = None) -> Proposal | ParseFailure:
+        """The proposal of an answer, or the first fault that is found.
+
+        `finish_reason` is "length" where it hit the token limit, "refusal" or "content_filter" where the
+        server says that it is no answer.
+        """
         if finish_reason == "length":
             return "repetition" if _has_run_away(text, self.pair.response) else "cut"
         if finish_reason in ("refusal", "content_filter"):

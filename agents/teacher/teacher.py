@@ -16,8 +16,8 @@ from reflectune.agents.model_files import find_fault
 from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
 from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
 from reflectune.agents.teacher.forms import answer_schema, clean_text
-from reflectune.agents.teacher.parsing import Proposal, parse_answer
-from reflectune.agents.teacher.prompts import Prompts, hash_messages, make_nonce, open_prompts
+from reflectune.agents.teacher.parsing import AnswerParser, Proposal
+from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.state.config import SELF, StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import Answer, CallStatus, Reflection, TeacherCall, Version, content_hash
@@ -200,7 +200,7 @@ class Teacher(AbstractContextManager["Teacher"]):
             attempt=asked.attempts + 1,
             engine=self._engine.name,
             model=self._engine.model,
-            prompt_hash=hash_messages(request.messages),
+            prompt_hash=content_hash(request.messages),
             text=clean_text(answer.text),
             finish_reason=answer.finish_reason,
             status="ok" if isinstance(parsed, Proposal) else parsed,
@@ -220,15 +220,10 @@ class Teacher(AbstractContextManager["Teacher"]):
     def _parse(self, request: Request, answer: Answer) -> Proposal | CallStatus:
         if answer.error is not None:
             return _FAILED.get(answer.error, "error")
-        return parse_answer(
-            self._prompts,
-            answer.text,
-            phase=request.reflection.phase,
-            pair=request.reflection.pair,
-            structured=request.schema is not None,
-            nonce=make_nonce(request.reflection.pair, *self._place(request.reflection)),
-            finish_reason=answer.finish_reason,
-        )
+        asked, structured = request.reflection, request.schema is not None
+        nonce = make_nonce(asked.pair, *self._place(asked))
+        parser = AnswerParser(self._prompts, asked.phase, asked.pair, structured, nonce)
+        return parser.parse(answer.text, answer.finish_reason)
 
     def _cost(self, answer: Answer) -> float | None:
         """Price of one call in USD; None where a price or a count is unknown, 0 for one from the cache."""
@@ -258,11 +253,6 @@ def open_teacher(
 
     What is asked and drawn follows from the run's `seed`; `student` teaches where `teacher.model` is "self".
     With a cache the engine is opened when the first answer is missing, if ever; None asks for every answer.
-
-    Raises:
-        ConfigError: prompts or engine cannot be used as configured.
-        TeacherError: a local model cannot be opened.
-        AdapterError: the student's adapter cannot be read.
     """
     prompts = open_prompts(config.prompts)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)

@@ -214,7 +214,6 @@ class OpenAIEngine:
         )
 
     def _scrub_message(self, message: str) -> str:
-        """One line without the key."""
         return " ".join(self._scrub(message).split())[:_MESSAGE_LENGTH]
 
     def _scrub(self, text: str) -> str:

@@ -25,8 +25,6 @@ _Key = tuple[str, str, str]  # phase, instruction, input
 
 
 class _Entry(NamedTuple):
-    """One recorded reflection."""
-
     response: str | None  # None answers whatever the response is
     round: int | None  # None answers in every round
     answer: str  # what the teacher is taken to have written: JSON
