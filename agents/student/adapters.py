@@ -48,8 +48,7 @@ def finished_metrics(out: Path, fingerprint: str) -> dict[str, float] | None:
     """The metrics of a folder that is, byte for byte, what the training with this fingerprint ended with."""
     with suppress(OSError, AdapterError):  # something is missing, or cannot be read
         if (out / _ORIGIN).read_bytes() == _origin(out, fingerprint):
-            metrics: dict[str, float] = json.loads((out / _METRICS).read_bytes())
-            return metrics
+            return dict(json.loads((out / _METRICS).read_bytes()))
     return None
 
 

@@ -95,12 +95,11 @@ def _chat(tokenizer: Any, turn: str) -> str:
     settings = {"enable_thinking": False, "date_string": "26 Jul 2024"}
     messages = [{"role": "user", "content": turn}]
     try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **settings
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **settings)
         )
     except Exception as error:  # a chat template is a program of its own
         raise StudentError(f"the student's chat template refused a user turn: {error}") from error
-    return str(rendered)
 
 
 def _read_texts(path: Path) -> dict[str, str]:

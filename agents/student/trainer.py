@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -179,11 +180,9 @@ def _keep_device(arguments: Any, device: torch.device) -> None:
 def _last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint with every byte that was written; those cut short or damaged are removed."""
     for path in _checkpoints(folder):
-        try:
+        with suppress(OSError):  # something is missing, or cannot be read
             if (path / _MANIFEST).read_bytes() == _manifest(path):
                 return str(path)
-        except OSError:  # something is missing, or cannot be read
-            pass
         shutil.rmtree(path)
     return None
 
