@@ -422,7 +422,7 @@ def test_checkpoint_that_is_damaged_is_passed_over(cut_training: Path, tmp_path:
         for damaged in (flip_a_bit(content, middle), content[:middle], None):
             shutil.copytree(cut_training / "cut", tmp_path, dirs_exist_ok=True)
             file.unlink() if damaged is None else file.write_bytes(damaged)
-            assert _last_whole_checkpoint(partial) == before
+            assert _last_whole_checkpoint(partial) == str(before)
     config, out = configure(cut_training / "tiny", epochs=5), tmp_path / "adapter"
     steps: list[int] = []
     refinetune_student(
