@@ -37,7 +37,7 @@ def find_fault(name: str) -> str | None:
         if not (folder / file).is_file():
             return f"{folder}: not a usable model folder, it has no {file}"
     if not any(folder.glob("*.safetensors")):
-        if any(file for kind in _PICKLED for file in folder.glob(kind)):
+        if any(any(folder.glob(kind)) for kind in _PICKLED):
             return f"{folder}: its weights are pickled, which can run code; convert them to safetensors"
         return f"{folder}: not a usable model folder, it has no *.safetensors weights"
     return None
@@ -49,9 +49,6 @@ def fingerprint(folder: Path) -> str:
     Goes by names, sizes and content of the files that opening it reads: all of a file up to 16 MiB, of a
     larger one 128 blocks of 32 KiB, spread evenly. So 100 GB take a second. A change of a large file that
     keeps its size and lies between two blocks is not noticed, such as one of a single small matrix.
-
-    Raises:
-        ConfigError: a file cannot be read.
     """
     try:
         files = sorted(
@@ -65,7 +62,6 @@ def fingerprint(folder: Path) -> str:
 
 
 def _hash_blocks(path: Path) -> str:
-    """SHA-256 of a file, or of blocks of it if it is large."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= _WHOLE:

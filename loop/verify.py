@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from reflectune.agents.student.adapters import check_adapter
-from reflectune.agents.teacher.parsing import Proposal, parse_answer
-from reflectune.agents.teacher.prompts import Prompts, hash_messages, make_nonce, open_prompts
+from reflectune.agents.teacher.parsing import AnswerParser, Proposal
+from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.loop.context import SAMPLES_AT_ONCE
 from reflectune.loop.graph import hash_graph
 from reflectune.loop.nodes.evaluate import is_due, why_stop
@@ -122,7 +122,7 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> list[R
         faults.add("runs", "", "is missing")
         return []
     try:
-        values, versions = json.loads(run["config"]), lineage.settings()["versions"]
+        values, versions = json.loads(run["config"]), dict(lineage.settings()["versions"])
         configs = [parse_config(upgrade_config(values), source="its config")]
     except (ValueError, TypeError, AttributeError, ConfigError) as error:
         faults.add("runs", run["name"], f"cannot be read: {error}")
@@ -257,11 +257,9 @@ class _Replay:
         nonce = make_nonce(pair, self.config.seed, row["round"], phase, row["sample_id"], row["attempt"])
         for structured in (True, False):
             messages = prompts.messages(phase, pair, structured=structured, nonce=nonce)
-            if row["prompt_hash"] == hash_messages(messages):
-                return parse_answer(
-                    prompts, row["text"], phase=phase, pair=pair, structured=structured, nonce=nonce,
-                    finish_reason=row["finish_reason"],
-                )  # fmt: skip
+            if row["prompt_hash"] == content_hash(messages):
+                parser = AnswerParser(prompts, phase, pair, structured, nonce)
+                return parser.parse(row["text"], row["finish_reason"])
         return None
 
     def _check_calls(self, round: int, phase: Phase) -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 
 import tomli_w
 
-from reflectune.agents.teacher.parsing import ParseFailure, parse_answer
+from reflectune.agents.teacher.parsing import AnswerParser, ParseFailure
 from reflectune.agents.teacher.prompts import SHIPPED, Prompts, open_prompts
 from reflectune.state.records import Pair, Phase
 
@@ -67,15 +67,7 @@ def parse(
     structured: bool = True,
     prompts: Prompts = shipped,
 ) -> object:
-    return parse_answer(
-        prompts,
-        text,
-        phase=phase,
-        pair=pair,
-        structured=structured,
-        nonce=NONCE,
-        finish_reason=finish_reason,
-    )
+    return AnswerParser(prompts, phase, pair, structured, NONCE).parse(text, finish_reason)
 
 
 # A prompts file of somebody's own: one line a text, marks without a nonce, braces of its own.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from reflectune.agents.teacher.parsing import Proposal, parse_answer
+from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.loop.demo.demo import FOLDER, demo_config
 from reflectune.loop.demo.world import KINDS, is_reserved, is_right
@@ -58,7 +58,7 @@ def test_the_teacher_learns_answers_that_the_parser_takes_and_mostly_the_checker
     for prompt, answer in itertools.islice(teacher_texts(random.Random(0), prompt_text), 2000):
         phase: Phase = "instruction" if "the pair" in prompt.partition("\n")[0] else "response"
         given = read_pair(prompt)
-        parsed = parse_answer(PROMPTS, answer, phase=phase, pair=given, structured=True, nonce="00000000")
+        parsed = AnswerParser(PROMPTS, phase, given, structured=True, nonce="00000000").parse(answer)
         if parsed == "unchanged":
             assert phase == "response"
             continue

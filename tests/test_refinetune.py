@@ -15,7 +15,7 @@ from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.refinetune import _pack_epochs, check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student
 from reflectune.agents.student.targets import Encoded
-from reflectune.agents.student.trainer import TrainingRows, _keep_device, train_rows
+from reflectune.agents.student.trainer import _keep_device, train_rows, training_inputs
 from reflectune.state.config import RefinetuneConfig, RunConfig
 from reflectune.state.errors import AdapterError, StudentError
 from reflectune.state.records import Pair
@@ -212,9 +212,8 @@ def test_gradient_checkpointing_trains_the_same_adapter(tmp_path, architecture, 
 
 
 def test_training_rows_learn_targets_only():
-    rows = TrainingRows([[Encoded([10, 11, 12, 13], 2), Encoded([20, 21], 1)]])
-    assert len(rows) == 1
-    assert {name: values.tolist() for name, values in rows[0].items()} == {
+    inputs = training_inputs([Encoded([10, 11, 12, 13], 2), Encoded([20, 21], 1)])
+    assert {name: values.tolist() for name, values in inputs.items()} == {
         "input_ids": [[10, 11, 12, 13, 20, 21]],
         "position_ids": [[0, 1, 2, 3, 0, 1]],
         "labels": [[-100, -100, 12, 13, -100, 21]],

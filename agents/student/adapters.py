@@ -6,6 +6,7 @@ A finished adapter holds a note of the training that it is of, and appears whole
 import json
 import os
 import shutil
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,11 +31,7 @@ def hash_adapter(folder: Path) -> str:
 
 
 def check_adapter(folder: Path, trained: str, student: str) -> None:
-    """Refuse a student's adapter whose hash is not the one it had when it was trained.
-
-    Raises:
-        AdapterError: it is gone, cut or changed.
-    """
+    """Raise an AdapterError for a student's adapter whose hash is not the one it had when it was trained."""
     advice = "put it back from a copy, or start another run: scores under another student would not compare"
     try:
         found = hash_adapter(folder)
@@ -49,13 +46,10 @@ def check_adapter(folder: Path, trained: str, student: str) -> None:
 
 def finished_metrics(out: Path, fingerprint: str) -> dict[str, float] | None:
     """The metrics of a folder that is, byte for byte, what the training with this fingerprint ended with."""
-    try:
-        if (out / _ORIGIN).read_bytes() != _origin(out, fingerprint):
-            return None
-        metrics: dict[str, float] = json.loads((out / _METRICS).read_bytes())
-    except (OSError, AdapterError):  # something is missing, or cannot be read
-        return None
-    return metrics
+    with suppress(OSError, AdapterError):  # something is missing, or cannot be read
+        if (out / _ORIGIN).read_bytes() == _origin(out, fingerprint):
+            return dict(json.loads((out / _METRICS).read_bytes()))
+    return None
 
 
 def claim(out: Path, partial: Path, fingerprint: str) -> None:

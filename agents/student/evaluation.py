@@ -40,11 +40,8 @@ def evaluate_student(
 
     "nll": mean over pairs of nll(y|x), nats per token. "response_tokens": mean length of the student's
     own greedy answers of at most `max_tokens`. "accuracy", with a checker: mean of what it says of those
-    answers, without the ones of which it says None. A measure that no pair allows is left out. `on_done` is
-    told how many pairs are done, now and then.
-
-    Raises:
-        ConfigError: the checker failed on an answer, or said neither yes, no, a number nor None.
+    answers, without the ones of which it says None; a ConfigError where it fails or says anything else. A
+    measure that no pair allows is left out. `on_done` is told how many pairs are done, now and then.
     """
     term: Term = "response_given_instruction"
     measures: dict[str, list[float]] = {"nll": [], "response_tokens": [], "accuracy": []}
@@ -64,11 +61,7 @@ def evaluate_student(
 
 
 def load_checker(name: str) -> Checker:
-    """Import the function that "module:function" names; the working directory is importable.
-
-    Raises:
-        ConfigError: not of that form, or there is no such module or function.
-    """
+    """Import the function that "module:function" names; the working directory is importable."""
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise ConfigError(f"evaluate.checker = {name!r}: want module:function")
@@ -94,7 +87,7 @@ def _check(checker: Checker, pair: Pair, response: str) -> float | None:
         raise ConfigError(f"evaluate.checker failed {where}: {_describe(error)}") from error
     if verdict is None:
         return None
-    if not isinstance(verdict, bool | int | float) or not math.isfinite(verdict):
+    if not isinstance(verdict, int | float) or not math.isfinite(verdict):
         raise ConfigError(
             f"evaluate.checker said {_one_line(reprlib.repr(verdict))} {where}; "
             "want true, false, a number or None, in Python's own types"

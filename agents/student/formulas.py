@@ -45,10 +45,7 @@ def r_ifd(scores: Scores) -> float | None:
 
 
 def ifd_loss(scores: Scores) -> float | None:
-    """Cherry LLM's ratio of losses, not to be compared with `ifd` (arXiv 2308.12032).
-
-    Formula: ifd_loss = nll(y|x) / nll(y). No unit; None where nll(y) is 0.
-    """
+    """Cherry LLM's ratio of losses (arXiv 2308.12032): nll(y|x) / nll(y). No unit; None where nll(y) is 0."""
     return _ratio(scores, "response_given_instruction", "response_alone")
 
 

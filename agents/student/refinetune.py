@@ -57,14 +57,12 @@ def refinetune_student(
     float32. On a CPU a killed and resumed training gives the same bits.
 
     Args:
-        config: its student, refinetune and seed.
-        pairs: the round's training set.
         out: folder that appears when the adapter is whole. What is there already stays if it is, byte for
             byte, what this training ended with; else it is replaced.
         previous: adapter to go on with; None starts fresh from the base model.
-        round: part of the seed.
         on_step: told (steps done, all steps, loss of the step) after every optimizer step.
-        is_stopping: asked before the first step and after each one; yes ends the training with a checkpoint.
+        is_stopping: asked before the first step and after each one; yes ends the training with a checkpoint
+            and a StoppedError.
 
     Returns:
         train_loss (mean over steps, nats per token), steps, tokens (all epochs, prompts included),
@@ -75,7 +73,6 @@ def refinetune_student(
         AdapterError: nothing to train on, a loss that is not finite, out of memory, a full disk, or whatever
             `check_refinetune` finds.
         StudentError: the base model cannot be opened.
-        StoppedError: `is_stopping` said yes.
     """
     partial = out.with_name(f".{out.name}.partial")
     fingerprint = _fingerprint(config, pairs, previous, round)
@@ -106,12 +103,7 @@ def refinetune_student(
 
 
 def check_refinetune(config: RunConfig) -> None:
-    """Open the student as a round will, adapter and all: what cannot work shows before anything is paid.
-
-    Raises:
-        AdapterError: target_modules the model does not have, or 4-bit weights without CUDA or bitsandbytes.
-        StudentError: model, tokenizer, template or device cannot be used.
-    """
+    """Open the student as a round will, adapter and all: what cannot work shows before anything is paid."""
     if config.refinetune.load_in_4bit:
         models.check_four_bit(config.student)
     base, _, _ = open_parts(config.student)
@@ -142,13 +134,7 @@ def _train(
     if is_stopping():
         raise StoppedError("stopped before its first step")
     losses = train_rows(
-        model,
-        rows,
-        partial,
-        config=refinetune,
-        seed=seed,
-        on_step=on_step,
-        is_stopping=is_stopping,
+        model, rows, partial, config=refinetune, seed=seed, on_step=on_step, is_stopping=is_stopping
     )
     save_adapter(model, partial / "adapter")
     return {
@@ -163,20 +149,14 @@ def _train(
 
 
 def encode_pairs(tokenizer: Any, template: Template, max_length: int, pairs: Sequence[Pair]) -> list[Encoded]:
-    """Prompt, response and EOS of every pair of which max_length leaves some response.
-
-    Raises:
-        AdapterError: it leaves none of any.
-        StudentError: the tokenizer has no EOS.
-    """
+    """Prompt, response and EOS of every pair of which max_length leaves some response; it must of one."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise StudentError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token to end a response with")
     texts = [(template.prompt(pair), pair.response) for pair in pairs]
+    encoded = TargetEncoder(tokenizer, max_length).encode(texts)
     sequences = [
-        replace(encoded, ids=[*encoded.ids, eos]) if len(encoded.ids) < max_length else encoded
-        for encoded in TargetEncoder(tokenizer, max_length).encode(texts)
-        if isinstance(encoded, Encoded)
+        replace(item, ids=[*item.ids, eos][:max_length]) for item in encoded if isinstance(item, Encoded)
     ]
     if not sequences:
         raise AdapterError(
@@ -204,11 +184,7 @@ def _pack_epochs(
 
 
 def adapt(base: Any, config: RefinetuneConfig, previous: Path | None = None) -> Any:
-    """The base model with a trainable LoRA adapter: the previous one, or a fresh one.
-
-    Raises:
-        AdapterError: the model has no such target_modules, or the previous adapter does not fit.
-    """
+    """The base model with a trainable LoRA adapter: the previous one or a fresh one, if it fits the model."""
     if previous is not None:
         model = models.attach_adapter(base, previous, trainable=True)
     else:

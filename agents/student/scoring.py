@@ -7,14 +7,14 @@ memory runs out. Nothing here knows texts, pairs or terms.
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from reflectune.agents.hardware import torch_threads
 from reflectune.agents.student.attention import attend_by_branches, attends_by_branches
 from reflectune.agents.student.rows import Row, build_row, pack, pad_to_step
 from reflectune.agents.student.targets import Encoded
@@ -46,10 +46,7 @@ def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) 
     Formula: sum_logprob = sum_t log softmax(logits_(t-1))[id_t], in float32 per token and float64 in
     sums. Every score depends on its own sequence only (float32: within 1e-5 of it alone). One whose sum is
     not a finite number is "non-finite" and has none. A row that memory runs out on is packed anew with the
-    rows still to come, at half of `packing.row_tokens`, which stays halved.
-
-    Raises:
-        StudentError: out of memory in a pass over one sequence.
+    rows still to come, at half of `packing.row_tokens`, which stays halved; a StudentError for a single one.
     """
     totals: dict[int, float] = {}
     for row, sums in _sum_logprobs(model, sequences, packing):
@@ -70,9 +67,6 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
 
     The head runs on the predicting tokens only, where the model knows `logits_to_keep`. Gradients flow if
     they are on. The values stay on the model's device, and nothing here waits for them.
-
-    Raises:
-        torch.OutOfMemoryError: the row is too long for the device.
     """
     predicting, predictors = _send(row.predicting, model.device), _send(row.predictors, model.device)
     inputs: dict[str, Any] = {"input_ids": _send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
@@ -93,10 +87,7 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
-    """How to put sequences into rows of at most `batch_tokens` for a model, found by trying what it heeds.
-
-    On a CPU the model is made to attend branch by branch in rows that share prefixes, where it allows those.
-    """
+    """How to put sequences into rows of at most `batch_tokens` for a model, found by trying what it heeds."""
     if not _accepts(model, "position_ids"):
         return Packing(1, shares_prefixes=False)
     on_cpu = model.device.type == "cpu"
@@ -158,9 +149,7 @@ def _pass_rows(
         waiting = [sequences[index] for index in left]
         packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
         rows = [[left[place] for place in row] for row in packed]
-        with _side_by_side(model, len(rows)) as map_rows:
-            tried = map_rows(lambda row: _try_row(model, [sequences[i] for i in row], packing), rows)
-            done = list(itertools.takewhile(lambda logprobs: logprobs is not None, tried))
+        done = _try_rows(model, [[sequences[index] for index in row] for row in rows], packing)
         passed += zip(rows, done, strict=False)
         failed = rows[len(done) :]
         if failed and len(failed[0]) == 1:
@@ -174,37 +163,28 @@ def _pass_rows(
     return passed
 
 
-@contextmanager
-def _side_by_side(model: Any, number: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """Something that maps a function over rows, in order.
+def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> list[torch.Tensor]:
+    """Log-probabilities of each row up to the first that memory runs out on.
 
     On a CPU each thread takes rows of its own: a third faster than all threads at one row, and to the bit the
     same.
     """
+
+    def try_row(sequences: list[Encoded]) -> torch.Tensor | None:
+        row = build_row(sequences, share_prefixes=packing.shares_prefixes)
+        try:
+            with torch.inference_mode():
+                return target_logprobs(model, row)
+        except torch.OutOfMemoryError:  # nothing is left that holds memory
+            return None
+
     threads = torch.get_num_threads()
-    if model.device.type != "cpu" or threads == 1 or number == 1:
-        yield map
-        return
+    if model.device.type != "cpu" or threads == 1 or len(rows) == 1:
+        return list(itertools.takewhile(torch.is_tensor, map(try_row, rows)))
     workers = min(threads, _MAX_ROWS)
-    each = threads // workers
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
-            try:
-                yield pool.map
-            finally:
-                pool.shutdown(cancel_futures=True)
-    finally:
-        torch.set_num_threads(threads)  # what a worker sets is the default of threads to come
-
-
-def _try_row(model: Any, sequences: Sequence[Encoded], packing: Packing) -> torch.Tensor | None:
-    """Log-probabilities of a row; None where memory runs out, with nothing left that holds some."""
-    row = build_row(sequences, share_prefixes=packing.shares_prefixes)
-    try:
-        with torch.inference_mode():
-            return target_logprobs(model, row)
-    except torch.OutOfMemoryError:
-        return None
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
+    with torch_threads(threads), pool:  # what a worker sets is the default of threads to come
+        return list(itertools.takewhile(torch.is_tensor, pool.map(try_row, rows)))
 
 
 def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -4,6 +4,7 @@ Nothing here decides anything about a pair.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -37,11 +38,7 @@ class Response:
 
 
 def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[Any, Any, Template]:
-    """A student's base model, tokenizer and template, which fit each other; sets torch's threads.
-
-    Raises:
-        StudentError: model, tokenizer, template or device cannot be used.
-    """
+    """A student's base model, tokenizer and template, which fit each other; sets torch's threads."""
     models.set_threads(config.threads)
     tokenizer = models.open_tokenizer(config)
     template = open_template(config.template, tokenizer)
@@ -50,11 +47,10 @@ def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[An
     return model, tokenizer, template
 
 
-class Student:
+class Student(AbstractContextManager["Student"]):
     """One open model, the base or with an adapter. A context manager; closing gives memory back."""
 
     def __init__(self, model: Any, tokenizer: Any, template: Template, config: StudentConfig) -> None:
-        """Prefer `Student.open`; this takes parts that are open already."""
         self._model = model
         self._tokenizer = tokenizer
         self._template = template
@@ -66,12 +62,7 @@ class Student:
 
     @classmethod
     def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
-        """Load the base model, with a LoRA adapter where one is given. Its context bounds `max_length`.
-
-        Raises:
-            StudentError: model, tokenizer, template or device cannot be used.
-            AdapterError: the adapter is missing, damaged or of another model.
-        """
+        """Load the base model, with a LoRA adapter where one is given. Its context bounds `max_length`."""
         check_student(config)
         config = models.resolve_student(config)
         model, tokenizer, template = open_parts(config)
@@ -85,9 +76,6 @@ class Student:
         Where max_length cuts a target behind its prompt, the same target alone is cut to as many tokens:
         the two sides of an IFD or r-IFD are about the same tokens. A target that cannot be scored says so in
         its status and has no sums.
-
-        Raises:
-            StudentError: out of memory.
         """
         rooms = self._find_rooms(targets)
         rendered = (self._template.render(pair, term) for pair, term in targets)
@@ -108,9 +96,6 @@ class Student:
         """Answer instructions greedily, in the given order, at most `max_tokens` tokens each.
 
         None where the prompt alone fills `max_length`. Special tokens are stripped.
-
-        Raises:
-            StudentError: out of memory.
         """
         prompts = self._encoder.encode_prompts([self._template.prompt(pair) for pair in pairs])
         fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self.max_length]
@@ -132,9 +117,6 @@ class Student:
         """Drop the model and give its memory back. The student cannot be used afterwards."""
         self._model = None
         models.free_memory()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -38,11 +38,7 @@ class TargetEncoder:
     """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
-        """Take a fast tokenizer, left as it is, and the most tokens of prefix and target together.
-
-        Raises:
-            StudentError: it has neither BOS nor EOS.
-        """
+        """Take a fast tokenizer, left as it is, and the most tokens of prefix and target together."""
         first_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if first_id is None:
             raise StudentError("the student's tokenizer has neither a BOS nor an EOS token")

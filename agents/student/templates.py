@@ -68,11 +68,7 @@ class Template:
 
 
 def open_template(name: str, tokenizer: Any) -> Template:
-    """The template that `student.template` names: "plain", "chat" (the tokenizer's own), or a TOML file.
-
-    Raises:
-        StudentError: no chat template, or a file that is missing or not a template.
-    """
+    """The template that `student.template` names: "plain", "chat" (the tokenizer's own), or a TOML file."""
     if name != "chat":
         return Template(_read_texts(_SHIPPED / "plain.toml" if name == "plain" else Path(name)))
     if not tokenizer.chat_template:
@@ -81,41 +77,29 @@ def open_template(name: str, tokenizer: Any) -> Template:
 
 
 def check_student(config: StudentConfig) -> None:
-    """Refuse a student that surely cannot be opened. Looks at files only; a hub name passes.
-
-    Raises:
-        StudentError: missing folder, config.json, weights, tokenizer.json, or a template it cannot use.
-    """
+    """Raise a StudentError for one that surely cannot be opened. Looks at files only; a hub name passes."""
     if config.template not in ("plain", "chat"):
         _read_texts(Path(config.template))
     if fault := find_fault(config.model):
         raise StudentError(fault)
     folder = Path(config.model)
-    if config.template == "chat" and folder.is_dir() and not _has_chat_template(folder):
-        raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
-
-
-def _has_chat_template(folder: Path) -> bool:
-    settings = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        settings.is_file() and "chat_template" in settings.read_text(encoding="utf-8", errors="replace")
-    )
+    if config.template == "chat" and folder.is_dir() and not (folder / "chat_template.jinja").is_file():
+        settings = folder / "tokenizer_config.json"
+        if not (settings.is_file() and b"chat_template" in settings.read_bytes()):
+            raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
 
 
 def _chat(tokenizer: Any, turn: str) -> str:
     # The student learns responses without deliberation, and a run resumed on another day must see the same
     # prompts (the date is the default of the templates that have one).
+    settings = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+    messages = [{"role": "user", "content": turn}]
     try:
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": turn}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-            date_string="26 Jul 2024",
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **settings)
         )
     except Exception as error:  # a chat template is a program of its own
         raise StudentError(f"the student's chat template refused a user turn: {error}") from error
-    return str(rendered)
 
 
 def _read_texts(path: Path) -> dict[str, str]:
@@ -129,17 +113,16 @@ def _read_texts(path: Path) -> dict[str, str]:
         raise StudentError(f"{path}: unknown key {unknown[0]}; a template has {', '.join(_FIELDS)}")
     texts = _DEFAULTS | values
     for key, fields in _FIELDS.items():
-        _check_text(path, key, texts.get(key), fields)
+        if fault := _find_text_fault(texts.get(key), fields):
+            raise StudentError(f"{path}: {key} {fault}")
     return texts
 
 
-def _check_text(path: Path, key: str, text: object, fields: tuple[str, ...]) -> None:
+def _find_text_fault(text: object, fields: tuple[str, ...]) -> str | None:
     if not isinstance(text, str):
-        got = "nothing" if text is None else reprlib.repr(text)
-        raise StudentError(f"{path}: {key} must be a string, got {got}")
+        return f"must be a string, got {'nothing' if text is None else reprlib.repr(text)}"
     found = set(_FIELD.findall(text))
     wanted = " and ".join(f"{{{field}}}" for field in fields)
     if unknown := sorted(found - set(fields)):
-        raise StudentError(f"{path}: {key} cannot use {{{unknown[0]}}}; its fields are {wanted}")
-    if found != set(fields):
-        raise StudentError(f"{path}: {key} must use {wanted}")
+        return f"cannot use {{{unknown[0]}}}; its fields are {wanted}"
+    return None if found == set(fields) else f"must use {wanted}"

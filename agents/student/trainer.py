@@ -8,7 +8,8 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from hashlib import file_digest
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from reflectune.agents.student.scoring import target_logprobs
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.config import RefinetuneConfig
 
-__all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_rows"]
+__all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_rows", "training_inputs"]
 
 OnStep = Callable[[int, int, float | None], None]
 
@@ -40,23 +41,6 @@ class StoppedError(Exception):
     """A training was asked to stop; the same call goes on with it, and gives the same bits."""
 
 
-class TrainingRows:
-    """Rows in the order of training, with labels that are -100 where nothing is learned: on prompts."""
-
-    def __init__(self, rows: Sequence[Sequence[Encoded]]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = build_row(self._rows[index])
-        labels = torch.full_like(row.ids, -100)
-        labels[row.predicting + 1] = row.targets
-        inputs = {"input_ids": row.ids, "position_ids": row.positions, "labels": labels}
-        return {name: values[None] for name, values in inputs.items()}  # (1, T)
-
-
 def train_rows(
     model: Any,
     rows: Sequence[Sequence[Encoded]],
@@ -71,14 +55,8 @@ def train_rows(
 
     AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. A row is the sequences of one forward
     pass; the trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping`
-    are those of `refinetune_student`, after every step.
-
-    Returns:
-        The loss of every step: mean over its target tokens, nats per token.
-
-    Raises:
-        NotFiniteError: a loss, a gradient or a weight to be saved is NaN or infinite.
-        StoppedError: `is_stopping` said yes.
+    are those of `refinetune_student`, after every step. Returns the loss of every step: mean over its target
+    tokens, nats per token.
     """
     tokens = sum(len(sequence.ids) for row in rows for sequence in row)
     rows_per_step = max(1, round(config.batch_tokens * len(rows) / tokens))
@@ -111,8 +89,8 @@ def train_rows(
     trainer = _LoraTrainer(
         model=model,
         args=arguments,
-        train_dataset=TrainingRows(rows),
-        data_collator=lambda batch: batch[0],
+        train_dataset=rows,
+        data_collator=lambda batch: training_inputs(batch[0]),
         callbacks=[_Watch(on_step, is_stopping, folder)],
     )
     trainer.model_accepts_loss_kwargs = True  # count a step's targets and leave the division to us
@@ -123,12 +101,17 @@ def train_rows(
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter called "default": its weights and its configuration, nothing else.
+def training_inputs(sequences: Sequence[Encoded]) -> dict[str, Any]:
+    """Tensors (1, T) of one row, with labels that are -100 where nothing is learned: on prompts."""
+    row = build_row(sequences)
+    labels = torch.full_like(row.ids, -100)
+    labels[row.predicting + 1] = row.targets
+    inputs = {"input_ids": row.ids, "position_ids": row.positions, "labels": labels}
+    return {name: values[None] for name, values in inputs.items()}
 
-    Raises:
-        NotFiniteError: a weight is NaN or infinite; nothing is written.
-    """
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter called "default"; nothing but a NotFiniteError where it holds NaN or infinity."""
     if broken := not_finite(get_peft_model_state_dict(model, save_embedding_layers=False)):
         raise NotFiniteError(f"{len(broken)} weights of the adapter are not finite, such as {broken[0]}")
     model.save_pretrained(folder, save_embedding_layers=False)
@@ -197,11 +180,9 @@ def _keep_device(arguments: Any, device: torch.device) -> None:
 def _last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint with every byte that was written; those cut short or damaged are removed."""
     for path in _checkpoints(folder):
-        try:
+        with suppress(OSError):  # something is missing, or cannot be read
             if (path / _MANIFEST).read_bytes() == _manifest(path):
                 return str(path)
-        except OSError:  # something is missing, or cannot be read
-            pass
         shutil.rmtree(path)
     return None
 
@@ -213,9 +194,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _manifest(checkpoint: Path) -> bytes:
     """SHA-256 of every other file of a checkpoint, as JSON."""
-    hashes = {}
-    for path in sorted(checkpoint.iterdir()):
-        if path.name != _MANIFEST:
-            with path.open("rb") as file:
-                hashes[path.name] = file_digest(file, "sha256").hexdigest()
+    files = sorted(path for path in checkpoint.iterdir() if path.name != _MANIFEST)
+    hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in files}
     return (json.dumps(hashes, indent=1) + "\n").encode()

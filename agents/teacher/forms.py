@@ -108,7 +108,7 @@ def find_members(text: str) -> set[tuple[str, str]]:
     They need be in no whole object. White space in the texts is single spaces.
     """
     found = set()
-    for source in (text, _ESCAPES.sub(_unescape, text)):
+    for source in (text, _ESCAPES.sub(lambda escapes: clean_text(json.loads(f'"{escapes[0]}"')), text)):
         for match in _MEMBER.finditer(source):
             with suppress(ValueError):
                 found.add((match[1], join_spaces(clean_text(json.loads(match[2], strict=False)))))
@@ -118,9 +118,3 @@ def find_members(text: str) -> set[tuple[str, str]]:
 def join_spaces(text: str) -> str:
     """A text with all its white space made single spaces."""
     return " ".join(text.split())
-
-
-def _unescape(match: re.Match[str]) -> str:
-    """What escapes stand for within a JSON string."""
-    text: str = json.loads(f'"{match[0]}"')
-    return clean_text(text)

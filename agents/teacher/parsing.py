@@ -10,20 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
+from reflectune.agents.teacher import forms
 from reflectune.agents.teacher.answers import is_placeholder, is_refusal, is_runaway
-from reflectune.agents.teacher.forms import (
-    FIELDS,
-    clean_text,
-    find_json,
-    find_members,
-    find_tags,
-    join_spaces,
-    read_json,
-)
+from reflectune.agents.teacher.forms import FIELDS, clean_text, join_spaces
 from reflectune.agents.teacher.prompts import FIELD, Prompts, fill
 from reflectune.state.records import Pair, Phase
 
-__all__ = ["ParseFailure", "Proposal", "parse_answer"]
+__all__ = ["AnswerParser", "ParseFailure", "Proposal"]
 
 ParseFailure = Literal["unparsable", "unchanged", "echoed", "placeholder", "declined", "repetition", "cut"]
 
@@ -42,48 +35,29 @@ class Proposal:
     pair: Pair
 
 
-def parse_answer(
-    prompts: Prompts,
-    text: str,
-    *,
-    phase: Phase,
-    pair: Pair,
-    structured: bool,
-    nonce: str,
-    finish_reason: str | None = None,
-) -> Proposal | ParseFailure:
-    """Read a teacher's answer about a pair: the proposal, or the first fault that is found.
+@dataclass(frozen=True, slots=True)
+class AnswerParser:
+    """Reads a teacher's answers to one prompt.
 
     The last complete answer between tags counts, or else the last in JSON; code fences, prose and
     earlier drafts around it do not, nor does a thought that the text opens with. Where tags were asked
     for, JSON counts only as the whole text, code fence aside. A JSON object is no answer where it
     shares the instruction or response with JSON written in the pair, spacing aside: the teacher quotes
     it. What stands in the given pair already is no fault of the answer.
-
-    Args:
-        prompts: the words that asked.
-        text: what the teacher wrote.
-        phase: what was asked.
-        pair: the incumbent.
-        structured: whether JSON was asked for, as in `Prompts.messages`.
-        nonce: the one its prompt was built with.
-        finish_reason: "length" where the answer hit the token limit, "refusal" or "content_filter"
-            where the server says that it is none.
     """
-    return _Parser(prompts, phase, pair, structured, nonce).parse(text, finish_reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parser:
-    """Reads answers to one prompt, as `parse_answer` says."""
 
     prompts: Prompts
     phase: Phase
     pair: Pair
-    structured: bool
+    structured: bool  # whether JSON was asked for
     nonce: str
 
-    def parse(self, text: str, finish_reason: str | None) -> Proposal | ParseFailure:
+    def parse(self, text: str, finish_reason: str | None = None) -> Proposal | ParseFailure:
+        """The proposal of an answer, or the first fault that is found.
+
+        `finish_reason` is "length" where it hit the token limit, "refusal" or "content_filter" where the
+        server says that it is no answer.
+        """
         if finish_reason == "length":
             return "repetition" if _has_run_away(text, self.pair.response) else "cut"
         if finish_reason in ("refusal", "content_filter"):
@@ -103,9 +77,9 @@ class _Parser:
     def _find(self, text: str) -> dict[str, str] | None:
         """The texts of the answer that counts; None where a text holds none."""
         fields = FIELDS[self.phase]
-        answers = find_tags(text, self.nonce, fields)
+        answers = forms.find_tags(text, self.nonce, fields)
         if not answers:
-            find = find_json if self.structured or not self.prompts.has_tags else read_json
+            find = forms.find_json if self.structured or not self.prompts.has_tags else forms.read_json
             quoted = self._quotable()
             answers = [
                 answer
@@ -121,7 +95,9 @@ class _Parser:
         given = {key: clean_text(getattr(self.pair, key)).strip() for key in proposed}
         if proposed == given:
             return "unchanged"
-        if self.nonce in critique or self._are_echoed(tuple(proposed.values())):
+        texts = tuple(proposed.values())  # one that merely equals a text of an example may be honest
+        has_nonce = any(self.nonce in text for text in (critique, *texts))
+        if has_nonce or texts in self._examples() or self._hold_words(texts):
             return "echoed"
         if any(_stands_in(key, proposed, self.pair) for key in proposed):
             return "placeholder"
@@ -144,14 +120,6 @@ class _Parser:
             return "echoed"
         return "unparsable"
 
-    def _are_echoed(self, proposed: tuple[str, ...]) -> bool:
-        """Whether proposed texts hold the prompt's nonce or words, or all are those of one example in it.
-
-        A text that merely equals one in an example may be honest.
-        """
-        has_nonce = any(self.nonce in text for text in proposed)
-        return has_nonce or proposed in self._examples() or self._hold_words(proposed)
-
     def _examples(self) -> set[tuple[str, ...]]:
         """The proposed texts of every answer that stands in the words of a prompt, for a model to copy."""
         fields, texts = FIELDS[self.phase], self.prompts.texts
@@ -159,8 +127,9 @@ class _Parser:
         words = fill("\n".join([texts["pair"]["opening"], *sections]), nonce=self.nonce)
         # Wherever a mark ends, a model may stop copying.
         starts = (words[: mark.end()] for mark in re.finditer(re.escape(f"-{self.nonce}>"), words))
-        tagged = [answer for start in starts for answer in find_tags(start, self.nonce, fields)]
-        return {tuple(answer[key] for key in fields) for answer in [*tagged, *find_json(words, fields)]}
+        tagged = [answer for start in starts for answer in forms.find_tags(start, self.nonce, fields)]
+        found = [*tagged, *forms.find_json(words, fields)]
+        return {tuple(answer[key] for key in fields) for answer in found}
 
     def _hold_words(self, texts: Iterable[str]) -> bool:
         """Whether texts hold a run of the file's words that no honest answer would, and the pair does not.
@@ -180,7 +149,7 @@ class _Parser:
     def _quotable(self) -> set[tuple[str, str]]:
         """Keys and texts of the JSON that the prompt holds by its pair alone."""
         prompts = (self._prompt(pair, structured=self.structured) for pair in (self.pair, Pair("", "", "")))
-        shown, empty = map(find_members, prompts)
+        shown, empty = map(forms.find_members, prompts)
         return shown - empty
 
     def _prompt(self, pair: Pair, *, structured: bool) -> str:

@@ -7,7 +7,7 @@ the user's.
 import itertools
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from reflectune.state.config import read_toml
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import PHASES, Pair, Phase, content_hash
 
-__all__ = ["FIELD", "SHIPPED", "Prompts", "fill", "hash_messages", "make_nonce", "open_prompts"]
+__all__ = ["FIELD", "SHIPPED", "Prompts", "fill", "make_nonce", "open_prompts"]
 
 SHIPPED = Path(__file__).parent / "prompts.toml"
 FIELD = re.compile(r"\{(text|nonce)\}")  # what is replaced in the words of a file
@@ -46,14 +46,9 @@ class Prompts:
     ) -> tuple[Mapping[str, str], ...]:
         """The prompt that asks for a reflection on a pair.
 
-        One user message: some chat templates know no system role. The part that all pairs share stands
-        first, so that servers can reuse its prefix.
-
-        Args:
-            phase: what is criticised and rewritten.
-            pair: the incumbent.
-            structured: ask for JSON, else for tagged text where there are words for it.
-            nonce: from `make_nonce` for this pair.
+        One user message: some chat templates know no system role. The part that all pairs share stands first,
+        so that servers can reuse its prefix. `structured` asks for JSON, else for tagged text where there are
+        words for it; the nonce is from `make_nonce`.
         """
         marks = self.texts["pair"]
         form = "tagged" if self.has_tags and not structured else "structured"
@@ -67,11 +62,7 @@ class Prompts:
 
 
 def open_prompts(path: str | Path | None) -> Prompts:
-    """The prompts of a file; None opens the shipped one.
-
-    Raises:
-        ConfigError: the file is missing, or not a prompts file.
-    """
+    """The prompts of a file; None opens the shipped one. ConfigError where it is not a prompts file."""
     path = SHIPPED if path is None else Path(path)
     try:
         values = read_toml(path)
@@ -87,11 +78,6 @@ def make_nonce(pair: Pair, *parts: object) -> str:
     nonces = (content_hash("nonce", *parts, number)[:8] for number in itertools.count())
     texts = (pair.instruction, pair.input, pair.response)
     return next(nonce for nonce in nonces if not any(nonce in text for text in texts))
-
-
-def hash_messages(messages: Sequence[Mapping[str, str]]) -> str:
-    """Content hash of a prompt."""
-    return content_hash([dict(message) for message in messages])
 
 
 def fill(text: str, /, **values: str) -> str:

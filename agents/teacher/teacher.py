@@ -6,18 +6,18 @@ is there. It stores no call: how often one was already asked comes in with the r
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
 from operator import attrgetter
 from pathlib import Path
-from typing import Self
 
 from reflectune.agents.model_files import find_fault
 from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
 from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
 from reflectune.agents.teacher.forms import answer_schema, clean_text
-from reflectune.agents.teacher.parsing import Proposal, parse_answer
-from reflectune.agents.teacher.prompts import Prompts, hash_messages, make_nonce, open_prompts
+from reflectune.agents.teacher.parsing import AnswerParser, Proposal
+from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.state.config import SELF, StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import Answer, CallStatus, Reflection, TeacherCall, Version, content_hash
@@ -32,7 +32,7 @@ _ASKED_FOR = attrgetter("round", "phase", "sample_id", "candidate")  # of a call
 _FAILED: dict[str, CallStatus] = {"refused-request": "refused", "no-entry": "no-entry"}  # others: "error"
 
 
-class Teacher:
+class Teacher(AbstractContextManager["Teacher"]):
     """Reflects on pairs through an engine.
 
     The first attempt asks for JSON by schema, where config and engine allow it; further attempts ask for
@@ -112,9 +112,6 @@ class Teacher:
         """Give back the engine's memory, threads and connections."""
         self._engine.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
@@ -127,14 +124,16 @@ class Teacher:
             and self._grants_schemas is not False
         )
         # Candidates of a pair share their whole prompt, so that engines compute it once.
-        nonce = self._nonce(asked)
+        place = self._place(asked)
+        nonce = make_nonce(asked.pair, *place)
         messages = self._prompts.messages(asked.phase, asked.pair, structured=by_schema, nonce=nonce)
         schema = answer_schema(asked.phase) if by_schema else None
-        seed = content_hash("seed", self._seed, *_place(asked), asked.candidate)
+        seed = content_hash("seed", *place, asked.candidate)
         return Request(next(self._request_ids), asked, messages, schema, int(seed[:8], 16) >> 1)  # 31 bits
 
-    def _nonce(self, asked: Reflection) -> str:
-        return make_nonce(asked.pair, self._seed, *_place(asked))
+    def _place(self, asked: Reflection) -> tuple[object, ...]:
+        """What tells the prompt of one attempt from any other."""
+        return self._seed, asked.round, asked.phase, asked.sample_id, asked.attempts + 1
 
     def _find_fault(
         self, request: Request, answer: Answer, others_under_way: int, fault: TeacherError | None
@@ -201,7 +200,7 @@ class Teacher:
             attempt=asked.attempts + 1,
             engine=self._engine.name,
             model=self._engine.model,
-            prompt_hash=hash_messages(request.messages),
+            prompt_hash=content_hash(request.messages),
             text=clean_text(answer.text),
             finish_reason=answer.finish_reason,
             status="ok" if isinstance(parsed, Proposal) else parsed,
@@ -221,15 +220,10 @@ class Teacher:
     def _parse(self, request: Request, answer: Answer) -> Proposal | CallStatus:
         if answer.error is not None:
             return _FAILED.get(answer.error, "error")
-        return parse_answer(
-            self._prompts,
-            answer.text,
-            phase=request.reflection.phase,
-            pair=request.reflection.pair,
-            structured=request.schema is not None,
-            nonce=self._nonce(request.reflection),
-            finish_reason=answer.finish_reason,
-        )
+        asked, structured = request.reflection, request.schema is not None
+        nonce = make_nonce(asked.pair, *self._place(asked))
+        parser = AnswerParser(self._prompts, asked.phase, asked.pair, structured, nonce)
+        return parser.parse(answer.text, answer.finish_reason)
 
     def _cost(self, answer: Answer) -> float | None:
         """Price of one call in USD; None where a price or a count is unknown, 0 for one from the cache."""
@@ -247,11 +241,6 @@ class Teacher:
         return TeacherError(f"teacher {self._engine.model}: {what}: {message}; once mended, resume the run")
 
 
-def _place(asked: Reflection) -> tuple[object, ...]:
-    """What tells the prompt of one attempt from any other in a run."""
-    return asked.round, asked.phase, asked.sample_id, asked.attempts + 1
-
-
 def _refuses_schema(request: Request, answer: Answer) -> bool:
     """Whether it may be the schema that the engine does not take."""
     return answer.error == "refused-request" and request.schema is not None
@@ -262,25 +251,16 @@ def open_teacher(
 ) -> Teacher:
     """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
 
-    Args:
-        config: of the teacher.
-        seed: the run's; what is asked and drawn follows from it.
-        student: who teaches where `teacher.model` is "self".
-        cache: the one that `teacher.cache` speaks of; None asks for every answer. With it the engine is
-            opened when the first answer is missing, if ever.
-
-    Raises:
-        ConfigError: prompts or engine cannot be used as configured.
-        TeacherError: a local model cannot be opened.
-        AdapterError: the student's adapter cannot be read.
+    What is asked and drawn follows from the run's `seed`; `student` teaches where `teacher.model` is "self".
+    With a cache the engine is opened when the first answer is missing, if ever; None asks for every answer.
     """
     prompts = open_prompts(config.prompts)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
     if cache is None or config.cache == "off" or not kind.is_cached:
-        assert config.cache != "only" or not kind.is_cached, "nobody said which cache to ask"
         return Teacher(kind.open(config, model), prompts, config, seed)
-    engine = CachedEngine(config, model, cache)
-    return Teacher(engine, prompts, config, seed, None if kind.is_local else cache)
+    return Teacher(
+        CachedEngine(config, model, cache), prompts, config, seed, None if kind.is_local else cache
+    )
 
 
 def check_teacher(config: TeacherConfig) -> None:

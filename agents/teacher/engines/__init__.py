@@ -53,8 +53,7 @@ class Engine(Protocol):
     def next_answer(self) -> Answer:
         """Wait for the next finished answer, in any order. Only call with a request under way.
 
-        Raises:
-            TeacherError: no request can succeed, such as with a wrong key or model name.
+        A TeacherError says that no request can succeed, such as with a wrong key or model name.
         """
 
     def close(self) -> None:

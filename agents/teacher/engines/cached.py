@@ -110,7 +110,7 @@ class CachedEngine:
         """Hash of all that an answer depends on."""
         return content_hash(
             "answer",
-            [dict(message) for message in request.messages],
+            request.messages,
             request.schema,
             self._sampling,
             self._config.max_tokens,

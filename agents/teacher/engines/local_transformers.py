@@ -10,22 +10,7 @@ from typing import Any
 
 import torch
 
-from reflectune.agents.generation import (
-    Opening,
-    Sampling,
-    continue_prompts,
-    find_room,
-    render_messages,
-    stop_ids,
-)
-from reflectune.agents.models import (
-    attach_adapter,
-    context_length,
-    free_memory,
-    open_model,
-    open_tokenizer,
-    set_threads,
-)
+from reflectune.agents import generation, models
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import StudentError, TeacherError
@@ -44,24 +29,24 @@ class TransformersEngine:
         self.model = model.name
         self.capacity = config.capacity
         self._config = config
-        set_threads(model.source.threads)
+        models.set_threads(model.source.threads)
         try:
-            self._tokenizer = open_tokenizer(model.source)
-            self._network = open_model(model.source)
+            self._tokenizer = models.open_tokenizer(model.source)
+            self._network = models.open_model(model.source)
         except StudentError as error:
             raise TeacherError(f"teacher {error}; check teacher.model") from error
         if model.adapter is not None:
-            self._network = attach_adapter(self._network, model.adapter).get_base_model()
-        self._context: int | None = context_length(self._network)
-        self._stops: list[int] = stop_ids(self._network, self._tokenizer)
-        self._opening: Any = Opening()  # all prompts of a phase begin with the task
+            self._network = models.attach_adapter(self._network, model.adapter).get_base_model()
+        self._context: int | None = models.context_length(self._network)
+        self._stops: list[int] = generation.stop_ids(self._network, self._tokenizer)
+        self._opening: Any = generation.Opening()  # all prompts of a phase begin with the task
         self._waiting: deque[tuple[Request, list[int]]] = deque()
         self._answers: deque[Answer] = deque()
 
     def submit(self, request: Request) -> None:
         """Tokenise the request and put it in line; one that the model cannot take is refused."""
         try:
-            prompt = render_messages(self._tokenizer, request.messages)
+            prompt = generation.render_messages(self._tokenizer, request.messages)
         except ValueError as error:
             message = str(error)
         else:
@@ -74,18 +59,20 @@ class TransformersEngine:
     def next_answer(self) -> Answer:
         """The next answer of the last batch, or the first of a new one."""
         if not self._answers:
-            self._answers.extend(self._generate(self._next_batch()))
+            began, batch = time.monotonic(), self._next_batch()
+            written = self._write(batch)
+            seconds = time.monotonic() - began
+            for (request, prompt), tokens in zip(batch, written, strict=True):
+                self._answers.append(self._answer(request, prompt, tokens, seconds))
         return self._answers.popleft()
 
     def close(self) -> None:
         """Drop the model and free its memory."""
         self._network = self._tokenizer = self._opening = None
-        self._waiting.clear()
-        self._answers.clear()
-        free_memory()
+        models.free_memory()
 
     def _room(self, prompt: list[int]) -> int:
-        return find_room(prompt, self._context, self._config.max_tokens)
+        return generation.find_room(prompt, self._context, self._config.max_tokens)
 
     def _next_batch(self) -> list[tuple[Request, list[int]]]:
         """Requests that can write as long an answer as the first, so that none is cut for another."""
@@ -95,24 +82,16 @@ class TransformersEngine:
             self._waiting.remove(item)
         return batch
 
-    def _generate(self, batch: list[tuple[Request, list[int]]]) -> list[Answer]:
-        began = time.monotonic()
-        written = self._write(batch)
-        seconds = time.monotonic() - began
-        return [
-            self._answer(request, prompt, tokens, seconds)
-            for (request, prompt), tokens in zip(batch, written, strict=True)
-        ]
-
     def _write(self, batch: list[tuple[Request, list[int]]]) -> list[list[int]]:
         prompts = [prompt for _, prompt in batch]
         sampling = None
         if self._config.temperature > 0:
             seeds = [request.seed for request, _ in batch]
-            sampling = Sampling(self._config.temperature, self._config.top_p, seeds)
+            sampling = generation.Sampling(self._config.temperature, self._config.top_p, seeds)
         try:
-            return continue_prompts(
-                self._network, prompts, self._stops, self._room(prompts[0]), sampling, self._opening
+            room = self._room(prompts[0])
+            return generation.continue_prompts(
+                self._network, prompts, self._stops, room, sampling, self._opening
             )
         except torch.OutOfMemoryError as error:
             raise TeacherError(

@@ -214,7 +214,6 @@ class OpenAIEngine:
         )
 
     def _scrub_message(self, message: str) -> str:
-        """One line without the key."""
         return " ".join(self._scrub(message).split())[:_MESSAGE_LENGTH]
 
     def _scrub(self, text: str) -> str:
@@ -267,23 +266,13 @@ def _check_address(address: str) -> None:
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"teacher.base_url = {address!r}: want http://... or https://...")
     parts = urlsplit(address)
-    for what, held in (
-        ("user name", "@" in parts.netloc),
-        ("query", parts.query),
-        ("fragment", parts.fragment),
-    ):
-        if held:
-            raise ConfigError(
-                f"teacher.base_url holds a {what}; name a key's variable in teacher.api_key_env"
-            )
+    held = {"user name": "@" in parts.netloc, "query": parts.query, "fragment": parts.fragment}
+    if what := next(filter(held.get, held), None):
+        raise ConfigError(f"teacher.base_url holds a {what}; name a key's variable in teacher.api_key_env")
 
 
 def read_api_key(config: TeacherConfig) -> str:
-    """The server's key from the environment; empty where the config names no variable.
-
-    Raises:
-        ConfigError: no usable key or address.
-    """
+    """The server's key from the environment, empty where the config names none; ConfigError if unusable."""
     if config.base_url is not None:
         _check_address(config.base_url)
     if config.api_key_env is None:
@@ -302,10 +291,7 @@ def _read_count(value: object) -> int | None:
 
 
 def _read_completion(request_id: str, body: str) -> Answer:
-    """Understand the body of a successful reply; whatever it is, it becomes an answer.
-
-    One without a text is an answer too, and paid for: thinking may use up all tokens.
-    """
+    """Understand the body of a successful reply; one without a text is an answer too, and paid for."""
     try:
         completion = json.loads(body)
         choice = completion["choices"][0]

@@ -64,15 +64,11 @@ class Pace:
         """The server was too busy for a request that entered at this time: halve the limit, and pause.
 
         Requests sent before the last halving tell nothing new, and halve no further. The pause doubles from
-        half a second, less up to half of it by chance; it is at least `retry_after` seconds.
-
-        Returns:
-            Whether waiting is worth it: False where it would last longer than `give_up_after` since the
-            server took something.
+        half a second, less up to half of it by chance; it is at least `retry_after` seconds. Returns whether
+        waiting is worth it: not where it would last over `give_up_after` since the server took something.
         """
         now = time.monotonic()
-        if self._busy_since is None:
-            self._busy_since = now
+        self._busy_since = self._busy_since or now
         pause = retry_after or 0.0
         if entered >= self._shrunk_at:
             self.limit = max(1.0, self.limit / 2)
@@ -107,10 +103,8 @@ class Pace:
 
 def parse_retry_after(value: str | None) -> float | None:
     """Seconds from now that a Retry-After header asks for, in seconds or as an HTTP date; None if unclear."""
-    if value is None:
-        return None
     try:
-        seconds = float(value)
+        seconds = float(value or "nan")
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value or "").timestamp() - time.time()

@@ -25,8 +25,6 @@ _Key = tuple[str, str, str]  # phase, instruction, input
 
 
 class _Entry(NamedTuple):
-    """One recorded reflection."""
-
     response: str | None  # None answers whatever the response is
     round: int | None  # None answers in every round
     answer: str  # what the teacher is taken to have written: JSON
@@ -59,8 +57,7 @@ class RecordedEngine:
         return self._answers.popleft()
 
     def close(self) -> None:
-        """Drop what has not been fetched."""
-        self._answers.clear()
+        """Nothing to give back."""
 
     def _find(self, asked: Reflection) -> list[_Entry]:
         """The most specific entries for a pair: naming its response counts before naming its round."""
@@ -73,11 +70,7 @@ class RecordedEngine:
 
 
 def read_recording(path: Path) -> Mapping[_Key, list[_Entry]]:
-    """Read and check a file of recorded reflections.
-
-    Raises:
-        ConfigError: missing, or a line that is no entry; the message names the line.
-    """
+    """Read a file of recorded reflections; a ConfigError names the line that is no entry."""
     recording: defaultdict[_Key, list[_Entry]] = defaultdict(list)
     try:
         with path.open(encoding="utf-8") as lines:

@@ -49,12 +49,8 @@ class VllmEngine:
         handle, log = tempfile.mkstemp(prefix="reflectune-vllm-", suffix=".log")
         os.close(handle)
         self._log = Path(log)
-        self._settings = ModelSettings(
-            engine=_engine_arguments(config, model),
-            adapter=model.adapter and model.adapter.absolute(),
-            log=self._log,
-            teacher=config,
-        )
+        adapter = model.adapter and model.adapter.absolute()
+        self._settings = ModelSettings(_engine_arguments(config, model), adapter, self._log, config)
         self._waiting: list[Request] = []
         self._under_way: dict[str, Request] = {}
         self._on_trial: _Subject | None = None  # a suspect, whose requests are under way by themselves

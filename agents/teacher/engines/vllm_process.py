@@ -103,8 +103,7 @@ class _Worker:
         """Answer until there can be no more requests, which an EOFError says."""
         while True:
             while requests.poll(0.0 if self._began else None):
-                refusal = self._begin(requests.recv())
-                if refusal is not None:
+                if refusal := self._begin(requests.recv()):
                     words.send(refusal)
             for output in self._engine.step():
                 if output.finished:
