@@ -122,7 +122,8 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> list[R
         faults.add("runs", "", "is missing")
         return []
     try:
-        values, versions = json.loads(run["config"]), dict(lineage.settings()["versions"])
+        values, versions = json.loads(run["config"]), lineage.settings()["versions"]
+        graph, begun = versions.get("graph"), versions.get("config")
         configs = [parse_config(upgrade_config(values), source="its config")]
     except (ValueError, TypeError, AttributeError, ConfigError) as error:
         faults.add("runs", run["name"], f"cannot be read: {error}")
@@ -134,14 +135,14 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> list[R
     ]
     if dataset_hash(samples) != run["data_hash"]:
         faults.add("runs", run["name"], "its data_hash is not that of its samples")
-    if versions.get("graph") != hash_graph():
+    if graph != hash_graph():
         faults.add("runs", run["name"], "was begun by a version of Reflectune whose machine has other nodes")
     for earlier in _undo_changes(lineage, values, faults):
         with suppress(ConfigError):  # halfway through a change of several keys
             configs.append(parse_config(upgrade_config(earlier), source="an earlier config"))
     # A run that began before this was kept has none. Another version of Reflectune that changed a key has
     # given newer ones their defaults.
-    if _is_own_run(lineage) and versions.get("config", content_hash(values)) != content_hash(values):
+    if begun is not None and begun != content_hash(values) and _is_own_run(lineage):
         faults.add("config_changes", "", "lacks changes: the run began with another config")
     _check_config_file(folder, lineage, faults)
     return configs

@@ -19,15 +19,8 @@ def pytest_configure() -> None:
     More threads than processors make tiny models many times slower.
     """
     if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-<<<<<<< HEAD
         number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-=======
-        number, count = (
-            int(os.environ["PYTEST_XDIST_WORKER"][2:]),
-            int(os.environ["PYTEST_XDIST_WORKER_COUNT"]),
-        )
->>>>>>> cut-src3
         visible = sorted(os.sched_getaffinity(0))
         share = visible[number * len(visible) // count : (number + 1) * len(visible) // count]
         os.sched_setaffinity(0, share or visible)
