@@ -66,6 +66,7 @@ class Faults:
     checked: Counter[str] = field(default_factory=Counter)  # rows by table
     unsealed: Counter[str] = field(default_factory=Counter)  # those written before there were seals
     notes: Counter[str] = field(default_factory=Counter)  # rows that are no fault, by what to say of them
+    is_own_run: bool = False  # whether this version of Reflectune began the run
 
     def add(self, table: str, row: str, fault: str) -> None:
         """Note a fault, unless the row has one."""
@@ -122,12 +123,13 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> list[R
         faults.add("runs", "", "is missing")
         return []
     try:
-        values, versions = json.loads(run["config"]), lineage.settings()["versions"]
-        graph, begun = versions.get("graph"), versions.get("config")
+        values, versions = json.loads(run["config"]), json.loads(run["versions"])
+        graph, begun, version = (versions.get(name) for name in ("graph", "config", "reflectune"))
         configs = [parse_config(upgrade_config(values), source="its config")]
     except (ValueError, TypeError, AttributeError, ConfigError) as error:
         faults.add("runs", run["name"], f"cannot be read: {error}")
         return []
+    faults.is_own_run = version == importlib.metadata.version("reflectune")
     if content_hash(values) != run["config_hash"]:
         faults.add("runs", run["name"], "its config is not what its config_hash is of")
     samples = [
@@ -142,7 +144,7 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> list[R
             configs.append(parse_config(upgrade_config(earlier), source="an earlier config"))
     # A run that began before this was kept has none. Another version of Reflectune that changed a key has
     # given newer ones their defaults.
-    if begun is not None and begun != content_hash(values) and _is_own_run(lineage):
+    if begun is not None and begun != content_hash(values) and faults.is_own_run:
         faults.add("config_changes", "", "lacks changes: the run began with another config")
     _check_config_file(folder, lineage, faults)
     return configs
@@ -167,16 +169,11 @@ def _check_config_file(folder: RunFolder, lineage: LoopReader, faults: Faults) -
         faults.add("config.toml", "", "is missing; `reflectune resume` writes it anew")
         return
     try:
-        refuse_changed_config(lineage, load_begun_config(folder.config), folder.path.name)
+        with suppress(ValueError):  # of a change in config_changes that is no JSON: told of its row
+            refuse_changed_config(lineage, load_begun_config(folder.config), folder.path.name)
     except ConfigError as error:
         if not folder.is_locked():  # by a process that is just changing both
             faults.add("config.toml", "", str(error))
-
-
-def _is_own_run(lineage: LoopReader) -> bool:
-    """Whether this version of Reflectune began the run."""
-    version: str | None = lineage.settings()["versions"].get("reflectune")
-    return version == importlib.metadata.version("reflectune")
 
 
 # What follows from what
@@ -228,7 +225,7 @@ class _Replay:
 
     def _add_derived(self, table: str, row: str, fault: str) -> None:
         """Note what is not as it is derived; a fault only where the version that began the run does so."""
-        if _is_own_run(self.lineage):
+        if self.faults.is_own_run:
             self.faults.add(table, row, fault)
         else:
             self.faults.notes[_OTHERWISE] += 1

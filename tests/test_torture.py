@@ -49,7 +49,8 @@ def make_run(folder: Path) -> Path:
     run = folder / "runs" / NAME
     (run / "adapters/round-01").mkdir(parents=True)
     (run / "adapters/round-01/adapter_model.safetensors").write_bytes(b"weights")
-    make_store(run / "lineage.db").close()
+    with make_store(run / "lineage.db"):
+        pass
     return run
 
 

@@ -174,7 +174,10 @@ def verify(name: Name, runs: Runs = RUNS, as_json: Json = False) -> None:
     folder = RunFolder.find(runs, name)
     with explain_storage_errors(folder.path, "try again"):
         document = verify_run(folder)
-    show_document(document, "\n".join(describe(document)), as_json)
+    if as_json:
+        show_document(document, "", as_json)
+    else:
+        typer.echo("\n".join(describe(document)))  # a line a fault, however long
     if document["faults"]:
         raise typer.Exit(1)
 
