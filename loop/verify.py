@@ -144,7 +144,8 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> list[R
             configs.append(parse_config(upgrade_config(earlier), source="an earlier config"))
     # A run that began before this was kept has none. Another version of Reflectune that changed a key has
     # given newer ones their defaults.
-    if begun is not None and begun != content_hash(values) and faults.is_own_run:
+    is_undone = not any(table == "config_changes" for table, _ in faults.found)
+    if is_undone and begun not in (None, content_hash(values)) and faults.is_own_run:
         faults.add("config_changes", "", "lacks changes: the run began with another config")
     _check_config_file(folder, lineage, faults)
     return configs
@@ -169,11 +170,13 @@ def _check_config_file(folder: RunFolder, lineage: LoopReader, faults: Faults) -
         faults.add("config.toml", "", "is missing; `reflectune resume` writes it anew")
         return
     try:
-        with suppress(ValueError):  # of a change in config_changes that is no JSON: told of its row
-            refuse_changed_config(lineage, load_begun_config(folder.config), folder.path.name)
+        config = load_begun_config(folder.config)
+        if not folder.is_locked():  # by a process that may just be changing both
+            refuse_changed_config(lineage, config, folder.path.name)
     except ConfigError as error:
-        if not folder.is_locked():  # by a process that is just changing both
-            faults.add("config.toml", "", str(error))
+        faults.add("config.toml", "", str(error))
+    except ValueError:  # a row of config_changes is no JSON, which is told of it
+        return
 
 
 # What follows from what
@@ -194,6 +197,8 @@ class _Replay:
         self.training_sets = lineage.training_sets()
         # Rounds that have got as far as their training set.
         self.chosen = self.training_sets.keys() | self.students.keys()
+        changes = checks.rows(lineage, "config_changes")
+        self.has_had_budget = any(row["key"].startswith("teacher.budget_") for row in changes)
         self.measures = lineage.held_out_measures()
         self.base_samples = lineage.choose_samples(self.config.evaluate.base_samples, self.config.seed)
 
@@ -263,7 +268,7 @@ class _Replay:
     def _check_calls(self, round: int, phase: Phase) -> None:
         """All proposals of a phase that is over were asked for, unless there has ever been a budget."""
         teacher = self.config.teacher
-        if {(it.teacher.budget_tokens, it.teacher.budget_usd) for it in self.configs} != {(None, None)}:
+        if teacher.budget_tokens is not None or teacher.budget_usd is not None or self.has_had_budget:
             return
         for missing in self.lineage.pending_reflections(
             round, phase, candidates=teacher.candidates, attempts=teacher.attempts,

@@ -12,10 +12,10 @@ from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
 
-__all__ = ["OpenDatabase", "explain_storage_errors", "read_schema"]
+__all__ = ["PUT_BACK", "OpenDatabase", "explain_storage_errors", "read_schema"]
 
 # A log that another process left would be written over the copy.
-_PUT_BACK = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm"
+PUT_BACK = "put lineage.db back from a copy and delete lineage.db-wal and lineage.db-shm"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SQLITE_ADVICE = {
     sqlite3.SQLITE_FULL: "make room on the disk",
@@ -36,10 +36,11 @@ _SYSTEM_ADVICE = {
 
 
 @contextmanager
-def explain_storage_errors(path: Path, then: str, damaged: str = _PUT_BACK) -> Iterator[None]:
+def explain_storage_errors(path: Path, then: str, damaged: str | None = None) -> Iterator[None]:
     """Say in one line what ails the disk or a database, as a StoreError. What is committed stays.
 
-    `then` is what to do once that is mended, `damaged` what to do about a file that is no database any more.
+    `then` is what to do once that is mended, `damaged` what to do about a file that is no database any more:
+    where it is given, whatever else SQLite says of the file means that.
     """
     try:
         yield
@@ -48,7 +49,7 @@ def explain_storage_errors(path: Path, then: str, damaged: str = _PUT_BACK) -> I
             advice = _SYSTEM_ADVICE.get(error.errno or 0)
         else:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # of its kind, whatever the cause
-            advice = damaged if code in _DAMAGED else _SQLITE_ADVICE.get(code)
+            advice = damaged or PUT_BACK if code in _DAMAGED else _SQLITE_ADVICE.get(code, damaged)
         if advice is None:
             raise
         raise StoreError(f"{path}: {error}; {advice}, then {then}") from error

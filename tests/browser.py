@@ -62,7 +62,10 @@ def serve(runs: Path, name: str, patience: float = 120.0, *, wait: bool = True) 
             yield address
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            try:
+                process.wait(timeout=10)
+            finally:
+                process.kill()
         lines = list(dict.fromkeys(said.read_text(encoding="utf-8").splitlines()))
         assert len(lines) == 1, lines[:10]
 
@@ -77,8 +80,7 @@ def fetch(address: str, path: str, timeout: float = 60.0) -> tuple[int, str]:
 
 def wait_for_comparison(address: str, path: str) -> None:
     """Until the page of two runs shows them."""
-    while "are being compared" in fetch(address, path)[1]:
-        time.sleep(0.1)
+    _wait_for(lambda: "are being compared" not in fetch(address, path)[1], 300.0)
 
 
 def has_read(address: str) -> bool:

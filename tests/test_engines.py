@@ -107,7 +107,7 @@ def test_recorded_alike_entries_are_candidates(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         ("{", "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
         ("[1]", "want a JSON object, got list"),
         (json.dumps(entry() | {"phase": "both"}), "phase is 'both', want one of: instruction, response"),
         (json.dumps(entry(round="1")), "round is '1', want a whole number"),
@@ -256,9 +256,9 @@ def test_openai_pauses_for_nothing_once_no_request_can_succeed(monkeypatch: pyte
 
 def test_openai_close_does_not_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 60.0)
-    with served(lambda r, n: Reply(status=500), retries=1) as (server, engine):
+    with served(lambda r, n: Reply(status=500), retries=1) as (_, engine):
         engine.submit(request())
-        while not server.requests or server.under_way:
+        while not engine._pace._stumbles:
             time.sleep(0.01)
         engine.close()
         began = time.monotonic()
@@ -431,6 +431,11 @@ def test_transformers_long_prompt_shortens_no_other_answer(alphabet: Path) -> No
     assert answers["1"].text == answers["3"].text == "x" * 100
     assert answers["2"].error == "refused-request"
     assert "512" in (answers["2"].message or "")
+
+
+def test_transformers_missing_model_is_a_teacher_error(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"check teacher\.model"):
+        local(tmp_path / "nothing")
 
 
 def test_transformers_out_of_memory_is_a_teacher_error(

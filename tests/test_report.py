@@ -207,6 +207,16 @@ def test_report_is_small_where_a_text_is_large(tmp_path: Path) -> None:
             ],
             1000,
         ),
+        # What a short text was given at its end came, however long it is.
+        (
+            "It is 42.",
+            "It is 42." + " So" * 3_000,
+            [
+                ("same", "It is 42."), ("added", (" So" * 600)[:1600]),
+                ("left out", "4,391 more characters added"),
+            ],
+            3_009,
+        ),
         # That texts which are cut there end differently is no change.
         ("b and " + "z" * 9_000, "c and d " + "z" * 9_000,
          [("removed", "b"), ("added", "c"), ("same", " and ")], 9_002),

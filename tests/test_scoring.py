@@ -271,6 +271,11 @@ def test_score_out_of_memory_on_one_sequence_says_what_to_lower():
         score_sequences(LimitedModel(20), items, tree(100))
 
 
+def test_packing_without_memory_for_anything_says_so():
+    with pytest.raises(StudentError, match="no memory is left on cpu"):
+        choose(LimitedModel(2), 100)
+
+
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 60))
 def test_pack_keeps_order_and_budget(lengths, budget):
     rows = pack([Encoded(list(range(length)), 1) for length in lengths], budget)

@@ -108,7 +108,9 @@ def starts(folder: Path) -> list[int]:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())]
+    helpers = ("resource_tracker", "forkserver")  # of multiprocessing, for other tests too
+    found = psutil.Process().children()
+    return [child for child in found if not any(name in str(child.cmdline()) for name in helpers)]
 
 
 def await_end(pid: int) -> None:
@@ -136,7 +138,8 @@ def test_a_pair_the_process_dies_of_fails_alone(engine: VllmEngine, tmp_path: Pa
     assert [answers[number].text for number in "123"] == ["a: 1", "b: 1", "c: 1"]
     assert len(starts(tmp_path)) == 4
     assert ask(engine, "d", "e")["1"].text == "e: 2"  # and then all at once again
-    assert ask(engine, "poison", "d")["0"].error == "refused-request"  # as another candidate would be
+    answers = ask(engine, "d", "poison", "e")  # another candidate of it holds nothing up
+    assert (answers["0"].text, answers["1"].error, answers["2"].text) == ("d: 2", "refused-request", "e: 2")
     assert len(starts(tmp_path)) == 4
 
 

@@ -87,7 +87,10 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
-    """How to put sequences into rows of at most `batch_tokens` for a model, found by trying what it heeds."""
+    """How to put sequences into rows of at most `batch_tokens` for a model, found by trying what it heeds.
+
+    On a CPU the model is made to attend branch by branch in rows that share prefixes, where it allows those.
+    """
     if not _accepts(model, "position_ids"):
         return Packing(1, shares_prefixes=False)
     on_cpu = model.device.type == "cpu"
@@ -116,9 +119,12 @@ def _is_exact(model: Any, *, share_prefixes: bool) -> bool:
     last = model.get_input_embeddings().num_embeddings - 1
     lines = ((0, 1, 2, 3), (0, 1, 4, 5), (6, 7))
     sequences = [Encoded([index * last // 7 for index in line], 1) for line in lines]
-    with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
-        together = target_logprobs(model, build_row(sequences, share_prefixes=share_prefixes))
-        alone = torch.cat([target_logprobs(model, build_row([sequence])) for sequence in sequences])
+    try:
+        with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
+            together = target_logprobs(model, build_row(sequences, share_prefixes=share_prefixes))
+            alone = torch.cat([target_logprobs(model, build_row([sequence])) for sequence in sequences])
+    except torch.OutOfMemoryError as error:
+        raise StudentError(f"no memory is left on {model.device} for a pass over 12 tokens") from error
     together, alone = together.nan_to_num(), alone.nan_to_num()
     # Kernels may round differently by what stands beside; a leak is far larger.
     tolerance = torch.finfo(model.dtype).eps ** 0.5 * alone.abs().max()

@@ -1,4 +1,4 @@
-"""Prompts that a student is trained and scored with: P(x), R(y), and x as a target.
+"""Prompts that a student is trained and scored with: P(x), R(y), and x as a target; a check of its files.
 
 All wording comes from TOML: plain.toml and chat.toml in this folder, or a file of the user's. Fields
 are replaced once and literally, so that pairs may hold braces. Nothing here tokenises or scores, and

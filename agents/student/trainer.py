@@ -3,13 +3,13 @@
 It saves LoRA weights only, and stops where a number is no longer finite. Nothing here knows pairs or rounds.
 """
 
+import hashlib
 import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -195,5 +195,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _manifest(checkpoint: Path) -> bytes:
     """SHA-256 of every other file of a checkpoint, as JSON."""
     files = sorted(path for path in checkpoint.iterdir() if path.name != _MANIFEST)
-    hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in files}
+    hashes = {}
+    for path in files:
+        with path.open("rb") as file:  # an optimizer's state may be large
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return (json.dumps(hashes, indent=1) + "\n").encode()

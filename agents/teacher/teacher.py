@@ -257,6 +257,7 @@ def open_teacher(
     prompts = open_prompts(config.prompts)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
     if cache is None or config.cache == "off" or not kind.is_cached:
+        assert config.cache != "only" or not kind.is_cached, "whoever may not ask is given a cache"
         return Teacher(kind.open(config, model), prompts, config, seed)
     return Teacher(
         CachedEngine(config, model, cache), prompts, config, seed, None if kind.is_local else cache

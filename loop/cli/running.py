@@ -67,6 +67,8 @@ def resume(
 ) -> None:
     """Go on with a run where it stopped; --set changes rounds, the budget, or how the teacher is asked."""
     folder = RunFolder.find(runs, name)
+    with folder.lock():  # another process's run is refused before anything is opened
+        pass
     with _stoppable() as interruption:
         if set_:
             from reflectune.loop.run import change_run

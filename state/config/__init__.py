@@ -86,7 +86,7 @@ def load_begun_config(path: Path) -> RunConfig:
 
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that an earlier version stored, with the names of today."""
+    """What an earlier version stored, with the names of today, and the demo's files where they are."""
     upgraded: dict[str, Any] = {
         section: {_RENAMED.get(f"{section}.{key}", key): value for key, value in table.items()}
         if isinstance(table, Mapping)
@@ -98,7 +98,8 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
         if text == "loop.demo.world:check":
             set_key(upgraded, key, f"reflectune.{text}")
         elif isinstance(text, str) and _IN_DEMO in text and not os.path.exists(text):
-            set_key(upgraded, key, str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2])
+            path = str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2]
+            set_key(upgraded, key, path if os.path.exists(path) else text)
     return upgraded
 
 

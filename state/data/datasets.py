@@ -60,7 +60,13 @@ class Dataset:
         return self._number
 
     def __iter__(self) -> Iterator[Record]:
-        return self._records()
+        found = 0
+        for record in self._records():
+            found += 1
+            yield record
+        if found != self._number:
+            counts = f"{self._number} pairs when they were checked, {found} now"
+            raise DatasetError(f"{counts}; start again, and leave the data alone while it is read")
 
 
 class _Refusal(Exception):

@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -55,7 +54,8 @@ def list_names(fields: Iterable[object]) -> str:
 
 
 def _shorten(text: object) -> str:
-    return textwrap.shorten(str(text), 300, placeholder="...")
+    line = " ".join(str(text).split())
+    return line if len(line) <= 300 else f"{line[:297]}..."
 
 
 def _file_rows(path: Path, piped: bytes | None) -> Iterator[Row]:

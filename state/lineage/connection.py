@@ -9,7 +9,7 @@ from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.schema import complete_views, migrations
-from reflectune.state.storage import explain_storage_errors, read_schema
+from reflectune.state.storage import PUT_BACK, explain_storage_errors, read_schema
 
 __all__ = ["connect", "marks", "open_database"]
 
@@ -18,7 +18,7 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
     """Connect to an existing lineage database without changing it."""
     if not path.is_file():
         raise StoreError(f"{path}: no lineage database there")
-    with explain_storage_errors(path, "try again"):
+    with explain_storage_errors(path, "try again", PUT_BACK):
         database = _connect_read_only(path) if read_only else connect(path)
         try:
             if not read_schema(path, database, migrations):

@@ -136,6 +136,16 @@ class SampleIndex(OpenDatabase):
         query = "SELECT 1 FROM found.steps WHERE {} IS NOT NULL LIMIT 1"
         return frozenset(name for name in SORTS[1:] if self.db.execute(query.format(name)).fetchone())
 
+    def outcomes(self) -> dict[tuple[int, str], dict[str, int]]:
+        """Rows by what each phase came to: (round, phase) -> outcome -> number."""
+        counts: dict[tuple[int, str], dict[str, int]] = {}
+        for phase in PHASES:
+            query = f"SELECT round, {phase}_outcome, COUNT(*) FROM found.steps GROUP BY 1, 2"
+            for round, outcome, number in self.db.execute(query):
+                if outcome is not None:
+                    counts.setdefault((round, phase), {})[outcome] = number
+        return counts
+
     def rounds(self) -> list[RoundDocument]:
         """The documents of `LineageReader.rounds`, as of the last update."""
         rows = self.db.execute("SELECT document FROM found.rounds ORDER BY round").fetchall()

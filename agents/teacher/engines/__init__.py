@@ -84,7 +84,7 @@ def _open(config: TeacherConfig, model: TeacherModel) -> Engine:
 class EngineKind:
     """What is known of an engine before it is opened."""
 
-    open: Callable[[TeacherConfig, TeacherModel], Engine] = _open
+    open: Callable[[TeacherConfig, TeacherModel], Engine] = _open  # the one that `teacher.engine` names
     structured: bool = True  # whether its requests may carry a schema
     is_local: bool = True  # whether it opens a model on this machine
     is_cached: bool = True  # whether its answers cost enough to be kept

@@ -93,8 +93,10 @@ def read_recording(path: Path) -> Mapping[_Key, list[_Entry]]:
 def _read_entry(line: str) -> tuple[_Key, _Entry]:
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(record, dict):
         raise ValueError(f"want a JSON object, got {type(record).__name__}")
     phase = record.get("phase")

@@ -85,7 +85,7 @@ class VllmEngine:
         if self._waiting and not self._under_way and not self._process.is_alive():  # nobody's fault
             self._replace("it ended while nothing was under way")
         while self._waiting and not (self._on_trial and self._under_way):
-            subjects = map(_subject, self._waiting)
+            subjects = [each for each in map(_subject, self._waiting) if each not in self._culprits]
             self._on_trial = next((each for each in subjects if self._deaths[each] >= _DEATHS), None)
             waiting, self._waiting = self._waiting, []
             for request in waiting:

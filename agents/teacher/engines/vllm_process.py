@@ -116,7 +116,8 @@ class _Worker:
         try:
             prompt = render_messages(self._tokenizer, request.messages)
             if len(prompt) >= self._context:
-                raise ValueError(f"a prompt of {len(prompt)} tokens fills the context of {self._context}")
+                message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
+                return Answer(request.id, error="refused-request", message=message)
             self._engine.add_request(
                 request.id,
                 {"prompt_token_ids": prompt},

@@ -150,7 +150,7 @@ def _draw_intervals(axes: Axes, name: str, items: Sequence[EvaluationDocument]) 
     span = max(highs) - min(lows) or abs(max(highs)) * 0.2 or 1.0
     axes.set_ylim(min(lows) - 0.12 * span, max(highs) + 0.22 * span)
     axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     if name == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -1,6 +1,5 @@
 """The pages of the browser: each a function from a request to an answer."""
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,12 +17,11 @@ from reflectune.loop.show.html.site import missing, site_of
 from reflectune.loop.show.html.texts import cut_text, cut_texts
 from reflectune.loop.show.html.watcher import Snapshot
 from reflectune.loop.show.journey import TEXTS, build_journey
-from reflectune.state.errors import ReflectuneError, StoreError
+from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import OUTCOMES, PHASES
-from reflectune.state.text import one_line
 
 __all__ = ["ROUTES"]
 
@@ -149,7 +147,8 @@ def _sample(request: Request) -> Response:
     with open_lineage(site.folder) as lineage:
         sample = _find_sample(lineage, request)
         trace, calls = lineage.trace(sample), lineage.calls(sample)
-        last = sum(lineage.samples().values()) - 1
+        snapshot = site.watcher.snapshot
+        last = sum((snapshot.split if snapshot else lineage.samples()).values()) - 1
     return site.render(
         request,
         "sample.html",
@@ -226,16 +225,15 @@ def _compare(request: Request) -> Response:
         raise missing(f"{error}.") from error
     if other.path.name == site.folder.path.name:
         raise missing("A run cannot be compared with itself.")
-    try:
-        document = site.compare(other)
-    except (ReflectuneError, sqlite3.Error, OSError) as error:
-        return site.refuse(request, 503, "They cannot be compared", one_line(str(error)))
+    as_of, document = site.compare(other)
     if document is None:
         return site.render(request, "preparing.html", other=other.path.name)
+    if isinstance(document, str):
+        return site.refuse(request, 503, "They cannot be compared", document)
     sections, comparable = tabulate_runs(document), explain_comparable(document)
     return site.render(
         request, "compare.html", other=other.path.name, document=document, sections=sections,
-        comparable=comparable,
+        comparable=comparable, as_of=as_of,
     )  # fmt: skip
 
 

@@ -42,10 +42,11 @@ def cut_texts(
 def _cut(name: str, new: str, old: str, most: int) -> Text:
     if new == old:
         return Text(name, [("same", new[:most])], False, len(new), max(0, len(new) - most))
-    changes: list[Run] = list(_diff(old[:_MAX_COMPARED], new[:_MAX_COMPARED]))
-    if max(len(old), len(new)) > _MAX_COMPARED and any(change == "same" for change, _ in changes):
-        while changes[-1][0] != "same":  # where texts are cut they seem to end differently
-            changes.pop()
+    changes = list(_diff(old[:_MAX_COMPARED], new[:_MAX_COMPARED]))
+    # Where one text is cut, the end of the other seems to differ.
+    doubtful = {side for side, text in (("added", old), ("removed", new)) if len(text) > _MAX_COMPARED}
+    if end := max((place for place, (change, _) in enumerate(changes, 1) if change == "same"), default=0):
+        changes = changes[:end] + [run for run in changes[end:] if run[0] not in doubtful]
     come = sum(len(text) for change, text in changes if change != "removed")
     gone = sum(len(text) for change, text in changes if change != "added")
     return Text(name, changes, True, len(new), max(len(new) - come, len(old) - gone))

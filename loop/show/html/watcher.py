@@ -106,7 +106,7 @@ class Watcher:
     def _read(self, now: datetime) -> Snapshot:
         with SampleIndex.open(self._folder) as index:
             index.update()
-            rounds, known = index.rounds(), index.known()
+            rounds, known, outcomes = index.rounds(), index.known(), index.outcomes()
         run = overview(self._folder)
         with open_lineage(self._folder) as lineage:
             return Snapshot(
@@ -118,7 +118,7 @@ class Watcher:
                 teacher=lineage.teacher(),
                 rounds=rounds,
                 evaluations=lineage.evaluations(),
-                outcomes=lineage.count_outcomes(),
+                outcomes=outcomes,
                 known=known,
                 charts=None if self.snapshot is None else self.snapshot.charts,
             )
