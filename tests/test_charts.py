@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from reflectune.loop.show.charts import Chart, draw_charts, explain_missing
+from reflectune.loop.show.charts.measures import draw_held_out
 from reflectune.loop.show.report import describe_evolution
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.evolution import STATES
@@ -205,3 +206,9 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
             across = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
             along = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
             assert across < 1 or along < 2, (text, other)  # points; a box has room around its letters
+
+
+def test_chart_of_one_round_has_no_other_on_its_axis(drawn: dict[Figure, list[tuple[str, Bbox]]]) -> None:
+    assert draw_held_out(run_of(0))
+    (texts,) = drawn.values()
+    assert not [text for text, _ in texts if text.startswith("\N{MINUS SIGN}")]  # a fraction of a round
