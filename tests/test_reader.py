@@ -125,9 +125,9 @@ def test_reader_run_overview(path: Path, reader: LineageReader) -> None:
     assert reader.samples() == {"train": 3, "holdout": 1}
     assert reader.acceptance() == 0.5
     assert reader.last_round() == 1
-    assert reader.count_outcomes() == {
-        (1, "instruction"): {"unasked": 3},
-        (1, "response"): {"accepted": 1, "failed": 1, "refused": 1},
+    assert reader.count_outcomes(1) == {
+        "instruction": {"unasked": 3},
+        "response": {"accepted": 1, "failed": 1, "refused": 1},
     }
     with LineageWriter.open(path) as store:  # a round under way counts for nothing
         store.start_round(2)

@@ -31,12 +31,12 @@ _STATES = """
 
 def read_evolution(lineage: LineageReader) -> Evolution:
     """Everything a report says about a run's samples beyond its rounds."""
-    complete = lineage.last_round()
+    complete, pool = lineage.last_round(), lineage.samples()["train"]
     times = lineage.db.query("SELECT round, started_at, finished_at, status FROM rounds ORDER BY round")
     return {
         "complete": complete,
-        "acceptance": _count_outcomes(lineage),
-        "flows": _follow_samples(lineage, complete),
+        "acceptance": _count_acceptance(lineage, pool),
+        "flows": _follow_samples(lineage, complete, pool),
         "scores": distribute_scores(lineage, complete),
         "lengths": distribute_lengths(lineage, complete),
         "times": list(times),
@@ -44,21 +44,20 @@ def read_evolution(lineage: LineageReader) -> Evolution:
     }
 
 
-def _count_outcomes(lineage: LineageReader) -> list[dict[str, Any]]:
+def _count_acceptance(lineage: LineageReader, pool: int) -> list[dict[str, Any]]:
     """The pool by what each phase came to."""
-    pool = lineage.samples()["train"]
     rounds = lineage.db.execute("SELECT round FROM rounds WHERE round > 0 ORDER BY round").fetchall()
-    counts = lineage.count_outcomes()
     rows = []
-    for (round,), phase in product(rounds, PHASES):
-        found = {outcome: counts.get((round, phase), {}).get(outcome, 0) for outcome in OUTCOMES}
-        place = {"round": round, "phase": phase, "pool": pool}
-        rows.append(place | found | {"undecided": pool - sum(found.values())})
+    for (round,) in rounds:
+        counts = lineage.count_outcomes(round)
+        for phase in PHASES:
+            found = {outcome: counts.get(phase, {}).get(outcome, 0) for outcome in OUTCOMES}
+            place = {"round": round, "phase": phase, "pool": pool}
+            rows.append(place | found | {"undecided": pool - sum(found.values())})
     return rows
 
 
-def _follow_samples(lineage: LineageReader, complete: int) -> Flows:
-    pool = lineage.samples()["train"]
+def _follow_samples(lineage: LineageReader, complete: int, pool: int) -> Flows:
     flows: Flows = {"states": [_tell_states(0, Counter(original=pool), pool)], "transitions": []}
     state: dict[str, State] = {}  # of samples that are not in "original"
     pair: dict[str, State] = {}  # what the last accepted proposal made of a sample

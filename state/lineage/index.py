@@ -137,14 +137,9 @@ class SampleIndex(OpenDatabase):
         return frozenset(name for name in SORTS[1:] if self.db.execute(query.format(name)).fetchone())
 
     def outcomes(self) -> dict[tuple[int, str], dict[str, int]]:
-        """Rows by what each phase came to: (round, phase) -> outcome -> number."""
-        counts: dict[tuple[int, str], dict[str, int]] = {}
-        for phase in PHASES:
-            query = f"SELECT round, {phase}_outcome, COUNT(*) FROM found.steps GROUP BY 1, 2"
-            for round, outcome, number in self.db.execute(query):
-                if outcome is not None:
-                    counts.setdefault((round, phase), {})[outcome] = number
-        return counts
+        """`LineageReader.count_outcomes` of each round and phase, as of the last update."""
+        rows = self.db.execute("SELECT round, outcomes FROM found.rounds").fetchall()
+        return {(round, phase): counts for round, text in rows for phase, counts in json.loads(text).items()}
 
     def rounds(self) -> list[RoundDocument]:
         """The documents of `LineageReader.rounds`, as of the last update."""

@@ -16,7 +16,7 @@ from reflectune.state.records import PHASES, Phase
 __all__ = ["SHIFT", "prepare_index", "update_index"]
 
 # Changes with what is derived: an index of another number is made anew.
-_SCHEMA = 4
+_SCHEMA = 5
 # Versions whose texts are indexed in one transaction.
 _AT_ONCE = 50_000
 # A text's row in the full-text index is its sample's position and its version's own row.
@@ -46,7 +46,7 @@ _TABLES = (
         f"CREATE INDEX found.steps_{name} ON steps ({', '.join(dict.fromkeys((name, *_ASKED)))})"
         for name in ("position", "round", "ifd_change", "r_ifd_change", "length_growth")
     ),
-    "CREATE TABLE found.rounds (round INTEGER PRIMARY KEY, fingerprint TEXT, document TEXT)",
+    "CREATE TABLE found.rounds (round INTEGER PRIMARY KEY, fingerprint TEXT, document TEXT, outcomes TEXT)",
 )
 
 
@@ -191,18 +191,17 @@ def _mark_trained(db: Database, round: int) -> None:
 
 
 def _add_rounds(db: Database) -> None:
-    """Keep the documents of rounds; one that is finished is derived once."""
+    """Keep what there is to say of rounds; one that is finished is derived once."""
     kept = dict(db.execute("SELECT round, fingerprint FROM found.rounds").fetchall())
     evaluated = dict(db.execute("SELECT round, COUNT(*) FROM evaluations GROUP BY round").fetchall())
     for row in list(db.query("SELECT * FROM rounds ORDER BY round")):
         fingerprint = json.dumps([row, evaluated.get(row["round"], 0)])
         if row["status"] == "finished" and kept.get(row["round"]) == fingerprint:
             continue
-        document = json.dumps(LineageReader(db).round(row["round"]))
+        reader, round = LineageReader(db), row["round"]
+        told = [json.dumps(reader.round(round)), json.dumps(reader.count_outcomes(round))]
         with _writing(db):
-            db.execute(
-                "INSERT OR REPLACE INTO found.rounds VALUES (?, ?, ?)", [row["round"], fingerprint, document]
-            )
+            db.execute("INSERT OR REPLACE INTO found.rounds VALUES (?, ?, ?, ?)", [round, fingerprint, *told])
 
 
 def _decided(db: Database, round: int, phase: Phase) -> int:

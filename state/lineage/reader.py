@@ -99,12 +99,12 @@ class LineageReader(OpenDatabase):
         )
         return cast(list[DecisionCount], rows)
 
-    def count_outcomes(self) -> dict[tuple[int, str], dict[str, int]]:
-        """Samples by what each phase came to: (round, phase) -> outcome -> number; none of those without."""
-        counts: dict[tuple[int, str], dict[str, int]] = {}
-        query = "SELECT round, phase, outcome, COUNT(*) FROM outcomes GROUP BY round, phase, outcome"
-        for round, phase, outcome, number in self.db.execute(query):
-            counts.setdefault((round, phase), {})[outcome] = number
+    def count_outcomes(self, round: int) -> dict[str, dict[str, int]]:
+        """Samples of a round by what each phase came to, phase -> outcome -> number, leaving out zeros."""
+        counts: dict[str, dict[str, int]] = {}
+        query = "SELECT phase, outcome, COUNT(*) FROM outcomes WHERE round = ? GROUP BY phase, outcome"
+        for phase, outcome, number in self.db.execute(query, [round]):
+            counts.setdefault(phase, {})[outcome] = number
         return counts
 
     def last_round(self) -> int:
