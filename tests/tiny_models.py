@@ -29,8 +29,9 @@ TEXTS = [
 ]
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<user>{{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "<assistant>{{ message['content'] }}{{ eos_token }}{% else %}<user>{{ message['content'] }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
