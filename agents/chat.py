@@ -100,7 +100,8 @@ def open_chat(tokenizer: Any, *, thinking: bool, date: datetime.date) -> Chat:
         text = chat.render([*_PROBE, _REPLY])
         if _QUESTION in text and _ANSWER in text:
             return chat
-    raise StudentError(f"{tokenizer.name_or_path}: its chat template leaves out the user's text or the answer")
+    what = "leaves out the user's text or the answer"
+    raise StudentError(f"{tokenizer.name_or_path}: its chat template {what}")
 
 
 def find_separator(tokenizer: Any) -> str:
