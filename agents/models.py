@@ -47,8 +47,9 @@ def resolve_student(config: StudentConfig) -> StudentConfig:
     """
     if config.threads is None:
         config = config.model_copy(update={"threads": measure_threads()})
+    dtype = _dtype(config)
     separator = config.separator or find_separator(open_tokenizer(config))
-    return config.model_copy(update={"dtype": _dtype(config), "separator": separator})
+    return config.model_copy(update={"dtype": dtype, "separator": separator})
 
 
 def set_threads(threads: int | None) -> None:
