@@ -56,10 +56,8 @@ def test_dtype_is_the_models_own_and_on_a_cpu_never_below_it(
 
 def test_resolve_student_measures_what_is_left_open_and_nothing_else(folder, monkeypatch):
     monkeypatch.setattr(models, "measure_threads", lambda: 3)
-    assert models.resolve_student(configure(folder)) == configure(
-        folder, threads=3, dtype="float32", separator="<s>"
-    )
-    settled = configure(folder, threads=1, dtype="bfloat16", separator="</s>")
+    assert models.resolve_student(configure(folder)) == configure(folder, threads=3, dtype="float32")
+    settled = configure(folder, threads=1, dtype="bfloat16")
     assert models.resolve_student(settled) == settled
 
 

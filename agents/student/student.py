@@ -22,7 +22,7 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term
 
-__all__ = ["Response", "Student", "open_encoder", "open_parts"]
+__all__ = ["Response", "Student", "open_encoder", "open_parts", "settle_student"]
 
 _ALONE: tuple[Term, ...] = ("response_alone", "instruction_alone")
 
@@ -33,6 +33,13 @@ class Response:
 
     text: str
     num_tokens: int
+
+
+def settle_student(config: StudentConfig) -> StudentConfig:
+    """The same student with threads, number format and separator settled: a run does this once."""
+    settled = models.resolve_student(config)
+    separator = config.separator or find_separator(models.open_tokenizer(config))
+    return settled.model_copy(update={"separator": separator})
 
 
 def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[Any, Any, Template]:
