@@ -181,6 +181,9 @@ def test_openai_reply_without_an_answer_fails(body: str) -> None:
     assert "not a chat completion" in (answer.message or "")
 
 
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+
+
 @pytest.mark.parametrize(
     ("message", "finish", "text", "reason"),
     [
@@ -193,6 +196,20 @@ def test_openai_reply_without_an_answer_fails(body: str) -> None:
         ({}, None, "", None),
         ({"content": 3, "refusal": {"a": 1}}, "stop", "", "stop"),
         ({"content": "Ye"}, "st\ud800op", "Ye", "st\ufffdop"),  # SQLite cannot hold a lone surrogate
+        ({"content": None, "reasoning_content": "Hm."}, "length", "", "length"),
+        ({"content": "", "reasoning": "Hm."}, "stop", "", "stop"),
+        (
+            {"content": [THOUGHT, {"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]},
+            "stop",
+            "Yes.",
+            "stop",
+        ),
+        (
+            {"content": [THOUGHT, {"type": "reasoning", "text": "Hm."}, {"type": "text"}, None, "a"]},
+            "stop",
+            "",
+            "stop",
+        ),
     ],
 )
 def test_openai_refusal_or_silence_is_an_answer(
@@ -203,6 +220,14 @@ def test_openai_refusal_or_silence_is_an_answer(
     answer = _read_completion("1", body)
     assert (answer.text, answer.finish_reason, answer.error) == (text, reason, None)
     assert (answer.prompt_tokens, answer.completion_tokens) == (9, 4)
+
+
+@pytest.mark.parametrize("content", ["Yes.", [THOUGHT, {"type": "text", "text": "Yes."}]])
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_openai_takes_no_thought_for_an_answer(field: str, content: object) -> None:
+    message = {"role": "assistant", field: "Hm.", "content": content}
+    with served(lambda r, n: Reply(body=json.dumps({"choices": [{"message": message}]}))) as (_, engine):
+        assert ask(engine, request())["0"].text == "Yes."
 
 
 @pytest.mark.parametrize(
