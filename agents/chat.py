@@ -113,7 +113,7 @@ def find_separator(tokenizer: Any) -> str:
     Raises:
         StudentError: the tokenizer has neither BOS nor EOS.
     """
-    own = [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token is not None]
+    own: list[str] = [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token is not None]
     if not own:
         raise StudentError(f"{tokenizer.name_or_path}: its tokenizer has neither a BOS nor an EOS token")
     named = [token for token in _SEPARATORS if token in tokenizer.get_added_vocab()]

@@ -139,8 +139,8 @@ def test_score_in_one_pass_equals_each_alone(tmp_path, architecture, bos):
 
 
 def test_score_says_why_it_could_not(folder):
-    long = Pair("Name " + "three " * 40, "", "Red.")
-    with Student.open(configure(folder, max_length=32)) as student:
+    long = Pair("Name " + "three " * 90, "", "Red.")
+    with Student.open(configure(folder, max_length=96)) as student:
         empty = by_term(student.score(questions(Pair("Name.", "", ""))))
         cut = by_term(student.score(questions(long)))
     assert empty["response_given_instruction"] == empty["response_alone"] == Score(None, None, "empty")

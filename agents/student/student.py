@@ -50,7 +50,7 @@ def open_encoder(model: Any, tokenizer: Any, template: Template, config: Student
         tokenizer,
         min(config.max_length, models.context_length(model) or config.max_length),
         config.separator or find_separator(tokenizer),  # settled for a run, once
-        marks=template.chat and template.chat.marks(),
+        marks=None if template.chat is None else template.chat.marks(),
         embeddings=model.get_input_embeddings().num_embeddings,
     )
 
@@ -63,7 +63,8 @@ class Student(AbstractContextManager["Student"]):
         self._tokenizer = tokenizer
         self._template = template
         self._batch_tokens = config.batch_tokens
-        self._stops = sorted({*stop_ids(model, tokenizer), template.end_id(tokenizer)} - {None})
+        ends = {*stop_ids(model, tokenizer), template.end_id(tokenizer)}
+        self._stops = sorted(id for id in ends if id is not None)
         self._encoder = open_encoder(model, tokenizer, template, config)
         self._packing = choose_packing(model, config.batch_tokens, share_prefixes=True)
 

@@ -62,8 +62,8 @@ class Template:
 
     def end_id(self, tokenizer: Any) -> int | None:
         """The token that ends an answer: the chat template's, or EOS; None where there is neither."""
-        end = self.chat and self.chat.end_of_turn()
-        return tokenizer.eos_token_id if end is None else tokenizer.convert_tokens_to_ids(end)
+        end = (self.chat and self.chat.end_of_turn()) or tokenizer.eos_token
+        return None if end is None else int(tokenizer.convert_tokens_to_ids(end))
 
     def render(self, pair: Pair, term: Term) -> tuple[str, str]:
         """The target of a term, and the text in front of it that it is given, or would be if not alone."""
