@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -377,6 +378,21 @@ def test_transformers_writes_until_the_model_stops(alphabet: Path) -> None:
     assert not engine.structured
 
 
+@pytest.mark.parametrize(("thinking", "text"), [(False, "d"), (True, "bcd")])
+def test_transformers_goes_on_from_the_answer_or_the_thought(
+    alphabet: Path, tmp_path: Path, thinking: bool, text: str
+) -> None:
+    folder = shutil.copytree(alphabet, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'assistant' %}c{% endif %}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}a{% endif %}"
+    )
+    source = StudentConfig(model=str(folder), thinking=thinking)
+    settings = TeacherConfig(engine="transformers", model=str(folder), max_tokens=8)
+    with closing(TransformersEngine(settings, TeacherModel("m", source))) as engine:
+        assert ask(engine, request(text="x"))["0"].text == text
+
+
 @pytest.mark.slow
 def test_transformers_draw_follows_from_the_requests_own_seed(tiny_llama: Path) -> None:
     engine = local(tiny_llama, temperature=1.0)
@@ -412,7 +428,7 @@ def test_transformers_adapter_writes_as_peft_does(tiny_llama: Path, tmp_path: Pa
         texts[name] = ask(engine, request())["0"].text
         engine.close()
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    prompt = tokenizer("<user>Say something.\n<assistant>", return_tensors="pt").input_ids
+    prompt = tokenizer("<s><user>Say something.\n<assistant>", return_tensors="pt").input_ids
     network = PeftModel.from_pretrained(base, str(folder)).eval()
     written = network.generate(input_ids=prompt, max_new_tokens=16, do_sample=False)[0, prompt.shape[1] :]
     assert texts["adapted"] == tokenizer.decode(written, skip_special_tokens=True) != texts["base"]
@@ -489,3 +505,10 @@ def test_registry_opens_every_configurable_engine(tmp_path: Path, alphabet: Path
         kind = ENGINES[each.engine]
         with closing(kind.open(each, TeacherModel("m", StudentConfig(model=str(alphabet))))) as engine:
             assert (engine.name, engine.structured) == (each.engine, kind.structured)
+
+
+def test_a_schema_holds_no_model_on_this_machine_that_thinks_first() -> None:
+    for thinking in (False, True):
+        model = TeacherModel("m", StudentConfig(model="m", thinking=thinking))
+        taking = {name for name, kind in ENGINES.items() if kind.takes_schemas(model)}
+        assert taking == {"openai", "recorded"} | (set() if thinking else {"vllm"})
