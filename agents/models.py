@@ -19,7 +19,6 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from reflectune.agents.chat import find_separator
 from reflectune.agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
 from reflectune.agents.student.linear import multiply_by_onednn
 from reflectune.state.config import StudentConfig
@@ -40,15 +39,14 @@ atexit.register(gc.unfreeze)
 
 
 def resolve_student(config: StudentConfig) -> StudentConfig:
-    """The same student with CPU threads, number format and separator settled, where it leaves them open.
+    """The same student with its CPU threads and number format settled, by measuring where it leaves them.
 
     Measuring gives other answers at other times: a run does this once and keeps them. A number format
     stays "auto" only off the CPU, for a model whose config.json does not name its own.
     """
     if config.threads is None:
         config = config.model_copy(update={"threads": measure_threads()})
-    separator = config.separator or find_separator(open_tokenizer(config))
-    return config.model_copy(update={"dtype": _dtype(config), "separator": separator})
+    return config.model_copy(update={"dtype": _dtype(config)})
 
 
 def set_threads(threads: int | None) -> None:
