@@ -16,6 +16,7 @@ from reflectune.agents.generation import generate_greedy, stop_ids
 from reflectune.agents.student.scoring import choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.agents.student.templates import Template, check_student, open_template
+from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term
@@ -40,7 +41,7 @@ class Response:
 def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[Any, Any, Template]:
     """A student's base model, tokenizer and template, which fit each other; sets torch's threads."""
     models.set_threads(config.threads)
-    tokenizer = models.open_tokenizer(config)
+    tokenizer = open_tokenizer(config)
     template = open_template(config.template, tokenizer)
     model = models.open_model(config, load_in_4bit=load_in_4bit)
     models.check_match(model, tokenizer)

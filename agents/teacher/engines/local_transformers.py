@@ -12,6 +12,7 @@ import torch
 
 from reflectune.agents import generation, models
 from reflectune.agents.teacher.engines import Request, TeacherModel
+from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import StudentError, TeacherError
 from reflectune.state.records import Answer
@@ -31,7 +32,7 @@ class TransformersEngine:
         self._config = config
         models.set_threads(model.source.threads)
         try:
-            self._tokenizer = models.open_tokenizer(model.source)
+            self._tokenizer = open_tokenizer(model.source)
             self._network = models.open_model(model.source)
         except StudentError as error:
             raise TeacherError(f"teacher {error}; check teacher.model") from error
