@@ -44,7 +44,10 @@ def baseline(config: RunConfig) -> OneAtATime:
     tokenizer.add_bos_token = True
     tokenizer.update_post_processor()
     return OneAtATime(
-        LlamaForCausalLM.from_pretrained(folder).eval(), tokenizer, open_template("plain", tokenizer), 256
+        LlamaForCausalLM.from_pretrained(folder).eval(),
+        tokenizer,
+        open_template(config.student, tokenizer),
+        256,
     )
 
 

@@ -185,7 +185,7 @@ def test_commented_config_loads_and_documents_every_key(tmp_path: Path) -> None:
     keys = {item.key: item for item in list_keys()}
     for item in keys.values():
         assert f"\n# {item.doc}" in path.read_text(), f"{item.key} has no documentation"
-    flat = flatten(load_config(path).model_dump(mode="json"))
+    flat = flatten(load_config(path).model_dump())
     assert list(keys) == list(flat)
     unlike = {key for key, item in keys.items() if item.default != flat[key]}
     required = {"name", "teacher.engine", "student.model"}

@@ -139,16 +139,16 @@ def test_score_in_one_pass_equals_each_alone(tmp_path, architecture, bos):
 
 
 def test_score_says_why_it_could_not(folder):
-    long = Pair("Name " + "three " * 40, "", "Red.")
-    with Student.open(configure(folder, max_length=32)) as student:
+    long = Pair("Name " + "three " * 90, "", "Red.")
+    with Student.open(configure(folder, max_length=96)) as student:
         empty = by_term(student.score(questions(Pair("Name.", "", ""))))
         cut = by_term(student.score(questions(long)))
     assert empty["response_given_instruction"] == empty["response_alone"] == Score(None, None, "empty")
     assert empty["instruction_alone"].status == "ok"
     assert cut["response_given_instruction"] == Score(None, None, "truncated-away", truncated=True)
-    assert cut["response_alone"].status == "ok"
-    assert cut["instruction_alone"].truncated
-    assert cut["instruction_alone"].num_tokens == 32 - 1  # all but BOS
+    assert cut["response_alone"].status == "truncated-away"
+    assert cut["instruction_given_response"].truncated
+    assert cut["instruction_alone"].num_tokens == cut["instruction_given_response"].num_tokens
 
 
 def test_score_computes_equal_renderings_once(folder):
@@ -179,7 +179,9 @@ def test_student_with_an_adapter_scores_otherwise(folder, adapter):
 def continue_greedily(folder, prompt, max_tokens, stops=(1,)):
     """The plain way: the whole text through the model for every token."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    ids = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    if ids[0] != tokenizer.bos_token_id:
+        ids = [tokenizer.bos_token_id, *ids]
     written = []
     while len(written) < max_tokens:
         with torch.no_grad():
@@ -227,7 +229,7 @@ def test_respond_keeps_within_the_context(tmp_path):
     model = save_tiny_model(tmp_path / "gpt2", "gpt2", context=32)
     pairs = [Pair("Red", "", ""), Pair("Name " + "three " * 30, "", "")]
     with Student.open(configure(model, template="plain", max_length=2048)) as student:
-        assert student.max_length == 32
+        assert student._encoder.max_length == 32
         fitting, too_long = student.respond(pairs, 1000)
         (prompt,) = student._encoder.encode_prompts([student._template.prompt(pairs[0])])
     assert too_long is None

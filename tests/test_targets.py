@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from reflectune.agents.chat import find_separator
 from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.state.errors import StudentError
 from tests.tiny_models import byte_level_tokenizer, letter_tokenizer, metaspace_tokenizer
@@ -16,7 +17,7 @@ targets = texts.filter(bool)
 
 
 def encode(tokenizer, prefix, target, max_length=1000):
-    return TargetEncoder(tokenizer, max_length).encode([(prefix, target)])[0]
+    return TargetEncoder(tokenizer, max_length, find_separator(tokenizer)).encode([(prefix, target)])[0]
 
 
 def colon_space_tokenizer():
@@ -90,14 +91,31 @@ def test_encode_of_a_target_without_tokens_is_empty():
 
 
 def test_encode_prompts_are_not_cut_and_begin_with_one_bos():
-    encoder = TargetEncoder(LETTERS, 2)
+    encoder = TargetEncoder(LETTERS, 2, "<s>")
     assert encoder.encode_prompts(["abc", "<s>a", ""]) == [[0, 2, 3, 4], [0, 2], [0]]
 
 
-def test_encoder_refuses_a_tokenizer_without_bos_and_eos():
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-    with pytest.raises(StudentError, match="neither a BOS nor an EOS"):
-        TargetEncoder(tokenizer, 10)
+def test_encode_opens_no_prompt_that_a_chat_template_made():
+    encoder = TargetEncoder(LETTERS, 10, "<s>", marks=["</s>"])
+    assert encoder.encode_prompts(["ab"]) == [[2, 3]]
+    encoded = encoder.encode([("ab", "xy")])[0]
+    assert encoded == Encoded([2, 3, 5, 6], first_target=2)
+    assert encoder.alone(encoded) == Encoded([0, 5, 6], first_target=1)
+
+
+def test_target_alone_is_the_tokens_behind_its_prompt():
+    # Alone a text begins with a space to this tokenizer, behind a prompt it does not.
+    prompt, target = "Write the plural of mouse.\n", "mice"
+    encoder = TargetEncoder(METASPACE, 10, "<s>")
+    behind = encode(METASPACE, prompt, target)
+    assert behind.ids[behind.first_target :] != METASPACE(target, add_special_tokens=False).input_ids
+    assert encoder.alone(behind) == Encoded([0, *behind.ids[behind.first_target :]], 1)
+    assert encoder.alone("empty") == "empty"
+
+
+def test_encoder_refuses_a_separator_that_is_no_token():
+    with pytest.raises(StudentError, match=r"student\.separator = '<end>': the tokenizer has no such token"):
+        TargetEncoder(LETTERS, 10, "<end>")
 
 
 @given(texts, targets)
@@ -115,7 +133,7 @@ def test_encode_of_byte_level_targets_starts_at_the_byte_after_the_prefix(prefix
 
 @given(st.lists(st.tuples(texts, targets), max_size=8), st.sampled_from([BYTE_LEVEL, METASPACE]))
 def test_encode_in_a_batch_equals_one_by_one(items, tokenizer):
-    encoder = TargetEncoder(tokenizer, 20)
+    encoder = TargetEncoder(tokenizer, 20, "<s>")
     assert encoder.encode(items) == [encoder.encode([item])[0] for item in items]
 
 

@@ -6,10 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflectune.agents.student.templates import Template, open_template
+from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair
 from tests.tiny_models import byte_level_tokenizer
 
+
+def student(template):
+    return StudentConfig(model="student", template=template)
+
+
+# As Qwen3's: a thought stands before every answer, and may be switched off.
+THINKING = (
+    "U:{{ messages[0]['content'] }}|A:{% if messages[1] %}<think>\n\n</think>\n\n{{ messages[1]['content'] }}"
+    "{% elif enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+)
 OWN = {
     "prompt": "Q: {instruction}\nA: ",
     "prompt_with_input": "Q: {instruction} [{input}]\nA: ",
@@ -30,7 +41,7 @@ def own_file(tmp_path):
 
 
 def test_template_plain_shows_instruction_input_and_response():
-    template = open_template("plain", None)
+    template = open_template(student("plain"), None)
     assert template.prompt(Pair("Add.", "", "3")) == "### Instruction\nAdd.\n\n### Response\n"
     with_input = "### Instruction\nAdd.\n\n### Input\n1 2\n\n### Response\n"
     assert template.prompt(Pair("Add.", "1 2", "3")) == with_input
@@ -43,14 +54,16 @@ def test_template_plain_shows_instruction_input_and_response():
 
 
 def test_template_file_is_rendered_as_written(own_file):
-    template = open_template(own_file(), None)
+    template = open_template(student(own_file()), None)
     assert template.prompt(Pair("Add.", "1 2", "3")) == "Q: Add. [1 2]\nA: "
     assert template.reverse("3") == "A: 3\nQ: "
     assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.1 2"
 
 
 def test_template_file_need_not_say_how_the_instruction_is_a_target_and_may_hold_braces(own_file):
-    template = open_template(own_file(target_with_input=None, prompt='{"q": "{instruction}"} {} '), None)
+    template = open_template(
+        student(own_file(target_with_input=None, prompt='{"q": "{instruction}"} {} ')), None
+    )
     assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.\n1 2"
     assert template.prompt(Pair("Add.", "", "3")) == '{"q": "Add."} {} '
 
@@ -65,27 +78,35 @@ def test_template_never_substitutes_into_a_value(instruction, given_input, respo
 
 
 def test_template_chat_is_one_user_turn_that_awaits_an_answer():
-    template = open_template("chat", byte_level_tokenizer(chat=True))
-    assert template.prompt(Pair("Add.", "", "3")) == "<user>Add.\n<assistant>"
-    assert template.prompt(Pair("Add.", "1 2", "3")) == "<user>Add.\n\n1 2\n<assistant>"
-    assert template.reverse("Three.").startswith("<user>Below is a response to an instruction.")
+    template = open_template(student("chat"), byte_level_tokenizer(chat=True))
+    assert template.prompt(Pair("Add.", "", "3")) == "<s><user>Add.\n<assistant>"
+    assert template.prompt(Pair("Add.", "1 2", "3")) == "<s><user>Add.\n\n1 2\n<assistant>"
+    assert template.reverse("Three.").startswith("<s><user>Below is a response to an instruction.")
     assert template.reverse("Three.").endswith("\n\nThree.\n<assistant>")
     assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.\n1 2"
 
 
-def test_template_chat_asks_for_no_deliberation_and_a_fixed_date():
-    tokenizer = byte_level_tokenizer(chat=True)
-    tokenizer.chat_template = "{{ date_string }}|{{ enable_thinking }}|{{ messages[0]['content'] }}"
-    assert open_template("chat", tokenizer).prompt(Pair("Add.", "", "3")) == "26 Jul 2024|False|Add."
-
-
-def test_template_chat_that_is_not_there_or_cannot_be_rendered_is_refused():
+def test_template_chat_gives_a_response_with_its_own_thoughts_no_empty_thought():
     tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = THINKING
+    template = open_template(student("chat"), tokenizer)
+    thought = Pair("Add.", "", "<think>\n1, 2.\n</think>\n\n3")
+    assert template.prompt(Pair("Add.", "", "3")) == "U:Add.|A:<think>\n\n</think>\n\n"
+    assert template.opening(thought) == template.prompt(Pair("Add.", "", "3"))
+    assert template.render(thought, "response_alone") == ("U:Add.|A:", thought.response)
+
+
+def test_template_chat_of_a_student_that_may_think_opens_before_its_thoughts():
+    tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = THINKING
+    template = open_template(student("chat").model_copy(update={"thinking": True}), tokenizer)
+    assert template.opening(Pair("Add.", "", "")) == "U:Add.|A:<think>\n"
+    assert template.prompt(Pair("Add.", "", "3")) == "U:Add.|A:<think>\n\n</think>\n\n"
+
+
+def test_template_chat_that_is_not_there_is_refused():
     with pytest.raises(StudentError, match=r'set student\.template = "plain"'):
-        open_template("chat", tokenizer)
-    tokenizer.chat_template = "{{ raise_exception('only with a system turn') }}"
-    with pytest.raises(StudentError, match="only with a system turn"):
-        open_template("chat", tokenizer).prompt(Pair("Add.", "", "3"))
+        open_template(student("chat"), byte_level_tokenizer())
 
 
 @pytest.mark.parametrize(
@@ -102,28 +123,28 @@ def test_template_chat_that_is_not_there_or_cannot_be_rendered_is_refused():
 )
 def test_template_file_with_a_mistake_is_refused(own_file, changes, message):
     with pytest.raises(StudentError, match=message) as caught:
-        open_template(own_file(**changes), None)
+        open_template(student(own_file(**changes)), None)
     assert "\n" not in str(caught.value)
 
 
 def test_template_file_that_is_missing_or_no_toml_is_refused(tmp_path):
     with pytest.raises(StudentError, match="no such template; want chat, plain or a TOML file"):
-        open_template(str(tmp_path / "none.toml"), None)
+        open_template(student(str(tmp_path / "none.toml")), None)
     (tmp_path / "broken.toml").write_text("prompt = ", encoding="utf-8")
     with pytest.raises(StudentError, match=r"broken\.toml: not valid TOML: "):
-        open_template(str(tmp_path / "broken.toml"), None)
+        open_template(student(str(tmp_path / "broken.toml")), None)
 
 
 def test_template_file_may_begin_with_a_byte_order_mark(own_file):
     path = Path(own_file())
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
-    assert open_template(str(path), None) == Template(OWN)
+    assert open_template(student(str(path)), None) == Template(OWN)
 
 
 @pytest.mark.parametrize("text", ["prompt = " + "[" * 100_000, "prompt" + ".a" * 5000 + " = 1"])
 def test_template_file_nested_absurdly_is_refused_in_a_line(tmp_path, text):
     (tmp_path / "deep.toml").write_text(text, encoding="utf-8")
     with pytest.raises(StudentError, match=r"deep\.toml: .*(nested too deeply|got \{)") as caught:
-        open_template(str(tmp_path / "deep.toml"), None)
+        open_template(student(str(tmp_path / "deep.toml")), None)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200 + len(str(tmp_path))

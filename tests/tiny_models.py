@@ -31,8 +31,9 @@ TEXTS = [
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<user>{{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "<assistant>{{ message['content'] }}{{ eos_token }}{% else %}<user>{{ message['content'] }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 

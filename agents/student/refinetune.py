@@ -24,7 +24,7 @@ from reflectune.agents import models
 from reflectune.agents.student.adapters import claim, finished_metrics, hash_adapter, publish
 from reflectune.agents.student.rows import pack
 from reflectune.agents.student.scoring import choose_packing
-from reflectune.agents.student.student import open_parts
+from reflectune.agents.student.student import open_encoder, open_parts
 from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.agents.student.templates import Template
 from reflectune.agents.student.trainer import NotFiniteError, OnStep, StoppedError, save_adapter, train_rows
@@ -51,7 +51,7 @@ def refinetune_student(
     """Train the LoRA adapter of one round; called again after a kill, it goes on where it was.
 
     Loss: mean negative log-likelihood over the target tokens of a whole optimizer step, nats per token.
-    Targets are the response and the EOS after it; a response cut by max_length has no EOS, and a pair
+    Targets are the response and the token that ends it; a response cut by max_length has no end, and a pair
     with nothing left of it is left out. Sequences are packed as in scoring, in an order drawn anew for
     every epoch from (seed, round). The base computes in `student.dtype`, the adapter and the optimizer in
     float32. On a CPU a killed and resumed training gives the same bits.
@@ -123,8 +123,8 @@ def _train(
     started = time.monotonic()
     student, refinetune = models.resolve_student(config.student), config.refinetune
     base, tokenizer, template = open_parts(student, load_in_4bit=refinetune.load_in_4bit)
-    max_length = min(student.max_length, models.context_length(base) or student.max_length)
-    sequences = encode_pairs(tokenizer, template, max_length, pairs)
+    encoder = open_encoder(base, tokenizer, template, student)
+    sequences = encode_pairs(encoder, template, template.end_id(tokenizer), pairs)
     seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
     row_tokens = min(student.batch_tokens, refinetune.batch_tokens)
     budget = choose_packing(base, row_tokens, share_prefixes=False).row_tokens
@@ -148,20 +148,23 @@ def _train(
     }
 
 
-def encode_pairs(tokenizer: Any, template: Template, max_length: int, pairs: Sequence[Pair]) -> list[Encoded]:
-    """Prompt, response and EOS of every pair of which max_length leaves some response; it must of one."""
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise StudentError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token to end a response with")
-    texts = [(template.prompt(pair), pair.response) for pair in pairs]
-    encoded = TargetEncoder(tokenizer, max_length).encode(texts)
+def encode_pairs(
+    encoder: TargetEncoder, template: Template, end: int | None, pairs: Sequence[Pair]
+) -> list[Encoded]:
+    """Prompt, response and end of every pair of which max_length leaves some response; it must of one."""
+    if end is None:
+        raise StudentError("the student's tokenizer has no EOS token to end a response with")
+    hidden = map(encoder.hide, pairs)
+    encoded = encoder.encode([(template.prompt(pair), pair.response) for pair in hidden])
     sequences = [
-        replace(item, ids=[*item.ids, eos][:max_length]) for item in encoded if isinstance(item, Encoded)
+        replace(item, ids=[*item.ids, end][: encoder.max_length])
+        for item in encoded
+        if isinstance(item, Encoded)
     ]
     if not sequences:
         raise AdapterError(
             f"none of {len(pairs)} pairs can be trained on: no response fits behind its prompt "
-            f"into {max_length} tokens; raise student.max_length"
+            f"into {encoder.max_length} tokens; raise student.max_length"
         )
     return sequences
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 
 from reflectune.agents import models
+from reflectune.agents.chat import find_separator
 from reflectune.agents.generation import generate_greedy, stop_ids
 from reflectune.agents.student.scoring import choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded, TargetEncoder
@@ -21,13 +22,9 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term
 
-__all__ = ["Response", "Student", "open_parts"]
+__all__ = ["Response", "Student", "open_encoder", "open_parts"]
 
-# A target alone -> the same target behind its prompt.
-_BEHIND_PROMPT: dict[Term, Term] = {
-    "response_alone": "response_given_instruction",
-    "instruction_alone": "instruction_given_response",
-}
+_ALONE: tuple[Term, ...] = ("response_alone", "instruction_alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +39,21 @@ def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[An
     """A student's base model, tokenizer and template, which fit each other; sets torch's threads."""
     models.set_threads(config.threads)
     tokenizer = open_tokenizer(config)
-    template = open_template(config.template, tokenizer)
+    template = open_template(config, tokenizer)
     model = models.open_model(config, load_in_4bit=load_in_4bit)
     models.check_match(model, tokenizer)
     return model, tokenizer, template
+
+
+def open_encoder(model: Any, tokenizer: Any, template: Template, config: StudentConfig) -> TargetEncoder:
+    """What turns a student's texts into tokens, within what its model can take; the config is resolved."""
+    return TargetEncoder(
+        tokenizer,
+        min(config.max_length, models.context_length(model) or config.max_length),
+        config.separator or find_separator(tokenizer),  # settled for a run, once
+        marks=None if template.chat is None else template.chat.marks(),
+        embeddings=model.get_input_embeddings().num_embeddings,
+    )
 
 
 class Student(AbstractContextManager["Student"]):
@@ -56,9 +64,9 @@ class Student(AbstractContextManager["Student"]):
         self._tokenizer = tokenizer
         self._template = template
         self._batch_tokens = config.batch_tokens
-        self._stops = stop_ids(model, tokenizer)
-        self.max_length = min(config.max_length, models.context_length(model) or config.max_length)
-        self._encoder = TargetEncoder(tokenizer, self.max_length)
+        ends = {*stop_ids(model, tokenizer), template.end_id(tokenizer)}
+        self._stops = sorted(id for id in ends if id is not None)
+        self._encoder = open_encoder(model, tokenizer, template, config)
         self._packing = choose_packing(model, config.batch_tokens, share_prefixes=True)
 
     @classmethod
@@ -72,34 +80,38 @@ class Student(AbstractContextManager["Student"]):
         return cls(model, tokenizer, template, config)
 
     def score(self, targets: Sequence[tuple[Pair, Term]]) -> list[Score]:
-        """Score targets, in the given order; equal renderings are computed once.
+        """Score targets, in the given order; equal sequences of tokens are computed once.
 
-        Where max_length cuts a target behind its prompt, the same target alone is cut to as many tokens:
+        A target alone is the very tokens that stand behind its prompt, cut where max_length cuts them there:
         the two sides of an IFD or r-IFD are about the same tokens. A target that cannot be scored says so in
         its status and has no sums.
         """
-        rooms = self._find_rooms(targets)
-        rendered = (self._template.render(pair, term) for pair, term in targets)
-        texts = [(text, rooms.get(index)) for index, text in enumerate(rendered)]
+        hidden = {pair: self._encoder.hide(pair) for pair, _ in targets}
+        texts = [self._template.render(hidden[pair], term) for pair, term in targets]
         distinct = list(dict.fromkeys(texts))
-        encoded = self._encoder.encode([text for text, _ in distinct], [room for _, room in distinct])
-        sequences = [item for item in encoded if isinstance(item, Encoded)]
-        scored = iter(score_sequences(self._model, sequences, self._packing))
-        scores = {
-            text: next(scored)
+        encoded = dict(zip(distinct, self._encoder.encode(distinct), strict=True))
+        items = [
+            self._encoder.alone(encoded[text]) if term in _ALONE else encoded[text]
+            for text, (_, term) in zip(texts, targets, strict=True)
+        ]
+        sequences = {_key(item): item for item in items if isinstance(item, Encoded)}
+        computed = score_sequences(self._model, list(sequences.values()), self._packing)
+        scores = dict(zip(sequences, computed, strict=True))
+        return [
+            scores[_key(item)]
             if isinstance(item, Encoded)
             else Score(None, None, item, truncated=item == "truncated-away")
-            for text, item in zip(distinct, encoded, strict=True)
-        }
-        return [scores[text] for text in texts]
+            for item in items
+        ]
 
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
         """Answer instructions greedily, in the given order, at most `max_tokens` tokens each.
 
         None where the prompt alone fills `max_length`. Special tokens are stripped.
         """
-        prompts = self._encoder.encode_prompts([self._template.prompt(pair) for pair in pairs])
-        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self.max_length]
+        openings = [self._template.opening(self._encoder.hide(pair)) for pair in pairs]
+        prompts = self._encoder.encode_prompts(openings)
+        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self._encoder.max_length]
         asked = [prompts[index] for index in fitting]
         try:
             written = generate_greedy(self._model, asked, self._stops, max_tokens, self._batch_tokens)
@@ -122,18 +134,6 @@ class Student(AbstractContextManager["Student"]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _find_rooms(self, targets: Sequence[tuple[Pair, Term]]) -> dict[int, int]:
-        """Tokens that max_length leaves of targets alone behind their prompts, by index, if it cuts them."""
-        long: dict[int, tuple[str, str]] = {}
-        for index, (pair, term) in enumerate(targets):
-            if term in _BEHIND_PROMPT:
-                prefix, target = self._template.render(pair, _BEHIND_PROMPT[term])
-                # A text has about as many tokens as bytes at the most: the others need no look.
-                if len((prefix + target).encode()) + 9 > self.max_length:
-                    long[index] = prefix, target
-        encoded = self._encoder.encode(list(long.values()))
-        return {
-            index: item.num_targets
-            for index, item in zip(long, encoded, strict=True)
-            if isinstance(item, Encoded) and item.truncated
-        }
+
+def _key(sequence: Encoded) -> tuple[tuple[int, ...], int]:
+    return tuple(sequence.ids), sequence.first_target

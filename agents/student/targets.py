@@ -4,12 +4,13 @@ Prefix and target are tokenised together, once, as the student reads them in tra
 belongs to the target where it reaches beyond the boundary. Nothing here knows prompts or models.
 """
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reflectune.agents.encoding import TextEncoder
 from reflectune.state.errors import StudentError
+from reflectune.state.records import Pair
 
 __all__ = ["Encoded", "TargetEncoder", "TargetFailure"]
 
@@ -33,57 +34,68 @@ class Encoded:
 class TargetEncoder:
     """Turns (prefix, target) texts into token ids with a known boundary.
 
-    One BOS id stands in front, or the EOS id where the tokenizer has no BOS, so that something predicts the
-    first token of a target alone. Nothing is added where the rendered prefix begins with that id.
+    In front of a target that stands alone is the separator, so that something predicts its first token. It is
+    in front of prompts too, unless they begin with it or are whole: what a chat template makes is whole.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        """Take a fast tokenizer, left as it is, and the most tokens of prefix and target together."""
-        first_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        if first_id is None:
-            raise StudentError("the student's tokenizer has neither a BOS nor an EOS token")
-        self._first_id = int(first_id)
-        self._max_length = max_length
-        self._backend = copy.deepcopy(tokenizer.backend_tokenizer)
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        # Byte-level post-processors may trim spaces off the offsets: a token of a colon and a space
-        # would then seem to end before the space that begins the target.
-        self._backend.post_processor = None
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        separator: str,
+        *,
+        marks: Collection[str] | None = None,
+        embeddings: int | None = None,
+    ) -> None:
+        """Take a fast tokenizer, left as it is, and the most tokens of prefix and target together.
 
-    def encode(
-        self, texts: Sequence[tuple[str, str]], max_targets: Sequence[int | None] | None = None
-    ) -> list[Encoded | TargetFailure]:
-        """Encode (prefix, target) texts, in order; of each at most so many target tokens, where that is said.
+        Args:
+            separator: the token in front of a text alone.
+            marks: tokens that the chat template writes, where one makes the prompts.
+            embeddings: how many tokens the model can embed; None for all.
+        """
+        self._separator = tokenizer.get_vocab().get(separator)
+        if self._separator is None:
+            raise StudentError(f"student.separator = {separator!r}: the tokenizer has no such token")
+        self.max_length = max_length
+        self._is_whole = marks is not None
+        self._texts = TextEncoder(tokenizer, marks or (), embeddings)
+
+    def hide(self, pair: Pair) -> Pair:
+        """A pair as it goes into prefix and target, so that special tokens in it stay text."""
+        return Pair(*map(self._texts.hide, (pair.instruction, pair.input, pair.response)))
+
+    def encode(self, texts: Sequence[tuple[str, str]]) -> list[Encoded | TargetFailure]:
+        """Encode (prefix, target) texts, in order.
 
         A target text that is empty or gives no token is "empty"; one that max_length leaves nothing of
         is "truncated-away".
         """
-        joined = [prefix + target for prefix, target in texts]
-        encodings = self._backend.encode_batch(joined, add_special_tokens=False)
-        limits = max_targets or [None] * len(texts)
+        encodings = self._texts.encode([prefix + target for prefix, target in texts])
         return [
-            self._cut(encoding.ids, encoding.offsets, len(prefix), limit)
-            for encoding, (prefix, _), limit in zip(encodings, texts, limits, strict=True)
+            self._cut(encoding.ids, encoding.offsets, len(prefix))
+            for encoding, (prefix, _) in zip(encodings, texts, strict=True)
         ]
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Encode texts to be continued, in order; not cut."""
-        encodings = self._backend.encode_batch(list(prompts), add_special_tokens=False)
-        return [
-            encoding.ids if encoding.ids[:1] == [self._first_id] else [self._first_id, *encoding.ids]
-            for encoding in encodings
-        ]
+        return [self._open(encoding.ids) for encoding in self._texts.encode(prompts)]
 
-    def _cut(
-        self, ids: list[int], offsets: list[tuple[int, int]], boundary: int, limit: int | None
-    ) -> Encoded | TargetFailure:
+    def alone(self, encoded: Encoded | TargetFailure) -> Encoded | TargetFailure:
+        """The very tokens of a target without its prefix: tokenised alone, they might be others."""
+        if not isinstance(encoded, Encoded):
+            return encoded
+        return Encoded([self._separator, *encoded.ids[encoded.first_target :]], 1, encoded.truncated)
+
+    def _cut(self, ids: list[int], offsets: list[tuple[int, int]], boundary: int) -> Encoded | TargetFailure:
         first_target = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
         if first_target == len(ids):
             return "empty"
-        if first_target == 0 or ids[0] != self._first_id:
-            ids, first_target = [self._first_id, *ids], first_target + 1
-        if first_target >= self._max_length:
+        opened = [self._separator, *ids] if first_target == 0 else self._open(ids)
+        first_target += len(opened) - len(ids)
+        if first_target >= self.max_length:
             return "truncated-away"
-        end = self._max_length if limit is None else min(self._max_length, first_target + limit)
-        return Encoded(ids[:end], first_target, truncated=len(ids) > end)
+        return Encoded(opened[: self.max_length], first_target, truncated=len(opened) > self.max_length)
+
+    def _open(self, ids: list[int]) -> list[int]:
+        return ids if self._is_whole or ids[:1] == [self._separator] else [self._separator, *ids]

@@ -7,11 +7,12 @@ importing it loads no torch.
 
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reflectune.agents.chat import Chat, close_no_thought, open_chat
 from reflectune.agents.model_files import find_fault, has_chat_template
 from reflectune.state.config import StudentConfig, read_toml
 from reflectune.state.errors import ConfigError, StudentError
@@ -28,6 +29,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 _DEFAULTS = {"target_with_input": "{instruction}\n{input}"}
 _FIELD = re.compile(r"\{(\w+)\}")
+_THOUGHT = re.compile(r"\s*<think>")
 _NO_CHAT_TEMPLATE = 'the student has no chat template; set student.template = "plain"'
 _SHIPPED = Path(__file__).parent
 
@@ -37,43 +39,57 @@ class Template:
     """The prompts of one student."""
 
     texts: Mapping[str, str]  # by the keys of a template file
-    wrap: Callable[[str], str] = str  # puts a chat model's own template around one user turn
+    chat: Chat | None = None  # a chat model's own template, which goes around what these say
 
     def prompt(self, pair: Pair) -> str:
-        """P(x): what stands before the response."""
-        return self.wrap(self._fill("prompt_with_input" if pair.input.strip() else "prompt", pair))
+        """P(x): what stands before the response; no empty thought before one that brings its own."""
+        prompt = self._wrap(self._ask(pair))
+        return close_no_thought(prompt) if _THOUGHT.match(pair.response) else prompt
+
+    def opening(self, pair: Pair) -> str:
+        """What the student goes on from: P(x), or where it may think, what stands before its thoughts."""
+        if self.chat is None or not self.chat.thinking:
+            return self._wrap(self._ask(pair))
+        return self.chat.render([_turn(self._ask(pair))], generate=True)
 
     def reverse(self, response: str) -> str:
         """R(y): shows the response and asks for its instruction."""
-        return self.wrap(self._fill("reverse", Pair("", "", response)))
+        return self._wrap(self._fill("reverse", Pair("", "", response)))
 
     def instruction_target(self, pair: Pair) -> str:
         """x as a target: the instruction, with its input where there is one."""
         return self._fill("target_with_input", pair) if pair.input.strip() else pair.instruction
 
+    def end_id(self, tokenizer: Any) -> int | None:
+        """The token that ends an answer: the chat template's, or EOS; None where there is neither."""
+        end = (self.chat and self.chat.end_of_turn()) or tokenizer.eos_token
+        return None if end is None else int(tokenizer.convert_tokens_to_ids(end))
+
     def render(self, pair: Pair, term: Term) -> tuple[str, str]:
-        """What a term measures: the text in front, and the target behind it."""
-        match term:
-            case "response_given_instruction":
-                return self.prompt(pair), pair.response
-            case "response_alone":
-                return "", pair.response
-            case "instruction_given_response":
-                return self.reverse(pair.response), self.instruction_target(pair)
-            case "instruction_alone":
-                return "", self.instruction_target(pair)
+        """The target of a term, and the text in front of it that it is given, or would be if not alone."""
+        if term in ("response_given_instruction", "response_alone"):
+            return self.prompt(pair), pair.response
+        return self.reverse(pair.response), self.instruction_target(pair)
+
+    def _ask(self, pair: Pair) -> str:
+        return self._fill("prompt_with_input" if pair.input.strip() else "prompt", pair)
+
+    def _wrap(self, text: str) -> str:
+        return text if self.chat is None else self.chat.open_answer([_turn(text)])
 
     def _fill(self, key: str, pair: Pair) -> str:
         return _FIELD.sub(lambda match: getattr(pair, match[1]), self.texts[key])
 
 
-def open_template(name: str, tokenizer: Any) -> Template:
+def open_template(config: StudentConfig, tokenizer: Any) -> Template:
     """The template that `student.template` names: "plain", "chat" (the tokenizer's own), or a TOML file."""
-    if name != "chat":
-        return Template(_read_texts(_SHIPPED / "plain.toml" if name == "plain" else Path(name)))
+    if config.template != "chat":
+        is_plain = config.template == "plain"
+        return Template(_read_texts(_SHIPPED / "plain.toml" if is_plain else Path(config.template)))
     if not tokenizer.chat_template:
         raise StudentError(f"{tokenizer.name_or_path}: {_NO_CHAT_TEMPLATE}")
-    return Template(_read_texts(_SHIPPED / "chat.toml"), wrap=lambda turn: _chat(tokenizer, turn))
+    chat = open_chat(tokenizer, thinking=config.thinking, date=config.date)
+    return Template(_read_texts(_SHIPPED / "chat.toml"), chat)
 
 
 def check_student(config: StudentConfig) -> None:
@@ -87,17 +103,8 @@ def check_student(config: StudentConfig) -> None:
         raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
 
 
-def _chat(tokenizer: Any, turn: str) -> str:
-    # The student learns responses without deliberation, and a run resumed on another day must see the same
-    # prompts (the date is the default of the templates that have one).
-    settings = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-    messages = [{"role": "user", "content": turn}]
-    try:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **settings)
-        )
-    except Exception as error:  # a chat template is a program of its own
-        raise StudentError(f"the student's chat template refused a user turn: {error}") from error
+def _turn(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 def _read_texts(path: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Every key with its documentation: what `reflectune init` writes, and what the table of keys shows."""
 
+import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import NoneType
@@ -11,7 +12,10 @@ from reflectune.state.config.sections import RunConfig
 
 __all__ = ["ConfigKey", "commented_config", "list_keys"]
 
-_TYPES = {str: "string", int: "integer", float: "float", bool: "boolean", list[str]: "array of strings"}
+_TYPES = {
+    str: "string", int: "integer", float: "float", bool: "boolean", list[str]: "array of strings",
+    datetime.date: "date",
+}  # fmt: skip
 _EXAMPLES = {
     "name": "my-run",
     "data.path": "data.json",

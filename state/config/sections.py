@@ -4,6 +4,7 @@ The docstring under a field is its documentation everywhere: `reflectune init` w
 the key, and the table of keys is made from it.
 """
 
+import datetime
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
@@ -169,6 +170,12 @@ class StudentConfig(Section):
     """Revision of a hub model."""
     template: str = "chat"
     """Prompts it is trained and scored with: chat (its own chat template), plain, or a TOML file."""
+    thinking: bool = False
+    """Let it, and a teacher on this machine, think before answering, if its chat template has that switch."""
+    date: datetime.date = datetime.date(2024, 7, 26)
+    """Today's date for chat templates that print it; the same from a run's beginning to its end."""
+    separator: str | None = None
+    """Token in front of a text that is scored alone; unset takes BOS, or what separates documents."""
     max_length: int = Field(default=2048, ge=8)
     """Most tokens of prompt and target together; a longer target is cut at its end."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

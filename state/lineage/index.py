@@ -118,7 +118,7 @@ class SampleIndex(OpenDatabase):
 
     def count(self, query: SampleQuery, at_most: int = 10_000) -> int:
         """How many rows a query has, counted no further than `at_most`."""
-        source, params = self._select(query)
+        source, params = self._select(query, sorts=False)
         row = self.db.execute(
             f"SELECT COUNT(*) FROM (SELECT 1 FROM {source} LIMIT :at_most)", {**params, "at_most": at_most}
         ).fetchone()
@@ -146,12 +146,12 @@ class SampleIndex(OpenDatabase):
         rows = self.db.execute("SELECT document FROM found.rounds ORDER BY round").fetchall()
         return [json.loads(row[0]) for row in rows]
 
-    def _select(self, query: SampleQuery) -> tuple[str, dict[str, Any]]:
-        """FROM and WHERE of a query, with their parameters."""
+    def _select(self, query: SampleQuery, *, sorts: bool = True) -> tuple[str, dict[str, Any]]:
+        """FROM and WHERE of a query, with their parameters; rows come in its order if that is asked for."""
         if query.text:
             self._match(query.text, query.most_matches)
             source = f"temp.matches CROSS JOIN {_steps('position')} ON steps.position = matches.position"
-        elif query.sort == "position" and query.position is None and query.round is not None:
+        elif query.position is None and query.round is not None and not (sorts and query.sort != "position"):
             source = _steps("round")
         else:
             source = _steps("position" if query.position is not None else query.sort)

@@ -46,7 +46,11 @@ class OneAtATime:
 
     def score(self, pair: Pair) -> dict[Term, Perplexity]:
         """All four terms, a pass each."""
-        return {term: self._measure(*self._template.render(pair, term)) for term in TERMS}
+        perplexities: dict[Term, Perplexity] = {}
+        for term in TERMS:
+            prefix, target = self._template.render(pair, term)
+            perplexities[term] = self._measure("" if term.endswith("alone") else prefix, target)
+        return perplexities
 
     def choose(
         self, phase: Phase, incumbent: Pair, candidate: Pair

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from reflectune.agents.student.refinetune import adapt, encode_pairs, refinetune_student
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Student, open_encoder
 from reflectune.agents.student.targets import Encoded
 from reflectune.agents.student.templates import open_template
 from reflectune.agents.tokenizers import open_tokenizer
@@ -119,8 +119,9 @@ def train_padded(config: RunConfig, pairs: Sequence[Pair], out: Path, *, steps: 
     student, refinetune = config.student, config.refinetune
     tokenizer = open_tokenizer(student)
     base = AutoModelForCausalLM.from_pretrained(student.model, dtype=getattr(torch, student.dtype))
-    template = open_template(student.template, tokenizer)
-    sequences = encode_pairs(tokenizer, template, student.max_length, pairs)
+    template = open_template(student, tokenizer)
+    encoder = open_encoder(base, tokenizer, template, student)
+    sequences = encode_pairs(encoder, template, template.end_id(tokenizer), pairs)
     random.Random(config.seed).shuffle(sequences)
     set_seed(config.seed)
     model = adapt(base, refinetune)

@@ -143,7 +143,7 @@ def _run_baseline(config: RunConfig, records: Sequence[Pair], number: int) -> tu
     student = config.student
     tokenizer = open_tokenizer(student)
     model = AutoModelForCausalLM.from_pretrained(student.model, dtype=torch.float32).eval()
-    scorer = OneAtATime(model, tokenizer, open_template(student.template, tokenizer), student.max_length)
+    scorer = OneAtATime(model, tokenizer, open_template(student, tokenizer), student.max_length)
     scorer.score(records[0])  # the first pass is slower
     meter = Meter()
     meter.attach(model)
@@ -223,7 +223,7 @@ def _score_large(configs: dict[str, RunConfig], pairs: Sequence[Pair], peaks: di
         model = random_llama(LARGE, getattr(torch, dtype))
         multiply_by_onednn(model)  # as models.open_model has it
         tokenizer = open_tokenizer(config.student)
-        template = open_template(config.student.template, tokenizer)
+        template = open_template(config.student, tokenizer)
         student = Student(model, tokenizer, template, config.student)
         questions = [(pair, term) for pair in pairs for term in TERMS]
         student.score(questions[: 2 * len(TERMS)])  # the first passes are slower
