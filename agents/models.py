@@ -100,7 +100,7 @@ def check_match(model: Any, tokenizer: Any) -> None:
     for name in ("BOS", "EOS"):
         token = getattr(tokenizer, f"{name.lower()}_token_id")
         if token is not None and token >= known:
-            what = f"its tokenizer's {name} is token {token}, where the model knows {known} from 0 on"
+            what = f"its tokenizer's {name} is token {token}, and the model knows 0 to {known - 1}"
             raise StudentError(f"{model.name_or_path}: {what}")
 
 
