@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reflectune.state.errors import StudentError
+from reflectune.state.text import one_line
 
 __all__ = ["Chat", "close_no_thought", "find_separator", "open_chat"]
 
@@ -58,8 +59,8 @@ class Chat:
                 )
             )
         except Exception as error:  # whatever such a program does
-            name = self.tokenizer.name_or_path
-            raise StudentError(f"{name}: its chat template does not take messages: {error}") from error
+            what = f"its chat template does not take messages: {one_line(str(error))}"
+            raise StudentError(f"{self.tokenizer.name_or_path}: {what}") from error
 
     def open_answer(self, messages: Messages) -> str:
         """The messages as text, up to where the assistant's answer to the last of them stands.

@@ -1,17 +1,13 @@
 """What a model folder must hold to be opened, and how to tell its content from another's. Opens no model."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from reflectune.state.config import StudentConfig
-from reflectune.state.errors import ConfigError, StudentError
+from reflectune.state.errors import ConfigError
 from reflectune.state.records import content_hash
 
-__all__ = ["find_fault", "fingerprint", "first_line", "has_chat_template", "opening", "source"]
+__all__ = ["find_fault", "fingerprint", "has_chat_template"]
 
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
@@ -79,27 +75,6 @@ def fingerprint(folder: Path) -> str:
         return content_hash(*((path.name, path.stat().st_size, _hash_blocks(path)) for path in files))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error}") from error
-
-
-def source(config: StudentConfig) -> dict[str, Any]:
-    """Arguments of every `from_pretrained` of a student's."""
-    return {"revision": config.revision, "trust_remote_code": False}
-
-
-@contextmanager
-def opening(config: StudentConfig, what: str) -> Iterator[None]:
-    """Make a StudentError of whatever foreign files can cause."""
-    try:
-        yield
-    except Exception as error:
-        kind = "" if Path(config.model).is_dir() else " (no folder here, so taken for a hub name)"
-        message = f"{config.model}{kind}: the {what} could not be opened: {first_line(error)}"
-        raise StudentError(message) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _hash_blocks(path: Path) -> str:

@@ -8,28 +8,30 @@ import atexit
 import gc
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from reflectune.agents.chat import find_separator
 from reflectune.agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
-from reflectune.agents.model_files import first_line, opening, source
 from reflectune.agents.student.linear import multiply_by_onednn
-from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
     "attach_adapter", "check_four_bit", "check_match", "context_length", "free_memory", "not_finite",
-    "open_model", "resolve_student", "set_threads",
+    "open_model", "opening", "resolve_student", "set_threads", "source",
 ]  # fmt: skip
 
+# Bars and warnings of the library would break into our own display; what goes wrong is raised.
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
 # The libraries stay to the end: freeing a model's memory need not walk their objects, which takes longer than
 # the freeing. At the end they are looked through after all, for those that complain of what is left.
 gc.freeze()
@@ -37,15 +39,14 @@ atexit.register(gc.unfreeze)
 
 
 def resolve_student(config: StudentConfig) -> StudentConfig:
-    """The same student with CPU threads, number format and separator settled, where it leaves them open.
+    """The same student with its CPU threads and number format settled, by measuring where it leaves them.
 
     Measuring gives other answers at other times: a run does this once and keeps them. A number format
     stays "auto" only off the CPU, for a model whose config.json does not name its own.
     """
     if config.threads is None:
         config = config.model_copy(update={"threads": measure_threads()})
-    separator = config.separator or find_separator(open_tokenizer(config))
-    return config.model_copy(update={"dtype": _dtype(config), "separator": separator})
+    return config.model_copy(update={"dtype": _dtype(config)})
 
 
 def set_threads(threads: int | None) -> None:
@@ -118,9 +119,9 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     except FileNotFoundError:
         raise AdapterError(f"{folder}: no adapter here; want adapter_model.safetensors") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise AdapterError(f"{folder}: not a readable LoRA adapter: {first_line(error)}") from error
+        raise AdapterError(f"{folder}: not a readable LoRA adapter: {_first_line(error)}") from error
     except RuntimeError as error:
-        raise AdapterError(f"{folder}: an adapter of another model: {first_line(error)}") from error
+        raise AdapterError(f"{folder}: an adapter of another model: {_first_line(error)}") from error
     weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     if apart := given ^ set(weights):
         what = f"{len(apart)} of its weights have no counterpart"
@@ -151,6 +152,22 @@ def free_memory() -> None:
         torch.mps.empty_cache()
 
 
+def source(config: StudentConfig) -> dict[str, Any]:
+    """Arguments of every `from_pretrained` of a student's."""
+    return {"revision": config.revision, "trust_remote_code": False}
+
+
+@contextmanager
+def opening(config: StudentConfig, what: str) -> Iterator[None]:
+    """Make a StudentError of whatever foreign files can cause."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if Path(config.model).is_dir() else " (no folder here, so taken for a hub name)"
+        message = f"{config.model}{kind}: the {what} could not be opened: {_first_line(error)}"
+        raise StudentError(message) from error
+
+
 def _dtype(config: StudentConfig) -> str:
     """For "auto" the model's own number format; on a CPU float32, unless it is bfloat16 and faster there."""
     if config.dtype != "auto":
@@ -179,4 +196,8 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise StudentError(f"student.device = {name!r} is not there: {first_line(error)}") from error
+        raise StudentError(f"student.device = {name!r} is not there: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,20 +6,15 @@ Nothing here knows models, pairs or prompts.
 import json
 from typing import Any
 
-import transformers
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from reflectune.agents.model_files import opening, source
+from reflectune.agents.models import opening, source
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 
 __all__ = ["open_tokenizer"]
-
-# Bars and warnings of the library would break into our own display; what goes wrong is raised.
-transformers.utils.logging.disable_progress_bar()
-transformers.utils.logging.set_verbosity_error()
 
 # Texts that a tokenizer must give back.
 _PROBES = {

@@ -11,10 +11,9 @@ from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
-from reflectune.agents.models import resolve_student
 from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.refinetune import check_refinetune
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Student, settle_student
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
@@ -43,9 +42,9 @@ _LIBRARIES = ("reflectune", "torch", "transformers", "peft", "langgraph", "sqlit
 def create_run(config: RunConfig, runs: Path) -> RunFolder:
     """Check everything a run needs and make its folder; on any error nothing stays behind.
 
-    The config that is written has the student's threads and number format settled, so that a resumed run
-    computes the same bits. The lineage keeps hashes of the files that the config names and that are read
-    again later: a resumed run refuses others under the same names.
+    The config that is written has the student's threads, number format and separator settled, so that a
+    resumed run computes the same bits. The lineage keeps hashes of the files that the config names and that
+    are read again later: a resumed run refuses others under the same names.
     """
     with RunFolder.create(runs, config.name) as folder, explain_storage_errors(runs, "start the run again"):
         check_teacher(config.teacher)
@@ -56,7 +55,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
         samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
-        config = config.model_copy(update={"student": resolve_student(config.student)})
+        config = config.model_copy(update={"student": settle_student(config.student)})
         check_refinetune(config)  # last: it opens the model
         folder.write_config(config.to_toml())
         with LineageWriter.create(folder.lineage) as lineage:

@@ -121,7 +121,7 @@ def _train(
     is_stopping: Callable[[], bool],
 ) -> dict[str, float]:
     started = time.monotonic()
-    student, refinetune = models.resolve_student(config.student), config.refinetune
+    student, refinetune = config.student, config.refinetune
     base, tokenizer, template = open_parts(student, load_in_4bit=refinetune.load_in_4bit)
     encoder = open_encoder(base, tokenizer, template, student)
     sequences = encode_pairs(encoder, template, template.end_id(tokenizer), pairs)

@@ -14,6 +14,7 @@ import torch
 from reflectune.agents import models
 from reflectune.agents.chat import find_separator
 from reflectune.agents.generation import generate_greedy, stop_ids
+from reflectune.agents.hardware import measure_threads
 from reflectune.agents.student.scoring import choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.agents.student.templates import Template, check_student, open_template
@@ -22,7 +23,7 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term
 
-__all__ = ["Response", "Student", "open_encoder", "open_parts"]
+__all__ = ["Response", "Student", "open_encoder", "open_parts", "settle_student"]
 
 _ALONE: tuple[Term, ...] = ("response_alone", "instruction_alone")
 
@@ -35,9 +36,16 @@ class Response:
     num_tokens: int
 
 
+def settle_student(config: StudentConfig) -> StudentConfig:
+    """The same student with threads, number format and separator settled: a run does this once."""
+    settled = models.resolve_student(config)
+    separator = config.separator or find_separator(open_tokenizer(config))
+    return settled.model_copy(update={"separator": separator})
+
+
 def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[Any, Any, Template]:
     """A student's base model, tokenizer and template, which fit each other; sets torch's threads."""
-    models.set_threads(config.threads)
+    models.set_threads(config.threads or measure_threads())
     tokenizer = open_tokenizer(config)
     template = open_template(config, tokenizer)
     model = models.open_model(config, load_in_4bit=load_in_4bit)
@@ -46,11 +54,11 @@ def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[An
 
 
 def open_encoder(model: Any, tokenizer: Any, template: Template, config: StudentConfig) -> TargetEncoder:
-    """What turns a student's texts into tokens, within what its model can take; the config is resolved."""
+    """What turns a student's texts into tokens, within what its model can take."""
     return TargetEncoder(
         tokenizer,
         min(config.max_length, models.context_length(model) or config.max_length),
-        config.separator or find_separator(tokenizer),  # settled for a run, once
+        config.separator or find_separator(tokenizer),  # a run has settled it
         marks=None if template.chat is None else template.chat.marks(),
         embeddings=model.get_input_embeddings().num_embeddings,
     )
@@ -73,7 +81,6 @@ class Student(AbstractContextManager["Student"]):
     def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
         """Load the base model, with a LoRA adapter where one is given. Its context bounds `max_length`."""
         check_student(config)
-        config = models.resolve_student(config)
         model, tokenizer, template = open_parts(config)
         if adapter is not None:
             model = models.attach_adapter(model, adapter).get_base_model()
