@@ -6,12 +6,11 @@ knows texts, pairs or teachers.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -24,8 +23,8 @@ from transformers.cache_utils import DynamicLayer
 from reflectune.agents.models import context_length
 
 __all__ = [
-    "Opening", "Sampling", "continue_prompts", "find_room", "generate_greedy", "render_messages",
-    "shares_openings", "stop_ids",
+    "Opening", "Sampling", "continue_prompts", "find_room", "generate_greedy", "shares_openings",
+    "stop_ids",
 ]  # fmt: skip
 
 # A key-value cache takes about an eighth of what a training pass keeps per token, or less.
@@ -64,22 +63,6 @@ class Opening:
         return DynamicCache(
             [tuple(part.expand(rows, -1, -1, -1) for part in state) for state in self._states]
         )
-
-
-def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of {"role", "content"} messages, up to where the assistant's next one begins.
-
-    Without a chat template the contents stand one after the other, an empty line between them, behind
-    what the tokenizer puts in front of any text. A ValueError where the chat template refuses them.
-    """
-    if not tokenizer.chat_template:
-        return list(tokenizer("\n\n".join(message["content"] for message in messages)).input_ids)
-    turns = [dict(message) for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise ValueError(f"the chat template does not take it: {error}") from error
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:

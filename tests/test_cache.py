@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,13 @@ def test_cached_engine_goes_by_what_a_model_folder_holds(opened: Opened, folder:
     assert ask(opened, local("vllm"), make_request(), model()).cached
     assert not ask(opened, local("vllm", quantization="fp8"), make_request(), model()).cached
     assert not ask(opened, local("vllm", max_model_len=64), make_request(), model()).cached
-    assert not ask(opened, local(), make_request(), named(str(folder), dtype="bfloat16")).cached
+    others: tuple[dict[str, Any], ...] = (
+        {"dtype": "bfloat16"},
+        {"thinking": True},
+        {"date": date(2025, 1, 1)},
+    )
+    for other in others:
+        assert not ask(opened, local(), make_request(), named(str(folder), **other)).cached
     adapted = replace(model(), adapter=folder.with_name("adapter"), adapter_hash="one")
     assert not ask(opened, local(), make_request(), adapted).cached
     assert ask(opened, local(), make_request(), replace(adapted, name="self:s7")).cached

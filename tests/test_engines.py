@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -181,6 +182,9 @@ def test_openai_reply_without_an_answer_fails(body: str) -> None:
     assert "not a chat completion" in (answer.message or "")
 
 
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+
+
 @pytest.mark.parametrize(
     ("message", "finish", "text", "reason"),
     [
@@ -193,6 +197,20 @@ def test_openai_reply_without_an_answer_fails(body: str) -> None:
         ({}, None, "", None),
         ({"content": 3, "refusal": {"a": 1}}, "stop", "", "stop"),
         ({"content": "Ye"}, "st\ud800op", "Ye", "st\ufffdop"),  # SQLite cannot hold a lone surrogate
+        ({"content": None, "reasoning_content": "Hm."}, "length", "", "length"),
+        ({"content": "", "reasoning": "Hm."}, "stop", "", "stop"),
+        (
+            {"content": [THOUGHT, {"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]},
+            "stop",
+            "Yes.",
+            "stop",
+        ),
+        (
+            {"content": [THOUGHT, {"type": "reasoning", "text": "Hm."}, {"type": "text"}, None, "a"]},
+            "stop",
+            "",
+            "stop",
+        ),
     ],
 )
 def test_openai_refusal_or_silence_is_an_answer(
@@ -203,6 +221,14 @@ def test_openai_refusal_or_silence_is_an_answer(
     answer = _read_completion("1", body)
     assert (answer.text, answer.finish_reason, answer.error) == (text, reason, None)
     assert (answer.prompt_tokens, answer.completion_tokens) == (9, 4)
+
+
+@pytest.mark.parametrize("content", ["Yes.", [THOUGHT, {"type": "text", "text": "Yes."}]])
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_openai_takes_no_thought_for_an_answer(field: str, content: object) -> None:
+    message = {"role": "assistant", field: "Hm.", "content": content}
+    with served(lambda r, n: Reply(body=json.dumps({"choices": [{"message": message}]}))) as (_, engine):
+        assert ask(engine, request())["0"].text == "Yes."
 
 
 @pytest.mark.parametrize(
@@ -352,6 +378,21 @@ def test_transformers_writes_until_the_model_stops(alphabet: Path) -> None:
     assert not engine.structured
 
 
+@pytest.mark.parametrize(("thinking", "text"), [(False, "d"), (True, "bcd")])
+def test_transformers_goes_on_from_the_answer_or_the_thought(
+    alphabet: Path, tmp_path: Path, thinking: bool, text: str
+) -> None:
+    folder = shutil.copytree(alphabet, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'assistant' %}c{% endif %}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}a{% endif %}"
+    )
+    source = StudentConfig(model=str(folder), thinking=thinking)
+    settings = TeacherConfig(engine="transformers", model=str(folder), max_tokens=8)
+    with closing(TransformersEngine(settings, TeacherModel("m", source))) as engine:
+        assert ask(engine, request(text="x"))["0"].text == text
+
+
 @pytest.mark.slow
 def test_transformers_draw_follows_from_the_requests_own_seed(tiny_llama: Path) -> None:
     engine = local(tiny_llama, temperature=1.0)
@@ -387,7 +428,7 @@ def test_transformers_adapter_writes_as_peft_does(tiny_llama: Path, tmp_path: Pa
         texts[name] = ask(engine, request())["0"].text
         engine.close()
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    prompt = tokenizer("<user>Say something.\n<assistant>", return_tensors="pt").input_ids
+    prompt = tokenizer("<s><user>Say something.\n<assistant>", return_tensors="pt").input_ids
     network = PeftModel.from_pretrained(base, str(folder)).eval()
     written = network.generate(input_ids=prompt, max_new_tokens=16, do_sample=False)[0, prompt.shape[1] :]
     assert texts["adapted"] == tokenizer.decode(written, skip_special_tokens=True) != texts["base"]
@@ -464,3 +505,10 @@ def test_registry_opens_every_configurable_engine(tmp_path: Path, alphabet: Path
         kind = ENGINES[each.engine]
         with closing(kind.open(each, TeacherModel("m", StudentConfig(model=str(alphabet))))) as engine:
             assert (engine.name, engine.structured) == (each.engine, kind.structured)
+
+
+def test_a_schema_holds_no_model_on_this_machine_that_thinks_first() -> None:
+    for thinking in (False, True):
+        model = TeacherModel("m", StudentConfig(model="m", thinking=thinking))
+        taking = {name for name, kind in ENGINES.items() if kind.takes_schemas(model)}
+        assert taking == {"openai", "recorded"} | (set() if thinking else {"vllm"})

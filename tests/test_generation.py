@@ -26,14 +26,12 @@ from reflectune.agents.generation import (
     Sampling,
     _Draw,
     continue_prompts,
-    render_messages,
     shares_openings,
 )
-from tests.tiny_models import build_model, byte_level_tokenizer, save_bigram_llama
+from tests.tiny_models import build_model, save_bigram_llama
 
 VOCABULARY = 400
 MODELS = {name: build_model(name, vocabulary=VOCABULARY, scale=0.3) for name in ("llama", "qwen2", "gpt2")}
-MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"})
 LETTERS = {"a": 1 / 2, "b": 1 / 4, "c": 1 / 8, "d": 1 / 8}
 A = 2  # id of the letter a; b, c and d follow
 
@@ -63,22 +61,6 @@ def watch(module: Any) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
         yield calls
     finally:
         hook.remove()
-
-
-# Rendering
-
-
-def test_render_messages_uses_the_chat_template() -> None:
-    tokenizer = byte_level_tokenizer(chat=True)
-    ids = render_messages(tokenizer, MESSAGES)
-    assert tokenizer.decode(ids) == "<user>Be brief.\n<user>Why?\n<assistant>"
-    # The template writes its own BOS, where there is one.
-    assert tokenizer.bos_token_id not in ids
-
-
-def test_render_messages_without_a_chat_template_joins_the_contents() -> None:
-    tokenizer = byte_level_tokenizer()
-    assert render_messages(tokenizer, MESSAGES) == tokenizer("Be brief.\n\nWhy?").input_ids
 
 
 # Drawing

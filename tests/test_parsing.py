@@ -41,6 +41,11 @@ DRAFTS = tagged(critique="a", new_instruction="First?", new_response="One.") + t
 R = '{"critique": "c", "response": "r"}'
 LINES = '{"critique": "c", "response": "line one\nline two"}'
 LOOP = "It goes on. " * 40  # 480 characters
+MARKS = [
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+]
 DECLINED = "I'm sorry, but I can't assist with that."
 
 
@@ -254,6 +259,54 @@ def test_parse_reads_nothing_of_a_thought(structured: bool) -> None:
     assert isinstance(parse(within, structured=structured), Proposal)
 
 
+DRAFT, FINAL = tagged(critique="a", new_response="draft"), tagged(critique="b", new_response="final")
+HARMONY = f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final"
+
+
+@pytest.mark.parametrize(
+    ("text", "response"),
+    [
+        # Begun by the chat template, and so without a mark of its own.
+        (f"Hm.\n</think>\n\n{FINAL}", "final"),
+        (f"Hm. {DRAFT}</think>Done.", None),
+        (f"Hm. <new-response-{NONCE}>draft</think>{FINAL}", "final"),
+        (f"So </think> it is. {DRAFT}</think>Done.", None),
+        *((f"{begin}{DRAFT}{end}{FINAL}", "final") for begin, end in MARKS),
+        *((f"{begin}{DRAFT}{end}Done.", None) for begin, end in MARKS),
+        *((f"{begin}{DRAFT}", None) for begin, _ in MARKS),
+        (f"<think></think>\n<think>{DRAFT}</think>Done.", None),
+        (f"<think>Hm.</think><think>{DRAFT}", None),
+        (f"<think>a</think>So: {FINAL}", "final"),
+        (f"{HARMONY}<|message|>{FINAL}", "final"),
+        (f'{HARMONY} <|constrain|>json<|message|>{{"critique": "b", "response": "final"}}', "final"),
+        (HARMONY, None),
+        # Marks in an answer's own texts are its words, and one that begins behind it is a thought by itself.
+        (tagged(critique="No </think>.", new_response="Close it with </think>."), "Close it with </think>."),
+        ('{"critique": "No </think>.", "response": "Close it with </think>."}', "Close it with </think>."),
+        (f"It asks for <think> tags. {FINAL}", "final"),
+        (f"{FINAL}\n<think>Good?</think>", "final"),
+        # A thought within.
+        (tagged(new_response="<think>Hm.</think>\nBlue."), "Blue."),
+        (tagged(new_response="<think>Hm."), None),
+    ],
+)
+def test_parse_makes_no_answer_of_thoughts(text: str, response: str | None) -> None:
+    parsed = parse(text)
+    assert (parsed.pair.response if isinstance(parsed, Proposal) else None) == response
+    assert response or parsed == "unparsable"
+
+
+def test_parse_keeps_thoughts_that_the_data_has_or_asks_for() -> None:
+    thought = "<think>2 and 2.</think>\n4"
+    answer = tagged(new_instruction="New?", new_response=thought)
+    for place in ("instruction", "input", "response"):
+        pair = replace(PAIR, **{place: "<think>Colours.</think>Red."})
+        assert parse(answer, "instruction", pair) == Proposal("", Pair("New?", "", thought))
+    assert parse(answer, "instruction") == Proposal("", Pair("New?", "", "4"))
+    asked = tagged(new_instruction="<think>Hm.</think>Think in <think> tags.", new_response=thought)
+    assert parse(asked, "instruction") == Proposal("", Pair("Think in <think> tags.", "", thought))
+
+
 @pytest.mark.parametrize(
     ("text", "finish", "status"),
     [
@@ -367,6 +420,9 @@ def test_parse_takes_texts_of_a_megabyte(phase: Phase, form: str) -> None:
         f"<new-response-{NONCE}",
         "\n",
         "A line that has forty characters or more.\n",
+        "<think>",
+        "a<think></think>",
+        f"</think><new-response-{NONCE}></new-response-{NONCE}>",
     ],
 )
 def test_parse_takes_no_time_over_a_megabyte_of_anything(unit: str) -> None:

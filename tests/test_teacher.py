@@ -4,16 +4,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import date
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reflectune.agents.teacher.engines import Request
+from reflectune.agents.teacher.engines import ENGINES, EngineKind, Request, TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import PHASES, Answer, Pair, Phase, Reflection, Version
 from tests.prompting import write_own
@@ -545,6 +546,23 @@ def test_check_teacher_wants_a_model_folder(tmp_path: Path) -> None:
             (folder / name).touch()
     check_teacher(settings)
     check_teacher(TeacherConfig(engine="transformers", model="organisation/name"))
+
+
+def test_student_says_whether_a_teacher_on_this_machine_thinks_and_which_day_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[TeacherModel] = []
+
+    def open_engine(config: TeacherConfig, model: TeacherModel) -> ScriptedEngine:
+        opened.append(model)
+        return ScriptedEngine(well)
+
+    monkeypatch.setitem(ENGINES, "transformers", EngineKind(open_engine))
+    student = TeacherModel("self:s1", StudentConfig(model="s", thinking=True, date=date(2025, 1, 2)))
+    for name in ("other", "self"):
+        open_teacher(TeacherConfig(engine="transformers", model=name), 0, student).close()
+    assert [model.source.model for model in opened] == ["other", "s"]
+    assert {(model.source.thinking, model.source.date) for model in opened} == {(True, date(2025, 1, 2))}
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the shared data in {SHARED}")

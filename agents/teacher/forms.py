@@ -5,15 +5,15 @@ Tags carry a nonce, which data cannot fake. Nothing here knows prompts, or wheth
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from reflectune.state.records import Phase
 
 __all__ = [
-    "FIELDS", "answer_schema", "clean_text", "find_json", "find_members", "find_tags", "join_spaces",
-    "read_json",
+    "FIELDS", "answer_schema", "clean_text", "find_json", "find_members", "find_tags", "hide_answers",
+    "join_spaces", "read_json",
 ]  # fmt: skip
 
 # What an answer holds besides the critique: key of the JSON form -> tag of the tagged form.
@@ -77,19 +77,41 @@ def find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> list[dict[str
 
 def find_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """All answers that are JSON objects, in their order."""
-    found = []
-    start = 0
-    while match := _OBJECT.search(text, start):
-        answer = _read_object(match[0], fields)
-        found += answer
-        start = match.end() if answer else match.start() + 1
-    return found
+    return [answer for _, answer in _find_objects(text, fields)]
+
+
+def hide_answers(text: str, nonce: str, fields: Mapping[str, str]) -> str:
+    """The text with blanks for all that stands between tags, and for answers that are JSON objects.
+
+    A tag that opens again begins anew, as in `find_tags`.
+    """
+    spans = [match.span() for match, _ in _find_objects(text, fields)]
+    tag = rf"(?:critique|{'|'.join(fields.values())})-{re.escape(nonce)}"
+    opened: dict[str, int] = {}
+    for mark in re.finditer(rf"<(/?)({tag})>", text):
+        if not mark[1]:
+            opened[mark[2]] = mark.end()
+        elif (start := opened.pop(mark[2], None)) is not None:
+            spans.append((start, mark.start()))
+    shown = list(text)
+    for start, end in spans:
+        shown[start:end] = " " * (end - start)
+    return "".join(shown)
 
 
 def read_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """The answer that a whole text is, white space and a code fence aside; none where it is not one."""
     match = _OBJECT.fullmatch(_FENCE.sub("", text.strip()).strip())
     return _read_object(match[0], fields) if match else []
+
+
+def _find_objects(text: str, fields: Mapping[str, str]) -> Iterator[tuple[re.Match[str], dict[str, str]]]:
+    """JSON objects that are answers, as they stand in a text, with what they say."""
+    start = 0
+    while match := _OBJECT.search(text, start):
+        answer = _read_object(match[0], fields)
+        yield from ((match, each) for each in answer)
+        start = match.end() if answer else match.start() + 1
 
 
 def _read_object(source: str, fields: Mapping[str, str]) -> list[dict[str, str]]:

@@ -14,13 +14,13 @@ from reflectune.agents.teacher import forms
 from reflectune.agents.teacher.answers import is_placeholder, is_refusal, is_runaway
 from reflectune.agents.teacher.forms import FIELDS, clean_text, join_spaces
 from reflectune.agents.teacher.prompts import FIELD, Prompts, fill
+from reflectune.agents.teacher.thoughts import drop_thoughts, has_mark, skip_thought
 from reflectune.state.records import Pair, Phase
 
 __all__ = ["AnswerParser", "ParseFailure", "Proposal"]
 
 ParseFailure = Literal["unparsable", "unchanged", "echoed", "placeholder", "declined", "repetition", "cut"]
 
-_THOUGHT = re.compile(r"\s*<think>")
 _WORD = re.compile(r"\w\S*\w|\w")  # without the punctuation around it
 # Shorter runs of the prompt may well occur in an honest answer.
 _TELLTALE_WORDS = 8
@@ -40,10 +40,10 @@ class AnswerParser:
     """Reads a teacher's answers to one prompt.
 
     The last complete answer between tags counts, or else the last in JSON; code fences, prose and
-    earlier drafts around it do not, nor does a thought that the text opens with. Where tags were asked
-    for, JSON counts only as the whole text, code fence aside. A JSON object is no answer where it
-    shares the instruction or response with JSON written in the pair, spacing aside: the teacher quotes
-    it. What stands in the given pair already is no fault of the answer.
+    earlier drafts around it do not, nor do thoughts, whose marks count outside of an answer's own texts
+    only. Where tags were asked for, JSON counts only as the whole text, code fence aside. A JSON object is
+    no answer where it shares the instruction or response with JSON written in the pair, spacing aside: the
+    teacher quotes it. What stands in the given pair already is no fault of the answer.
     """
 
     prompts: Prompts
@@ -62,17 +62,26 @@ class AnswerParser:
             return "repetition" if _has_run_away(text, self.pair.response) else "cut"
         if finish_reason in ("refusal", "content_filter"):
             return "declined"
-        if _THOUGHT.match(text):
-            text = text.partition("</think>")[2]
+        fields = FIELDS[self.phase]
+        if has_mark(text):
+            text = drop_thoughts(text, forms.hide_answers(text, self.nonce, fields))
         found = self._find(text)
         if found is None:
             return self._name_formless(text)
-        proposed = {key: found[key] for key in FIELDS[self.phase]}
+        proposed = self._strip_thoughts({key: found[key] for key in fields})
         if fault := self._find_fault(found["critique"], proposed):
             return fault
         # A new instruction takes the input in.
         input = "" if self.phase == "instruction" else self.pair.input
         return Proposal(found["critique"], replace(self.pair, input=input, **proposed))
+
+    def _strip_thoughts(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """Proposed texts without thoughts that begin them, unless the pair or a new instruction has any."""
+        known, stripped = "\n".join((self.pair.instruction, self.pair.input, self.pair.response)), {}
+        for key, text in texts.items():
+            stripped[key] = text if has_mark(known) else skip_thought(text)
+            known += stripped[key]
+        return stripped
 
     def _find(self, text: str) -> dict[str, str] | None:
         """The texts of the answer that counts; None where a text holds none."""

@@ -251,7 +251,8 @@ def open_teacher(
 ) -> Teacher:
     """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
 
-    What is asked and drawn follows from the run's `seed`; `student` teaches where `teacher.model` is "self".
+    What is asked and drawn follows from the run's `seed`; `student` teaches where `teacher.model` is "self",
+    and says how other models on this machine are prompted.
     With a cache the engine is opened when the first answer is missing, if ever; None asks for every answer.
     """
     prompts = open_prompts(config.prompts)
@@ -293,7 +294,11 @@ def check_teacher(config: TeacherConfig) -> None:
 def _teacher_model(config: TeacherConfig, student: TeacherModel | None) -> TeacherModel:
     if config.model != SELF:
         name = config.model or config.engine
-        return TeacherModel(name, StudentConfig(model=name, revision=config.revision, dtype=config.dtype))
+        source = StudentConfig(model=name, revision=config.revision, dtype=config.dtype)
+        if student is not None:  # one switch, and one date, for whatever model a run opens
+            ours = student.source
+            source = source.model_copy(update={"thinking": ours.thinking, "date": ours.date})
+        return TeacherModel(name, source)
     assert student is not None, "nobody said which student is the teacher"
     if config.dtype == "auto":
         return student

@@ -54,7 +54,7 @@ class CachedEngine:
         kind = ENGINES[config.engine]
         self.name: str = config.engine
         self.model = model.name
-        self.structured, self.capacity = kind.structured, config.capacity
+        self.structured, self.capacity = kind.takes_schemas(model), config.capacity
         self._config, self._teacher, self._cache = config, model, cache
         self._sampling = (_identify(config, model, cache), config.temperature, config.top_p)
         self._engine: Engine | None = None
@@ -136,4 +136,5 @@ def _identify(config: TeacherConfig, model: TeacherModel, cache: Cache) -> tuple
         content = cache.fingerprint(str(folder))
     weights = ("named", source.model, source.revision) if content is None else ("files", content)
     dtype = None if source.dtype == "auto" else source.dtype
-    return *weights, model.adapter_hash, dtype, config.quantization, config.max_model_len
+    prompted = source.thinking, source.date.isoformat()
+    return *weights, model.adapter_hash, dtype, config.quantization, config.max_model_len, *prompted

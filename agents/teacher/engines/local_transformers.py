@@ -12,6 +12,7 @@ import torch
 
 from reflectune.agents import generation, models
 from reflectune.agents.teacher.engines import Request, TeacherModel
+from reflectune.agents.teacher.engines.local_chat import LocalChat
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import StudentError, TeacherError
@@ -32,14 +33,17 @@ class TransformersEngine:
         self._config = config
         models.set_threads(model.source.threads)
         try:
-            self._tokenizer = open_tokenizer(model.source)
+            tokenizer = open_tokenizer(model.source)
             self._network = models.open_model(model.source)
+            embeddings = self._network.get_input_embeddings().num_embeddings
+            self._chat: Any = LocalChat(tokenizer, model.source, embeddings)
         except StudentError as error:
             raise TeacherError(f"teacher {error}; check teacher.model") from error
         if model.adapter is not None:
             self._network = models.attach_adapter(self._network, model.adapter).get_base_model()
         self._context: int | None = models.context_length(self._network)
-        self._stops: list[int] = generation.stop_ids(self._network, self._tokenizer)
+        own = generation.stop_ids(self._network, tokenizer)
+        self._stops: list[int] = sorted({*own, *self._chat.stop_ids})
         self._opening: Any = generation.Opening()  # all prompts of a phase begin with the task
         self._waiting: deque[tuple[Request, list[int]]] = deque()
         self._answers: deque[Answer] = deque()
@@ -47,8 +51,8 @@ class TransformersEngine:
     def submit(self, request: Request) -> None:
         """Tokenise the request and put it in line; one that the model cannot take is refused."""
         try:
-            prompt = generation.render_messages(self._tokenizer, request.messages)
-        except ValueError as error:
+            prompt = self._chat.encode(request.messages)
+        except StudentError as error:
             message = str(error)
         else:
             if self._room(prompt) > 0:
@@ -69,7 +73,7 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Drop the model and free its memory."""
-        self._network = self._tokenizer = self._opening = None
+        self._network = self._chat = self._opening = None
         models.free_memory()
 
     def _room(self, prompt: list[int]) -> int:
@@ -104,7 +108,7 @@ class TransformersEngine:
         has_ended = tokens[-1] in self._stops
         return Answer(
             request.id,
-            text=self._tokenizer.decode(tokens[:-1] if has_ended else tokens, skip_special_tokens=True),
+            text=self._chat.decode(tokens[:-1] if has_ended else tokens),
             finish_reason="stop" if has_ended else "length",
             prompt_tokens=len(prompt),
             completion_tokens=len(tokens),

@@ -290,6 +290,13 @@ def _read_count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 2**31 else None
 
 
+def _read_text(content: object) -> str:
+    """The text of a message's content. Where it comes in parts, thoughts are parts of other types."""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def _read_completion(request_id: str, body: str) -> Answer:
     """Understand the body of a successful reply; one without a text is an answer too, and paid for."""
     try:
@@ -301,7 +308,7 @@ def _read_completion(request_id: str, body: str) -> Answer:
         counts = [_read_count(usage.get(key)) for key in ("prompt_tokens", "completion_tokens")]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Answer(request_id, error="failed", message=f"not a chat completion: {body!r}")
-    text = text if isinstance(text, str) else ""
+    text = _read_text(text)
     reason = clean_text(finish_reason[:_REASON_LENGTH]) if isinstance(finish_reason, str) else None
     if not text and isinstance(refusal, str) and refusal:
         text, reason = refusal, "refusal"

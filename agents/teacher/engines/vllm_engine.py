@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from reflectune.agents.teacher.engines import Request, TeacherModel
+from reflectune.agents.teacher.engines import ENGINES, Request, TeacherModel
 from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Word, serve
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
@@ -40,17 +40,19 @@ class VllmEngine:
     """Keeps up to `teacher.concurrency` sequences under way in vLLM."""
 
     name = "vllm"
-    structured = True
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
         check_vllm()
         self.model = model.name
         self.capacity = config.capacity
+        self.structured = ENGINES[self.name].takes_schemas(model)
         handle, log = tempfile.mkstemp(prefix="reflectune-vllm-", suffix=".log")
         os.close(handle)
         self._log = Path(log)
         adapter = model.adapter and model.adapter.absolute()
-        self._settings = ModelSettings(_engine_arguments(config, model), adapter, self._log, config)
+        self._settings = ModelSettings(
+            _engine_arguments(config, model), model.source, adapter, self._log, config
+        )
         self._waiting: list[Request] = []
         self._under_way: dict[str, Request] = {}
         self._on_trial: _Subject | None = None  # a suspect, whose requests are under way by themselves

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from reflectune.agents.teacher.engines import Request
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.errors import StudentError
 from reflectune.state.records import Answer, content_hash
 
 __all__ = ["Fault", "ModelSettings", "Ready", "Word", "serve"]
@@ -33,6 +34,7 @@ class ModelSettings:
     """What to open, and how."""
 
     engine: Mapping[str, Any]  # vLLM's engine arguments
+    source: StudentConfig
     adapter: Path | None
     log: Path  # takes all that vLLM prints
     teacher: TeacherConfig
@@ -82,6 +84,9 @@ class _Worker:
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
+        from reflectune.agents.teacher.engines.local_chat import LocalChat
+        from reflectune.agents.tokenizers import open_tokenizer
+
         how = dict(settings.engine)
         if _is_for_cpu():
             how["enforce_eager"] = True  # compiling takes longer than the small models of a CPU are worth
@@ -95,8 +100,9 @@ class _Worker:
             self._adapter = LoRARequest(str(settings.adapter), number, str(settings.adapter))
         self._teacher = settings.teacher
         self._engine = LLMEngine.from_engine_args(EngineArgs(**how))
-        self._tokenizer = self._engine.get_tokenizer()
-        self._context: int = self._engine.model_config.max_model_len
+        model = self._engine.model_config
+        self._chat = LocalChat(open_tokenizer(settings.source), settings.source, model.get_vocab_size())
+        self._context: int = model.max_model_len
         self._began: dict[str, float] = {}
 
     def work(self, requests: Connection, words: Connection) -> None:
@@ -111,10 +117,8 @@ class _Worker:
 
     def _begin(self, request: Request) -> Answer | None:
         """Have vLLM work on a request; the answer to one that it cannot take."""
-        from reflectune.agents.generation import render_messages
-
         try:
-            prompt = render_messages(self._tokenizer, request.messages)
+            prompt = self._chat.encode(request.messages)
             if len(prompt) >= self._context:
                 message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
                 return Answer(request.id, error="refused-request", message=message)
@@ -124,7 +128,7 @@ class _Worker:
                 self._sampling(request, self._context - len(prompt)),
                 lora_request=self._adapter,
             )
-        except ValueError as error:
+        except (StudentError, ValueError) as error:
             return Answer(request.id, error="refused-request", message=_describe(error))
         self._began[request.id] = time.monotonic()
         return None
@@ -138,6 +142,8 @@ class _Worker:
             top_p=self._teacher.top_p,
             max_tokens=min(self._teacher.max_tokens, room),
             seed=request.seed,
+            stop_token_ids=self._chat.stop_ids,
+            detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=request.schema and StructuredOutputsParams(json=dict(request.schema)),
         )
@@ -147,7 +153,7 @@ class _Worker:
         is_whole = written.finish_reason in ("stop", "length")
         return Answer(
             output.request_id,
-            text=written.text,
+            text=self._chat.decode(written.token_ids),
             finish_reason=written.finish_reason,
             error=None if is_whole else "failed",
             message=None if is_whole else f"vLLM gave up on it: {written.finish_reason}",

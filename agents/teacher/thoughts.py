@@ -1,0 +1,69 @@
+"""A teacher's thoughts: where in a text they begin and end. They are no part of an answer.
+
+Knows the marks of common models only: tags such as <think>, [THINK] of Magistral, START_THINKING of Command,
+the channels of gpt-oss. What opens a thought and what ends it need not have the same name.
+"""
+
+import re
+
+__all__ = ["drop_thoughts", "find_opened", "has_mark", "is_mark", "skip_thought"]
+
+_NAMES = "(?:think|thinking|thought|reasoning|seed:think)"
+_TO = r"[^\n]{0,60}?<\|message\|>"  # a channel's name may be followed by a recipient or a format
+_BEGIN = rf"<{_NAMES}>|\[THINK\]|<\|START_THINKING\|>|<\|channel\|>(?:analysis|commentary){_TO}"
+_END = rf"</{_NAMES}>|\[/THINK\]|<\|END_THINKING\|>|<\|channel\|>final{_TO}"
+_MARK = re.compile(rf"(?P<begin>{_BEGIN})|{_END}")
+_OPENED = re.compile(rf"(?:{_BEGIN})\s*\Z")
+_CHANNEL = ("<|channel|>", "<|message|>")
+
+
+def drop_thoughts(text: str, shown: str) -> str:
+    """A text without the thoughts in it.
+
+    A mark ends the thought that was begun before it, or where none was, all that stands before it: chat
+    templates may have opened the thought. One that begins the text and does not end leaves nothing. Any
+    other mark is a word of the text.
+
+    Args:
+        text: what a teacher wrote.
+        shown: the same, with blanks in place of whatever is none of its own words. Only marks in it count.
+    """
+    kept: list[str] = []
+    start = 0
+    begun: int | None = None
+    for mark in _MARK.finditer(shown):
+        if mark["begin"] is not None:
+            begun = mark.start() if begun is None else begun
+        elif begun is None:
+            kept, start = [], mark.end()
+        else:
+            kept.append(text[start:begun])
+            start, begun = mark.end(), None
+    if begun is not None and not "".join([*kept, text[start:begun]]).strip():
+        return ""
+    return "".join([*kept, text[start:]])
+
+
+def skip_thought(text: str) -> str:
+    """What stands behind the thought that a text begins with, if it does; nothing where that has no end."""
+    mark = _MARK.match(text.lstrip())
+    if mark is None or mark["begin"] is None:
+        return text
+    end = next((mark.end() for mark in _MARK.finditer(text) if mark["begin"] is None), len(text))
+    return text[end:].strip()
+
+
+def find_opened(prompt: str) -> str:
+    """The mark of the thought that a prompt ends in; empty where it ends in none."""
+    found = _OPENED.search(prompt)
+    return found[0] if found else ""
+
+
+def has_mark(text: str) -> bool:
+    """Whether a thought begins or ends in a text."""
+    return _MARK.search(text) is not None
+
+
+def is_mark(token: str) -> bool:
+    """Whether a token marks a thought, by itself or with others."""
+    return token in _CHANNEL or _MARK.fullmatch(token) is not None
