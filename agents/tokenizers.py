@@ -88,7 +88,8 @@ def _reads_as_sentencepiece(tokenizer: Any, path: str) -> bool:
     given = SentencePieceProcessor(model_file=path)
     # Of a text that begins with spaces transformers leaves out the first.
     texts = [text.lstrip() for text in _PROBES.values()]
-    return [_encode(tokenizer, text) for text in texts] == given.encode(texts)
+    ids: list[list[int]] = given.encode(texts)
+    return [_encode(tokenizer, text) for text in texts] == ids
 
 
 def _find(config: StudentConfig, name: str) -> str | None:

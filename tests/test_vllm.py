@@ -86,7 +86,7 @@ def ask(engine: Any, *requests: Request) -> dict[str, Answer]:
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
     # vLLM's attention on a CPU knows no heads narrower than 32.
     folder = save_tiny_llama(tmp_path_factory.mktemp("models") / "llama", chat=True, heads=1)
-    settings = folder / "tokenizer_config.json"  # by this class vLLM itself would lose all white space
+    settings = folder / "tokenizer_config.json"  # by this class vLLM's own loses white space
     settings.write_text(settings.read_text().replace("TokenizersBackend", "LlamaTokenizerFast"))
     return str(folder)
 
