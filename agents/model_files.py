@@ -1,20 +1,24 @@
 """What a model folder must hold to be opened, and how to tell its content from another's. Opens no model."""
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import content_hash
 
-__all__ = ["find_fault", "fingerprint"]
+__all__ = ["find_fault", "fingerprint", "has_chat_template"]
 
 _PICKLED = ("*.bin", "*.pt", "*.pth")
+_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+_SENTENCEPIECE = ("sentencepiece", "google", "google.protobuf")
+_CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/default.jinja")
 
 # What transformers and vLLM read of a model's folder or an adapter's, beside weights and *.model files.
 _READ = {
     "adapter_config.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
-    "generation_config.json", "hf_quant_config.json", "merges.txt", "params.json", "quant_config.json",
-    "quantize_config.json", "special_tokens_map.json", "tekken.json", "tokenizer.json",
+    "default.jinja", "generation_config.json", "hf_quant_config.json", "merges.txt", "params.json",
+    "quant_config.json", "quantize_config.json", "special_tokens_map.json", "tekken.json", "tokenizer.json",
     "tokenizer_config.json", "vocab.json", "vocab.txt",
 }  # fmt: skip
 _READ_SUFFIXES = (".safetensors", ".safetensors.index.json", ".model")
@@ -33,14 +37,26 @@ def find_fault(name: str) -> str | None:
     folder = Path(name)
     if not folder.is_dir():
         return f"{folder}: no such model folder" if folder.is_absolute() else None
-    for file in ("config.json", "tokenizer.json"):
-        if not (folder / file).is_file():
-            return f"{folder}: not a usable model folder, it has no {file}"
+    if not (folder / "config.json").is_file():
+        return f"{folder}: not a usable model folder, it has no config.json"
+    own = next((files for files in _TOKENIZERS if all((folder / file).is_file() for file in files)), None)
+    if own is None:
+        return f"{folder}: not a usable model folder, it has no tokenizer.json"
+    if own == ("tokenizer.model",) and not all(map(find_spec, _SENTENCEPIECE)):
+        return f"{folder}: to read its tokenizer.model, `pip install sentencepiece protobuf`"
     if not any(folder.glob("*.safetensors")):
         if any(any(folder.glob(kind)) for kind in _PICKLED):
             return f"{folder}: its weights are pickled, which can run code; convert them to safetensors"
         return f"{folder}: not a usable model folder, it has no *.safetensors weights"
     return None
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a model folder seems to come with a chat template."""
+    settings = folder / "tokenizer_config.json"
+    return any((folder / file).is_file() for file in _CHAT_TEMPLATES) or (
+        settings.is_file() and b"chat_template" in settings.read_bytes()
+    )
 
 
 def fingerprint(folder: Path) -> str:
@@ -53,7 +69,7 @@ def fingerprint(folder: Path) -> str:
     try:
         files = sorted(
             path
-            for path in folder.iterdir()
+            for path in {*folder.iterdir(), *(folder / file for file in _CHAT_TEMPLATES)}
             if (path.name in _READ or path.name.endswith(_READ_SUFFIXES)) and path.is_file()
         )
         return content_hash(*((path.name, path.stat().st_size, _hash_blocks(path)) for path in files))

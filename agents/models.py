@@ -1,4 +1,4 @@
-"""Opens models, tokenizers and adapters from disk or hub.
+"""Opens models and adapters from disk or hub.
 
 The only place that knows devices, number formats, threads and PEFT folders. Nothing here knows pairs,
 prompts or scores.
@@ -17,7 +17,7 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from reflectune.agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
 from reflectune.agents.student.linear import multiply_by_onednn
@@ -26,7 +26,7 @@ from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
     "attach_adapter", "check_four_bit", "check_match", "context_length", "free_memory", "not_finite",
-    "open_model", "open_tokenizer", "resolve_student", "set_threads",
+    "open_model", "opening", "resolve_student", "set_threads", "source",
 ]  # fmt: skip
 
 # Bars and warnings of the library would break into our own display; what goes wrong is raised.
@@ -55,25 +55,16 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or max(visible // 2, min(visible, 2)))
 
 
-def open_tokenizer(config: StudentConfig) -> Any:
-    """The student's tokenizer; a StudentError where there is none, or a slow one."""
-    with _opening(config, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(config.model, **_source(config))
-    if not tokenizer.is_fast:
-        raise StudentError(f"{config.model}: its tokenizer is a slow one; scoring needs a tokenizer.json")
-    return tokenizer
-
-
 def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
     """The student's base model on its device, in eval mode. Remote code is never run, pickle never read.
 
     With `load_in_4bit` its linear layers hold NF4 weights and compute in `dtype`: for training only, and
     only where `check_four_bit` has nothing against it. What cannot be opened is a StudentError.
     """
-    device, dtype, how = _device(config.device), _dtype(config), _source(config)
+    device, dtype, how = _device(config.device), _dtype(config), source(config)
     if load_in_4bit:
         how |= {"quantization_config": _four_bit(dtype), "device_map": {"": device}}
-    with _opening(config, "model"):
+    with opening(config, "model"):
         # Safetensors alone: pickled weights can run code.
         model, loading = AutoModelForCausalLM.from_pretrained(
             config.model, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
@@ -101,12 +92,17 @@ def check_four_bit(config: StudentConfig) -> None:
 def check_match(model: Any, tokenizer: Any) -> None:
     """Raise a StudentError for a tokenizer with more tokens than the model has embeddings.
 
-    Added tokens do not count: some models come with a padding token that they cannot embed.
+    Of added tokens only BOS and EOS count: some models come with a padding token that they cannot embed.
     """
     tokens, known = tokenizer.vocab_size, model.get_input_embeddings().num_embeddings
     if tokens > known:
         what = f"another model's tokenizer: {tokens} tokens, where the model knows {known}"
         raise StudentError(f"{model.name_or_path}: {what}")
+    for name in ("BOS", "EOS"):
+        token = getattr(tokenizer, f"{name.lower()}_token_id")
+        if token is not None and token >= known:
+            what = f"its tokenizer's {name} is token {token}, and the model knows 0 to {known - 1}"
+            raise StudentError(f"{model.name_or_path}: {what}")
 
 
 def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
@@ -156,12 +152,28 @@ def free_memory() -> None:
         torch.mps.empty_cache()
 
 
+def source(config: StudentConfig) -> dict[str, Any]:
+    """Arguments of every `from_pretrained` of a student's."""
+    return {"revision": config.revision, "trust_remote_code": False}
+
+
+@contextmanager
+def opening(config: StudentConfig, what: str) -> Iterator[None]:
+    """Make a StudentError of whatever foreign files can cause."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if Path(config.model).is_dir() else " (no folder here, so taken for a hub name)"
+        message = f"{config.model}{kind}: the {what} could not be opened: {_first_line(error)}"
+        raise StudentError(message) from error
+
+
 def _dtype(config: StudentConfig) -> str:
     """For "auto" the model's own number format; on a CPU float32, unless it is bfloat16 and faster there."""
     if config.dtype != "auto":
         return config.dtype
-    with _opening(config, "model"):
-        own = AutoConfig.from_pretrained(config.model, **_source(config)).dtype
+    with opening(config, "model"):
+        own = AutoConfig.from_pretrained(config.model, **source(config)).dtype
     if _device(config.device).type == "cpu":
         # bfloat16 would be coarser than a float16 model's own weights.
         return "bfloat16" if own == torch.bfloat16 and prefers_bfloat16() else "float32"
@@ -185,21 +197,6 @@ def _device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise StudentError(f"student.device = {name!r} is not there: {_first_line(error)}") from error
-
-
-def _source(config: StudentConfig) -> dict[str, Any]:
-    return {"revision": config.revision, "trust_remote_code": False}
-
-
-@contextmanager
-def _opening(config: StudentConfig, what: str) -> Iterator[None]:
-    """Make a StudentError of whatever foreign files can cause."""
-    try:
-        yield
-    except Exception as error:
-        kind = "" if Path(config.model).is_dir() else " (no folder here, so taken for a hub name)"
-        message = f"{config.model}{kind}: the {what} could not be opened: {_first_line(error)}"
-        raise StudentError(message) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from reflectune.agents.models import open_tokenizer
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
+from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.config import RunConfig, TeacherConfig
 from reflectune.state.data.datasets import assign_samples, read_dataset

@@ -344,9 +344,22 @@ def test_open_refuses_weights_that_would_be_left_random(copied):
 
 def test_open_refuses_a_tokenizer_with_more_tokens_than_the_model(copied):
     config = json.loads((copied / "config.json").read_text())
-    big = letter_tokenizer("".join(chr(0x4E00 + index) for index in range(config["vocab_size"])))
+    big = letter_tokenizer("".join(chr(0x4E00 + index) for index in range(config["vocab_size"] - 256)))
     big.save_pretrained(copied)
     refused(configure(copied), "another model's tokenizer: 322 tokens, where the model knows 320")
+
+
+@pytest.mark.parametrize("name", ["bos", "eos", "pad"])
+def test_open_refuses_a_bos_or_eos_that_the_model_cannot_embed(copied, name):
+    tokenizer = AutoTokenizer.from_pretrained(copied)
+    tokenizer.add_special_tokens({f"{name}_token": "<new>"})
+    tokenizer.save_pretrained(copied)
+    if name == "pad":  # never used
+        Student.open(configure(copied)).close()
+    else:
+        refused(
+            configure(copied), f"its tokenizer's {name.upper()} is token 320, and the model knows 0 to 319"
+        )
 
 
 def test_open_refuses_a_slow_tokenizer(folder, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -27,6 +27,8 @@ TEXTS = [
     "### Instruction\nAdd 12 and 30.\n\n### Response\nThe sum of 12 and 30 is 42.",
     "Explain why the sky is blue: sunlight is scattered by the air, blue more than red.",
 ]
+
+BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
@@ -58,20 +60,19 @@ def metaspace_tokenizer(*, bos: bool = True) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    bytes_ = [f"<0x{value:02X}>" for value in range(256)]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "</s>", "<pad>", "<unk>", *bytes_], show_progress=False
+        vocab_size=400, special_tokens=["<s>", "</s>", "<pad>", "<unk>", *BYTES], show_progress=False
     )
     tokenizer.train_from_iterator([line for text in TEXTS for line in text.split(" ")], trainer)
     return _wrap(tokenizer, bos)
 
 
 def letter_tokenizer(letters: str) -> PreTrainedTokenizerFast:
-    """One token a letter; ids 0 and 1 are BOS and EOS."""
-    vocabulary = {"<s>": 0, "</s>": 1, **{letter: index + 2 for index, letter in enumerate(letters)}}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    """One token a letter, behind them the bytes for all others; ids 0 and 1 are BOS and EOS."""
+    tokens = ["<s>", "</s>", *letters, *BYTES]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
@@ -151,11 +152,11 @@ def save_bigram_llama(folder: Path, letters: str, table: Mapping[str, Mapping[st
 
     Args:
         folder: where to write the model folder.
-        letters: the vocabulary behind "<s>" and "</s>", one token a letter.
+        letters: the vocabulary between "<s>" and "</s>" and the bytes, one token a letter.
         table: current token ("<s>", "</s>" or a letter) -> next token -> probability; each row sums to
             1, a token without a row goes to all alike. A next token left out has probability e^-30.
     """
-    tokens = ["<s>", "</s>", *letters]
+    tokens = ["<s>", "</s>", *letters, *BYTES]
     size = len(tokens)
     width = size + size % 2
     model = LlamaForCausalLM(

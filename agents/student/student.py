@@ -18,6 +18,7 @@ from reflectune.agents.hardware import measure_threads
 from reflectune.agents.student.scoring import choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.agents.student.templates import Template, check_student, open_template
+from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term
@@ -38,14 +39,14 @@ class Response:
 def settle_student(config: StudentConfig) -> StudentConfig:
     """The same student with threads, number format and separator settled: a run does this once."""
     settled = models.resolve_student(config)
-    separator = config.separator or find_separator(models.open_tokenizer(config))
+    separator = config.separator or find_separator(open_tokenizer(config))
     return settled.model_copy(update={"separator": separator})
 
 
 def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[Any, Any, Template]:
     """A student's base model, tokenizer and template, which fit each other; sets torch's threads."""
     models.set_threads(config.threads or measure_threads())
-    tokenizer = models.open_tokenizer(config)
+    tokenizer = open_tokenizer(config)
     template = open_template(config, tokenizer)
     model = models.open_model(config, load_in_4bit=load_in_4bit)
     models.check_match(model, tokenizer)

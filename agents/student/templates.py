@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectune.agents.chat import Chat, close_no_thought, open_chat
-from reflectune.agents.model_files import find_fault
+from reflectune.agents.model_files import find_fault, has_chat_template
 from reflectune.state.config import StudentConfig, read_toml
 from reflectune.state.errors import ConfigError, StudentError
 from reflectune.state.records import Pair, Term
@@ -99,10 +99,8 @@ def check_student(config: StudentConfig) -> None:
     if fault := find_fault(config.model):
         raise StudentError(fault)
     folder = Path(config.model)
-    if config.template == "chat" and folder.is_dir() and not (folder / "chat_template.jinja").is_file():
-        settings = folder / "tokenizer_config.json"
-        if not (settings.is_file() and b"chat_template" in settings.read_bytes()):
-            raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
+    if config.template == "chat" and folder.is_dir() and not has_chat_template(folder):
+        raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
 
 
 def _turn(text: str) -> dict[str, str]:

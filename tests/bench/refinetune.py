@@ -29,11 +29,11 @@ from transformers import (
     set_seed,
 )
 
-from reflectune.agents import models
 from reflectune.agents.student.refinetune import adapt, encode_pairs, refinetune_student
 from reflectune.agents.student.student import Student, open_encoder
 from reflectune.agents.student.targets import Encoded
 from reflectune.agents.student.templates import open_template
+from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import RunConfig
 from reflectune.state.records import Pair
 from tests.bench.results import options, publish, table
@@ -117,7 +117,7 @@ def _train_packed(config: RunConfig, pairs: Sequence[Pair], out: Path) -> Traini
 def train_padded(config: RunConfig, pairs: Sequence[Pair], out: Path, *, steps: int) -> Training:
     """Train a LoRA adapter as one does with Trainer alone: batches padded to their longest, full logits."""
     student, refinetune = config.student, config.refinetune
-    tokenizer = models.open_tokenizer(student)
+    tokenizer = open_tokenizer(student)
     base = AutoModelForCausalLM.from_pretrained(student.model, dtype=getattr(torch, student.dtype))
     template = open_template(student, tokenizer)
     encoder = open_encoder(base, tokenizer, template, student)

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from reflectune.agents import models
 from reflectune.agents.student.linear import multiply_by_onednn
 from reflectune.agents.student.student import Student
 from reflectune.agents.student.templates import open_template
+from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import DataConfig, RunConfig
 from reflectune.state.data.datasets import read_dataset
 from reflectune.state.records import TERMS, Pair
@@ -141,7 +141,7 @@ def _run(config: RunConfig, records: Sequence[Pair], meter: Meter | None = None)
 
 def _run_baseline(config: RunConfig, records: Sequence[Pair], number: int) -> tuple[Round, Meter]:
     student = config.student
-    tokenizer = models.open_tokenizer(student)
+    tokenizer = open_tokenizer(student)
     model = AutoModelForCausalLM.from_pretrained(student.model, dtype=torch.float32).eval()
     scorer = OneAtATime(model, tokenizer, open_template(student, tokenizer), student.max_length)
     scorer.score(records[0])  # the first pass is slower
@@ -222,7 +222,7 @@ def _score_large(configs: dict[str, RunConfig], pairs: Sequence[Pair], peaks: di
     for dtype, config in configs.items():
         model = random_llama(LARGE, getattr(torch, dtype))
         multiply_by_onednn(model)  # as models.open_model has it
-        tokenizer = models.open_tokenizer(config.student)
+        tokenizer = open_tokenizer(config.student)
         template = open_template(config.student, tokenizer)
         student = Student(model, tokenizer, template, config.student)
         questions = [(pair, term) for pair in pairs for term in TERMS]

@@ -13,6 +13,7 @@ import torch
 from reflectune.agents import generation, models
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.local_chat import LocalChat
+from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import StudentError, TeacherError
 from reflectune.state.records import Answer
@@ -32,7 +33,7 @@ class TransformersEngine:
         self._config = config
         models.set_threads(model.source.threads)
         try:
-            tokenizer = models.open_tokenizer(model.source)
+            tokenizer = open_tokenizer(model.source)
             self._network = models.open_model(model.source)
             embeddings = self._network.get_input_embeddings().num_embeddings
             self._chat: Any = LocalChat(tokenizer, model.source, embeddings)

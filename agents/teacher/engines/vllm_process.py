@@ -84,8 +84,8 @@ class _Worker:
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
-        from reflectune.agents.models import open_tokenizer
         from reflectune.agents.teacher.engines.local_chat import LocalChat
+        from reflectune.agents.tokenizers import open_tokenizer
 
         how = dict(settings.engine)
         if _is_for_cpu():
