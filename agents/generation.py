@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from reflectune.agents.models import context_length
+from reflectune.agents.models import cache_layers, context_length, steady_length
 
 __all__ = [
     "Opening", "Sampling", "continue_prompts", "find_room", "generate_greedy", "shares_openings",
@@ -29,8 +29,6 @@ __all__ = [
 
 # A key-value cache takes about an eighth of what a training pass keeps per token, or less.
 _CACHE_FACTOR = 8
-# Rotary embeddings that turn a token the further, the longer its text grows behind it.
-_ELASTIC = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +138,7 @@ def shares_openings(model: Any) -> bool:
     """
     if not {"past_key_values", "position_ids"} <= inspect.signature(model.forward).parameters.keys():
         return False
-    config = model.config.get_text_config(decoder=True)
-    rotary = getattr(config, "rope_parameters", None) or {}
-    layers = DynamicCache(config=config).layers
-    return rotary.get("rope_type") not in _ELASTIC and {type(layer) for layer in layers} == {DynamicLayer}
+    return steady_length(model) is None and cache_layers(model) == {DynamicLayer}
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]

@@ -170,7 +170,7 @@ def test_score_does_without_logits_to_keep_and_positions():
     class Bare:
         """The least a causal language model can take."""
 
-        device = model.device
+        config, device = model.config, model.device
 
         def forward(self, input_ids, use_cache):
             return SimpleNamespace(logits=model(input_ids, use_cache=use_cache).logits)

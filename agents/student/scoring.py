@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reflectune.agents.hardware import torch_threads
+from reflectune.agents.models import cache_layers, steady_length, text_config
 from reflectune.agents.student.attention import attend_by_branches, attends_by_branches
 from reflectune.agents.student.rows import Row, build_row, pack, pad_to_step
 from reflectune.agents.student.targets import Encoded
@@ -87,48 +89,58 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
-    """How to put sequences into rows of at most `batch_tokens` for a model, found by trying what it heeds.
+    """How to put sequences into rows of at most `batch_tokens` for a model, by its layers and by trying.
 
     On a CPU the model is made to attend branch by branch in rows that share prefixes, where it allows those.
     """
-    if not _accepts(model, "position_ids"):
+    if not _accepts(model, "position_ids") or not _attends_by_positions(model):
         return Packing(1, shares_prefixes=False)
     on_cpu = model.device.type == "cpu"
+    batch_tokens = min(batch_tokens, steady_length(model) or batch_tokens)
     row_tokens = min(batch_tokens, _CPU_ROW) if on_cpu else batch_tokens
-    if share_prefixes and _attends_to_everything(model):
+    # A mask of ours would lift a sliding window.
+    if share_prefixes and cache_layers(model) == {DynamicLayer}:
         by_branches = on_cpu and attend_by_branches(_base(model))
         if _is_exact(model, share_prefixes=True):
             return Packing(min(batch_tokens, _CPU_TREE_ROW) if by_branches else row_tokens, True)
     return Packing(row_tokens if _is_exact(model, share_prefixes=False) else 1, shares_prefixes=False)
 
 
-def _attends_to_everything(model: Any) -> bool:
-    """Whether every layer attends to the whole sequence: a mask of ours would lift a sliding window."""
-    config = model.config
-    layers = getattr(config, "layer_types", None)
-    if layers is not None:
-        return set(layers) == {"full_attention"}
-    return not getattr(config, "sliding_window", None)
+def _attends_by_positions(model: Any) -> bool:
+    """Whether all that a token takes from others is by attention that goes by positions, or by distances.
+
+    Recurrent layers, attention in chunks and ALiBi count from the beginning of the row.
+    """
+    config = text_config(model)
+    return (
+        not _base(model)._is_stateful
+        and cache_layers(model) <= {DynamicLayer, DynamicSlidingWindowLayer}
+        and not getattr(config, "attention_chunk_size", None)
+        and not getattr(config, "alibi", False)
+    )
 
 
 def _is_exact(model: Any, *, share_prefixes: bool) -> bool:
-    """Whether a row of sequences, some of which begin alike, gives what each of them gives alone.
+    """Whether a sequence gives the same, whichever one stands in front of it, and none.
 
-    Recurrent layers carry something across sequences, and some models ignore positions or masks.
+    Some models ignore positions or masks. Rows of one shape are rounded alike: other tokens in front make no
+    difference at all, or with a mixture of experts the least; another place in the row makes a small one.
     """
     last = model.get_input_embeddings().num_embeddings - 1
-    lines = ((0, 1, 2, 3), (0, 1, 4, 5), (6, 7))
-    sequences = [Encoded([index * last // 7 for index in line], 1) for line in lines]
+    lines = ((0, 1, 2, 3), (0, 1, 4, 5), (0, 1, 6, 7))
+    one, other, own = (Encoded([index * last // 7 for index in line], 1) for line in lines)
     try:
         with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
-            together = target_logprobs(model, build_row(sequences, share_prefixes=share_prefixes))
-            alone = torch.cat([target_logprobs(model, build_row([sequence])) for sequence in sequences])
+            behind_one, behind_other, in_front = (
+                target_logprobs(model, build_row(row, share_prefixes=share_prefixes)).nan_to_num()
+                for row in ([one, own], [other, own], [own, other])
+            )
     except torch.OutOfMemoryError as error:
-        raise StudentError(f"no memory is left on {model.device} for a pass over 12 tokens") from error
-    together, alone = together.nan_to_num(), alone.nan_to_num()
-    # Kernels may round differently by what stands beside; a leak is far larger.
-    tolerance = torch.finfo(model.dtype).eps ** 0.5 * alone.abs().max()
-    return bool((together - alone).abs().max() <= tolerance)
+        raise StudentError(f"no memory is left on {model.device} for a pass over 8 tokens") from error
+    count, eps, largest = own.num_targets, torch.finfo(model.dtype).eps, behind_one.abs().max()
+    leaked = (behind_one - behind_other)[count:].abs().max()
+    moved = (behind_one[count:] - in_front[:count]).abs().max()
+    return bool(leaked <= eps * largest and moved <= eps**0.5 * largest)
 
 
 def _sum_logprobs(
@@ -173,7 +185,7 @@ def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> li
     """Log-probabilities of each row up to the first that memory runs out on.
 
     On a CPU each thread takes rows of its own: a third faster than all threads at one row, and to the bit the
-    same.
+    same. Elastic rotary embeddings are kept in the model from row to row, and take one after the other.
     """
 
     def try_row(sequences: list[Encoded]) -> torch.Tensor | None:
@@ -185,7 +197,7 @@ def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> li
             return None
 
     threads = torch.get_num_threads()
-    if model.device.type != "cpu" or threads == 1 or len(rows) == 1:
+    if model.device.type != "cpu" or threads == 1 or len(rows) == 1 or steady_length(model) is not None:
         return list(itertools.takewhile(torch.is_tensor, map(try_row, rows)))
     workers = min(threads, _MAX_ROWS)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
