@@ -4,7 +4,7 @@ import pytest
 from tokenizers import AddedToken
 
 from reflectune.agents.teacher.engines.local_chat import LocalChat
-from reflectune.agents.teacher.thoughts import drop_thoughts
+from reflectune.agents.thoughts import drop_thoughts
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from tests.tiny_models import byte_level_tokenizer

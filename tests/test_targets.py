@@ -116,6 +116,8 @@ def test_target_alone_is_the_tokens_behind_its_prompt():
 def test_encoder_refuses_a_separator_that_is_no_token():
     with pytest.raises(StudentError, match=r"student\.separator = '<end>': the tokenizer has no such token"):
         TargetEncoder(LETTERS, 10, "<end>")
+    with pytest.raises(StudentError, match="prompts hold '</s>', for which the model has no embedding"):
+        TargetEncoder(LETTERS, 10, "<s>", marks=["</s>"], embeddings=1)
 
 
 @given(texts, targets)

@@ -18,6 +18,7 @@ from reflectune.agents.hardware import measure_threads
 from reflectune.agents.student.scoring import choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.agents.student.templates import Template, check_student, open_template
+from reflectune.agents.thoughts import decode_written, drop_thoughts, find_opened
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
@@ -114,7 +115,8 @@ class Student(AbstractContextManager["Student"]):
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
         """Answer instructions greedily, in the given order, at most `max_tokens` tokens each.
 
-        None where the prompt alone fills `max_length`. Special tokens are stripped.
+        None where the prompt alone fills `max_length`. Special tokens are stripped, and thoughts where it may
+        have some.
         """
         openings = [self._template.opening(self._encoder.hide(pair)) for pair in pairs]
         prompts = self._encoder.encode_prompts(openings)
@@ -129,9 +131,15 @@ class Student(AbstractContextManager["Student"]):
             ) from error
         responses: list[Response | None] = [None] * len(pairs)
         for index, ids in zip(fitting, written, strict=True):
-            text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            responses[index] = Response(text, len(ids))
+            responses[index] = Response(self._read_answer(openings[index], ids), len(ids))
         return responses
+
+    def _read_answer(self, opening: str, ids: Sequence[int]) -> str:
+        if self._template.chat is None or not self._template.chat.thinking:
+            text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            return str(text)
+        text = find_opened(opening) + decode_written(self._tokenizer, ids)
+        return drop_thoughts(text, text).strip()
 
     def close(self) -> None:
         """Drop the model and give its memory back. The student cannot be used afterwards."""

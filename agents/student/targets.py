@@ -54,9 +54,13 @@ class TargetEncoder:
             marks: tokens that the chat template writes, where one makes the prompts.
             embeddings: how many tokens the model can embed; None for all.
         """
-        self._separator = tokenizer.get_vocab().get(separator)
-        if self._separator is None:
+        vocabulary = tokenizer.get_vocab()
+        if separator not in vocabulary:
             raise StudentError(f"student.separator = {separator!r}: the tokenizer has no such token")
+        for token in (separator, *(marks or ())):
+            if embeddings is not None and vocabulary[token] >= embeddings:
+                raise StudentError(f"prompts hold {token!r}, for which the model has no embedding")
+        self._separator: int = vocabulary[separator]
         self.max_length = max_length
         self._is_whole = marks is not None
         self._texts = TextEncoder(tokenizer, marks or (), embeddings)

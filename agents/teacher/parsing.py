@@ -14,7 +14,7 @@ from reflectune.agents.teacher import forms
 from reflectune.agents.teacher.answers import is_placeholder, is_refusal, is_runaway
 from reflectune.agents.teacher.forms import FIELDS, clean_text, join_spaces
 from reflectune.agents.teacher.prompts import FIELD, Prompts, fill
-from reflectune.agents.teacher.thoughts import drop_thoughts, has_mark, skip_thought
+from reflectune.agents.thoughts import drop_thoughts, has_mark, skip_thought
 from reflectune.state.records import Pair, Phase
 
 __all__ = ["AnswerParser", "ParseFailure", "Proposal"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from reflectune.agents.chat import open_chat
 from reflectune.agents.encoding import TextEncoder
-from reflectune.agents.teacher.thoughts import find_opened, is_mark
+from reflectune.agents.thoughts import decode_written, find_opened
 from reflectune.state.config import StudentConfig
 
 __all__ = ["LocalChat"]
@@ -31,9 +31,6 @@ class LocalChat:
         end = self._chat and self._chat.end_of_turn()
         self.stop_ids: list[int] = [] if end is None else [tokenizer.convert_tokens_to_ids(end)]
         self._opened = find_opened(self._render([{"role": "user", "content": "Why?"}]))
-        added = tokenizer.added_tokens_decoder.items()
-        unseen = {id for id, token in added if token.special and not is_mark(token.content)}
-        self._unseen = unseen.union(self.stop_ids)
 
     def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of {"role", "content"} messages, up to where the model writes.
@@ -49,12 +46,8 @@ class LocalChat:
         return [*first, *self._encoder.encode([self._render(hidden)])[0].ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What a model wrote, behind the mark of a thought where its prompt ended in one.
-
-        Without special tokens, but for the marks of thoughts.
-        """
-        seen = [id for id in ids if id not in self._unseen]
-        return self._opened + str(self._tokenizer.decode(seen, clean_up_tokenization_spaces=False))
+        """What a model wrote, behind the mark of a thought where its prompt ended in one."""
+        return self._opened + decode_written(self._tokenizer, [id for id in ids if id not in self.stop_ids])
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
         if self._chat is None:

@@ -1,12 +1,14 @@
-"""A teacher's thoughts: where in a text they begin and end. They are no part of an answer.
+"""Thoughts in what a model wrote: where they begin and end. They are no part of an answer.
 
 Knows the marks of common models only: tags such as <think>, [THINK] of Magistral, START_THINKING of Command,
 the channels of gpt-oss. What opens a thought and what ends it need not have the same name.
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["drop_thoughts", "find_opened", "has_mark", "is_mark", "skip_thought"]
+__all__ = ["decode_written", "drop_thoughts", "find_opened", "has_mark", "skip_thought"]
 
 _NAMES = "(?:think|thinking|thought|reasoning|seed:think)"
 _TO = r"[^\n]{0,60}?<\|message\|>"  # a channel's name may be followed by a recipient or a format
@@ -25,7 +27,7 @@ def drop_thoughts(text: str, shown: str) -> str:
     other mark is a word of the text.
 
     Args:
-        text: what a teacher wrote.
+        text: what a model wrote.
         shown: the same, with blanks in place of whatever is none of its own words. Only marks in it count.
     """
     kept: list[str] = []
@@ -64,6 +66,14 @@ def has_mark(text: str) -> bool:
     return _MARK.search(text) is not None
 
 
-def is_mark(token: str) -> bool:
+def decode_written(tokenizer: Any, ids: Sequence[int]) -> str:
+    """What a model wrote, without special tokens, but for those that mark thoughts."""
+    added = tokenizer.added_tokens_decoder
+    unseen = {id for id in ids if id in added and added[id].special and not _is_mark(added[id].content)}
+    seen = [id for id in ids if id not in unseen]
+    return str(tokenizer.decode(seen, clean_up_tokenization_spaces=False))
+
+
+def _is_mark(token: str) -> bool:
     """Whether a token marks a thought, by itself or with others."""
     return token in _CHANNEL or _MARK.fullmatch(token) is not None
