@@ -5,15 +5,15 @@ no torch.
 """
 
 import datetime
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reflectune.agents.thoughts import is_tag
 from reflectune.state.errors import StudentError
 from reflectune.state.text import one_line
 
-__all__ = ["Chat", "close_no_thought", "find_separator", "open_chat"]
+__all__ = ["Chat", "find_separator", "open_chat"]
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -22,7 +22,6 @@ _QUESTION, _ANSWER = "Question-5b1f9c", "Answer-8c1d7e"
 _PROBE: Messages = [{"role": "user", "content": _QUESTION}]
 _REPLY = {"role": "assistant", "content": _ANSWER}
 # What separates documents in the training of models that have no BOS, by its usual names.
-_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*\Z")
 _SEPARATORS = ("<|endoftext|>", "<|end_of_text|>")
 
 
@@ -70,8 +69,9 @@ class Chat:
         return self._split(messages)[0]
 
     def marks(self) -> list[str]:
-        """Names of the added tokens that the template itself writes, but for those of an empty thought."""
-        return _added_tokens(self.tokenizer, close_no_thought(self.open_answer(_PROBE)))
+        """Names of the added tokens that the template itself writes, but for the tags of thoughts."""
+        tokens = _added_tokens(self.tokenizer, self.open_answer(_PROBE))
+        return [token for token in tokens if not is_tag(token)]
 
     def turn_marks(self) -> list[str]:
         """Those between a user's text and the assistant's: they end or begin a turn."""
@@ -96,13 +96,18 @@ def open_chat(tokenizer: Any, *, thinking: bool, date: datetime.date) -> Chat:
     Raises:
         StudentError: it fails, or what it makes of a user's and an assistant's text lacks one of them.
     """
+    faults = []
     for in_parts in (False, True):
         chat = Chat(tokenizer, thinking, date, in_parts)
-        text = chat.render([*_PROBE, _REPLY])
-        if _QUESTION in text and _ANSWER in text:
-            return chat
-    what = "leaves out the user's text or the answer"
-    raise StudentError(f"{tokenizer.name_or_path}: its chat template {what}")
+        try:
+            text = chat.render([*_PROBE, _REPLY])
+            if _QUESTION in text and _ANSWER in text:
+                return chat
+            what = "its chat template leaves out the user's text or the answer"
+            faults.append(StudentError(f"{tokenizer.name_or_path}: {what}"))
+        except StudentError as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def find_separator(tokenizer: Any) -> str:
@@ -120,11 +125,6 @@ def find_separator(tokenizer: Any) -> str:
     named = [token for token in _SEPARATORS if token in tokenizer.get_added_vocab()]
     marks = _find_turn_marks(tokenizer)
     return next((token for token in own + named if token not in marks), own[0])
-
-
-def close_no_thought(prompt: str) -> str:
-    """A prompt without the empty thought that it may end in, for an answer that brings its own."""
-    return _EMPTY_THOUGHT.sub("", prompt)
 
 
 def _find_turn_marks(tokenizer: Any) -> list[str]:

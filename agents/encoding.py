@@ -9,10 +9,12 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
+from reflectune.agents.thoughts import is_tag
+
 __all__ = ["TextEncoder"]
 
 # First of the code points that stand for special tokens in hidden data; nobody's text has them.
-_PRIVATE = 0xF0000
+_PRIVATE = 0x100000
 _HIDDEN = re.compile(f"[{chr(_PRIVATE)}-{chr(0x10FFFF)}]")
 
 
@@ -21,6 +23,7 @@ class TextEncoder:
 
     Data that goes into a prompt is hidden first. In it the names of special tokens, and of tokens that the
     model has no embedding for, are then encoded as the letters they are, and those of the prompt as tokens.
+    Tags of thoughts are tokens in both: data may hold thoughts.
     """
 
     def __init__(self, tokenizer: Any, marks: Collection[str] = (), embeddings: int | None = None) -> None:
@@ -39,7 +42,9 @@ class TextEncoder:
         names = [
             token.content
             for id, token in tokenizer.added_tokens_decoder.items()
-            if token.special or token.content in marks or (embeddings is not None and id >= embeddings)
+            if (token.special and not is_tag(token.content))
+            or token.content in marks
+            or (embeddings is not None and id >= embeddings)
         ]
         # As long as the name: offsets stay what they are.
         self._hidden = {name: chr(_PRIVATE + place) * len(name) for place, name in enumerate(names)}
@@ -71,7 +76,9 @@ class TextEncoder:
         for token in settings["added_tokens"]:
             token["content"] = self._rename(token["content"])
         model = settings["model"]
-        if isinstance(model["vocab"], dict):
+        if "merges" in model:  # some of which may make a name, such as a special token "!"
+            model["vocab"] |= {token["content"]: token["id"] for token in settings["added_tokens"]}
+        elif isinstance(model["vocab"], dict):
             model["vocab"] = {self._rename(name): id for name, id in model["vocab"].items()}
         else:
             model["vocab"] = [[self._rename(name), score] for name, score in model["vocab"]]

@@ -25,9 +25,9 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
-    "attach_adapter", "cache_layers", "check_four_bit", "check_match", "context_length", "free_memory",
-    "not_finite", "open_model", "opening", "resolve_student", "set_threads", "source", "steady_length",
-    "text_config",
+    "attach_adapter", "cache_layers", "check_four_bit", "check_match", "context_length", "count_embeddings",
+    "free_memory", "not_finite", "open_model", "opening", "resolve_student", "set_threads", "source",
+    "steady_length", "text_config",
 ]  # fmt: skip
 
 # Rotary embeddings that turn a token the further, the longer its text is.
@@ -91,6 +91,11 @@ def check_four_bit(config: StudentConfig) -> None:
         raise AdapterError(f"refinetune.load_in_4bit needs a CUDA device, and the student is on {device}")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise AdapterError("refinetune.load_in_4bit needs bitsandbytes; `pip install bitsandbytes`")
+
+
+def count_embeddings(config: StudentConfig) -> int:
+    """How many tokens a model can embed, by its config.json alone."""
+    return int(_read_config(config).get_text_config(decoder=True).vocab_size)
 
 
 def check_match(model: Any, tokenizer: Any) -> None:
@@ -197,12 +202,16 @@ def opening(config: StudentConfig, what: str) -> Iterator[None]:
         raise StudentError(message) from error
 
 
+def _read_config(config: StudentConfig) -> Any:
+    with opening(config, "model"):
+        return AutoConfig.from_pretrained(config.model, **source(config))
+
+
 def _dtype(config: StudentConfig) -> str:
     """For "auto" the model's own number format; on a CPU float32, unless it is bfloat16 and faster there."""
     if config.dtype != "auto":
         return config.dtype
-    with opening(config, "model"):
-        own = AutoConfig.from_pretrained(config.model, **source(config)).dtype
+    own = _read_config(config).dtype
     if _device(config.device).type == "cpu":
         # bfloat16 would be coarser than a float16 model's own weights.
         return "bfloat16" if own == torch.bfloat16 and prefers_bfloat16() else "float32"

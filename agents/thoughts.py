@@ -8,14 +8,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["decode_written", "drop_thoughts", "find_opened", "has_mark", "skip_thought"]
+__all__ = [
+    "begins_with_thought", "decode_written", "drop_empty_thought", "drop_thoughts", "find_opened", "has_mark",
+    "is_tag", "skip_thought",
+]  # fmt: skip
 
-_NAMES = "(?:think|thinking|thought|reasoning|seed:think)"
+# Tags that chat templates write; nobody means anything else by them.
+_BEGIN_TAG = r"<(?:seed:)?think>|\[THINK\]|<\|START_THINKING\|>"
+_END_TAG = r"</(?:seed:)?think>|\[/THINK\]|<\|END_THINKING\|>"
+_WORDS = "(?:thinking|thought|reasoning)"
 _TO = r"[^\n]{0,60}?<\|message\|>"  # a channel's name may be followed by a recipient or a format
-_BEGIN = rf"<{_NAMES}>|\[THINK\]|<\|START_THINKING\|>|<\|channel\|>(?:analysis|commentary){_TO}"
-_END = rf"</{_NAMES}>|\[/THINK\]|<\|END_THINKING\|>|<\|channel\|>final{_TO}"
+_BEGIN = rf"{_BEGIN_TAG}|<{_WORDS}>|<\|channel\|>(?:analysis|commentary){_TO}"
+_END = rf"{_END_TAG}|</{_WORDS}>|<\|channel\|>final{_TO}"
 _MARK = re.compile(rf"(?P<begin>{_BEGIN})|{_END}")
 _OPENED = re.compile(rf"(?:{_BEGIN})\s*\Z")
+_BEGUN = re.compile(rf"\s*(?:{_BEGIN_TAG})")
+_EMPTY = re.compile(rf"(?:(?:{_BEGIN_TAG})\s*)?(?:{_END_TAG})\s*\Z")
 _CHANNEL = ("<|channel|>", "<|message|>")
 
 
@@ -48,11 +56,25 @@ def drop_thoughts(text: str, shown: str) -> str:
 
 def skip_thought(text: str) -> str:
     """What stands behind the thought that a text begins with, if it does; nothing where that has no end."""
-    mark = _MARK.match(text.lstrip())
-    if mark is None or mark["begin"] is None:
+    if not begins_with_thought(text):
         return text
     end = next((mark.end() for mark in _MARK.finditer(text) if mark["begin"] is None), len(text))
     return text[end:].strip()
+
+
+def begins_with_thought(text: str) -> bool:
+    """Whether a text begins with a tag of thoughts; words that may well be an answer's own do not count."""
+    return _BEGUN.match(text) is not None
+
+
+def drop_empty_thought(prompt: str) -> str:
+    """A prompt without the empty thought, or its end alone, that it ends in."""
+    return _EMPTY.sub("", prompt)
+
+
+def is_tag(token: str) -> bool:
+    """Whether a token is a tag of thoughts as chat templates write them."""
+    return re.fullmatch(rf"{_BEGIN_TAG}|{_END_TAG}", token) is not None
 
 
 def find_opened(prompt: str) -> str:

@@ -57,14 +57,17 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     calls = len(given) * teacher.candidates * config.rounds  # of one phase
+    kind = ENGINES[teacher.engine]
+    structured = teacher.structured and kind.takes_schemas(thinking=config.student.thinking)
     phases = {
-        phase: _measure_phase(teacher, prompts, pairs, phase, count) | {"calls": calls} for phase in PHASES
+        phase: _measure_phase(teacher, structured, prompts, pairs, phase, count) | {"calls": calls}
+        for phase in PHASES
     }
     prompt_tokens, completion_tokens = (
         round(sum(calls * phase[name] for phase in phases.values()))
         for name in ("prompt_tokens", "completion_tokens")
     )
-    cache = teacher.cache if ENGINES[teacher.engine].is_cached else "off"
+    cache = teacher.cache if kind.is_cached else "off"
     cost = 0.0 if cache == "only" else None
     if cost is None and teacher.price_in is not None and teacher.price_out is not None:
         cost = (teacher.price_in * prompt_tokens + teacher.price_out * completion_tokens) / 1e6
@@ -112,10 +115,14 @@ def render_estimate(document: dict[str, Any]) -> RenderableType:
 
 
 def _measure_phase(
-    teacher: TeacherConfig, prompts: Prompts, pairs: Sequence[Pair], phase: Phase, count: Callable[[str], int]
+    teacher: TeacherConfig,
+    structured: bool,
+    prompts: Prompts,
+    pairs: Sequence[Pair],
+    phase: Phase,
+    count: Callable[[str], int],
 ) -> dict[str, float]:
     """Mean tokens of a call's prompt and answer."""
-    structured = teacher.structured and ENGINES[teacher.engine].structured
     prompt_tokens, completion_tokens = [], []
     for pair in pairs:
         messages = prompts.messages(phase, pair, structured=structured, nonce=make_nonce(pair, phase))

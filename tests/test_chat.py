@@ -49,6 +49,11 @@ def chat(template, tokens=(), thinking=False):
         (TURNS + "{% endfor %}", "[user]Add.[assistant]", None),
         (TURNS + " </s>{% endfor %}", "[user]Add. </s>[assistant]", "</s>"),
         (IN_PARTS, "[user]Add.[assistant]", None),
+        (
+            "{% for m in messages %}[{{ m.role }}]{{ m.content[0].text.strip() }}{% endfor %}",
+            "[user]Add.[assistant]",
+            None,
+        ),
     ],
 )
 def test_answer_stands_where_the_template_puts_it(template, opening, end):

@@ -58,6 +58,22 @@ def test_tokens_that_the_model_cannot_embed_are_text():
     assert CHAT.decode(encoding.ids) == "a <b> c"
 
 
+def test_a_special_token_that_is_a_word_of_the_language_is_text_in_data():
+    tokenizer = byte_level_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "the"})  # which others are made of, such as " the"
+    encoder = TextEncoder(tokenizer)
+    (encoding,) = encoder.encode([encoder.hide("the plural of the mouse </s>")])
+    assert tokenizer.decode(encoding.ids) == "the plural of the mouse </s>"
+    assert tokenizer.eos_token_id not in encoding.ids
+
+
+def test_tags_of_thoughts_stay_tokens_in_data():
+    tokenizer = byte_level_tokenizer()
+    tokenizer.add_tokens([AddedToken("<think>", special=True)])
+    encoder = TextEncoder(tokenizer)
+    assert encoder.hide("<think>a</s>").startswith("<think>a")
+
+
 @pytest.mark.parametrize("tokenizer", [byte_level_tokenizer(), metaspace_tokenizer()])
 def test_encoder_leaves_the_tokenizer_as_it_is(tokenizer):
     before = tokenizer.backend_tokenizer.to_str()

@@ -94,6 +94,10 @@ def test_template_chat_gives_a_response_with_its_own_thoughts_no_empty_thought()
     assert template.prompt(Pair("Add.", "", "3")) == "U:Add.|A:<think>\n\n</think>\n\n"
     assert template.opening(thought) == template.prompt(Pair("Add.", "", "3"))
     assert template.render(thought, "response_alone") == ("U:Add.|A:", thought.response)
+    tokenizer.chat_template = THINKING.replace("<think>\n\n</think>\n\n", "</think>")  # as DeepSeek V3.1
+    template = open_template(student("chat"), tokenizer)
+    assert template.prompt(Pair("Add.", "", "3")) == "U:Add.|A:</think>"
+    assert template.render(thought, "response_alone") == ("U:Add.|A:", thought.response)
 
 
 def test_template_chat_of_a_student_that_may_think_opens_before_its_thoughts():

@@ -34,6 +34,7 @@ from reflectune.state.records import Pair, content_hash
 
 __all__ = ["adapt", "check_refinetune", "encode_pairs", "refinetune_student"]
 
+_NO_END = "the student's tokenizer has no EOS token to end a response with"
 # What torch.save says where a file cannot be written to its end, as on a full disk.
 _UNWRITTEN = ("inline_container", "iostream error")
 
@@ -106,7 +107,10 @@ def check_refinetune(config: RunConfig) -> None:
     """Open the student as a round will, adapter and all: what cannot work shows before anything is paid."""
     if config.refinetune.load_in_4bit:
         models.check_four_bit(config.student)
-    base, _, _ = open_parts(config.student)
+    base, tokenizer, template = open_parts(config.student)
+    open_encoder(base, tokenizer, template, config.student)
+    if template.end_id(tokenizer) is None:
+        raise StudentError(_NO_END)
     adapt(base, config.refinetune)
     models.free_memory()
 
@@ -153,7 +157,7 @@ def encode_pairs(
 ) -> list[Encoded]:
     """Prompt, response and end of every pair of which max_length leaves some response; it must of one."""
     if end is None:
-        raise StudentError("the student's tokenizer has no EOS token to end a response with")
+        raise StudentError(_NO_END)
     hidden = map(encoder.hide, pairs)
     encoded = encoder.encode([(template.prompt(pair), pair.response) for pair in hidden])
     sequences = [

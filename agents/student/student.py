@@ -119,7 +119,8 @@ class Student(AbstractContextManager["Student"]):
         have some.
         """
         openings = [self._template.opening(self._encoder.hide(pair)) for pair in pairs]
-        prompts = self._encoder.encode_prompts(openings)
+        # A tokenizer puts a space before an answer into the first token of it.
+        prompts = self._encoder.encode_prompts([opening.rstrip(" ") for opening in openings])
         fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self._encoder.max_length]
         asked = [prompts[index] for index in fitting]
         try:
@@ -137,7 +138,7 @@ class Student(AbstractContextManager["Student"]):
     def _read_answer(self, opening: str, ids: Sequence[int]) -> str:
         if self._template.chat is None or not self._template.chat.thinking:
             text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            return str(text)
+            return str(text).removeprefix(opening[len(opening.rstrip(" ")) :])
         text = find_opened(opening) + decode_written(self._tokenizer, ids)
         return drop_thoughts(text, text).strip()
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflectune.agents.chat import Chat, close_no_thought, open_chat
+from reflectune.agents.chat import Chat, open_chat
 from reflectune.agents.model_files import find_fault, has_chat_template
+from reflectune.agents.thoughts import begins_with_thought, drop_empty_thought
 from reflectune.state.config import StudentConfig, read_toml
 from reflectune.state.errors import ConfigError, StudentError
 from reflectune.state.records import Pair, Term
@@ -29,7 +30,6 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 _DEFAULTS = {"target_with_input": "{instruction}\n{input}"}
 _FIELD = re.compile(r"\{(\w+)\}")
-_THOUGHT = re.compile(r"\s*<think>")
 _NO_CHAT_TEMPLATE = 'the student has no chat template; set student.template = "plain"'
 _SHIPPED = Path(__file__).parent
 
@@ -44,7 +44,7 @@ class Template:
     def prompt(self, pair: Pair) -> str:
         """P(x): what stands before the response; no empty thought before one that brings its own."""
         prompt = self._wrap(self._ask(pair))
-        return close_no_thought(prompt) if _THOUGHT.match(pair.response) else prompt
+        return drop_empty_thought(prompt) if begins_with_thought(pair.response) else prompt
 
     def opening(self, pair: Pair) -> str:
         """What the student goes on from: P(x), or where it may think, what stands before its thoughts."""

@@ -89,9 +89,9 @@ class EngineKind:
     is_local: bool = True  # whether it opens a model on this machine
     is_cached: bool = True  # whether its answers cost enough to be kept
 
-    def takes_schemas(self, model: TeacherModel) -> bool:
+    def takes_schemas(self, *, thinking: bool) -> bool:
         """Whether requests may carry a schema; a model on this machine that thinks first is held to none."""
-        return self.structured and not (self.is_local and model.source.thinking)
+        return self.structured and not (self.is_local and thinking)
 
 
 ENGINES = {

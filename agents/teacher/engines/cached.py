@@ -54,7 +54,7 @@ class CachedEngine:
         kind = ENGINES[config.engine]
         self.name: str = config.engine
         self.model = model.name
-        self.structured, self.capacity = kind.takes_schemas(model), config.capacity
+        self.structured, self.capacity = kind.takes_schemas(thinking=model.source.thinking), config.capacity
         self._config, self._teacher, self._cache = config, model, cache
         self._sampling = (_identify(config, model, cache), config.temperature, config.top_p)
         self._engine: Engine | None = None

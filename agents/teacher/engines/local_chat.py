@@ -19,7 +19,7 @@ class LocalChat:
     """Prompts and answers of one model. Tokens of `stop_ids` end an answer, whatever the tokenizer says."""
 
     def __init__(self, tokenizer: Any, source: StudentConfig, embeddings: int) -> None:
-        """Take a fast tokenizer, and how many tokens its model can embed.
+        """Take a fast tokenizer, and how many tokens its model can embed; the model need not be open yet.
 
         Raises:
             StudentError: the chat template is of no use.
@@ -43,7 +43,8 @@ class LocalChat:
         """
         hidden = [{**message, "content": self._encoder.hide(message["content"])} for message in messages]
         first = [] if self._chat else self._tokenizer("").input_ids
-        return [*first, *self._encoder.encode([self._render(hidden)])[0].ids]
+        # A tokenizer puts a space before an answer into the first token of it.
+        return [*first, *self._encoder.encode([self._render(hidden).rstrip(" ")])[0].ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """What a model wrote, behind the mark of a thought where its prompt ended in one."""

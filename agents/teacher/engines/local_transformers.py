@@ -34,9 +34,8 @@ class TransformersEngine:
         models.set_threads(model.source.threads)
         try:
             tokenizer = open_tokenizer(model.source)
+            self._chat: Any = LocalChat(tokenizer, model.source, models.count_embeddings(model.source))
             self._network = models.open_model(model.source)
-            embeddings = self._network.get_input_embeddings().num_embeddings
-            self._chat: Any = LocalChat(tokenizer, model.source, embeddings)
         except StudentError as error:
             raise TeacherError(f"teacher {error}; check teacher.model") from error
         if model.adapter is not None:

@@ -45,7 +45,7 @@ class VllmEngine:
         check_vllm()
         self.model = model.name
         self.capacity = config.capacity
-        self.structured = ENGINES[self.name].takes_schemas(model)
+        self.structured = ENGINES[self.name].takes_schemas(thinking=model.source.thinking)
         handle, log = tempfile.mkstemp(prefix="reflectune-vllm-", suffix=".log")
         os.close(handle)
         self._log = Path(log)

@@ -84,6 +84,7 @@ class _Worker:
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
+        from reflectune.agents.models import count_embeddings
         from reflectune.agents.teacher.engines.local_chat import LocalChat
         from reflectune.agents.tokenizers import open_tokenizer
 
@@ -99,10 +100,10 @@ class _Worker:
             number = int(content_hash(str(settings.adapter))[:7], 16) + 1
             self._adapter = LoRARequest(str(settings.adapter), number, str(settings.adapter))
         self._teacher = settings.teacher
+        source = settings.source
+        self._chat = LocalChat(open_tokenizer(source), source, count_embeddings(source))
         self._engine = LLMEngine.from_engine_args(EngineArgs(**how))
-        model = self._engine.model_config
-        self._chat = LocalChat(open_tokenizer(settings.source), settings.source, model.get_vocab_size())
-        self._context: int = model.max_model_len
+        self._context: int = self._engine.model_config.max_model_len
         self._began: dict[str, float] = {}
 
     def work(self, requests: Connection, words: Connection) -> None:
