@@ -134,6 +134,8 @@ def test_answers_stand_and_end_as_the_family_has_it(name, student):
     assert template.end_id(tokenizer) in student._stops
     (encoded,) = student._encoder.encode([template.render(PAIRS[0], "response_alone")])
     assert student._encoder.alone(encoded).ids[0] == tokenizer.convert_tokens_to_ids(separator)
+    (asked,) = student._encoder.encode_prompts([template.opening(PAIRS[0])])
+    assert encoded.ids[: len(asked)] == asked  # it writes where it was trained
 
 
 def test_data_that_spells_out_turn_marks_forges_no_turn(name, student):

@@ -427,6 +427,14 @@ def test_refinetune_needs_an_eos_token(folder, tmp_path):
     (copied / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(StudentError, match="no EOS token to end a response with"):
         train(configure(copied), tmp_path / "adapter")
+    with pytest.raises(StudentError, match="no EOS token to end a response with"):
+        check_refinetune(configure(copied))
+
+
+def test_a_separator_that_is_no_token_shows_before_a_run(folder):
+    config = configure(folder, student={"separator": "<none>"})
+    with pytest.raises(StudentError, match=r"student\.separator = '<none>'"):
+        check_refinetune(config)
 
 
 def test_four_bit_base_is_refused_where_it_cannot_be(folder, tmp_path):

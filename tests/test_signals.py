@@ -24,7 +24,7 @@ from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.nodes.reflect import reflect
 from reflectune.loop.signals import Interrupted, catch_signals
 from reflectune.loop.verify import verify_run
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
@@ -174,7 +174,8 @@ def test_the_process_of_vllm_leaves_signals_to_its_parent(
     context = multiprocessing.get_context("fork")
     task_end, tasks = context.Pipe(duplex=False)
     words, word_end = context.Pipe(duplex=False)
-    settings = vllm_process.ModelSettings({}, None, tmp_path / "log", TeacherConfig(engine="vllm", model="m"))
+    teacher, source = TeacherConfig(engine="vllm", model="m"), StudentConfig(model="m")
+    settings = vllm_process.ModelSettings({}, source, None, tmp_path / "log", teacher)
 
     def serve() -> None:
         tasks.close()

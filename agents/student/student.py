@@ -119,8 +119,7 @@ class Student(AbstractContextManager["Student"]):
         have some.
         """
         openings = [self._template.opening(self._encoder.hide(pair)) for pair in pairs]
-        # A tokenizer puts a space before an answer into the first token of it.
-        prompts = self._encoder.encode_prompts([opening.rstrip(" ") for opening in openings])
+        prompts = self._encoder.encode_prompts(openings)
         fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self._encoder.max_length]
         asked = [prompts[index] for index in fitting]
         try:
