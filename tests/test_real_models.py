@@ -26,6 +26,22 @@ prompt = "Q: {instruction}\nA:"
 prompt_with_input = "Q: {instruction} {input}\nA:"
 reverse = "A: {response} Q:"
 """
+# Prompt, prompt with an input, and the prompt that asks for the instruction.
+WORDS = {
+    "own": ("Q: {}\nA:", "Q: {} {}\nA:", "A: {} Q:"),
+    "plain": (
+        "### Instruction\n{}\n\n### Response\n",
+        "### Instruction\n{}\n\n### Input\n{}\n\n### Response\n",
+        "### Instruction\nWrite the instruction that the input is a response to.\n\n"
+        "### Input\n{}\n\n### Response\n",
+    ),
+    "chat": (
+        "{}",
+        "{}\n\n{}",
+        "Below is a response to an instruction. "
+        "Write the instruction it most likely answers, and nothing else.\n\n{}",
+    ),
+}
 # What stands in front of a text alone; the end of an answer; the end of what stands before it.
 MARKS = {
     "deepseek_v3": ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜Assistant｜>"),
@@ -58,25 +74,26 @@ def with_template(student, template):
     return Student(student._model, student._tokenizer, open_template(config, student._tokenizer), config)
 
 
-def find_prompt(tokenizer, is_chat, pair, term):
-    """What stands before the target: words of a file, or a rendered exchange up to its answer."""
-    asked = pair.instruction + ("\n\n" if is_chat else " ") * bool(pair.input) + pair.input
-    if not is_chat:
-        return f"Q: {asked}\nA:" if term.startswith("response") else f"A: {pair.response} Q:"
+def find_prompt(tokenizer, template, pair, term):
+    """What stands before the target: the words of a template, or a rendered exchange up to its answer."""
+    prompt, with_input, reverse = WORDS[template]
     if term.startswith("instruction"):
-        what = "Write the instruction it most likely answers, and nothing else."
-        asked = f"Below is a response to an instruction. {what}\n\n{pair.response}"
+        words = reverse.format(pair.response)
+    else:
+        words = (with_input if pair.input else prompt).format(pair.instruction, pair.input)
+    if template != "chat":
+        return words
     day = datetime.date(2024, 7, 26)
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": asked}, {"role": "assistant", "content": "ANSWER"}],
+        [{"role": "user", "content": words}, {"role": "assistant", "content": "ANSWER"}],
         tokenize=False, enable_thinking=False, date_string="26 Jul 2024", strftime_now=day.strftime,
     )  # fmt: skip
     return text[: text.rindex("ANSWER")]
 
 
-def measure_plainly(model, tokenizer, file, separator, is_chat, pair, term):
+def measure_plainly(model, tokenizer, file, separator, template, pair, term):
     """Sum of the log-probabilities of the target's tokens, nats, and their number; a pass of its own."""
-    prompt = find_prompt(tokenizer, is_chat, pair, term)
+    prompt = find_prompt(tokenizer, template, pair, term)
     x = pair.instruction + "\n" * bool(pair.input) + pair.input
     encoding = file.encode(
         prompt + (pair.response if term.startswith("response") else x), add_special_tokens=False
@@ -85,7 +102,7 @@ def measure_plainly(model, tokenizer, file, separator, is_chat, pair, term):
     first = next(place for place, (_, end) in enumerate(encoding.offsets) if end > len(prompt))
     if term.endswith("alone"):
         ids, first = [file.token_to_id(separator), *ids[first:]], 1
-    elif not is_chat:
+    elif template != "chat":
         ids, first = [file.token_to_id(separator), *ids], first + 1
     with torch.no_grad():
         logits = model(torch.tensor([ids]), logits_to_keep=torch.arange(first - 1, len(ids) - 1)).logits[0]
@@ -100,10 +117,10 @@ def test_scores_are_those_of_a_plain_computation(name, student, tmp_path):
     file = Tokenizer.from_file(str(folder / "tokenizer.json"))
     (tmp_path / "own.toml").write_text(OWN)
     asked = [(pair, term) for pair in PAIRS for term in TERMS]
-    for is_chat in (True, False):
-        scoring = student if is_chat else with_template(student, tmp_path / "own.toml")
-        for (pair, term), score in zip(asked, scoring.score(asked), strict=True):
-            place = (is_chat, pair, term)
+    for template, file_or_name in {"chat": "chat", "plain": "plain", "own": tmp_path / "own.toml"}.items():
+        scores = with_template(student, file_or_name).score(asked)
+        for (pair, term), score in zip(asked, scores, strict=True):
+            place = (template, pair, term)
             total, number = measure_plainly(plain, student._tokenizer, file, MARKS[name][0], *place)
             assert (score.status, score.num_tokens) == ("ok", number), place
             assert score.sum_logprob == pytest.approx(total, rel=1e-5, abs=1e-4), place

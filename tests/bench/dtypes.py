@@ -38,8 +38,8 @@ def main() -> None:
         for name, measure in (("IFD", ifd), ("r-IFD", r_ifd))
     ]
     body = [
-        f"SmolLM2-135M-Instruct in bfloat16 against float32, on {len(pairs)} answers of {' and '.join(_MODELS)} "
-        f"to {len(pairs) // 2} instructions, of at most {_LONGEST} characters. nll in nats a token.",
+        f"SmolLM2-135M-Instruct in bfloat16 against float32, on answers of {' and '.join(_MODELS)} to "
+        f"{len(pairs) // 2} instructions, of at most {_LONGEST} characters. nll in nats a token.",
         "",
         *table("measure | mean difference | mean of absolute ones | largest", rows),
         f"Which of the two answers is taken differs in {' and '.join(decided)}.",
