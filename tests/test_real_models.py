@@ -66,7 +66,7 @@ def student(name):
 
 
 def configure(folder, **values):
-    return StudentConfig(**{"model": str(folder), "dtype": "float32", "threads": 1} | values)
+    return StudentConfig(**{"model": str(folder), "dtype": "float32", "threads": 2} | values)
 
 
 def with_template(student, template):
