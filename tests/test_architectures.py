@@ -1,5 +1,6 @@
 """Tiny random models of many architectures: every score is that of its sequence alone."""
 
+import math
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from reflectune.agents.generation import generate_greedy
 from reflectune.agents.models import context_length, steady_length
+from reflectune.agents.student.first_token import predict_first, score_with_first
 from reflectune.agents.student.rows import build_row
 from reflectune.agents.student.scoring import choose_packing, score_sequences, target_logprobs
 from reflectune.agents.student.targets import Encoded
@@ -132,6 +134,32 @@ def test_packed_scores_of_an_architecture_equal_one_by_one(name, dtype):
     assert training.row_tokens == (1 if name == "OPTForCausalLM" else expected[0])
     for packing in (training, scoring):
         assert_as_alone(model, items, score_sequences(model, items, packing), abs=near)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_first_token_of_a_text_alone_is_predicted_in_float32(name):
+    model = build(name, ARCHITECTURES[name][0], torch.bfloat16)
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    first = torch.tensor(predict_first(model, 0))
+    assert {key for key, value in model.named_parameters() if not torch.equal(value, before[key])} == set()
+    assert {value.dtype for value in model.parameters()} == {value.dtype for value in before.values()}
+    with torch.no_grad():
+        exact = model.float()(torch.tensor([[0]])).logits[0, -1].double().log_softmax(-1)
+    assert torch.allclose(first.double(), exact, atol=1e-3)
+
+
+def test_scores_of_texts_alone_have_their_first_token_from_elsewhere():
+    model = build("LlamaForCausalLM", ARCHITECTURES["LlamaForCausalLM"][0])
+    first = [-float(token) for token in range(400)]
+    packing = choose_packing(model, BUDGET, share_prefixes=True)
+    items = [Encoded([0, 7], 1), Encoded([0, 8, 9], 1, truncated=True), Encoded([0, 8, 9], 2)]
+    one, two, behind = score_with_first(model, items, packing, first)
+    assert (one.sum_logprob, one.num_tokens, one.status) == (-7.0, 1, "ok")
+    assert two.sum_logprob == pytest.approx(-8.0 + behind.sum_logprob)
+    assert (two.num_tokens, behind.num_tokens, two.truncated) == (2, 1, True)
+    (broken,) = score_with_first(model, items[:1], packing, [math.nan] * 400)
+    assert broken.status == "non-finite"
+    assert predict_first(model, 0) is None
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from reflectune.agents import models
 from reflectune.agents.chat import find_separator
 from reflectune.agents.generation import generate_greedy, stop_ids
 from reflectune.agents.hardware import measure_threads
-from reflectune.agents.student.scoring import choose_packing, score_sequences
+from reflectune.agents.student.first_token import predict_first, score_with_first
+from reflectune.agents.student.scoring import choose_packing
 from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.agents.student.templates import Template, check_student, open_template
 from reflectune.agents.thoughts import decode_written, drop_thoughts, find_opened
@@ -77,6 +78,7 @@ class Student(AbstractContextManager["Student"]):
         self._stops = sorted(id for id in ends if id is not None)
         self._encoder = open_encoder(model, tokenizer, template, config)
         self._packing = choose_packing(model, config.batch_tokens, share_prefixes=True)
+        self._first = predict_first(model, self._encoder.separator)
 
     @classmethod
     def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
@@ -103,7 +105,7 @@ class Student(AbstractContextManager["Student"]):
             for text, (_, term) in zip(texts, targets, strict=True)
         ]
         sequences = {_key(item): item for item in items if isinstance(item, Encoded)}
-        computed = score_sequences(self._model, list(sequences.values()), self._packing)
+        computed = score_with_first(self._model, list(sequences.values()), self._packing, self._first)
         scores = dict(zip(sequences, computed, strict=True))
         return [
             scores[_key(item)]

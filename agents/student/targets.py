@@ -60,7 +60,7 @@ class TargetEncoder:
         for token in (separator, *(marks or ())):
             if embeddings is not None and vocabulary[token] >= embeddings:
                 raise StudentError(f"prompts hold {token!r}, for which the model has no embedding")
-        self._separator: int = vocabulary[separator]
+        self.separator: int = vocabulary[separator]
         self.max_length = max_length
         self._is_whole = marks is not None
         self._texts = TextEncoder(tokenizer, marks or (), embeddings)
@@ -93,17 +93,17 @@ class TargetEncoder:
         """The very tokens of a target without its prefix: tokenised alone, they might be others."""
         if not isinstance(encoded, Encoded):
             return encoded
-        return Encoded([self._separator, *encoded.ids[encoded.first_target :]], 1, encoded.truncated)
+        return Encoded([self.separator, *encoded.ids[encoded.first_target :]], 1, encoded.truncated)
 
     def _cut(self, ids: list[int], offsets: list[tuple[int, int]], boundary: int) -> Encoded | TargetFailure:
         first_target = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
         if first_target == len(ids):
             return "empty"
-        opened = [self._separator, *ids] if first_target == 0 else self._open(ids)
+        opened = [self.separator, *ids] if first_target == 0 else self._open(ids)
         first_target += len(opened) - len(ids)
         if first_target >= self.max_length:
             return "truncated-away"
         return Encoded(opened[: self.max_length], first_target, truncated=len(opened) > self.max_length)
 
     def _open(self, ids: list[int]) -> list[int]:
-        return ids if self._is_whole or ids[:1] == [self._separator] else [self._separator, *ids]
+        return ids if self._is_whole or ids[:1] == [self.separator] else [self.separator, *ids]
