@@ -25,7 +25,7 @@ Scored = list[dict[Term, Score]]
 
 
 def main() -> None:
-    arguments = options(__doc__, pairs=200).parse_args()
+    arguments = options(__doc__, pairs=60).parse_args()
     pairs = list(itertools.islice(_pairs(), arguments.pairs))
     exact, coarse = (_score(pairs, dtype, arguments.threads) for dtype in ("float32", "bfloat16"))
     rows = [f"nll, {term} | {_describe(_differences(exact, coarse, _nll(term)))}" for term in TERMS]
