@@ -16,6 +16,8 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.records import TERMS, Pair
 from tests.real_models import FAMILIES, real_model
 
+pytestmark = pytest.mark.slow  # the largest tokenizers take seconds to open
+
 PAIRS = [
     Pair("Name three primary colours.", "", "Red"),
     Pair("Say hello in German.", "", "\n Hallo,  Welt! 😀 你好\n"),
