@@ -39,7 +39,10 @@ KEY = "TORTURE_KEY"  # environment variable that tells the teacher who asks
 # What runs take turns in: answers that are kept or not, several proposals, adapters that go on.
 WORLDS: tuple[dict[str, dict[str, Any]], ...] = (
     {"teacher": {"cache": "off"}},
-    {"teacher": {"cache": "on", "candidates": 2}, "refinetune": {"start_from": "previous"}},
+    {
+        "teacher": {"cache": "on", "candidates": 2, "temperature": 1.0},
+        "refinetune": {"start_from": "previous"},
+    },
     {"teacher": {"cache": "on", "freeze_after": 1}, "selection": {"policy": "r-ifd"}},
 )
 # Times, and what is computed of them; they differ between any two runs.
