@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from reflectune.state.config import load_config
 from tests.lineages import make_store
 from tests.teacher_server import TeacherServer, serve_teacher
-from tests.torture import NAME, PLACES, Torture, TortureError, answer
+from tests.torture import NAME, PLACES, WORLDS, Torture, TortureError, answer
 
 
 @pytest.mark.slow
@@ -20,6 +21,13 @@ def test_a_run_killed_once_in_every_kind_of_place_ends_like_an_undisturbed_one(t
         torture = Torture(tmp_path, teacher)
         torture.torture(seed=0, plan=[*plan, second])
     assert (torture.runs, torture.kills.total()) == (1, len(plan) + 1)
+
+
+def test_every_world_has_a_config_that_runs(tmp_path: Path) -> None:
+    with serve_teacher(answer) as teacher:
+        torture = Torture(tmp_path, teacher)
+        for world in range(len(WORLDS)):
+            load_config(torture.config(world))
 
 
 def sql(statement: str) -> Callable[[Path], None]:

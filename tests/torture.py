@@ -141,7 +141,7 @@ class Torture:
         """Run or resume until a moment, or to the end; returns the exit code."""
         runs = folder / "runs"
         is_there = (runs / NAME / "lineage.db").exists()
-        words = ("resume", NAME) if is_there else ("run", self._config(world))
+        words = ("resume", NAME) if is_there else ("run", self.config(world))
         stored = _count_calls(runs)
         with started(*words, "--runs", runs, folder=folder, **{KEY: key}) as life:
             if life.live_until(lambda life: is_time(life.text, runs)):
@@ -180,7 +180,7 @@ class Torture:
             raise TortureError(f"{key}: {lost} calls were asked and not committed; at most {most} may be")
         self.uncommitted += lost
 
-    def _config(self, world: int) -> Path:
+    def config(self, world: int) -> Path:
         """The config of a world, the same for all its runs."""
         folder = self.folder / f"world-{world}"
         if (path := folder / "config.toml").exists():
