@@ -3,7 +3,7 @@
 import copy
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -49,8 +49,7 @@ class TextEncoder:
         # As long as the name: offsets stay what they are.
         self._hidden = {name: chr(_PRIVATE + place) * len(name) for place, name in enumerate(names)}
         self._swapped = self._hidden | {hidden: name for name, hidden in self._hidden.items()}
-        longest_first = sorted(names, key=len, reverse=True)
-        self._names = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._names, self._either = _any_of(names), _any_of(self._swapped)
 
     def hide(self, text: str) -> str:
         """Data as it goes into a prompt; `encode` gives the ids and offsets of what it was."""
@@ -64,10 +63,16 @@ class TextEncoder:
                 encodings[index] = self._renamed.encode(self._swap(text), add_special_tokens=False)
         return encodings
 
+    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts to be continued, in order.
+
+        Without spaces at their end: a tokenizer puts those into the first token of what follows.
+        """
+        return [encoding.ids for encoding in self.encode([prompt.rstrip(" ") for prompt in prompts])]
+
     def _swap(self, text: str) -> str:
         """Hidden names as they were written, and those of the prompt as the renamed tokenizer calls them."""
-        either = re.compile("|".join(map(re.escape, sorted(self._swapped, key=len, reverse=True))))
-        return either.sub(lambda match: self._swapped[match[0]], text)
+        return self._either.sub(lambda match: self._swapped[match[0]], text)
 
     @cached_property
     def _renamed(self) -> Tokenizer:
@@ -88,3 +93,8 @@ class TextEncoder:
 
     def _rename(self, name: str) -> str:
         return self._hidden.get(name, name)
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Finds names; where several begin at one place, the longest."""
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")

@@ -96,7 +96,7 @@ class Student(AbstractContextManager["Student"]):
         the two sides of an IFD or r-IFD are about the same tokens. A target that cannot be scored says so in
         its status and has no sums.
         """
-        hidden = {pair: self._encoder.hide(pair) for pair, _ in targets}
+        hidden = {pair: self._encoder.hide(pair) for pair in {pair for pair, _ in targets}}
         texts = [self._template.render(hidden[pair], term) for pair, term in targets]
         distinct = list(dict.fromkeys(texts))
         encoded = dict(zip(distinct, self._encoder.encode(distinct), strict=True))

@@ -82,12 +82,8 @@ class TargetEncoder:
         ]
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Encode texts to be continued, in order; not cut.
-
-        Without spaces at their end: a tokenizer puts those into the first token of what follows.
-        """
-        encodings = self._texts.encode([prompt.rstrip(" ") for prompt in prompts])
-        return [self._open(encoding.ids) for encoding in encodings]
+        """Encode texts to be continued, in order; not cut."""
+        return [self._open(ids) for ids in self._texts.encode_prompts(prompts)]
 
     def alone(self, encoded: Encoded | TargetFailure) -> Encoded | TargetFailure:
         """The very tokens of a target without its prefix: tokenised alone, they might be others."""

@@ -43,8 +43,7 @@ class LocalChat:
         """
         hidden = [{**message, "content": self._encoder.hide(message["content"])} for message in messages]
         first = [] if self._chat else self._tokenizer("").input_ids
-        # A tokenizer puts a space before an answer into the first token of it.
-        return [*first, *self._encoder.encode([self._render(hidden).rstrip(" ")])[0].ids]
+        return [*first, *self._encoder.encode_prompts([self._render(hidden)])[0]]
 
     def decode(self, ids: Sequence[int]) -> str:
         """What a model wrote, behind the mark of a thought where its prompt ended in one."""
