@@ -16,9 +16,11 @@ import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reflectune.agents.hardware import torch_threads
+from reflectune.agents.memory import alike_when_exhausted, send
 from reflectune.agents.models import cache_layers, steady_length, text_config
 from reflectune.agents.student.attention import attend_by_branches, attends_by_branches
-from reflectune.agents.student.rows import Row, build_row, pack, pad_to_step
+from reflectune.agents.student.head import find_body, pick_logprobs
+from reflectune.agents.student.rows import Row, build_row, fill_up, pack
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Score
@@ -26,7 +28,6 @@ from reflectune.state.records import Score
 __all__ = ["Packing", "choose_packing", "score_sequences", "target_logprobs"]
 
 _MAX_ROWS = 4  # passed side by side: each has logits of its own
-_CHUNK = 512  # rows of logits taken to float32 at a time
 
 # On a CPU attention under a mask pays for the masked-away part of a row too, which grows with its square;
 # branch by branch it does not, and longer rows share more. Beyond 1,024 tokens nothing more is gained.
@@ -64,28 +65,32 @@ def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) 
     ]
 
 
+@alike_when_exhausted()
 def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     """Log-probability of every target in a row, nats, float32 (N,).
 
-    The head runs on the predicting tokens only, where the model knows `logits_to_keep`. Gradients flow if
-    they are on. The values stay on the model's device, and nothing here waits for them.
+    The head runs on the predicting tokens only. Gradients flow if they are on. The values stay on the model's
+    device, and nothing here waits for them.
     """
-    predicting, predictors = _send(row.predicting, model.device), _send(row.predictors, model.device)
-    inputs: dict[str, Any] = {"input_ids": _send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
+    base = _base(model)
+    inputs: dict[str, Any] = {"input_ids": send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
     if row.mask is not None:
-        inputs["attention_mask"] = _send(row.mask, model.device)[None, None]  # (1, 1, T, T)
+        inputs["attention_mask"] = send(row.mask, model.device)[None, None]  # (1, 1, T, T)
     if row.branches and attends_by_branches(model):
         inputs["branches"] = row.branches
     if _accepts(model, "position_ids"):
-        inputs["position_ids"] = _send(row.positions, model.device)[None]  # (1, T)
-    keeps = _accepts(model, "logits_to_keep")
-    if keeps:  # the first one again and again where the number is filled up
-        filler = predicting[:1].expand(pad_to_step(len(predicting)))
-        inputs["logits_to_keep"] = torch.cat([predicting, filler])
-    logits = model(**inputs).logits[0]  # (P, V) and filler, or (T, V) where the model keeps all
-    logits = logits[: len(predicting)] if keeps else logits[predicting]
-    normalizers = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(_CHUNK)])  # (P,)
-    return logits[predictors, _send(row.targets, model.device)].float() - normalizers[predictors]
+        inputs["position_ids"] = send(row.positions, model.device)[None]  # (1, T)
+    predicting = send(fill_up(row.predicting), model.device)  # (P,) and filler
+    order = row.predictors.argsort(stable=True)  # of the N targets, by what predicts them
+    places, targets = row.predictors[order], send(row.targets[order], model.device)
+    if (body := find_body(base)) is not None:
+        states = body(**inputs).last_hidden_state[0, predicting]  # (P, W)
+        logprobs = pick_logprobs(base, body, states, places, targets)
+    else:
+        logits = base(**inputs).logits[0, predicting].float()  # (P, V)
+        places = send(places, model.device)
+        logprobs = logits[places, targets] - logits.logsumexp(-1)[places]
+    return logprobs[send(order.argsort(), model.device)]
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
@@ -203,13 +208,6 @@ def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> li
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     with torch_threads(threads), pool:  # what a worker sets is the default of threads to come
         return list(itertools.takewhile(torch.is_tensor, pool.map(try_row, rows)))
-
-
-def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Values on a device; a copy to a GPU is queued there, from memory it can read by itself."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
 
 
 def _accepts(model: Any, parameter: str) -> bool:
