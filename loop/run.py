@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
@@ -29,10 +29,10 @@ from reflectune.state.data.datasets import assign_samples, dataset_hash, read_da
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import StudentRecord
+from reflectune.state.records import Sample, StudentRecord
 from reflectune.state.storage import explain_storage_errors
 
-__all__ = ["change_run", "create_run", "run_loop"]
+__all__ = ["begin_lineage", "change_run", "create_run", "run_loop"]
 
 _STEPS_PER_ROUND = 6  # two reflections, two selections, refinetune, evaluate
 _ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
@@ -61,13 +61,20 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         with LineageWriter.create(folder.lineage) as lineage:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
-            values = config.model_dump(mode="json")
-            lineage.add_run(values, data_hash=dataset_hash(samples), versions=versions)
-            lineage.add_samples(samples)
-            lineage.start_round(0)
-            student = config.student
-            lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
+            begin_lineage(lineage, config, samples, versions)
     return RunFolder(runs / config.name)
+
+
+def begin_lineage(
+    lineage: LineageWriter, config: RunConfig, samples: Iterable[Sample], versions: Mapping[str, str]
+) -> None:
+    """Write what a run begins with into an empty lineage, while its samples are read one after another."""
+    lineage.add_samples(samples)
+    data_hash = dataset_hash(lineage.sample_ids())
+    lineage.add_run(config.model_dump(mode="json"), data_hash=data_hash, versions=versions)
+    lineage.start_round(0)
+    student = config.student
+    lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
 
 
 def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
