@@ -6,14 +6,15 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
 from reflectune.agents.student.evaluation import load_checker
-from reflectune.agents.student.refinetune import check_refinetune
-from reflectune.agents.student.student import Student, settle_student
+from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
+from reflectune.agents.student.student import Student, StudentBase, settle_student
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
@@ -115,6 +116,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
         _open_cache(config, folder.path.parent) as cache,
+        StudentBase(config.student) as base,
     ):
         if lineage.settings()["versions"]["graph"] != hash_graph():
             raise StoreError(
@@ -129,8 +131,9 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             lineage=lineage,
             display=display,
             checker=checker,
-            open_teacher=lambda student: _open_teacher(config, folder, student, cache),
-            open_student=lambda adapter: Student.open(config.student, adapter),
+            open_teacher=lambda student: _open_teacher(config, folder, student, cache, base),
+            open_student=lambda adapter: Student(base, adapter),
+            refinetune_student=partial(refinetune_student, base=base),
             stopping=stopping,
         )
         with _status(lineage):
@@ -143,8 +146,10 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
 
 
 def _open_teacher(
-    config: RunConfig, folder: RunFolder, student: StudentRecord, cache: AnswerCache | None
+    config: RunConfig, folder: RunFolder, student: StudentRecord, cache: AnswerCache | None, base: StudentBase
 ) -> Teacher:
+    if ENGINES[config.teacher.engine].is_local:
+        base.close()  # there may not be memory for both
     # Only a teacher that is the student itself opens the adapter.
     adapter = find_adapter(folder, student) if config.teacher.model == SELF else None
     itself = TeacherModel(f"self:{student.id}", config.student, adapter, student.adapter_hash)

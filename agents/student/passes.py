@@ -26,10 +26,10 @@ class Passes:
     def add_gradients(self, sequences: Sequence[Encoded]) -> torch.Tensor:
         """Compute the gradients of a step that has none yet; its loss, detached.
 
-        Formula: mean negative log-likelihood over all targets, nats per token, however they are cut into rows.
-        A bfloat16 base computes its adapter's branches in bfloat16 too. Where memory runs out, rows are halved
-        down to single sequences, then layers are computed again in the backward pass; a torch.OutOfMemoryError
-        where that is not enough.
+        Formula: mean negative log-likelihood over all targets, nats per token, however they are cut into
+        rows. A bfloat16 base computes its adapter's branches in bfloat16 too. Where memory runs out, rows are
+        halved down to single sequences, then layers are computed again in the backward pass; a
+        torch.OutOfMemoryError where that is not enough.
         """
         while (loss := self._try_rows(sequences)) is None:
             self._model.zero_grad()

@@ -57,9 +57,9 @@ def refinetune_student(
 
     Loss: mean negative log-likelihood over the target tokens of a whole optimizer step, nats per token.
     Targets are the response and the token that ends it; a response cut by max_length has no end, and a pair
-    with nothing left of it is left out. A step's sequences are packed as in scoring, in an order drawn anew for
-    every epoch from (seed, round). The base computes in `student.dtype`, but in bfloat16 for float16; adapter
-    and optimizer are in float32. On a CPU a killed and resumed training gives the same bits.
+    with nothing left of it is left out. A step's sequences are packed as in scoring, in an order drawn anew
+    for every epoch from (seed, round). The base computes in `student.dtype`, but in bfloat16 for float16;
+    adapter and optimizer are in float32. On a CPU a killed and resumed training gives the same bits.
 
     Args:
         out: folder that appears when the adapter is whole. What is there already stays if it is, byte for
@@ -120,9 +120,7 @@ def check_refinetune(config: RunConfig) -> None:
                 torch.optim.AdamW(trained, lr=0.0).step()
             except torch.OutOfMemoryError as error:
                 advice = "lower student.max_length or refinetune.r, or set student.load_in_4bit"
-                raise StudentError(
-                    f"{config.student.model}: {error} (student.max_length); {advice}"
-                ) from error
+                raise StudentError(f"{config.student.model}: {error}; {advice}") from error
 
 
 @contextmanager
@@ -278,11 +276,9 @@ def adapt(base: Any, config: RefinetuneConfig, previous: Path | None = None) -> 
 
 def _fingerprint(config: RunConfig, pairs: Pairs, previous: Path | None, round: int) -> str:
     """What a training depends on: checkpoints of another one are of no use."""
-    settings = {
-        key: value for key, value in flatten(config.model_dump(mode="json")).items() if key not in CHANGEABLE
-    }
+    settings = flatten(config.model_dump(mode="json", include={"student", "refinetune"}))
     return content_hash(
-        {key: value for key, value in settings.items() if key.startswith(("student.", "refinetune."))},
+        {key: value for key, value in settings.items() if key not in CHANGEABLE},
         config.seed,
         round,
         hash_stream(pair.content_hash for pair in pairs),

@@ -52,9 +52,9 @@ class StudentBase(AbstractContextManager["StudentBase"]):
     Opened when it is first asked for, and kept until it is closed.
     """
 
-    def __init__(self, config: StudentConfig) -> None:
-        self.config = config
-        self._parts: tuple[Any, Any, Template] | None = None
+    def __init__(self, config: StudentConfig, parts: tuple[Any, Any, Template] | None = None) -> None:
+        """Take what is to be opened, or is open already."""
+        self.config, self._parts = config, parts
 
     def open(self) -> tuple[Any, Any, Template]:
         """Model, tokenizer and template, which fit each other; sets torch's threads."""

@@ -61,10 +61,10 @@ def train_steps(
 ) -> list[float]:
     """Train a PEFT model in place, once over the steps, in order; go on from a checkpoint in `folder`.
 
-    AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. Rows have `row_tokens` tokens at most. The
-    trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping` are those
-    of `refinetune_student`, after every step. Returns the loss of every step: mean over its target tokens, nats
-    per token.
+    AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. Rows have `row_tokens` tokens at most.
+    The trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping` are
+    those of `refinetune_student`, after every step. Returns the loss of every step: mean over its target
+    tokens, nats per token.
     """
     arguments = TrainingArguments(
         output_dir=str(folder),

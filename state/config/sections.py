@@ -179,7 +179,7 @@ class StudentConfig(Section):
     max_length: int = Field(default=2048, ge=8)
     """Most tokens of prompt and target together; a longer target is cut at its end."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format; auto: its own, bfloat16 for float32 on CUDA, float32 on a CPU if bfloat16 is no faster."""
+    """Number format; auto: its own, bfloat16 for float32 on CUDA; on a CPU float32 or faster bfloat16."""
     load_in_4bit: bool = False
     """Hold 4-bit (NF4) weights wherever the student is used; needs bitsandbytes, on CUDA or a CPU."""
     device: str = "auto"

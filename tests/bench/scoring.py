@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from reflectune.agents.student.linear import multiply_by_onednn
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Student, StudentBase
 from reflectune.agents.student.templates import open_template
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import DataConfig, RunConfig
@@ -224,7 +224,7 @@ def _score_large(configs: dict[str, RunConfig], pairs: Sequence[Pair], peaks: di
         multiply_by_onednn(model)  # as models.open_model has it
         tokenizer = open_tokenizer(config.student)
         template = open_template(config.student, tokenizer)
-        student = Student(model, tokenizer, template, config.student)
+        student = Student(StudentBase(config.student, (model, tokenizer, template)))
         questions = [(pair, term) for pair in pairs for term in TERMS]
         student.score(questions[: 2 * len(TERMS)])  # the first passes are slower
         meter = Meter()
