@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
 from reflectune.agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
+from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.linear import multiply_by_onednn
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
@@ -77,6 +78,7 @@ def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
         raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
     try:
         model = (model if load_in_4bit else model.to(device)).eval()
+        settle_attention(model)
     except torch.OutOfMemoryError as error:
         raise StudentError(f"{config.model}: does not fit into the memory of {device}") from error
     if device.type == "cpu":

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,16 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reflectune.agents.hardware import torch_threads
 from reflectune.agents.models import cache_layers, steady_length, text_config
-from reflectune.agents.student.attention import attend_by_branches, attends_by_branches
-from reflectune.agents.student.rows import Row, build_row, pack, pad_to_step
+from reflectune.agents.student.attention import attends_by_branches, attention_inputs, send
+from reflectune.agents.student.rows import (
+    Batch,
+    Row,
+    build_batch,
+    build_row,
+    pack,
+    pack_padded,
+    pad_to_step,
+)
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Score
@@ -28,10 +36,12 @@ __all__ = ["Packing", "choose_packing", "score_sequences", "target_logprobs"]
 _MAX_ROWS = 4  # passed side by side: each has logits of its own
 _CHUNK = 512  # rows of logits taken to float32 at a time
 
-# On a CPU attention under a mask pays for the masked-away part of a row too, which grows with its square;
-# branch by branch it does not, and longer rows share more. Beyond 1,024 tokens nothing more is gained.
+# Attention under a mask pays for the masked-away part of a row too, which grows with its square: at 2,048
+# tokens a twelfth of an 8B model's arithmetic. Branch by branch it does not, and longer rows share more. On a
+# CPU nothing more is gained beyond 1,024 tokens.
 _CPU_ROW = 512
 _CPU_TREE_ROW = 1024
+_MASKED_TREE_ROW = 2048
 
 
 @dataclass(slots=True)
@@ -40,6 +50,7 @@ class Packing:
 
     row_tokens: int  # most tokens of a row; 1 where every sequence needs a row of its own
     shares_prefixes: bool  # whether what sequences begin with in common is computed once
+    pads: bool = False  # whether sequences are padded below one another, instead of behind one another
 
 
 def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) -> list[Score]:
@@ -70,14 +81,11 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     The head runs on the predicting tokens only, where the model knows `logits_to_keep`. Gradients flow if
     they are on. The values stay on the model's device, and nothing here waits for them.
     """
-    predicting, predictors = _send(row.predicting, model.device), _send(row.predictors, model.device)
-    inputs: dict[str, Any] = {"input_ids": _send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
-    if row.mask is not None:
-        inputs["attention_mask"] = _send(row.mask, model.device)[None, None]  # (1, 1, T, T)
-    if row.branches and attends_by_branches(model):
-        inputs["branches"] = row.branches
+    predicting, predictors = send(row.predicting, model.device), send(row.predictors, model.device)
+    inputs: dict[str, Any] = {"input_ids": send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
+    inputs |= attention_inputs(model, row)
     if _accepts(model, "position_ids"):
-        inputs["position_ids"] = _send(row.positions, model.device)[None]  # (1, T)
+        inputs["position_ids"] = send(row.positions, model.device)[None]  # (1, T)
     keeps = _accepts(model, "logits_to_keep")
     if keeps:  # the first one again and again where the number is filled up
         filler = predicting[:1].expand(pad_to_step(len(predicting)))
@@ -85,25 +93,30 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     logits = model(**inputs).logits[0]  # (P, V) and filler, or (T, V) where the model keeps all
     logits = logits[: len(predicting)] if keeps else logits[predicting]
     normalizers = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(_CHUNK)])  # (P,)
-    return logits[predictors, _send(row.targets, model.device)].float() - normalizers[predictors]
+    return logits[predictors, send(row.targets, model.device)].float() - normalizers[predictors]
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
     """How to put sequences into rows of at most `batch_tokens` for a model, by its layers and by trying.
 
-    On a CPU the model is made to attend branch by branch in rows that share prefixes, where it allows those.
+    Without `share_prefixes` in plain rows or each alone, as training needs them.
     """
-    if not _accepts(model, "position_ids") or not _attends_by_positions(model):
-        return Packing(1, shares_prefixes=False)
-    on_cpu = model.device.type == "cpu"
     batch_tokens = min(batch_tokens, steady_length(model) or batch_tokens)
-    row_tokens = min(batch_tokens, _CPU_ROW) if on_cpu else batch_tokens
-    # A mask of ours would lift a sliding window.
-    if share_prefixes and cache_layers(model) == {DynamicLayer}:
-        by_branches = on_cpu and attend_by_branches(_base(model))
-        if _is_exact(model, share_prefixes=True):
-            return Packing(min(batch_tokens, _CPU_TREE_ROW) if by_branches else row_tokens, True)
-    return Packing(row_tokens if _is_exact(model, share_prefixes=False) else 1, shares_prefixes=False)
+    plain = Packing(min(batch_tokens, _CPU_ROW) if model.device.type == "cpu" else batch_tokens, False)
+    if _accepts(model, "position_ids") and _attends_by_positions(model):
+        by_branches = attends_by_branches(model)
+        longest = _CPU_TREE_ROW if model.device.type == "cpu" else batch_tokens
+        tree = Packing(min(batch_tokens, longest if by_branches else _MASKED_TREE_ROW), True)
+        # A mask of ours would lift a sliding window.
+        may_share = share_prefixes and (by_branches or cache_layers(model) == {DynamicLayer})
+        if may_share and _is_exact(model, tree):
+            return tree
+        if _is_exact(model, plain):
+            return plain
+    padded = replace(plain, pads=True)
+    if share_prefixes and _accepts(model, "attention_mask") and _is_exact(model, padded):
+        return padded
+    return Packing(1, shares_prefixes=False)
 
 
 def _attends_by_positions(model: Any) -> bool:
@@ -120,27 +133,56 @@ def _attends_by_positions(model: Any) -> bool:
     )
 
 
-def _is_exact(model: Any, *, share_prefixes: bool) -> bool:
-    """Whether a sequence gives the same, whichever one stands in front of it, and none.
+def _is_exact(model: Any, packing: Packing) -> bool:
+    """Whether a sequence gives the same behind whichever other one, and alone.
 
     Some models ignore positions or masks. Rows of one shape are rounded alike: other tokens in front make no
     difference at all, or with a mixture of experts the least; another place in the row makes a small one.
     """
     last = model.get_input_embeddings().num_embeddings - 1
-    lines = ((0, 1, 2, 3), (0, 1, 4, 5), (0, 1, 6, 7))
+    lines = ((0, 1, 2, 3, 2, 3), (0, 1, 4, 5, 4, 5), (0, 1, 6, 7))
     one, other, own = (Encoded([index * last // 7 for index in line], 1) for line in lines)
     try:
         with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
-            behind_one, behind_other, in_front = (
-                target_logprobs(model, build_row(row, share_prefixes=share_prefixes)).nan_to_num()
-                for row in ([one, own], [other, own], [own, other])
+            behind_one, behind_other, alone = (
+                _row_logprobs(model, sequences, packing).nan_to_num()
+                for sequences in ([one, own], [other, own], [own])
             )
     except torch.OutOfMemoryError as error:
-        raise StudentError(f"no memory is left on {model.device} for a pass over 8 tokens") from error
+        raise StudentError(f"no memory is left on {model.device} for a pass over a few tokens") from error
     count, eps, largest = own.num_targets, torch.finfo(model.dtype).eps, behind_one.abs().max()
-    leaked = (behind_one - behind_other)[count:].abs().max()
-    moved = (behind_one[count:] - in_front[:count]).abs().max()
+    leaked = (behind_one - behind_other)[-count:].abs().max()
+    moved = (behind_one[-count:] - alone).abs().max()
     return bool(leaked <= eps * largest and moved <= eps**0.5 * largest)
+
+
+def _row_logprobs(model: Any, sequences: Sequence[Encoded], packing: Packing) -> torch.Tensor:
+    """Log-probability of every target of sequences in one row or batch, in order, nats, float32 (N,)."""
+    if packing.pads:
+        return _padded_logprobs(model, build_batch(sequences))
+    return target_logprobs(model, build_row(sequences, share_prefixes=packing.shares_prefixes))
+
+
+def _padded_logprobs(model: Any, batch: Batch) -> torch.Tensor:
+    """The same for a batch. The head runs on every place of it that predicts in some sequence."""
+    kept, places = batch.predicting.unique(return_inverse=True)
+    inputs: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.mask}
+    if _accepts(model, "logits_to_keep"):
+        inputs["logits_to_keep"] = kept
+    else:
+        places = batch.predicting
+    inputs = {name: send(values, model.device) for name, values in inputs.items()}
+    logits = model(**inputs, use_cache=False).logits  # (B, P, V), or (B, T, V) where the model keeps all
+    chunks = zip(
+        *(send(values, model.device).split(_CHUNK) for values in (batch.owners, places, batch.targets)),
+        strict=True,
+    )
+    return torch.cat(
+        [
+            logits[owners, at].float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            for owners, at, targets in chunks
+        ]
+    )
 
 
 def _sum_logprobs(
@@ -165,7 +207,10 @@ def _pass_rows(
     left = list(range(len(sequences)))
     while left:
         waiting = [sequences[index] for index in left]
-        packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
+        if packing.pads:
+            packed = pack_padded(waiting, packing.row_tokens)
+        else:
+            packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
         rows = [[left[place] for place in row] for row in packed]
         done = _try_rows(model, [[sequences[index] for index in row] for row in rows], packing)
         passed += zip(rows, done, strict=False)
@@ -185,31 +230,24 @@ def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> li
     """Log-probabilities of each row up to the first that memory runs out on.
 
     On a CPU each thread takes rows of its own: a third faster than all threads at one row, and to the bit the
-    same. Elastic rotary embeddings are kept in the model from row to row, and take one after the other.
+    same. Some models keep elastic rotary embeddings, or states, from one row to the next, and take turns.
     """
 
     def try_row(sequences: list[Encoded]) -> torch.Tensor | None:
-        row = build_row(sequences, share_prefixes=packing.shares_prefixes)
         try:
             with torch.inference_mode():
-                return target_logprobs(model, row)
+                return _row_logprobs(model, sequences, packing)
         except torch.OutOfMemoryError:  # nothing is left that holds memory
             return None
 
     threads = torch.get_num_threads()
-    if model.device.type != "cpu" or threads == 1 or len(rows) == 1 or steady_length(model) is not None:
+    takes_turns = packing.pads or steady_length(model) is not None or model.device.type != "cpu"
+    if takes_turns or threads == 1 or len(rows) == 1:
         return list(itertools.takewhile(torch.is_tensor, map(try_row, rows)))
     workers = min(threads, _MAX_ROWS)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     with torch_threads(threads), pool:  # what a worker sets is the default of threads to come
         return list(itertools.takewhile(torch.is_tensor, pool.map(try_row, rows)))
-
-
-def _send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Values on a device; a copy to a GPU is queued there, from memory it can read by itself."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
 
 
 def _accepts(model: Any, parameter: str) -> bool:

@@ -102,12 +102,12 @@ def train_rows(
 
 
 def training_inputs(sequences: Sequence[Encoded]) -> dict[str, Any]:
-    """Tensors (1, T) of one row, with labels that are -100 where nothing is learned: on prompts."""
+    """Tensors (1, T) of one row, with labels that are -100 where nothing is learned: on prompts; branches."""
     row = build_row(sequences)
     labels = torch.full_like(row.ids, -100)
     labels[row.predicting + 1] = row.targets
     inputs = {"input_ids": row.ids, "position_ids": row.positions, "labels": labels}
-    return {name: values[None] for name, values in inputs.items()}
+    return {name: values[None] for name, values in inputs.items()} | {"branches": row.branches}
 
 
 def save_adapter(model: Any, folder: Path) -> None:
@@ -126,7 +126,8 @@ class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         labels = inputs["labels"][0]  # (T,)
         predicting = (labels[1:] != -100).nonzero()[:, 0]  # (N,)
         each = torch.arange(len(predicting), device=predicting.device)  # predicts one target
-        row = Row(inputs["input_ids"][0], inputs["position_ids"][0], predicting, each, labels[predicting + 1])
+        ids, positions = inputs["input_ids"][0], inputs["position_ids"][0]
+        row = Row(ids, positions, predicting, each, labels[predicting + 1], inputs["branches"])
         return -target_logprobs(model, row).sum() / kwargs["num_items_in_batch"]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
