@@ -213,6 +213,7 @@ def test_gradient_checkpointing_trains_the_same_adapter(tmp_path, architecture, 
 
 def test_training_rows_learn_targets_only():
     inputs = training_inputs([Encoded([10, 11, 12, 13], 2), Encoded([20, 21], 1)])
+    assert [(branch.start, branch.end) for branch in inputs.pop("branches")] == [(0, 4), (4, 6)]
     assert {name: values.tolist() for name, values in inputs.items()} == {
         "input_ids": [[10, 11, 12, 13, 20, 21]],
         "position_ids": [[0, 1, 2, 3, 0, 1]],

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from reflectune.agents.hardware import torch_threads
+from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.rows import build_row, pack
 from reflectune.agents.student.scoring import Packing, choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded
@@ -119,7 +120,7 @@ def test_packed_scores_equal_one_by_one_with_an_adapter(adapted, items, budget):
 
 BRANCHING = {name: build_model(name, vocabulary=VOCABULARY) for name in MODELS}
 for branching in BRANCHING.values():
-    choose(branching, 100)
+    settle_attention(branching)
 
 
 @pytest.mark.slow
@@ -339,6 +340,8 @@ def test_tree_row_of_a_shared_prompt_is_as_long_as_its_parts():
 def test_packing_of_a_transformer_on_a_cpu_shares_prefixes_in_rows_of_at_most_1024(name):
     model = build_model(name, vocabulary=VOCABULARY)
     assert choose_packing(model, 2048, share_prefixes=False) == Packing(512, shares_prefixes=False)
+    assert choose(model, 2048) == Packing(512, shares_prefixes=True)  # under a mask
+    settle_attention(model)
     assert choose(model, 2048) == Packing(1024, shares_prefixes=True)
     assert choose(model, 100) == Packing(100, shares_prefixes=True)
 
@@ -346,6 +349,7 @@ def test_packing_of_a_transformer_on_a_cpu_shares_prefixes_in_rows_of_at_most_10
 def test_packing_leaves_a_model_that_does_not_ask_for_sdpa_as_it_is():
     model = build_model(vocabulary=VOCABULARY)
     model.set_attn_implementation("eager")  # adds masks to the weights, and so takes none of ours
+    settle_attention(model)
     assert choose(model, 2048) == Packing(512, shares_prefixes=False)
     assert model.config._attn_implementation == "eager"
 
@@ -355,33 +359,54 @@ STATES = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 1, "initializ
 
 
 @pytest.mark.parametrize(
-    ("build", "config", "row_tokens"),
+    ("build", "config", "pads"),
     [
         # A mask of ours would lift the window; what is recurrent carries over from sequence to sequence.
-        (MistralForCausalLM, MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=4), 100),
-        (MambaForCausalLM, MambaConfig(**STATES), 1),
+        (MistralForCausalLM, MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=4), False),
+        (MambaForCausalLM, MambaConfig(**STATES), True),
     ],
     ids=["sliding window", "recurrent"],
 )
-def test_packing_of_a_model_that_can_share_no_prefixes(build, config, row_tokens):
+def test_packing_of_a_model_that_can_share_no_prefixes(build, config, pads):
     torch.manual_seed(0)
     config.vocab_size = VOCABULARY
     model = build(config).eval()
-    attention = model.config._attn_implementation
     packing = choose(model, 100)
-    assert packing == Packing(row_tokens, shares_prefixes=False)
-    assert model.config._attn_implementation == attention
+    assert packing == Packing(100, shares_prefixes=False, pads=pads)
     items = [Encoded(list(range(5, 25)), 3), Encoded(list(range(5, 40)), 3)]
     assert_as_alone(model, items, score_sequences(model, items, packing))
+
+
+def test_padded_batches_hold_sequences_of_like_lengths_and_run_the_head_where_some_predict():
+    # 2 times 5 tokens fill a batch of 10; the head runs on places 1 to 3, and on 2 to 8 of the long one.
+    model, rows = build_model(vocabulary=VOCABULARY), []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[:2]))
+    items = [Encoded(list(range(10)), 3), Encoded([0, 1, 2, 3, 4], 3), Encoded([0, 1, 2], 2)]
+    packing = Packing(10, shares_prefixes=False, pads=True)
+    scores = score_sequences(model, items, packing)
+    assert rows == [(2, 3), (1, 7)]
+    assert_as_alone(model, items, scores)
 
 
 def test_packing_sees_what_leaks_though_positions_are_taken(monkeypatch):
     model = build_model(vocabulary=VOCABULARY)
     whole = model.forward
 
-    def forward(input_ids, position_ids, use_cache, logits_to_keep, attention_mask=None):
-        positions = torch.arange(input_ids.shape[1])[None]  # takes positions and forgets them
-        return whole(input_ids, position_ids=positions, use_cache=use_cache, logits_to_keep=logits_to_keep)
+    def forward(input_ids, use_cache, logits_to_keep, position_ids=None, attention_mask=None):
+        return whole(input_ids, use_cache=use_cache, logits_to_keep=logits_to_keep)  # forgets positions
+
+    monkeypatch.setattr(model, "forward", forward)
+    assert choose_packing(model, 100, share_prefixes=False) == Packing(1, shares_prefixes=False)
+    assert choose(model, 100) == Packing(100, shares_prefixes=False, pads=True)
+
+
+def test_packing_sees_what_leaks_into_padded_sequences(monkeypatch):
+    model = build_model(vocabulary=VOCABULARY)
+    whole = model.forward
+
+    def forward(input_ids, attention_mask, use_cache):
+        output = whole(input_ids, use_cache=use_cache)
+        return SimpleNamespace(logits=output.logits * (1 + output.logits.mean() / 10))
 
     monkeypatch.setattr(model, "forward", forward)
     assert choose(model, 100) == Packing(1, shares_prefixes=False)

@@ -13,9 +13,8 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import dropout as drop
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -208,7 +207,7 @@ def _weigh(
     With a softcap c every logit l is c tanh(l / c), as in Gemma 2 (arXiv 2408.00118, section 2).
     """
     if softcap is None:
-        output = scaled_dot_product_attention(
+        output = functional.scaled_dot_product_attention(
             query, key, value, mask, dropout, is_causal=mask is None, scale=scale
         )
         return output.transpose(1, 2).contiguous()
@@ -217,7 +216,7 @@ def _weigh(
         mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device)
         mask = mask.tril(logits.shape[-1] - logits.shape[-2])
     logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
-    weights = drop(logits.softmax(-1, dtype=torch.float32).to(query.dtype), dropout)
+    weights = functional.dropout(logits.softmax(-1, dtype=torch.float32).to(query.dtype), dropout)
     return (weights @ value).transpose(1, 2).contiguous()
 
 

@@ -37,11 +37,10 @@ _MAX_ROWS = 4  # passed side by side: each has logits of its own
 _CHUNK = 512  # rows of logits taken to float32 at a time
 
 # Attention under a mask pays for the masked-away part of a row too, which grows with its square: at 2,048
-# tokens a twelfth of an 8B model's arithmetic. Branch by branch it does not, and longer rows share more. On a
-# CPU nothing more is gained beyond 1,024 tokens.
+# tokens of an 8B model a twelfth of the arithmetic. Branch by branch it does not, and longer rows share more.
 _CPU_ROW = 512
-_CPU_TREE_ROW = 1024
-_MASKED_TREE_ROW = 2048
+_CPU_TREE_ROW = 1024  # beyond this nothing more is gained
+_MASKED_ROW = 2048
 
 
 @dataclass(slots=True)
@@ -102,15 +101,15 @@ def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Pa
     Without `share_prefixes` in plain rows or each alone, as training needs them.
     """
     batch_tokens = min(batch_tokens, steady_length(model) or batch_tokens)
-    plain = Packing(min(batch_tokens, _CPU_ROW) if model.device.type == "cpu" else batch_tokens, False)
+    on_cpu, by_branches = model.device.type == "cpu", attends_by_branches(model)
+    plain = Packing(min(batch_tokens, _CPU_ROW) if on_cpu else batch_tokens, shares_prefixes=False)
     if _accepts(model, "position_ids") and _attends_by_positions(model):
-        by_branches = attends_by_branches(model)
-        longest = _CPU_TREE_ROW if model.device.type == "cpu" else batch_tokens
-        tree = Packing(min(batch_tokens, longest if by_branches else _MASKED_TREE_ROW), True)
         # A mask of ours would lift a sliding window.
-        may_share = share_prefixes and (by_branches or cache_layers(model) == {DynamicLayer})
-        if may_share and _is_exact(model, tree):
-            return tree
+        if share_prefixes and (by_branches or cache_layers(model) == {DynamicLayer}):
+            longest = (_CPU_ROW, _CPU_TREE_ROW) if on_cpu else (_MASKED_ROW, batch_tokens)
+            tree = Packing(min(batch_tokens, longest[by_branches]), shares_prefixes=True)
+            if _is_exact(model, tree):
+                return tree
         if _is_exact(model, plain):
             return plain
     padded = replace(plain, pads=True)
