@@ -21,13 +21,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, D
 
 from reflectune.agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
 from reflectune.agents.memory import alike_when_exhausted
+from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.linear import multiply_by_onednn
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
-    "attach_adapter", "cache_layers", "check_four_bit", "check_match", "context_length", "count_embeddings",
-    "not_finite", "open_model", "opening", "resolve_student", "set_threads", "source",
+    "attach_adapter", "base_model", "cache_layers", "check_four_bit", "check_match", "context_length",
+    "count_embeddings", "not_finite", "open_model", "opening", "resolve_student", "set_threads", "source",
     "steady_length", "text_config",
 ]  # fmt: skip
 
@@ -82,9 +83,11 @@ def open_model(config: StudentConfig) -> Any:
         raise StudentError(f"{config.model}: does not fit into the memory of {device}") from error
     if missing := sorted(loading["missing_keys"]):
         raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
+    model.eval()
+    settle_attention(model)
     if device.type == "cpu":
         multiply_by_onednn(model)
-    return model.eval()
+    return model
 
 
 def check_four_bit(config: StudentConfig) -> None:
@@ -149,6 +152,11 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 def not_finite(weights: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or infinity."""
     return sorted(name for name, values in weights.items() if not bool(values.isfinite().all()))
+
+
+def base_model(model: Any) -> Any:
+    """A PEFT model's base, adapters and all; another model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def text_config(model: Any) -> Any:

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from reflectune.agents.hardware import torch_threads
+from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.head import find_body
 from reflectune.agents.student.rows import build_row, pack
 from reflectune.agents.student.scoring import Packing, choose_packing, score_sequences
@@ -120,7 +121,7 @@ def test_packed_scores_equal_one_by_one_with_an_adapter(adapted, items, budget):
 
 BRANCHING = {name: build_model(name, vocabulary=VOCABULARY) for name in MODELS}
 for branching in BRANCHING.values():
-    choose(branching, 100)
+    settle_attention(branching)
 
 
 @pytest.mark.slow
@@ -151,6 +152,8 @@ def test_branches_reach_the_attention_of_every_layer(monkeypatch):
         seen.append(query.shape[2])
         return plain(query, *rest, **settings)
 
+    for model in BRANCHING.values():
+        find_body(model)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
     for name in sorted(BRANCHING):
         score_sequences(BRANCHING[name], [Encoded([0, 1, 2, 3], 1), Encoded([0, 1, 4], 2)], tree(100))
@@ -339,6 +342,8 @@ def test_tree_row_of_a_shared_prompt_is_as_long_as_its_parts():
 def test_packing_of_a_transformer_on_a_cpu_shares_prefixes_in_rows_of_at_most_1024(name):
     model = build_model(name, vocabulary=VOCABULARY)
     assert choose_packing(model, 2048, share_prefixes=False) == Packing(512, shares_prefixes=False)
+    assert choose(model, 2048) == Packing(512, shares_prefixes=True)  # under a mask
+    settle_attention(model)
     assert choose(model, 2048) == Packing(1024, shares_prefixes=True)
     assert choose(model, 100) == Packing(100, shares_prefixes=True)
 
@@ -346,6 +351,7 @@ def test_packing_of_a_transformer_on_a_cpu_shares_prefixes_in_rows_of_at_most_10
 def test_packing_leaves_a_model_that_does_not_ask_for_sdpa_as_it_is():
     model = build_model(vocabulary=VOCABULARY)
     model.set_attn_implementation("eager")  # adds masks to the weights, and so takes none of ours
+    settle_attention(model)
     assert choose(model, 2048) == Packing(512, shares_prefixes=False)
     assert model.config._attn_implementation == "eager"
 
@@ -355,24 +361,34 @@ STATES = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 1, "initializ
 
 
 @pytest.mark.parametrize(
-    ("build", "config", "row_tokens"),
+    ("build", "config", "pads"),
     [
         # A mask of ours would lift the window; what is recurrent carries over from sequence to sequence.
-        (MistralForCausalLM, MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=4), 100),
-        (MambaForCausalLM, MambaConfig(**STATES), 1),
+        (MistralForCausalLM, MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=4), False),
+        (MambaForCausalLM, MambaConfig(**STATES), True),
     ],
     ids=["sliding window", "recurrent"],
 )
-def test_packing_of_a_model_that_can_share_no_prefixes(build, config, row_tokens):
+def test_packing_of_a_model_that_can_share_no_prefixes(build, config, pads):
     torch.manual_seed(0)
     config.vocab_size = VOCABULARY
     model = build(config).eval()
-    attention = model.config._attn_implementation
     packing = choose(model, 100)
-    assert packing == Packing(row_tokens, shares_prefixes=False)
-    assert model.config._attn_implementation == attention
+    assert packing == Packing(100, shares_prefixes=False, pads=pads)
     items = [Encoded(list(range(5, 25)), 3), Encoded(list(range(5, 40)), 3)]
     assert_as_alone(model, items, score_sequences(model, items, packing))
+
+
+def test_padded_batches_hold_sequences_of_like_lengths_and_run_the_head_where_some_predict():
+    # 2 times 5 tokens fill a batch of 10; the head runs on 1 place and 2, and on 7 of the long one.
+    model, rows = build_model(vocabulary=VOCABULARY), []
+    find_body(model)
+    model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[:2]))
+    items = [Encoded(list(range(10)), 3), Encoded([0, 1, 2, 3, 4], 3), Encoded([0, 1, 2], 2)]
+    packing = Packing(10, shares_prefixes=False, pads=True)
+    scores = score_sequences(model, items, packing)
+    assert rows == [(1, 3), (1, 7)]
+    assert_as_alone(model, items, scores)
 
 
 def test_packing_sees_what_leaks_though_positions_are_taken(monkeypatch):
@@ -381,6 +397,19 @@ def test_packing_sees_what_leaks_though_positions_are_taken(monkeypatch):
 
     def forward(position_ids=None, **inputs):
         return whole(**inputs)  # takes positions and forgets them
+
+    monkeypatch.setattr(model.model, "forward", forward)
+    assert choose_packing(model, 100, share_prefixes=False) == Packing(1, shares_prefixes=False)
+    assert choose(model, 100) == Packing(100, shares_prefixes=False, pads=True)
+
+
+def test_packing_sees_what_leaks_into_padded_sequences(monkeypatch):
+    model = build_model(vocabulary=VOCABULARY)
+    whole = model.model.forward
+
+    def forward(attention_mask=None, position_ids=None, **inputs):
+        states = whole(**inputs).last_hidden_state
+        return SimpleNamespace(last_hidden_state=states * (1 + states.mean()))
 
     monkeypatch.setattr(model.model, "forward", forward)
     assert choose(model, 100) == Packing(1, shares_prefixes=False)

@@ -4,6 +4,7 @@ Nothing here knows rows or targets.
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reflectune.agents.memory import send
 
-__all__ = ["find_body", "pick_logprobs"]
+__all__ = ["find_body", "logprobs_at"]
 
 _CHUNK = 512  # states that the head takes at a time
 _TRIED = 8  # tokens of the trial whether body and head can be run apart
@@ -37,14 +38,24 @@ def find_body(base: Any) -> Any | None:
     return body if _APART[base] else None
 
 
-def pick_logprobs(
-    base: Any, body: Any, states: torch.Tensor, places: torch.Tensor, ids: torch.Tensor
+def logprobs_at(
+    base: Any,
+    inputs: Mapping[str, Any],
+    at: tuple[torch.Tensor, torch.Tensor],
+    places: torch.Tensor,
+    ids: torch.Tensor,
 ) -> torch.Tensor:
-    """Log-probabilities of tokens by the body's last states (P, W): nats, float32 (N,).
+    """Log-probabilities of tokens after a pass, nats, float32 (N,).
 
-    `places` (N,), ascending and on the CPU, says which state predicts each of the `ids` (N,). With gradients,
-    logits are computed again in the backward pass instead of being kept.
+    `at` says which P tokens of the pass, by row and column, predict something; `places` (N,), ascending and
+    on the CPU, which of those predicts each of the `ids` (N,). With gradients, logits are computed again in
+    the backward pass instead of being kept.
     """
+    if (body := find_body(base)) is None:
+        logits = base(**inputs, use_cache=False).logits[at].float()  # (P, V)
+        places = send(places, ids.device)
+        return logits[places, ids] - logits.logsumexp(-1)[places]
+    states = body(**inputs, use_cache=False).last_hidden_state[at]  # (P, W)
 
     def pick(states: torch.Tensor, places: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         logits = _logits(base, body, states)
@@ -52,7 +63,7 @@ def pick_logprobs(
 
     parts = states.split(_CHUNK)
     counts = (places // _CHUNK).bincount(minlength=len(parts)).tolist()
-    local = send(places % _CHUNK, states.device)
+    local = send(places % _CHUNK, ids.device)
     chunks = zip(parts, local.split(counts), ids.split(counts), strict=True)
     if states.requires_grad:
         return torch.cat([checkpoint(pick, *chunk, use_reentrant=False) for chunk in chunks])

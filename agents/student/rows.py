@@ -1,8 +1,8 @@
-"""Sequences behind one another in a row without padding, for one forward pass.
+"""Sequences behind one another in a row, or below one another in a batch, for one forward pass.
 
 In a plain row positions that restart tell the model where each sequence begins. In a tree row what sequences
 begin with in common (BOS, a prompt's opening, a whole prompt) stands once, and a mask lets every token attend
-to the tokens before it in its own sequence. Nothing here knows models.
+to the tokens before it in its own sequence. A batch is padded behind them. Nothing here knows models.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 
 from reflectune.agents.student.targets import Encoded
 
-__all__ = ["Branch", "Row", "build_row", "fill_up", "pack"]
+__all__ = ["Batch", "Branch", "Row", "build_batch", "build_row", "fill_up", "pack", "pack_padded"]
 
 # Longer rows are filled up to multiples of this: kernels are prepared for each length, and take memory.
 _STEP = 64
@@ -21,7 +21,7 @@ _FEW = 256
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The tokens of a tree row from `start` to `end`: one sequence's own, B in number."""
+    """The tokens of a row from `start` to `end`: one sequence's own, B in number."""
 
     start: int
     end: int
@@ -38,8 +38,19 @@ class Row:
     predicting: torch.Tensor  # (P,) indexes of the tokens that predict a target, each once
     predictors: torch.Tensor  # (N,) which of them predicts each target
     targets: torch.Tensor  # (N,) the ids they should predict
-    mask: torch.Tensor | None = None  # (T, T) which tokens each token attends to; None: by positions
-    branches: Sequence[Branch] = ()  # the same as the mask, without what it hides
+    branches: Sequence[Branch] = ()  # which tokens each token attends to
+    mask: torch.Tensor | None = None  # (T, T) the same of a tree row; None: positions say it too
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B sequences below one another, padded behind to T tokens, N of which are targets."""
+
+    ids: torch.Tensor  # (B, T) token ids
+    mask: torch.Tensor  # (B, T) 1 for a sequence's own tokens, 0 for what fills it up
+    owners: torch.Tensor  # (N,) indexes of the sequences that the targets belong to
+    predicting: torch.Tensor  # (N,) indexes of the tokens in them that predict one
+    targets: torch.Tensor  # (N,) the ids they should predict
 
 
 def pack(sequences: Sequence[Encoded], budget: int, *, share_prefixes: bool = False) -> list[list[int]]:
@@ -64,6 +75,30 @@ def pack(sequences: Sequence[Encoded], budget: int, *, share_prefixes: bool = Fa
         room -= new
         before = ids
     return rows
+
+
+def pack_padded(sequences: Sequence[Encoded], budget: int) -> list[list[int]]:
+    """Indexes of sequences for each batch of at most `budget` tokens, padding included, shortest first."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(sequences)), key=lambda index: len(sequences[index].ids)):
+        if not batches or (len(batches[-1]) + 1) * len(sequences[index].ids) > budget:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def build_batch(sequences: Sequence[Encoded]) -> Batch:
+    """Put sequences below one another."""
+    longest = max(len(sequence.ids) for sequence in sequences)
+    ids = [sequence.ids + [0] * (longest - len(sequence.ids)) for sequence in sequences]
+    mask = [[1] * len(sequence.ids) + [0] * (longest - len(sequence.ids)) for sequence in sequences]
+    places = [
+        (owner, place, sequence.ids[place])
+        for owner, sequence in enumerate(sequences)
+        for place in range(sequence.first_target, len(sequence.ids))
+    ]
+    owners, targeted, targets = torch.tensor(places).T  # (N,) each
+    return Batch(torch.tensor(ids), torch.tensor(mask), owners, targeted - 1, targets)
 
 
 def build_row(sequences: Sequence[Encoded], *, share_prefixes: bool = False) -> Row:
@@ -98,7 +133,8 @@ def build_row(sequences: Sequence[Encoded], *, share_prefixes: bool = False) -> 
     distinct, places = torch.tensor(predicting).unique(return_inverse=True)
     row = Row(torch.tensor(ids), torch.tensor(positions), distinct, places, torch.tensor(targets))
     if not share_prefixes:
-        return row
+        plain = [Branch(start, end, slice(start, end), None) for start, end, _ in spans]
+        return replace(row, branches=plain)
     mask = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     branches = [_branch(mask, start, end, shared_path) for start, end, shared_path in spans]
     return replace(row, mask=mask, branches=branches)

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,10 +17,18 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reflectune.agents.hardware import torch_threads
 from reflectune.agents.memory import alike_when_exhausted, send
-from reflectune.agents.models import cache_layers, steady_length, text_config
-from reflectune.agents.student.attention import attend_by_branches, attends_by_branches
-from reflectune.agents.student.head import find_body, pick_logprobs
-from reflectune.agents.student.rows import Row, build_row, fill_up, pack
+from reflectune.agents.models import base_model, cache_layers, steady_length, text_config
+from reflectune.agents.student.attention import attends_by_branches, attention_inputs
+from reflectune.agents.student.head import logprobs_at
+from reflectune.agents.student.rows import (
+    Batch,
+    Row,
+    build_batch,
+    build_row,
+    fill_up,
+    pack,
+    pack_padded,
+)
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Score
@@ -29,10 +37,11 @@ __all__ = ["Packing", "choose_packing", "score_sequences", "target_logprobs"]
 
 _MAX_ROWS = 4  # passed side by side: each has logits of its own
 
-# On a CPU attention under a mask pays for the masked-away part of a row too, which grows with its square;
-# branch by branch it does not, and longer rows share more. Beyond 1,024 tokens nothing more is gained.
+# Attention under a mask pays for the masked-away part of a row too, which grows with its square: at 2,048
+# tokens of an 8B model a twelfth of the arithmetic. Branch by branch it does not, and longer rows share more.
 _CPU_ROW = 512
-_CPU_TREE_ROW = 1024
+_CPU_TREE_ROW = 1024  # beyond this nothing more is gained
+_MASKED_ROW = 2048
 
 
 @dataclass(slots=True)
@@ -41,6 +50,7 @@ class Packing:
 
     row_tokens: int  # most tokens of a row; 1 where every sequence needs a row of its own
     shares_prefixes: bool  # whether what sequences begin with in common is computed once
+    pads: bool = False  # whether sequences are padded below one another, instead of behind one another
 
 
 def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) -> list[Score]:
@@ -72,43 +82,40 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     The head runs on the predicting tokens only. Gradients flow if they are on. The values stay on the model's
     device, and nothing here waits for them.
     """
-    base = _base(model)
-    inputs: dict[str, Any] = {"input_ids": send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
-    if row.mask is not None:
-        inputs["attention_mask"] = send(row.mask, model.device)[None, None]  # (1, 1, T, T)
-    if row.branches and attends_by_branches(model):
-        inputs["branches"] = row.branches
+    device = model.device
+    inputs: dict[str, Any] = {"input_ids": send(row.ids, device)[None]} | attention_inputs(
+        model, row
+    )  # (1, T)
     if _accepts(model, "position_ids"):
-        inputs["position_ids"] = send(row.positions, model.device)[None]  # (1, T)
-    predicting = send(fill_up(row.predicting), model.device)  # (P,) and filler
+        inputs["position_ids"] = send(row.positions, device)[None]  # (1, T)
+    predicting = send(fill_up(row.predicting), device)  # (P,) and filler
     order = row.predictors.argsort(stable=True)  # of the N targets, by what predicts them
-    places, targets = row.predictors[order], send(row.targets[order], model.device)
-    if (body := find_body(base)) is not None:
-        states = body(**inputs).last_hidden_state[0, predicting]  # (P, W)
-        logprobs = pick_logprobs(base, body, states, places, targets)
-    else:
-        logits = base(**inputs).logits[0, predicting].float()  # (P, V)
-        places = send(places, model.device)
-        logprobs = logits[places, targets] - logits.logsumexp(-1)[places]
-    return logprobs[send(order.argsort(), model.device)]
+    at, targets = (torch.zeros_like(predicting), predicting), send(row.targets[order], device)
+    logprobs = logprobs_at(base_model(model), inputs, at, row.predictors[order], targets)
+    return logprobs[send(order.argsort(), device)]
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
     """How to put sequences into rows of at most `batch_tokens` for a model, by its layers and by trying.
 
-    On a CPU the model is made to attend branch by branch in rows that share prefixes, where it allows those.
+    Without `share_prefixes` in plain rows or each alone, as training needs them.
     """
-    if not _accepts(model, "position_ids") or not _attends_by_positions(model):
-        return Packing(1, shares_prefixes=False)
-    on_cpu = model.device.type == "cpu"
     batch_tokens = min(batch_tokens, steady_length(model) or batch_tokens)
-    row_tokens = min(batch_tokens, _CPU_ROW) if on_cpu else batch_tokens
-    # A mask of ours would lift a sliding window.
-    if share_prefixes and cache_layers(model) == {DynamicLayer}:
-        by_branches = on_cpu and attend_by_branches(_base(model))
-        if _is_exact(model, share_prefixes=True):
-            return Packing(min(batch_tokens, _CPU_TREE_ROW) if by_branches else row_tokens, True)
-    return Packing(row_tokens if _is_exact(model, share_prefixes=False) else 1, shares_prefixes=False)
+    on_cpu, by_branches = model.device.type == "cpu", attends_by_branches(model)
+    plain = Packing(min(batch_tokens, _CPU_ROW) if on_cpu else batch_tokens, shares_prefixes=False)
+    if _accepts(model, "position_ids") and _attends_by_positions(model):
+        # A mask of ours would lift a sliding window.
+        if share_prefixes and (by_branches or cache_layers(model) == {DynamicLayer}):
+            longest = (_CPU_ROW, _CPU_TREE_ROW) if on_cpu else (_MASKED_ROW, batch_tokens)
+            tree = Packing(min(batch_tokens, longest[by_branches]), shares_prefixes=True)
+            if _is_exact(model, tree):
+                return tree
+        if _is_exact(model, plain):
+            return plain
+    padded = replace(plain, pads=True)
+    if share_prefixes and _accepts(model, "attention_mask") and _is_exact(model, padded):
+        return padded
+    return Packing(1, shares_prefixes=False)
 
 
 def _attends_by_positions(model: Any) -> bool:
@@ -118,34 +125,53 @@ def _attends_by_positions(model: Any) -> bool:
     """
     config = text_config(model)
     return (
-        not _base(model)._is_stateful
+        not base_model(model)._is_stateful
         and cache_layers(model) <= {DynamicLayer, DynamicSlidingWindowLayer}
         and not getattr(config, "attention_chunk_size", None)
         and not getattr(config, "alibi", False)
     )
 
 
-def _is_exact(model: Any, *, share_prefixes: bool) -> bool:
-    """Whether a sequence gives the same, whichever one stands in front of it, and none.
+def _is_exact(model: Any, packing: Packing) -> bool:
+    """Whether a sequence gives the same behind whichever other one, and alone.
 
     Some models ignore positions or masks. Rows of one shape are rounded alike: other tokens in front make no
     difference at all, or with a mixture of experts the least; another place in the row makes a small one.
     """
     last = model.get_input_embeddings().num_embeddings - 1
-    lines = ((0, 1, 2, 3), (0, 1, 4, 5), (0, 1, 6, 7))
+    lines = ((0, 1, 2, 3, 2, 3), (0, 1, 4, 5, 4, 5), (0, 1, 6, 7))
     one, other, own = (Encoded([index * last // 7 for index in line], 1) for line in lines)
     try:
         with torch.no_grad():  # not inference mode: what the model keeps from this may go into training
-            behind_one, behind_other, in_front = (
-                target_logprobs(model, build_row(row, share_prefixes=share_prefixes)).nan_to_num()
-                for row in ([one, own], [other, own], [own, other])
+            behind_one, behind_other, alone = (
+                _row_logprobs(model, sequences, packing).nan_to_num()
+                for sequences in ([one, own], [other, own], [own])
             )
     except torch.OutOfMemoryError as error:
-        raise StudentError(f"no memory is left on {model.device} for a pass over 8 tokens") from error
+        raise StudentError(f"no memory is left on {model.device} for a pass over a few tokens") from error
     count, eps, largest = own.num_targets, torch.finfo(model.dtype).eps, behind_one.abs().max()
-    leaked = (behind_one - behind_other)[count:].abs().max()
-    moved = (behind_one[count:] - in_front[:count]).abs().max()
+    leaked = (behind_one - behind_other)[-count:].abs().max()
+    moved = (behind_one[-count:] - alone).abs().max()
     return bool(leaked <= eps * largest and moved <= eps**0.5 * largest)
+
+
+def _row_logprobs(model: Any, sequences: Sequence[Encoded], packing: Packing) -> torch.Tensor:
+    """Log-probability of every target of sequences in one row or batch, in order, nats, float32 (N,)."""
+    if packing.pads:
+        return _padded_logprobs(model, build_batch(sequences))
+    return target_logprobs(model, build_row(sequences, share_prefixes=packing.shares_prefixes))
+
+
+@alike_when_exhausted()
+def _padded_logprobs(model: Any, batch: Batch) -> torch.Tensor:
+    """The same for a batch."""
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}  # (B, T)
+    inputs, at, targets = (
+        {name: send(values, model.device) for name, values in inputs.items()},
+        (send(batch.owners, model.device), send(batch.predicting, model.device)),
+        send(batch.targets, model.device),
+    )
+    return logprobs_at(base_model(model), inputs, at, torch.arange(len(batch.targets)), targets)
 
 
 def _sum_logprobs(
@@ -170,7 +196,10 @@ def _pass_rows(
     left = list(range(len(sequences)))
     while left:
         waiting = [sequences[index] for index in left]
-        packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
+        if packing.pads:
+            packed = pack_padded(waiting, packing.row_tokens)
+        else:
+            packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
         rows = [[left[place] for place in row] for row in packed]
         done = _try_rows(model, [[sequences[index] for index in row] for row in rows], packing)
         passed += zip(rows, done, strict=False)
@@ -190,19 +219,19 @@ def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> li
     """Log-probabilities of each row up to the first that memory runs out on.
 
     On a CPU each thread takes rows of its own: a third faster than all threads at one row, and to the bit the
-    same. Elastic rotary embeddings are kept in the model from row to row, and take one after the other.
+    same. Some models keep elastic rotary embeddings, or states, from one row to the next, and take turns.
     """
 
     def try_row(sequences: list[Encoded]) -> torch.Tensor | None:
-        row = build_row(sequences, share_prefixes=packing.shares_prefixes)
         try:
             with torch.inference_mode():
-                return target_logprobs(model, row)
+                return _row_logprobs(model, sequences, packing)
         except torch.OutOfMemoryError:  # nothing is left that holds memory
             return None
 
     threads = torch.get_num_threads()
-    if model.device.type != "cpu" or threads == 1 or len(rows) == 1 or steady_length(model) is not None:
+    takes_turns = packing.pads or steady_length(model) is not None or model.device.type != "cpu"
+    if takes_turns or threads == 1 or len(rows) == 1:
         return list(itertools.takewhile(torch.is_tensor, map(try_row, rows)))
     workers = min(threads, _MAX_ROWS)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
@@ -211,8 +240,4 @@ def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> li
 
 
 def _accepts(model: Any, parameter: str) -> bool:
-    return parameter in inspect.signature(_base(model).forward).parameters
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return parameter in inspect.signature(base_model(model).forward).parameters

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.linear import multiply_by_onednn
 from reflectune.agents.student.student import Student, StudentBase
 from reflectune.agents.student.templates import open_template
@@ -221,7 +222,8 @@ def _score_large(configs: dict[str, RunConfig], pairs: Sequence[Pair], peaks: di
     rows = []
     for dtype, config in configs.items():
         model = random_llama(LARGE, getattr(torch, dtype))
-        multiply_by_onednn(model)  # as models.open_model has it
+        multiply_by_onednn(model)  # as models.open_model has them
+        settle_attention(model)
         tokenizer = open_tokenizer(config.student)
         template = open_template(config.student, tokenizer)
         student = Student(StudentBase(config.student, (model, tokenizer, template)))
