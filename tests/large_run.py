@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from reflectune.agents.student.student import Response
+from reflectune.agents.teacher.teacher import Reflected
 from reflectune.loop.context import LoopContext
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round
@@ -185,15 +186,12 @@ class _Teacher(_Opened):
 
     def reflect(
         self, reflections: Iterable[Reflection], may_ask: Callable[[], bool]
-    ) -> Iterator[tuple[TeacherCall, Version | None]]:
+    ) -> Iterator[list[Reflected]]:
         for asked in reflections:
             (course,) = self.texts.rng.choices([*_COURSES], [*_COURSES.values()])
-            for attempt, status in enumerate(course, 1):
-                yield self._answer(asked, attempt, status)
+            yield [self._answer(asked, attempt, status) for attempt, status in enumerate(course, 1)]
 
-    def _answer(
-        self, asked: Reflection, attempt: int, status: CallStatus
-    ) -> tuple[TeacherCall, Version | None]:
+    def _answer(self, asked: Reflection, attempt: int, status: CallStatus) -> Reflected:
         rng, pair = self.texts.rng, asked.pair
         if status == "ok":
             instruction, input = pair.instruction, pair.input

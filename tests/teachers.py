@@ -40,7 +40,7 @@ def ask(
     """What a teacher makes of reflections, or of so many."""
     reflections = [asked(number) for number in range(what)] if isinstance(what, int) else what
     with open_teacher(teacher_config, 0, None, cache) as teacher:
-        return list(teacher.reflect(reflections))
+        return flat(teacher.reflect(reflections))
 
 
 def ask_one(teacher_config: TeacherConfig, reflection: Reflection | None = None) -> TeacherCall:
@@ -49,18 +49,32 @@ def ask_one(teacher_config: TeacherConfig, reflection: Reflection | None = None)
     return call
 
 
+def flat(groups: Iterable[list[Reflected]]) -> list[Reflected]:
+    return [made for group in groups for made in group]
+
+
 def statuses(reflected: Iterable[Reflected]) -> list[str]:
     return [call.status for call, _ in reflected]
 
 
 class ScriptedEngine:
-    """Answers each request as a function says, in order; the real interface without a model."""
+    """Answers each request as a function says, in order; the real interface without a model.
+
+    Every answer is waited for, unless it is `prompt`.
+    """
 
     name = "scripted"
     model = "script"
 
-    def __init__(self, answer: Callable[[Request], Answer], *, structured: bool = True, capacity: int = 4):
-        self.answer, self.structured, self.capacity = answer, structured, capacity
+    def __init__(
+        self,
+        answer: Callable[[Request], Answer],
+        *,
+        structured: bool = True,
+        capacity: int = 4,
+        prompt: bool = False,
+    ):
+        self.answer, self.structured, self.capacity, self.prompt = answer, structured, capacity, prompt
         self.requests: list[Request] = []
         self.waiting: deque[Request] = deque()
         self.closed = False
@@ -72,6 +86,9 @@ class ScriptedEngine:
 
     def next_answer(self) -> Answer:
         return self.answer(self.waiting.popleft())
+
+    def has_answer(self) -> bool:
+        return self.prompt and bool(self.waiting)
 
     def close(self) -> None:
         self.closed = True
@@ -91,15 +108,15 @@ def fail(request: Request, error: AnswerError = "failed", message: str | None = 
 
 def reflect(engine: ScriptedEngine, number: int, **changes: Any) -> list[Reflected]:
     """What a teacher with this engine makes of so many reflections."""
-    return list(scripted(engine, **changes).reflect(asked(n) for n in range(number)))
+    return flat(scripted(engine, **changes).reflect(asked(n) for n in range(number)))
 
 
-def take_until_error(message: str, reflected: Iterable[Reflected]) -> list[Reflected]:
+def take_until_error(message: str, groups: Iterable[list[Reflected]]) -> list[Reflected]:
     """What comes before the TeacherError that this message tells."""
-    taken = []
+    taken: list[list[Reflected]] = []
     with pytest.raises(TeacherError, match=message):
-        taken.extend(reflected)
-    return taken
+        taken.extend(groups)
+    return flat(taken)
 
 
 def well(request: Request, **changes: Any) -> Answer:

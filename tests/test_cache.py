@@ -353,17 +353,22 @@ def test_cached_engine_asked_alone_needs_no_model_folder(opened: Opened, folder:
     assert opened.asked == 1
 
 
-def test_cached_engine_keeps_an_answer_once_the_next_is_asked_for(tmp_path: Path, opened: Opened) -> None:
-    engine = CachedEngine(config(), named(), opened.cache)
-    for number in range(3):
+def test_cached_engine_keeps_answers_once_the_next_question_comes(tmp_path: Path, opened: Opened) -> None:
+    def submit(number: int) -> None:
         engine.submit(make_request(id=str(number), messages=({"role": "user", "content": str(number)},)))
-    for count in range(3):
+
+    engine = CachedEngine(config(), named(), opened.cache)
+    for number in range(4):
+        submit(number)
+    for _ in range(2):
         engine.next_answer()
-        assert len(kept(tmp_path)) == count  # the last one may not be committed yet
-    engine.close()
-    assert len(kept(tmp_path)) == 3
-    engine.close()
-    assert len(kept(tmp_path)) == 3
+        assert kept(tmp_path) == []  # they may not be committed yet
+    submit(4)
+    assert len(kept(tmp_path)) == 2
+    engine.next_answer()
+    for _ in range(2):
+        engine.close()
+        assert len(kept(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("error", ["refused-request", "no-entry", "unavailable", "failed"])

@@ -35,6 +35,7 @@ from tests.teachers import (
     asked,
     config,
     fail,
+    flat,
     reflect,
     scripted,
     statuses,
@@ -85,7 +86,7 @@ def test_cost_is_unknown_where_price_or_count_is(
     prices: dict[str, float], tokens: tuple[int | None, int | None], cost: float | None
 ) -> None:
     engine = ScriptedEngine(lambda r: well(r, prompt_tokens=tokens[0], completion_tokens=tokens[1]))
-    ((call, _),) = scripted(engine, **prices).reflect([asked()])
+    (((call, _),),) = scripted(engine, **prices).reflect([asked()])
     assert call.cost_usd == cost
 
 
@@ -116,13 +117,34 @@ def test_reflect_pulls_reflections_as_it_needs_them() -> None:
     assert pulled == 5
 
 
+def test_reflect_hands_over_together_what_is_there_and_asks_no_more_before() -> None:
+    engine = ScriptedEngine(well, capacity=100, prompt=True)
+    groups = scripted(engine).reflect(asked(n) for n in range(150))
+    sizes = []
+    for sent in (100, 150, 150):  # at first a hundred; then as many as were answered, or are left
+        sizes.append(len(next(groups)))
+        assert len(engine.requests) == sent
+    assert sizes == [64, 64, 22]
+    assert list(groups) == []
+
+
+def test_reflect_hands_over_what_came_before_an_error_of_the_engine() -> None:
+    def break_at_the_third(request: Request) -> Answer:
+        if request.id == "2":
+            raise TeacherError("no key")
+        return well(request)
+
+    groups = scripted(ScriptedEngine(break_at_the_third, prompt=True)).reflect(asked(n) for n in range(9))
+    assert statuses(take_until_error("no key", groups)) == ["ok", "ok"]
+
+
 def test_reflect_can_stop_early_and_go_on() -> None:
     engine = ScriptedEngine(well, capacity=4)
     teacher = scripted(engine)
     first = teacher.reflect(asked(n) for n in range(10))
     next(first)
     first.close()
-    rest = list(teacher.reflect([asked(20)]))
+    rest = flat(teacher.reflect([asked(20)]))
     assert [call.sample_id for call, _ in rest] == ["sample-20"]
 
 
@@ -131,8 +153,8 @@ def test_reflect_asks_no_more_once_it_may_not_and_takes_in_what_is_under_way() -
     engine = ScriptedEngine(lambda request: well(request, text="") if request.id == "0" else well(request))
     teacher = scripted(engine, retries=1)
     taken: list[Reflected] = []
-    for made in teacher.reflect((asked(number) for number in range(9)), lambda: not taken):
-        taken.append(made)
+    for group in teacher.reflect((asked(number) for number in range(9)), lambda: not taken):
+        taken.extend(group)
     assert statuses(taken) == ["unparsable", "ok", "ok", "ok"]
     assert not taken[0][0].is_final(2)
     assert len(engine.requests) == 4

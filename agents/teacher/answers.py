@@ -105,9 +105,9 @@ def is_runaway(text: str) -> bool:
 
     The unit may be cut off at the end. Looks at the last 3000 characters only, so its time is bounded.
     """
-    for period in range(1, _LONGEST_UNIT + 1):
-        length = max(_SHORTEST_LOOP, _FEWEST_REPEATS * period)
-        tail = text[-length:]
-        if len(tail) == length and tail[period:] == tail[:-period]:
+    longest = min(len(text) // _FEWEST_REPEATS, _LONGEST_UNIT) if len(text) >= _SHORTEST_LOOP else 0
+    for period in range(1, longest + 1):
+        tail = text[-max(_SHORTEST_LOOP, _FEWEST_REPEATS * period) :]
+        if tail[period:] == tail[:-period]:
             return True
     return False

@@ -59,7 +59,7 @@ def find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> list[dict[str
     opened: dict[str, int] = {}
     blocks: dict[str, tuple[int, int]] = {}  # of the answer that is being read
     complete: dict[str, tuple[int, int]] = {}
-    for mark in re.finditer(f"<(/?)({'|'.join(keys)})-{re.escape(nonce)}>", text):
+    for mark in _find_marks(text, nonce, fields):
         key = keys[mark[2]]
         if not mark[1]:
             opened[key] = mark.end()
@@ -75,6 +75,13 @@ def find_tags(text: str, nonce: str, fields: Mapping[str, str]) -> list[dict[str
     return [{key: clean_text(text[start:end]).strip() for key, (start, end) in complete.items()}]
 
 
+def _find_marks(text: str, nonce: str, fields: Mapping[str, str]) -> Iterator[re.Match[str]]:
+    """Where tags open and close: a slash or nothing, and the tag's name."""
+    # One pattern for all nonces: to compile one takes longer than to search.
+    pattern = rf"<(/?)(critique|{'|'.join(fields.values())})-([^<>]*)>"
+    return (mark for mark in re.finditer(pattern, text) if mark[3] == nonce)
+
+
 def find_json(text: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """All answers that are JSON objects, in their order."""
     return [answer for _, answer in _find_objects(text, fields)]
@@ -86,9 +93,8 @@ def hide_answers(text: str, nonce: str, fields: Mapping[str, str]) -> str:
     A tag that opens again begins anew, as in `find_tags`.
     """
     spans = [match.span() for match, _ in _find_objects(text, fields)]
-    tag = rf"(?:critique|{'|'.join(fields.values())})-{re.escape(nonce)}"
     opened: dict[str, int] = {}
-    for mark in re.finditer(rf"<(/?)({tag})>", text):
+    for mark in _find_marks(text, nonce, fields):
         if not mark[1]:
             opened[mark[2]] = mark.end()
         elif (start := opened.pop(mark[2], None)) is not None:

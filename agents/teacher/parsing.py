@@ -135,7 +135,8 @@ class AnswerParser:
         sections = [section[self.phase] for name, section in texts.items() if name != "pair"]
         words = fill("\n".join([texts["pair"]["opening"], *sections]), nonce=self.nonce)
         # Wherever a mark ends, a model may stop copying.
-        starts = (words[: mark.end()] for mark in re.finditer(re.escape(f"-{self.nonce}>"), words))
+        marks = (mark for mark in re.finditer(r"-([^-<>]*)>", words) if mark[1] == self.nonce)
+        starts = (words[: mark.end()] for mark in marks)
         tagged = [answer for start in starts for answer in forms.find_tags(start, self.nonce, fields)]
         found = [*tagged, *forms.find_json(words, fields)]
         return {tuple(answer[key] for key in fields) for answer in found}

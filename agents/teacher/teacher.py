@@ -1,7 +1,7 @@
 """The teacher: asks an engine for reflections on pairs, and makes proposals of its answers.
 
-Keeps the engine busy, asks again where that can help, and hands over every finished call as soon as it
-is there. It stores no call: how often one was already asked comes in with the reflection.
+Keeps the engine busy, asks again where that can help, and hands over finished calls as soon as they
+are there. It stores no call: how often one was already asked comes in with the reflection.
 """
 
 from collections import deque
@@ -28,6 +28,7 @@ Reflected = tuple[TeacherCall, Version | None]  # a finished call, and the versi
 
 # So many calls in a row may bring no text, or the engine's capacity if that is more.
 _MAX_TEXTLESS = 8
+_MAX_AT_ONCE = 64  # finished calls that are handed over together
 _ASKED_FOR = attrgetter("round", "phase", "sample_id", "candidate")  # of a call: which proposal
 _FAILED: dict[str, CallStatus] = {"refused-request": "refused", "no-entry": "no-entry"}  # others: "error"
 
@@ -58,13 +59,16 @@ class Teacher(AbstractContextManager["Teacher"]):
 
     def reflect(
         self, reflections: Iterable[Reflection], may_ask: Callable[[], bool] = lambda: True
-    ) -> Iterator[Reflected]:
-        """Ask for every reflection, again where an answer is no use, and yield every finished call.
+    ) -> Iterator[list[Reflected]]:
+        """Ask for every reflection, again where an answer is no use, and yield all finished calls, in groups.
 
-        Reflections are pulled when there is room for them. Once `may_ask` says no, nothing more is asked;
-        calls under way are still taken in. Failures in a row are held back until the teacher answers
-        something: they may be its fault rather than the pairs'. An answer without a text is no better than a
-        failure, but has been paid for: it is yielded at once, and so is a failure that was counted.
+        A group is what is there without waiting once the first is, at most 64. Whoever asks for the next has
+        committed it: only then are more reflections pulled, as many as there is room for, unless `may_ask`
+        says no. Then nothing more is asked; calls under way are still taken in.
+
+        Failures in a row are held back until the teacher answers something: they may be its fault rather than
+        the pairs'. An answer without a text is no better than a failure, but has been paid for: it is yielded
+        at once, and so is a failure that was counted.
 
         Raises:
             TeacherError: the teacher cannot be reached, or answers nothing, not even what was under way when
@@ -88,25 +92,32 @@ class Teacher(AbstractContextManager["Teacher"]):
             if not under_way:
                 if fault is not None:
                     raise fault
-                yield from held
+                if held:
+                    yield held
                 return
-            answer = self._engine.next_answer()
-            if answer.request_id not in under_way:
-                continue  # asked by an earlier reflect() whose reader stopped early
-            request = under_way.pop(answer.request_id)
-            fault = self._find_fault(request, answer, len(under_way), fault)
-            reflection = request.reflection
-            if answer.error == "unavailable" or _refuses_schema(request, answer):
-                if answer.error == "refused-request":
-                    self._schema_refused.add(reflection)
-                again.append(reflection)
-                continue
-            call, version = self._conclude(request, answer)
-            if not call.is_final(self._attempts):
-                again.append(replace(reflection, attempts=call.attempt))
-            ready, held = self._release([*held, (call, version)], answer)
-            yield from ready
-            self._learn_schemas(request, answer)
+            finished: list[Reflected] = []
+            others = len(under_way) - 1
+            try:
+                for answer in self._take_answers(len(under_way)):
+                    if answer.request_id not in under_way:
+                        continue  # asked by an earlier reflect() whose reader stopped early
+                    request = under_way.pop(answer.request_id)
+                    fault = self._find_fault(request, answer, others, fault)
+                    reflection = request.reflection
+                    if answer.error == "unavailable" or _refuses_schema(request, answer):
+                        if answer.error == "refused-request":
+                            self._schema_refused.add(reflection)
+                        again.append(reflection)
+                        continue
+                    call, version = self._conclude(request, answer)
+                    if not call.is_final(self._attempts):
+                        again.append(replace(reflection, attempts=call.attempt))
+                    ready, held = self._release([*held, (call, version)], answer)
+                    finished += ready
+                    self._learn_schemas(request, answer)
+            finally:  # what was paid for is handed over also where the next answer is an error
+                if finished:
+                    yield finished
 
     def close(self) -> None:
         """Give back the engine's memory, threads and connections."""
@@ -114,6 +125,14 @@ class Teacher(AbstractContextManager["Teacher"]):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _take_answers(self, under_way: int) -> Iterator[Answer]:
+        """Wait for one of so many answers, and take those that are there then."""
+        yield self._engine.next_answer()
+        for _ in range(min(under_way, _MAX_AT_ONCE) - 1):
+            if not self._engine.has_answer():
+                return
+            yield self._engine.next_answer()
 
     def _prepare(self, asked: Reflection) -> Request:
         by_schema = (

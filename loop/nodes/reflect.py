@@ -17,7 +17,7 @@ __all__ = ["count_wanted", "reflect"]
 
 
 def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
-    """Ask the teacher for every proposal that is missing; commit each answer as it arrives."""
+    """Ask the teacher for every proposal that is missing; commit answers as they arrive."""
     context, round, phase = runtime.context, state["round"], state["phase"]
     context.leave_if_asked()
     lineage, teacher_config = context.lineage, context.config.teacher
@@ -47,12 +47,13 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             context.leave_if_asked()
             return {}
         teacher = stack.enter_context(context.open_teacher(context.round_student(round - 1)))
-        for call, version in teacher.reflect(reflections, may_ask):
-            lineage.add_reflections([call], [] if version is None else [version])
-            _refuse_uncounted(teacher_config, call)
-            spending = spending.plus(call)
-            settled[call.status] += call.is_final(teacher_config.attempts)
-            cached += call.cached
+        for group in teacher.reflect(reflections, may_ask):
+            lineage.add_reflections((call for call, _ in group), (made for _, made in group if made))
+            for call, _ in group:
+                _refuse_uncounted(teacher_config, call)
+                spending = spending.plus(call)
+                settled[call.status] += call.is_final(teacher_config.attempts)
+                cached += call.cached
             stage.update(settled.total(), total, **_reflection_facts(settled, cached))
         context.leave_if_asked()
     return {}

@@ -48,13 +48,16 @@ class Engine(Protocol):
     capacity: int  # how many requests it is worth having under way
 
     def submit(self, request: Request) -> None:
-        """Take one request. Returns at once."""
+        """Take one request. Returns at once. By now the answers given so far have been committed."""
 
     def next_answer(self) -> Answer:
         """Wait for the next finished answer, in any order. Only call with a request under way.
 
         A TeacherError says that no request can succeed, such as with a wrong key or model name.
         """
+
+    def has_answer(self) -> bool:
+        """Whether `next_answer` has something to tell at once."""
 
     def close(self) -> None:
         """Drop what is under way and give back memory, threads and connections. Never waits for it."""

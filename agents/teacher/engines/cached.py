@@ -45,9 +45,9 @@ class CachedEngine:
 
     With `teacher.cache = "only"` none is ever opened: what is missing has no entry.
 
-    Kept is every answer that was paid for, of use or not; failures are not. It is kept when the next one is
-    asked for, or on closing. By then its reader has committed it, so that a run killed at any instant finds
-    no answer of its own that its books lack.
+    Kept is every answer that was paid for, of use or not; failures are not. It is kept when the next request
+    is submitted, or on closing. By then its reader has committed it, so that a run killed at any instant
+    finds no answer of its own that its books lack.
     """
 
     def __init__(self, config: TeacherConfig, model: TeacherModel, cache: Cache) -> None:
@@ -60,10 +60,11 @@ class CachedEngine:
         self._engine: Engine | None = None
         self._hits: deque[Answer] = deque()
         self._asked: dict[str, str] = {}  # request id -> key
-        self._handed_out: tuple[str, Answer] | None = None
+        self._handed_out: dict[str, Answer] = {}  # by key
 
     def submit(self, request: Request) -> None:
         """Find the request's answer, or hand it on; opening the engine for it can fail."""
+        self._keep()
         key = self._key(request)
         if (kept := self._cache.get(key, request.id)) is not None:
             self._hits.append(kept)
@@ -80,7 +81,6 @@ class CachedEngine:
 
     def next_answer(self) -> Answer:
         """The next answer: those of the cache first, while the engine goes on with the others."""
-        self._keep()
         if self._hits:
             return self._hits.popleft()
         assert self._engine is not None, "nothing is under way"
@@ -89,11 +89,15 @@ class CachedEngine:
         answer = replace(answer, text=clean_text(answer.text))
         key = self._asked.pop(answer.request_id)
         if answer.error is None:
-            self._handed_out = key, answer
+            self._handed_out.setdefault(key, answer)
         return answer
 
+    def has_answer(self) -> bool:
+        """Whether the cache had something, or the engine has."""
+        return bool(self._hits) or (self._engine is not None and self._engine.has_answer())
+
     def close(self) -> None:
-        """Keep what was handed out last, and close the engine if it was opened."""
+        """Keep what was handed out since the last request, and close the engine if it was opened."""
         try:
             self._keep()
         finally:
@@ -101,10 +105,9 @@ class CachedEngine:
                 self._engine.close()
 
     def _keep(self) -> None:
-        if self._handed_out is not None:
-            key, answer = self._handed_out
+        handed_out, self._handed_out = self._handed_out, {}
+        for key, answer in handed_out.items():
             self._cache.put(key, clean_text(self.model), answer)
-            self._handed_out = None
 
     def _key(self, request: Request) -> str:
         """Hash of all that an answer depends on."""

@@ -71,6 +71,10 @@ class TransformersEngine:
                 self._answers.append(self._answer(request, prompt, tokens, seconds))
         return self._answers.popleft()
 
+    def has_answer(self) -> bool:
+        """Whether any of the last batch is left."""
+        return bool(self._answers)
+
     def close(self) -> None:
         """Drop the model and free its memory."""
         self._network = self._chat = self._opening = None

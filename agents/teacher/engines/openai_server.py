@@ -101,6 +101,10 @@ class OpenAIEngine:
             raise answer
         return answer
 
+    def has_answer(self) -> bool:
+        """Whether an answer, or the fault, has arrived."""
+        return not self._answers.empty()
+
     def close(self) -> None:
         """Send nothing more and forget what is under way."""
         with suppress(RuntimeError):  # closed before

@@ -36,7 +36,7 @@ class RecordedEngine:
     name = "recorded"
     model = "recorded"
     structured = True
-    capacity = 1
+    capacity = 64  # as many as are committed together
 
     def __init__(self, config: TeacherConfig) -> None:
         assert config.path is not None
@@ -55,6 +55,10 @@ class RecordedEngine:
     def next_answer(self) -> Answer:
         """Answers in the order of the requests."""
         return self._answers.popleft()
+
+    def has_answer(self) -> bool:
+        """Whether anything was asked."""
+        return bool(self._answers)
 
     def close(self) -> None:
         """Nothing to give back."""

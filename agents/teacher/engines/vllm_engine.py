@@ -77,6 +77,10 @@ class VllmEngine:
                 self._take(word)
         return self._answers.popleft()
 
+    def has_answer(self) -> bool:
+        """Whether an answer is there, for which no other process has to be started first."""
+        return bool(self._answers) or self._process.has_answer()
+
     def close(self) -> None:
         """End the process."""
         self._process.end()
@@ -167,6 +171,7 @@ class _Process:
         word_end.close()
         # Python waits for the process before it exits, and it for the end of its requests.
         self._at_exit = weakref.finalize(self, self._requests.close)
+        self._is_ending = False
         # It must always be heard, or both sides may wait for each other with full pipes.
         threading.Thread(target=self._listen, name="vllm", daemon=True).start()
 
@@ -183,6 +188,10 @@ class _Process:
         self._process.join()
         return Fault(_describe_exit(self._process.exitcode))
 
+    def has_answer(self) -> bool:
+        """Whether its next word is an answer that is there; False too once its last words are."""
+        return not self._is_ending and not self._words.empty()
+
     def end(self) -> None:
         """Let the process end: by itself, or else by force."""
         self._at_exit()
@@ -198,8 +207,11 @@ class _Process:
     def _listen(self) -> None:
         try:
             while True:
-                self._words.put(self._answers.recv())
+                word = self._answers.recv()
+                self._is_ending = isinstance(word, Fault)
+                self._words.put(word)
         except (EOFError, OSError):
+            self._is_ending = True
             self._words.put(None)
 
 
