@@ -408,8 +408,9 @@ def test_packing_sees_what_leaks_into_padded_sequences(monkeypatch):
     whole = model.model.forward
 
     def forward(attention_mask=None, position_ids=None, **inputs):
-        states = whole(**inputs).last_hidden_state
-        return SimpleNamespace(last_hidden_state=states * (1 + states.mean()))
+        output = whole(**inputs)
+        output.last_hidden_state *= 1 + output.last_hidden_state.mean()
+        return output
 
     monkeypatch.setattr(model.model, "forward", forward)
     assert choose(model, 100) == Packing(1, shares_prefixes=False)
