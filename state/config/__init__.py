@@ -52,6 +52,10 @@ _RENAMED = {
     "teacher.patience": "freeze_after",
 }
 
+# Keys that earlier versions lacked and did not go by the default of: a run that they began measures its
+# rounds alike.
+_ADDED = {("evaluate", "answers"): 2**31 - 1}
+
 # Where the demo's files are. The package may have been installed elsewhere when a run began.
 _PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
 
@@ -93,6 +97,9 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
         else table
         for section, table in values.items()
     }
+    for (section, key), value in _ADDED.items():
+        if isinstance(table := upgraded.get(section), dict):
+            table.setdefault(key, value)
     for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
         text = _get_key(upgraded, key)
         if text == "loop.demo.world:check":

@@ -25,7 +25,7 @@ from reflectune.state.lineage.documents import (
     Settings,
     Trace,
 )
-from reflectune.state.records import ANSWERLESS, UNCONTESTED, Pair, Phase, Reason, content_hash
+from reflectune.state.records import ANSWERLESS, UNCONTESTED, Pair, Phase, Reason, Split, content_hash
 from reflectune.state.storage import OpenDatabase
 
 __all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "mean_and_median"]
@@ -72,9 +72,9 @@ class LineageReader(OpenDatabase):
         rows = self.db.query("SELECT split, COUNT(*) AS n FROM samples GROUP BY split")
         return {"train": 0, "holdout": 0} | {row["split"]: row["n"] for row in rows}
 
-    def choose_samples(self, count: int, seed: int) -> list[str]:
-        """Up to `count` training samples, at random by the seed: the same ones in every round."""
-        rows = self.db.query("SELECT id FROM samples WHERE split = 'train'")
+    def choose_samples(self, count: int, seed: int, split: Split = "train") -> list[str]:
+        """Up to `count` samples of a split, at random by the seed: the same ones in every round."""
+        rows = self.db.query("SELECT id FROM samples WHERE split = ?", [split])
         # "frozen" is a word of the draw: another would choose other samples of runs that have begun.
         return sorted((row["id"] for row in rows), key=lambda id: content_hash("frozen", seed, id))[:count]
 
