@@ -6,8 +6,8 @@ knows texts, pairs or teachers.
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,15 +20,24 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from reflectune.agents.models import cache_layers, context_length, steady_length
+from reflectune.agents.memory import alike_when_exhausted, free_memory
+from reflectune.agents.models import (
+    cache_layers,
+    context_length,
+    steady_length,
+    text_config,
+)
 
 __all__ = [
-    "Opening", "Sampling", "continue_prompts", "find_room", "generate_greedy", "shares_openings",
-    "stop_ids",
+    "Opening", "Sampling", "cache_bytes", "continue_prompts", "find_room", "generate_greedy",
+    "shares_openings", "stop_ids",
 ]  # fmt: skip
 
 # A key-value cache takes about an eighth of what a training pass keeps per token, or less.
 _CACHE_FACTOR = 8
+# Share of a GPU's free memory for the key-value cache. The rest is for reading the prompts, for logits, and
+# for the copy that is made of a layer's cache whenever it grows.
+_CACHE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +85,15 @@ def generate_greedy(
     """Continue prompts of any number with the likeliest tokens, without the stop ids that end them.
 
     Each prompt leaves room for a token at least; fewer than `max_tokens` are written where the context ends.
-    `budget` is the most prompt tokens in one forward pass, padding included.
+    On CUDA as many prompts go at once as free memory holds. Elsewhere `budget` is the most prompt tokens in
+    one forward pass, padding included. What is written may differ in its rounding with the batch.
+
+    Raises:
+        torch.OutOfMemoryError: one prompt by itself takes too much.
     """
     written: dict[int, list[int]] = {}
     context, opening = context_length(model), Opening()
-    for batch in _batches(prompts, context, max_tokens, budget):
+    for batch in _batches(prompts, context, max_tokens, _find_limit(model, max_tokens, budget)):
         room = find_room(prompts[batch[0]], context, max_tokens)
         answers = continue_prompts(model, [prompts[index] for index in batch], stops, room, opening=opening)
         for index, ids in zip(batch, answers, strict=True):
@@ -98,6 +111,9 @@ def continue_prompts(
 ) -> list[list[int]]:
     """Continue prompts in one batch, each up to its first stop id, which is the last of its new token ids.
 
+    A batch for which memory runs out is halved, down to one prompt. What is written may differ in its
+    rounding with the batch.
+
     Args:
         model: a causal language model in eval mode.
         prompts: token ids, each with room for `max_tokens` more in the model's context.
@@ -105,7 +121,33 @@ def continue_prompts(
         max_tokens: most tokens to write per prompt.
         sampling: how to draw tokens; None takes the likeliest.
         opening: the one of the batch before; keeps this batch's.
+
+    Raises:
+        torch.OutOfMemoryError: one prompt by itself takes too much.
     """
+    try:
+        return _continue(model, prompts, stops, max_tokens, sampling, opening)
+    except torch.OutOfMemoryError:
+        if len(prompts) == 1:
+            raise
+    free_memory()  # here, where no error holds on to what was under way
+    middle = len(prompts) // 2
+    written = []
+    for part in (slice(middle), slice(middle, None)):
+        drawn = sampling and replace(sampling, seeds=sampling.seeds[part])
+        written += continue_prompts(model, prompts[part], stops, max_tokens, drawn, opening)
+    return written
+
+
+@alike_when_exhausted()
+def _continue(
+    model: Any,
+    prompts: Sequence[list[int]],
+    stops: list[int],
+    max_tokens: int,
+    sampling: Sampling | None,
+    opening: Opening | None,
+) -> list[list[int]]:
     settings = GenerationConfig(
         max_new_tokens=max_tokens, eos_token_id=stops or None, pad_token_id=(stops or [0])[0], do_sample=False
     )
@@ -127,6 +169,28 @@ def continue_prompts(
 def find_room(prompt: list[int], context: int | None, max_tokens: int) -> int:
     """Most tokens that can be written after a prompt, in a context of so many tokens or without an end."""
     return max_tokens if context is None else min(max_tokens, context - len(prompt))
+
+
+def cache_bytes(config: Any, itemsize: int) -> int:
+    """Bytes that a token takes in the key-value cache, by a text decoder's config; windows count in full.
+
+    Formula: layers * 2 * key-value heads * width of a head * bytes of a number.
+    """
+    heads = getattr(config, "num_attention_heads", None) or 1  # recurrent models have none
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(config.num_hidden_layers * 2 * kept * width * itemsize)
+
+
+def _find_limit(model: Any, max_tokens: int, budget: int) -> Callable[[int], int]:
+    """How many prompts may go at once, by the length of the longest."""
+    device = model.device
+    if device.type != "cuda":
+        return lambda length: min(budget // length, _CACHE_FACTOR * budget // (length + max_tokens))
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, unused
+    free = torch.cuda.mem_get_info(device)[0] + held
+    per_token = cache_bytes(text_config(model), model.dtype.itemsize)
+    return lambda length: int(_CACHE_SHARE * free) // (per_token * (length + max_tokens))
 
 
 def shares_openings(model: Any) -> bool:
@@ -212,9 +276,9 @@ def _count_common(first: list[int], second: list[int]) -> int:
 
 
 def _batches(
-    prompts: Sequence[list[int]], context: int | None, max_tokens: int, budget: int
+    prompts: Sequence[list[int]], context: int | None, max_tokens: int, limit: Callable[[int], int]
 ) -> list[list[int]]:
-    """Indexes of the prompts, longest first, in batches that fit the pass and the cache.
+    """Indexes of the prompts, longest first, in batches as large as `limit` says for their longest.
 
     Prompts of a batch have equal room to write in, so that no answer is cut for another's prompt.
     """
@@ -224,7 +288,7 @@ def _batches(
         length, room = len(prompts[index]), find_room(prompts[index], context, max_tokens)
         if places == 0 or room != find_room(prompts[batches[-1][0]], context, max_tokens):
             batches.append([])
-            places = max(1, min(budget // length, _CACHE_FACTOR * budget // (length + max_tokens)))
+            places = max(1, limit(length))
         batches[-1].append(index)
         places -= 1
     return batches

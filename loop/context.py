@@ -84,16 +84,20 @@ class Scorer:
         self.context, self.student, self.stack = context, student, stack
         self.model: Student | None = None
 
+    def open(self) -> Student:
+        """The open student."""
+        if self.model is None:
+            self.model = self.stack.enter_context(self.context.open_with_adapter(self.student))
+            self.context.leave_if_asked()
+        return self.model
+
     def score_missing(self, wanted: Iterable[Wanted], known: Scores) -> Scores:
         """Score what is wanted and not known: version id -> term -> score."""
         missing = [item for item in wanted if item[2] not in known.get(item[0], {})]
         if not missing:
             return {}
-        if self.model is None:
-            self.model = self.stack.enter_context(self.context.open_with_adapter(self.student))
-            self.context.leave_if_asked()
         scores: dict[str, dict[Term, Score]] = {}
-        results = self.model.score([(pair, term) for _, pair, term in missing])
+        results = self.open().score([(pair, term) for _, pair, term in missing])
         for (version, _, term), score in zip(missing, results, strict=True):
             scores.setdefault(version, {})[term] = score
         return scores

@@ -6,12 +6,11 @@ A fault names a table and a row. Where one row was changed, others that rest on 
 import importlib.metadata
 import itertools
 import json
-import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.loop.context import SAMPLES_AT_ONCE
 from reflectune.loop.graph import hash_graph
-from reflectune.loop.nodes.evaluate import is_due, why_stop
+from reflectune.loop.nodes.evaluate import derive_measures, is_due, why_stop
 from reflectune.loop.nodes.refinetune import choose_for_round
 from reflectune.loop.resuming import refuse_changed_config
 from reflectune.loop.selection import decide, needed_scores
@@ -42,6 +41,7 @@ from reflectune.state.records import (
     PHASES,
     TERMS,
     Decision,
+    Evaluation,
     Pair,
     Phase,
     Scores,
@@ -351,6 +351,17 @@ class _Replay:
             if row["status"] == "finished" and (measured or is_due(self.config, round, row["stop_reason"])):
                 for name in always - measured.keys():
                     self.faults.add("evaluations", f"{round}/{name}", "is missing")
+            if measured and round in self.students:
+                self._check_measures(round, measured)
+
+    def _check_measures(self, round: int, measured: Mapping[str, Evaluation]) -> None:
+        """What is stored of each held-out pair comes to the measures; earlier versions stored nothing."""
+        derived = {item.name: item for item in derive_measures(self.lineage, self.students[round])}
+        for name in derived and derived.keys() | measured.keys():
+            found, wanted = measured.get(name), derived.get(name)
+            if found is None or wanted is None or checks.differences(found, wanted):
+                fault = "is not what the scores and answers of its held-out pairs come to"
+                self.faults.add("evaluations", f"{round}/{name}", fault)
 
     def _check_stop(self) -> None:
         """Why the loop ended after the last round, or did not; it may not know the newest config yet."""
@@ -376,18 +387,7 @@ def _decision_fault(stored: Decision | None, expected: Decision, *, is_compared:
     """Why a decision is not the one that its scores lead to."""
     if stored is None:
         return "is missing"
-    found = asdict(stored)
-    differing = [
-        f"{name} is {found[name]}, want {want}"
-        for name, want in asdict(expected).items()
-        # Where nothing was compared, a value may have become known later.
-        if not _is_same(found[name], want) and (found[name] is not None or is_compared)
-    ]
-    return ", ".join(differing) or None
-
-
-def _is_same(stored: object, expected: object) -> bool:
-    """Values may differ by rounding: another machine's exp() may end in another bit."""
-    if isinstance(expected, float) and isinstance(stored, float):
-        return math.isclose(expected, stored, rel_tol=1e-12)
-    return expected == stored
+    found = checks.differences(stored, expected)
+    if not is_compared:  # a value may have become known later
+        found = {name: fault for name, fault in found.items() if getattr(stored, name) is not None}
+    return ", ".join(found.values()) or None

@@ -267,6 +267,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOutAnswer:
+    """What a student wrote for one held-out pair. No text where the prompt alone fills its context."""
+
+    sample_id: str
+    text: str | None
+    num_tokens: int | None  # the student's own, without the one that ends it
+    verdict: float | None  # the checker's; None without one, or where it cannot say
+
+
+@dataclass(frozen=True, slots=True)
 class Contest:
     """One sample's incumbent and the proposals that challenge it in a phase."""
 

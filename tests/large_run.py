@@ -237,5 +237,7 @@ class _Student(_Opened):
             scores[alone] = Score(-nll * tokens, tokens, "ok")
         return scores
 
+    at_once = 500
+
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
         return [Response(pair.response, len(pair.response.split())) for pair in pairs]

@@ -308,7 +308,7 @@ def test_interrupt_says_how_to_go_on_and_exits_130(world: Path, monkeypatch: pyt
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reflectune.loop.nodes.evaluate.evaluate_student", interrupt)
+    monkeypatch.setattr("reflectune.loop.nodes.evaluate.derive_measures", interrupt)
     result = reflectune("run", "config.toml", "--name", "cut", "--runs", "interrupted", cwd=world)
     assert result.returncode == 130
     assert "go on with `reflectune resume cut`" in result.stderr

@@ -201,7 +201,7 @@ def test_config_of_an_earlier_version_is_read_with_the_names_of_today(config_fil
         "selection": {"margin": 0.5, "train_max_ifd": 2.0, "train_max_r_ifd": 3.0},
         "teacher": {"freeze_after": 4},
         "stop": {"patience": 5},
-        "evaluate": {"base_samples": 6, "checker": "reflectune.loop.demo.world:check"},
+        "evaluate": {"base_samples": 6, "checker": "reflectune.loop.demo.world:check", "answers": 2**31 - 1},
     }
     earlier = {
         "selection": {"margin": 0.5, "max_ifd": 2.0, "max_r_ifd": 3.0},

@@ -5,30 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from reflectune.agents.student.evaluation import evaluate_student, load_checker
-from reflectune.agents.student.student import Response
+from reflectune.agents.student.evaluation import judge, load_checker, measure_held_out
 from reflectune.state.errors import ConfigError
-from reflectune.state.records import Pair, Score
+from reflectune.state.records import HeldOutAnswer, Pair, Score
 
 PAIRS = [Pair(f"Add {number}.", "", str(number)) for number in range(10)]
-
-
-class FakeStudent:
-    """Scores of 2 tokens each with the given sums, and the given answers; None cannot be measured."""
-
-    def __init__(self, sums, answers):
-        self._sums, self._answers = sums, answers
-
-    def score(self, questions):
-        assert {term for _, term in questions} == {"response_given_instruction"}
-        return [
-            Score(None, None, "non-finite") if total is None else Score(total, 2, "ok")
-            for total in self._sums
-        ]
-
-    def respond(self, pairs, max_tokens):
-        assert max_tokens == 7
-        return [None if text is None else Response(text, len(text)) for text in self._answers]
 
 
 def is_reference(instruction, given_input, response, reference):
@@ -36,9 +17,16 @@ def is_reference(instruction, given_input, response, reference):
 
 
 def evaluate(sums, answers, checker=None):
-    pairs = PAIRS[: len(sums)]
-    student = FakeStudent(sums, answers)
-    return {item.name: item for item in evaluate_student(student, pairs, checker, 7, lambda done: None)}
+    """Measures of scores of 2 tokens each with the given sums, and of answers of a token a character; None
+    cannot be measured."""
+    scores = [Score(None, None, "non-finite") if total is None else Score(total, 2, "ok") for total in sums]
+    written = [
+        HeldOutAnswer(str(number), None, None, None)
+        if text is None
+        else HeldOutAnswer(str(number), text, len(text), checker and judge(checker, PAIRS[number], text))
+        for number, text in enumerate(answers)
+    ]
+    return {item.name: item for item in measure_held_out(scores, written)}
 
 
 def says(*verdicts):
@@ -101,11 +89,9 @@ def test_evaluate_gives_a_single_sample_no_interval():
     assert len(measures) == 3
 
 
-def test_evaluate_shows_the_checker_all_four_texts():
+def test_judge_shows_the_checker_all_four_texts():
     seen = []
-    student = FakeStudent([-2.0], ["the answer"])
-    pairs = [Pair("Add.", "1 2", "3")]
-    evaluate_student(student, pairs, lambda *texts: seen.append(texts) or True, 7, lambda done: None)
+    assert judge(lambda *texts: seen.append(texts) or True, Pair("Add.", "1 2", "3"), "the answer") == 1.0
     assert seen == [("Add.", "1 2", "the answer", "3")]
 
 
@@ -172,18 +158,3 @@ def test_load_checker_says_what_it_could_not_use(here, name, message):
     (here / "my_checker_c.py").write_text("def check(")
     with pytest.raises(ConfigError, match=message):
         load_checker(name)
-
-
-def test_evaluate_reports_progress_and_measures_every_batch():
-    class Counting:
-        def score(self, questions):
-            return [Score(-4.0, 2, "ok") for _ in questions]
-
-        def respond(self, pairs, max_tokens):
-            return [Response("x", 1) for _ in pairs]
-
-    reports = []
-    pairs = PAIRS * 13  # 130
-    measures = evaluate_student(Counting(), pairs, None, 7, reports.append)
-    assert reports == [64, 128, 130]
-    assert [(item.value, item.n) for item in measures] == [(2.0, 130), (1.0, 130)]

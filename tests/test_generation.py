@@ -2,6 +2,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
+    GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -24,7 +26,10 @@ from transformers import (
 from reflectune.agents.generation import (
     Opening,
     Sampling,
+    _batches,
     _Draw,
+    _find_limit,
+    cache_bytes,
     continue_prompts,
     shares_openings,
 )
@@ -239,3 +244,72 @@ def test_other_models_compute_every_prompt_whole(kind: str) -> None:
     how = GenerationConfig(max_new_tokens=6, do_sample=False, pad_token_id=0)
     alone = unshareable(kind).generate(torch.tensor(prompts), generation_config=how)
     assert written == alone[:, 32:].tolist()
+
+
+# Memory
+
+
+@contextmanager
+def holds(model: Any, limit: int) -> Iterator[list[int]]:
+    """Let a model run out of memory in a pass over more prompts than `limit`; how many each pass had."""
+    passes: list[int] = []
+
+    def count(module: Any, given: tuple[torch.Tensor]) -> None:
+        passes.append(len(given[0]))
+        if len(given[0]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.get_input_embeddings().register_forward_pre_hook(count)
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(1.0, 0.9, range(7))], ids=["greedy", "drawn"])
+def test_a_batch_that_takes_too_much_memory_is_halved_until_it_fits(sampling: Sampling | None) -> None:
+    model = MODELS["llama"]
+    prompts = [START + tokens(number + 1, number) for number in range(7)]
+    whole = continue_prompts(model, prompts, [], 4, sampling, Opening())
+    with holds(model, 2) as passes:
+        assert continue_prompts(model, prompts, [], 4, sampling, Opening()) == whole
+    # 7, 3 and 4 fail in reading what stands behind the opening; 4 passes for 1, 2, 2 and 2 prompts each.
+    assert [number for number in passes if number > 2] == [7, 3, 4]
+    assert Counter(passes) == {7: 1, 3: 1, 4: 1, 1: 1 + 4, 2: 3 * 4}
+
+
+def test_a_prompt_that_takes_too_much_memory_by_itself_is_an_error() -> None:
+    model = MODELS["llama"]
+    with holds(model, 0) as passes, pytest.raises(torch.OutOfMemoryError):
+        continue_prompts(model, [tokens(3, 1), tokens(3, 2)], [], 4)
+    assert passes[-1] == 1
+
+
+def test_cache_bytes_follow_from_layers_heads_and_width() -> None:
+    # 2 layers, keys and values, 2 of 4 heads, 32 / 4 wide, 2 bytes
+    assert cache_bytes(LlamaConfig(**SHAPE, **HEADS), 2) == 2 * 2 * 2 * 8 * 2
+    assert cache_bytes(LlamaConfig(**SHAPE, **HEADS, head_dim=16), 4) == 2 * 2 * 2 * 16 * 4
+    assert cache_bytes(GPT2Config(n_layer=3, n_head=4, n_embd=32), 2) == 3 * 2 * 4 * 8 * 2
+    assert cache_bytes(MambaConfig(**SHAPE), 2) == 2 * 2 * 32 * 2  # at most
+
+
+def test_prompts_at_once_follow_from_free_memory_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A token takes 2 * 2 * 2 * 8 * 4 = 256 bytes; half of 600 kB free and 400 kB held but unused has room for
+    # 500,000 / 256 = 1953 tokens: 19 prompts of 60 and answers of 40, 1 of 900 and 100, none of 2000.
+    model = MODELS["llama"]
+    device = torch.device("cuda")
+    gpu = SimpleNamespace(device=device, dtype=torch.float32, config=LlamaConfig(**SHAPE, **HEADS))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda of: (600_000, 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda of: 500_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda of: 100_000)
+    assert [_find_limit(gpu, 40, 8)(length) for length in (60, 1913, 1914)] == [19, 1, 0]
+    # Elsewhere 8 * 100 tokens with the answers, and 100 of prompts.
+    assert [_find_limit(model, 40, 100)(length) for length in (5, 60, 101)] == [17, 1, 0]
+
+
+def test_batches_take_the_longest_first_and_one_prompt_at_least() -> None:
+    prompts = [tokens(length) for length in (3, 9, 5, 1, 4)]
+    assert _batches(prompts, None, 2, lambda length: 10 // length) == [[1], [2, 4], [0, 3]]
+    assert _batches(prompts, None, 2, lambda length: 0) == [[1], [2], [4], [0], [3]]
+    # A context of 10 leaves 1 token behind the longest, and 2 behind the others.
+    assert _batches(prompts, 10, 2, lambda length: 9) == [[1], [2, 4, 0, 3]]

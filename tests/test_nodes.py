@@ -44,11 +44,13 @@ def is_proposed(pair: Pair) -> bool:
 class FakeStudent:
     """A student with invented scores that notes what it is asked."""
 
+    at_once = 2
     scorer: Scorer = prefers_proposals
     asked: list[tuple[Pair, Term]] = field(default_factory=list)
     opened: list[Path | None] = field(default_factory=list)
     closed: int = 0
     fails_after: int | None = None  # calls of score
+    answered: list[Pair] = field(default_factory=list)
 
     def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
         if self.fails_after is not None:
@@ -59,6 +61,7 @@ class FakeStudent:
         return [self.scorer(pair, term) for pair, term in questions]
 
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
+        self.answered += pairs
         return [Response("word " * max_tokens, max_tokens) for _ in pairs]
 
     def __enter__(self) -> Self:
@@ -318,6 +321,65 @@ def test_evaluate_measures_each_student_once(world: World) -> None:
     assert measures["nll"].n == 6
     evaluate_round(world.context, 0)
     assert world.student.opened == [None]
+
+
+@pytest.mark.parametrize(("answers", "answered"), [(0, 0), (4, 4), (500, 6)])
+def test_evaluate_answers_the_same_few_pairs_of_those_it_scores(
+    tmp_path: Path, answers: int, answered: int
+) -> None:
+    world = make_world(tmp_path, evaluate={"answers": answers})
+    evaluate_round(world.context, 0)
+    assert len(set(world.student.asked)) == len(world.student.asked) == 6
+    assert len(set(world.student.answered)) == len(world.student.answered) == answered
+    measures = world.store.held_out_measures()[0]
+    assert measures["nll"].n == 6
+    assert ("response_tokens" in measures) == (answers > 0)
+    chosen = world.store.choose_samples(answers, world.context.config.seed, "holdout")
+    assert world.student.answered == [*world.store.given_pairs(chosen).values()]
+
+
+@pytest.mark.parametrize("seen", range(6))
+def test_evaluate_goes_on_after_a_kill_with_the_group_it_was_at(tmp_path: Path, seen: int) -> None:
+    judged = itertools.count()
+
+    def verdict(*texts: str) -> float:
+        if next(judged) == seen:
+            raise KeyboardInterrupt
+        return float(texts[3].endswith("0."))
+
+    calm = make_world(tmp_path / "calm")
+    evaluate_round(replace(calm.context, checker=lambda *texts: float(texts[3].endswith("0."))), 0)
+    world = make_world(tmp_path / "killed")
+    killed = replace(world.context, checker=verdict)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_round(killed, 0)
+    assert world.store.held_out_measures() == {}
+    committed = world.rows("SELECT * FROM held_out_answers")
+    assert len(committed) == seen // 2 * 2  # groups of two
+    world.student.asked.clear()
+    world.student.answered.clear()
+    evaluate_round(killed, 0)
+    assert world.student.asked == []
+    assert world.student.answered == calm.student.answered[len(committed) :]
+    for table in ("scores", "held_out_answers", "evaluations"):
+        assert world.rows(f"SELECT * FROM {table}") == calm.rows(f"SELECT * FROM {table}")
+    assert world.store.held_out_measures()[0]["accuracy"].n == 6
+
+
+def test_evaluate_scores_held_out_pairs_in_groups_that_are_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reflectune.loop.nodes.evaluate._SCORED_AT_ONCE", 4)
+    world = make_world(tmp_path, FakeStudent(fails_after=1))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_round(world.context, 0)
+    first = [pair for pair, _ in world.student.asked]
+    assert len(world.rows("SELECT * FROM scores")) == len(first) == 4
+    world.student.fails_after = None
+    evaluate_round(world.context, 0)
+    assert [pair for pair, _ in world.student.asked] == [
+        pair for group in world.store.held_out_pairs(100) for pair in group.values()
+    ]
 
 
 @pytest.mark.slow

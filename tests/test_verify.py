@@ -38,6 +38,7 @@ _NAMES = defaultdict(lambda: "id") | {
     "decisions": "round || '/' || phase || '/' || sample_id",
     "training_sets": "round || '/' || version_id",
     "evaluations": "round || '/' || name",
+    "held_out_answers": "student_id || '/' || sample_id",
     "rounds": "CAST(round AS TEXT)",
     "runs": "name",
     "config_changes": "CAST(rowid AS TEXT)",
@@ -205,6 +206,7 @@ def test_verify_names_a_call_that_nobody_makes(patient: RunFolder, tmp_path: Pat
 _REFUSED = "SELECT challenger_id FROM decisions WHERE reason = 'refused' AND round = 1"
 _ACCEPTED = "reason = 'accepted' AND round = 1 AND phase ="
 _HELD_OUT = "sample_id IN (SELECT id FROM samples WHERE split = 'holdout')"
+_GIVEN_HELD_OUT = f"SELECT id FROM versions WHERE {_HELD_OUT}"
 _LOSING = f"version_id IN ({_REFUSED} AND phase = 'instruction')"
 _ANOTHERS = "SELECT id FROM teacher_calls AS it WHERE it.sample_id <> versions.sample_id"
 # (table, what is set, where): changes that leave a row such as it might be.
@@ -265,6 +267,8 @@ DELETIONS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("decisions", "round = 2 AND phase = 'response'", {}),
     ("training_sets", "round = 2", {}),
     ("evaluations", "round = 1 AND name = 'nll'", {}),
+    ("scores", f"student_id = 's1' AND version_id IN ({_GIVEN_HELD_OUT})", {"evaluations": "SELECT '1/nll'"}),
+    ("held_out_answers", "student_id = 's2'", {"evaluations": "SELECT '2/response_tokens'"}),
     ("evaluations", "round = 0 AND name = 'nll'", {}),
     ("evaluations", "round = 0 AND name = 'response_tokens'", {}),
     ("config_changes", "1", {"config_changes": "SELECT ''"}),
@@ -444,6 +448,8 @@ def test_verify_reads_lineages_of_every_schema(schema: str, tmp_path: Path) -> N
 def test_verify_finds_a_run_whole_that_died_between_an_adapter_and_its_row(run: RunFolder) -> None:
     with open_lineage(run) as lineage:
         lineage.execute("DELETE FROM evaluations WHERE round = 2")
+        for table in ("scores", "held_out_answers"):
+            lineage.execute(f"DELETE FROM {table} WHERE student_id = 's2'")
         lineage.execute("DELETE FROM students WHERE id = 's2'")
         lineage.execute(
             "UPDATE rounds SET student_id = NULL, status = 'running', finished_at = NULL, stop_reason = NULL "

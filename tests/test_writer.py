@@ -8,8 +8,17 @@ import pytest
 
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import PHASES, Evaluation, Phase, Reflection, Score, Spending, StudentRecord
-from tests.lineages import call, decided, given, make_store, original, propose, scores_of
+from reflectune.state.records import (
+    PHASES,
+    Evaluation,
+    HeldOutAnswer,
+    Phase,
+    Reflection,
+    Score,
+    Spending,
+    StudentRecord,
+)
+from tests.lineages import call, decided, given, make_store, name, original, propose, scores_of
 
 
 @pytest.fixture
@@ -173,7 +182,34 @@ def test_writer_evaluations_come_back_by_round(store: LineageWriter) -> None:
     nll = Evaluation("nll", 2.5, 4, 2.0, 3.0)
     store.add_evaluations(0, "s0", [nll])
     assert store.held_out_measures() == {0: {"nll": nll}}
-    assert store.holdout_pairs() == [given("d")]
+
+
+def test_writer_held_out_pairs_come_in_groups_with_scores_and_answers(tmp_path: Path) -> None:
+    held = [original(sample) for sample in "bcdef"]
+    with make_store(tmp_path / "lineage.db", train=1, holdout=5) as store:
+        groups = [list(group.items()) for group in store.held_out_pairs(2)]
+        assert groups == [[(it.id, it.pair) for it in held[:2]], [(it.id, it.pair) for it in held[2:4]],
+                          [(held[4].id, held[4].pair)]]  # fmt: skip
+        scores = {it.id: scores_of(1.0, 1.0, tokens) for tokens, it in enumerate(held[:3], 1)}
+        store.add_scores(scores | {original("a").id: scores_of()}, "s0")
+        assert [score.num_tokens for score in store.held_out_scores("s0")] == [1, 2, 3]
+        assert store.given_pairs(["c", "a"]) == {"c": given("c"), "a": given("a")}
+        answers = [HeldOutAnswer("b", "text", 3, 0.5), HeldOutAnswer("c", None, None, None)]
+        store.add_answers("s0", answers)
+        assert list(store.held_out_answers("s0")) == answers
+        assert list(store.held_out_answers("s1")) == list(store.held_out_scores("s1")) == []
+        with pytest.raises(sqlite3.IntegrityError):
+            store.add_answers("s0", [HeldOutAnswer("d", None, 3, None)])
+
+
+def test_writer_draws_samples_of_a_split_by_the_seed(tmp_path: Path) -> None:
+    with make_store(tmp_path / "lineage.db", train=10, holdout=12) as store:
+        drawn = store.choose_samples(5, 0, "holdout")
+        assert set(drawn) < {name(index) for index in range(10, 22)}
+        assert (len(drawn), store.choose_samples(5, 0, "holdout")) == (5, drawn)
+        assert store.choose_samples(7, 0, "holdout")[:5] == drawn
+        assert store.choose_samples(5, 1, "holdout") != drawn
+        assert len(store.choose_samples(500, 0, "holdout")) == 12
 
 
 def test_writer_survives_reopening(tmp_path: Path) -> None:

@@ -8,15 +8,14 @@ import math
 import reprlib
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from reflectune.agents.student.formulas import nll
-from reflectune.agents.student.student import Student
 from reflectune.state.errors import ConfigError
-from reflectune.state.records import Evaluation, Pair, Term
+from reflectune.state.records import Evaluation, HeldOutAnswer, Pair, Score, Term
 
-__all__ = ["Checker", "evaluate_student", "load_checker", "summarise"]
+__all__ = ["Checker", "judge", "load_checker", "measure_held_out", "summarise"]
 
 Checker = Callable[[str, str, str, str], bool | float | None]
 """Says how right an answer is: checker(instruction, input, response, reference).
@@ -25,39 +24,47 @@ None where nothing can say, such as for an instruction without one right answer.
 instruction alone: students whose accuracies are over different samples cannot be compared.
 """
 
-_AT_ONCE = 64  # pairs between two reports of progress
 _Z = 1.96  # two-sided 95 % of a normal distribution
 
 
-def evaluate_student(
-    student: Student,
-    pairs: Sequence[Pair],
-    checker: Checker | None,
-    max_tokens: int,
-    on_done: Callable[[int], None],
-) -> list[Evaluation]:
-    """Measure a student on pairs it was not trained on; their responses are the references.
+def measure_held_out(scores: Iterable[Score], answers: Iterable[HeldOutAnswer]) -> list[Evaluation]:
+    """What a student's scores of held-out responses and its own answers come to.
 
-    "nll": mean over pairs of nll(y|x), nats per token. "response_tokens": mean length of the student's
-    own greedy answers of at most `max_tokens`. "accuracy", with a checker: mean of what it says of those
-    answers, without the ones of which it says None; a ConfigError where it fails or says anything else. A
-    measure that no pair allows is left out. `on_done` is told how many pairs are done, now and then.
+    "nll": mean over pairs of nll(y|x), nats per token. "response_tokens": mean length of the answers.
+    "accuracy": mean of what the checker says of them, without those of which it cannot say anything. A
+    measure that no pair allows is left out.
     """
     term: Term = "response_given_instruction"
-    measures: dict[str, list[float]] = {"nll": [], "response_tokens": [], "accuracy": []}
-    for start in range(0, len(pairs), _AT_ONCE):
-        batch = pairs[start : start + _AT_ONCE]
-        scores = student.score([(pair, term) for pair in batch])
-        nlls = [nll({term: score}, term) for score in scores]
-        measures["nll"] += [value for value in nlls if value is not None]
-        for pair, response in zip(batch, student.respond(batch, max_tokens), strict=True):
-            if response is None:
-                continue
-            measures["response_tokens"].append(response.num_tokens)
-            if checker is not None and (verdict := _check(checker, pair, response.text)) is not None:
-                measures["accuracy"].append(verdict)
-        on_done(start + len(batch))
-    return [summarise(name, values) for name, values in measures.items() if values]
+    nlls = [nll({term: score}, term) for score in scores]
+    told = [(answer.num_tokens, answer.verdict) for answer in answers]
+    measures: dict[str, Sequence[float | None]] = {
+        "nll": nlls,
+        "response_tokens": [length for length, _ in told],
+        "accuracy": [verdict for _, verdict in told],
+    }
+    known = {name: [value for value in values if value is not None] for name, values in measures.items()}
+    return [summarise(name, values) for name, values in known.items() if values]
+
+
+def judge(checker: Checker, pair: Pair, response: str) -> float | None:
+    """What a checker says of an answer to a held-out pair, whose own response is the reference.
+
+    Raises:
+        ConfigError: it fails, or says what is neither a number nor None.
+    """
+    where = f"on the answer to {pair.instruction[:60]!r}"
+    try:
+        verdict = checker(pair.instruction, pair.input, response, pair.response)
+    except Exception as error:
+        raise ConfigError(f"evaluate.checker failed {where}: {_describe(error)}") from error
+    if verdict is None:
+        return None
+    if not isinstance(verdict, int | float) or not math.isfinite(verdict):
+        raise ConfigError(
+            f"evaluate.checker said {_one_line(reprlib.repr(verdict))} {where}; "
+            "want true, false, a number or None, in Python's own types"
+        )
+    return float(verdict)
 
 
 def load_checker(name: str) -> Checker:
@@ -77,22 +84,6 @@ def load_checker(name: str) -> Checker:
     if not callable(checker):
         raise ConfigError(f"evaluate.checker: {name} is not a function")
     return checker  # type: ignore[no-any-return]  # its annotations, if any, are the user's
-
-
-def _check(checker: Checker, pair: Pair, response: str) -> float | None:
-    where = f"on the answer to {pair.instruction[:60]!r}"
-    try:
-        verdict = checker(pair.instruction, pair.input, response, pair.response)
-    except Exception as error:
-        raise ConfigError(f"evaluate.checker failed {where}: {_describe(error)}") from error
-    if verdict is None:
-        return None
-    if not isinstance(verdict, int | float) or not math.isfinite(verdict):
-        raise ConfigError(
-            f"evaluate.checker said {_one_line(reprlib.repr(verdict))} {where}; "
-            "want true, false, a number or None, in Python's own types"
-        )
-    return float(verdict)
 
 
 def _describe(error: Exception) -> str:

@@ -100,6 +100,8 @@ class Student(AbstractContextManager["Student"]):
         self._tokenizer = tokenizer
         self._template = template
         self._batch_tokens = config.batch_tokens
+        # How many answers it is worth asking for together: a GPU writes one for the time of many.
+        self.at_once = 512 if model.device.type == "cuda" else 64
         ends = {*stop_ids(model, tokenizer), template.end_id(tokenizer)}
         self._stops = sorted(id for id in ends if id is not None)
         self._encoder = open_encoder(model, tokenizer, template, config)
@@ -144,7 +146,7 @@ class Student(AbstractContextManager["Student"]):
         """Answer instructions greedily, in the given order, at most `max_tokens` tokens each.
 
         None where the prompt alone fills `max_length`. Special tokens are stripped, and thoughts where it may
-        have some.
+        have some. Answers may differ in their rounding with what is written beside them.
         """
         openings = [self._template.opening(self._encoder.hide(pair)) for pair in pairs]
         prompts = self._encoder.encode_prompts(openings)
@@ -154,8 +156,7 @@ class Student(AbstractContextManager["Student"]):
             written = generate_greedy(self._model, asked, self._stops, max_tokens, self._batch_tokens)
         except torch.OutOfMemoryError as error:
             raise StudentError(
-                f"out of memory writing {len(asked)} answers; lower student.batch_tokens "
-                "or evaluate.max_tokens"
+                "out of memory writing a single answer; end what else uses the student's device, then resume"
             ) from error
         responses: list[Response | None] = [None] * len(pairs)
         for index, ids in zip(fitting, written, strict=True):

@@ -1,19 +1,25 @@
 """The node that measures a round, and says whether the loop ends."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 
 from langgraph.runtime import Runtime
 
-from reflectune.agents.student.evaluation import evaluate_student
+from reflectune.agents.student.evaluation import judge, measure_held_out
+from reflectune.agents.student.student import Student
 from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer
 from reflectune.loop.nodes.reflect import count_wanted
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
-from reflectune.state.records import PHASES, TERMS, Evaluation, Pair, StudentRecord
+from reflectune.state.records import PHASES, TERMS, Evaluation, HeldOutAnswer, Pair, StudentRecord, Term
 
-__all__ = ["evaluate", "evaluate_round", "is_due", "score_base_samples", "why_stop"]
+__all__ = ["derive_measures", "evaluate", "evaluate_round", "is_due", "score_base_samples", "why_stop"]
+
+# How many held-out pairs are scored at once, and lost at most when the process dies. Fixed, as
+# SAMPLES_AT_ONCE is.
+_SCORED_AT_ONCE = 64
 
 
 def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
@@ -57,34 +63,73 @@ def why_stop(
 def evaluate_round(context: LoopContext, round: int) -> None:
     """Commit the held-out measures of a round's student, where they are missing."""
     lineage = context.lineage
-    pairs, measured = lineage.holdout_pairs(), lineage.held_out_measures()
-    if not pairs or round in measured:
+    measured = lineage.held_out_measures()
+    if round in measured or not lineage.samples()["holdout"]:
         return
     student = context.round_student(round)
     with context.timed(round, "evaluate"):
         if student.round < round and student.round in measured:  # nothing was trained since
             evaluations = [*measured[student.round].values()]
         else:
-            evaluations = _measure(context, round, student, pairs)
+            evaluations = _measure(context, round, student)
         lineage.add_evaluations(round, student.id, evaluations)
 
 
-def _measure(
-    context: LoopContext, round: int, student: StudentRecord, pairs: Sequence[Pair]
-) -> list[Evaluation]:
+def derive_measures(lineage: LoopReader, student_id: str) -> list[Evaluation]:
+    """The held-out measures that a student's stored scores and answers come to."""
+    return measure_held_out(lineage.held_out_scores(student_id), lineage.held_out_answers(student_id))
+
+
+def _measure(context: LoopContext, round: int, student: StudentRecord) -> list[Evaluation]:
+    lineage, config = context.lineage, context.config
+    chosen = lineage.choose_samples(config.evaluate.answers, config.seed, "holdout")
+    done, total = 0, lineage.samples()["holdout"] + len(chosen)
     title = f"round {round} · evaluate · {student.id}"
-    with context.display.stage(title, total=len(pairs)) as stage, context.open_with_adapter(student) as model:
-
-        def on_done(done: int) -> None:
-            stage.update(done, len(pairs))
-            if done < len(pairs):
-                context.leave_if_asked()
-
-        context.leave_if_asked()
-        longest = context.config.evaluate.max_tokens
-        evaluations = evaluate_student(model, pairs, context.checker, max_tokens=longest, on_done=on_done)
-        stage.update(len(pairs), len(pairs), **{item.name: f"{item.value:.3f}" for item in evaluations})
+    with context.display.stage(title, total=total) as stage, ExitStack() as stack:
+        scorer = Scorer(context, student, stack)
+        for number in chain(_score_held_out(context, scorer), _write_answers(context, scorer, chosen)):
+            stage.update(done := done + number, total)
+        evaluations = derive_measures(lineage, student.id)
+        stage.update(total, total, **{item.name: f"{item.value:.3f}" for item in evaluations})
     return evaluations
+
+
+def _score_held_out(context: LoopContext, scorer: Scorer) -> Iterator[int]:
+    """Commit nll(y|x) of all held-out pairs, and say of each group how many it has."""
+    for pairs in context.lineage.held_out_pairs(_SCORED_AT_ONCE):
+        context.leave_if_asked()
+        _score(context, scorer, pairs, ("response_given_instruction",))
+        yield len(pairs)
+
+
+def _write_answers(context: LoopContext, scorer: Scorer, chosen: Sequence[str]) -> Iterator[int]:
+    """Commit the student's answers to some samples, and say of each group how many it has.
+
+    A group is the same samples whether or not a run was interrupted: an answer may differ in its rounding
+    with what is written beside it.
+    """
+    lineage, student = context.lineage, scorer.student
+    answered = {answer.sample_id for answer in lineage.held_out_answers(student.id)}
+    if answered.issuperset(chosen):
+        return
+    writer = scorer.open()
+    for start in range(0, len(chosen), writer.at_once):
+        context.leave_if_asked()
+        group = chosen[start : start + writer.at_once]
+        if pairs := lineage.given_pairs([sample for sample in group if sample not in answered]):
+            lineage.add_answers(student.id, _answer(context, writer, pairs))
+        yield len(group)
+
+
+def _answer(context: LoopContext, writer: Student, pairs: Mapping[str, Pair]) -> Iterator[HeldOutAnswer]:
+    """A student's answers to some samples' pairs, with what the checker says of them."""
+    responses = writer.respond([*pairs.values()], context.config.evaluate.max_tokens)
+    for (sample, pair), response in zip(pairs.items(), responses, strict=True):
+        if response is None:
+            yield HeldOutAnswer(sample, None, None, None)
+            continue
+        verdict = None if context.checker is None else judge(context.checker, pair, response.text)
+        yield HeldOutAnswer(sample, response.text, response.num_tokens, verdict)
 
 
 def score_base_samples(context: LoopContext, round: int) -> None:
@@ -102,8 +147,13 @@ def score_base_samples(context: LoopContext, round: int) -> None:
         for start in range(0, len(sample_ids), SAMPLES_AT_ONCE):
             context.leave_if_asked()
             group = sample_ids[start : start + SAMPLES_AT_ONCE]
-            pairs = lineage.pool_pairs(0, group) | lineage.pool_pairs(round, group)
-            wanted = ((version, pair, term) for version, pair in pairs.items() for term in TERMS)
-            lineage.add_scores(scorer.score_missing(wanted, lineage.scores([*pairs], base.id)), base.id)
+            _score(context, scorer, lineage.pool_pairs(0, group) | lineage.pool_pairs(round, group), TERMS)
             stage.update(start + len(group), len(sample_ids))
         lineage.set_base_samples(round, len(sample_ids))
+
+
+def _score(context: LoopContext, scorer: Scorer, pairs: Mapping[str, Pair], terms: Sequence[Term]) -> None:
+    """Commit those of some versions' scores that are missing."""
+    wanted = ((version, pair, term) for version, pair in pairs.items() for term in terms)
+    known = context.lineage.scores([*pairs], scorer.student.id)
+    context.lineage.add_scores(scorer.score_missing(wanted, known), scorer.student.id)

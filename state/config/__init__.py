@@ -57,6 +57,10 @@ _RENAMED = {
     "teacher.patience": "teacher.freeze_after",
 }
 
+# Keys that earlier versions lacked and did not go by the default of: a run that they began measures its
+# rounds alike.
+_ADDED: dict[str, Any] = {"evaluate.answers": 2**31 - 1}
+
 # Where the demo's files are. The package may have been installed elsewhere when a run began.
 _PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
 
@@ -93,7 +97,7 @@ def load_begun_config(path: Path) -> RunConfig:
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """What an earlier version stored, with the names of today, and the demo's files where they are."""
     upgraded: dict[str, Any] = {}
-    for key, value in flatten(values).items():
+    for key, value in (_ADDED | flatten(values)).items():
         set_key(upgraded, _RENAMED.get(key, key), value)
     for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
         text = _get_key(upgraded, key)

@@ -260,6 +260,8 @@ class EvaluateConfig(Section):
     """Evaluate every so many rounds, and after the last."""
     checker: str | None = None
     """module:function(instruction, input, response, reference): is an answer right? None: nobody can say."""
+    answers: int = Field(default=500, ge=0)
+    """Held-out pairs the student answers, at most, always these: 500 tell a share to 4.4 points. 0: none."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest held-out answer the student may write, in tokens."""
     base_samples: int = Field(default=1000, ge=0)

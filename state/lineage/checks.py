@@ -7,7 +7,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import asdict, fields
+from math import isclose
 from typing import Any
 
 from sqlite_utils.db import Database
@@ -18,7 +19,7 @@ from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.seals import SEALED, find_seal
 from reflectune.state.records import FINAL_STATUSES, Pair, TeacherCall, Version
 
-__all__ = ["Fault", "file_faults", "row_faults", "rows"]
+__all__ = ["Fault", "differences", "file_faults", "row_faults", "rows"]
 
 Fault = tuple[str, str, str]  # table, name of the row, what is wrong
 Row = dict[str, Any]
@@ -35,6 +36,7 @@ KEYS = {
     "decisions": ("round", "phase", "sample_id"),
     "training_sets": ("round", "version_id"),
     "evaluations": ("round", "name"),
+    "held_out_answers": ("student_id", "sample_id"),
     "config_changes": ("rowid",),
 }
 _CALL = "SELECT 1 FROM teacher_calls AS other WHERE other.candidate = it.candidate"
@@ -90,6 +92,20 @@ _RULES = (
         "ORDER BY round DESC LIMIT 1))",
     ),
 )  # fmt: skip
+
+
+def differences(stored: Any, expected: Any) -> dict[str, str]:
+    """Columns of a record that are not as they are derived again, and what they are and should be.
+
+    Numbers may differ by rounding: another machine's exp() may end in another bit.
+    """
+    found = {name: (getattr(stored, name), want) for name, want in asdict(expected).items()}
+    return {
+        name: f"{name} is {value}, want {want}"
+        for name, (value, want) in found.items()
+        if value != want
+        and not (isinstance(value, float) and isinstance(want, float) and isclose(value, want, rel_tol=1e-12))
+    }
 
 
 def rows(lineage: LineageReader, table: str) -> Iterator[Row]:

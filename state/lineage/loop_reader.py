@@ -17,6 +17,7 @@ from reflectune.state.records import (
     Contest,
     Decision,
     Evaluation,
+    HeldOutAnswer,
     Pair,
     Phase,
     PoolPair,
@@ -63,11 +64,6 @@ class LoopReader(LineageReader):
     def is_round_finished(self, round: int) -> bool:
         """Whether a round has gone through its evaluation."""
         return self._count("rounds WHERE round = ? AND status = 'finished'", [round]) > 0
-
-    def holdout_pairs(self) -> list[Pair]:
-        """The held-out pairs, by position."""
-        source = "versions JOIN samples ON samples.id = sample_id"
-        return [*self._pairs(f"{source} WHERE split = 'holdout' AND phase = 'original' ORDER BY position")]
 
     # Reflection
 
@@ -214,6 +210,47 @@ class LoopReader(LineageReader):
     def original_ids(self) -> list[str]:
         """Version ids of the given training pairs, by position."""
         return [row["version_id"] for page in self._incumbents(1, "instruction", _PAGE) for row in page]
+
+    def held_out_pairs(self, size: int) -> Iterator[dict[str, Pair]]:
+        """The held-out pairs by version id, in fixed groups of at most `size`, by position."""
+        position = -1
+        while page := list(
+            self.db.query(
+                "SELECT position, versions.id, instruction, input, response FROM samples "
+                "CROSS JOIN versions ON sample_id = samples.id AND round = 0 AND phase = 'original' "
+                "WHERE split = 'holdout' AND position > ? ORDER BY position LIMIT ?",
+                [position, size],
+            )
+        ):
+            yield {row["id"]: _pair(row) for row in page}
+            position = page[-1]["position"]
+
+    def held_out_scores(self, student_id: str) -> Iterator[Score]:
+        """The scores nll(y|x) of held-out pairs under one student; none where an earlier version measured."""
+        rows = self.db.execute(
+            "SELECT sum_logprob, num_tokens, status, truncated FROM samples "
+            "CROSS JOIN versions ON sample_id = samples.id AND versions.round = 0 AND phase = 'original' "
+            "JOIN scores ON version_id = versions.id AND term = 'response_given_instruction' "
+            "WHERE split = 'holdout' AND student_id = ? ORDER BY position",
+            [student_id],
+        )
+        return (Score(total, tokens, status, bool(truncated)) for total, tokens, status, truncated in rows)
+
+    def held_out_answers(self, student_id: str) -> Iterator[HeldOutAnswer]:
+        """What one student wrote for held-out pairs."""
+        columns = "sample_id, text, num_tokens, verdict"
+        query = f"SELECT {columns} FROM held_out_answers WHERE student_id = ? ORDER BY sample_id"
+        return (HeldOutAnswer(*row) for row in self.db.execute(query, [student_id]))
+
+    def given_pairs(self, sample_ids: Sequence[str]) -> dict[str, Pair]:
+        """The given pairs of some samples, by sample, in the order of the samples given."""
+        rows = self.db.query(
+            "SELECT sample_id, instruction, input, response FROM versions "
+            f"WHERE round = 0 AND phase = 'original' AND sample_id IN ({marks(sample_ids)})",
+            sample_ids,
+        )
+        found = {row["sample_id"]: _pair(row) for row in rows}
+        return {sample: found[sample] for sample in sample_ids}
 
     def held_out_measures(self) -> dict[int, dict[str, Evaluation]]:
         """All held-out measures: round -> name -> measure, rounds ascending."""

@@ -77,9 +77,9 @@ class LineageReader(OpenDatabase):
         """The ids of all samples, by position."""
         return (id for (id,) in self.db.execute("SELECT id FROM samples ORDER BY position"))
 
-    def choose_samples(self, count: int, seed: int) -> list[str]:
-        """Up to `count` training samples, at random by the seed: the same ones in every round."""
-        ids = (id for (id,) in self.db.execute("SELECT id FROM samples WHERE split = 'train'"))
+    def choose_samples(self, count: int, seed: int, split: Split = "train") -> list[str]:
+        """Up to `count` samples of a split, at random by the seed: the same ones in every round."""
+        ids = (id for (id,) in self.db.execute("SELECT id FROM samples WHERE split = ?", [split]))
         # "frozen" is a word of the draw: another would choose other samples of runs that have begun.
         return nsmallest(count, ids, key=lambda id: content_hash("frozen", seed, id))
 

@@ -265,6 +265,24 @@ def look_ranks_up(db: Database) -> None:
     db.execute("CREATE INDEX training_sets_rank ON training_sets (round, rank)")
 
 
+@migrations(name="0009_held_out_answers")
+def create_held_out_answers(db: Database) -> None:
+    """What a student wrote for held-out pairs, greedily."""
+    db.executescript("""
+        -- text is NULL where the prompt alone is too long; verdict is the checker's, NULL where it says none.
+        CREATE TABLE held_out_answers (
+            student_id TEXT NOT NULL REFERENCES students(id),
+            sample_id TEXT NOT NULL REFERENCES samples(id),
+            text TEXT,
+            num_tokens INTEGER,
+            verdict REAL,
+            seal INTEGER,
+            PRIMARY KEY (student_id, sample_id),
+            CHECK ((text IS NULL) = (num_tokens IS NULL))
+        ) STRICT, WITHOUT ROWID;
+    """)
+
+
 def complete_views(db: Database) -> None:
     """Give a connection that only reads an older file what newer files have, for as long as it lives."""
     present = set(db.view_names())
@@ -273,6 +291,9 @@ def complete_views(db: Database) -> None:
             db.execute(f"CREATE TEMP VIEW {name} AS {select}")
     if "cached" not in db.table("teacher_calls").columns_dict:
         db.execute("CREATE TEMP VIEW teacher_calls AS SELECT *, 0 AS cached FROM main.teacher_calls")
+    if not db.table("held_out_answers").exists():
+        columns = "student_id, sample_id, text, num_tokens, verdict"
+        db.execute(f"CREATE TEMP TABLE held_out_answers ({columns})")
 
 
 _OUTCOME_OF_PHASE = """

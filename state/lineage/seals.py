@@ -25,6 +25,7 @@ SEALED: dict[str, tuple[str, ...]] = {
     ),
     "scores": ("version_id", "student_id", "term", "sum_logprob", "num_tokens", "status", "truncated"),
     "evaluations": ("round", "student_id", "name", "value", "n", "low", "high"),
+    "held_out_answers": ("student_id", "sample_id", "text", "num_tokens", "verdict"),
     "config_changes": ("changed_at", "key", "before", "after"),
 }  # fmt: skip
 

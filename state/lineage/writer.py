@@ -18,6 +18,7 @@ from reflectune.state.lineage.seals import seal_row
 from reflectune.state.records import (
     Decision,
     Evaluation,
+    HeldOutAnswer,
     Sample,
     Scores,
     StudentRecord,
@@ -165,6 +166,10 @@ class LineageWriter(LoopReader):
         with self.transaction():
             self._insert("students", [_columns(student) | {"metrics": json.dumps(student.metrics)}])
             self.set_round_student(student.round, student.id)
+
+    def add_answers(self, student_id: str, answers: Iterable[HeldOutAnswer]) -> None:
+        """Commit what a student wrote for held-out pairs."""
+        self._insert("held_out_answers", ({"student_id": student_id} | _columns(item) for item in answers))
 
     def add_evaluations(self, round: int, student_id: str, evaluations: Iterable[Evaluation]) -> None:
         """Commit the held-out measures of a round's student."""

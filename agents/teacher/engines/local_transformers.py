@@ -104,8 +104,8 @@ class TransformersEngine:
             )
         except torch.OutOfMemoryError as error:
             raise TeacherError(
-                f"teacher {self.model}: out of memory writing {len(prompts)} answers at once; "
-                "lower teacher.concurrency or teacher.max_tokens"
+                f"teacher {self.model}: out of memory writing a single answer; end what else uses its "
+                "device, then resume"
             ) from error
 
     def _answer(self, request: Request, prompt: list[int], tokens: list[int], seconds: float) -> Answer:
