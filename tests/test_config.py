@@ -220,4 +220,5 @@ def test_config_of_an_earlier_version_is_read_with_the_names_of_today(config_fil
     config_file.write_text(f"{MINIMAL}[selection]\nmax_ifd = 2.0\n")
     begun = load_begun_config(config_file)
     config_file.write_text(MINIMAL)
-    assert begun == load_config(config_file, ["selection.train_max_ifd=2.0"])
+    answers = f"evaluate.answers={2**31 - 1}"  # as many as there are: they knew no limit
+    assert begun == load_config(config_file, ["selection.train_max_ifd=2.0", answers])

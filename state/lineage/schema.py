@@ -259,16 +259,11 @@ def add_pool_and_outcomes(db: Database) -> None:
     """)
 
 
-@migrations(name="0008_training_ranks")
-def look_ranks_up(db: Database) -> None:
-    """A page of a training set by its ranks, without sorting all of it."""
-    db.execute("CREATE INDEX training_sets_rank ON training_sets (round, rank)")
-
-
-@migrations(name="0009_held_out_answers")
+@migrations(name="0008_held_out_answers")
 def create_held_out_answers(db: Database) -> None:
-    """What a student wrote for held-out pairs, greedily."""
+    """What a student wrote for held-out pairs, greedily; and the ranks of a training set, found by an index."""
     db.executescript("""
+        CREATE INDEX training_sets_rank ON training_sets (round, rank);
         -- text is NULL where the prompt alone is too long; verdict is the checker's, NULL where it says none.
         CREATE TABLE held_out_answers (
             student_id TEXT NOT NULL REFERENCES students(id),
