@@ -261,7 +261,7 @@ def add_pool_and_outcomes(db: Database) -> None:
 
 @migrations(name="0008_held_out_answers")
 def create_held_out_answers(db: Database) -> None:
-    """What a student wrote for held-out pairs, greedily; and the ranks of a training set, found by an index."""
+    """What a student wrote for held-out pairs, greedily; ranks of training sets, found by an index."""
     db.executescript("""
         CREATE INDEX training_sets_rank ON training_sets (round, rank);
         -- text is NULL where the prompt alone is too long; verdict is the checker's, NULL where it says none.
