@@ -65,8 +65,11 @@ def hash_stream(parts: Iterable[object]) -> str:
     return digest.hexdigest()[:32]
 
 
+_JSON = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+
+
 def _encode(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode("ascii")
+    return _JSON.encode(value).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
