@@ -127,8 +127,9 @@ def test_config_of_a_begun_run_changes_only_what_leaves_its_history_alone(config
         with pytest.raises(ConfigError, match="a run that has begun goes on asking"):
             change_config(changed, [only])
     on_vllm = load_config(config_file, ["teacher.engine=vllm", "teacher.model=m"])
-    changed = change_config(on_vllm, ["teacher.gpu_memory_utilization=0.5"])
-    assert changed.teacher.gpu_memory_utilization == 0.5
+    changed = change_config(on_vllm, ["teacher.gpu_memory_utilization=0.5", "teacher.max_model_len=4096"])
+    assert (changed.teacher.gpu_memory_utilization, changed.teacher.max_model_len) == (0.5, 4096)
+    assert change_config(changed, ["teacher.max_model_len=unset"]).teacher.max_model_len is None
     for override in ("teacher.model=n", "seed=1", "teacher=1", "selection.margin=0", "nonsense"):
         with pytest.raises(ConfigError, match="a run that has begun keeps it; what may change: rounds, "):
             change_config(config, [override])

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,16 +14,20 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from safetensors import safe_open
 
 from reflectune.agents.models import open_model
-from reflectune.agents.teacher.engines import Request, TeacherModel
+from reflectune.agents.teacher.engines import Request, TeacherModel, vllm_engine, vllm_process
 from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
 from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
+from reflectune.agents.teacher.engines.vllm_process import ModelSettings, _Worker
 from reflectune.agents.teacher.forms import answer_schema
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.loop.demo.demo import FOLDER
@@ -64,6 +69,27 @@ def opened(folder: str, adapter: Path | None = None, **settings: Any) -> Iterato
         yield engine
     finally:
         engine.close()
+
+
+def serve_in_few_blocks(requests: Connection, words: Connection, settings: ModelSettings) -> None:
+    """Tell what vLLM has made of the arguments, then answer; with room for 3 blocks of 128 tokens."""
+    work = _Worker.work
+
+    def tell(self: _Worker, requests: Connection, words: Connection) -> None:
+        config = self._engine.vllm_config
+        told = {
+            "asked": config.model_config.original_max_model_len,
+            "context": config.model_config.max_model_len,
+            "tokenizer": config.model_config.tokenizer_mode,
+            "at once": config.scheduler_config.max_num_seqs,
+            "tokens a pass": config.scheduler_config.max_num_batched_tokens,
+        }
+        words.send(Answer(requests.recv().id, text=json.dumps(told)))
+        work(self, requests, words)
+
+    _Worker.work = tell  # in this process only
+    blocks = {"num_gpu_blocks_override": 4}  # vLLM keeps one to itself
+    vllm_process.serve(requests, words, replace(settings, engine={**settings.engine, **blocks}))
 
 
 def request(number: int, *, structured: bool = False, text: str | None = None) -> Request:
@@ -133,6 +159,72 @@ def test_a_schema_holds_even_a_random_model(tiny_llama: str) -> None:
     assert long["0"].error == "refused-request"
     assert "fills the context of 512" in str(long["0"].message)
     assert long["1"].error is None
+
+
+def test_an_answer_has_the_room_that_vllm_has_found(tiny_llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_engine, "serve", serve_in_few_blocks)
+    with opened(tiny_llama, gpu_memory_utilization=0.1) as engine:
+        (told,) = ask(engine, request(0)).values()
+        answers = ask(engine, request(1, text="e" * 350), request(2, text="e" * 390))
+    assert json.loads(told.text) == {
+        "asked": -1, "context": 384, "tokenizer": "hf", "at once": 32, "tokens a pass": 4096,
+    }  # fmt: skip
+    assert answers["1"].prompt_tokens is not None
+    assert answers["1"].finish_reason == "length"
+    assert answers["1"].prompt_tokens + (answers["1"].completion_tokens or 0) == 384
+    assert answers["2"].error == "refused-request"
+    assert "fills the context of 384" in str(answers["2"].message)
+
+
+def test_a_folder_with_mistrals_own_files_beside_them_is_read_as_transformers_reads_it(
+    tiny_llama: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "mistral"))
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights.keys(), "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("consolidated.safetensors", "params.json", "tekken.json"):
+        (folder / name).write_text("no file of ours")
+    wanted = [request(0, text="Name a thing."), request(1, structured=True)]
+    with opened(tiny_llama) as engine:
+        expected = ask(engine, *wanted)
+    with opened(str(folder)) as engine:
+        answers = ask(engine, *wanted)
+    assert {name: answer.text for name, answer in answers.items()} == {
+        name: answer.text for name, answer in expected.items()
+    }
+    assert answers["1"].text.startswith("{")
+
+
+def test_ctrl_c_leaves_a_model_on_two_devices_alone_and_a_kill_ends_all_of_it(tmp_path: Path) -> None:
+    folder = save_tiny_llama(tmp_path / "llama", chat=True, heads=4, width=128)
+    script = f"""
+import os, signal, time
+from tests.test_vllm import ask, opened, request
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    with opened({str(folder)!r}, tensor_parallel_size=2) as engine:
+        print(len(ask(engine, request(0))), flush=True)
+        os.killpg(0, signal.SIGINT)
+        time.sleep(1)
+        print(len(ask(engine, request(1))), flush=True)
+        time.sleep(600)
+"""
+    (tmp_path / "owner.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "owner.py")]
+    with subprocess.Popen(
+        command, env=child_environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "1\n"
+        (child,) = _engine_processes(owner.pid)
+        family = [child, *child.children(recursive=True)]
+        assert len(family) > 2
+        assert owner.stdout.readline() == "1\n"
+        assert all(process.is_running() for process in family)
+        owner.kill()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
 
 
 def test_killed_in_mid_batch_it_answers_every_request_once() -> None:

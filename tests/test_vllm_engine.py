@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -74,8 +75,20 @@ def serve_and_fall(requests: Connection, words: Connection, settings: ModelSetti
 
 
 def serve_deafly(requests: Connection, words: Connection, settings: ModelSettings) -> None:
-    words.send(Ready())
-    time.sleep(600)
+    with subprocess.Popen(["sleep", "600"]) as worker:
+        (Path(settings.engine["model"]) / "worker").write_text(str(worker.pid))
+        words.send(Ready())
+
+
+def serve_after_a_while(requests: Connection, words: Connection, settings: ModelSettings) -> None:
+    """With a worker that ends by a signal, as vLLM's do, and takes its process with it."""
+
+    def obey() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(["sleep", "1"], preexec_fn=obey) as worker:
+        if worker.wait() == 0:
+            serve_obediently(requests, words, settings)
 
 
 @pytest.fixture
@@ -115,7 +128,9 @@ def children() -> list[psutil.Process]:
 
 def await_end(pid: int) -> None:
     process = psutil.Process(pid)
+    deadline = time.monotonic() + 20
     while process.status() != psutil.STATUS_ZOMBIE:  # waiting for it would be the engine's loss
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -211,6 +226,36 @@ if __name__ == "__main__":
     assert result.stdout == "a: 1\n"
 
 
+@pytest.mark.slow
+def test_ctrl_c_reaches_neither_the_process_nor_its_workers(tmp_path: Path) -> None:
+    script = """
+import signal, threading
+from tests.test_vllm_engine import *
+
+def interrupt():
+    while True:
+        os.killpg(0, signal.SIGINT)
+        time.sleep(0.01)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    threading.Thread(target=interrupt, daemon=True).start()
+    engine = open_engine(pytest.MonkeyPatch(), Path.cwd(), serve_after_a_while)
+    print(ask(engine, "a", "b")["1"].text)
+    engine.close()
+"""
+    from tests.worlds import child_environment
+
+    (tmp_path / "stubborn.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "stubborn.py")]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=child_environment(), timeout=60, capture_output=True, text=True,
+        check=True, start_new_session=True,
+    )  # fmt: skip
+    assert result.stdout == "b: 2\n"
+    assert len(starts(tmp_path)) == 1
+
+
 def test_vllm_is_told_what_the_config_says() -> None:
     config = TeacherConfig(
         engine="vllm", model="m", concurrency=7, quantization="fp8", tensor_parallel_size=2,
@@ -229,7 +274,14 @@ def test_vllm_is_told_what_the_config_says() -> None:
         "max_num_seqs": 7,
         "trust_remote_code": False,
         "load_format": "safetensors",
+        "config_format": "hf",
+        "tokenizer_mode": "hf",
+        "disable_log_stats": True,
     }
+    config = TeacherConfig(engine="vllm", model="m")
+    unset = module._engine_arguments(config, model)
+    assert (unset["max_model_len"], unset["max_num_seqs"]) == (-1, 256)  # -1: what fits into memory
+    assert not unset.keys() & {"quantization", "tensor_parallel_size", "gpu_memory_utilization"}
 
 
 def test_close_ends_the_process_and_leaves_nothing(engine: VllmEngine, tmp_path: Path) -> None:
@@ -267,6 +319,8 @@ def test_close_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path:
     engine.close()
     assert time.monotonic() - began < 5
     assert not process.is_running()
+    with suppress(psutil.NoSuchProcess):  # its worker
+        await_end(int((tmp_path / "worker").read_text()))
 
 
 def test_without_vllm_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,13 +91,19 @@ def build_model(
     seed: int = 0,
     scale: float = 0.1,
     heads: int = 4,
+    width: int = 32,
 ) -> Any:
-    """A random two-layer causal language model of width 32: llama, qwen2 or gpt2.
+    """A random two-layer causal language model: llama, qwen2 or gpt2.
 
     `scale` is the standard deviation of the weights; large enough that contexts matter.
     """
     torch.manual_seed(seed)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": heads}
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+    }
     shared = {
         "vocab_size": vocabulary,
         "max_position_embeddings": context,
@@ -112,7 +118,7 @@ def build_model(
         case "qwen2":
             model = Qwen2ForCausalLM(Qwen2Config(**shape, **shared, num_key_value_heads=2))
         case _:
-            model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, **shared))
+            model = GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=2, n_head=4, **shared))
     return model.eval()
 
 

@@ -44,6 +44,7 @@ CHANGEABLE = (
     "teacher.cache",
     "teacher.concurrency",
     "teacher.gpu_memory_utilization",
+    "teacher.max_model_len",
     "teacher.tensor_parallel_size",
     "teacher.timeout",
 )

@@ -119,7 +119,7 @@ class TeacherConfig(Section):
     gpu_memory_utilization: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of the device's memory that vLLM takes; unset takes vLLM's default."""
     max_model_len: int | None = Field(default=None, ge=8)
-    """Most tokens of a prompt and its answer that vLLM makes room for; unset takes the model's own."""
+    """Most tokens of a prompt and its answer that vLLM makes room for; unset takes what fits into memory."""
 
     @property
     def capacity(self) -> int:

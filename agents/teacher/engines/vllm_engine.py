@@ -13,7 +13,9 @@ import tempfile
 import threading
 import weakref
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -32,6 +34,7 @@ _EXIT_SECONDS = 20.0  # that a process may take to end by itself
 _MESSAGE_LENGTH = 500
 _DEATHS = 2  # that a subject may be left with: the first may be an accident
 _MAX_FATAL = 3  # subjects in a row: then it is not their fault
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which this side alone decides about
 
 _Subject = tuple[str, str]  # phase, content hash of the pair: the same for all candidates and attempts
 
@@ -157,16 +160,22 @@ class VllmEngine:
 
 
 class _Process:
-    """One process with vLLM in it."""
+    """One process with vLLM in it, which leads a session of its own with vLLM's workers."""
 
     def __init__(self, settings: ModelSettings) -> None:
         context = multiprocessing.get_context("spawn")
         request_end, self._requests = context.Pipe(duplex=False)
         self._answers, word_end = context.Pipe(duplex=False)
         self._words: SimpleQueue[Word | None] = SimpleQueue()
-        self._process = context.Process(target=serve, args=(request_end, word_end, settings), name="vllm")
+        arguments = serve, request_end, word_end, settings
+        self._process = context.Process(target=_serve_apart, args=arguments, name="vllm")
         self.is_alive = self._process.is_alive
-        self._process.start()
+        resource_tracker.ensure_running()  # it starts with the first process, and unblocks signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # as they then are in the process
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         request_end.close()
         word_end.close()
         # Python waits for the process before it exits, and it for the end of its requests.
@@ -199,8 +208,11 @@ class _Process:
         self.kill()
 
     def kill(self) -> None:
-        """End the process by force, if it has not ended."""
+        """End by force what has not ended, and vLLM's workers with it."""
         self._at_exit()
+        assert self._process.pid  # killpg(0) would be our own group
+        with suppress(ProcessLookupError):  # all have ended, or its session has not begun
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join()
 
@@ -213,6 +225,18 @@ class _Process:
         except (EOFError, OSError):
             self._is_ending = True
             self._words.put(None)
+
+
+def _serve_apart(serve: Callable[..., None], *arguments: object) -> None:
+    """Serve where no signal arrives that is meant for whoever asks.
+
+    Ctrl-C reaches all processes of a terminal's group, and vLLM's workers end by it.
+    """
+    os.setsid()
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    serve(*arguments)
 
 
 def check_vllm() -> None:
@@ -237,8 +261,12 @@ def _engine_arguments(config: TeacherConfig, model: TeacherModel) -> dict[str, A
         "quantization": config.quantization,
         "tensor_parallel_size": config.tensor_parallel_size,
         "gpu_memory_utilization": config.gpu_memory_utilization,
-        "max_model_len": config.max_model_len,
+        "max_model_len": config.max_model_len or -1,  # as much of the model's context as memory has room for
         "max_num_seqs": config.capacity,
+        "disable_log_stats": True,
+        # The very files that transformers reads, also where a folder has Mistral's own beside them.
+        "config_format": "hf",
+        "tokenizer_mode": "hf",
         "trust_remote_code": False,
         "load_format": "safetensors",  # the others can run code
     }

@@ -7,7 +7,6 @@ Speaks through two pipes. It reads requests, and writes `Ready`, then an `Answer
 import importlib.metadata
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -56,8 +55,6 @@ Word = Ready | Answer | Fault
 
 def serve(requests: Connection, words: Connection, settings: ModelSettings) -> None:
     """Open the model and answer until there can be no more requests. Runs in a fresh process only."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group; the other side decides
-        signal.signal(number, signal.SIG_IGN)
     _print_to(settings.log)
     # This is a process of its own already, and its exit frees the memory.
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -83,6 +80,7 @@ class _Worker:
     def __init__(self, settings: ModelSettings) -> None:
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
+        from vllm.usage.usage_lib import UsageContext
 
         from reflectune.agents.models import count_embeddings
         from reflectune.agents.teacher.engines.local_chat import LocalChat
@@ -102,8 +100,9 @@ class _Worker:
         self._teacher = settings.teacher
         source = settings.source
         self._chat = LocalChat(open_tokenizer(source), source, count_embeddings(source))
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**how))
-        self._context: int = self._engine.model_config.max_model_len
+        # What is unset gets vLLM's defaults for work without anybody waiting.
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**how), UsageContext.LLM_CLASS)
+        self._context: int = self._engine.model_config.max_model_len  # that vLLM has found room for
         self._began: dict[str, float] = {}
 
     def work(self, requests: Connection, words: Connection) -> None:
