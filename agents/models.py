@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
 from reflectune.agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
+from reflectune.agents.memory import alike_when_exhausted
 from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.linear import multiply_by_onednn
 from reflectune.state.config import StudentConfig
@@ -27,7 +28,7 @@ from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
     "attach_adapter", "cache_layers", "check_four_bit", "check_match", "context_length", "count_embeddings",
-    "free_memory", "not_finite", "open_model", "opening", "resolve_student", "set_threads", "source",
+    "not_finite", "open_model", "opening", "resolve_student", "set_threads", "source",
     "steady_length", "text_config",
 ]  # fmt: skip
 
@@ -60,39 +61,43 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or max(visible // 2, min(visible, 2)))
 
 
-def open_model(config: StudentConfig, *, load_in_4bit: bool = False) -> Any:
+def open_model(config: StudentConfig) -> Any:
     """The student's base model on its device, in eval mode. Remote code is never run, pickle never read.
 
-    With `load_in_4bit` its linear layers hold NF4 weights and compute in `dtype`: for training only, and
-    only where `check_four_bit` has nothing against it. What cannot be opened is a StudentError.
+    With `load_in_4bit` its linear layers but the head hold NF4 weights and compute in `dtype`. Weights go
+    straight to the device. What cannot be opened is a StudentError.
     """
     device, dtype, how = _device(config.device), _dtype(config), source(config)
-    if load_in_4bit:
-        how |= {"quantization_config": _four_bit(dtype), "device_map": {"": device}}
-    with opening(config, "model"):
-        # Safetensors alone: pickled weights can run code.
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
-        )
-    if missing := sorted(loading["missing_keys"]):
-        raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
+    if config.load_in_4bit:
+        check_four_bit(config)
+        how |= {"quantization_config": _four_bit(dtype)}
+    if config.load_in_4bit or device.type != "cpu":
+        how |= {"device_map": {"": device}}
     try:
-        model = (model if load_in_4bit else model.to(device)).eval()
-        settle_attention(model)
+        with opening(config, "model"), alike_when_exhausted():
+            # Safetensors alone: pickled weights can run code.
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                config.model, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
+            )
+            settle_attention(model)
     except torch.OutOfMemoryError as error:
         raise StudentError(f"{config.model}: does not fit into the memory of {device}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
     if device.type == "cpu":
         multiply_by_onednn(model)
-    return model
+    return model.eval()
 
 
 def check_four_bit(config: StudentConfig) -> None:
-    """Raise an AdapterError for 4-bit base weights without a CUDA device or bitsandbytes."""
+    """Raise a StudentError for 4-bit weights without bitsandbytes, or on a device that it does not know."""
     device = _device(config.device)
-    if device.type != "cuda":
-        raise AdapterError(f"refinetune.load_in_4bit needs a CUDA device, and the student is on {device}")
+    if device.type not in ("cuda", "cpu"):
+        raise StudentError(
+            f"student.load_in_4bit needs a CUDA device or a CPU, and the student is on {device}"
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise AdapterError("refinetune.load_in_4bit needs bitsandbytes; `pip install bitsandbytes`")
+        raise StudentError("student.load_in_4bit needs bitsandbytes; `pip install bitsandbytes`")
 
 
 def count_embeddings(config: StudentConfig) -> int:
@@ -179,15 +184,6 @@ def cache_layers(model: Any) -> set[type]:
     return {type(layer) for layer in DynamicCache(config=text_config(model)).layers}
 
 
-def free_memory() -> None:
-    """Give memory of dropped models back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
-
-
 def source(config: StudentConfig) -> dict[str, Any]:
     """Arguments of every `from_pretrained` of a student's."""
     return {"revision": config.revision, "trust_remote_code": False}
@@ -198,6 +194,8 @@ def opening(config: StudentConfig, what: str) -> Iterator[None]:
     """Make a StudentError of whatever foreign files can cause."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         kind = "" if Path(config.model).is_dir() else " (no folder here, so taken for a hub name)"
         message = f"{config.model}{kind}: the {what} could not be opened: {_first_line(error)}"
@@ -210,13 +208,18 @@ def _read_config(config: StudentConfig) -> Any:
 
 
 def _dtype(config: StudentConfig) -> str:
-    """For "auto" the model's own number format; on a CPU float32, unless it is bfloat16 and faster there."""
+    """For "auto" the model's own number format, but bfloat16 for float32 on a GPU that has it.
+
+    On a CPU float32, unless its own is bfloat16 and faster there.
+    """
     if config.dtype != "auto":
         return config.dtype
-    own = _read_config(config).dtype
-    if _device(config.device).type == "cpu":
+    own, device = _read_config(config).dtype, _device(config.device)
+    if device.type == "cpu":
         # bfloat16 would be coarser than a float16 model's own weights.
         return "bfloat16" if own == torch.bfloat16 and prefers_bfloat16() else "float32"
+    if own == torch.float32 and device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return "bfloat16"
     names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
     return names.get(own, "auto")
 

@@ -4,16 +4,17 @@ import importlib.metadata
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
 from reflectune.agents.student.evaluation import load_checker
-from reflectune.agents.student.refinetune import check_refinetune
-from reflectune.agents.student.student import Student, settle_student
+from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
+from reflectune.agents.student.student import Student, StudentBase, settle_student
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
@@ -29,10 +30,10 @@ from reflectune.state.data.datasets import assign_samples, dataset_hash, read_da
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import StudentRecord
+from reflectune.state.records import Sample, StudentRecord
 from reflectune.state.storage import explain_storage_errors
 
-__all__ = ["change_run", "create_run", "run_loop"]
+__all__ = ["begin_lineage", "change_run", "create_run", "run_loop"]
 
 _STEPS_PER_ROUND = 6  # two reflections, two selections, refinetune, evaluate
 _ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
@@ -61,13 +62,20 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         with LineageWriter.create(folder.lineage) as lineage:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
-            values = config.model_dump(mode="json")
-            lineage.add_run(values, data_hash=dataset_hash(samples), versions=versions)
-            lineage.add_samples(samples)
-            lineage.start_round(0)
-            student = config.student
-            lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
+            begin_lineage(lineage, config, samples, versions)
     return RunFolder(runs / config.name)
+
+
+def begin_lineage(
+    lineage: LineageWriter, config: RunConfig, samples: Iterable[Sample], versions: Mapping[str, str]
+) -> None:
+    """Write what a run begins with into an empty lineage, while its samples are read one after another."""
+    lineage.add_samples(samples)
+    data_hash = dataset_hash(lineage.sample_ids())
+    lineage.add_run(config.model_dump(mode="json"), data_hash=data_hash, versions=versions)
+    lineage.start_round(0)
+    student = config.student
+    lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
 
 
 def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
@@ -108,6 +116,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
         _open_cache(config, folder.path.parent) as cache,
+        StudentBase(config.student) as base,
     ):
         if lineage.settings()["versions"]["graph"] != hash_graph():
             raise StoreError(
@@ -122,8 +131,9 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             lineage=lineage,
             display=display,
             checker=checker,
-            open_teacher=lambda student: _open_teacher(config, folder, student, cache),
-            open_student=lambda adapter: Student.open(config.student, adapter),
+            open_teacher=lambda student: _open_teacher(config, folder, student, cache, base),
+            open_student=lambda adapter: Student(base, adapter),
+            refinetune_student=partial(refinetune_student, base=base),
             stopping=stopping,
         )
         with _status(lineage):
@@ -136,8 +146,10 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
 
 
 def _open_teacher(
-    config: RunConfig, folder: RunFolder, student: StudentRecord, cache: AnswerCache | None
+    config: RunConfig, folder: RunFolder, student: StudentRecord, cache: AnswerCache | None, base: StudentBase
 ) -> Teacher:
+    if ENGINES[config.teacher.engine].is_local:
+        base.close()  # there may not be memory for both
     # Only a teacher that is the student itself opens the adapter.
     adapter = find_adapter(folder, student) if config.teacher.model == SELF else None
     itself = TeacherModel(f"self:{student.id}", config.student, adapter, student.adapter_hash)

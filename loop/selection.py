@@ -120,22 +120,26 @@ def choose_training_set(
     A pair is taken where its IFD is below `train_max_ifd`, its r-IFD below `train_max_r_ifd`, and, unless
     `keep` is "all", its response was improved in some round; of those, the `top_fraction` with the highest
     IFD. Then original pairs are drawn, unfiltered, until they make up a share `anchor` of the whole, as
-    far as there are any left. A proposal that cannot be scored is never trained on.
+    far as there are any left; without an `anchor` nobody asks for `originals`. A proposal that cannot be
+    scored is never trained on.
 
     Source: the filter of arXiv 2402.10110, section 3.4.
     """
     selection, anchor = config.selection, config.refinetune.anchor
-    hardness: dict[str, float] = {}
+    passed: list[tuple[float, str]] = []
     for pair in pool:
         pair_ifd, pair_r_ifd = ifd(pair.scores), r_ifd(pair.scores)
         if pair_ifd is None or pair_r_ifd is None:
             continue
         wanted = pair.improved or selection.keep == "all"
         if wanted and pair_ifd < selection.train_max_ifd and pair_r_ifd < selection.train_max_r_ifd:
-            hardness[pair.version_id] = pair_ifd
-    ranked = sorted(hardness, key=lambda version: (-hardness[version], version))
+            passed.append((-pair_ifd, pair.version_id))
+    passed.sort()
     # In floating point 100 * 0.07 is a little more than 7.
-    chosen = ranked[: math.ceil(len(ranked) * selection.top_fraction - 1e-9)]
+    del passed[math.ceil(len(passed) * selection.top_fraction - 1e-9) :]
+    chosen = [version for _, version in passed]
+    if not anchor:
+        return chosen
     taken = set(chosen)
     drawn = [version for version in originals if version not in taken]
     random.Random(f"{config.seed}/{round}/anchor").shuffle(drawn)

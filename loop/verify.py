@@ -44,7 +44,6 @@ from reflectune.state.records import (
     Decision,
     Pair,
     Phase,
-    Sample,
     Scores,
     Term,
     content_hash,
@@ -53,7 +52,6 @@ from reflectune.state.text import one_line
 
 __all__ = ["describe", "verify_run"]
 
-_NO_PAIR = Pair("", "", "")
 _UNREAD = "teacher calls were asked with other words than the prompts have now, and were not read again"
 _OTHERWISE = "rows are derived otherwise by this version of Reflectune than by the one that began the run"
 
@@ -132,10 +130,7 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> list[R
     faults.is_own_run = version == importlib.metadata.version("reflectune")
     if content_hash(values) != run["config_hash"]:
         faults.add("runs", run["name"], "its config is not what its config_hash is of")
-    samples = [
-        Sample(row["id"], row["position"], "train", _NO_PAIR) for row in checks.rows(lineage, "samples")
-    ]
-    if dataset_hash(samples) != run["data_hash"]:
+    if dataset_hash(lineage.sample_ids()) != run["data_hash"]:
         faults.add("runs", run["name"], "its data_hash is not that of its samples")
     if graph != hash_graph():
         faults.add("runs", run["name"], "was begun by a version of Reflectune whose machine has other nodes")

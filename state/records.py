@@ -5,9 +5,9 @@ A record is one row or one message; none of them knows how it is stored, scored 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 Phase = Literal["instruction", "response"]
 Origin = Literal["original", "instruction", "response"]
@@ -52,8 +52,21 @@ ANSWERLESS: tuple[CallStatus, ...] = ("no-entry", "refused", "error")
 
 def content_hash(*parts: object) -> str:
     """Hash JSON-serialisable parts: the first 128 bits of SHA-256, as 32 hex digits."""
-    text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+    return hashlib.sha256(_encode(parts)).hexdigest()[:32]
+
+
+def hash_stream(parts: Iterable[object]) -> str:
+    """The content hash of parts that are there one at a time."""
+    digest, before = hashlib.sha256(b"["), b""
+    for part in parts:
+        digest.update(before + _encode(part))
+        before = b","
+    digest.update(b"]")
+    return digest.hexdigest()[:32]
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,16 @@ class Pair:
     def content_hash(self) -> str:
         """Hash of the three texts."""
         return content_hash(self.instruction, self.input, self.response)
+
+
+class Pairs(Protocol):
+    """Pairs in an order, however many: every iteration reads them anew, one after another."""
+
+    def __len__(self) -> int:
+        """How many they are."""
+
+    def __iter__(self) -> Iterator[Pair]:
+        """All of them, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

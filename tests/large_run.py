@@ -19,8 +19,8 @@ from reflectune.loop.context import LoopContext
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round
 from reflectune.loop.progress import LineDisplay
+from reflectune.loop.run import begin_lineage
 from reflectune.state.config import RunConfig, parse_config
-from reflectune.state.data.datasets import dataset_hash
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import (
@@ -30,7 +30,6 @@ from reflectune.state.records import (
     Reflection,
     Sample,
     Score,
-    StudentRecord,
     TeacherCall,
     Term,
     Version,
@@ -107,10 +106,7 @@ def _run_loop(config: RunConfig, run: RunFolder, store: LineageWriter, samples: 
     held_out = set(texts.rng.sample(range(samples), int(config.data.holdout)))
     given = [_sample(texts, number, number in held_out) for number in range(samples)]
     versions = {"reflectune": "0.1.0", "graph": hash_graph()}
-    store.add_run(config.model_dump(mode="json"), data_hash=dataset_hash(given), versions=versions)
-    store.add_samples(given)
-    store.start_round(0)
-    store.add_student(StudentRecord("s0", 0, config.student.model, None, None, None, None))
+    begin_lineage(store, config, given, versions)
     context = LoopContext(
         config=config,
         folder=run,

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Student, StudentBase
 from reflectune.agents.student.templates import open_template
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig
@@ -73,7 +73,8 @@ def configure(folder, **values):
 
 def with_template(student, template):
     config = configure("student", template=str(template))
-    return Student(student._model, student._tokenizer, open_template(config, student._tokenizer), config)
+    template = open_template(config, student._tokenizer)
+    return Student(StudentBase(config, (student._model, student._tokenizer, template)))
 
 
 def find_prompt(tokenizer, template, pair, term):

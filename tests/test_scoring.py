@@ -17,6 +17,7 @@ from transformers import (
 
 from reflectune.agents.hardware import torch_threads
 from reflectune.agents.student.attention import settle_attention
+from reflectune.agents.student.head import find_body
 from reflectune.agents.student.rows import build_row, pack
 from reflectune.agents.student.scoring import Packing, choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded
@@ -209,21 +210,19 @@ def test_score_of_an_impossible_token_or_a_broken_model_is_non_finite():
     assert score_sequences(model, items, tree(9)) == [failed, Score(None, None, "non-finite")]
 
 
-class LimitedModel:
-    """A Llama that runs out of memory in a pass over more tokens than `limit`."""
+def limit_model(limit):
+    """A Llama that runs out of memory in a pass over more tokens than `limit`, and what it passed."""
+    model, passed = build_model(vocabulary=VOCABULARY), []
+    find_body(model)
 
-    def __init__(self, limit):
-        self.model, self.limit, self.passed = MODELS["llama"], limit, []
-
-    def __getattr__(self, name):
-        return getattr(self.model, name)
-
-    def __call__(self, **inputs):
-        tokens = inputs["input_ids"].shape[1]
-        if tokens > self.limit:
+    def enter(body, inputs, settings):
+        tokens = settings["input_ids"].shape[1]
+        if tokens > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        self.passed.append(tokens)
-        return self.model(**inputs)
+        passed.append(tokens)
+
+    model.model.register_forward_pre_hook(enter, with_kwargs=True)
+    return model, passed
 
 
 # One thread takes row after row, as a GPU does; several take rows side by side.
@@ -231,29 +230,29 @@ class LimitedModel:
 @settings(max_examples=25, deadline=None)
 @given(sequences, st.booleans(), st.integers(60, 120), st.sampled_from([1, 3]))
 def test_score_out_of_memory_halves_the_rows_and_loses_nothing(items, shares, limit, threads):
-    model, packing = LimitedModel(limit), Packing(200, shares)
+    (model, passed), packing = limit_model(limit), Packing(200, shares)
     with torch_threads(threads):
         scores = score_sequences(model, items, packing)
         assert torch.get_num_threads() == threads
-    assert_as_alone(model.model, items, scores, rel=1e-5, abs=1e-5)
+    assert_as_alone(MODELS["llama"], items, scores, rel=1e-5, abs=1e-5)
     assert packing.row_tokens in (200, 100, 50)
     if not shares and threads == 1:  # every token went through the model once
-        assert sum(model.passed) == sum(len(sequence.ids) for sequence in items)
+        assert sum(passed) == sum(len(sequence.ids) for sequence in items)
     again = score_sequences(model, items, packing)
-    assert_as_alone(model.model, items, again, rel=1e-5, abs=1e-5)
+    assert_as_alone(MODELS["llama"], items, again, rel=1e-5, abs=1e-5)
 
 
 def test_score_out_of_memory_packs_what_is_left_anew():
     # Rows of 16: 6 + 6 tokens pass, 8 + 7 do not; rows of 8 take each alone, and stay for the next call.
     lengths = [6, 6, 8, 7, 3, 4]
     items = [Encoded(list(range(length)), 1) for length in lengths]
-    model, packing = LimitedModel(12), Packing(16, shares_prefixes=False)
+    (model, passed), packing = limit_model(12), Packing(16, shares_prefixes=False)
     with torch_threads(1):
         score_sequences(model, items, packing)
-        assert model.passed == [12, 8, 7, 7]
+        assert passed == [12, 8, 7, 7]
         assert packing.row_tokens == 8
         score_sequences(model, items[:2], packing)
-    assert model.passed[4:] == [6, 6]
+    assert passed[4:] == [6, 6]
 
 
 def test_scores_do_not_depend_on_the_number_of_threads():
@@ -269,12 +268,12 @@ def test_scores_do_not_depend_on_the_number_of_threads():
 def test_score_out_of_memory_on_one_sequence_says_what_to_lower():
     items = [Encoded(list(range(length)), 1) for length in (5, 30)]
     with pytest.raises(StudentError, match=r"one sequence of 30 tokens; lower student\.max_length"):
-        score_sequences(LimitedModel(20), items, tree(100))
+        score_sequences(limit_model(20)[0], items, tree(100))
 
 
 def test_packing_without_memory_for_anything_says_so():
     with pytest.raises(StudentError, match="no memory is left on cpu"):
-        choose(LimitedModel(2), 100)
+        choose(limit_model(2)[0], 100)
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 60))
@@ -321,6 +320,7 @@ def test_tree_row_holds_what_sequences_begin_with_once(items):
 def test_head_runs_once_on_each_token_that_predicts_and_on_no_other():
     rows = []
     model = build_model(vocabulary=VOCABULARY)
+    find_body(model)
     model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
     score_sequences(model, [Encoded([0, 1, 2, 3, 4], 3), Encoded([0, 1, 2], 2)], tree(100))
     shared = list(range(100))  # predict one token each, whoever's target it is
@@ -377,38 +377,39 @@ def test_packing_of_a_model_that_can_share_no_prefixes(build, config, pads):
     assert_as_alone(model, items, score_sequences(model, items, packing))
 
 
-def test_padded_batches_hold_sequences_of_like_lengths_and_run_the_head_where_some_predict():
-    # 2 times 5 tokens fill a batch of 10; the head runs on places 1 to 3, and on 2 to 8 of the long one.
+def test_padded_batches_hold_sequences_of_like_lengths_and_run_the_head_on_what_predicts():
+    # 2 times 5 tokens fill a batch of 10, in which 2 and 1 tokens predict; 7 of the long one do.
     model, rows = build_model(vocabulary=VOCABULARY), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[:2]))
     items = [Encoded(list(range(10)), 3), Encoded([0, 1, 2, 3, 4], 3), Encoded([0, 1, 2], 2)]
     packing = Packing(10, shares_prefixes=False, pads=True)
     scores = score_sequences(model, items, packing)
-    assert rows == [(2, 3), (1, 7)]
+    assert rows[-2:] == [(1, 2 + 1), (1, 7)]
     assert_as_alone(model, items, scores)
 
 
 def test_packing_sees_what_leaks_though_positions_are_taken(monkeypatch):
     model = build_model(vocabulary=VOCABULARY)
-    whole = model.forward
+    whole = model.model.forward
 
-    def forward(input_ids, use_cache, logits_to_keep, position_ids=None, attention_mask=None):
-        return whole(input_ids, use_cache=use_cache, logits_to_keep=logits_to_keep)  # forgets positions
+    def forward(position_ids=None, **inputs):
+        return whole(**inputs)  # takes positions and forgets them
 
-    monkeypatch.setattr(model, "forward", forward)
+    monkeypatch.setattr(model.model, "forward", forward)
     assert choose_packing(model, 100, share_prefixes=False) == Packing(1, shares_prefixes=False)
     assert choose(model, 100) == Packing(100, shares_prefixes=False, pads=True)
 
 
 def test_packing_sees_what_leaks_into_padded_sequences(monkeypatch):
     model = build_model(vocabulary=VOCABULARY)
-    whole = model.forward
+    whole = model.model.forward
 
-    def forward(input_ids, attention_mask, use_cache):
-        output = whole(input_ids, use_cache=use_cache)
-        return SimpleNamespace(logits=output.logits * (1 + output.logits.mean() / 10))
+    def forward(position_ids=None, **inputs):
+        output = whole(**inputs)
+        output.last_hidden_state *= 1 + output.last_hidden_state.abs().mean() / 10
+        return output
 
-    monkeypatch.setattr(model, "forward", forward)
+    monkeypatch.setattr(model.model, "forward", forward)
     assert choose(model, 100) == Packing(1, shares_prefixes=False)
 
 

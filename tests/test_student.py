@@ -155,7 +155,7 @@ def test_score_computes_equal_renderings_once(folder):
     other_response = Pair(PAIR.instruction, "", "Green.")
     with Student.open(configure(folder)) as student:
         passed = []
-        student._model.register_forward_pre_hook(
+        student._model.model.register_forward_pre_hook(
             lambda module, args, kwargs: passed.append(kwargs["input_ids"].shape[1]), with_kwargs=True
         )
         scores = student.score([(pair, "instruction_alone") for pair in (PAIR, other_response, PAIR)])

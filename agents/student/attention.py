@@ -19,10 +19,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from reflectune.agents.memory import send
 from reflectune.agents.student.rows import Branch, Row, build_row
 from reflectune.agents.student.targets import Encoded
 
-__all__ = ["attends_by_branches", "attention_inputs", "send", "settle_attention"]
+__all__ = ["attends_by_branches", "attention_inputs", "settle_attention"]
 
 _NAME = "reflectune_branches"  # what transformers calls this attention
 _WIDEST = 256  # numbers of a head that the kernel takes, in eights
@@ -73,13 +74,6 @@ def attention_inputs(model: Any, row: Row) -> dict[str, Any]:
     if _has_kernel(model.device, model.dtype) and not _caps(model):
         return {"attention_mask": mask, "branches": row.branches, "spans": _find_spans(row, model.device)}
     return {"attention_mask": mask, "branches": [_send_branch(each, model.device) for each in row.branches]}
-
-
-def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Values on a device; a copy to a GPU is queued there, from memory it can read by itself."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
 
 
 def _serves(model: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from reflectune.agents.student.targets import Encoded
 
-__all__ = ["Batch", "Branch", "Row", "build_batch", "build_row", "pack", "pack_padded", "pad_to_step"]
+__all__ = ["Batch", "Branch", "Row", "build_batch", "build_row", "fill_up", "pack", "pack_padded"]
 
 # Longer rows are filled up to multiples of this: kernels are prepared for each length, and take memory.
 _STEP = 64
@@ -125,7 +125,7 @@ def build_row(sequences: Sequence[Encoded], *, share_prefixes: bool = False) -> 
         targets += sequence.ids[sequence.first_target :]
         before = sequence.ids
     # In a plain row a single sequence may be all that the context holds: it is not filled up.
-    filler = pad_to_step(len(ids)) if share_prefixes or len(sequences) > 1 else 0
+    filler = _pad_to_step(len(ids)) if share_prefixes or len(sequences) > 1 else 0
     if filler:
         spans.append((len(ids), len(ids) + filler, []))
         ids += [0] * filler
@@ -140,7 +140,12 @@ def build_row(sequences: Sequence[Encoded], *, share_prefixes: bool = False) -> 
     return replace(row, mask=mask, branches=branches)
 
 
-def pad_to_step(length: int) -> int:
+def fill_up(indexes: torch.Tensor) -> torch.Tensor:
+    """Indexes (N,), and the first one again and again up to a multiple of the step."""
+    return torch.cat([indexes, indexes[:1].expand(_pad_to_step(len(indexes)))])
+
+
+def _pad_to_step(length: int) -> int:
     """How many places fill `length` up to a multiple of the step; 0 for few places."""
     return -length % _STEP if length > _FEW else 0
 

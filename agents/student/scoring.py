@@ -16,17 +16,11 @@ import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reflectune.agents.hardware import torch_threads
+from reflectune.agents.memory import alike_when_exhausted, send
 from reflectune.agents.models import cache_layers, steady_length, text_config
-from reflectune.agents.student.attention import attends_by_branches, attention_inputs, send
-from reflectune.agents.student.rows import (
-    Batch,
-    Row,
-    build_batch,
-    build_row,
-    pack,
-    pack_padded,
-    pad_to_step,
-)
+from reflectune.agents.student.attention import attends_by_branches, attention_inputs
+from reflectune.agents.student.head import find_body, pick_logprobs
+from reflectune.agents.student.rows import Batch, Row, build_batch, build_row, fill_up, pack, pack_padded
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Score
@@ -34,7 +28,6 @@ from reflectune.state.records import Score
 __all__ = ["Packing", "choose_packing", "score_sequences", "target_logprobs"]
 
 _MAX_ROWS = 4  # passed side by side: each has logits of its own
-_CHUNK = 512  # rows of logits taken to float32 at a time
 
 # Attention under a mask pays for the masked-away part of a row too, which grows with its square: at 2,048
 # tokens of an 8B model a twelfth of the arithmetic. Branch by branch it does not, and longer rows share more.
@@ -74,25 +67,29 @@ def score_sequences(model: Any, sequences: Sequence[Encoded], packing: Packing) 
     ]
 
 
+@alike_when_exhausted()
 def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     """Log-probability of every target in a row, nats, float32 (N,).
 
-    The head runs on the predicting tokens only, where the model knows `logits_to_keep`. Gradients flow if
-    they are on. The values stay on the model's device, and nothing here waits for them.
+    The head runs on the predicting tokens only. Gradients flow if they are on. The values stay on the model's
+    device, and nothing here waits for them.
     """
-    predicting, predictors = send(row.predicting, model.device), send(row.predictors, model.device)
+    base = _base(model)
     inputs: dict[str, Any] = {"input_ids": send(row.ids, model.device)[None], "use_cache": False}  # (1, T)
     inputs |= attention_inputs(model, row)
     if _accepts(model, "position_ids"):
         inputs["position_ids"] = send(row.positions, model.device)[None]  # (1, T)
-    keeps = _accepts(model, "logits_to_keep")
-    if keeps:  # the first one again and again where the number is filled up
-        filler = predicting[:1].expand(pad_to_step(len(predicting)))
-        inputs["logits_to_keep"] = torch.cat([predicting, filler])
-    logits = model(**inputs).logits[0]  # (P, V) and filler, or (T, V) where the model keeps all
-    logits = logits[: len(predicting)] if keeps else logits[predicting]
-    normalizers = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(_CHUNK)])  # (P,)
-    return logits[predictors, send(row.targets, model.device)].float() - normalizers[predictors]
+    predicting = send(fill_up(row.predicting), model.device)  # (P,) and filler
+    order = row.predictors.argsort(stable=True)  # of the N targets, by what predicts them
+    places, targets = row.predictors[order], send(row.targets[order], model.device)
+    if (body := find_body(base)) is not None:
+        states = body(**inputs).last_hidden_state[0, predicting]  # (P, W)
+        logprobs = pick_logprobs(base, body, states, places, targets)
+    else:
+        logits = base(**inputs).logits[0, predicting].float()  # (P, V)
+        places = send(places, model.device)
+        logprobs = logits[places, targets] - logits.logsumexp(-1)[places]
+    return logprobs[send(order.argsort(), model.device)]
 
 
 def choose_packing(model: Any, batch_tokens: int, *, share_prefixes: bool) -> Packing:
@@ -162,26 +159,17 @@ def _row_logprobs(model: Any, sequences: Sequence[Encoded], packing: Packing) ->
     return target_logprobs(model, build_row(sequences, share_prefixes=packing.shares_prefixes))
 
 
+@alike_when_exhausted()
 def _padded_logprobs(model: Any, batch: Batch) -> torch.Tensor:
-    """The same for a batch. The head runs on every place of it that predicts in some sequence."""
-    kept, places = batch.predicting.unique(return_inverse=True)
-    inputs: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.mask}
-    if _accepts(model, "logits_to_keep"):
-        inputs["logits_to_keep"] = kept
-    else:
-        places = batch.predicting
-    inputs = {name: send(values, model.device) for name, values in inputs.items()}
-    logits = model(**inputs, use_cache=False).logits  # (B, P, V), or (B, T, V) where the model keeps all
-    chunks = zip(
-        *(send(values, model.device).split(_CHUNK) for values in (batch.owners, places, batch.targets)),
-        strict=True,
-    )
-    return torch.cat(
-        [
-            logits[owners, at].float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
-            for owners, at, targets in chunks
-        ]
-    )
+    """The same for a batch."""
+    base, given = _base(model), (batch.ids, batch.mask, batch.owners, batch.predicting, batch.targets)
+    ids, mask, owners, predicting, targets = (send(values, model.device) for values in given)
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    if (body := find_body(base)) is not None:
+        states = body(**inputs).last_hidden_state[owners, predicting]  # (N, W)
+        return pick_logprobs(base, body, states, torch.arange(len(targets)), targets)
+    logits = base(**inputs).logits[owners, predicting].float()  # (N, V)
+    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 def _sum_logprobs(

@@ -4,7 +4,7 @@ Nothing here decides anything about a pair.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from reflectune.agents import models
 from reflectune.agents.chat import find_separator
 from reflectune.agents.generation import generate_greedy, stop_ids
 from reflectune.agents.hardware import measure_threads
+from reflectune.agents.memory import free_memory
 from reflectune.agents.student.first_token import predict_first, score_with_first
 from reflectune.agents.student.scoring import choose_packing
 from reflectune.agents.student.targets import Encoded, TargetEncoder
@@ -25,7 +26,7 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term
 
-__all__ = ["Response", "Student", "open_encoder", "open_parts", "settle_student"]
+__all__ = ["Response", "Student", "StudentBase", "open_encoder", "settle_student"]
 
 _ALONE: tuple[Term, ...] = ("response_alone", "instruction_alone")
 
@@ -45,14 +46,34 @@ def settle_student(config: StudentConfig) -> StudentConfig:
     return settled.model_copy(update={"separator": separator})
 
 
-def open_parts(config: StudentConfig, *, load_in_4bit: bool = False) -> tuple[Any, Any, Template]:
-    """A student's base model, tokenizer and template, which fit each other; sets torch's threads."""
-    models.set_threads(config.threads or measure_threads())
-    tokenizer = open_tokenizer(config)
-    template = open_template(config, tokenizer)
-    model = models.open_model(config, load_in_4bit=load_in_4bit)
-    models.check_match(model, tokenizer)
-    return model, tokenizer, template
+class StudentBase(AbstractContextManager["StudentBase"]):
+    """One base model with its tokenizer and template, which students with different adapters take in turn.
+
+    Opened when it is first asked for, and kept until it is closed.
+    """
+
+    def __init__(self, config: StudentConfig, parts: tuple[Any, Any, Template] | None = None) -> None:
+        """Take what is to be opened, or is open already."""
+        self.config, self._parts = config, parts
+
+    def open(self) -> tuple[Any, Any, Template]:
+        """Model, tokenizer and template, which fit each other; sets torch's threads."""
+        if self._parts is None:
+            models.set_threads(self.config.threads or measure_threads())
+            tokenizer = open_tokenizer(self.config)
+            template = open_template(self.config, tokenizer)
+            model = models.open_model(self.config)
+            models.check_match(model, tokenizer)
+            self._parts = model, tokenizer, template
+        return self._parts
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._parts = None
+        free_memory()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def open_encoder(model: Any, tokenizer: Any, template: Template, config: StudentConfig) -> TargetEncoder:
@@ -69,7 +90,12 @@ def open_encoder(model: Any, tokenizer: Any, template: Template, config: Student
 class Student(AbstractContextManager["Student"]):
     """One open model, the base or with an adapter. A context manager; closing gives memory back."""
 
-    def __init__(self, model: Any, tokenizer: Any, template: Template, config: StudentConfig) -> None:
+    def __init__(self, base: StudentBase, adapter: Path | None = None) -> None:
+        """Take a base that is not in use otherwise; a LoRA adapter is attached to it until this is closed."""
+        config = base.config
+        model, tokenizer, template = base.open()
+        self._adapted = None if adapter is None else models.attach_adapter(model, adapter)
+        self._close = ExitStack()
         self._model = model
         self._tokenizer = tokenizer
         self._template = template
@@ -84,10 +110,10 @@ class Student(AbstractContextManager["Student"]):
     def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
         """Load the base model, with a LoRA adapter where one is given. Its context bounds `max_length`."""
         check_student(config)
-        model, tokenizer, template = open_parts(config)
-        if adapter is not None:
-            model = models.attach_adapter(model, adapter).get_base_model()
-        return cls(model, tokenizer, template, config)
+        base = StudentBase(config)
+        student = cls(base, adapter)
+        student._close.callback(base.close)
+        return student
 
     def score(self, targets: Sequence[tuple[Pair, Term]]) -> list[Score]:
         """Score targets, in the given order; equal sequences of tokens are computed once.
@@ -144,9 +170,11 @@ class Student(AbstractContextManager["Student"]):
         return drop_thoughts(text, text).strip()
 
     def close(self) -> None:
-        """Drop the model and give its memory back. The student cannot be used afterwards."""
-        self._model = None
-        models.free_memory()
+        """Take the adapter off; drop the model where nobody else has it. Of no use afterwards."""
+        if self._adapted is not None:
+            self._adapted.unload()
+        self._model = self._adapted = None
+        self._close.close()
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -4,6 +4,7 @@ Prefix and target are tokenised together, once, as the student reads them in tra
 belongs to the target where it reaches beyond the boundary. Nothing here knows prompts or models.
 """
 
+from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from reflectune.agents.encoding import TextEncoder
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair
 
-__all__ = ["Encoded", "TargetEncoder", "TargetFailure"]
+__all__ = ["Encoded", "EncodedTexts", "TargetEncoder", "TargetFailure"]
 
 TargetFailure = Literal["empty", "truncated-away"]
 
@@ -29,6 +30,34 @@ class Encoded:
     def num_targets(self) -> int:
         """Tokens of the target."""
         return len(self.ids) - self.first_target
+
+
+class EncodedTexts:
+    """Encoded texts, four bytes a token."""
+
+    def __init__(self) -> None:
+        self._ids, self._ends, self._first_targets = array("i"), array("q", [0]), array("i")
+
+    def append(self, text: Encoded) -> None:
+        """Take one more."""
+        self._ids.extend(text.ids)
+        self._ends.append(len(self._ids))
+        self._first_targets.append(text.first_target)
+
+    def __len__(self) -> int:
+        return len(self._first_targets)
+
+    def __getitem__(self, index: int) -> Encoded:
+        start, end = self._ends[index], self._ends[index + 1]
+        return Encoded(self._ids[start:end].tolist(), self._first_targets[index])
+
+    def num_tokens(self, index: int) -> int:
+        """Tokens of one text."""
+        return self._ends[index + 1] - self._ends[index]
+
+    def num_targets(self, index: int) -> int:
+        """Tokens of its target."""
+        return self.num_tokens(index) - self._first_targets[index]
 
 
 class TargetEncoder:

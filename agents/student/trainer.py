@@ -1,4 +1,4 @@
-"""transformers' Trainer over packed rows, for work that may be killed at any instant.
+"""transformers' Trainer over the sequences of each step, for work that may be killed at any instant.
 
 It saves LoRA weights only, and stops where a number is no longer finite. Nothing here knows pairs or rounds.
 """
@@ -11,19 +11,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import get_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from reflectune.agents.models import not_finite
-from reflectune.agents.student.rows import Row, build_row
-from reflectune.agents.student.scoring import target_logprobs
+from reflectune.agents.student.passes import Passes, checkpoint_layers
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.config import RefinetuneConfig
 
-__all__ = ["NotFiniteError", "OnStep", "StoppedError", "save_adapter", "train_rows", "training_inputs"]
+__all__ = ["NotFiniteError", "OnStep", "Steps", "StoppedError", "save_adapter", "train_steps"]
 
 OnStep = Callable[[int, int, float | None], None]
 
@@ -41,9 +40,18 @@ class StoppedError(Exception):
     """A training was asked to stop; the same call goes on with it, and gives the same bits."""
 
 
-def train_rows(
+class Steps(Protocol):
+    """The sequences of every optimizer step, in order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int) -> Sequence[Encoded]: ...
+
+
+def train_steps(
     model: Any,
-    rows: Sequence[Sequence[Encoded]],
+    steps: Steps,
+    row_tokens: int,
     folder: Path,
     *,
     config: RefinetuneConfig,
@@ -51,63 +59,50 @@ def train_rows(
     on_step: OnStep,
     is_stopping: Callable[[], bool],
 ) -> list[float]:
-    """Train a PEFT model in place, once over the rows, in order; go on from a checkpoint in `folder`.
+    """Train a PEFT model in place, once over the steps, in order; go on from a checkpoint in `folder`.
 
-    AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. A row is the sequences of one forward
-    pass; the trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping`
-    are those of `refinetune_student`, after every step. Returns the loss of every step: mean over its target
+    AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. Rows have `row_tokens` tokens at most.
+    The trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping` are
+    those of `refinetune_student`, after every step. Returns the loss of every step: mean over its target
     tokens, nats per token.
     """
-    tokens = sum(len(sequence.ids) for row in rows for sequence in row)
-    rows_per_step = max(1, round(config.batch_tokens * len(rows) / tokens))
-    steps = math.ceil(len(rows) / rows_per_step)
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=rows_per_step,
         num_train_epochs=1,
         train_sampling_strategy="sequential",
         learning_rate=config.lr,
         lr_scheduler_type="cosine",
-        warmup_steps=min(math.ceil(config.warmup * steps), steps - 1),  # its first step trains nothing
+        # The first step of a warm-up trains nothing.
+        warmup_steps=min(math.ceil(config.warmup * len(steps)), len(steps) - 1),
         optim="adamw_torch",
         seed=seed,
-        gradient_checkpointing=config.gradient_checkpointing,
-        # The reentrant kind gives no gradients where a layer's input, from a frozen base, needs none.
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=model.device.type == "cpu",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",  # the callback says when
-        label_names=["labels"],
+        label_names=[],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to="none",
     )
     _keep_device(arguments, model.device)
+    if config.gradient_checkpointing:
+        checkpoint_layers(model)
     trainer = _LoraTrainer(
+        Passes(model, row_tokens),
         model=model,
         args=arguments,
-        train_dataset=rows,
-        data_collator=lambda batch: training_inputs(batch[0]),
+        train_dataset=steps,
+        data_collator=lambda batch: {"sequences": batch[0]},
         callbacks=[_Watch(on_step, is_stopping, folder)],
     )
-    trainer.model_accepts_loss_kwargs = True  # count a step's targets and leave the division to us
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
     if trainer.state.global_step < trainer.state.max_steps:
         raise StoppedError(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def training_inputs(sequences: Sequence[Encoded]) -> dict[str, Any]:
-    """Tensors (1, T) of one row, with labels that are -100 where nothing is learned: on prompts; branches."""
-    row = build_row(sequences)
-    labels = torch.full_like(row.ids, -100)
-    labels[row.predicting + 1] = row.targets
-    inputs = {"input_ids": row.ids, "position_ids": row.positions, "labels": labels}
-    return {name: values[None] for name, values in inputs.items()} | {"branches": row.branches}
 
 
 def save_adapter(model: Any, folder: Path) -> None:
@@ -119,16 +114,16 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 
 class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Loss over the target tokens of a whole step, from logits of target tokens only."""
+    """Gradients come from our own passes, checkpoints hold the adapter alone."""
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
-        """Sum of the row's negative log-probabilities over the number of targets in the step."""
-        labels = inputs["labels"][0]  # (T,)
-        predicting = (labels[1:] != -100).nonzero()[:, 0]  # (N,)
-        each = torch.arange(len(predicting), device=predicting.device)  # predicts one target
-        ids, positions = inputs["input_ids"][0], inputs["position_ids"][0]
-        row = Row(ids, positions, predicting, each, labels[predicting + 1], inputs["branches"])
-        return -target_logprobs(model, row).sum() / kwargs["num_items_in_batch"]
+    def __init__(self, passes: Passes, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._passes = passes
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: None = None) -> Any:
+        """Compute a step's gradients; its loss."""
+        model.train()
+        return self._passes.add_gradients(inputs["sequences"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter of a checkpoint."""

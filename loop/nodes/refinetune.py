@@ -1,7 +1,5 @@
 """The node that trains the next student."""
 
-from collections.abc import Sequence
-
 from langgraph.runtime import Runtime
 
 from reflectune.agents.student.adapters import hash_adapter
@@ -11,7 +9,7 @@ from reflectune.loop.selection import choose_training_set
 from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
-from reflectune.state.records import Pair, StudentRecord
+from reflectune.state.records import Pairs, StudentRecord
 
 __all__ = ["choose_for_round", "refinetune"]
 
@@ -28,11 +26,10 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
     if (student := lineage.round_student(round)) is not None:
         return {"student": student.id}
     with context.timed(round, "refinetune"):
-        pairs = list(lineage.training(round))
-        if not pairs:
+        pairs = lineage.training_pairs(round)
+        if not len(pairs):
             lineage.set_training_set(round, choose_for_round(lineage, config, round, previous.id))
-            pairs = list(lineage.training(round))
-        if not pairs:
+        if not len(pairs):
             context.display.say(f"round {round} · refinetune: no pair passes the filter, {previous.id} stays")
             lineage.set_round_student(round, previous.id)
             return {"student": previous.id}
@@ -44,10 +41,11 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
 def choose_for_round(lineage: LoopReader, config: RunConfig, round: int, student_id: str) -> list[str]:
     """T[r] by the stored pool and its scores under the student that decided: version ids by rank."""
     pool = lineage.scored_pool(round, student_id)
-    return choose_training_set(pool, lineage.original_ids(), config, round)
+    originals = lineage.original_ids() if config.refinetune.anchor else []
+    return choose_training_set(pool, originals, config, round)
 
 
-def _train(context: LoopContext, round: int, pairs: Sequence[Pair], previous: StudentRecord) -> StudentRecord:
+def _train(context: LoopContext, round: int, pairs: Pairs, previous: StudentRecord) -> StudentRecord:
     config = context.config
     out = context.folder.adapter(round)
     goes_on = config.refinetune.start_from == "previous" and previous.adapter is not None

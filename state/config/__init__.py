@@ -35,6 +35,10 @@ __all__ = [
 # The keys that may change while a run goes on: none of them alters what a stored row means.
 CHANGEABLE = (
     "rounds",
+    "refinetune.gradient_checkpointing",
+    "student.batch_tokens",
+    "student.device",
+    "student.threads",
     "teacher.budget_tokens",
     "teacher.budget_usd",
     "teacher.cache",
@@ -46,10 +50,11 @@ CHANGEABLE = (
 
 # Keys of earlier versions, and what they are called now.
 _RENAMED = {
-    "evaluate.frozen": "base_samples",
-    "selection.max_ifd": "train_max_ifd",
-    "selection.max_r_ifd": "train_max_r_ifd",
-    "teacher.patience": "freeze_after",
+    "evaluate.frozen": "evaluate.base_samples",
+    "refinetune.load_in_4bit": "student.load_in_4bit",
+    "selection.max_ifd": "selection.train_max_ifd",
+    "selection.max_r_ifd": "selection.train_max_r_ifd",
+    "teacher.patience": "teacher.freeze_after",
 }
 
 # Where the demo's files are. The package may have been installed elsewhere when a run began.
@@ -87,12 +92,9 @@ def load_begun_config(path: Path) -> RunConfig:
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """What an earlier version stored, with the names of today, and the demo's files where they are."""
-    upgraded: dict[str, Any] = {
-        section: {_RENAMED.get(f"{section}.{key}", key): value for key, value in table.items()}
-        if isinstance(table, Mapping)
-        else table
-        for section, table in values.items()
-    }
+    upgraded: dict[str, Any] = {}
+    for key, value in flatten(values).items():
+        set_key(upgraded, _RENAMED.get(key, key), value)
     for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
         text = _get_key(upgraded, key)
         if text == "loop.demo.world:check":
@@ -212,7 +214,7 @@ def _explain(detail: ErrorDetails) -> str:
     where = ".".join(location)
     match detail["type"]:
         case "extra_forbidden" if where in _RENAMED:
-            return f"{where} is now {location[0]}.{_RENAMED[where]}"
+            return f"{where} is now {_RENAMED[where]}"
         case "extra_forbidden":
             return f"{where}: unknown key{_nearest(location)}"
         case "missing":

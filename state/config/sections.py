@@ -179,11 +179,13 @@ class StudentConfig(Section):
     max_length: int = Field(default=2048, ge=8)
     """Most tokens of prompt and target together; a longer target is cut at its end."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format; auto takes the model's own, on a CPU float32 unless that is bfloat16 and faster."""
+    """Number format; auto: its own, bfloat16 for float32 on CUDA; on a CPU float32 or faster bfloat16."""
+    load_in_4bit: bool = False
+    """Hold 4-bit (NF4) weights wherever the student is used; needs bitsandbytes, on CUDA or a CPU."""
     device: str = "auto"
     """torch device; auto takes cuda, then mps, then cpu."""
     batch_tokens: int = Field(default=2048, ge=8)
-    """Most tokens in one forward pass; scoring halves it where memory runs out. On a CPU 1024 at most."""
+    """Most tokens in one pass; halved where memory runs out. On a CPU 1024 at most."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; unset takes the number that a short measurement finds fastest. A run keeps it."""
 
@@ -233,9 +235,7 @@ class RefinetuneConfig(Section):
     start_from: Literal["base", "previous"] = "base"
     """Start each round's adapter fresh on the base model, or go on with the previous round's."""
     gradient_checkpointing: bool = False
-    """Compute each layer again in the backward pass: a third more time for much less memory."""
-    load_in_4bit: bool = False
-    """Train on 4-bit (NF4) base weights; needs CUDA and bitsandbytes. Scoring keeps student.dtype."""
+    """Compute layers again in the backward pass: a third more time for less memory; comes on by itself."""
     anchor: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training set that is original pairs, against collapse."""
 

@@ -7,7 +7,7 @@ down to one. Rows come from sources.py, one after another; how pairs go out is i
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from reflectune.state.config import DataConfig
 from reflectune.state.data.sources import FIELDS, Source, clean, list_names, open_source
 from reflectune.state.errors import DatasetError
-from reflectune.state.records import Pair, Sample, Split, content_hash
+from reflectune.state.records import Pair, Sample, content_hash, hash_stream
 
 __all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "sample_id"]
 
@@ -118,8 +118,8 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False) -> Dataset:
     return Dataset(lambda: (each for _, each in outcomes() if isinstance(each, Record)), number)
 
 
-def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -> list[Sample]:
-    """Give records their ids and their side of the held-out split.
+def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, seed: int) -> Iterator[Sample]:
+    """Give records their ids and their side of the held-out split, one after another.
 
     An id is made of the pair's texts and of how often they came before, so it outlives a reordering
     of the data. Whole instructions are held out, with all their records: those that are equal but
@@ -127,35 +127,36 @@ def assign_samples(records: Iterable[Record], holdout: int | float, seed: int) -
     their text alone, until the wanted number of records is reached or first exceeded.
 
     `holdout` is a count (int), or a share of all (float; above 0 it is at least one record). A DatasetError
-    where nothing would be left to train on.
+    where nothing would be left to train on. The records are read twice; of each, 16 bytes are held.
     """
-    records = list(records)
-    groups: dict[str, list[int]] = {}
-    for position, record in enumerate(records):
-        groups.setdefault(content_hash(seed, _instruction_group(record.pair)), []).append(position)
     is_share = isinstance(holdout, float) and holdout > 0
-    wanted = max(1, round(holdout * len(records))) if is_share else holdout
-    held: set[int] = set()
-    order = sorted(groups)
-    for group in order:
-        if len(held) + len(groups[group]) <= wanted:
-            held.update(groups[group])
+    wanted = max(1, round(holdout * len(records))) if is_share else int(holdout)
+    groups = Counter(_instruction_group(record.pair, seed) for record in records) if wanted else Counter()
+    held: set[bytes] = set()
+    room = wanted
+    for group in sorted(groups):
+        if groups[group] <= room:
+            held.add(group)
+            room -= groups[group]
     if wanted and not held:
-        held.update(groups[min(order, key=lambda group: len(groups[group]))])
-    if held and len(held) == len(records):
+        held.add(min(sorted(groups), key=lambda group: groups[group]))
+    if held and len(held) == len(groups):
         raise DatasetError(
             f"data.holdout = {holdout} holds out all {len(records)} pairs (different instructions: "
             f"{len(groups)}) and leaves none to train on; lower it, or set it to 0"
         )
-    occurrences: Counter[str] = Counter()
-    samples = []
+    return _make_samples(records, held, seed)
+
+
+def _make_samples(records: Iterable[Record], held: Container[bytes], seed: int) -> Iterator[Sample]:
+    occurrences: Counter[bytes] = Counter()
     for position, record in enumerate(records):
         pair_hash = record.pair.content_hash
-        id = sample_id(pair_hash, occurrences[pair_hash])
-        occurrences[pair_hash] += 1
-        split: Split = "holdout" if position in held else "train"
-        samples.append(Sample(id, position, split, record.pair, record.meta))
-    return samples
+        known = bytes.fromhex(pair_hash)
+        is_held_out = bool(held) and _instruction_group(record.pair, seed) in held
+        id = sample_id(pair_hash, occurrences[known])
+        yield Sample(id, position, "holdout" if is_held_out else "train", record.pair, record.meta)
+        occurrences[known] += 1
 
 
 def sample_id(pair_hash: str, before: int) -> str:
@@ -163,13 +164,15 @@ def sample_id(pair_hash: str, before: int) -> str:
     return content_hash(pair_hash, before)[:16]
 
 
-def dataset_hash(samples: Sequence[Sample]) -> str:
-    """Hash of the pairs in their order; neither the split nor the other fields change it."""
-    return content_hash(*(sample.id for sample in sorted(samples, key=lambda sample: sample.position)))
+def dataset_hash(sample_ids: Iterable[str]) -> str:
+    """Hash of the pairs in their order, by their samples' ids; neither split nor other fields change it."""
+    return hash_stream(sample_ids)
 
 
-def _instruction_group(pair: Pair) -> str:
-    return " ".join(f"{pair.instruction} {pair.input}".casefold().split())
+def _instruction_group(pair: Pair, seed: int) -> bytes:
+    """What is the same for pairs with one instruction: a hash that puts the instructions in random order."""
+    text = " ".join(f"{pair.instruction} {pair.input}".casefold().split())
+    return bytes.fromhex(content_hash(seed, text))
 
 
 def _outcomes(rows: Source, data: DataConfig, allow_empty: bool) -> Iterator[tuple[str, Record | _Refusal]]:

@@ -7,10 +7,10 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 from reflectune.state.lineage.connection import marks
-from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.reader import ABOUT_A_PROPOSAL, LineageReader
 from reflectune.state.records import (
     FINAL_STATUSES,
     CallStatus,
@@ -28,15 +28,17 @@ from reflectune.state.records import (
     Term,
 )
 
-__all__ = ["LoopReader"]
+__all__ = ["LoopReader", "TrainingPairs"]
 
-# Samples that had proposals decided against in so many rounds, before this one and after the last in which
-# one was accepted. A round without any proposal proves nothing about its pair: it does not count.
-_LEFT_ALONE = """
-    SELECT sample_id FROM outcomes AS against WHERE round < :round AND outcome = 'refused' {among}
-        AND round > COALESCE((SELECT MAX(round) FROM decisions AS taken WHERE reason = 'accepted'
-            AND taken.sample_id = against.sample_id AND taken.round < :round), 0)
-    GROUP BY sample_id HAVING COUNT(DISTINCT round) >= :rounds
+# Of samples: that proposals were decided against in so many rounds, before this one and after the last in
+# which one was accepted. A round without any proposal proves nothing about its pair: it does not count.
+_IS_LEFT_ALONE = f"""
+    :rounds <= (SELECT COUNT(DISTINCT round) FROM decisions AS against
+        WHERE against.sample_id = samples.id AND against.round < :round
+            AND {ABOUT_A_PROPOSAL} AND reason <> 'accepted'
+            AND against.round > COALESCE((SELECT MAX(taken.round) FROM decisions AS taken
+                WHERE taken.sample_id = samples.id AND taken.round < :round
+                    AND taken.reason = 'accepted'), 0))
 """
 
 # How many samples one question to the database reads at a time.
@@ -95,12 +97,15 @@ class LoopReader(LineageReader):
 
     def count_settled(self, round: int, phase: Phase, *, attempts: int) -> Counter[CallStatus]:
         """How many of a phase's proposals need no further call, by the status of their last one."""
-        rows = self.db.query(
-            "SELECT status, COUNT(*) AS n FROM teacher_calls WHERE round = ? AND phase = ? "
-            f"AND (attempt >= ? OR status IN {FINAL_STATUSES}) GROUP BY status",
-            [round, phase, attempts],
+        counts = ", ".join(f"SUM(status = '{status}') AS '{status}'" for status in get_args(CallStatus))
+        row = self._one(
+            f"SELECT {counts} FROM teacher_calls WHERE round = :round AND phase = :phase "
+            f"AND (attempt >= :attempts OR status IN {FINAL_STATUSES})",
+            round=round,
+            phase=phase,
+            attempts=attempts,
         )
-        return Counter({row["status"]: row["n"] for row in rows})
+        return Counter({status: row[status] for status in get_args(CallStatus) if row[status]})
 
     def spending(self) -> Spending:
         """What all calls of the run took; answers from the cache took nothing."""
@@ -112,7 +117,10 @@ class LoopReader(LineageReader):
 
     def count_frozen(self, round: int, freeze_after: int | None) -> int:
         """How many samples are left alone in a round."""
-        return len(self._frozen(round, freeze_after))
+        if freeze_after is None:
+            return 0
+        place = {"round": round, "rounds": freeze_after}
+        return self._count(f"samples WHERE split = 'train' AND {_IS_LEFT_ALONE}", place)
 
     # Selection
 
@@ -167,8 +175,8 @@ class LoopReader(LineageReader):
         return {row["sample_id"]: Decision(**row) for row in rows}
 
     def count_proposals(self, round: int) -> int:
-        """How many samples of a round got at least one proposal, summed over both phases."""
-        return self._count("(SELECT DISTINCT phase, sample_id FROM versions WHERE round = ?)", [round])
+        """How many samples of a decided round got at least one proposal, summed over both phases."""
+        return self._count(f"decisions WHERE round = ? AND {ABOUT_A_PROPOSAL}", [round])
 
     # Training and evaluation
 
@@ -198,6 +206,10 @@ class LoopReader(LineageReader):
         )
         found = {row["sample_id"]: row for row in rows}
         return {found[sample]["id"]: _pair(found[sample]) for sample in sample_ids if sample in found}
+
+    def training_pairs(self, round: int) -> "TrainingPairs":
+        """The training set T[r] as what trains on it reads it, again and again."""
+        return TrainingPairs(self, round)
 
     def original_ids(self) -> list[str]:
         """Version ids of the given training pairs, by position."""
@@ -270,15 +282,38 @@ class LoopReader(LineageReader):
             yield page
             place["position"] = page[-1]["position"]
 
-    def _frozen(
-        self, round: int, freeze_after: int | None, sample_ids: Sequence[str] | None = None
-    ) -> set[str]:
-        """The samples that are left alone in a round, or those among some."""
+    def _frozen(self, round: int, freeze_after: int | None, sample_ids: Sequence[str]) -> set[str]:
+        """Those among some samples that are left alone in a round."""
         if freeze_after is None:
             return set()
-        among = "" if sample_ids is None else "AND sample_id IN (SELECT value FROM json_each(:samples))"
+        among = "id IN (SELECT value FROM json_each(:samples))"
+        query = f"SELECT id FROM samples WHERE {among} AND {_IS_LEFT_ALONE}"
         params = {"round": round, "rounds": freeze_after, "samples": json.dumps(sample_ids)}
-        return {row["sample_id"] for row in self.db.query(_LEFT_ALONE.format(among=among), params)}
+        return {row["id"] for row in self.db.query(query, params)}
+
+
+class TrainingPairs:
+    """The pairs of a training set T[r] by rank; every iteration reads them anew, page by page.
+
+    Rows may be written meanwhile, but not of this training set.
+    """
+
+    def __init__(self, lineage: LoopReader, round: int) -> None:
+        self._lineage, self._round = lineage, round
+
+    def __len__(self) -> int:
+        return self._lineage._count("training_sets WHERE round = ?", [self._round])
+
+    def __iter__(self) -> Iterator[Pair]:
+        query = (
+            "SELECT rank, instruction, input, response FROM training_sets "
+            "CROSS JOIN versions ON versions.id = version_id "
+            "WHERE training_sets.round = ? AND rank > ? ORDER BY rank LIMIT ?"
+        )
+        rank = -1
+        while page := list(self._lineage.db.query(query, [self._round, rank, _PAGE])):
+            yield from map(_pair, page)
+            rank = page[-1]["rank"]
 
 
 def _pair(row: Mapping[str, Any], prefix: str = "") -> Pair:

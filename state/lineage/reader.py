@@ -6,8 +6,9 @@ Only reads, and only over its own connection, so that it never stands in the wri
 import json
 import statistics
 from collections.abc import Iterator, Sequence
+from heapq import nsmallest
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_args
 
 from reflectune.state.config import upgrade_config
 from reflectune.state.errors import StoreError
@@ -25,7 +26,7 @@ from reflectune.state.lineage.documents import (
     Settings,
     Trace,
 )
-from reflectune.state.records import ANSWERLESS, UNCONTESTED, Pair, Phase, Reason, content_hash
+from reflectune.state.records import ANSWERLESS, UNCONTESTED, Pair, Phase, Reason, Split, content_hash
 from reflectune.state.storage import OpenDatabase
 
 __all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "mean_and_median"]
@@ -69,14 +70,18 @@ class LineageReader(OpenDatabase):
 
     def samples(self) -> dict[str, int]:
         """How many samples each split has."""
-        rows = self.db.query("SELECT split, COUNT(*) AS n FROM samples GROUP BY split")
-        return {"train": 0, "holdout": 0} | {row["split"]: row["n"] for row in rows}
+        counts = (f"COUNT(*) FILTER (WHERE split = '{split}') AS {split}" for split in get_args(Split))
+        return self._one(f"SELECT {', '.join(counts)} FROM samples")
+
+    def sample_ids(self) -> Iterator[str]:
+        """The ids of all samples, by position."""
+        return (id for (id,) in self.db.execute("SELECT id FROM samples ORDER BY position"))
 
     def choose_samples(self, count: int, seed: int) -> list[str]:
         """Up to `count` training samples, at random by the seed: the same ones in every round."""
-        rows = self.db.query("SELECT id FROM samples WHERE split = 'train'")
+        ids = (id for (id,) in self.db.execute("SELECT id FROM samples WHERE split = 'train'"))
         # "frozen" is a word of the draw: another would choose other samples of runs that have begun.
-        return sorted((row["id"] for row in rows), key=lambda id: content_hash("frozen", seed, id))[:count]
+        return nsmallest(count, ids, key=lambda id: content_hash("frozen", seed, id))
 
     def acceptance(self) -> float | None:
         """Share of all decided proposals that were accepted; None before the first decision."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -172,11 +172,12 @@ class LineageWriter(LoopReader):
         self._insert("evaluations", (place | _columns(item) for item in evaluations))
 
     def _insert(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        sealed = [seal_row(table, row) for row in rows]
-        if sealed:
-            columns, values = ", ".join(sealed[0]), ", ".join(f":{column}" for column in sealed[0])
+        sealed = (seal_row(table, row) for row in rows)
+        if (first := next(sealed, None)) is not None:
+            columns, values = ", ".join(first), ", ".join(f":{column}" for column in first)
+            statement = f"INSERT INTO {table} ({columns}) VALUES ({values})"
             with self.transaction():
-                self.db.conn.executemany(f"INSERT INTO {table} ({columns}) VALUES ({values})", sealed)
+                self.db.conn.executemany(statement, chain([first], sealed))
 
     def _update(self, what: str, params: Sequence[object]) -> None:
         with self.transaction():

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.linear import multiply_by_onednn
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Student, StudentBase
 from reflectune.agents.student.templates import open_template
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import DataConfig, RunConfig
@@ -226,7 +226,7 @@ def _score_large(configs: dict[str, RunConfig], pairs: Sequence[Pair], peaks: di
         settle_attention(model)
         tokenizer = open_tokenizer(config.student)
         template = open_template(config.student, tokenizer)
-        student = Student(model, tokenizer, template, config.student)
+        student = Student(StudentBase(config.student, (model, tokenizer, template)))
         questions = [(pair, term) for pair in pairs for term in TERMS]
         student.score(questions[: 2 * len(TERMS)])  # the first passes are slower
         meter = Meter()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from reflectune.agents import generation, models
+from reflectune.agents.memory import free_memory
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.local_chat import LocalChat
 from reflectune.agents.tokenizers import open_tokenizer
@@ -73,7 +74,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Drop the model and free its memory."""
         self._network = self._chat = self._opening = None
-        models.free_memory()
+        free_memory()
 
     def _room(self, prompt: list[int]) -> int:
         return generation.find_room(prompt, self._context, self._config.max_tokens)
