@@ -50,13 +50,19 @@ class FakeStudent:
     closed: int = 0
     fails_after: int | None = None  # calls of score
 
-    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+    def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
+        return list(questions)
+
+    def compute(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
         if self.fails_after is not None:
             self.fails_after -= 1
             if self.fails_after < 0:
                 raise KeyboardInterrupt
         self.asked += questions
         return [self.scorer(pair, term) for pair, term in questions]
+
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        return self.compute(self.prepare(questions))
 
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
         return [Response("word " * max_tokens, max_tokens) for _ in pairs]
