@@ -1,7 +1,7 @@
 """What the nodes work with: counters, lineage and models, and a student that scores what is missing."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TypedDict
 from reflectune.agents.student.adapters import check_adapter
 from reflectune.agents.student.evaluation import Checker
 from reflectune.agents.student.refinetune import refinetune_student
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Prepared, Student
 from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.progress import Display
 from reflectune.loop.signals import Interrupted
@@ -19,13 +19,14 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, Term
 
-__all__ = ["SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "find_adapter"]
+__all__ = ["SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "Texts", "find_adapter"]
 
 # How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
 # scores may differ in their last bits with what they are computed beside.
 SAMPLES_AT_ONCE = 32
 
 Wanted = tuple[str, Pair, Term]  # version id, its pair, which score
+Texts = Mapping[tuple[str, Term], Prepared]  # by version id and which score
 
 
 class LoopState(TypedDict):
@@ -91,16 +92,26 @@ class Scorer:
             self.context.leave_if_asked()
         return self.model
 
-    def score_missing(self, wanted: Iterable[Wanted], known: Scores) -> Scores:
-        """Score what is wanted and not known: version id -> term -> score."""
+    def prepare(self, wanted: Iterable[Wanted], known: Scores) -> Texts:
+        """What is wanted and not known, as the student takes it."""
         missing = [item for item in wanted if item[2] not in known.get(item[0], {})]
         if not missing:
             return {}
+        prepared = self.open().prepare([(pair, term) for _, pair, term in missing])
+        return {(version, term): each for (version, _, term), each in zip(missing, prepared, strict=True)}
+
+    def compute(self, texts: Texts) -> Scores:
+        """Score what `prepare` gave: version id -> term -> score."""
         scores: dict[str, dict[Term, Score]] = {}
-        results = self.open().score([(pair, term) for _, pair, term in missing])
-        for (version, _, term), score in zip(missing, results, strict=True):
-            scores.setdefault(version, {})[term] = score
+        if texts:
+            assert self.model is not None  # it has prepared them
+            for (version, term), score in zip(texts, self.model.compute([*texts.values()]), strict=True):
+                scores.setdefault(version, {})[term] = score
         return scores
+
+    def score_missing(self, wanted: Iterable[Wanted], known: Scores) -> Scores:
+        """Score what is wanted and not known."""
+        return self.compute(self.prepare(wanted, known))
 
 
 def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:

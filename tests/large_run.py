@@ -216,9 +216,15 @@ class _Student(_Opened):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+    def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
+        return list(questions)
+
+    def compute(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
         known = cache(self._scores)
         return [known(pair)[term] for pair, term in questions]
+
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        return self.compute(self.prepare(questions))
 
     def _scores(self, pair: Pair) -> dict[Term, Score]:
         """IFD and r-IFD drawn by the pair and the student; one in 300 pairs cannot be scored by any."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,13 +53,19 @@ class FakeStudent:
     fails_after: int | None = None  # calls of score
     answered: list[Pair] = field(default_factory=list)
 
-    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+    def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
+        return list(questions)
+
+    def compute(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
         if self.fails_after is not None:
             self.fails_after -= 1
             if self.fails_after < 0:
                 raise KeyboardInterrupt
         self.asked += questions
         return [self.scorer(pair, term) for pair, term in questions]
+
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        return self.compute(self.prepare(questions))
 
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
         self.answered += pairs
@@ -209,6 +216,54 @@ def test_select_goes_on_after_an_interruption_where_it_stopped(tmp_path: Path) -
     select(state(), world.runtime())
     assert world.store.count_decisions(1, "instruction") == 34
     assert len(world.student.asked) - asked <= 2 * 4
+
+
+@pytest.mark.slow
+def test_select_gives_the_same_rows_after_an_interruption(tmp_path: Path) -> None:
+    found = []
+    for name in ("undisturbed", "disturbed"):
+        (tmp_path / name).mkdir()
+        world = make_world(tmp_path / name)
+        reflect(state(), world.runtime())
+        select(state(), world.runtime())
+        reflect(state(phase="response"), world.runtime())
+        if name == "disturbed":  # between the scores of the first group's contests and of its winners
+            world.student.fails_after = 1
+            with pytest.raises(KeyboardInterrupt):
+                select(state(phase="response"), world.runtime())
+            assert world.store.count_decisions(1, "response") == 0
+            world.student.fails_after = None
+        select(state(phase="response"), world.runtime())
+        columns = "round, phase, sample_id, winner_id, reason, incumbent_value, winner_value"
+        decisions = world.rows(f"SELECT {columns} FROM decisions ORDER BY phase, sample_id")
+        scores = world.rows("SELECT version_id, term, sum_logprob FROM scores ORDER BY version_id, term")
+        found.append((decisions, scores))
+        world.store.db.close()
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 2 * 34
+
+
+def test_select_reads_the_next_group_while_one_is_scored(tmp_path: Path) -> None:
+    second = threading.Event()
+
+    class Slow(FakeStudent):
+        prepared = 0
+
+        def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
+            self.prepared += 1
+            if self.prepared == 2:
+                second.set()
+            return super().prepare(questions)
+
+        def compute(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+            assert second.wait(10.0), "the second group was not read while the first was scored"
+            return super().compute(questions)
+
+    world = make_world(tmp_path, Slow())
+    reflect(state(), world.runtime())
+    select(state(), world.runtime())
+    assert world.store.count_decisions(1, "instruction") == 34
+    world.store.db.close()
 
 
 @pytest.mark.slow

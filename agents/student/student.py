@@ -18,7 +18,7 @@ from reflectune.agents.hardware import measure_threads
 from reflectune.agents.memory import free_memory
 from reflectune.agents.student.first_token import predict_first, score_with_first
 from reflectune.agents.student.scoring import choose_packing
-from reflectune.agents.student.targets import Encoded, TargetEncoder
+from reflectune.agents.student.targets import Encoded, TargetEncoder, TargetFailure
 from reflectune.agents.student.templates import Template, check_student, open_template
 from reflectune.agents.thoughts import decode_written, drop_thoughts, find_opened
 from reflectune.agents.tokenizers import open_tokenizer
@@ -26,7 +26,9 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term
 
-__all__ = ["Response", "Student", "StudentBase", "open_encoder", "settle_student"]
+__all__ = ["Prepared", "Response", "Student", "StudentBase", "open_encoder", "settle_student"]
+
+Prepared = Encoded | TargetFailure  # a target as token ids, or why it cannot be scored
 
 _ALONE: tuple[Term, ...] = ("response_alone", "instruction_alone")
 
@@ -118,20 +120,29 @@ class Student(AbstractContextManager["Student"]):
         return student
 
     def score(self, targets: Sequence[tuple[Pair, Term]]) -> list[Score]:
-        """Score targets, in the given order; equal sequences of tokens are computed once.
+        """Score targets, in the given order."""
+        return self.compute(self.prepare(targets))
+
+    def prepare(self, targets: Sequence[tuple[Pair, Term]]) -> list[Prepared]:
+        """Render and encode targets, in the given order; `compute` may be at work on others meanwhile.
 
         A target alone is the very tokens that stand behind its prompt, cut where max_length cuts them there:
-        the two sides of an IFD or r-IFD are about the same tokens. A target that cannot be scored says so in
-        its status and has no sums.
+        the two sides of an IFD or r-IFD are about the same tokens.
         """
         hidden = {pair: self._encoder.hide(pair) for pair in {pair for pair, _ in targets}}
         texts = [self._template.render(hidden[pair], term) for pair, term in targets]
         distinct = list(dict.fromkeys(texts))
         encoded = dict(zip(distinct, self._encoder.encode(distinct), strict=True))
-        items = [
+        return [
             self._encoder.alone(encoded[text]) if term in _ALONE else encoded[text]
             for text, (_, term) in zip(texts, targets, strict=True)
         ]
+
+    def compute(self, items: Sequence[Prepared]) -> list[Score]:
+        """Score what `prepare` gave, in order; equal sequences of tokens are computed once.
+
+        A target that cannot be scored says so in its status and has no sums.
+        """
         sequences = {_key(item): item for item in items if isinstance(item, Encoded)}
         computed = score_with_first(self._model, list(sequences.values()), self._packing, self._first)
         scores = dict(zip(sequences, computed, strict=True))

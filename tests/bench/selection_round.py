@@ -13,7 +13,7 @@ from pathlib import Path
 from langgraph.runtime import Runtime
 
 from reflectune.agents.student.formulas import nll
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Prepared, Student
 from reflectune.loop.context import LoopContext
 from reflectune.loop.nodes.select import select
 from reflectune.loop.progress import LineDisplay
@@ -66,18 +66,18 @@ def select_round(
         student = Student.open(config.student, adapter)
         if meter is not None:
             meter.attach(student._model)
-        score, close = student.score, student.close
+        compute, close = student.compute, student.close
 
-        def counted(questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
-            result.texts += len({_text(pair, term) for pair, term in questions})
-            return score(questions)
+        def counted(items: Sequence[Prepared]) -> list[Score]:
+            result.texts += len({repr(item) for item in items})
+            return compute(items)
 
         def timed_close() -> None:
             closing = time.perf_counter()
             close()
             result.opening_seconds += time.perf_counter() - closing
 
-        student.score, student.close = counted, timed_close  # type: ignore[method-assign]
+        student.compute, student.close = counted, timed_close  # type: ignore[method-assign]
         result.opening_seconds += time.perf_counter() - began
         return student
 
@@ -172,9 +172,3 @@ def _read(store: LineageWriter, result: Round) -> None:
         loss = nll({term: Score(row["sum_logprob"], row["num_tokens"], row["status"])}, term)
         if loss is not None:
             result.scores[versions[row["version_id"]], term] = Perplexity(loss, row["num_tokens"])
-
-
-def _text(pair: Pair, term: Term) -> tuple[str, ...]:
-    """What a term's rendering depends on."""
-    texts = {"response_alone": (pair.response,), "instruction_alone": (pair.instruction, pair.input)}
-    return term, *texts.get(term, (pair.instruction, pair.input, pair.response))
