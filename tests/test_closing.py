@@ -76,8 +76,9 @@ def test_a_closed_teacher_leaves_nothing(model: Path, adapter: Path, is_trained:
         with open_teacher(config, 0, itself) as teacher:
             reflected = list(teacher.reflect([asked(0), asked(1)]))
             assert find_weights()
-        assert len(reflected) == 2
-        assert reflected[0][0].completion_tokens
+        calls = [call for group in reflected for call, _ in group]
+        assert len(calls) == 2
+        assert calls[0].completion_tokens
 
 
 def test_a_training_leaves_nothing(model: Path, tmp_path: Path) -> None:
