@@ -15,6 +15,7 @@ from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import Student, settle_student
 from reflectune.agents.student.templates import check_student
+from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
@@ -124,6 +125,13 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             checker=checker,
             open_teacher=lambda student: _open_teacher(config, folder, student, cache),
             open_student=lambda adapter: Student.open(config.student, adapter),
+            find_writer=lambda adapter, answers: find_vllm_writer(
+                config.student,
+                adapter,
+                answers,
+                config.evaluate.max_tokens,
+                config.teacher.gpu_memory_utilization,
+            ),
             stopping=stopping,
         )
         with _status(lineage):

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from reflectune.agents.student.student import Response
+from reflectune.agents.student.answering import Response
 from reflectune.loop.context import LoopContext
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round
