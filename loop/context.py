@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from reflectune.agents.student.adapters import check_adapter
+from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import Checker
 from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.student import Prepared, Student
@@ -50,6 +51,8 @@ class LoopContext:
     checker: Checker | None
     open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
     open_student: Callable[[Path | None], Student]
+    # What opens a faster writer of so many answers than the student, once that is closed; None: nothing does.
+    find_writer: Callable[[Path | None, int], Callable[[], Writer] | None] = lambda adapter, answers: None
     refinetune_student: Callable[..., dict[str, float]] = refinetune_student
     stopping: Callable[[], bool] = lambda: False  # whether somebody asked to stop
 

@@ -12,10 +12,12 @@ from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
+from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student, StudentBase, settle_student
 from reflectune.agents.student.templates import check_student
+from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
@@ -134,6 +136,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             open_teacher=lambda student: _open_teacher(config, folder, student, cache, base),
             open_student=lambda adapter: Student(base, adapter),
             refinetune_student=partial(refinetune_student, base=base),
+            find_writer=partial(_find_writer, config, base),
             stopping=stopping,
         )
         with _status(lineage):
@@ -154,6 +157,21 @@ def _open_teacher(
     adapter = find_adapter(folder, student) if config.teacher.model == SELF else None
     itself = TeacherModel(f"self:{student.id}", config.student, adapter, student.adapter_hash)
     return open_teacher(config.teacher, config.seed, itself, cache)
+
+
+def _find_writer(
+    config: RunConfig, base: StudentBase, adapter: Path | None, answers: int
+) -> Callable[[], Writer] | None:
+    share = config.teacher.gpu_memory_utilization
+    open_vllm = find_vllm_writer(config.student, adapter, answers, config.evaluate.max_tokens, share)
+    if open_vllm is None:
+        return None
+
+    def open_writer() -> Writer:
+        base.close()  # there may not be memory for both
+        return open_vllm()
+
+    return open_writer
 
 
 def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:

@@ -159,6 +159,7 @@ class Answer:
     completion_tokens: int | None = None
     seconds: float = 0.0
     cached: bool = False  # nobody was asked: it had been paid for before
+    ids: tuple[int, ...] = ()  # the tokens of `text`, where vLLM wrote it
 
 
 @dataclass(frozen=True, slots=True)

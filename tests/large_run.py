@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from reflectune.agents.student.student import Response
+from reflectune.agents.student.answering import Response
 from reflectune.agents.teacher.teacher import Reflected
 from reflectune.loop.context import LoopContext
 from reflectune.loop.graph import build_graph, hash_graph

@@ -11,7 +11,7 @@ from typing import Any, Self
 import pytest
 from langgraph.runtime import Runtime
 
-from reflectune.agents.student.student import Response
+from reflectune.agents.student.answering import Response
 from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.loop.context import LoopContext, LoopState
 from reflectune.loop.nodes.evaluate import evaluate, evaluate_round, score_base_samples
@@ -419,6 +419,23 @@ def test_evaluate_goes_on_after_a_kill_with_the_group_it_was_at(tmp_path: Path, 
     for table in ("scores", "held_out_answers", "evaluations"):
         assert world.rows(f"SELECT * FROM {table}") == calm.rows(f"SELECT * FROM {table}")
     assert world.store.held_out_measures()[0]["accuracy"].n == 6
+
+
+def test_evaluate_closes_the_student_before_it_opens_a_faster_writer(tmp_path: Path) -> None:
+    world, faster, wanted = make_world(tmp_path), FakeStudent(), []
+
+    def open_writer() -> Any:
+        assert (len(world.student.opened), world.student.closed) == (1, 1)
+        return faster
+
+    def find_writer(adapter: Path | None, answers: int) -> Callable[[], Any]:
+        wanted.append((adapter, answers))
+        return open_writer
+
+    evaluate_round(replace(world.context, find_writer=find_writer), 0)
+    assert wanted == [(None, 6)]
+    assert (len(faster.answered), faster.closed, world.student.answered) == (6, 1, [])
+    assert world.store.held_out_measures()[0]["response_tokens"].n == 6
 
 
 def test_evaluate_scores_held_out_pairs_in_groups_that_are_committed(

@@ -5,7 +5,6 @@ Nothing here decides anything about a pair.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,11 +15,11 @@ from reflectune.agents.chat import find_separator
 from reflectune.agents.generation import generate_greedy, stop_ids
 from reflectune.agents.hardware import measure_threads
 from reflectune.agents.memory import free_memory
+from reflectune.agents.student.answering import Answering, Response
 from reflectune.agents.student.first_token import predict_first, score_with_first
 from reflectune.agents.student.scoring import choose_packing
 from reflectune.agents.student.targets import Encoded, TargetEncoder, TargetFailure
 from reflectune.agents.student.templates import Template, check_student, open_template
-from reflectune.agents.thoughts import decode_written, drop_thoughts, find_opened
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
@@ -31,14 +30,6 @@ __all__ = ["Prepared", "Response", "Student", "StudentBase", "open_encoder", "se
 Prepared = Encoded | TargetFailure  # a target as token ids, or why it cannot be scored
 
 _ALONE: tuple[Term, ...] = ("response_alone", "instruction_alone")
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a student answered. `num_tokens` counts its own tokens, without the one that ends it."""
-
-    text: str
-    num_tokens: int
 
 
 def settle_student(config: StudentConfig) -> StudentConfig:
@@ -107,6 +98,7 @@ class Student(AbstractContextManager["Student"]):
         ends = {*stop_ids(model, tokenizer), template.end_id(tokenizer)}
         self._stops = sorted(id for id in ends if id is not None)
         self._encoder = open_encoder(model, tokenizer, template, config)
+        self._answering = Answering(tokenizer, template, self._encoder)
         self._packing = choose_packing(model, config.batch_tokens, share_prefixes=True)
         self._first = predict_first(model, self._encoder.separator)
 
@@ -156,30 +148,20 @@ class Student(AbstractContextManager["Student"]):
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
         """Answer instructions greedily, in the given order, at most `max_tokens` tokens each.
 
-        None where the prompt alone fills `max_length`. Special tokens are stripped, and thoughts where it may
-        have some. Answers may differ in their rounding with what is written beside them.
+        None where the prompt alone fills `max_length`. Answers may differ in their rounding with what is
+        written beside them.
         """
-        openings = [self._template.opening(self._encoder.hide(pair)) for pair in pairs]
-        prompts = self._encoder.encode_prompts(openings)
-        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self._encoder.max_length]
-        asked = [prompts[index] for index in fitting]
         try:
-            written = generate_greedy(self._model, asked, self._stops, max_tokens, self._batch_tokens)
+            return self._answering.respond(
+                pairs,
+                lambda prompts: generate_greedy(
+                    self._model, prompts, self._stops, max_tokens, self._batch_tokens
+                ),
+            )
         except torch.OutOfMemoryError as error:
             raise StudentError(
                 "out of memory writing a single answer; end what else uses the student's device, then resume"
             ) from error
-        responses: list[Response | None] = [None] * len(pairs)
-        for index, ids in zip(fitting, written, strict=True):
-            responses[index] = Response(self._read_answer(openings[index], ids), len(ids))
-        return responses
-
-    def _read_answer(self, opening: str, ids: Sequence[int]) -> str:
-        if self._template.chat is None or not self._template.chat.thinking:
-            text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            return str(text).removeprefix(opening[len(opening.rstrip(" ")) :])
-        text = find_opened(opening) + decode_written(self._tokenizer, ids)
-        return drop_thoughts(text, text).strip()
 
     def close(self) -> None:
         """Take the adapter off; drop the model where nobody else has it. Of no use afterwards."""

@@ -6,9 +6,9 @@ from itertools import chain
 
 from langgraph.runtime import Runtime
 
+from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import judge, measure_held_out
-from reflectune.agents.student.student import Student
-from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer
+from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer, find_adapter
 from reflectune.loop.nodes.reflect import count_wanted
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig
@@ -112,7 +112,7 @@ def _write_answers(context: LoopContext, scorer: Scorer, chosen: Sequence[str]) 
     answered = {answer.sample_id for answer in lineage.held_out_answers(student.id)}
     if answered.issuperset(chosen):
         return
-    writer = scorer.open()
+    writer = _open_writer(context, scorer, len(chosen))
     for start in range(0, len(chosen), writer.at_once):
         context.leave_if_asked()
         group = chosen[start : start + writer.at_once]
@@ -121,7 +121,15 @@ def _write_answers(context: LoopContext, scorer: Scorer, chosen: Sequence[str]) 
         yield len(group)
 
 
-def _answer(context: LoopContext, writer: Student, pairs: Mapping[str, Pair]) -> Iterator[HeldOutAnswer]:
+def _open_writer(context: LoopContext, scorer: Scorer, answers: int) -> Writer:
+    open_faster = context.find_writer(find_adapter(context.folder, scorer.student), answers)
+    if open_faster is None:
+        return scorer.open()
+    scorer.stack.close()  # the student
+    return scorer.stack.enter_context(open_faster())
+
+
+def _answer(context: LoopContext, writer: Writer, pairs: Mapping[str, Pair]) -> Iterator[HeldOutAnswer]:
     """A student's answers to some samples' pairs, with what the checker says of them."""
     responses = writer.respond([*pairs.values()], context.config.evaluate.max_tokens)
     for (sample, pair), response in zip(pairs.items(), responses, strict=True):

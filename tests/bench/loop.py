@@ -233,6 +233,8 @@ class _Teacher(_Opened):
 
 
 class _Student(_Opened):
+    at_once = 64
+
     def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
         return list(questions)
 

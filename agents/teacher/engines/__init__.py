@@ -37,6 +37,8 @@ class Request:
     messages: tuple[Mapping[str, str], ...]  # {"role", "content"}
     schema: Mapping[str, Any] | None  # JSON schema the answer must follow; None asks for free text
     seed: int
+    prompt: tuple[int, ...] | None = None  # token ids to go on from, not messages; for vLLM alone
+    stops: tuple[int, ...] = ()  # ids that end what is written to such a prompt
 
 
 class Engine(Protocol):

@@ -118,7 +118,7 @@ class _Worker:
     def _begin(self, request: Request) -> Answer | None:
         """Have vLLM work on a request; the answer to one that it cannot take."""
         try:
-            prompt = self._chat.encode(request.messages)
+            prompt = [*request.prompt] if request.prompt else self._chat.encode(request.messages)
             if len(prompt) >= self._context:
                 message = f"a prompt of {len(prompt)} tokens fills the context of {self._context}"
                 return Answer(request.id, error="refused-request", message=message)
@@ -142,7 +142,7 @@ class _Worker:
             top_p=self._teacher.top_p,
             max_tokens=min(self._teacher.max_tokens, room),
             seed=request.seed,
-            stop_token_ids=self._chat.stop_ids,
+            stop_token_ids=[*request.stops] if request.prompt else self._chat.stop_ids,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=request.schema and StructuredOutputsParams(json=dict(request.schema)),
@@ -154,6 +154,7 @@ class _Worker:
         return Answer(
             output.request_id,
             text=self._chat.decode(written.token_ids),
+            ids=tuple(written.token_ids),
             finish_reason=written.finish_reason,
             error=None if is_whole else "failed",
             message=None if is_whole else f"vLLM gave up on it: {written.finish_reason}",

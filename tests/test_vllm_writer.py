@@ -1,0 +1,93 @@
+"""vLLM as the writer of a student's answers: when it is taken, and that it writes what the student does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reflectune.agents.models import open_model
+from reflectune.agents.student import vllm_writer as module
+from reflectune.agents.student.student import Student
+from reflectune.agents.student.vllm_writer import VllmWriter, find_obstacle, find_vllm_writer
+from reflectune.state.config import StudentConfig
+from reflectune.state.errors import TeacherError
+from reflectune.state.records import Pair
+from tests import test_vllm
+from tests.tiny_models import save_tiny_adapter, save_tiny_llama
+
+ON_GPU = StudentConfig(model="m", device="cuda:0")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with CUDA and vLLM."""
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def write_adapter(folder: Path, **settings: object) -> Path:
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 8, "use_dora": False} | settings))
+    return folder
+
+
+def test_vllm_writes_thousands_of_answers_on_a_gpu(gpu: None, tmp_path: Path) -> None:
+    for config in (ON_GPU, StudentConfig(model="m")):
+        assert find_obstacle(config, None, 2000) is None
+        assert find_obstacle(config, write_adapter(tmp_path), 2000) is None
+
+
+def test_the_student_writes_where_vllm_cannot_or_is_slower(
+    gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_obstacle(ON_GPU, None, 1999) == "vLLM takes longer to start than 1999 answers take"
+    foreign = write_adapter(tmp_path, use_dora=True)
+    assert find_obstacle(ON_GPU, foreign, 2000) == "vLLM knows no adapter with use_dora"
+    on_cpu = StudentConfig(model="m", device="cpu")
+    assert find_obstacle(on_cpu, None, 2000) == "the student is not on a CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_obstacle(StudentConfig(model="m"), None, 2000) == "the student is not on a CUDA device"
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    assert find_obstacle(ON_GPU, None, 2000) == "vLLM is not installed"
+    assert find_vllm_writer(ON_GPU, None, 2000, 8, None) is None
+
+
+def test_the_student_writes_where_vllm_does_not_open(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*how: object) -> None:
+        raise TeacherError("no such model")
+
+    monkeypatch.setattr(module, "VllmWriter", fail)
+    monkeypatch.setattr(module.Student, "open", lambda config, adapter: (config, adapter))
+    open_writer = find_vllm_writer(ON_GPU, None, 2000, 8, None)
+    assert open_writer is not None
+    assert open_writer() == (ON_GPU, None)
+    assert caplog.messages == ["no such model; the student writes by itself"]
+
+
+def real_vllm(test: Any) -> Any:
+    """Of a test that needs what those of the engine need."""
+    for mark in test_vllm.pytestmark:
+        test = mark(test)
+    return test
+
+
+@real_vllm
+@pytest.mark.parametrize(("chat", "template"), [(True, "chat"), (False, "plain")])
+def test_vllm_writes_the_students_answers_token_for_token(tmp_path: Path, chat: bool, template: str) -> None:
+    folder = save_tiny_llama(tmp_path / "llama", chat=chat, heads=1)
+    config = StudentConfig(model=str(folder), template=template, dtype="float32", max_length=64, threads=1)
+    adapter = save_tiny_adapter(tmp_path / "round-01", open_model(config), seed=1)
+    pairs = [Pair(f"Name {number} things.", "red" * (number % 2), "") for number in range(9)]
+    pairs.append(Pair("word " * 200, "", ""))  # fills max_length
+    with Student.open(config, adapter) as student:
+        expected = student.respond(pairs, 12)
+    with VllmWriter(config, adapter, 12, share=0.15) as writer:
+        assert writer.respond(pairs, 12) == expected
+        assert writer.respond(pairs[:2], 12) == expected[:2]
+    with Student.open(config) as base:
+        assert base.respond(pairs, 12) != expected
+    assert expected[-1] is None
+    assert len({response.text for response in expected[:-1] if response}) > 4
