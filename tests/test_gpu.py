@@ -23,6 +23,7 @@ from reflectune.agents.teacher.engines import TeacherModel
 from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.state.config import RunConfig, StudentConfig, TeacherConfig
 from reflectune.state.records import TERMS, Pair, Score, Term
+from tests.bench import gpu
 from tests.real_models import real_model
 from tests.teachers import asked
 from tests.tiny_models import save_tiny_llama
@@ -226,3 +227,27 @@ def test_a_run_goes_through_a_round(place: Place, tmp_path: Path) -> None:
     verified = reflectune("verify", "tiny", cwd=tmp_path)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert (tmp_path / "runs/tiny/adapters/round-01/adapter_model.safetensors").is_file()
+
+
+def test_the_benchmark_runs_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(gpu, "publish", lambda title, body, arguments, device: told.extend(body))
+    command = ["gpu", "--tiny", "--pairs", "8", "--threads", "1", "--batch-tokens", "256"]
+    monkeypatch.setattr("sys.argv", command)
+    gpu.main()
+    rows = [line for line in told if line.startswith("| tiny")]
+    missing = [line for line in told if line.startswith("Left out")]
+    assert len(rows) + len(missing) == 5
+    assert all("no vllm here" in line for line in missing)
+    assert told[-1 - len(missing)].startswith("One round of the loop, a tiny model")
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
+def test_without_a_gpu_the_benchmark_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu"])
+    with pytest.raises(SystemExit) as stop:
+        gpu.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.endswith("no CUDA device on this machine; nothing was measured\n")
