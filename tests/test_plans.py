@@ -22,7 +22,7 @@ PASSES = (
     "SELECT COUNT(*) FILTER (WHERE split = ?) AS train",
     "SELECT COUNT(*) FROM samples WHERE split = ? AND ? <= (SELECT COUNT(DISTINCT round) FROM decisions",
     "SELECT COALESCE(SUM(COALESCE(prompt_tokens",
-    "SELECT instruction, input, response FROM versions JOIN samples",
+    "SELECT sum_logprob, num_tokens, status, truncated FROM samples CROSS JOIN versions",
 )
 
 
