@@ -1,17 +1,19 @@
 """IFD and r-IFD of any dataset under any student, without a run."""
 
 import json
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from reflectune.agents.student.formulas import ifd, ifd_loss, nll, r_ifd, r_ifd_loss
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Prepared, Student
+from reflectune.loop.pipeline import compute_groups
 from reflectune.loop.progress import Display
 from reflectune.state.config import DataConfig, StudentConfig
 from reflectune.state.data.datasets import read_dataset
 from reflectune.state.lineage.reader import mean_and_median
-from reflectune.state.records import TERMS, Score, Term
+from reflectune.state.records import TERMS, Pair, Score, Term
 
 __all__ = ["score_dataset"]
 
@@ -31,17 +33,24 @@ def score_dataset(
     values: dict[str, list[float | None]] = {"ifd": [], "r_ifd": []}
     scored = 0
     with Student.open(student, adapter) as model, display.stage("score", total=len(records)) as stage:
-        given = (record.pair for record in records)
-        for start in range(0, len(records), _AT_ONCE):
-            pairs = list(islice(given, _AT_ONCE))
-            results = iter(model.score([(pair, term) for pair in pairs for term in TERMS]))
-            for index in range(start, start + len(pairs)):
+
+        def prepare(pairs: Sequence[Pair]) -> list[Prepared]:
+            return model.prepare([(pair, term) for pair in pairs for term in TERMS])
+
+        def write(scores: Sequence[Score]) -> None:
+            nonlocal scored
+            results, start = iter(scores), len(values["ifd"])
+            for index in range(start, start + len(scores) // len(TERMS)):
                 line = _line(index, {term: next(results) for term in TERMS})
                 scored += line["status"] == "ok"
                 for name, found in values.items():
                     found.append(line[name])
                 out.write(json.dumps(line) + "\n")
-            stage.update(start + len(pairs), len(records))
+            stage.update(len(values["ifd"]), len(records))
+
+        given = (record.pair for record in records)
+        groups = iter(lambda: list(islice(given, _AT_ONCE)), [])
+        compute_groups(groups, prepare, model.compute, write)
     means = {name: mean_and_median(found) for name, found in values.items()}
     return {"records": len(records), "scored": scored, **means}
 

@@ -6,6 +6,7 @@ import torch
 
 from reflectune.agents import hardware
 from reflectune.agents.hardware import fastest_count, measure_threads, prefers_bfloat16, visible_cpus
+from reflectune.loop.cli import main
 
 pytestmark = pytest.mark.alone
 
@@ -53,3 +54,14 @@ def test_measuring_is_short_and_leaves_torch_as_it_was():
     assert time.process_time() - start < 0.5 * visible_cpus()
     assert prefers_bfloat16.__wrapped__() in (True, False)
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_command_has_threads_sleep_while_they_wait_unless_told_otherwise(monkeypatch, given, taken):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr("sys.argv", ["reflectune", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["OMP_WAIT_POLICY"] == taken

@@ -35,6 +35,9 @@ app.command("samples", hidden=True)(showing.search)  # what `search` was called 
 
 def main() -> None:
     """Run the command line; exit 0, 1 on failure, 2 on wrong use or bad input, 130 or 143 when stopped."""
+    # Threads that spin while they wait for each other keep CPUs from others: beside them all come to a crawl.
+    # OpenMP reads this once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
