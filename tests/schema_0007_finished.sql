@@ -5,13 +5,13 @@ CREATE TABLE "_sqlite_migrations" (
    "name" TEXT,
    "applied_at" TEXT
 );
-INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-28 15:44:08.686191+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-28 15:44:08.716831+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-28 15:44:08.718662+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-28 15:44:08.720315+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-28 15:44:08.724650+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-28 15:44:08.747497+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-28 15:44:08.773046+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-28 16:21:04.456520+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-28 16:21:04.502996+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-28 16:21:04.509044+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-28 16:21:04.512952+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-28 16:21:04.520612+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-28 16:21:04.573321+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-28 16:21:04.643743+00:00');
 CREATE TABLE config_changes (
             changed_at TEXT NOT NULL,
             key TEXT NOT NULL,
@@ -101,9 +101,9 @@ CREATE TABLE rounds (
             stop_reason TEXT,
             metrics TEXT NOT NULL
         ) STRICT;
-INSERT INTO "rounds" VALUES(0,'s0','2026-11-28T15:44:08+00:00','2026-11-28T15:44:08+00:00','finished',NULL,'{"seconds":{"evaluate":0.161905805005517}}');
-INSERT INTO "rounds" VALUES(1,'s1','2026-11-28T15:44:08+00:00','2026-11-28T15:44:10+00:00','finished',NULL,'{"seconds":{"reflect":0.0409189000056358,"select":0.386928045008972,"refinetune":0.329650715000753,"evaluate":0.274712784994336},"frozen":10}');
-INSERT INTO "rounds" VALUES(2,'s2','2026-11-28T15:44:10+00:00','2026-11-28T15:44:11+00:00','finished','rounds','{"seconds":{"reflect":0.0400657270001829,"select":0.470614316000137,"refinetune":0.433817573997658,"evaluate":0.374945232993923},"frozen":10}');
+INSERT INTO "rounds" VALUES(0,'s0','2026-11-28T16:21:04+00:00','2026-11-28T16:21:06+00:00','finished',NULL,'{"seconds":{"evaluate":1.64323035300185}}');
+INSERT INTO "rounds" VALUES(1,'s1','2026-11-28T16:21:06+00:00','2026-11-28T16:21:15+00:00','finished',NULL,'{"seconds":{"reflect":0.105971965997014,"select":2.79741301900504,"refinetune":1.79769944999862,"evaluate":4.7245205950021},"frozen":10}');
+INSERT INTO "rounds" VALUES(2,'s2','2026-11-28T16:21:15+00:00','2026-11-28T16:21:23+00:00','finished','rounds','{"seconds":{"reflect":0.19256752300862,"select":2.31146999399789,"refinetune":1.62036367199471,"evaluate":3.29033020999487},"frozen":10}');
 CREATE TABLE runs (
             name TEXT PRIMARY KEY,
             created_at TEXT NOT NULL,
@@ -114,7 +114,7 @@ CREATE TABLE runs (
             status TEXT NOT NULL CHECK (status IN ('running', 'interrupted', 'budget', 'failed', 'finished')),
             seed INTEGER NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "runs" VALUES('finished','2026-11-28T15:44:08+00:00','{"name": "finished", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "split": "train", "format": "auto", "limit": null, "holdout": 2, "skip_invalid": false}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "retries": 2, "structured": true, "price_in": null, "price_out": null, "budget_tokens": null, "budget_usd": null, "freeze_after": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "device": "auto", "batch_tokens": 2048, "threads": 2}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "load_in_4bit": false, "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "max_tokens": 8, "base_samples": 1000}, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null}}','29dd164e89fb024dc5fc172c6dbb064b','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "29dd164e89fb024dc5fc172c6dbb064b", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','finished',0,6501083838045001390);
+INSERT INTO "runs" VALUES('finished','2026-11-28T16:21:04+00:00','{"name": "finished", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "split": "train", "format": "auto", "limit": null, "holdout": 2, "skip_invalid": false}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "retries": 2, "structured": true, "price_in": null, "price_out": null, "budget_tokens": null, "budget_usd": null, "freeze_after": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "device": "auto", "batch_tokens": 2048, "threads": 2}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "load_in_4bit": false, "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "max_tokens": 8, "base_samples": 1000}, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null}}','bf62ce02cd36c5b95cf088c34128f034','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "bf62ce02cd36c5b95cf088c34128f034", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','finished',0,5166404617713620169);
 CREATE TABLE samples (
             id TEXT PRIMARY KEY,
             position INTEGER NOT NULL UNIQUE,
@@ -376,9 +376,9 @@ CREATE TABLE students (
             parent_id TEXT REFERENCES students(id),
             metrics TEXT NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',950078451243504012);
-INSERT INTO "students" VALUES('s1',1,'/world/student',NULL,'adapters/round-01','44dbea8e06669b8db0abb94a42900552','s0','{"train_loss": 5.99929141998291, "steps": 1, "tokens": 515, "target_tokens": 264, "pairs": 6, "left_out": 0, "seconds": 0.25682028500159504}',4545070570806933271);
-INSERT INTO "students" VALUES('s2',2,'/world/student',NULL,'adapters/round-02','608fd297e1952612d1565440099797b1','s0','{"train_loss": 6.001474142074585, "steps": 2, "tokens": 691, "target_tokens": 354, "pairs": 8, "left_out": 0, "seconds": 0.3511575000011362}',446513791434976063);
+INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',4827881771814832235);
+INSERT INTO "students" VALUES('s1',1,'/world/student',NULL,'adapters/round-01','5153f8c925ee29751ab11dd77991dbff','s0','{"train_loss": 5.99929141998291, "steps": 1, "tokens": 515, "target_tokens": 264, "pairs": 6, "left_out": 0, "seconds": 1.5562363029966946}',1910971690258673690);
+INSERT INTO "students" VALUES('s2',2,'/world/student',NULL,'adapters/round-02','78bfb87a7fba8c927d8b53ae009347d8','s0','{"train_loss": 6.001474142074585, "steps": 2, "tokens": 691, "target_tokens": 354, "pairs": 8, "left_out": 0, "seconds": 1.4280488309959765}',611039404630391342);
 CREATE TABLE teacher_calls (
             id TEXT PRIMARY KEY,
             round INTEGER NOT NULL,

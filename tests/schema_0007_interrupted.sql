@@ -5,13 +5,13 @@ CREATE TABLE "_sqlite_migrations" (
    "name" TEXT,
    "applied_at" TEXT
 );
-INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-28 15:44:20.109418+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-28 15:44:20.132701+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-28 15:44:20.134671+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-28 15:44:20.136464+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-28 15:44:20.141020+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-28 15:44:20.166316+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-28 15:44:20.194146+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-28 16:22:07.999173+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-28 16:22:08.054652+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-28 16:22:08.060833+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-28 16:22:08.068899+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-28 16:22:08.075159+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-28 16:22:08.149217+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-28 16:22:08.232346+00:00');
 CREATE TABLE config_changes (
             changed_at TEXT NOT NULL,
             key TEXT NOT NULL,
@@ -67,8 +67,8 @@ CREATE TABLE rounds (
             stop_reason TEXT,
             metrics TEXT NOT NULL
         ) STRICT;
-INSERT INTO "rounds" VALUES(0,'s0','2026-11-28T15:44:20+00:00','2026-11-28T15:44:20+00:00','finished',NULL,'{"seconds":{"evaluate":0.144536509003956}}');
-INSERT INTO "rounds" VALUES(1,NULL,'2026-11-28T15:44:20+00:00',NULL,'running',NULL,'{"seconds":{"reflect":0.0230015339984675,"select":0.158980779000558}}');
+INSERT INTO "rounds" VALUES(0,'s0','2026-11-28T16:22:08+00:00','2026-11-28T16:22:10+00:00','finished',NULL,'{"seconds":{"evaluate":1.77461170099559}}');
+INSERT INTO "rounds" VALUES(1,NULL,'2026-11-28T16:22:10+00:00',NULL,'running',NULL,'{"seconds":{"reflect":0.068165434000548,"select":0.320883897999011}}');
 CREATE TABLE runs (
             name TEXT PRIMARY KEY,
             created_at TEXT NOT NULL,
@@ -79,7 +79,7 @@ CREATE TABLE runs (
             status TEXT NOT NULL CHECK (status IN ('running', 'interrupted', 'budget', 'failed', 'finished')),
             seed INTEGER NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "runs" VALUES('interrupted','2026-11-28T15:44:20+00:00','{"name": "interrupted", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "split": "train", "format": "auto", "limit": null, "holdout": 2, "skip_invalid": false}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "retries": 2, "structured": true, "price_in": null, "price_out": null, "budget_tokens": null, "budget_usd": null, "freeze_after": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "device": "auto", "batch_tokens": 2048, "threads": 2}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "load_in_4bit": false, "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "max_tokens": 8, "base_samples": 1000}, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null}}','18a26203d0f56d388ad42c24c48a9dea','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "18a26203d0f56d388ad42c24c48a9dea", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','interrupted',0,2788285037290395305);
+INSERT INTO "runs" VALUES('interrupted','2026-11-28T16:22:08+00:00','{"name": "interrupted", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "split": "train", "format": "auto", "limit": null, "holdout": 2, "skip_invalid": false}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "retries": 2, "structured": true, "price_in": null, "price_out": null, "budget_tokens": null, "budget_usd": null, "freeze_after": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "device": "auto", "batch_tokens": 2048, "threads": 2}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "load_in_4bit": false, "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "max_tokens": 8, "base_samples": 1000}, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null}}','c87cbbb206e8d399e6c9e46c8ca8be86','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "c87cbbb206e8d399e6c9e46c8ca8be86", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','interrupted',0,4141619767478274505);
 CREATE TABLE samples (
             id TEXT PRIMARY KEY,
             position INTEGER NOT NULL UNIQUE,
@@ -157,7 +157,7 @@ CREATE TABLE students (
             parent_id TEXT REFERENCES students(id),
             metrics TEXT NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',950078451243504012);
+INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',4827881771814832235);
 CREATE TABLE teacher_calls (
             id TEXT PRIMARY KEY,
             round INTEGER NOT NULL,
