@@ -80,7 +80,9 @@ def open_model(config: StudentConfig) -> Any:
                 config.model, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
             )
     except torch.OutOfMemoryError as error:
-        raise StudentError(f"{config.model}: does not fit into the memory of {device}") from error
+        raise StudentError(
+            f"{config.model}: does not fit into the memory of {device}; try student.load_in_4bit"
+        ) from error
     if missing := sorted(loading["missing_keys"]):
         raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
     model.eval()

@@ -93,7 +93,8 @@ def refinetune_student(
             shutil.rmtree(partial)
             raise AdapterError(f"{out}: {error}; try a lower refinetune.lr") from error
         except torch.OutOfMemoryError as error:
-            raise AdapterError(f"{out}: {error}; free some, or resume on a larger device") from error
+            advice = "end what else uses the student's device, then resume"
+            raise AdapterError(f"{out}: {error}; {advice}") from error
         except (OSError, SafetensorError, RuntimeError) as error:
             if type(error) is RuntimeError and not any(words in str(error) for words in _UNWRITTEN):
                 raise
