@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaModel, LlamaRMSNorm
 
 from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.refinetune import TrainingSteps, check_refinetune, refinetune_student
@@ -298,6 +298,34 @@ def test_refinetune_that_is_broken_off_gives_the_same_bits(folder, tmp_path, len
     assert metrics["tokens"] >= length.get("tokens", 0)
     assert metrics | {"seconds": 0} == whole | {"seconds": 0}
     assert hash_adapter(tmp_path / "resumed") == hash_adapter(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_refinetune_goes_on_with_what_changes_only_speed_and_memory(folder, tmp_path):
+    slow = configure(folder, epochs=5)
+    train(slow, tmp_path / "slow")
+    interrupt(slow, tmp_path / "changed", 9)
+    settings = {"batch_tokens": 64, "threads": 2, "device": "cpu"}
+    _, steps = train(
+        configure(folder, student=settings, epochs=5, gradient_checkpointing=True), tmp_path / "changed"
+    )
+    assert steps[0][0] > 1  # from a checkpoint
+    changed = weights(tmp_path / "changed")
+    for name, values in weights(tmp_path / "slow").items():
+        assert torch.allclose(values, changed[name], atol=1e-4), name
+
+
+def test_refinetune_of_a_float16_base_computes_in_bfloat16(folder, tmp_path, monkeypatch):
+    formats, forward = set(), LlamaModel.forward
+
+    def note(model, *inputs, **settings):
+        formats.add(model.dtype)
+        return forward(model, *inputs, **settings)
+
+    monkeypatch.setattr(LlamaModel, "forward", note)
+    metrics, _ = train(configure(folder, student={"dtype": "float16"}, epochs=1), tmp_path / "adapter")
+    assert formats == {torch.bfloat16}
+    assert math.isfinite(metrics["train_loss"])
 
 
 @pytest.mark.slow
