@@ -66,15 +66,15 @@ def test_resolve_student_names_a_model_it_cannot_read(tmp_path):
         models.resolve_student(configure(tmp_path / "nothing"))
 
 
-def test_four_bit_weights_need_cuda(folder):
-    with pytest.raises(AdapterError, match=r"^refinetune\.load_in_4bit needs a CUDA device, .* on cpu$"):
+def test_four_bit_weights_need_a_device_that_bitsandbytes_knows(folder, monkeypatch):
+    monkeypatch.setattr(models, "_device", lambda name: torch.device("mps"))
+    with pytest.raises(StudentError, match=r"load_in_4bit needs a CUDA device or a CPU, .* is on mps$"):
         models.check_four_bit(configure(folder))
 
 
 def test_four_bit_weights_need_bitsandbytes(folder, monkeypatch):
-    monkeypatch.setattr(models, "_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(AdapterError, match="needs bitsandbytes; `pip install bitsandbytes`"):
+    with pytest.raises(StudentError, match="needs bitsandbytes; `pip install bitsandbytes`"):
         models.check_four_bit(configure(folder))
 
 
