@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from reflectune.agents.models import free_memory
+from reflectune.agents.memory import free_memory
 from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.student import Student
 from reflectune.agents.teacher.engines import TeacherModel

@@ -19,7 +19,7 @@ import pytest
 
 from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.trainer import StoppedError
-from reflectune.agents.teacher.engines import vllm_process
+from reflectune.agents.teacher.engines import vllm_engine, vllm_process
 from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.nodes.reflect import reflect
 from reflectune.loop.signals import Interrupted, catch_signals
@@ -179,7 +179,7 @@ def test_the_process_of_vllm_leaves_signals_to_its_parent(
 
     def serve() -> None:
         tasks.close()
-        vllm_process.serve(task_end, word_end, settings)
+        vllm_engine._serve_apart(vllm_process.serve, task_end, word_end, settings)
 
     process = context.Process(target=serve)
     process.start()

@@ -52,6 +52,7 @@ class StudentBase(AbstractContextManager["StudentBase"]):
     def open(self) -> tuple[Any, Any, Template]:
         """Model, tokenizer and template, which fit each other; sets torch's threads."""
         if self._parts is None:
+            check_student(self.config)
             models.set_threads(self.config.threads or measure_threads())
             tokenizer = open_tokenizer(self.config)
             template = open_template(self.config, tokenizer)
@@ -105,7 +106,6 @@ class Student(AbstractContextManager["Student"]):
     @classmethod
     def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
         """Load the base model, with a LoRA adapter where one is given. Its context bounds `max_length`."""
-        check_student(config)
         base = StudentBase(config)
         student = cls(base, adapter)
         student._close.callback(base.close)

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from reflectune.agents.models import free_memory
+from reflectune.agents.memory import free_memory
+from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.scoring import choose_packing, score_sequences
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import ReflectuneError
@@ -165,6 +166,7 @@ def make_sequences(pairs: int, vocabulary: int, seed: int = 0) -> list[Encoded]:
 
 def _prepare_ours(model: Any, budget: int, sequences: Sequence[Encoded]) -> Callable[[], object]:
     """What scores these sequences our way; preparing it tries out how the model is called."""
+    settle_attention(model)
     packing = choose_packing(model, budget, share_prefixes=True)
     return lambda: score_sequences(model, sequences, packing)
 

@@ -5,6 +5,7 @@ Asks the models as a run does: the teacher through its engine and parser, the st
 
 import random
 from collections import defaultdict
+from itertools import chain
 
 from reflectune.agents.student.evaluation import summarise
 from reflectune.agents.student.student import Student
@@ -38,7 +39,7 @@ def measure_teacher(config: RunConfig, number: int = PAIRS) -> dict[str, dict[st
     with open_teacher(config.teacher, config.seed) as teacher:
         for phase in PHASES:
             asked = [Reflection(str(i), str(i), pair, 1, phase, 0) for i, (_, pair) in enumerate(drawn)]
-            for call, version in teacher.reflect(asked):
+            for call, version in chain.from_iterable(teacher.reflect(asked)):
                 if call.is_final(config.teacher.attempts):
                     task, pair = drawn[int(call.sample_id)]
                     outcome = pair, call.status, None if version is None else version.pair
