@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def measure(opened: Opened, repeats: int) -> dict[str, Any]:
-    """Score once unmeasured, as the first passes are slower, and then so often: seconds, passes, peak bytes."""
+    """Score once unmeasured, as first passes are slower, then so often: seconds, passes, peak bytes."""
     opened.score()
     seconds: list[float] = []
     for _ in range(repeats):

@@ -70,10 +70,11 @@ def main() -> None:
         "from Reflectune's, in nats, over the targets that both took over the same tokens.",
         "",
         *table(f"way | {header}", rows),
-        "Other tokens: `boundary` where the same text was split elsewhere into prompt and target; `beginning` "
-        "where the same target stood behind other tokens; `target` where its own tokens are others. "
-        "data-juicer joins prompt and response with a space, and so takes another first token behind every "
-        "prompt. vLLM gets token ids, so that its time is without tokenising; passes are steps of its engine.",
+        "Other tokens: `boundary` where the same text was split elsewhere into prompt and target; "
+        "`beginning` where the same target stood behind other tokens; `target` where its own tokens are "
+        "others. data-juicer joins prompt and response with a space, and so takes another first token behind "
+        "every prompt. vLLM gets token ids: its time is without tokenising. Its passes are steps of its "
+        "engine.",
     ]
     publish("Peers", body, arguments)
 
