@@ -23,7 +23,7 @@ __all__ = ["TARGETS", "WAYS", "Opened", "Taken", "Task", "measure"]
 
 # The four targets of a pair, in the order of a task's texts.
 TARGETS = ("response_given_instruction", "response_alone", "instruction_given_response", "instruction_alone")
-_BATCH_SIZES = (1, 8, 32)  # that lm-eval is tried with
+_BATCH_SIZES = (8, 32, 128)  # that lm-eval is tried with
 _CACHE_GIB = 1  # of vLLM, which takes it whole at the start
 
 
