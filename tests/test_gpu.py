@@ -190,6 +190,7 @@ def test_training_survives_a_full_card(place: Place, tmp_path: Path) -> None:
     assert all(map(math.isfinite, losses))
 
 
+@pytest.mark.parametrize("place", [pytest.param("cuda", marks=needs_gpu)], indirect=True)
 @needs_vllm
 def test_vllm_gets_the_memory_of_a_closed_student_and_gives_it_back(place: Place) -> None:
     free_memory()
@@ -209,6 +210,7 @@ def test_vllm_gets_the_memory_of_a_closed_student_and_gives_it_back(place: Place
     assert {scored.status for scored in score(place.student())} == {"ok"}  # and the student gets it again
 
 
+@pytest.mark.parametrize("place", [pytest.param("cuda", marks=needs_gpu)], indirect=True)
 @needs_vllm
 def test_a_run_goes_through_a_round(place: Place, tmp_path: Path) -> None:
     own = {"engine": "vllm", "model": "self", "path": None, "max_tokens": 256, "retries": 0} | place.vllm

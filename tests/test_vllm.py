@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from safetensors import safe_open
 
 from reflectune.agents.models import open_model
@@ -196,6 +197,8 @@ def test_a_folder_with_mistrals_own_files_beside_them_is_read_as_transformers_re
     assert answers["1"].text.startswith("{")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two CUDA devices")
 def test_ctrl_c_leaves_a_model_on_two_devices_alone_and_a_kill_ends_all_of_it(tmp_path: Path) -> None:
     folder = save_tiny_llama(tmp_path / "llama", chat=True, heads=4, width=128)
     script = f"""
