@@ -9,11 +9,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.student import Student, StudentBase
 from reflectune.agents.student.templates import open_template
 from reflectune.agents.tokenizers import open_tokenizer
-from reflectune.state.config import RunConfig, StudentConfig
+from reflectune.state.config import StudentConfig
 from reflectune.state.records import TERMS, Pair
 from tests.real_models import FAMILIES, real_model
 
@@ -23,14 +22,6 @@ PAIRS = [
     Pair("Name three primary colours.", "", "Red"),
     Pair("Say hello in German.", "", "\n Hallo,  Welt! 😀 你好\n"),
     Pair(" Indent it:", "if x:\n\treturn 1", "```python\nif x:\n\n        return  1\n```"),
-]
-TAUGHT = [
-    Pair(f"Which colour has {what}?", "", f"Its colour is {colour}, my friend.")
-    for what, colour in (("snow", "white"), ("coal", "black"), ("grass", "green"), ("blood", "red"))
-]
-HELD_OUT = [
-    Pair("Which colour has milk?", "", "Its colour is white, my friend."),
-    Pair("Which colour has the sky?", "", "Its colour is blue, my friend."),
 ]
 OWN = r"""
 prompt = "Q: {instruction}\nA:"
@@ -183,33 +174,3 @@ def test_bfloat16_agrees_with_float32_on_a_real_model():
             scored.append(opened.score(asked))
     for one, other in zip(*scored, strict=True):
         assert abs(one.sum_logprob - other.sum_logprob) < 0.15 * one.num_tokens
-
-
-def test_training_in_bfloat16_ends_as_in_float32_on_a_real_model(tmp_path):
-    # A float16 base trains in bfloat16. Both adapters are measured on the base in float32.
-    trained = {}
-    for dtype in ("float32", "float16"):
-        config = RunConfig.model_validate(
-            {
-                "name": "real",
-                "data": {"path": "data.json"},
-                "teacher": {"engine": "recorded", "path": "teacher.jsonl"},
-                "student": configure(real_model("smollm2"), dtype=dtype).model_dump(mode="json"),
-                "refinetune": {"lr": 1e-3, "epochs": 4, "batch_tokens": 128, "warmup": 0.0},
-            }
-        )
-        out = tmp_path / dtype
-        refinetune_student(config, TAUGHT, out, previous=None, round=1, on_step=lambda *step: None)
-        with Student.open(configure(real_model("smollm2")), out) as opened:
-            trained[dtype] = [nll_of(opened, pair) for pair in HELD_OUT]
-    with Student.open(configure(real_model("smollm2"))) as opened:
-        before = [nll_of(opened, pair) for pair in HELD_OUT]
-    moved = max(abs(one - other) for one, other in zip(before, trained["float32"], strict=True))
-    apart = max(abs(one - other) for one, other in zip(*trained.values(), strict=True))
-    print(before, trained, moved, apart)
-    assert apart < 0.03 < moved
-
-
-def nll_of(student, pair):
-    (score,) = student.score([(pair, "response_given_instruction")])
-    return -score.sum_logprob / score.num_tokens
