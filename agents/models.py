@@ -81,7 +81,7 @@ def open_model(config: StudentConfig) -> Any:
             )
     except torch.OutOfMemoryError as error:
         raise StudentError(
-            f"{config.model}: does not fit into the memory of {device}; try student.load_in_4bit"
+            f"{config.model}: does not fit into the memory of {device}; end what else uses it"
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise StudentError(f"{config.model}: the weights lack {len(missing)} tensors, such as {missing[0]}")
@@ -226,7 +226,11 @@ def _dtype(config: StudentConfig) -> str:
     if device.type == "cpu":
         # bfloat16 would be coarser than a float16 model's own weights.
         return "bfloat16" if own == torch.bfloat16 and prefers_bfloat16() else "float32"
-    if own == torch.float32 and device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if (
+        own == torch.float32
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return "bfloat16"
     names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
     return names.get(own, "auto")

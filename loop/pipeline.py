@@ -30,7 +30,12 @@ def compute_groups(
     computing: list[Future[Computed]] = []  # one, or none
     with ThreadPoolExecutor(1, "compute") as worker:
         for group in groups:
-            prepared = prepare(group)
+            try:
+                prepared = prepare(group)
+            except BaseException:
+                for future in computing:
+                    commit(future.result())
+                raise
             computed = [future.result() for future in computing]
             computing = [] if is_stopping() else [worker.submit(compute, prepared)]
             for each in computed:

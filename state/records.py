@@ -272,7 +272,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutAnswer:
-    """What a student wrote for one held-out pair. No text where the prompt alone fills its context."""
+    """What a student wrote for one held-out pair. No text where there is none, as to too long a prompt."""
 
     sample_id: str
     text: str | None

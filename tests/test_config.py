@@ -223,3 +223,22 @@ def test_config_of_an_earlier_version_is_read_with_the_names_of_today(config_fil
     config_file.write_text(MINIMAL)
     answers = f"evaluate.answers={2**31 - 1}"  # as many as there are: they knew no limit
     assert begun == load_config(config_file, ["selection.train_max_ifd=2.0", answers])
+
+
+def test_run_begun_with_training_alone_in_four_bits_goes_on_with_its_version(config_file):
+    for value in ("false", "true"):
+        config_file.write_text(f"{MINIMAL}[refinetune]\nload_in_4bit = {value}\n")
+        if value == "false":
+            assert load_begun_config(config_file).student.load_in_4bit is False
+            continue
+        with pytest.raises(ConfigError, match="go on with that version, or start another run"):
+            load_begun_config(config_file)
+
+
+def test_four_bit_student_is_no_teacher_in_vllm(config_file):
+    config_file.write_text(MINIMAL)
+    teacher = ["teacher.model=self", "teacher.path=unset"]
+    itself = ["student.load_in_4bit=true", *teacher]
+    with pytest.raises(ConfigError, match="vLLM would teach with other weights"):
+        load_config(config_file, [*itself, "teacher.engine=vllm"])
+    assert load_config(config_file, [*itself, "teacher.engine=transformers"]).student.load_in_4bit

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from reflectune.agents.models import open_model
+from reflectune.agents.student.first_token import predict_first
 from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import Student
 from reflectune.agents.student.targets import Encoded
@@ -68,3 +69,21 @@ def test_four_bit_student_scores_trains_and_writes_in_a_whole_run(tmp_path):
     assert [each["round"] for each in shown["rounds"]] == [0, 1]
     assert "load_in_4bit = true" in (tmp_path / "runs" / "tiny" / "config.toml").read_text()
     assert reflectune("verify", "tiny", cwd=tmp_path).returncode == 0
+
+
+@four_bit
+def test_first_token_alone_is_predicted_in_float32_on_four_bit_weights(folder):  # noqa: F811
+    settings = {"load_in_4bit": True, "device": "cpu", "dtype": "bfloat16"}
+    model = open_model(configure(folder, student=settings).student)
+    layers = [part for part in model.modules() if hasattr(part, "compute_dtype")]
+    formats = []
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda part, given, output: formats.append((part.compute_dtype, output.dtype))
+        )
+    before = model(torch.tensor([[0]])).logits
+    assert set(formats) == {(torch.bfloat16, torch.bfloat16)}
+    formats.clear()
+    assert predict_first(model, 0) is not None
+    assert formats == [(torch.float32, torch.float32)] * len(layers)
+    assert torch.equal(model(torch.tensor([[0]])).logits, before)  # it is as it was

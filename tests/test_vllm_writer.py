@@ -45,9 +45,11 @@ def test_the_student_writes_where_vllm_cannot_or_is_slower(
     foreign = write_adapter(tmp_path, use_dora=True)
     assert find_obstacle(ON_GPU, foreign, 2000) == "vLLM knows no adapter with use_dora"
     on_cpu = StudentConfig(model="m", device="cpu")
-    assert find_obstacle(on_cpu, None, 2000) == "the student is not on a CUDA device"
+    assert find_obstacle(on_cpu, None, 2000) == "the student is not on the first CUDA device"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert find_obstacle(StudentConfig(model="m"), None, 2000) == "the student is not on a CUDA device"
+    assert (
+        find_obstacle(StudentConfig(model="m"), None, 2000) == "the student is not on the first CUDA device"
+    )
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     assert find_obstacle(ON_GPU, None, 2000) == "vLLM is not installed"
     assert find_vllm_writer(ON_GPU, None, 2000, 8, None) is None

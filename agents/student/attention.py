@@ -149,6 +149,7 @@ def _attend(
         windows.append(sliding_window)
     if spans and not dropout and query.shape[-1] == value.shape[-1] <= _WIDEST and query.shape[-1] % 8 == 0:
         return _attend_spans(query, key, value, spans, scale, sliding_window), None
+    branches = [_send_branch(branch, query.device) for branch in branches]
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if not branches:
@@ -224,6 +225,8 @@ def _attend_spans(
 ) -> torch.Tensor:
     """All branches in one kernel. A branch's last token goes with the last that it attends to."""
     queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))  # (T, H or G, D)
+    # Under autocast a norm of queries and keys may give float32, which the kernel does not take.
+    queries, keys = queries.to(values.dtype), keys.to(values.dtype)
     if spans.seen is not None:
         keys, values = keys[spans.seen], values[spans.seen]
     output = varlen_attn(

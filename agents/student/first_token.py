@@ -29,7 +29,7 @@ def predict_first(model: Any, separator: int) -> list[float] | None:
     if model.dtype == torch.float32:
         return None
     ids = torch.tensor([[separator]], device=model.device)
-    with torch.inference_mode(), _in_float32(model):
+    with torch.no_grad(), _in_float32(model):  # not inference mode: the weights may be trained on later
         logits = model(input_ids=ids, use_cache=False).logits[0, -1]  # (V,)
         logprobs: list[float] = logits.double().log_softmax(-1).tolist()
     return logprobs
@@ -65,6 +65,9 @@ def _in_float32(model: Any) -> Iterator[None]:
     layers = [layer for part in model.modules() if isinstance(part, torch.nn.ModuleList) for layer in part]
     inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
     widened = _widen(parameter for parameter in model.parameters() if id(parameter) not in inside)
+    four_bit = [(part, part.compute_dtype) for part in model.modules() if hasattr(part, "compute_dtype")]
+    for part, _ in four_bit:
+        part.compute_dtype = torch.float32
     passing: dict[int, list[tuple[Any, torch.dtype]]] = {}
 
     def widen(layer: Any, inputs: Any) -> None:
@@ -80,6 +83,8 @@ def _in_float32(model: Any) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+        for part, dtype in four_bit:
+            part.compute_dtype = dtype
         _narrow(widened)
 
 

@@ -31,6 +31,7 @@ class Passes:
         halved down to single sequences, then layers are computed again in the backward pass; a
         torch.OutOfMemoryError where that is not enough.
         """
+        self._model.train()  # in eval mode no layer is computed again
         while (loss := self._try_rows(sequences)) is None:
             self._model.zero_grad()
             self._save_memory(max(len(sequence.ids) for sequence in sequences))
@@ -57,7 +58,7 @@ class Passes:
     def _save_memory(self, longest: int) -> None:
         if self._row_tokens > longest:
             self._row_tokens = max(self._row_tokens // 2, longest)
-        elif not self._model.is_gradient_checkpointing:
+        elif self._model.supports_gradient_checkpointing and not self._model.is_gradient_checkpointing:
             checkpoint_layers(self._model)
         else:
             raise torch.OutOfMemoryError(f"no memory to train on one text of {longest} tokens")

@@ -122,7 +122,6 @@ class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: None = None) -> Any:
         """Compute a step's gradients; its loss."""
-        model.train()
         return self._passes.add_gradients(inputs["sequences"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -40,8 +40,8 @@ def find_obstacle(config: StudentConfig, adapter: Path | None, answers: int) -> 
     """Why a student writes so many answers by itself; None where vLLM writes them."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed"
-    if not config.device.startswith("cuda") and not (config.device == "auto" and torch.cuda.is_available()):
-        return "the student is not on a CUDA device"
+    if config.device not in ("auto", "cuda", "cuda:0") or not torch.cuda.is_available():
+        return "the student is not on the first CUDA device"
     if config.load_in_4bit:
         return "the student has 4-bit weights, of which vLLM makes others"
     if answers < _WORTH:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reflectune.loop.show.terminal.layout import open_console
+from reflectune.loop.signals import Interrupted, Interruption, catch_signals
 from reflectune.state.folder import RunFolder
 from reflectune.state.text import inert, one_line, to_json
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUNS", "ConfigFile", "Json", "Name", "Runs", "Settings", "read_run", "say", "show_document",
-    "show_rounds",
+    "show_rounds", "stoppable",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -71,3 +72,13 @@ def show_rounds(folder: RunFolder, as_json: bool) -> None:
 def say(text: str) -> None:
     """Print one line on stderr."""
     typer.echo(one_line(text), err=True)
+
+
+@contextmanager
+def stoppable() -> Iterator[Interruption]:
+    """Let SIGINT and SIGTERM end the block with the exit codes of a shell."""
+    with catch_signals() as interruption:
+        try:
+            yield interruption
+        except Interrupted:
+            raise typer.Exit(interruption.exit_code) from None

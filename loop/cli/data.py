@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, show_document
+from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, show_document, stoppable
 from reflectune.state.data.exports import ExportFormat, put_into_place, write_pairs, write_preferences
 from reflectune.state.errors import ConfigError
 
@@ -88,9 +88,10 @@ def score(
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ConfigError(f"{adapter}: no LoRA adapter there; want a folder with adapter_config.json")
     if out is None:
-        score_dataset(data_config, student_config, adapter, sys.stdout, open_display())
+        with stoppable():
+            score_dataset(data_config, student_config, adapter, sys.stdout, open_display())
         return
-    with put_into_place(out) as part, part.open("w", encoding="utf-8") as stream:
+    with stoppable(), put_into_place(out) as part, part.open("w", encoding="utf-8") as stream:
         summary = score_dataset(data_config, student_config, adapter, stream, open_display())
     line = f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
     show_document(summary | {"out": str(out)}, line, as_json)

@@ -1,8 +1,6 @@
 """Commands that begin a run and go on with it, and those that come before."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +8,7 @@ import typer
 
 from reflectune.loop.cli import common
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
-from reflectune.loop.signals import Interrupted, Interruption, catch_signals
+from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import PolicyName
@@ -53,7 +51,7 @@ def run(
     settings = load_config(config, overrides)
     from reflectune.loop.run import create_run
 
-    with _stoppable() as interruption:
+    with common.stoppable() as interruption:
         folder = create_run(settings, runs)
         _run_to_end(folder, interruption)
     common.show_rounds(folder, as_json)
@@ -69,7 +67,7 @@ def resume(
     folder = RunFolder.find(runs, name)
     with folder.lock():  # another process's run is refused before anything is opened
         pass
-    with _stoppable() as interruption:
+    with common.stoppable() as interruption:
         if set_:
             from reflectune.loop.run import change_run
 
@@ -100,7 +98,7 @@ def demo(
     """See the whole loop at work on the embedded models and data; takes minutes on two CPU cores."""
     from reflectune.loop.demo.demo import conclude, open_demo
 
-    with _stoppable() as interruption:
+    with common.stoppable() as interruption:
         folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
         with common.read_run(runs, folder.path.name) as lineage:
             status = lineage.run()["status"]
@@ -110,16 +108,6 @@ def demo(
             _run_to_end(folder, interruption)
     document, rendered = conclude(folder)
     common.show_document(document, rendered, as_json)
-
-
-@contextmanager
-def _stoppable() -> Iterator[Interruption]:
-    """Let SIGINT and SIGTERM end the block with the exit codes of a shell."""
-    with catch_signals() as interruption:
-        try:
-            yield interruption
-        except Interrupted:
-            raise typer.Exit(interruption.exit_code) from None
 
 
 def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:

@@ -117,7 +117,7 @@ def _write_answers(context: LoopContext, scorer: Scorer, chosen: Sequence[str]) 
         context.leave_if_asked()
         group = chosen[start : start + writer.at_once]
         if pairs := lineage.given_pairs([sample for sample in group if sample not in answered]):
-            lineage.add_answers(student.id, _answer(context, writer, pairs))
+            lineage.add_answers(student.id, [*_answer(context, writer, pairs)])
         yield len(group)
 
 

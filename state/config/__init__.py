@@ -92,7 +92,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def load_begun_config(path: Path) -> RunConfig:
     """Read the config.toml of a run that has begun, whichever version wrote it."""
-    return parse_config(upgrade_config(_read_values(path)), source=str(path))
+    values = _read_values(path)
+    if _get_key(values, "refinetune.load_in_4bit") is True:
+        raise ConfigError(
+            f"{path}: the run was begun by a version that trained on 4-bit weights and scored on whole ones; "
+            "go on with that version, or start another run with student.load_in_4bit"
+        )
+    return parse_config(upgrade_config(values), source=str(path))
 
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -302,6 +302,15 @@ class RunConfig(Section):
             raise ValueError("stop.patience and stop.max_drop need held-out pairs; set data.holdout")
         return self
 
+    @model_validator(mode="after")
+    def _student_is_one_model(self) -> Self:
+        if self.student.load_in_4bit and (self.teacher.engine, self.teacher.model) == ("vllm", SELF):
+            raise ValueError(
+                "student.load_in_4bit: vLLM would teach with other weights than the student's; set "
+                'teacher.engine = "transformers", or another teacher.model'
+            )
+        return self
+
     @classmethod
     def sections(cls) -> dict[str, type[Section]]:
         """Name of a section -> its model, in the order of the file."""

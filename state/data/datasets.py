@@ -127,7 +127,7 @@ def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, se
     their text alone, until the wanted number of records is reached or first exceeded.
 
     `holdout` is a count (int), or a share of all (float; above 0 it is at least one record). A DatasetError
-    where nothing would be left to train on. The records are read twice; of each, 16 bytes are held.
+    where nothing would be left to train on. The records are read twice; of each, a hash of 16 bytes is held.
     """
     is_share = isinstance(holdout, float) and holdout > 0
     wanted = max(1, round(holdout * len(records))) if is_share else int(holdout)

@@ -264,7 +264,7 @@ def create_held_out_answers(db: Database) -> None:
     """What a student wrote for held-out pairs, greedily; ranks of training sets, found by an index."""
     db.executescript("""
         CREATE INDEX training_sets_rank ON training_sets (round, rank);
-        -- text is NULL where the prompt alone is too long; verdict is the checker's, NULL where it says none.
+        -- text is NULL where there is no answer, as to too long a prompt; verdict is the checker's, if any.
         CREATE TABLE held_out_answers (
             student_id TEXT NOT NULL REFERENCES students(id),
             sample_id TEXT NOT NULL REFERENCES samples(id),

@@ -140,4 +140,5 @@ def _identify(config: TeacherConfig, model: TeacherModel, cache: Cache) -> tuple
     weights = ("named", source.model, source.revision) if content is None else ("files", content)
     dtype = None if source.dtype == "auto" else source.dtype
     prompted = source.thinking, source.date.isoformat()
-    return *weights, model.adapter_hash, dtype, config.quantization, config.max_model_len, *prompted
+    rest = (*prompted, "nf4") if source.load_in_4bit else prompted
+    return *weights, model.adapter_hash, dtype, config.quantization, config.max_model_len, *rest
