@@ -112,10 +112,6 @@ class Scorer:
                 scores.setdefault(version, {})[term] = score
         return scores
 
-    def score_missing(self, wanted: Iterable[Wanted], known: Scores) -> Scores:
-        """Score what is wanted and not known."""
-        return self.compute(self.prepare(wanted, known))
-
 
 def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
     """The adapter folder of a student, as it was trained; None for the base model."""

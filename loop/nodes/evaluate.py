@@ -1,19 +1,28 @@
 """The node that measures a round, and says whether the loop ends."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import chain
 
 from langgraph.runtime import Runtime
 
 from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import judge, measure_held_out
-from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer, find_adapter
+from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer, Texts, find_adapter
 from reflectune.loop.nodes.reflect import count_wanted
+from reflectune.loop.pipeline import compute_groups
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
-from reflectune.state.records import PHASES, TERMS, Evaluation, HeldOutAnswer, Pair, StudentRecord, Term
+from reflectune.state.records import (
+    PHASES,
+    TERMS,
+    Evaluation,
+    HeldOutAnswer,
+    Pair,
+    Scores,
+    StudentRecord,
+    Term,
+)
 
 __all__ = ["derive_measures", "evaluate", "evaluate_round", "is_due", "score_base_samples", "why_stop"]
 
@@ -86,24 +95,24 @@ def _measure(context: LoopContext, round: int, student: StudentRecord) -> list[E
     done, total = 0, lineage.samples()["holdout"] + len(chosen)
     title = f"round {round} · evaluate · {student.id}"
     with context.display.stage(title, total=total) as stage, ExitStack() as stack:
-        scorer = Scorer(context, student, stack)
-        for number in chain(_score_held_out(context, scorer), _write_answers(context, scorer, chosen)):
+
+        def count(number: int) -> None:
+            nonlocal done
             stage.update(done := done + number, total)
+
+        scorer = Scorer(context, student, stack)
+        groups = ((len(pairs), pairs) for pairs in lineage.held_out_pairs(_SCORED_AT_ONCE))
+        _score(context, scorer, groups, ("response_given_instruction",), count)
+        _write_answers(context, scorer, chosen, count)
         evaluations = derive_measures(lineage, student.id)
         stage.update(total, total, **{item.name: f"{item.value:.3f}" for item in evaluations})
     return evaluations
 
 
-def _score_held_out(context: LoopContext, scorer: Scorer) -> Iterator[int]:
-    """Commit nll(y|x) of all held-out pairs, and say of each group how many it has."""
-    for pairs in context.lineage.held_out_pairs(_SCORED_AT_ONCE):
-        context.leave_if_asked()
-        _score(context, scorer, pairs, ("response_given_instruction",))
-        yield len(pairs)
-
-
-def _write_answers(context: LoopContext, scorer: Scorer, chosen: Sequence[str]) -> Iterator[int]:
-    """Commit the student's answers to some samples, and say of each group how many it has.
+def _write_answers(
+    context: LoopContext, scorer: Scorer, chosen: Sequence[str], count: Callable[[int], None]
+) -> None:
+    """Commit the student's answers to some samples; `count` is told how many each group has.
 
     A group is the same samples whether or not a run was interrupted: an answer may differ in its rounding
     with what is written beside it.
@@ -118,7 +127,7 @@ def _write_answers(context: LoopContext, scorer: Scorer, chosen: Sequence[str]) 
         group = chosen[start : start + writer.at_once]
         if pairs := lineage.given_pairs([sample for sample in group if sample not in answered]):
             lineage.add_answers(student.id, [*_answer(context, writer, pairs)])
-        yield len(group)
+        count(len(group))
 
 
 def _open_writer(context: LoopContext, scorer: Scorer, answers: int) -> Writer:
@@ -151,17 +160,43 @@ def score_base_samples(context: LoopContext, round: int) -> None:
     title = f"round {round} · evaluate · pool under {base.id}"
     with context.timed(round, "evaluate"), ExitStack() as stack:
         stage = stack.enter_context(context.display.stage(title, total=len(sample_ids)))
-        scorer = Scorer(context, base, stack)
-        for start in range(0, len(sample_ids), SAMPLES_AT_ONCE):
-            context.leave_if_asked()
-            group = sample_ids[start : start + SAMPLES_AT_ONCE]
-            _score(context, scorer, lineage.pool_pairs(0, group) | lineage.pool_pairs(round, group), TERMS)
-            stage.update(start + len(group), len(sample_ids))
+        done = 0
+
+        def count(number: int) -> None:
+            nonlocal done
+            stage.update(done := done + number, len(sample_ids))
+
+        at = range(0, len(sample_ids), SAMPLES_AT_ONCE)
+        groups = (sample_ids[start : start + SAMPLES_AT_ONCE] for start in at)
+        pairs = ((len(ids), lineage.pool_pairs(0, ids) | lineage.pool_pairs(round, ids)) for ids in groups)
+        _score(context, Scorer(context, base, stack), pairs, TERMS, count)
         lineage.set_base_samples(round, len(sample_ids))
 
 
-def _score(context: LoopContext, scorer: Scorer, pairs: Mapping[str, Pair], terms: Sequence[Term]) -> None:
-    """Commit those of some versions' scores that are missing."""
-    wanted = ((version, pair, term) for version, pair in pairs.items() for term in terms)
-    known = context.lineage.scores([*pairs], scorer.student.id)
-    context.lineage.add_scores(scorer.score_missing(wanted, known), scorer.student.id)
+def _score(
+    context: LoopContext,
+    scorer: Scorer,
+    groups: Iterable[tuple[int, Mapping[str, Pair]]],
+    terms: Sequence[Term],
+    count: Callable[[int], None],
+) -> None:
+    """Commit those of some versions' scores that are missing, and count each group's number."""
+    lineage, student_id = context.lineage, scorer.student.id
+
+    def prepare(group: tuple[int, Mapping[str, Pair]]) -> tuple[int, Texts]:
+        number, pairs = group
+        wanted = ((version, pair, term) for version, pair in pairs.items() for term in terms)
+        return number, scorer.prepare(wanted, lineage.scores([*pairs], student_id))
+
+    def compute(group: tuple[int, Texts]) -> tuple[int, Scores]:
+        number, texts = group
+        return number, scorer.compute(texts)
+
+    def commit(group: tuple[int, Scores]) -> None:
+        number, scores = group
+        lineage.add_scores(scores, student_id)
+        count(number)
+
+    context.leave_if_asked()
+    compute_groups(groups, prepare, compute, commit, context.stopping)
+    context.leave_if_asked()
