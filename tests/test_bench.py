@@ -101,6 +101,7 @@ def test_peers_score_the_same_tokens_one_at_a_time_and_with_reflectune(tmp_path:
     assert len(singly["seconds"]) == len(ours["seconds"]) == 2
     assert singly["passes"] == 3 * 4
     assert 1 <= ours["passes"] < 3 * 4
+    assert 0 < ours["before"] <= ours["peak"]
     assert [item.ids for item in ours["taken"]] == task.ids
     alike, other, worst = compare_taken(ours["taken"], singly["taken"])
     assert (alike, other.total()) == (3 * 4, 0)

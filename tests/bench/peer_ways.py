@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ __all__ = ["TARGETS", "WAYS", "Opened", "Taken", "Task", "measure"]
 
 # The four targets of a pair, in the order of a task's texts.
 TARGETS = ("response_given_instruction", "response_alone", "instruction_given_response", "instruction_alone")
-_BATCH_SIZES = (8, 32, 128)  # that lm-eval is tried with
+_BATCH_SIZES = (4, 8, 16, 32)  # that lm-eval is tried with
 _CACHE_GIB = 1  # of vLLM, which takes it whole at the start
 
 
@@ -36,9 +35,7 @@ class Task(NamedTuple):
     threads: int
     repeats: int
     pairs: list[tuple[str, str, str]]  # instruction, input, response
-    texts: list[
-        tuple[str, str]
-    ]  # four a pair: what stands in front (nothing for a target alone), and the target
+    texts: list[tuple[str, str]]  # four a pair: what is in front (nothing for a target alone), the target
     ids: list[list[int]]  # of the texts, as Reflectune takes them
     firsts: list[int]  # where in these the target begins
 
@@ -56,9 +53,7 @@ class Opened(NamedTuple):
 
     package: str  # whose version counts
     score: Callable[[], Any]  # scores all texts; this is timed
-    read: Callable[
-        [Any], list[Taken | None]
-    ]  # what that gave, text by text; None for one it has no score for
+    read: Callable[[Any], list[Taken | None]]  # what that gave, text by text; None where there is no score
     passes: list[None]  # one entry a forward pass
     note: str = ""
 
@@ -72,7 +67,9 @@ def main() -> None:
 
 
 def measure(opened: Opened, repeats: int) -> dict[str, Any]:
-    """Score once unmeasured, as first passes are slower, then so often: seconds, passes, peak bytes."""
+    """Score once unmeasured, as first passes are slower, then so often: seconds, passes, resident bytes."""
+    before = _read_memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # opening has a peak of its own
     opened.score()
     seconds: list[float] = []
     for _ in range(repeats):
@@ -85,7 +82,8 @@ def measure(opened: Opened, repeats: int) -> dict[str, Any]:
         "version": f"{opened.package} {importlib.metadata.version(opened.package)}",
         "seconds": seconds,
         "passes": passes,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "before": before,
+        "peak": _read_memory("VmHWM"),
         "taken": opened.read(outcome),
         "note": opened.note,
     }
@@ -249,6 +247,13 @@ def _student_config(task: Task) -> Any:
 
 def _as_given(task: Task, sums: Sequence[float]) -> list[Taken | None]:
     return list(map(Taken, task.ids, task.firsts, sums))
+
+
+def _read_memory(field: str) -> int:
+    """Resident memory of this process, bytes: VmRSS now, VmHWM at most."""
+    # The peak that getrusage tells begins with that of the parent.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def _count_passes(model: Any) -> list[None]:

@@ -60,14 +60,16 @@ def main() -> None:
     ours = answers["Reflectune"]
     rows = [_row(way, answer, ours, len(task.pairs)) for way, answer in answers.items()]
     header = (
-        "pairs/s | targets a pair | targets/s | passes | MiB at most | same tokens | differ by | other tokens"
+        "pairs/s | targets a pair | targets/s | passes | MiB open | MiB at most | same tokens | differ by | "
+        "other tokens"
     )
     body = [
         f"{len(task.pairs)} usable pairs of alpaca-2000.json, student-6m in float32, {arguments.threads} "
         f"threads. Each way in a process of its own, once unmeasured, then the median of {arguments.repeats} "
-        "more; opening the model is not counted. MiB at most: resident, libraries included, and of vLLM the "
-        "1 GiB that it sets aside. Differ by: the largest difference of a target's sum of log-probabilities "
-        "from Reflectune's, in nats, over the targets that both took over the same tokens.",
+        "more; opening the model is not counted. MiB: resident, libraries included, once the model is open "
+        "(of vLLM with the 1 GiB that it sets aside) and at most while it scores. Differ by: the largest "
+        "difference of a target's sum of log-probabilities from Reflectune's, in nats, over the targets that "
+        "both took over the same tokens.",
         "",
         *table(f"way | {header}", rows),
         "Other tokens: `boundary` where the same text was split elsewhere into prompt and target; "
@@ -147,7 +149,7 @@ def _ask(way: str, task: Task, arguments: Namespace) -> dict[str, Any] | str:
 
 def _row(way: str, answer: dict[str, Any] | str, ours: dict[str, Any] | str, pairs: int) -> str:
     if isinstance(answer, str):
-        return " | ".join([f"{way}: {answer}", *[""] * 8])
+        return " | ".join([f"{way}: {answer}", *[""] * 9])
     seconds = statistics.median(answer["seconds"])
     targets = sum(item is not None for item in answer["taken"])
     name = ", ".join(filter(None, [f"{way} ({answer['version']})", answer["note"]]))
@@ -157,6 +159,7 @@ def _row(way: str, answer: dict[str, Any] | str, ours: dict[str, Any] | str, pai
         f"{targets // pairs}",
         f"{targets / seconds:.1f}",
         f"{answer['passes']:,}",
+        f"{answer['before'] / MIB:,.0f}",
         f"{answer['peak'] / MIB:,.0f}",
     ]
     if isinstance(ours, str):
