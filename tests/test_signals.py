@@ -352,7 +352,7 @@ def test_a_run_stopped_while_it_is_made_leaves_nothing(
 @pytest.mark.slow
 def test_readers_beside_a_writer_see_one_moment_and_do_not_block_it(scene: Scene, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "tiny")
-    seen: set[int] = set()
+    seen: set[tuple[int, ...]] = set()
     with started("run", "config.toml", "--runs", tmp_path, folder=scene.folder) as life:
         assert life.live_until(lambda life: run.lineage.exists()), life.text
         while life.is_alive():
@@ -368,7 +368,8 @@ def test_readers_beside_a_writer_see_one_moment_and_do_not_block_it(scene: Scene
                     assert phase["reflected"] + phase["unchanged"] + phase["failed"] == calls
                     assert sum(phase["statuses"].values()) == calls
                     assert phase["accepted"] <= phase["reflected"]
-            seen.add(whole)
+            phases = [document[phase] for document in rounds[1:] for phase in ("instruction", "response")]
+            seen.add((whole, *(phase["accepted"] for phase in phases)))
         assert life.end() == 0, life.text
         assert "locked" not in life.text
     assert len(seen) > 5
