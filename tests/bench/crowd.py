@@ -3,7 +3,7 @@
 Threads that spin while they wait for each other take the CPUs from those they wait for. The command has them
 sleep (OMP_WAIT_POLICY); each training here is a process of its own that is started either way.
 
-    python -m tests.bench.crowd --pairs 128
+    python -m tests.bench.crowd --pairs 24
 """
 
 import os
@@ -28,7 +28,7 @@ _WAYS: Mapping[str, Mapping[str, str]] = {
 
 
 def main() -> None:
-    parser = options(__doc__, pairs=128)
+    parser = options(__doc__, pairs=24)
     parser.add_argument("--train", action="store_true", help="train once and print the seconds")
     arguments = parser.parse_args()
     if arguments.train:
