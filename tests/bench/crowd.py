@@ -1,7 +1,7 @@
 """What busy neighbours do to a refinetune: alone, and beside other processes of torch on the same CPUs.
 
-Threads that spin while they wait for each other take the CPUs from those they wait for. The command has them
-sleep (OMP_WAIT_POLICY); each training here is a process of its own that is started either way.
+Threads that spin while they wait for each other take the CPUs from those they wait for. The command has them soon
+sleep (GOMP_SPINCOUNT); each training here is a process of its own that is started either way.
 
     python -m tests.bench.crowd --pairs 24
 """
@@ -22,7 +22,7 @@ from tests.bench.scoring import STUDENT, TEMPLATE, read_pairs, run_config
 _BUSY = "import torch\nmatrix = torch.ones(1024, 1024)\nwhile True: matrix @ matrix"
 _CROWDS = (0, 1, 4)  # processes beside it, each with as many threads as torch takes
 _WAYS: Mapping[str, Mapping[str, str]] = {
-    "sleeping, as the command has it": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spinning briefly, as the command has it": {"GOMP_SPINCOUNT": "20000"},
     "spinning, as OpenMP has it": {},
 }
 
@@ -64,7 +64,8 @@ def _train(pairs: int, threads: int) -> float:
 
 def _train_apart(pairs: int, threads: int, setting: Mapping[str, str]) -> float:
     command = [sys.executable, "-m", __spec__.name, "--train", f"--pairs={pairs}", f"--threads={threads}"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    own = ("OMP_", "GOMP_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     done = subprocess.run(command, env=environment | setting, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
