@@ -1,7 +1,7 @@
 """What busy neighbours do to a refinetune: alone, and beside other processes of torch on the same CPUs.
 
-Threads that spin while they wait for each other take the CPUs from those they wait for. The command has them soon
-sleep (GOMP_SPINCOUNT); each training here is a process of its own that is started either way.
+Threads that spin while they wait for each other take the CPUs from those they wait for. The command has them
+spin briefly (GOMP_SPINCOUNT); each training here is a process of its own that is started either way.
 
     python -m tests.bench.crowd --pairs 24
 """
