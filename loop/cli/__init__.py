@@ -38,7 +38,7 @@ def main() -> None:
     # Threads that spin long while they wait for each other keep CPUs from others: beside them all come to a
     # crawl. Not to spin at all makes small models three times as slow.
     # OpenMP reads this once, when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2500")
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

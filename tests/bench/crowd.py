@@ -22,7 +22,7 @@ from tests.bench.scoring import STUDENT, TEMPLATE, read_pairs, run_config
 _BUSY = "import torch\nmatrix = torch.ones(1024, 1024)\nwhile True: matrix @ matrix"
 _CROWDS = (0, 1, 4)  # processes beside it, each with as many threads as torch takes
 _WAYS: Mapping[str, Mapping[str, str]] = {
-    "spinning briefly, as the command has it": {"GOMP_SPINCOUNT": "20000"},
+    "spinning briefly, as the command has it": {"GOMP_SPINCOUNT": "2500"},
     "spinning, as OpenMP has it": {},
 }
 
