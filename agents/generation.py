@@ -20,13 +20,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from reflectune.agents.architecture import cache_layers, context_length, steady_length, text_config
 from reflectune.agents.memory import alike_when_exhausted, free_memory
-from reflectune.agents.models import (
-    cache_layers,
-    context_length,
-    steady_length,
-    text_config,
-)
 
 __all__ = [
     "Opening", "Sampling", "cache_bytes", "continue_prompts", "find_room", "generate_greedy",
@@ -72,10 +67,10 @@ class Opening:
         )
 
 
-def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Token ids that end an answer: the tokenizer's EOS and those of the generation config."""
+def stop_ids(model: Any, tokenizer: Any, *more: int | None) -> list[int]:
+    """Token ids that end an answer: the tokenizer's EOS, those of the generation config, and more."""
     given = getattr(model.generation_config, "eos_token_id", None)
-    ids = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
+    ids = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given]), *more}
     return sorted(token for token in ids if token is not None)
 
 

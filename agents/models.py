@@ -17,7 +17,7 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from reflectune.agents.hardware import measure_threads, prefers_bfloat16, visible_cpus
 from reflectune.agents.memory import alike_when_exhausted
@@ -27,13 +27,9 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
-    "attach_adapter", "base_model", "cache_layers", "check_four_bit", "check_match", "context_length",
-    "count_embeddings", "not_finite", "open_model", "opening", "resolve_student", "set_threads", "source",
-    "steady_length", "text_config",
+    "attach_adapter", "check_four_bit", "check_match", "count_embeddings", "not_finite", "open_model",
+    "opening", "resolve_student", "set_threads", "source",
 ]  # fmt: skip
-
-# Rotary embeddings that turn a token the further, the longer its text is.
-_ELASTIC = ("dynamic", "longrope")
 
 # Bars and warnings of the library would break into our own display; what goes wrong is raised.
 transformers.utils.logging.disable_progress_bar()
@@ -154,42 +150,6 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 def not_finite(weights: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or infinity."""
     return sorted(name for name, values in weights.items() if not bool(values.isfinite().all()))
-
-
-def base_model(model: Any) -> Any:
-    """A PEFT model's base, adapters and all; another model as it is."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def text_config(model: Any) -> Any:
-    """The settings of a model's text decoder, which in a multimodal model are a part of its own."""
-    return model.config.get_text_config(decoder=True)
-
-
-def context_length(model: Any) -> int | None:
-    """Most positions the model was made for; None where it does not say."""
-    length = getattr(text_config(model), "max_position_embeddings", None)
-    return length if isinstance(length, int) and length > 0 else None
-
-
-def steady_length(model: Any) -> int | None:
-    """Most tokens of a text up to which no token's states depend on its length; None where none ever do."""
-    config = text_config(model)
-    rotary = getattr(config, "rope_parameters", None) or {}
-    kinds = [rotary] if "rope_type" in rotary else rotary.values()  # one for all layers, or one a layer type
-    return min(
-        (
-            kind.get("original_max_position_embeddings", config.max_position_embeddings)
-            for kind in kinds
-            if isinstance(kind, dict) and kind["rope_type"] in _ELASTIC
-        ),
-        default=None,
-    )
-
-
-def cache_layers(model: Any) -> set[type]:
-    """The kinds of transformers' cache layers that the model's layers keep their states in."""
-    return {type(layer) for layer in DynamicCache(config=text_config(model)).layers}
 
 
 def source(config: StudentConfig) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from reflectune.agents.architecture import context_length, steady_length
 from reflectune.agents.generation import generate_greedy
-from reflectune.agents.models import context_length, steady_length
 from reflectune.agents.student.attention import settle_attention
 from reflectune.agents.student.first_token import predict_first, score_with_first
 from reflectune.agents.student.rows import build_row, pack_padded

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from reflectune.agents.architecture import text_config
 from reflectune.agents.memory import send
 from reflectune.agents.student.rows import Branch, Row, build_row
 from reflectune.agents.student.targets import Encoded
@@ -97,13 +98,12 @@ def _serves(model: Any) -> bool:
             )
     except (TypeError, ValueError):
         return False
-    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    layers = DynamicCache(config=text_config(model)).layers
     return windows == [getattr(layer, "sliding_window", None) for layer in layers]
 
 
 def _caps(model: Any) -> bool:
-    config = model.config.get_text_config(decoder=True)
-    return getattr(config, "attn_logit_softcapping", None) is not None
+    return getattr(text_config(model), "attn_logit_softcapping", None) is not None
 
 
 @cache
@@ -147,9 +147,12 @@ def _attend(
     _check_asked(attention_mask, others)
     if windows is not None:
         windows.append(sliding_window)
-    if spans and not dropout and query.shape[-1] == value.shape[-1] <= _WIDEST and query.shape[-1] % 8 == 0:
-        return _attend_spans(query, key, value, spans, scale, sliding_window), None
-    branches = [_send_branch(branch, query.device) for branch in branches]
+    if spans:
+        if not dropout and query.shape[-1] == value.shape[-1] <= _WIDEST and query.shape[-1] % 8 == 0:
+            return _attend_spans(query, key, value, spans, scale, sliding_window), None
+        branches = [
+            _send_branch(branch, query.device) for branch in branches
+        ]  # whose masks spans are without
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if not branches:

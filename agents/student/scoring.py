@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from reflectune.agents.architecture import base_model, cache_layers, steady_length, text_config
 from reflectune.agents.hardware import torch_threads
 from reflectune.agents.memory import alike_when_exhausted, send
-from reflectune.agents.models import base_model, cache_layers, steady_length, text_config
 from reflectune.agents.student.attention import attends_by_branches, attention_inputs
 from reflectune.agents.student.head import logprobs_at
 from reflectune.agents.student.rows import (
@@ -83,9 +83,8 @@ def target_logprobs(model: Any, row: Row) -> torch.Tensor:
     device, and nothing here waits for them.
     """
     device = model.device
-    inputs: dict[str, Any] = {"input_ids": send(row.ids, device)[None]} | attention_inputs(
-        model, row
-    )  # (1, T)
+    inputs: dict[str, Any] = {"input_ids": send(row.ids, device)[None]}  # (1, T)
+    inputs |= attention_inputs(model, row)
     if _accepts(model, "position_ids"):
         inputs["position_ids"] = send(row.positions, device)[None]  # (1, T)
     predicting = send(fill_up(row.predicting), device)  # (P,) and filler

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 
 from reflectune.agents import models
+from reflectune.agents.architecture import context_length
 from reflectune.agents.chat import find_separator
 from reflectune.agents.generation import generate_greedy, stop_ids
 from reflectune.agents.hardware import measure_threads
@@ -74,7 +75,7 @@ def open_encoder(model: Any, tokenizer: Any, template: Template, config: Student
     """What turns a student's texts into tokens, within what its model can take."""
     return TargetEncoder(
         tokenizer,
-        min(config.max_length, models.context_length(model) or config.max_length),
+        min(config.max_length, context_length(model) or config.max_length),
         config.separator or find_separator(tokenizer),  # a run has settled it
         marks=None if template.chat is None else template.chat.marks(),
         embeddings=model.get_input_embeddings().num_embeddings,
@@ -96,8 +97,7 @@ class Student(AbstractContextManager["Student"]):
         self._batch_tokens = config.batch_tokens
         # How many answers it is worth asking for together: a GPU writes one for the time of many.
         self.at_once = 512 if model.device.type == "cuda" else 64
-        ends = {*stop_ids(model, tokenizer), template.end_id(tokenizer)}
-        self._stops = sorted(id for id in ends if id is not None)
+        self._stops = stop_ids(model, tokenizer, template.end_id(tokenizer))
         self._encoder = open_encoder(model, tokenizer, template, config)
         self._answering = Answering(tokenizer, template, self._encoder)
         self._packing = choose_packing(model, config.batch_tokens, share_prefixes=True)

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from reflectune.agents import models
+from reflectune.agents.architecture import context_length
 from reflectune.agents.generation import stop_ids
 from reflectune.agents.student.answering import Answering, Response, Writer
 from reflectune.agents.student.student import Student, open_encoder
@@ -83,14 +84,13 @@ class VllmWriter(AbstractContextManager["VllmWriter"]):
         template = open_template(config, tokenizer)
         encoder = open_encoder(shell, tokenizer, template, config)
         self._answering = Answering(tokenizer, template, encoder)
-        ends = {*stop_ids(shell, tokenizer), template.end_id(tokenizer)}
-        self._stops = tuple(sorted(id for id in ends if id is not None))
+        self._stops = tuple(stop_ids(shell, tokenizer, template.end_id(tokenizer)))
         length = encoder.max_length + max_tokens
         settings = TeacherConfig(
             engine="vllm",
             model=config.model,
             max_tokens=max_tokens,
-            max_model_len=min(length, models.context_length(shell) or length),
+            max_model_len=min(length, context_length(shell) or length),
             gpu_memory_utilization=share,
         )
         self._engine = VllmEngine(settings, TeacherModel("student", config, adapter))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from reflectune.agents import generation, models
+from reflectune.agents.architecture import context_length
 from reflectune.agents.memory import free_memory
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.local_chat import LocalChat
@@ -41,9 +42,8 @@ class TransformersEngine:
             raise TeacherError(f"teacher {error}; check teacher.model") from error
         if model.adapter is not None:
             self._network = models.attach_adapter(self._network, model.adapter).get_base_model()
-        self._context: int | None = models.context_length(self._network)
-        own = generation.stop_ids(self._network, tokenizer)
-        self._stops: list[int] = sorted({*own, *self._chat.stop_ids})
+        self._context: int | None = context_length(self._network)
+        self._stops = generation.stop_ids(self._network, tokenizer, *self._chat.stop_ids)
         self._opening: Any = generation.Opening()  # all prompts of a phase begin with the task
         self._waiting: deque[tuple[Request, list[int]]] = deque()
         self._answers: deque[Answer] = deque()
