@@ -88,14 +88,14 @@ def test_pace_pauses_after_a_stumble_double_up_to_sixteen_seconds(monkeypatch: p
     for longest in (2, 4, 8, 16, 16):
         sent = now
         now += 3.0  # the server took its time to fail
-        pauses = [pace.stumble(sent) for _ in range(200)]  # of one burst
+        pauses = [pace.stumble(sent, 1) for _ in range(200)]  # of one burst
         assert longest / 2 <= min(pauses) < 0.6 * longest
         assert 0.9 * longest < max(pauses) <= longest
         now += longest
     pace.recover()
-    assert 1 <= pace.stumble(now) <= 2
+    assert 1 <= pace.stumble(now, 1) <= 2
     now += 1.5
-    assert 1 <= pace.stumble(now - 1.5) <= 2, "sent before the pause, but failed after it: no second stumble"
+    assert 1 <= pace.stumble(now - 1.5, 1) <= 2, "sent before the pause, failed after it: one stumble"
 
 
 def test_pace_counts_what_fails_in_a_pause_to_its_stumble(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,11 +103,23 @@ def test_pace_counts_what_fails_in_a_pause_to_its_stumble(monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)
     pace = Pace(4)
-    assert pace.stumble(now) == 1.0
+    assert pace.stumble(now, 1) == 1.0
     now += 0.4
-    assert pace.stumble(now) == pytest.approx(0.6)
+    assert pace.stumble(now - 0.3, 1) == 1.0, "the same stumble, and an attempt of its own"
     now += 0.6
-    assert pace.stumble(now) == 2.0
+    assert pace.stumble(now, 2) == 2.0
+
+
+def test_pace_holds_a_request_by_its_own_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)
+    pace = Pace(4)
+    pace.stumble(now, 1)
+    now += 1.1
+    pace.stumble(now - 0.2, 1)  # entered in the first pause, failed after it: another pause of a second
+    now += 0.2
+    assert pace.stumble(now - 0.1, 2) == 2.0, "within that pause, by its second attempt"
 
 
 def test_pace_lets_so_many_pass_and_then_waits() -> None:

@@ -142,7 +142,8 @@ class OpenAIEngine:
                 self._pace.recover()
             elif self._config.retries:
                 # Keeps a place under way busy, unless nothing more is sent anyway.
-                await asyncio.wait([self._fault], timeout=self._pace.stumble(entered))
+                pause = self._pace.stumble(entered, request.reflection.attempts + 1)
+                await asyncio.wait([self._fault], timeout=pause)
             self._answers.put(self._scrub_answer(answer))
         except Exception as error:  # noqa: BLE001 - next_answer raises it where it can be seen
             if not self._fault.done():

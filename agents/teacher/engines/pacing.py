@@ -81,24 +81,29 @@ class Pace:
         self._resume_at = max(self._resume_at, now + pause)
         return True
 
-    def stumble(self, entered: float) -> float:
-        """Seconds to wait after a request that entered at this time failed, by no known fault of its own.
+    def stumble(self, entered: float, attempt: int) -> float:
+        """Seconds to wait after a request failed, by no fault of its own, at this attempt (from 1).
 
         From two, doubling with each stumble in a row, less up to half of it by chance. Requests that entered
-        before the last pause was over are of the same stumble.
+        before the last pause was over are of the same stumble; each still waits as its own attempts demand.
         """
         now = time.monotonic()
         if entered >= self._steady_at:
             self._stumbles += 1
-        half = min(_LONGEST_STUMBLE, _FIRST_STUMBLE * 2 ** min(self._stumbles - 1, 30)) / 2
+        half = _half_pause(self._stumbles)
         if now >= self._steady_at:
             self._steady_at = now + half
-        return self._steady_at - now + random.uniform(0, half)
+        return max(self._steady_at - now, _half_pause(attempt)) + random.uniform(0, half)
 
     def recover(self) -> None:
         """The server answered: the next failure is the first in a row."""
         self._stumbles = 0
         self._steady_at = 0.0
+
+
+def _half_pause(stumbles: int) -> float:
+    """Seconds that a pause lasts at least, after so many stumbles in a row."""
+    return min(_LONGEST_STUMBLE, _FIRST_STUMBLE * 2.0 ** min(stumbles - 1, 30)) / 2
 
 
 def parse_retry_after(value: str | None) -> float | None:
