@@ -57,7 +57,8 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         check_student(config.student)
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
-        samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
+        dataset = read_dataset(config.data)
+        samples = assign_samples(dataset, config.data.holdout, config.seed)
         config = config.model_copy(update={"student": settle_student(config.student)})
         check_refinetune(config)  # last: it opens the model
         folder.write_config(config.to_toml())
@@ -65,6 +66,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
             begin_lineage(lineage, config, samples, versions)
+            lineage.add_skipped(dataset.skipped)
     return RunFolder(runs / config.name)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from reflectune.agents.encoding import TextEncoder
 from reflectune.state.errors import StudentError
-from reflectune.state.records import Pair
+from reflectune.state.records import Pair, Turn
 
 __all__ = ["Encoded", "EncodedTexts", "TargetEncoder", "TargetFailure"]
 
@@ -96,7 +96,9 @@ class TargetEncoder:
 
     def hide(self, pair: Pair) -> Pair:
         """A pair as it goes into prefix and target, so that special tokens in it stay text."""
-        return Pair(*map(self._texts.hide, (pair.instruction, pair.input, pair.response)))
+        hide = self._texts.hide
+        context = tuple(Turn(turn.role, hide(turn.content), hide(turn.more)) for turn in pair.context)
+        return Pair(hide(pair.instruction), hide(pair.input), hide(pair.response), context)
 
     def encode(self, texts: Sequence[tuple[str, str]]) -> list[Encoded | TargetFailure]:
         """Encode (prefix, target) texts, in order.
