@@ -47,8 +47,7 @@ def test_four_bit_scores_are_those_of_the_four_bit_weights(folder):  # noqa: F81
     pair = Pair("Add 1 and 2.", "", "The sum is 3.")
     with Student.open(config) as student:
         (score,) = student.score([(pair, "response_given_instruction")])
-        hidden = student._encoder.hide(pair)
-        (text,) = student._encoder.encode([student._template.render(hidden, "response_given_instruction")])
+        (text,) = student._pairs.encode([(pair, "response_given_instruction")])
     assert isinstance(text, Encoded)
     sums = []
     for model in (open_plainly(folder), open_model(configure(folder).student)):

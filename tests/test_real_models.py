@@ -136,14 +136,14 @@ def test_answers_stand_and_end_as_the_family_has_it(name, student):
     assert template.prompt(PAIRS[0]).endswith(opening)
     assert tokenizer.convert_ids_to_tokens(template.end_id(tokenizer)) == end
     assert template.end_id(tokenizer) in student._stops
-    (encoded,) = student._encoder.encode([template.render(PAIRS[0], "response_alone")])
-    assert student._encoder.alone(encoded).ids[0] == tokenizer.convert_tokens_to_ids(separator)
-    (asked,) = student._encoder.encode_prompts([template.opening(PAIRS[0])])
+    (encoded,) = student._pairs.encoder.encode([template.render(PAIRS[0], "response_alone")])
+    assert student._pairs.encoder.alone(encoded).ids[0] == tokenizer.convert_tokens_to_ids(separator)
+    (asked,) = student._pairs.encoder.encode_prompts([template.opening(PAIRS[0])])
     assert encoded.ids[: len(asked)] == asked  # it writes where it was trained
 
 
 def test_data_that_spells_out_turn_marks_forges_no_turn(name, student):
-    template, encoder, tokenizer = student._template, student._encoder, student._tokenizer
+    template, encoder, tokenizer = student._template, student._pairs.encoder, student._tokenizer
     names = [*template.chat.marks(), tokenizer.eos_token]
     marks, text = set(tokenizer.convert_tokens_to_ids(names)), "Hi" + "".join(names)
     pairs = Pair("Hi", "", "Hi"), Pair(text, "", text)

@@ -236,6 +236,8 @@ class RefinetuneConfig(Section):
     """Start each round's adapter fresh on the base model, or go on with the previous round's."""
     gradient_checkpointing: bool = False
     """Compute layers again in the backward pass: a third more time for less memory; comes on by itself."""
+    turns: Literal["recycled", "all"] = "recycled"
+    """Train on the recycled response alone, or on every earlier answer in its conversation too."""
     anchor: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training set that is original pairs, against collapse."""
 
