@@ -26,10 +26,10 @@ def _open_zstd(file: IO[bytes]) -> Any:
 
 # How compressed bytes begin, what that is, and what decompresses them.
 _COMPRESSED: dict[bytes, tuple[str, Callable[[Any], Any]]] = {
-    b"\x1f\x8b": ("gzip", gzip.GzipFile),
+    b"\x1f\x8b": ("gzip", gzip.open),
     b"\x28\xb5\x2f\xfd": ("zstd", _open_zstd),
-    b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
-    b"BZh": ("bzip2", bz2.BZ2File),
+    b"\xfd7zXZ\x00": ("xz", lzma.open),
+    b"BZh": ("bzip2", bz2.open),
 }
 
 # How the bytes of what holds no rows begin, what that is, and what to do.
@@ -84,7 +84,7 @@ class Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer, as far as there is something left."""
         try:
-            found = self._stream.read(len(buffer))
+            found = self._stream.read1(len(buffer))
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise  # not what it holds is at fault, but the disk
@@ -98,7 +98,8 @@ class Unpacked(io.RawIOBase):
         return len(found)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let go of what decompresses it."""
+        self._stream.close()
         self._file.close()
         super().close()
 

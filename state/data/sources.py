@@ -60,7 +60,11 @@ def _pipe_source(pipe: Path) -> Source:
     with pipe.open("rb") as file:
         shutil.copyfileobj(file, copy)
     copy.flush()
-    return lambda: _file_rows(Path(copy.name), str(pipe))
+
+    def read_copy() -> Iterator[Row]:
+        yield from _file_rows(Path(copy.name), str(pipe))  # holds on to the copy
+
+    return read_copy
 
 
 def clean(text: str) -> str:
