@@ -132,9 +132,9 @@ def test_parquet_is_read_from_a_pipe_but_not_from_an_archive(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", COMPRESS)
 def test_compressed_files_are_read_in_little_memory(tmp_path: Path, compression: str) -> None:
-    text = "word " * 2000  # 10 kB a row, 40 MB in all
+    text = "word " * 2000  # 10 kB a row, 10 MB in all
     content = b"".join(
-        json.dumps({"instruction": f"{n} {text}", "output": "x"}).encode() + b"\n" for n in range(4000)
+        json.dumps({"instruction": f"{n} {text}", "output": "x"}).encode() + b"\n" for n in range(1000)
     )
     path = given_file(tmp_path, COMPRESS[compression](content))
     del content
@@ -143,7 +143,7 @@ def test_compressed_files_are_read_in_little_memory(tmp_path: Path, compression:
     arrow = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
-        assert sum(1 for _ in source()) == 4000
+        assert sum(1 for _ in source()) == 1000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -301,6 +301,7 @@ class Torn(io.StringIO):
         return super().read(1)
 
 
+@pytest.mark.slow
 @given(rows=st.lists(JSON, max_size=5), indent=st.sampled_from([None, 1]), ascii=st.booleans())
 def test_values_are_read_wherever_the_text_is_torn(rows: list[Any], indent: int | None, ascii: bool) -> None:
     array = json.dumps(rows, indent=indent, ensure_ascii=ascii)
@@ -403,8 +404,8 @@ def test_a_folder_of_several_splits_is_refused(tmp_path: Path) -> None:
     for name in ("train-00000-of-00002.json", "train-00001-of-00002.json", "test-00000-of-00001.json"):
         given_file(tmp_path, LINES, name)
     message = refusal(tmp_path)
-    assert f'several splits (test, train); give the files of one, as "{tmp_path}/train*"' in message
-    assert rows_of(f"{tmp_path}/train*") == ROWS * 2
+    assert f'several splits (test, train); give the files of one, as "{tmp_path}/*train*"' in message
+    assert rows_of(f"{tmp_path}/*train*") == ROWS * 2
     (tmp_path / "test-00000-of-00001.json").rename(tmp_path / "attested.json")
     assert len(read(tmp_path)) == 6
 
@@ -484,6 +485,7 @@ def hub(path: Path, **settings: Any) -> list[Row]:
     return list(open_source(DataConfig(hf=str(path), **settings))())
 
 
+@pytest.mark.slow
 def test_subsets_of_a_hub_dataset_are_read_without_a_copy(tmp_path: Path, cache: Path) -> None:
     configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("small", "large"))
     given_file(tmp_path, f"---\nconfigs:\n{configs}---\n", "hub/README.md")
@@ -512,6 +514,7 @@ def test_folders_of_save_to_disk_are_read_by_path(tmp_path: Path, cache: Path) -
         hub(tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_reading_text_loads_no_pyarrow(tmp_path: Path) -> None:
     path = given_file(tmp_path, gzip.compress(LINES.encode()))
     code = (

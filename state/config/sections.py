@@ -44,7 +44,7 @@ class DataConfig(Section):
     path: str | None = None
     """File of pairs, a folder of files or a pattern such as data/*.jsonl. Relative to this file."""
     hf: str | None = None
-    """Name of a dataset on the Hugging Face hub, or a folder like one, instead of `path`."""
+    """Dataset of the Hugging Face hub, or a folder like one, instead of `path`. Relative to this file."""
     subset: str | None = None
     """Subset of the hub dataset, also called its config; unset takes its default."""
     split: str = "train"

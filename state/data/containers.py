@@ -59,23 +59,19 @@ _GUESSES = (
 class Unpacked(io.RawIOBase):
     """The bytes of a file, without compression; it counts the bytes and lines that it has given.
 
-    Raises:
-        DatasetError: when made, for a file of a kind that holds no rows; when read, for an archive that is
-            damaged or breaks off.
+    Reading raises a DatasetError where an archive is damaged or breaks off.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, file: IO[bytes], name: str) -> None:
         self.name, self.bytes, self.lines = name, 0, 0
-        self._file = path.open("rb")
-        try:
-            beginning = self._file.read(512)
-            self._file.seek(0)
-            found = (each for magic, each in _COMPRESSED.items() if beginning.startswith(magic))
-            self.compression, unpack = next(found, ("", None))
-            self._stream: Any = unpack(self._file) if unpack else self._file
-        except BaseException:
-            self._file.close()
-            raise
+        self._file = file
+        self._stream: Any = file
+        beginning = file.read(max(map(len, _COMPRESSED)))
+        file.seek(0)
+        found = (each for magic, each in _COMPRESSED.items() if beginning.startswith(magic))
+        self.compression, unpack = next(found, ("", None))
+        if unpack:
+            self._stream = unpack(file)
 
     def readable(self) -> bool:
         """True."""
@@ -105,17 +101,15 @@ class Unpacked(io.RawIOBase):
 
 
 class Text(io.TextIOWrapper):
-    """The text of a file: UTF-8, or else UTF-16 or UTF-32 with a byte order mark."""
+    """The text of a file: UTF-8, or else UTF-16 or UTF-32 with a byte order mark.
+
+    Used as a context; what is no text raises a DatasetError at its beginning or end.
+    """
 
     def __init__(self, path: Path, name: str, newline: str) -> None:
-        self._unpacked = Unpacked(path, name)
+        self._unpacked = Unpacked(path.open("rb"), name)
         self._bytes = io.BufferedReader(self._unpacked, CHUNK)
-        try:
-            encoding = _find_encoding(self._bytes.peek(512), name)
-        except BaseException:
-            self._bytes.close()
-            raise
-        super().__init__(self._bytes, encoding=encoding, newline=newline)
+        super().__init__(self._bytes, encoding=_find_encoding(self._bytes.peek(512), name), newline=newline)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Close the file; of bytes that are no text, say where they are and what they may be."""
@@ -128,12 +122,10 @@ class Text(io.TextIOWrapper):
         rest = error.object[error.start :]
         rest += self._bytes.peek()  # what was read of the file from there on
         line = self._unpacked.lines - rest.count(b"\n") + 1
-        where = (
-            f"{self._unpacked.name}: line {line} (byte {self._unpacked.bytes - len(rest)}, 0x{rest[0]:02x})"
-        )
+        byte = self._unpacked.bytes - len(rest)
+        where = f"{self._unpacked.name}: line {line} (byte {byte}, 0x{rest[0]:02x})"
         if error.encoding != "utf-8":
             return DatasetError(f"{where}: not {error.encoding}, as which it begins; write it anew as UTF-8")
-        around = slice(max(0, error.start - 20), error.start + 20)
         if _is_damaged_utf8(error.object):
             return DatasetError(
                 f"{where}: UTF-8 but for what stands here; repair it, or leave such bytes out with "
@@ -142,7 +134,8 @@ class Text(io.TextIOWrapper):
         guess = _guess(error.object)
         if guess is None:
             return DatasetError(f"{where}: neither UTF-8 text nor Parquet; save it as one of these")
-        shown = " ".join(error.object[around].decode(guess, "replace").split())
+        around = error.object[max(0, error.start - 20) : error.start + 20]
+        shown = " ".join(around.decode(guess, "replace").split())
         return DatasetError(
             f'{where}: not UTF-8, but likely {guess}, which reads "{shown}" here; '
             f"convert it with `iconv -f {guess} -t utf-8`"

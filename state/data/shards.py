@@ -43,7 +43,7 @@ def find_files(path: Path) -> dict[Path, str]:
     if path.is_dir() and len(splits) > 1:
         raise DatasetError(
             f"{path}: its files are of several splits ({', '.join(splits)}); "
-            f'give the files of one, as "{path / splits[-1]}*" or another pattern'
+            f'give the files of one, as "{path}/*{splits[-1]}*" or another pattern'
         )
     root = os.path.commonpath([file.parent for file in files])
     return {file: f"{os.path.relpath(file, root)}, " for file in files}

@@ -80,7 +80,7 @@ def list_names(fields: Iterable[object]) -> str:
 def _file_rows(path: Path, name: str) -> Iterator[Row]:
     """Rows of a file of any format; the content says which."""
     try:
-        with Unpacked(path, name) as unpacked:
+        with Unpacked(path.open("rb"), name) as unpacked:
             magic, compression = unpacked.read(4), unpacked.compression
         if magic in (b"PAR1", _ARROW):
             if compression:
