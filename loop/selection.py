@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from reflectune.agents.student.formulas import ifd, perplexity, r_ifd
 from reflectune.state.config import RunConfig, SelectionConfig
 from reflectune.state.policies import COMPARED, Measure, MeasureKey
-from reflectune.state.records import Contest, Decision, Phase, PoolPair, Reason, Score, Scores, Term
+from reflectune.state.records import (
+    Contest,
+    Decision,
+    Phase,
+    PoolPair,
+    Reason,
+    Score,
+    Scores,
+    Term,
+    content_part,
+)
 
 __all__ = ["choose_training_set", "decide", "needed_scores"]
 
@@ -48,11 +58,11 @@ def decide(
     else:
         values = {version: _value(measure, scores.get(version, {})) for version in contest.pairs}
         scorable = [each for each in contest.candidate_ids if values[each] is not None]
-    challenger = None
+    challenger, sample = None, content_part(contest.sample_id)
     reason: Reason
     if not contest.candidate_ids:
         reason = "frozen" if contest.is_frozen else "no-candidate"
-    elif measure is None and not _is_taken(selection, f"{config.seed}/{round}/{phase}/{contest.sample_id}"):
+    elif measure is None and not _is_taken(selection, f"{config.seed}/{round}/{phase}/{sample}"):
         reason = "policy"
     elif not scorable:
         reason = "unscorable"

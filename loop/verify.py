@@ -47,6 +47,7 @@ from reflectune.state.records import (
     Scores,
     Term,
     content_hash,
+    content_part,
 )
 from reflectune.state.text import one_line
 
@@ -251,8 +252,8 @@ class _Replay:
 
     def _read(self, prompts: Prompts, row: dict[str, Any], pair: Pair) -> Proposal | str | None:
         """What a call's text says: a proposal or a status; None where it was asked with other words."""
-        phase = row["phase"]
-        nonce = make_nonce(pair, self.config.seed, row["round"], phase, row["sample_id"], row["attempt"])
+        phase, sample = row["phase"], content_part(row["sample_id"])
+        nonce = make_nonce(pair, self.config.seed, row["round"], phase, sample, row["attempt"])
         for structured in (True, False):
             messages = prompts.messages(phase, pair, structured=structured, nonce=nonce)
             if row["prompt_hash"] == content_hash(messages):

@@ -65,6 +65,16 @@ def hash_stream(parts: Iterable[object]) -> str:
     return digest.hexdigest()[:32]
 
 
+def content_part(id: str) -> str:
+    """What of the id of a sample, version or call does not depend on where its sample stands in the data."""
+    return id.rpartition("-")[2]
+
+
+def position_part(id: str) -> str:
+    """What precedes that, so that the rows of neighbours lie together; empty in runs of earlier versions."""
+    return id[: -len(content_part(id))]
+
+
 _JSON = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True)
 
 
@@ -170,9 +180,11 @@ class Version:
 
     @property
     def id(self) -> str:
-        """Content hash over the pair, its place in the run and its parent's id."""
-        place = (self.sample_id, self.parent_id, self.round, self.phase, self.candidate)
-        return content_hash(*place, self.pair.instruction, self.pair.input, self.pair.response)
+        """Its sample's position, and a content hash over the pair, its place in the run and its parent."""
+        parent = None if self.parent_id is None else content_part(self.parent_id)
+        place = (content_part(self.sample_id), parent, self.round, self.phase, self.candidate)
+        texts = (self.pair.instruction, self.pair.input, self.pair.response)
+        return position_part(self.sample_id) + content_hash(*place, *texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +248,9 @@ class TeacherCall:
 
     @property
     def id(self) -> str:
-        """Hash of the call's place in the run: a resumed run gives the same call the same id."""
-        return content_hash(self.round, self.phase, self.sample_id, self.candidate, self.attempt)
+        """Hash of the call's place in the run, after its sample's position; the same in a resumed run."""
+        place = (self.round, self.phase, content_part(self.sample_id), self.candidate, self.attempt)
+        return position_part(self.sample_id) + content_hash(*place)
 
     def is_final(self, attempts: int) -> bool:
         """Whether nothing more is asked for its proposal, where it may be asked for so many times."""

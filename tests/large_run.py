@@ -22,6 +22,7 @@ from reflectune.loop.nodes.evaluate import evaluate_round
 from reflectune.loop.progress import LineDisplay
 from reflectune.loop.run import begin_lineage
 from reflectune.state.config import RunConfig, parse_config
+from reflectune.state.data.datasets import sample_id
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import (
@@ -34,7 +35,6 @@ from reflectune.state.records import (
     TeacherCall,
     Term,
     Version,
-    content_hash,
 )
 
 __all__ = ["make_large_run", "vocabulary"]
@@ -130,9 +130,8 @@ def _run_loop(config: RunConfig, run: RunFolder, store: LineageWriter, samples: 
 
 def _sample(texts: "_Texts", number: int, is_held_out: bool) -> Sample:
     pair = texts.pair()
-    return Sample(
-        content_hash(pair.content_hash, 0)[:16], number, "holdout" if is_held_out else "train", pair
-    )
+    id = sample_id(number, pair.content_hash, 0)
+    return Sample(id, number, "holdout" if is_held_out else "train", pair)
 
 
 def _train(config: RunConfig, pairs: Sequence[Pair], out: Path, **options: Any) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Small lineages with known contents, for tests of whatever reads or writes them."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from reflectune.state.lineage.writer import LineageWriter
@@ -17,16 +18,17 @@ from reflectune.state.records import (
     TeacherCall,
     Term,
     Version,
+    content_part,
 )
 
 
-def make_store(path: Path, train: int = 3, holdout: int = 1) -> LineageWriter:
-    """A store with samples "a", "b", ... (held-out ones last), round 0 and student s0."""
+def make_store(path: Path, train: int = 3, holdout: int = 1, ids: str | Sequence[str] = "") -> LineageWriter:
+    """A store with samples "a", "b", ... or of other ids (held-out ones last), round 0 and student s0."""
     store = LineageWriter.create(path)
     store.add_run({"name": "run", "rounds": 2, "seed": 0}, data_hash="d", versions={"graph": "g"})
     store.add_samples(
-        Sample(name(index), index, "train" if index < train else "holdout", given(name(index)))
-        for index in range(train + holdout)
+        Sample(id, index, "train" if index < train else "holdout", given(id))
+        for index, id in enumerate(ids or map(name, range(train + holdout)))
     )
     store.start_round(0)
     store.add_student(StudentRecord("s0", 0, "base", None, None, None, None))
@@ -39,7 +41,9 @@ def name(index: int) -> str:
 
 
 def given(sample: str) -> Pair:
-    return Pair(f"ask {sample}", "", f"answer {sample}")
+    """The pair of a sample, wherever that stands in the data."""
+    text = content_part(sample)
+    return Pair(f"ask {text}", "", f"answer {text}")
 
 
 def call(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reflectune.loop.show.explanations import explain_reason
+from reflectune.loop.show.numbers import name_version
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex, SampleQuery
 from reflectune.state.lineage.reader import LineageReader
@@ -204,7 +205,7 @@ def test_browser_diffs_say_what_changed_from_the_parent(runs: Path, calm: str, b
         for view in ("inline", "side by side"):
             tab.page.get_by_role("link", name=view).click()
             for version, name in changed:
-                article = tab.page.locator(f"#v-{version['id'][:12]}")
+                article = tab.page.locator(f"#v-{name_version(version['id'])}")
                 heading = tab.page.get_by_role("heading", name=name.capitalize())
                 data = article.locator(".text", has=heading).locator(".data")
                 if view == "inline":

@@ -1,6 +1,7 @@
 """Two runs beside each other, on lineages small enough to work out by hand."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,19 @@ from reflectune.loop.show.terminal.compare import render_rounds_compared, render
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.run_comparison import compare_runs
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Evaluation, Reason, Sample, StudentRecord
+from reflectune.state.records import Evaluation, Reason, Sample, StudentRecord, content_part
 from tests.lineages import decided, given, make_store, original, propose, scores_of
 
 
-def write_run(path: Path, *, accepts: str, proposes: str = "better", nll: float = 2.0) -> Path:
-    """A run of one round: proposals for the responses of "a" and "b", of which it takes some."""
-    old = {sample: original(sample) for sample in "abc"}
-    with make_store(path) as store:
+def write_run(
+    path: Path, *, accepts: str, proposes: str = "better", nll: float = 2.0, ids: Sequence[str] = "abcd"
+) -> Path:
+    """A run of one round: proposals for the responses of "a" and "b", of which it takes some.
+
+    Ids end with the letters of the samples; the last one is held out.
+    """
+    old = {content_part(id): original(id) for id in ids[:3]}
+    with make_store(path, ids=ids) as store:
         store.start_round(1)
         store.add_decisions({}, "s0", [decided(version, phase="instruction") for version in old.values()])
         new = {
@@ -63,6 +69,21 @@ def test_runs_that_decide_differently_share_what_they_decided_about(tmp_path: Pa
     assert first["response"] == {"decided": 2, "accepted": 1}
     assert first["held_out"] == {"nll": {"value": 2.0, "n": 10, "low": 1.5, "high": 2.5}}
     assert (first["teacher"]["calls"], first["teacher"]["cost_usd"], first["seconds"]) == (2, 0.5, 1.5)
+
+
+def test_runs_over_data_in_another_order_share_its_samples_and_proposals(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one.db", accepts="a", ids=("0-a", "1-b", "2-c", "3-d"))
+    other = write_run(tmp_path / "other.db", accepts="ab", ids=("0-c", "1-a", "2-b", "3-d"))
+    earlier = write_run(
+        tmp_path / "earlier.db", accepts="ab"
+    )  # by a version that made ids without a position
+    document = compared(one, other)
+    assert document["same"] == {"data": True, "held_out": True, "base_model": True}
+    assert (document["samples"]["shared"], document["samples"]["same"]) == (3, 2)
+    assert document["decisions"][1] == {"round": 1, "phase": "response", "both": 2, "alike": 2, "agree": 1}
+    assert compared(one, earlier) == document
+    moved = write_run(tmp_path / "moved.db", accepts="ab", ids=("0-d", "1-a", "2-b", "3-c"))
+    assert compared(one, moved)["same"]["held_out"] is False
 
 
 def test_runs_with_other_proposals_have_no_decisions_alike(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from reflectune.state.config import DataConfig
 from reflectune.state.data.datasets import Record, assign_samples, dataset_hash, read_dataset
 from reflectune.state.errors import DatasetError
-from reflectune.state.records import Pair, content_hash
+from reflectune.state.records import Pair, content_hash, content_part
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -498,10 +498,10 @@ def records_of(*pairs: tuple[str, str, str]) -> list[Record]:
 FOUR_EACH = records_of(*((f"question {n // 4}", "", f"answer {n}") for n in range(40)))
 
 
-def test_assign_samples_gives_ids_by_content_and_occurrence() -> None:
+def test_assign_samples_gives_ids_by_position_content_and_occurrence() -> None:
     samples = list(assign_samples(records_of(("a", "", "b"), ("c", "", "d"), ("a", "", "b")), 0, seed=0))
     first, again = (content_hash(Pair("a", "", "b").content_hash, n)[:16] for n in (0, 1))
-    assert [sample.id for sample in samples][::2] == [first, again]
+    assert [sample.id for sample in samples][::2] == [f"00000000-{first}", f"00000002-{again}"]
     assert [sample.position for sample in samples] == [0, 1, 2]
     assert [sample.meta for sample in samples] == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert {sample.split for sample in samples} == {"train"}
@@ -512,7 +512,10 @@ def test_assign_samples_gives_ids_by_content_and_occurrence() -> None:
 def test_assign_samples_ignores_the_order_of_the_data(shuffled: list[Record], holdout: int | float) -> None:
     in_order = assign_samples(FOUR_EACH + FOUR_EACH[:3], holdout, seed=3)
     samples = list(assign_samples(shuffled, holdout, seed=3))
-    assert {(s.id, s.split) for s in samples} == {(s.id, s.split) for s in in_order}
+    assert {(content_part(s.id), s.split) for s in samples} == {
+        (content_part(s.id), s.split) for s in in_order
+    }
+    assert sorted(samples, key=lambda sample: sample.id) == samples
     assert len({sample.id for sample in samples}) == 43
 
 
@@ -563,7 +566,9 @@ def test_dataset_hash_changes_with_pairs_and_order_only() -> None:
         return [sample.id for sample in assign_samples(records, holdout, seed=0)]
 
     given = dataset_hash(iter(ids(FOUR_EACH)))
-    assert given == content_hash(*ids(FOUR_EACH))  # as runs have it that were begun by earlier versions
+    assert given == content_hash(
+        *map(content_part, ids(FOUR_EACH))
+    )  # as runs have it that were begun by earlier versions
     assert given == dataset_hash(ids([Record(record.pair, {}) for record in FOUR_EACH], holdout=8))
     assert given != dataset_hash(ids(FOUR_EACH[::-1]))
     assert given != dataset_hash(ids(FOUR_EACH[1:]))

@@ -13,7 +13,12 @@ from reflectune.loop.show.numbers import (
     format_short,
     format_usd,
     format_with_interval,
+    name_version,
 )
+
+
+def test_versions_are_named_by_the_hash_in_their_id() -> None:
+    assert name_version("00000012-0123456789abcdef") == name_version("0123456789abcdef") == "0123456789ab"
 
 
 def test_measures_that_are_not_0_are_not_written_as_0() -> None:

@@ -212,6 +212,19 @@ def test_reader_finds_samples_by_position_and_id(reader: LineageReader) -> None:
             reader.find_sample(text)
 
 
+def test_reader_finds_samples_by_the_start_of_an_id_or_of_its_hash(tmp_path: Path) -> None:
+    ids = ("00000000-abc1", "00000001-abd2", "00000002-1234567890", "00000003-7e07")
+    with make_store(tmp_path / "lineage.db", ids=ids):
+        pass
+    with LineageReader.open(tmp_path / "lineage.db") as reader:
+        for text in ("00000001-abd2", "00000001-", "00000001", "1", "abd2", "abd"):
+            assert reader.find_sample(text) == ids[1], text
+        assert (reader.find_sample("1234567890"), reader.find_sample("7e")) == (ids[2], ids[3])
+        for text, problem in (("ab", "several samples"), ("bd2", "no sample"), ("7", "no sample 7")):
+            with pytest.raises(StoreError, match=problem):
+                reader.find_sample(text)
+
+
 def test_reader_exports_follow_the_pool(reader: LineageReader) -> None:
     assert [pair.response for pair in reader.pool(1)] == ["better a", "answer b", "answer c"]
     assert list(reader.pool(0)) == [given(sample) for sample in "abc"]

@@ -27,9 +27,9 @@ def failed(scores: dict[Term, Score], term: Term, status: str) -> dict[Term, Sco
     return scores | {term: Score(None, None, status)}  # type: ignore[arg-type]
 
 
-def contest(candidates: int) -> Contest:
+def contest(candidates: int, sample: str = "sample") -> Contest:
     names = ["old", *(f"new{index}" for index in range(candidates))]
-    return Contest("sample", "old", tuple(names[1:]), {name: Pair(name, "", name) for name in names})
+    return Contest(sample, "old", tuple(names[1:]), {name: Pair(name, "", name) for name in names})
 
 
 def decide_between(
@@ -155,6 +155,22 @@ def test_decide_random_accepts_about_its_rate_and_repeats_with_its_seed() -> Non
     # Binomial(1000, 0.3): mean 300, standard deviation 14.5; five of them on either side.
     assert 227 <= reasons.count("accepted") <= 373
     assert reasons == [draw(seed) for seed in range(1000)]
+
+
+def test_decide_random_does_not_depend_on_the_position_of_the_sample() -> None:
+    selection = SelectionConfig(policy="random", random_rate=0.5)
+    config, scores = RunConfig.model_construct(selection=selection, seed=0), {"new0": scores_of()}
+    drawn = [
+        [
+            decide(
+                contest(1, f"{at}-{sample}"), scores, config, round=1, phase="response", student_id="s0"
+            ).reason
+            for sample in range(100)
+        ]
+        for at in ("00000003", "00000012")
+    ]
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {"accepted", "policy"}
 
 
 @pytest.mark.slow

@@ -488,6 +488,14 @@ def test_seeds_follow_from_the_place_of_a_call() -> None:
     assert all(0 <= seed < 2**31 for seed in first)
 
 
+def test_what_is_asked_does_not_depend_on_the_position_of_its_sample() -> None:
+    engine = ScriptedEngine(well)
+    places = [{"sample_id": id} for id in ("00000003-a", "00000012-a", "00000012-b")]
+    list(Teacher(engine, PROMPTS, config(), 0).reflect(asked(**place) for place in places))
+    here, there, other = ((request.seed, request.messages) for request in engine.requests)
+    assert here == there != other
+
+
 def test_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "sk-very-secret-0123456789"
     monkeypatch.setenv("SOME_KEY", key)

@@ -17,6 +17,7 @@ from reflectune.state.records import (
     Score,
     Spending,
     StudentRecord,
+    content_part,
 )
 from tests.lineages import call, decided, given, make_store, name, original, propose, scores_of
 
@@ -253,6 +254,20 @@ def test_writer_ids_change_with_the_parent() -> None:
     child = replace(original("a"), parent_id=original("a").id, round=1, phase="response")
     assert len({original("a").id, child.id, replace(child, parent_id="another").id}) == 3
     assert child.id == replace(child).id
+
+
+def test_writer_ids_are_a_position_and_a_hash_that_does_not_depend_on_it() -> None:
+    given = replace(original("a"), sample_id="00000003-a")
+    moved = replace(given, sample_id="00000012-a")
+    assert [version.id.rpartition("-")[0] for version in (given, moved)] == ["00000003", "00000012"]
+    made = [replace(version, parent_id=version.id, round=1, phase="response") for version in (given, moved)]
+    calls = [call(version.sample_id) for version in (given, moved)]
+    # Without a position in the sample's id, as earlier versions made it, there is none in the others.
+    first = replace(original("a"), parent_id=original("a").id, round=1, phase="response")
+    assert {content_part(item.id) for item in (given, moved)} == {original("a").id}
+    assert {content_part(item.id) for item in made} == {first.id}
+    assert {content_part(item.id) for item in calls} == {call("a").id}
+    assert [item.id[:9] for item in (*made, *calls)] == ["00000003-", "00000012-"] * 2
 
 
 def test_writer_spending_sums_what_is_known_of_every_call_that_was_paid(store: LineageWriter) -> None:

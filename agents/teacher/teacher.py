@@ -20,7 +20,15 @@ from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.state.config import SELF, StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
-from reflectune.state.records import Answer, CallStatus, Reflection, TeacherCall, Version, content_hash
+from reflectune.state.records import (
+    Answer,
+    CallStatus,
+    Reflection,
+    TeacherCall,
+    Version,
+    content_hash,
+    content_part,
+)
 
 __all__ = ["Reflected", "Teacher", "check_teacher", "open_teacher"]
 
@@ -151,8 +159,8 @@ class Teacher(AbstractContextManager["Teacher"]):
         return Request(next(self._request_ids), asked, messages, schema, int(seed[:8], 16) >> 1)  # 31 bits
 
     def _place(self, asked: Reflection) -> tuple[object, ...]:
-        """What tells the prompt of one attempt from any other."""
-        return self._seed, asked.round, asked.phase, asked.sample_id, asked.attempts + 1
+        """What tells the prompt of one attempt from any other, in whatever order the data is."""
+        return self._seed, asked.round, asked.phase, content_part(asked.sample_id), asked.attempts + 1
 
     def _find_fault(
         self, request: Request, answer: Answer, others_under_way: int, fault: TeacherError | None

@@ -64,7 +64,7 @@ def show(
 
 def trace(
     name: Name,
-    sample: Annotated[str, _argument(help="Position in the given data, id, or start of an id.")],
+    sample: Annotated[str, _argument(help="Position in the given data, or start of an id or of its hash.")],
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:

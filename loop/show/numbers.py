@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from reflectune.state.records import content_part
+
 __all__ = [
     "as_sentence", "format_apart", "format_count", "format_held_out", "format_measure", "format_moment",
     "format_number", "format_seconds", "format_setting", "format_share", "format_share_of",
     "format_short", "format_times", "format_usd", "format_with_interval", "held_out_unit",
-    "name_held_out",
+    "name_held_out", "name_version",
 ]  # fmt: skip
 
 # Units of held-out measures.
@@ -101,6 +103,11 @@ def name_held_out(name: str) -> str:
 def held_out_unit(name: str) -> str:
     """The unit of a held-out measure; empty where it is not known."""
     return _UNITS.get(name, "")
+
+
+def name_version(id: str) -> str:
+    """A version beside the others of its sample."""
+    return content_part(id)[:12]
 
 
 def format_setting(value: object, unset: str = "-") -> str:

@@ -22,6 +22,7 @@ from reflectune.state.records import (
     SkippedRows,
     Split,
     content_hash,
+    content_part,
     hash_stream,
 )
 
@@ -133,8 +134,8 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False) -> Dataset:
 def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, seed: int) -> Iterator[Sample]:
     """Give records their ids and their side of the held-out split, one after another.
 
-    An id is made of the pair's texts and of how often they came before, so it outlives a reordering
-    of the data. Whole instructions are held out, with all their records: those that are equal but
+    An id is a position, and a hash of the pair's texts and of how often they came before, which outlives a
+    reordering of the data. Whole instructions are held out, with all their records: those that are equal but
     for case and white space count as one. They are drawn in an order that depends on the seed and on
     their text alone, until the wanted number of records is reached or first exceeded.
 
@@ -166,21 +167,21 @@ def _make_samples(records: Iterable[Record], held: Container[bytes], seed: int) 
         pair_hash = record.pair.content_hash
         known = bytes.fromhex(pair_hash)
         is_held_out = bool(held) and _instruction_group(record.pair, seed) in held
-        id = sample_id(pair_hash, occurrences[known])
+        id = sample_id(position, pair_hash, occurrences[known])
         split: Split = "holdout" if is_held_out else "train"
         given = record.pair, record.meta, record.conversation, record.turn
         yield Sample(id, position, split, *given)
         occurrences[known] += 1
 
 
-def sample_id(pair_hash: str, before: int) -> str:
-    """The id of a sample whose pair came so many times before it."""
-    return content_hash(pair_hash, before)[:16]
+def sample_id(position: int, pair_hash: str, before: int) -> str:
+    """The id of a sample whose pair came so many times before it; ids sort as samples do."""
+    return f"{position:08d}-{content_hash(pair_hash, before)[:16]}"
 
 
 def dataset_hash(sample_ids: Iterable[str]) -> str:
     """Hash of the pairs in their order, by their samples' ids; neither split nor other fields change it."""
-    return hash_stream(sample_ids)
+    return hash_stream(map(content_part, sample_ids))
 
 
 def _instruction_group(pair: Pair, seed: int) -> bytes:

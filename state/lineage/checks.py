@@ -17,7 +17,7 @@ from reflectune.state.data.datasets import sample_id
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.seals import SEALED, find_seal
-from reflectune.state.records import FINAL_STATUSES, Pair, TeacherCall, Version
+from reflectune.state.records import FINAL_STATUSES, Pair, TeacherCall, Version, content_part, position_part
 
 __all__ = ["Fault", "differences", "file_faults", "row_faults", "rows"]
 
@@ -198,6 +198,13 @@ def row_faults(lineage: LineageReader, checked: Counter[str], unsealed: Counter[
         yield from _find(lineage, table, fault, condition)
 
 
+def _sample_id(row: Row, seen: Mapping[str, int]) -> str:
+    id = sample_id(row["position"], row["source_hash"], seen[row["source_hash"]])
+    return (
+        id if position_part(row["id"]) else content_part(id)
+    )  # earlier versions made ids without a position
+
+
 def _version_id(row: Row, seen: Mapping[str, int]) -> str:
     pair = Pair(row["instruction"], row["input"], row["response"])
     place = row["sample_id"], row["parent_id"], row["round"], row["phase"], row["candidate"]
@@ -206,7 +213,7 @@ def _version_id(row: Row, seen: Mapping[str, int]) -> str:
 
 # What a row's id must be, by the row and how often its source_hash came before it.
 _IDS: dict[str, Callable[[Row, Mapping[str, int]], str]] = {
-    "samples": lambda row, seen: sample_id(row["source_hash"], seen[row["source_hash"]]),
+    "samples": _sample_id,
     "students": lambda row, seen: f"s{row['round']}",
     "teacher_calls": lambda row, seen: TeacherCall(**{f.name: row[f.name] for f in fields(TeacherCall)}).id,
     "versions": _version_id,

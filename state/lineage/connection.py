@@ -37,8 +37,8 @@ def connect(path: Path) -> Database:
     database.execute("PRAGMA foreign_keys = ON")
     # What is committed has been paid for: it must outlast a machine that loses its power too.
     database.execute("PRAGMA synchronous = FULL")
-    # At most, in KiB. Ids are random, and so are the pages of indexes that a group of samples changes: with
-    # too few of them in memory each is written and read again within one transaction.
+    # At most, in KiB. Ids of earlier versions are random, and so are the pages of indexes that a group of
+    # samples changes: with too few of them in memory each is written and read again within one transaction.
     database.execute("PRAGMA cache_size = -131072")
     return _with_mathematics(database)
 

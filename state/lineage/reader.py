@@ -27,7 +27,17 @@ from reflectune.state.lineage.documents import (
     Settings,
     Trace,
 )
-from reflectune.state.records import ANSWERLESS, UNCONTESTED, Pair, Phase, Reason, Split, Turn, content_hash
+from reflectune.state.records import (
+    ANSWERLESS,
+    UNCONTESTED,
+    Pair,
+    Phase,
+    Reason,
+    Split,
+    Turn,
+    content_hash,
+    content_part,
+)
 from reflectune.state.storage import OpenDatabase
 
 __all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "mean_and_median"]
@@ -82,7 +92,7 @@ class LineageReader(OpenDatabase):
         """Up to `count` samples of a split, at random by the seed: the same ones in every round."""
         ids = (id for (id,) in self.db.execute("SELECT id FROM samples WHERE split = ?", [split]))
         # "frozen" is a word of the draw: another would choose other samples of runs that have begun.
-        return nsmallest(count, ids, key=lambda id: content_hash("frozen", seed, id))
+        return nsmallest(count, ids, key=lambda id: content_hash("frozen", seed, content_part(id)))
 
     def acceptance(self) -> float | None:
         """Share of all decided proposals that were accepted; None before the first decision."""
@@ -239,12 +249,13 @@ class LineageReader(OpenDatabase):
     # One sample
 
     def find_sample(self, text: str) -> str:
-        """The id of the one sample that `text` names: its position, its id, or the start of its id."""
+        """The id of the one sample that `text` names: its position, or the start of its id or of its hash."""
         if text.isdecimal() and len(text) < 10:
             found = self.db.query("SELECT id FROM samples WHERE position = ?", [int(text)])
         else:
-            query = "SELECT id FROM samples WHERE substr(id, 1, ?) = ? LIMIT 2"
-            found = self.db.query(query, [len(text), text])
+            starts = "substr(id, 1, ?2), substr(id, instr(id, '-') + 1, ?2)"
+            query = f"SELECT id FROM samples WHERE ?1 IN ({starts}) LIMIT 2"
+            found = self.db.query(query, [text, len(text)])
         ids = [row["id"] for row in found]
         if len(ids) == 1:
             return str(ids[0])

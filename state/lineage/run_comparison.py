@@ -8,7 +8,7 @@ from typing import Any
 from reflectune.state.config import flatten
 from reflectune.state.lineage.documents import RunsCompared
 from reflectune.state.lineage.reader import ABOUT_A_PROPOSAL, LineageReader
-from reflectune.state.records import Phase
+from reflectune.state.records import Phase, content_part
 
 __all__ = ["compare_runs"]
 
@@ -18,10 +18,11 @@ Row = dict[str, Any]
 def compare_runs(one: LineageReader, other: LineageReader) -> RunsCompared:
     """How two runs differ: settings, rounds and, over the samples that both have, pairs and decisions.
 
-    What both have stands in a list of two, the first run's first. `samples` counts the training samples of
-    both runs by what became of their pairs. `decisions` counts, by round and phase, samples for which both
-    runs decided about a proposal; the `alike` among them, with the same incumbent and the same proposals,
-    ancestors included; and those of the alike that fell the same way.
+    Samples are the same whatever their order in the data. What both have stands in a list of two, the first
+    run's first. `samples` counts the training samples of both runs by what became of their pairs. `decisions`
+    counts, by round and phase, samples for which both runs decided about a proposal; the `alike` among them,
+    with the same incumbent and the same proposals, ancestors included; and those of the alike that fell the
+    same way.
     """
     runs = (one, other)
     settings = [lineage.settings() for lineage in runs]
@@ -32,7 +33,7 @@ def compare_runs(one: LineageReader, other: LineageReader) -> RunsCompared:
     return {
         "same": {
             "data": settings[0]["data_hash"] == settings[1]["data_hash"],
-            "held_out": _sample_ids(one, "holdout") == _sample_ids(other, "holdout"),
+            "held_out": _samples(one, "holdout") == _samples(other, "holdout"),
             "base_model": base_models[0] == base_models[1],
         },
         "base_models": base_models,
@@ -49,9 +50,9 @@ def _base_model(lineage: LineageReader) -> Row:
     return next(lineage.db.query(query), {"model": None, "revision": None})
 
 
-def _sample_ids(lineage: LineageReader, split: str) -> list[str]:
-    rows = lineage.db.query("SELECT id FROM samples WHERE split = ? ORDER BY id", [split])
-    return [row["id"] for row in rows]
+def _samples(lineage: LineageReader, split: str) -> set[str]:
+    rows = lineage.db.execute("SELECT id FROM samples WHERE split = ?", [split])
+    return {content_part(id) for (id,) in rows}
 
 
 def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Row]:
@@ -119,7 +120,7 @@ def _ends(lineage: LineageReader) -> dict[str, tuple[int, bool]]:
         """,
         [lineage.last_round()],
     )
-    return {sample: (hash(tuple(texts)), bool(changed)) for sample, *texts, changed in rows}
+    return {content_part(id): (hash(tuple(texts)), bool(changed)) for id, *texts, changed in rows}
 
 
 def _compare_phase(one: LineageReader, other: LineageReader, round: int, phase: Phase) -> Row:
@@ -138,12 +139,13 @@ def _compare_phase(one: LineageReader, other: LineageReader, round: int, phase: 
 def _contests(lineage: LineageReader, round: int, phase: Phase) -> dict[str, tuple[set[str], str]]:
     """The incumbent with its proposals, and the winner, of each decision about a proposal, by sample."""
     contests: dict[str, tuple[set[str], str]] = {}
-    for sample, incumbent, winner, proposal in lineage.db.execute(
+    for ids in lineage.db.execute(
         "SELECT decisions.sample_id, incumbent_id, winner_id, versions.id FROM decisions CROSS JOIN versions "
         "ON versions.sample_id = decisions.sample_id AND versions.round = decisions.round "
         "AND versions.phase = decisions.phase "
         f"WHERE decisions.round = ? AND decisions.phase = ? AND {ABOUT_A_PROPOSAL}",
         [round, phase],
     ):
+        sample, incumbent, winner, proposal = map(content_part, ids)
         contests.setdefault(sample, ({incumbent}, winner))[0].add(proposal)
     return contests

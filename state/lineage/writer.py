@@ -180,8 +180,9 @@ class LineageWriter(LoopReader):
 
     def set_training_set(self, round: int, version_ids: Sequence[str]) -> None:
         """Commit T[r]."""
-        rows = ({"round": round, "version_id": v, "rank": rank} for rank, v in enumerate(version_ids))
-        self._insert("training_sets", rows)
+        # By version, so that indexes grow at their end: ranks stand in a random order to the samples.
+        ranked = sorted((version, rank) for rank, version in enumerate(version_ids))
+        self._insert("training_sets", ({"round": round, "version_id": v, "rank": r} for v, r in ranked))
 
     def add_student(self, student: StudentRecord) -> None:
         """Commit a student as the one its round ends with."""

@@ -52,6 +52,7 @@ def open_environment(*, utc: bool = False) -> Environment:
         "share_of": numbers.format_share_of,
         "times": numbers.format_times,
         "usd": numbers.format_usd,
+        "version_name": numbers.name_version,
         "zip": zip,
     }
     return environment

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from reflectune.loop.show.explanations import explain_score, name_outcome
 from reflectune.loop.show.journey import TEXTS, Journey, Proposal, Step, build_journey
+from reflectune.loop.show.numbers import name_version
 from reflectune.loop.show.terminal.layout import BAD_FRAME, BLANK, GOOD_FRAME, Difference, Field, Framed
 from reflectune.state.lineage.documents import Trace, VersionDocument
 from reflectune.state.text import inert_document
@@ -70,7 +71,7 @@ def _render_proposal(proposal: Proposal, step: Step) -> RenderableType:
     thoughts = [Field("criticism", Text(new["critique"], style="italic"))] if new["critique"] else []
     thoughts += _render_scores(new, step.decision and step.decision["student"])
     thoughts += [Field("not chosen", proposal.not_compared)] if proposal.not_compared else []
-    return _Version([_render_name(new, number, marks, f" from {old['id'][:12]}"), *texts], thoughts)
+    return _Version([_render_name(new, number, marks, f" from {name_version(old['id'])}"), *texts], thoughts)
 
 
 def _render_name(
@@ -78,7 +79,7 @@ def _render_name(
 ) -> Field:
     marks = [*marks, "current"] if version["current"] else marks
     mark = f" ({', '.join(marks)})" if marks else ""
-    name = f"{version['id'][:12]}{number}{mark}"
+    name = f"{name_version(version['id'])}{number}{mark}"
     return Field("version", Text.assemble((name, "bold reverse" if version["current"] else "bold"), after))
 
 
