@@ -1,4 +1,4 @@
-"""Students with 4-bit weights. `make test` runs this file by itself, with bitsandbytes on the path."""
+"""Students with 4-bit weights. `make test` has bitsandbytes on the path of the tests that run alone."""
 
 import json
 from importlib.util import find_spec
@@ -18,7 +18,12 @@ from tests.test_refinetune import configure, folder  # noqa: F401 - a fixture
 from tests.worlds import reflectune, write_world
 
 HERE = find_spec("bitsandbytes") is not None
-four_bit = pytest.mark.skipif(not HERE, reason="no bitsandbytes on the path: `make test` runs this with it")
+
+
+def four_bit(test):
+    """Of a test that needs bitsandbytes."""
+    reason = "no bitsandbytes on the path: `make test` runs this with it"
+    return pytest.mark.alone(pytest.mark.skipif(not HERE, reason=reason)(test))
 
 
 def open_plainly(model):

@@ -31,12 +31,6 @@ reverse = "A: {response} Q:"
 # Prompt, prompt with an input, and the prompt that asks for the instruction.
 WORDS = {
     "own": ("Q: {}\nA:", "Q: {} {}\nA:", "A: {} Q:"),
-    "plain": (
-        "### Instruction\n{}\n\n### Response\n",
-        "### Instruction\n{}\n\n### Input\n{}\n\n### Response\n",
-        "### Instruction\nWrite the instruction that the input is a response to.\n\n"
-        "### Input\n{}\n\n### Response\n",
-    ),
     "chat": (
         "{}",
         "{}\n\n{}",
@@ -120,8 +114,7 @@ def test_scores_are_those_of_a_plain_computation(name, student, tmp_path):
     file = Tokenizer.from_file(str(folder / "tokenizer.json"))
     (tmp_path / "own.toml").write_text(OWN)
     asked = [(pair, term) for pair in PAIRS for term in TERMS]
-    for template, file_or_name in {"chat": "chat", "plain": "plain", "own": tmp_path / "own.toml"}.items():
-        scoring = student if template == "chat" else with_template(student, file_or_name)
+    for template, scoring in {"chat": student, "own": with_template(student, tmp_path / "own.toml")}.items():
         scores = scoring.score(asked)
         for (pair, term), score in zip(asked, scores, strict=True):
             place = (template, pair, term)
@@ -166,11 +159,10 @@ def test_tokenizer_that_transformers_would_rebuild_reads_as_its_file_says(tmp_pa
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
-def test_bfloat16_agrees_with_float32_on_a_real_model():
+@pytest.mark.parametrize("name", ["smollm2"], indirect=True)
+def test_bfloat16_agrees_with_float32_on_a_real_model(student):
     asked = [(pair, term) for pair in PAIRS[:2] for term in TERMS]
-    scored = []
-    for dtype in ("float32", "bfloat16"):
-        with Student.open(configure(real_model("smollm2"), dtype=dtype)) as opened:
-            scored.append(opened.score(asked))
-    for one, other in zip(*scored, strict=True):
+    with Student.open(configure(real_model("smollm2"), dtype="bfloat16")) as opened:
+        half = opened.score(asked)
+    for one, other in zip(student.score(asked), half, strict=True):
         assert abs(one.sum_logprob - other.sum_logprob) < 0.15 * one.num_tokens

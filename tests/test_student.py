@@ -417,6 +417,6 @@ def test_open_refuses_an_adapter_of_another_architecture(tmp_path, adapter, arch
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the reference figures are not on this machine")
 def test_scores_agree_with_the_published_script():
-    differences = measure_differences(pairs=300, threads=1)
-    assert len(differences) == 1200
+    differences = measure_differences(pairs=100, threads=1)  # `make bench` takes all 300
+    assert len(differences) == 400
     assert max(difference.relative for difference in differences) < TOLERANCE
