@@ -53,6 +53,7 @@ def run(
 
     with common.stoppable() as interruption:
         folder = create_run(settings, runs)
+        _say_what_is_left_out(folder)
         _run_to_end(folder, interruption)
     common.show_rounds(folder, as_json)
 
@@ -108,6 +109,15 @@ def demo(
             _run_to_end(folder, interruption)
     document, rendered = conclude(folder)
     common.show_document(document, rendered, as_json)
+
+
+def _say_what_is_left_out(folder: RunFolder) -> None:
+    from reflectune.loop.show.explanations import explain_skipped
+
+    with common.read_run(folder.path.parent, folder.path.name) as lineage:
+        skipped = explain_skipped(lineage.given()["skipped"])
+    if skipped:
+        common.say(f"{skipped}; `reflectune show {folder.path.name}` has examples")
 
 
 def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:

@@ -64,7 +64,16 @@ def show(
 
 def trace(
     name: Name,
-    sample: Annotated[str, _argument(help="Position in the given data, id, or start of an id.")],
+    sample: Annotated[
+        str,
+        _argument(
+            help="Position in the given data, id, start of an id, or what its given record had: an id, or "
+            "FIELD=VALUE."
+        ),
+    ],
+    context: Annotated[
+        bool, typer.Option("--context", help="Show the turns before it whole, not only how they begin.")
+    ] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +82,7 @@ def trace(
 
     with read_run(runs, name) as lineage:
         document = lineage.trace(sample)
-    show_document(document, render_trace(document), as_json)
+    show_document(document, render_trace(document, whole_context=context), as_json)
 
 
 def compare(

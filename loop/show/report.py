@@ -42,6 +42,7 @@ def _describe(lineage: LineageReader, run: RunHead) -> RunEvolution:
         "created_at": run["created_at"],
         "settings": settings | {"config": _without_credentials(settings["config"])},
         "samples": lineage.samples(),
+        **lineage.given(),
         "rounds": lineage.rounds(),
         "evaluations": lineage.evaluations(),
         "teacher": lineage.teacher(),
