@@ -215,7 +215,7 @@ def test_whole_texts_are_served_as_they_are(pages: Pages) -> None:
 
 
 def write_talk(path: Path) -> None:
-    """Two exchanges of a conversation of 119 turns, hostile ones among them, the first followed; rows were left out."""
+    """Two exchanges of a conversation of 119 turns, some hostile, the first followed; rows were left out."""
     calls = json.dumps({"tool_calls": [{"id": "c", "function": {"name": HOSTILE, "arguments": HOSTILE}}]})
     turns = [
         Turn("system", f"be brief {HOSTILE}"),
@@ -286,7 +286,7 @@ def test_sample_page_shows_so_many_turns_and_has_all_as_text(talk: Pages) -> Non
 
 def test_overview_tells_conversations_and_left_out_rows(talk: Pages) -> None:
     page, text = talk.get("/").text, " ".join(talk.read("/").split())
-    assert "2 exchanges of 1 conversation; 1 instruction stay" in text
+    assert "2 exchanges of 1 conversation; later turns depend on 1 instruction, left as given" in text
     assert "Left out of the data: 1,200 rows (<script>" in text
     assert "<script>alert" not in page
     assert len(page) < 100_000

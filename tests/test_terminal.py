@@ -91,7 +91,7 @@ def test_rounds_say_what_is_of_conversations_and_what_was_left_out(terminal: boo
     lines = rounds_shown(ROUND, terminal=terminal, **given)
     text = " ".join(" ".join(lines).replace("│", " ").split())
     for told in (
-        "412 exchanges of 120 conversations; 292 instructions stay, since later turns depend on them",
+        "412 exchanges of 120 conversations; later turns depend on 292 instructions, left as given",
         "Left out of the data: 1,008 rows (no \ufffd[31mresponse: 1,007, tools: 1)",
         "no \ufffd[31mresponse 1007 row 3: blank; row 9: null",
     ):

@@ -61,7 +61,8 @@ def explain_given(given: GivenDocument) -> str:
     said = f"{exchanges} of {count_things(given['conversations'], 'conversation')}"
     if not given["followed"]:
         return said
-    return f"{said}; {count_things(given['followed'], 'instruction')} stay, since later turns depend on them"
+    followed = count_things(given["followed"], "instruction")
+    return f"{said}; later turns depend on {followed}, left as given"
 
 
 def explain_skipped(skipped: Sequence[SkippedDocument]) -> str:
