@@ -199,7 +199,8 @@ _UNCOUNTED = 2**62
 Words = Annotated[
     list[str] | None,
     _argument(
-        help="Words that one version of the sample holds. Words of three letters and more are found by "
+        help="Words that one version of the sample holds; the given one has its context, and the ids of its "
+        "record, too. Words of three letters and more are found by "
         "their beginning, shorter ones as they are; a text without spaces between words (Chinese, "
         "Japanese) by the beginning of a run of characters only."
     ),
