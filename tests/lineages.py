@@ -7,6 +7,7 @@ from pathlib import Path
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import (
     TERMS,
+    Conversation,
     Decision,
     Pair,
     Phase,
@@ -14,9 +15,11 @@ from reflectune.state.records import (
     Sample,
     Score,
     Scores,
+    Split,
     StudentRecord,
     TeacherCall,
     Term,
+    Turn,
     Version,
     content_part,
 )
@@ -135,3 +138,18 @@ def decided(
         challenger_value=values[1],
         margin=0.0,
     )
+
+
+def talk(*turns: str) -> Conversation:
+    """A conversation of a system message and then the user and the assistant in turn."""
+    roles = ("system", *("user", "assistant") * len(turns))
+    return Conversation(tuple(Turn(role, said) for role, said in zip(roles, turns, strict=False)))
+
+
+def exchange(
+    id: str, position: int, conversation: Conversation, turn: int, split: Split = "train", **meta: object
+) -> Sample:
+    """The sample that an exchange of a conversation is."""
+    asked, said = conversation.turns[turn : turn + 2]
+    pair = Pair(asked.content, "", said.content, conversation.turns[:turn])
+    return Sample(id, position, split, pair, meta, conversation, turn)

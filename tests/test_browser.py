@@ -30,6 +30,7 @@ from tests.browser import (
     serve,
     wait_for_comparison,
 )
+from tests.test_pages import write_talk
 from tests.worlds import make_recording, make_records, reflectune, write_world
 
 if TYPE_CHECKING:
@@ -374,6 +375,21 @@ def test_faults_of_layout_and_access_are_noticed(browser: "Browser") -> None:
         tab.page.set_content("<html lang=en><title>t</title><main><h1>t</h1><img src='data:,'><input></main>")
         assert [finding.split(":")[1] for finding in axe_findings(tab.page)] == [" image-alt", " label"]
         tab.faults.clear()
+
+
+def test_browser_lays_out_contexts_and_left_out_rows_and_runs_none_of_them(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    (tmp_path / "talk").mkdir()
+    write_talk(tmp_path / "talk" / "lineage.db")
+    faults = []
+    with serve(tmp_path, "talk") as address, open_tab(browser, address) as tab:
+        for path in ("/", "/rounds", "/rounds/1", "/samples/0", "/samples/1"):
+            tab.go(path)
+            faults += faults_at_widths(tab.page, path, PHONE, 700, DESKTOP)
+            faults += [f"{path}: {fault}" for fault in axe_findings(tab.page)]
+            tab.look_for_scripts()
+    assert not faults, "\n".join(faults)
 
 
 # Keyboard only

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.show.explanations import explain_call, explain_reason, explain_score
+from reflectune.loop.show.explanations import explain_call, explain_place, explain_reason, explain_score
 
 CAPPED = "is not below the cap, the"
 
@@ -86,3 +86,29 @@ def test_score_is_explained_by_what_is_known_of_it(changes: Any, said: str) -> N
 def test_call_without_a_proposal_is_explained(changes: Any, said: str) -> None:
     call: Any = {"candidate": 0, "attempt": 1, "status": "cut", "error": None}
     assert explain_call(call | changes) == said
+
+
+@pytest.mark.parametrize(
+    ("phase", "later_turns", "reason"),
+    [
+        ("instruction", 4, "its instruction stays: 4 later turns depend on it"),
+        ("instruction", 1, "its instruction stays: 1 later turn depends on it"),
+        ("instruction", 0, "left alone after repeated refusals"),
+        ("response", 4, "left alone after repeated refusals"),
+    ],
+)
+def test_an_instruction_that_others_depend_on_is_told_from_one_that_was_refused(
+    phase: str, later_turns: int, reason: str
+) -> None:
+    decision: Any = {"phase": phase, "reason": "frozen", "policy": "ifd+r-ifd", "student": None}
+    assert explain_reason(decision, later_turns) == reason
+
+
+def test_the_place_of_an_exchange_is_told_where_there_are_others() -> None:
+    def place(turn: int, later_turns: int) -> str:
+        trace: Any = {"turn": turn, "later_turns": later_turns}
+        return explain_place(trace)
+
+    assert place(0, 0) == ""
+    assert place(1, 0) == "an exchange of a conversation, with 1 turn before it and 0 turns after it"
+    assert place(0, 2) == "an exchange of a conversation, with 0 turns before it and 2 turns after it"

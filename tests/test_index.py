@@ -13,8 +13,8 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SORTS, SampleIndex, SampleQuery
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import OUTCOMES
-from tests.lineages import call, decide, decided, make_store, original, propose, scores_of
+from reflectune.state.records import OUTCOMES, Version
+from tests.lineages import call, decide, decided, exchange, make_store, original, propose, scores_of, talk
 
 
 @pytest.fixture
@@ -229,3 +229,34 @@ def test_what_is_no_index_is_said_so(folder: RunFolder) -> None:
     folder.index.write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match="delete it"):
         SampleIndex.open(folder)
+
+
+def test_words_of_a_context_and_ids_of_a_record_find_the_sample_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    known = talk("Speak Latin.", "ave", "salve", "quid novi", "nihil")
+    last = talk("Speak Greek.", "chaire", "kai sy", "ti kainon", "ouden")
+    with make_store(folder.lineage, train=0, holdout=0) as store:
+        store.add_samples(
+            [
+                exchange("e", 0, known, 1, chat_id="abc-17", topic="forum"),
+                exchange("f", 1, known, 3, chat_id="abc-17"),
+                exchange("g", 2, last, 3, idx=40417, uuid=None),
+            ]
+        )
+    with SampleIndex.open(folder) as index:
+        index.update()
+        assert [found(index, text=text) for text in ("latin", "ave", "salve", "novi")] == [
+            [("e", 0)], [("e", 0)], [("e", 0)], [("f", 0)],
+        ]  # fmt: skip
+        assert found(index, text="greek chaire kainon") == [("g", 0)]
+        assert found(index, text="abc-17") == [("e", 0), ("f", 0)]
+        assert found(index, text="40417") == [("g", 0)]
+        assert found(index, text="forum") == []
+        with LineageWriter.open(folder.lineage) as store:
+            store.start_round(1)
+            given = exchange("f", 1, known, 3).pair
+            parent = Version("f", None, 0, "original", 0, given)
+            propose(store, parent, "multa nova", round=1, phase="response")
+        index.update()
+        assert found(index, text="multa") == [("f", 0)]
+        assert found(index, text="multa abc") == [], "a proposal holds its own words alone"

@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
+from reflectune.loop.cli.running import say_what_is_left_out
 from reflectune.loop.show.terminal.search import note_on
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleQuery
 from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import SkippedRows
+from tests.lineages import make_store
 from tests.test_comparison import write_run
 from tests.worlds import child_environment, command, reflectune, run_process
 
@@ -171,6 +174,18 @@ def test_search_finds_samples_by_words_outcome_and_training(world: Path) -> None
     assert "3 match, 1 shown; see one with `reflectune trace one 0`" in piped(world, *few)
     told = document(world, "search", "one", "--min-ifd-change", 0)
     assert (told["samples"], told["notes"]) == ([], ["no IFD has been compared yet"])
+
+
+def test_run_says_at_its_start_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "one")
+    folder.path.mkdir()
+    with make_store(folder.lineage) as store:
+        say_what_is_left_out(folder)
+        store.add_skipped([SkippedRows("tools", 1200, ("row 3: calls f",)), SkippedRows("media", 1, ())])
+    say_what_is_left_out(folder)
+    assert capsys.readouterr().err == (
+        "left out of the data: 1,201 rows (tools: 1,200, media: 1); `reflectune show one` has examples\n"
+    )
 
 
 def test_search_says_that_changes_of_rounds_do_not_compare() -> None:

@@ -9,11 +9,12 @@ from rich.console import Console
 
 from reflectune.loop.show.journey import build_journey
 from reflectune.loop.show.terminal.trace import render_trace
+from reflectune.loop.show.turns import read_turns
 
 
-def shown(trace: Any, width: int = 100, **options: Any) -> str:
+def shown(trace: Any, width: int = 100, *, whole: bool = False, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width, **options)
-    console.print(render_trace(trace), markup=False, highlight=False)
+    console.print(render_trace(trace, whole_context=whole), markup=False, highlight=False)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
@@ -53,7 +54,8 @@ def score(student: str, ifd: float | None, r_ifd: float | None, **changes: Any) 
 def trace(*versions: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
         "sample": "abc", "position": 3, "split": "train", "versions": versions or [version(current=True)],
-        "failures": [], "decisions": [], "trained_in": [],
+        "failures": [], "decisions": [], "trained_in": [], "meta": {}, "context": [], "turn": 0,
+        "later_turns": 0,
     } | changes  # fmt: skip
 
 
@@ -190,3 +192,80 @@ def test_journey_says_without_colour_what_it_says_with_it() -> None:
     plain = re.sub(r"\x1b\[[\d;]*m", "", without)
     assert "ask{+ for more+}" in plain
     assert "round 1 · instruction · refused" in plain
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "ave"}'}}
+CONTEXT = [
+    {"role": "system", "content": "Speak Latin. " + "x" * 500},
+    {"role": "user", "content": "hello", "name": "Ann"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL, {"name": "f", "arguments": {"a\n": 1}}]},
+    {"role": "tool", "content": "salve", "tool_call_id": "c1"},
+    {"role": "assistant", "content": "ave"},
+]  # fmt: skip
+
+
+def told_turns(context: list[dict[str, Any]], **options: Any) -> str:
+    told = trace(context=context, turn=len(context), later_turns=2, meta={"id": "abc-17", "n": 1})
+    return shown(told, color_system=None, **options)
+
+
+def test_journey_begins_with_the_turns_before_it() -> None:
+    text = told_turns(CONTEXT)
+    told = [
+        "an exchange of a conversation, with 5 turns before it and 2 turns after it",
+        "\ncontext\n",
+        "system      Speak Latin.",
+        "user        Ann: hello",
+        'calls       look_up({"word": "ave"})',
+        'calls       f({"a\\n": 1})',
+        "tool        look_up: salve",
+        "assistant   ave",
+        "round 0 · original",
+        'record      {"id": "abc-17", "n": 1}',
+    ]
+    places = [text.index(part) for part in told]
+    assert places == sorted(places)
+    assert "\ncontext\n" not in shown(trace())
+
+
+def test_journey_shortens_turns_on_a_terminal_unless_all_are_asked_for() -> None:
+    piped, short, whole = (
+        "".join(re.sub("[│╭╰─╮╯]", "", told_turns(CONTEXT, **options)).split())
+        for options in ({}, {"force_terminal": True}, {"force_terminal": True, "whole": True})
+    )
+    # "Speak Latin. " is 13 characters of the 400 that are shown of 513.
+    assert "SpeakLatin." + "x" * 387 + "...113morecharacters,which--contexthas" in short
+    assert "x" * 500 in piped
+    assert "x" * 500 in whole
+
+
+def test_journey_shows_the_first_and_the_last_of_many_turns() -> None:
+    turns = [{"role": "user", "content": f"turn-{number}-"} for number in range(100)]
+    short, whole = (told_turns(turns, force_terminal=True, whole=whole) for whole in (False, True))
+    assert re.findall(r"turn-(\d+)-", short) == ["0", "1", "94", "95", "96", "97", "98", "99"]
+    assert short.index("turn-1-") < short.index("... 92 turns more, which --context has")
+    assert len(re.findall(r"turn-(\d+)-", whole)) == 100
+
+
+@pytest.mark.parametrize(
+    ("more", "calls"),
+    [
+        ({"tool_calls": None}, ()),
+        ({"tool_calls": "f"}, ("(f)",)),
+        ({"tool_calls": [None, 3, "f"]}, ("(null)", "(3)", "(f)")),
+        ({"tool_calls": [{"function": {"name": "f"}}]}, ("f()",)),
+        ({"tool_calls": [{"function": "f"}]}, ('({"function": "f"})',)),
+        ({"function_call": {"name": "f", "arguments": "{}"}}, ("f({})",)),
+    ],
+)
+def test_turns_show_calls_of_whatever_form(more: dict[str, Any], calls: tuple[str, ...]) -> None:
+    (turn,) = read_turns([{"role": "assistant", "content": "x"} | more])
+    assert turn.calls == calls
+
+
+def test_journey_tells_why_an_instruction_is_left_alone() -> None:
+    frozen = decision(phase="instruction", reason="frozen", outcome="frozen", student=None, challenger=None,
+                      winner="v0")  # fmt: skip
+    told = trace(version(current=True), decisions=[frozen], later_turns=3)
+    assert "its instruction stays: 3 later turns depend on it" in shown(told)
+    assert "left alone after repeated refusals" in shown(told | {"later_turns": 0})

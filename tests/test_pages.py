@@ -18,8 +18,19 @@ from reflectune.loop.show.html.texts import cut_texts
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleQuery
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import PHASES, Evaluation, Pair, PolicyName, Reason, StudentRecord, Version
-from tests.lineages import call, decided, make_store, original, propose, scores_of
+from reflectune.state.records import (
+    PHASES,
+    Conversation,
+    Evaluation,
+    Pair,
+    PolicyName,
+    Reason,
+    SkippedRows,
+    StudentRecord,
+    Turn,
+    Version,
+)
+from tests.lineages import call, decided, exchange, make_store, original, propose, scores_of
 
 pytestmark = pytest.mark.slow
 
@@ -201,6 +212,91 @@ def test_whole_texts_are_served_as_they_are(pages: Pages) -> None:
     for path, text in texts.items():
         answer = pages.get(path)
         assert (answer.headers["content-type"], answer.text == text) == ("text/plain; charset=utf-8", True)
+
+
+def write_talk(path: Path) -> None:
+    """Two exchanges of a conversation of 119 turns, some hostile, the first followed; rows were left out."""
+    calls = json.dumps({"tool_calls": [{"id": "c", "function": {"name": HOSTILE, "arguments": HOSTILE}}]})
+    turns = [
+        Turn("system", f"be brief {HOSTILE}"),
+        Turn("user", LONG),
+        Turn("assistant", "", calls),
+        Turn(HOSTILE, f"found {HOSTILE}", json.dumps({"tool_call_id": "c"})),
+        Turn("assistant", f"said {HOSTILE}"),
+        *(Turn(role, f"{role} {number}") for number in range(57) for role in ("user", "assistant")),
+    ]
+    talk = Conversation(tuple(turns))
+    with make_store(path, train=0, holdout=0) as store:
+        samples = [
+            exchange("e", 0, talk, 5, **{HOSTILE: HOSTILE}),
+            exchange("f", 1, talk, 117),
+        ]
+        store.add_samples(samples)
+        store.add_skipped([SkippedRows(HOSTILE, 1200, (HOSTILE, LONG))])
+        store.start_round(1)
+        given = [Version(sample.id, None, 0, "original", 0, sample.pair) for sample in samples]
+        reasons: tuple[Reason, ...] = ("frozen", "no-candidate")
+        for version, reason in zip(given, reasons, strict=True):
+            store.add_decisions({}, "s0", [decided(version, reason=reason, phase="instruction")])
+        store.add_decisions({}, "s0", [decided(version, reason="frozen") for version in given])
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    folder = tmp_path_factory.mktemp("talk")
+    (folder / "run").mkdir()
+    write_talk(folder / "run" / "lineage.db")
+    return Pages(folder, "run")
+
+
+def test_sample_page_has_the_context_folded_and_escaped(talk: Pages) -> None:
+    page, text = talk.get("/samples/0").text, " ".join(talk.read("/samples/0").split())
+    for told in (
+        "An exchange of a conversation, with 5 turns before it and 112 turns after it.",
+        "Context: 5 turns before it",
+        "be brief <script>",
+        "9,998,400 more characters",
+        "calls <script>",
+        "found <script>",
+        "its instruction stays: 112 later turns depend on it",
+        "left alone after repeated refusals",
+        "Other fields of its record",
+    ):
+        assert told in text, told
+    assert "<script>alert" not in page
+    assert not set("\x1b\x07\u202e\u2066") & set(page)
+    assert len(page) < 100_000
+    assert (
+        page.index("<details><summary>Context") < page.index("be brief") < page.index('aria-label="The given')
+    )
+    assert "1522756" not in page
+
+
+def test_sample_page_shows_so_many_turns_and_has_all_as_text(talk: Pages) -> None:
+    text = talk.read("/samples/1")
+    assert "Context: 117 turns before it" in text
+    assert "17 turns more" in text
+    shown = [number for number in range(56) if f"user {number}\n" in text]
+    assert shown == list(range(7, 56))  # of turns 0 to 116 the first two, and from turn 19 on
+    answer = talk.get("/samples/1/context.txt")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    messages = json.loads(answer.text)
+    assert (len(messages), messages[1]["content"]) == (117, LONG)
+
+
+def test_overview_tells_conversations_and_left_out_rows(talk: Pages) -> None:
+    page, text = talk.get("/").text, " ".join(talk.read("/").split())
+    assert "2 exchanges of 1 conversation; later turns depend on 1 instruction, left as given" in text
+    assert "Left out of the data: 1,200 rows (<script>" in text
+    assert "<script>alert" not in page
+    assert len(page) < 100_000
+
+
+def test_counts_of_samples_left_alone_are_what_their_lists_hold(talk: Pages) -> None:
+    links = {link for link in talk.links("/rounds") if "frozen" in link}
+    assert links == {f"/samples?round=1&phase={phase}&outcome=frozen" for phase in PHASES}
+    rows = [re.findall(r"<strong>(\d+)</strong> row", talk.get(link).text) for link in sorted(links)]
+    assert rows == [["1"], ["2"]]
 
 
 def test_charts_are_served_and_can_do_nothing(pages: Pages) -> None:

@@ -9,8 +9,28 @@ from reflectune.state.errors import StoreError
 from reflectune.state.lineage.proposals import read_preferences, read_proposals
 from reflectune.state.lineage.reader import LineageReader, mean_and_median
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Evaluation, Pair, Phase, Proposed, StudentRecord, Version
-from tests.lineages import call, decide, decided, given, make_store, original, propose, scores_of
+from reflectune.state.records import (
+    Evaluation,
+    Pair,
+    Phase,
+    Proposed,
+    Sample,
+    SkippedRows,
+    StudentRecord,
+    Version,
+)
+from tests.lineages import (
+    call,
+    decide,
+    decided,
+    exchange,
+    given,
+    make_store,
+    original,
+    propose,
+    scores_of,
+    talk,
+)
 
 
 @pytest.fixture
@@ -34,7 +54,8 @@ FOUR_CALLS = {"calls": 4, "cached": 0, "prompt_tokens": 40, "completion_tokens":
 
 
 def counts(reflected: int, unchanged: int, failed: int, accepted: int) -> dict[str, int]:
-    return {"reflected": reflected, "unchanged": unchanged, "failed": failed, "accepted": accepted}
+    kinds = {"reflected": reflected, "unchanged": unchanged, "failed": failed, "accepted": accepted}
+    return kinds | {"frozen": 0}
 
 
 def write_round(store: LineageWriter) -> None:
@@ -223,6 +244,66 @@ def test_reader_finds_samples_by_the_start_of_an_id_or_of_its_hash(tmp_path: Pat
         for text, problem in (("ab", "several samples"), ("bd2", "no sample"), ("7", "no sample 7")):
             with pytest.raises(StoreError, match=problem):
                 reader.find_sample(text)
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> Iterator[LineageReader]:
+    """Two exchanges of one conversation of five turns, and a pair that stands alone; rows were left out."""
+    path = tmp_path / "talks.db"
+    talked = talk("Be brief.", "one", "1", "two", "2")
+    with make_store(path, train=0, holdout=0) as store:
+        alone = Sample("a1", 2, "train", given("a"), {"id": 17, "topic": "sums", "note": 'a "b" \u00e9'})
+        first, second = (exchange(f"e{turn}", turn // 2, talked, turn, chat_id="abc-17") for turn in (1, 3))
+        store.add_samples([first, second, alone])
+        store.add_skipped([SkippedRows("tools", 2, ("row 3: calls f",)), SkippedRows("empty", 7, ())])
+        store.start_round(1)
+        instruction = [decided(Version(s.id, None, 0, "original", 0, s.pair), phase="instruction",
+                               reason="frozen" if s.is_followed else "no-candidate")
+                       for s in (first, second, alone)]  # fmt: skip
+        left = Version("a1", None, 0, "original", 0, given("a"))
+        decide(store, *instruction, decided(left, reason="frozen"))
+    with LineageReader.open(path) as reader:
+        yield reader
+
+
+def test_reader_trace_has_the_turns_around_an_exchange(talks: LineageReader) -> None:
+    first, second, alone = (talks.trace(str(position)) for position in range(3))
+    system = {"role": "system", "content": "Be brief."}
+    asked, said = {"role": "user", "content": "one"}, {"role": "assistant", "content": "1"}
+    assert (first["context"], first["turn"], first["later_turns"]) == ([system], 1, 2)
+    assert (second["context"], second["turn"], second["later_turns"]) == ([system, asked, said], 3, 0)
+    assert (alone["context"], alone["turn"], alone["later_turns"]) == ([], 0, 0)
+    assert second["meta"] == {"chat_id": "abc-17"}
+
+
+def test_reader_tells_what_was_given_and_what_was_left_out(talks: LineageReader) -> None:
+    assert talks.given() == {
+        "conversations": 1,
+        "exchanges": 2,
+        "followed": 1,
+        "skipped": [
+            {"kind": "empty", "number": 7, "examples": []},
+            {"kind": "tools", "number": 2, "examples": ["row 3: calls f"]},
+        ],
+    }
+
+
+def test_reader_counts_who_is_left_alone_after_refusals_apart(talks: LineageReader) -> None:
+    one = talks.rounds()[1]
+    assert (one["instruction"]["frozen"], one["response"]["frozen"], one["frozen"]) == (1, 1, 1)
+
+
+def test_reader_finds_samples_by_what_their_records_had(talks: LineageReader) -> None:
+    for text in ("2", "a1", "17", "id=17", "topic=sums", 'note=a "b" \u00e9', "a"):
+        assert talks.find_sample(text) == "a1", text
+    for text, problem in (
+        ("abc-17", "2 samples have abc-17; give the position of one: 0, 1"),
+        ("sums", "no sample sums"),  # no id
+        ("topic=sum", "no sample topic=sum"),
+        ("e", "several samples have an id that starts with e"),
+    ):
+        with pytest.raises(StoreError, match=problem):
+            talks.find_sample(text)
 
 
 def test_reader_exports_follow_the_pool(reader: LineageReader) -> None:

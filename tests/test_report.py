@@ -16,7 +16,16 @@ from reflectune.state.errors import DatasetError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Evaluation, Pair, Sample, StudentRecord, Version
+from reflectune.state.records import (
+    Conversation,
+    Evaluation,
+    Pair,
+    Sample,
+    SkippedRows,
+    StudentRecord,
+    Turn,
+    Version,
+)
 from tests.lineages import call, decided, make_store, original, propose, scores_of
 from tests.worlds import reflectune
 
@@ -153,9 +162,13 @@ def test_report_gives_no_credentials_away(folder: RunFolder, report: str) -> Non
 
 def report_evil(folder: RunFolder, response: str) -> str:
     """The report on one sample that is refused; every text of it, and of the teacher, is hostile."""
-    pair = Pair(EVIL, EVIL, response)
+    named = json.dumps({"name": EVIL, "tool_calls": [{"name": EVIL, "arguments": EVIL}]})
+    turns = [Turn("system", EVIL, named), *[Turn(EVIL, response)] * 20]
+    pair = Pair(EVIL, EVIL, response, tuple(turns))
     with make_store(folder.lineage, train=0, holdout=0) as store:
-        store.add_samples([Sample("s", 0, "train", pair)])
+        talk = Conversation((*turns, Turn("user", EVIL), Turn("assistant", response), Turn("user", EVIL)))
+        store.add_samples([Sample("s", 0, "train", pair, {EVIL: EVIL}, talk, 21)])
+        store.add_skipped([SkippedRows(EVIL, 3, (EVIL, response))])
         store.start_round(1)
         old = Version("s", None, 0, "original", 0, pair)
         made = replace(call("s", 1, "instruction"), critique=EVIL)
@@ -171,7 +184,9 @@ def test_report_takes_hostile_texts_for_text(tmp_path: Path) -> None:
     page = Page(html)
     assert (page.tags["script"], page.tags["style"]) == (0, 1)
     assert all(attributes["src"].startswith("data:") for tag, attributes in page.elements if tag == "img")
-    assert page.text.count("<script>alert(1)</script>") >= 5
+    assert page.text.count("<script>alert(1)</script>") >= 20
+    for told in ("Context: 21 turns before it", "13 turns more", "1 exchange of 1 conversation", "3 rows"):
+        assert told in page.text, told
     assert not {"\x1b", "\u202e"} & set(html)
 
 

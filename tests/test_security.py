@@ -17,7 +17,9 @@ from reflectune.state.data.datasets import read_dataset
 from reflectune.state.errors import ConfigError, DatasetError, ReflectuneError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import Conversation, SkippedRows, Turn
 from reflectune.state.text import inert, one_line, to_json
+from tests.lineages import exchange, make_store
 from tests.tiny_models import save_tiny_llama
 from tests.worlds import ROOT, child_environment, command, invoke, make_recording, write_world
 
@@ -113,6 +115,26 @@ def test_json_cannot_steer_a_terminal_and_reads_back_equal(
     if arguments[0] == "trace":
         assert document["versions"][0]["instruction"] == f"Name 0. {HOSTILE}"
         assert document["versions"][0]["input"] == HOSTILE
+
+
+@pytest.mark.parametrize("arguments", [["show", "talk"], ["trace", "talk", "0"]])
+@pytest.mark.parametrize("option", [None, "--json", "--context"])
+def test_no_context_and_no_left_out_row_can_steer_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], option: str | None
+) -> None:
+    (tmp_path / "talk").mkdir()
+    more = json.dumps({"name": HOSTILE, "tool_calls": [{"name": HOSTILE, "arguments": {HOSTILE: 1}}]})
+    turns = [Turn("system", HOSTILE, more), Turn(HOSTILE, HOSTILE), Turn("user", "a"), Turn("assistant", "b")]
+    with make_store(tmp_path / "talk" / "lineage.db", train=0, holdout=0) as store:
+        store.add_samples([exchange("s", 0, Conversation(tuple(turns)), 2, **{HOSTILE: HOSTILE})])
+        store.add_skipped([SkippedRows(HOSTILE, 3, (HOSTILE,))])
+    options = [option] if option and (option == "--json" or arguments[0] == "trace") else []
+    out, _ = printed(capsys, *arguments, *options, "--runs", tmp_path)
+    assert not ORDERS.search(out)
+    assert "[red]not red[/red]" in out
+    if option == "--json":
+        told = json.loads(out)
+        assert HOSTILE in (told["skipped"][0] if "skipped" in told else told["context"][1]).values()
 
 
 def test_sql_in_the_data_is_text(inside: Path) -> None:

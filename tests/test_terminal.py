@@ -10,7 +10,8 @@ from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.loop.show.terminal.runs import render_rounds, render_runs
 from reflectune.loop.show.terminal.search import render_found
 
-NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0}
+NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0, "frozen": 0}
+GIVEN: dict[str, Any] = {"conversations": 0, "exchanges": 0, "followed": 0, "skipped": []}
 UNKNOWN = {"mean": None, "median": None}
 ROUND: dict[str, Any] = {
     "round": 1, "student": "s1", "pool": 9, "training": 0, "frozen": 0, "instruction": NOTHING,
@@ -29,8 +30,8 @@ def shown(renderable: Any, width: int = 100, **options: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-def rounds_shown(*rounds: dict[str, Any], width: int = 80, terminal: bool = False) -> list[str]:
-    run: Any = {"name": "r", "status": "running", "stop_reason": None, "rounds": list(rounds)}
+def rounds_shown(*rounds: dict[str, Any], width: int = 80, terminal: bool = False, **given: Any) -> list[str]:
+    run: Any = GIVEN | {"name": "r", "status": "running", "stop_reason": None, "rounds": list(rounds)} | given
     return shown(render_rounds(run), width, force_terminal=terminal).splitlines()
 
 
@@ -57,8 +58,10 @@ def test_rounds_of_a_large_dataset_fit_80_columns(terminal: bool) -> None:
     half = {"mean": 0.5, "median": 0.5}
     row = ROUND | {
         "pool": 52002, "training": 33000, "frozen": 9001,
-        "instruction": {"reflected": 21000, "unchanged": 30000, "failed": 1002, "accepted": 12345},
-        "response": {"reflected": 38000, "unchanged": 12000, "failed": 2002, "accepted": 33333},
+        "instruction": {"reflected": 21000, "unchanged": 30000, "failed": 1002, "accepted": 12345,
+                        "frozen": 9500},
+        "response": {"reflected": 38000, "unchanged": 12000, "failed": 2002, "accepted": 33333,
+                     "frozen": 9001},
         "ifd": half, "r_ifd": half, "response_tokens": 123.4, "evaluations": {"nll": 2.5},
         "teacher": {
             "calls": 104004, "cached": 100002, "prompt_tokens": 70200100, "completion_tokens": 50300200,
@@ -68,7 +71,7 @@ def test_rounds_of_a_large_dataset_fit_80_columns(terminal: bool) -> None:
     }  # fmt: skip
     lines = rounds_shown(row, terminal=terminal)
     for told in (
-        "1 instruction 21000 30000 1002 12345 59% 9001",
+        "1 instruction 21000 30000 1002 12345 59% 9500",
         "1 response 38000 12000 2002 33333 88% 9001",
         "1 52002 0.5000 0.5000 0.5000 0.5000 123.4",
         "1 104004 100002 70200100 50300200 1234.5000 2638.0 0.0270",
@@ -76,6 +79,25 @@ def test_rounds_of_a_large_dataset_fit_80_columns(terminal: bool) -> None:
         assert told.split() in [line.split() for line in lines]
     assert any("Left alone after repeated refusals: 9001 in round 1" in line for line in lines)
     assert not terminal or max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_rounds_say_what_is_of_conversations_and_what_was_left_out(terminal: bool) -> None:
+    skipped = [
+        {"kind": "no \x1b[31mresponse", "number": 1007, "examples": ["row 3: blank", "row 9:\nnull"]},
+        {"kind": "tools", "number": 1, "examples": []},
+    ]
+    given = {"conversations": 120, "exchanges": 412, "followed": 292, "skipped": skipped}
+    lines = rounds_shown(ROUND, terminal=terminal, **given)
+    text = " ".join(" ".join(lines).replace("│", " ").split())
+    for told in (
+        "412 exchanges of 120 conversations; later turns depend on 292 instructions, left as given",
+        "Left out of the data: 1,008 rows (no \ufffd[31mresponse: 1,007, tools: 1)",
+        "no \ufffd[31mresponse 1007 row 3: blank; row 9: null",
+    ):
+        assert told in text
+    assert not terminal or max(map(len, lines)) <= 80
+    assert "1 exchange of 1 conversation" in rounds_shown(ROUND, conversations=1, exchanges=1)
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -98,11 +120,11 @@ def test_rounds_on_a_terminal_narrower_than_the_table_lose_no_digit() -> None:
         ({"training": 7}, "round 2: refinetuning on 7 pairs"),
         ({"student": "s2", "training": 7}, "round 2: student s2 is trained on 7 pairs"),
         (
-            {"instruction": {"reflected": 3, "unchanged": 1, "failed": 0, "accepted": 2}},
+            {"instruction": NOTHING | {"reflected": 3, "unchanged": 1, "accepted": 2}},
             "round 2, phase instruction: 4 of 9 pairs reflected on, 2 accepted",
         ),
         (
-            {"response": {"reflected": 1, "unchanged": 0, "failed": 1, "accepted": 0}},
+            {"response": NOTHING | {"reflected": 1, "failed": 1}},
             "round 2, phase response: 2 of 9 pairs reflected on, 0 accepted",
         ),
     ],

@@ -13,7 +13,7 @@ from reflectune.state.errors import AdapterError, ConfigError, TeacherError
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import PolicyName
 
-__all__ = ["demo", "estimate", "init", "prompts", "resume", "run"]
+__all__ = ["demo", "estimate", "init", "prompts", "resume", "run", "say_what_is_left_out"]
 
 
 def init(file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml")) -> None:
@@ -53,6 +53,7 @@ def run(
 
     with common.stoppable() as interruption:
         folder = create_run(settings, runs)
+        say_what_is_left_out(folder)
         _run_to_end(folder, interruption)
     common.show_rounds(folder, as_json)
 
@@ -108,6 +109,16 @@ def demo(
             _run_to_end(folder, interruption)
     document, rendered = conclude(folder)
     common.show_document(document, rendered, as_json)
+
+
+def say_what_is_left_out(folder: RunFolder) -> None:
+    """Say in a line which rows of a run's data no sample was made of, if there are any."""
+    from reflectune.loop.show.explanations import explain_skipped
+
+    with common.read_run(folder.path.parent, folder.path.name) as lineage:
+        skipped = explain_skipped(lineage.given()["skipped"])
+    if skipped:
+        common.say(f"{skipped}; `reflectune show {folder.path.name}` has examples")
 
 
 def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:

@@ -64,7 +64,16 @@ def show(
 
 def trace(
     name: Name,
-    sample: Annotated[str, _argument(help="Position in the given data, or start of an id or of its hash.")],
+    sample: Annotated[
+        str,
+        _argument(
+            help="Position in the given data, id, start of an id or of its hash, or what its given record "
+            "had: an id, or FIELD=VALUE."
+        ),
+    ],
+    context: Annotated[
+        bool, typer.Option("--context", help="Show the turns before it whole, not only how they begin.")
+    ] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +82,7 @@ def trace(
 
     with read_run(runs, name) as lineage:
         document = lineage.trace(sample)
-    show_document(document, render_trace(document), as_json)
+    show_document(document, render_trace(document, whole_context=context), as_json)
 
 
 def compare(
@@ -190,7 +199,8 @@ _UNCOUNTED = 2**62
 Words = Annotated[
     list[str] | None,
     _argument(
-        help="Words that one version of the sample holds. Words of three letters and more are found by "
+        help="Words that one version of the sample holds; the given one has its context, and the ids of its "
+        "record, too. Words of three letters and more are found by "
         "their beginning, shorter ones as they are; a text without spaces between words (Chinese, "
         "Japanese) by the beginning of a run of characters only."
     ),

@@ -1,7 +1,7 @@
 """Runs as documents: what commands print with --json, and what every view of a run begins with."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NotRequired, TypedDict
 
@@ -12,6 +12,7 @@ from reflectune.state.lineage.documents import (
     EvaluationDocument,
     Evolution,
     FoundSample,
+    GivenDocument,
     RoundDocument,
     RunHead,
     RunsCompared,
@@ -41,7 +42,7 @@ class Overview(TypedDict):
     error: NotRequired[str]
 
 
-class RunDocument(TypedDict):
+class RunDocument(GivenDocument):
     """One run with its rounds, as `show` has it."""
 
     name: str
@@ -117,14 +118,20 @@ def overview(folder: RunFolder) -> Overview:
         }
 
 
-def describe_run(folder: RunFolder, known: Sequence[RoundDocument] = ()) -> RunDocument:
-    """One run with its rounds, as `show --json` prints it; those `known` that were over are kept."""
+def describe_run(folder: RunFolder, known: RunDocument | None = None) -> RunDocument:
+    """One run with its rounds, as `show --json` prints it; what is `known` and cannot change is kept."""
+    over = known["rounds"] if known else []
     with open_run(folder) as (lineage, run):
+        given: GivenDocument = known or lineage.given()
         return {
             "name": run["name"],
             "status": run["status"],
             "stop_reason": run["stop_reason"],
-            "rounds": [*known[:-1], *lineage.rounds(since=known[-1]["round"] if known else 0)],
+            "rounds": [*over[:-1], *lineage.rounds(since=over[-1]["round"] if over else 0)],
+            "conversations": given["conversations"],
+            "exchanges": given["exchanges"],
+            "followed": given["followed"],
+            "skipped": given["skipped"],
         }
 
 

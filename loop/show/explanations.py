@@ -1,22 +1,26 @@
 """Facts about a run in words: the same in a terminal, a report and a browser."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from reflectune.loop.show.numbers import format_apart, format_measure
 from reflectune.state.lineage.documents import (
     DecisionDocument,
     FailureDocument,
+    GivenDocument,
     RoundDocument,
     ScoreDocument,
     Settings,
+    SkippedDocument,
+    Trace,
 )
 from reflectune.state.policies import COMPARED
 
 __all__ = [
-    "explain_call", "explain_reason", "explain_rule", "explain_score", "explain_unknown", "name_outcome",
-    "policy_of", "sum_seconds", "unit_of",
+    "count_things", "explain_call", "explain_given", "explain_place", "explain_reason", "explain_rule",
+    "explain_score", "explain_skipped", "explain_unknown", "name_outcome", "policy_of", "sum_seconds",
+    "unit_of",
 ]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
@@ -44,6 +48,40 @@ def sum_seconds(round: RoundDocument) -> float:
     return sum(round["seconds"].values(), start=0.0)
 
 
+def count_things(number: int, thing: str) -> str:
+    """So many things, in words."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def explain_given(given: GivenDocument) -> str:
+    """What of a run's samples is exchanges of conversations; empty where none is."""
+    if not given["conversations"]:
+        return ""
+    exchanges = count_things(given["exchanges"], "exchange")
+    said = f"{exchanges} of {count_things(given['conversations'], 'conversation')}"
+    if not given["followed"]:
+        return said
+    followed = count_things(given["followed"], "instruction")
+    return f"{said}; later turns depend on {followed}, left as given"
+
+
+def explain_skipped(skipped: Sequence[SkippedDocument]) -> str:
+    """How many rows of the given data were left out, by kind; empty where none was."""
+    if not skipped:
+        return ""
+    rows = count_things(sum(kind["number"] for kind in skipped), "row")
+    kinds = (f"{kind['kind']}: {kind['number']:,}" for kind in skipped)
+    return f"left out of the data: {rows} ({', '.join(kinds)})"
+
+
+def explain_place(trace: Trace) -> str:
+    """Where in its conversation a sample stands; empty for a pair that stands alone."""
+    before, after = (count_things(trace[key], "turn") for key in ("turn", "later_turns"))
+    if not trace["turn"] and not trace["later_turns"]:
+        return ""
+    return f"an exchange of a conversation, with {before} before it and {after} after it"
+
+
 def name_outcome(outcome: str) -> str:
     """What a phase came to, a word of `state.records.Outcome` or "undecided", as people read it."""
     return _OUTCOMES.get(outcome, outcome)
@@ -67,8 +105,11 @@ def explain_score(score: ScoreDocument) -> str:
     return ", ".join(said)
 
 
-def explain_reason(decision: DecisionDocument) -> str:
-    """Why a decision fell as it did, for where its outcome stands beside it."""
+def explain_reason(decision: DecisionDocument, later_turns: int = 0) -> str:
+    """Why a decision fell as it did, for where its outcome stands beside it.
+
+    `later_turns` are those of its conversation that follow the sample's exchange.
+    """
     policy, student = decision["policy"], decision["student"]
     match decision["reason"]:
         case "accepted" if decision["challenger_value"] is None:
@@ -83,6 +124,9 @@ def explain_reason(decision: DecisionDocument) -> str:
             return "no proposal can be scored"
         case "no-candidate":
             return "no proposal to decide about; the incumbent stays"
+        case "frozen" if later_turns and decision["phase"] == "instruction":
+            depend = "depends" if later_turns == 1 else "depend"
+            return f"its instruction stays: {count_things(later_turns, 'later turn')} {depend} on it"
         case "frozen":
             return "left alone after repeated refusals"
         case _:

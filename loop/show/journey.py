@@ -5,9 +5,10 @@ Nothing here knows a terminal or HTML: each medium lays the steps out and marks 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from reflectune.loop.show.explanations import explain_call, explain_reason
+from reflectune.loop.show.explanations import explain_call, explain_place, explain_reason
+from reflectune.loop.show.turns import ShownTurn, read_turns
 from reflectune.state.lineage.documents import (
     CallDocument,
     DecisionDocument,
@@ -81,6 +82,9 @@ class Journey:
     sample: str
     position: int
     split: str
+    meta: Mapping[str, Any]  # the other fields of its record
+    context: tuple[ShownTurn, ...]
+    place: str  # in its conversation; empty for a pair that stands alone
     trained_in: tuple[int, ...]
     given: VersionDocument
     current: VersionDocument
@@ -96,6 +100,9 @@ def build_journey(trace: Trace, calls: Sequence[CallDocument] = ()) -> Journey:
         sample=trace["sample"],
         position=trace["position"],
         split=trace["split"],
+        meta=trace["meta"],
+        context=tuple(read_turns(trace["context"])),
+        place=explain_place(trace),
         trained_in=tuple(trace["trained_in"]),
         given=next(version for version in trace["versions"] if not version["parent"]),
         current=next(version for version in trace["versions"] if version["current"]),
@@ -126,7 +133,7 @@ def _build_step(trace: Trace, calls: Sequence[CallDocument], round: int, phase: 
         phase=phase,
         outcome=decision["outcome"] if decision else "undecided",
         decision=decision,
-        reason=explain_reason(decision) if decision else "not decided yet",
+        reason=explain_reason(decision, trace["later_turns"]) if decision else "not decided yet",
         proposals=proposals,
         contest=tuple(_contestants(decision, versions, proposals)),
         failures=tuple(map(explain_call, here(trace["failures"]))),

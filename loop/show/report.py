@@ -6,6 +6,7 @@ only the beginning of a long one.
 
 import base64
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from reflectune.loop.show.charts import draw_charts, explain_missing
 from reflectune.loop.show.documents import RunEvolution, open_run
 from reflectune.loop.show.explanations import policy_of, sum_seconds, unit_of
 from reflectune.loop.show.html.environment import STATIC, open_environment
-from reflectune.loop.show.html.texts import fold_text, fold_texts
+from reflectune.loop.show.html.texts import fold_text, fold_texts, shorten_turns
 from reflectune.loop.show.journey import Journey, build_journey
 from reflectune.loop.show.numbers import format_apart, format_with_interval
 from reflectune.state.data.exports import put_into_place
@@ -25,6 +26,9 @@ from reflectune.state.lineage.evolution import read_evolution
 from reflectune.state.lineage.reader import LineageReader
 
 __all__ = ["describe_evolution", "write_report"]
+
+# Turns of a context that a sample is shown with, and characters of each.
+_TURNS, _OF_TURN = 8, 400
 
 
 def describe_evolution(folder: RunFolder) -> RunEvolution:
@@ -42,6 +46,7 @@ def _describe(lineage: LineageReader, run: RunHead) -> RunEvolution:
         "created_at": run["created_at"],
         "settings": settings | {"config": _without_credentials(settings["config"])},
         "samples": lineage.samples(),
+        **lineage.given(),
         "rounds": lineage.rounds(),
         "evaluations": lineage.evaluations(),
         "teacher": lineage.teacher(),
@@ -78,6 +83,7 @@ def _render(document: RunEvolution, journeys: Mapping[str, Journey]) -> str:
             for kind, items in groupby(document["telling"], key=lambda item: item["kind"])
         ],
         texts=fold_texts,
+        turns=partial(shorten_turns, most=_TURNS, of_each=_OF_TURN),
         shorten=fold_text,
         side=False,
         sample_address=None,

@@ -41,6 +41,23 @@ class RunHead(TypedDict):
     stop_reason: str | None
 
 
+class SkippedDocument(TypedDict):
+    """Rows of the given data that were left out for one reason, with where some of them stand."""
+
+    kind: str
+    number: int
+    examples: list[str]
+
+
+class GivenDocument(TypedDict):
+    """What of the given data is exchanges of conversations, and what was left out, the largest kind first."""
+
+    conversations: int
+    exchanges: int  # samples that are of them; the others stand alone
+    followed: int  # samples whose instruction stays, since later turns depend on it
+    skipped: list[SkippedDocument]
+
+
 class Settings(TypedDict):
     """What a run is made of; `config` is the newest."""
 
@@ -64,12 +81,13 @@ class CallSums(TypedDict):
 
 
 class PhaseDocument(TypedDict):
-    """Samples by what reflection came to, the accepted, and the teacher's calls by status."""
+    """Samples by what reflection came to, the accepted and those left alone, and the calls by status."""
 
     reflected: int
     unchanged: int
     failed: int
     accepted: int
+    frozen: int
     teacher: CallSums
     statuses: dict[CallStatus, int]
 
@@ -81,7 +99,7 @@ class RoundDocument(TypedDict):
     student: str | None
     pool: int
     training: int
-    frozen: int
+    frozen: int  # left alone after repeated refusals
     instruction: PhaseDocument
     response: PhaseDocument
     ifd: MeanMedian
@@ -182,11 +200,15 @@ class CallDocument(FailureDocument):
 
 
 class Trace(TypedDict):
-    """One sample through all rounds."""
+    """One sample through all rounds. `context` are the messages before its exchange, as given."""
 
     sample: str
     position: int
     split: Split
+    meta: dict[str, Any]  # the other fields of the given record
+    context: list[dict[str, Any]]
+    turn: int  # how many messages those are
+    later_turns: int  # messages after the exchange: where there are any, its instruction stays
     versions: list[VersionDocument]
     decisions: list[DecisionDocument]
     failures: list[FailureDocument]

@@ -41,7 +41,9 @@ class SampleQuery:
     the response's characters after the round per character of the given response.
     """
 
-    text: str = ""  # words that one version of the sample holds; from three letters on, that begin its words
+    # Words that one version of the sample holds, the given one with its context and its record's ids; from
+    # three letters on, that begin words.
+    text: str = ""
     most_matches: int | None = None  # look at the first so many samples that hold the text; None: at all
     position: int | None = None
     round: int | None = None

@@ -6,17 +6,19 @@ The lineage is the main database of a connection and only read; the index is att
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from sqlite_utils.db import Database
 
 from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.sample_reader import read_ids
 from reflectune.state.policies import COMPARED
 from reflectune.state.records import PHASES, Phase
 
 __all__ = ["SHIFT", "prepare_index", "update_index"]
 
 # Changes with what is derived: an index of another number is made anew.
-_SCHEMA = 5
+_SCHEMA = 6
 # Versions whose texts are indexed in one transaction.
 _AT_ONCE = 50_000
 # A text's row in the full-text index is its sample's position and its version's own row.
@@ -52,6 +54,7 @@ _TABLES = (
 
 def prepare_index(db: Database) -> None:
     """Make the index's tables, where there are none or ones of another schema."""
+    db.register_function(_words_around, name="words_around", deterministic=True)
     if db.execute("PRAGMA found.user_version").fetchone()[0] != _SCHEMA:
         with _writing(db):
             _clear(db)
@@ -105,8 +108,16 @@ def _add_texts(db: Database) -> bool:
             f"""
             INSERT INTO found.texts (rowid, text)
             SELECT (samples.position << {SHIFT}) + version.rowid,
-                version.instruction || ' ' || version.input || ' ' || version.response
+                version.instruction || ' ' || version.input || ' ' || version.response || CASE phase
+                    WHEN 'original' THEN words_around(
+                        samples.meta, turns, COALESCE(before.turn + 2, 0), samples.turn)
+                    ELSE '' END
             FROM versions AS version JOIN samples ON samples.id = version.sample_id
+            LEFT JOIN conversations
+                ON conversations.id = samples.conversation_id AND version.phase = 'original'
+            -- A conversation's exchanges are neighbours: each turn is indexed once.
+            LEFT JOIN samples AS before ON before.position = samples.position - 1
+                AND before.conversation_id = samples.conversation_id AND version.phase = 'original'
             WHERE version.rowid > :last AND version.rowid <= :last + {_AT_ONCE}
             ORDER BY samples.position, version.rowid
             """,
@@ -121,6 +132,17 @@ def _add_texts(db: Database) -> bool:
             return False
         db.execute("UPDATE found.facts SET last_row = ?, last_id = ?", newest)
     return True
+
+
+def _words_around(meta: str, turns: str | None, start: int, end: int) -> str:
+    """What else a given pair is found by: ids of its record, and the turns from `start` to before its own."""
+    said = _contents(turns)[start:end] if turns else ()
+    return " ".join(("", *read_ids(json.loads(meta)), *said))
+
+
+@lru_cache(maxsize=1)
+def _contents(turns: str) -> list[str]:
+    return [turn["content"] for turn in json.loads(turns)]
 
 
 def _add_given(db: Database) -> None:

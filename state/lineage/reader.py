@@ -12,21 +12,20 @@ from pathlib import Path
 from typing import Any, Self, cast, get_args
 
 from reflectune.state.config import upgrade_config
-from reflectune.state.errors import StoreError
 from reflectune.state.lineage.connection import marks, open_database
 from reflectune.state.lineage.documents import (
-    CallDocument,
     CallSums,
     DecisionCount,
     EvaluationDocument,
+    GivenDocument,
     MeanMedian,
     Measures,
     PhaseDocument,
     RoundDocument,
     RunHead,
     Settings,
-    Trace,
 )
+from reflectune.state.lineage.sample_reader import SampleReader
 from reflectune.state.records import (
     ANSWERLESS,
     UNCONTESTED,
@@ -38,7 +37,6 @@ from reflectune.state.records import (
     content_hash,
     content_part,
 )
-from reflectune.state.storage import OpenDatabase
 
 __all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "mean_and_median"]
 
@@ -48,7 +46,7 @@ ABOUT_A_PROPOSAL = f"reason NOT IN {UNCONTESTED}"
 _AT_ONCE = 500
 
 
-class LineageReader(OpenDatabase):
+class LineageReader(SampleReader):
     """Answers questions about one run from its lineage.db."""
 
     @classmethod
@@ -83,6 +81,16 @@ class LineageReader(OpenDatabase):
         """How many samples each split has."""
         counts = (f"COUNT(*) FILTER (WHERE split = '{split}') AS {split}" for split in get_args(Split))
         return self._one(f"SELECT {', '.join(counts)} FROM samples")
+
+    def given(self) -> GivenDocument:
+        """What of the given data is exchanges of conversations, and what was left out."""
+        counts = self._one(
+            "SELECT (SELECT COUNT(*) FROM conversations) AS conversations, "
+            "COUNT(conversation_id) AS exchanges, COALESCE(SUM(followed), 0) AS followed FROM samples"
+        )
+        skipped = self._all("SELECT kind, number, examples FROM skipped_rows ORDER BY number DESC, kind")
+        rows = [row | {"examples": json.loads(row["examples"])} for row in skipped]
+        return cast(GivenDocument, counts | {"skipped": rows})
 
     def sample_ids(self) -> Iterator[str]:
         """The ids of all samples, by position."""
@@ -186,7 +194,9 @@ class LineageReader(OpenDatabase):
             "pool": self._count("pool WHERE round = ?", [round]),
             "training": self._count("training_sets WHERE round = ?", [round]),
             "frozen": self._count(
-                "(SELECT DISTINCT sample_id FROM decisions WHERE round = ? AND reason = 'frozen')", [round]
+                "(SELECT DISTINCT sample_id FROM decisions JOIN samples ON samples.id = sample_id "
+                "WHERE round = ? AND reason = 'frozen' AND NOT (phase = 'instruction' AND followed))",
+                [round],
             ),
             "instruction": self._phase(round, "instruction"),
             "response": self._phase(round, "response"),
@@ -210,7 +220,8 @@ class LineageReader(OpenDatabase):
             SELECT COUNT(*) FILTER (WHERE answered) AS reflected,
                 COUNT(*) FILTER (WHERE NOT answered AND last = 'unchanged') AS unchanged,
                 COUNT(*) FILTER (WHERE NOT answered AND last <> 'unchanged') AS failed,
-                (SELECT COUNT(*) FROM decisions WHERE {where} AND reason = 'accepted') AS accepted
+                (SELECT COUNT(*) FROM decisions WHERE {where} AND reason = 'accepted') AS accepted,
+                (SELECT COUNT(*) FROM decisions WHERE {where} AND reason = 'frozen') AS frozen
             FROM (
                 -- A column beside a single MAX() is of the row that has it.
                 SELECT status AS last, MAX(candidate << 32 | attempt), SUM(status = 'ok') > 0 AS answered
@@ -245,82 +256,6 @@ class LineageReader(OpenDatabase):
             ):
                 measured[row.pop("version_id")] = cast(Measures, row)
         return measured
-
-    # One sample
-
-    def find_sample(self, text: str) -> str:
-        """The id of the one sample that `text` names: its position, or the start of its id or of its hash."""
-        if text.isdecimal() and len(text) < 10:
-            found = self.db.query("SELECT id FROM samples WHERE position = ?", [int(text)])
-        else:
-            starts = "substr(id, 1, ?2), substr(id, instr(id, '-') + 1, ?2)"
-            query = f"SELECT id FROM samples WHERE ?1 IN ({starts}) LIMIT 2"
-            found = self.db.query(query, [text, len(text)])
-        ids = [row["id"] for row in found]
-        if len(ids) == 1:
-            return str(ids[0])
-        last = self._one("SELECT MAX(position) AS position FROM samples")["position"]
-        problem = "several samples have an id that starts with" if ids else "no sample"
-        raise StoreError(f"{problem} {text}; give a position from 0 to {last} or a sample's id")
-
-    def trace(self, sample: str) -> Trace:
-        """One sample, as `find_sample` finds it, through all rounds."""
-        sample_id = self.find_sample(sample)
-        decisions = self._all(
-            """
-            SELECT round, phase, incumbent_id AS incumbent, winner_id AS winner, policy, decisions.reason,
-                outcome, incumbent_value, winner_value, student_id AS student,
-                challenger_id AS challenger, challenger_value, margin
-            FROM decisions JOIN outcomes USING (round, phase, sample_id)
-            WHERE sample_id = ? ORDER BY round, phase
-            """,
-            sample_id,
-        )
-        versions = self._all(
-            """
-            SELECT versions.id, parent_id AS parent, versions.round, versions.phase,
-                versions.candidate, instruction, input, response, critique
-            FROM versions LEFT JOIN teacher_calls ON teacher_calls.id = teacher_call_id
-            WHERE versions.sample_id = ?
-            ORDER BY versions.round, versions.phase <> 'original', versions.phase, versions.candidate
-            """,
-            sample_id,
-        )
-        current = decisions[-1]["winner"] if decisions else versions[0]["id"]
-        for version in versions:
-            version["scores"] = self._all(
-                "SELECT student_id AS student, ifd, r_ifd, nll_response_given_instruction, "
-                "nll_response_alone, nll_instruction_given_response, nll_instruction_alone, status, "
-                "response_tokens, truncated FROM pair_scores JOIN students ON students.id = student_id "
-                "WHERE version_id = ? ORDER BY students.round",
-                version["id"],
-            )
-            for score in version["scores"]:
-                score["truncated"] = bool(score["truncated"])
-            version["current"] = version["id"] == current
-        failures = self._all(
-            "SELECT round, phase, candidate, attempt, status, error FROM teacher_calls "
-            "WHERE sample_id = ? AND status <> 'ok' ORDER BY round, phase, candidate, attempt",
-            sample_id,
-        )
-        trained = self._all(
-            "SELECT DISTINCT training_sets.round FROM training_sets JOIN versions "
-            "ON versions.id = version_id WHERE sample_id = ? ORDER BY training_sets.round",
-            sample_id,
-        )
-        place = self._one("SELECT id AS sample, position, split FROM samples WHERE id = :id", id=sample_id)
-        journey = {"versions": versions, "decisions": decisions, "failures": failures}
-        return cast(Trace, place | journey | {"trained_in": [row["round"] for row in trained]})
-
-    def calls(self, sample_id: str) -> list[CallDocument]:
-        """Every teacher call of a sample with its raw text, by round, phase, candidate and attempt."""
-        rows = self._all(
-            "SELECT id, round, phase, candidate, attempt, engine, model, status, error, finish_reason, "
-            "critique, text, prompt_tokens, completion_tokens, cost_usd, seconds, cached "
-            "FROM teacher_calls WHERE sample_id = ? ORDER BY round, phase, candidate, attempt",
-            sample_id,
-        )
-        return cast(list[CallDocument], [row | {"cached": bool(row["cached"])} for row in rows])
 
     # Pairs to export
 
@@ -372,14 +307,8 @@ class LineageReader(OpenDatabase):
             for row in rows
         ]
 
-    def _all(self, query: str, *params: object) -> list[dict[str, Any]]:
-        return list(self.db.query(query, params))
-
     def _count(self, source: str, params: Sequence[Any] | dict[str, Any]) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
-
-    def _one(self, query: str, **params: object) -> dict[str, Any]:
-        return next(iter(self.db.query(query, params)))
 
 
 def _place(**known: Any) -> tuple[str, dict[str, Any]]:

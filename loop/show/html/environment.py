@@ -8,9 +8,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from reflectune.loop.show import numbers
-from reflectune.loop.show.explanations import explain_score, name_outcome
+from reflectune.loop.show.explanations import (
+    count_things,
+    explain_given,
+    explain_score,
+    explain_skipped,
+    name_outcome,
+)
 from reflectune.state.config import flatten
-from reflectune.state.text import inert, one_line
+from reflectune.state.text import inert, one_line, to_json
 
 __all__ = ["STATIC", "open_environment"]
 
@@ -35,9 +41,11 @@ def open_environment(*, utc: bool = False) -> Environment:
         "change": partial(numbers.format_measure, sign="+"),
         "count": numbers.format_count,
         "flatten": flatten,
+        "given": explain_given,
         "held_out": numbers.format_with_interval,
         "held_out_name": numbers.name_held_out,
         "held_out_unit": numbers.held_out_unit,
+        "json": partial(to_json, indent=1),
         "measure": numbers.format_measure,
         "model_name": _name_model,
         "moment": partial(numbers.format_moment, utc=utc),
@@ -50,6 +58,8 @@ def open_environment(*, utc: bool = False) -> Environment:
         "setting": numbers.format_setting,
         "share": numbers.format_share,
         "share_of": numbers.format_share_of,
+        "skipped": explain_skipped,
+        "things": count_things,
         "times": numbers.format_times,
         "usd": numbers.format_usd,
         "version_name": numbers.name_version,

@@ -14,7 +14,7 @@ from reflectune.loop.show.explanations import explain_rule, explain_unknown, pol
 from reflectune.loop.show.html.environment import STATIC
 from reflectune.loop.show.html.sample_search import LABELS, MAX_COUNTED, PAGE_ROWS, SampleSearch, address
 from reflectune.loop.show.html.site import missing, site_of
-from reflectune.loop.show.html.texts import cut_text, cut_texts
+from reflectune.loop.show.html.texts import cut_text, cut_texts, shorten_turns
 from reflectune.loop.show.html.watcher import Snapshot
 from reflectune.loop.show.journey import TEXTS, build_journey
 from reflectune.state.errors import StoreError
@@ -22,6 +22,7 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import OUTCOMES, PHASES
+from reflectune.state.text import to_json
 
 __all__ = ["ROUTES"]
 
@@ -155,6 +156,7 @@ def _sample(request: Request) -> Response:
         journey=build_journey(trace, calls),
         last=last,
         texts=cut_texts,
+        turns=shorten_turns,
         shorten=cut_text,
         sample_address=f"/samples/{trace['position']}",
         side=side,
@@ -170,6 +172,12 @@ def _version_text(request: Request) -> Response:
         if version["id"] == wanted and name in (*TEXTS, "criticism"):
             return _plain(str(dict(version)["critique" if name == "criticism" else name] or ""))
     raise missing(f"Sample {trace['position']} has no {name} of a version {wanted}.")
+
+
+def _context_text(request: Request) -> Response:
+    """The turns before a sample's exchange, whole."""
+    with open_lineage(site_of(request).folder) as lineage:
+        return _plain(to_json(lineage.trace(_find_sample(lineage, request))["context"], indent=1))
 
 
 def _call_text(request: Request) -> Response:
@@ -245,6 +253,7 @@ ROUTES = [
     Route("/samples", _once_read(_samples)),
     Route(_ANY_SAMPLE, _sample),
     Route(_ANY_SAMPLE + "/versions/{version}/{field}.txt", _version_text),
+    Route(_ANY_SAMPLE + "/context.txt", _context_text),
     Route(_ANY_SAMPLE + "/calls/{call}.txt", _call_text),
     Route("/charts/{name}.svg", _chart),
     Route("/runs", _runs),

@@ -1,4 +1,4 @@
-"""The texts of a version as pages show them: runs of words that stay, go or come, and what is left out."""
+"""The texts of a sample as pages show them: runs of words that stay, go or come, and what is left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,12 +6,16 @@ from functools import lru_cache
 
 from reflectune.loop.show.diffs import Run, diff_words, fold_changes
 from reflectune.loop.show.journey import TEXTS
+from reflectune.loop.show.turns import ShownTurn, fold_turns
 from reflectune.state.lineage.documents import VersionDocument
 
-__all__ = ["Text", "cut_text", "cut_texts", "fold_text", "fold_texts"]
+__all__ = ["Text", "cut_text", "cut_texts", "fold_text", "fold_texts", "shorten_turns"]
 
 # Characters that are shown in the browser, which links to whole texts, and in a report; that are compared.
 _MAX_SHOWN, _MAX_FOLDED, _MAX_COMPARED = 20_000, 1_600, 6_000
+
+# Turns of a context that are shown, and characters of each.
+_MAX_TURNS, _OF_TURN = 100, 1_600
 
 # Two texts are compared once, for both kinds of diff and for whoever turns the pages back and forth.
 _diff = lru_cache(maxsize=256)(diff_words)
@@ -71,3 +75,10 @@ def fold_texts(version: VersionDocument, parent: VersionDocument | None = None) 
 def fold_text(text: str) -> list[Run]:
     """The beginning of a text."""
     return cut_text(text, _MAX_FOLDED)
+
+
+def shorten_turns(
+    turns: Sequence[ShownTurn], most: int = _MAX_TURNS, of_each: int = _OF_TURN
+) -> list[tuple[ShownTurn, list[Run]]]:
+    """The turns of a context that are shown, each with how its text begins."""
+    return [(turn, cut_text(turn.text, of_each)) for turn in fold_turns(turns, most)]

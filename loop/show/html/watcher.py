@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 from reflectune.loop.show.documents import Overview, open_lineage, overview, readable_overview
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.documents import CallSums, EvaluationDocument, RoundDocument, Settings
+from reflectune.state.lineage.documents import (
+    CallSums,
+    EvaluationDocument,
+    GivenDocument,
+    RoundDocument,
+    Settings,
+)
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.text import one_line
 
@@ -37,6 +43,7 @@ class Snapshot:
     run: Overview
     stop_reason: str | None
     split: Mapping[str, int]  # samples
+    given: GivenDocument
     settings: Settings
     teacher: CallSums  # of all rounds
     rounds: Sequence[RoundDocument]
@@ -114,6 +121,7 @@ class Watcher:
                 run=run,
                 stop_reason=lineage.run()["stop_reason"],
                 split=lineage.samples(),
+                given=self.snapshot.given if self.snapshot else lineage.given(),
                 settings=lineage.settings(),
                 teacher=lineage.teacher(),
                 rounds=rounds,

@@ -83,10 +83,15 @@ class _Table(Table):
 
 
 class Field:
-    """A text beside its name; of a longer one than `limit` characters the beginning."""
+    """A text beside its name; of a longer one than `limit` characters the beginning.
 
-    def __init__(self, name: str, text: "Text | str | Difference", limit: int = _MAX_SHOWN) -> None:
-        self.name, self.text, self.limit = name, text, limit
+    `whole` is the option that has all of it.
+    """
+
+    def __init__(
+        self, name: str, text: "Text | str | Difference", limit: int = _MAX_SHOWN, whole: str = "--json"
+    ) -> None:
+        self.name, self.text, self.limit, self.whole = name, text, limit, whole
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text = self.text
@@ -95,7 +100,7 @@ class Field:
         elif isinstance(text, str):
             text = Text(text)
         if (left := len(text) - self.limit) > 0:
-            more = Text(f" ... {left} more characters, which --json has", style="italic")
+            more = Text(f" ... {left} more characters, which {self.whole} has", style="italic")
             text = text[: self.limit] + more
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=13)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.documents import Overview, RunDocument
-from reflectune.loop.show.explanations import sum_seconds
+from reflectune.loop.show.explanations import explain_given, explain_skipped, sum_seconds
 from reflectune.loop.show.numbers import (
     format_held_out,
     format_measure,
@@ -18,7 +18,7 @@ from reflectune.loop.show.numbers import (
     name_held_out,
 )
 from reflectune.loop.show.terminal.layout import BAD, GOOD, NEUTRAL, Framed, Sections, tabulate
-from reflectune.state.lineage.documents import RoundDocument
+from reflectune.state.lineage.documents import RoundDocument, SkippedDocument
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 
@@ -55,7 +55,9 @@ def render_rounds(
     rounds = run["rounds"] if newest is None else run["rounds"][-newest:]
     reflected = [row for row in rounds if row["round"]]
     called = [row for row in rounds if row["teacher"]["calls"]]
-    sections = (_decisions(reflected), _students(rounds), _pools(reflected), _calls(called))
+    sections = (
+        _decisions(reflected), _students(rounds), _pools(reflected), _calls(called), _skipped(run["skipped"]),
+    )  # fmt: skip
     filled = [section for section in sections if section.rows]
     return Group(_head(run), Sections(filled[:tables]))
 
@@ -66,7 +68,10 @@ def _head(run: RunDocument) -> RenderableType:
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
     status = Text(f"{run['name']}: {run['status']}{stop}", style=f"bold {_STYLES.get(run['status'], '')}")
     frozen = ", ".join(f"{row['frozen']} in round {row['round']}" for row in rounds if row["frozen"])
+    skipped = explain_skipped(run["skipped"])
     lines = (
+        explain_given(run),
+        f"{skipped[:1].upper()}{skipped[1:]}",
         _sum_up(rounds) if rounds else "",
         _describe_progress(rounds) if run["status"] != "finished" else "",
         f"Left alone after repeated refusals: {frozen}" if frozen else "",
@@ -100,14 +105,14 @@ def _describe_progress(rounds: Sequence[RoundDocument]) -> str:
 def _decisions(rounds: Sequence[Mapping[str, Any]]) -> Section:
     keys = ("reflected", "unchanged", "failed", "accepted")
     heads = ("round", "phase", "proposed", *keys[1:], "acceptance", "left\nalone")
-    columns = len(heads) if any(row["frozen"] for row in rounds) else -1
+    columns = len(heads) if any(row[phase]["frozen"] for row in rounds for phase in PHASES) else -1
     rows = [
         (
             row["round"],
             phase,
             *(row[phase][key] for key in keys),
             format_share_of(row[phase]["accepted"], row[phase]["reflected"]),
-            row["frozen"],
+            row[phase]["frozen"],
         )[:columns]
         for row in rounds
         for phase in PHASES
@@ -160,3 +165,9 @@ def _calls(rounds: Sequence[Mapping[str, Any]]) -> Section:
     ]
     title = "The teacher's calls, and what those took that the cache did not answer"
     return Section(title, ("round", *(head for head, _ in columns.values())), rows)
+
+
+def _skipped(skipped: Sequence[SkippedDocument]) -> Section:
+    rows = [(one_line(row["kind"]), row["number"], one_line("; ".join(row["examples"]))) for row in skipped]
+    heads = ("kind", "rows", "examples")
+    return Section("Rows of the data that were left out", heads, rows, texts=("kind", "examples"))

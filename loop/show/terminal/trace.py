@@ -7,30 +7,37 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from reflectune.loop.show.explanations import explain_score, name_outcome
+from reflectune.loop.show.explanations import count_things, explain_score, name_outcome
 from reflectune.loop.show.journey import TEXTS, Journey, Proposal, Step, build_journey
 from reflectune.loop.show.numbers import name_version
 from reflectune.loop.show.terminal.layout import BAD_FRAME, BLANK, GOOD_FRAME, Difference, Field, Framed
+from reflectune.loop.show.turns import ShownTurn, fold_turns
 from reflectune.state.lineage.documents import Trace, VersionDocument
-from reflectune.state.text import inert_document
+from reflectune.state.text import inert_document, to_json
 
 __all__ = ["render_trace"]
 
+# Turns of a context, and characters of each, that a terminal gets unless all are asked for.
+_TURNS, _OF_TURN = 8, 400
 # From so many columns on, what was thought of a proposal stands beside it.
 _WIDE = 150
 # What became of a proposal; its frame's colour says nothing that its title does not.
 _STYLES = {"accepted": GOOD_FRAME, "refused": BAD_FRAME}
 
 
-def render_trace(trace: Trace) -> RenderableType:
-    """One sample's journey, from what `trace --json` prints: versions, criticism, scores, decisions."""
+def render_trace(trace: Trace, *, whole_context: bool = False) -> RenderableType:
+    """One sample's journey, from what `trace --json` prints: context, versions, criticism, scores, decisions.
+
+    A terminal gets the beginnings of a context's turns, unless the whole context is asked for.
+    """
     journey = build_journey(inert_document(trace))
     trained = ", ".join(map(str, journey.trained_in)) or "none"
     name = f"sample {journey.sample} at position {journey.position} ({journey.split})"
     return Group(
-        Framed(None, Text(name, style="bold"), Text(_sum_up(journey))),
+        Framed(None, Text(name, style="bold"), *map(Text, filter(None, (journey.place, _sum_up(journey))))),
         BLANK,
-        Framed("round 0 · original", _render_given(journey.given)),
+        *_render_context(journey.context, whole_context),
+        Framed("round 0 · original", _render_given(journey)),
         *chain.from_iterable((BLANK, _render_step(step)) for step in journey.steps),
         BLANK,
         Text(f"trained on in rounds: {trained}"),
@@ -45,9 +52,36 @@ def _sum_up(journey: Journey) -> str:
     return f"{proposed} proposal{'' if proposed == 1 else 's'}, {accepted} accepted{without}"
 
 
-def _render_given(given: VersionDocument) -> RenderableType:
-    texts = (Field(text, given[text]) for text in TEXTS if given[text])
-    return _Version([_render_name(given), *texts], _render_scores(given, None))
+def _render_context(turns: Sequence[ShownTurn], is_whole: bool) -> Sequence[RenderableType]:
+    return [Framed("context", _Context(turns, is_whole)), BLANK] if turns else []
+
+
+class _Context:
+    """The turns before an exchange; a terminal gets the beginnings of long ones, and not all of many."""
+
+    def __init__(self, turns: Sequence[ShownTurn], is_whole: bool) -> None:
+        self.turns, self.is_whole = turns, is_whole
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        is_short = console.is_terminal and not self.is_whole
+        for turn in fold_turns(self.turns, _TURNS) if is_short else self.turns:
+            if turn.left_out:
+                yield Field("", f"... {count_things(turn.left_out, 'turn')} more, which --context has")
+            said = (
+                [f"{turn.name}: {turn.text}" if turn.name else turn.text]
+                if turn.text or not turn.calls
+                else []
+            )
+            for name, text in ((turn.role, said), ("calls", turn.calls)):
+                for part in text:
+                    yield Field(name, part, _OF_TURN, "--context") if is_short else Field(name, part)
+
+
+def _render_given(journey: Journey) -> RenderableType:
+    given = journey.given
+    texts = [Field(text, given[text]) for text in TEXTS if given[text]]
+    record = [Field("record", to_json(journey.meta), _OF_TURN)] if journey.meta else []
+    return _Version([_render_name(given), *texts, *record], _render_scores(given, None))
 
 
 def _render_step(step: Step) -> RenderableType:

@@ -36,7 +36,7 @@ def watch_rounds(folder: RunFolder, console: Console, as_json: bool) -> RunDocum
             live.update(_Page(run), refresh=True)
             time.sleep(max(_EVERY, _REST * took))
             began = time.monotonic()
-            run = describe_run(folder, run["rounds"])
+            run = describe_run(folder, run)
             took = time.monotonic() - began
     return run
 
