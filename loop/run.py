@@ -19,6 +19,7 @@ from reflectune.agents.student.student import Student, StudentBase, check_contex
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
+from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
@@ -58,6 +59,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
         dataset = read_dataset(config.data)
+        open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
         config = config.model_copy(update={"student": settle_student(config.student)})
         check_refinetune(config)  # last: it opens the model

@@ -9,10 +9,20 @@ import tomli_w
 
 from reflectune.agents.teacher.parsing import AnswerParser, ParseFailure
 from reflectune.agents.teacher.prompts import SHIPPED, Prompts, open_prompts
-from reflectune.state.records import Pair, Phase
+from reflectune.state.records import Pair, Phase, Turn
 
 PAIR = Pair("Name three colours.", "", "Red.")
 PAIR_WITH_INPUT = Pair("Translate.", "Guten Tag", "Good day")
+TOOL_CALL = '{"tool_calls": [{"function": {"name": "look_up", "arguments": "{\\"word\\": \\"red\\"}"}}]}'
+# A system message, an exchange in which a tool was used, and a pair that comes after it.
+CONTEXT = (
+    Turn("system", "Answer in one word."),
+    Turn("user", "What does rouge mean?"),
+    Turn("assistant", "", TOOL_CALL),
+    Turn("tool", "rouge: red", '{"name": "look_up"}'),
+    Turn("assistant", "Red."),
+)
+PAIR_IN_CONTEXT = Pair("And bleu?", "", "Bleu is blue.", CONTEXT)
 NONCE = "5eed1234"
 PROMPTS = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
 FIELDS: dict[Phase, tuple[str, ...]] = {"instruction": ("instruction", "response"), "response": ("response",)}
@@ -78,6 +88,12 @@ OWN = {
         "instruction": "I: {text}",
         "input": "{{X: {text}}}",
         "response": "R ({nonce}): {text}",
+    },
+    "context": {
+        "instruction": "It goes on with a new question.",
+        "response": "It goes on with a new answer.",
+        "turn": "{role}: {text}",
+        "fields": "and {text}",
     },
     "structured": {
         "instruction": 'JSON: {"critique": "...", "instruction": "a new one", "response": "its answer"}',

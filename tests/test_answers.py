@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectune.agents.teacher.answers import is_placeholder, is_refusal, is_runaway
+from reflectune.agents.teacher.answers import (
+    find_turns,
+    is_about_turns,
+    is_placeholder,
+    is_refusal,
+    is_runaway,
+)
 
 STAND_INS = """
 ... | … | [...] | <...> |  ...... | "..." | TODO | [TBD] | N/A | n/a | string | `string` | [new instruction]
@@ -165,7 +171,54 @@ def test_runaway_is_any_unit_said_often_enough(start: str, unit: str, cut: int) 
 def test_texts_of_many_megabytes_take_no_time(unit: str) -> None:
     text = unit * (4_000_000 // len(unit))
     began = time.process_time()
-    for function in (is_placeholder, is_refusal, is_runaway):
+    for function in (is_placeholder, is_refusal, is_runaway, find_turns, is_about_turns):
         for length in (60, 500, len(text)):
             function(text[:length])
     assert time.process_time() - began < 3  # with coverage; what is quadratic takes minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "marks"),
+    [
+        ("Blue.<|im_end|>\n<|im_start|>user\nWhy?", {"<|im_start|>user": 16}),
+        ("<|start_header_id|>user<|end_header_id|>", {"<|start_header_id|>user": 0}),
+        ("<|start|>user<|message|>", {"<|start|>user": 0}),
+        ("<｜User｜>Why?", {"<｜user｜>": 0}),
+        ("<|prompter|><|USER|>", {"<|prompter|>": 0, "<|user|>": 12}),
+        ("<start_of_turn>user <|turn>user", {"<start_of_turn>user": 0, "<|turn>user": 20}),
+        ("Blue. [INST] Why? [/INST] So. [INST]", {"[inst]": 6}),
+        ("Blue.\nUser: Why?\nUser : Who?", {"user:": 6}),
+        ("Blue.\n\n**Human**: Why?\n**HUMAN:** Who?", {"human:": 7}),
+        ("Blue.\n### Instruction:\nWhy?\n###User: Who?", {"instruction:": 6, "user:": 28}),
+    ],
+)
+def test_turns_begin_with_marks_and_headings(text: str, marks: dict[str, int]) -> None:
+    assert find_turns(text) == marks
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "User: the first line",
+        "Blue. User: within a line",
+        "Blue.\nuser: root\n    User: admin",
+        "Blue.\nUsername: Ann\nHumans: 2\nUser names: none",
+        "Blue.\n# User:\n## Human:\n### User\n### Instructions:",
+        "<|im_start|>assistant\nBlue.<|im_end|>",
+        "<|user_id|> a <| user |> b |> user <user> [instruct] <|im_start|>users",
+        "Blue.\nAssistant: Red.\nAnn: Why?",
+    ],
+)
+def test_turns_are_no_other_words(text: str) -> None:
+    assert find_turns(text) == {}
+
+
+@pytest.mark.parametrize("text", ["Write a dialogue.", "What do USERS want?", "A role-play", "Human or not?"])
+def test_what_speaks_of_users_or_dialogues_is_about_turns(text: str) -> None:
+    assert is_about_turns(text)
+
+
+@pytest.mark.parametrize("text", ["Why?\nUser: Who?", "Describe humanity.", "Write JavaScript.", ""])
+def test_what_merely_has_turns_is_not_about_them(text: str) -> None:
+    assert not is_about_turns(text)

@@ -21,7 +21,7 @@ from reflectune.agents.teacher.engines.recorded import RecordedEngine
 from reflectune.agents.teacher.forms import answer_schema
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
-from reflectune.state.records import Answer, Pair, Phase
+from reflectune.state.records import Answer, Pair, Phase, Turn
 from tests.teacher_server import Reply, TeacherServer, serve_teacher
 from tests.teachers import asked, config
 from tests.tiny_models import save_bigram_llama, save_tiny_adapter, save_tiny_llama
@@ -99,6 +99,26 @@ def test_recorded_entry_naming_the_round_answers_that_alone_and_first(tmp_path: 
     assert played(recorded(tmp_path, entry(round=2)), round=1) is None
 
 
+def test_recorded_entry_naming_the_context_answers_behind_that_alone_and_first(tmp_path: Path) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "assistant", "tool_calls": [{"id": "1"}], "content": None},
+        {"name": "f", "content": "4", "role": "tool"},
+    ]
+    engine = recorded(
+        tmp_path,
+        entry(new="any", response="It.", round=1),
+        entry(new="behind it", context=messages),
+        entry(new="alone", context=[]),
+    )
+    turns = (Turn("system", "Be brief."), Turn("assistant", "", '{"tool_calls": [{"id": "1"}]}'))
+    turns += (Turn("tool", "4", '{"name":"f"}'),)
+    assert played(engine, pair=Pair("Say it.", "", "It.", turns)) == "behind it"
+    assert played(engine, pair=Pair("Say it.", "", "It.")) == "alone"
+    assert played(engine, pair=Pair("Say it.", "", "It.", turns[:2])) == "any"
+    assert played(engine, pair=Pair("Say it.", "", "That.", turns[:2])) is None
+
+
 def test_recorded_alike_entries_are_candidates(tmp_path: Path) -> None:
     engine = recorded(tmp_path, entry(new="a"), entry(new="b"), entry(new="c", round=9))
     assert [played(engine, candidate=candidate) for candidate in (0, 1, 2)] == ["a", "b", None]
@@ -116,6 +136,10 @@ def test_recorded_alike_entries_are_candidates(tmp_path: Path) -> None:
         (json.dumps(entry(input=3)), "input is 3, want a text"),
         (json.dumps(entry(new=" ")), "new_response is empty"),
         (json.dumps(entry("instruction")), "new_instruction is missing"),
+        (json.dumps(entry(context="Be brief.")), "context is no list of messages"),
+        (json.dumps(entry(context=["Be brief."])), "context is no list of messages"),
+        (json.dumps(entry(context=[{"content": "Be brief."}])), "role is missing"),
+        (json.dumps(entry(context=[{"role": "user", "content": ["x"]}])), "content is ['x'], want a text"),
     ],
 )
 def test_recorded_names_the_line_that_is_no_entry(tmp_path: Path, line: str, problem: str) -> None:

@@ -34,6 +34,7 @@ _OBJECT = re.compile(rf"\{{(?=\s*\")(?:{_INSIDE})*+\}}", re.DOTALL)
 # A key of an answer and its text, as JSON in a pair may hold them.
 _MEMBER = re.compile(r'(?="(instruction|response)"\s*:\s*("(?:[^"\\]++|\\.)*+"))', re.DOTALL)
 _ESCAPES = re.compile(r'(?:\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+')
+_DEEPEST = 4  # raw, and in three strings within each other, as a tool call may hold it
 _FENCE = re.compile(r"\A```\w*|```\Z")
 
 
@@ -131,15 +132,16 @@ def _read_object(source: str, fields: Mapping[str, str]) -> list[dict[str, str]]
 
 
 def find_members(text: str) -> set[tuple[str, str]]:
-    """Keys of an answer and their texts wherever they stand as JSON, raw or within a string.
+    """Keys of an answer and their texts wherever they stand as JSON, raw or in strings within strings.
 
     They need be in no whole object. White space in the texts is single spaces.
     """
     found = set()
-    for source in (text, _ESCAPES.sub(lambda escapes: clean_text(json.loads(f'"{escapes[0]}"')), text)):
-        for match in _MEMBER.finditer(source):
+    for _ in range(_DEEPEST):
+        for match in _MEMBER.finditer(text):
             with suppress(ValueError):
                 found.add((match[1], join_spaces(clean_text(json.loads(match[2], strict=False)))))
+        text = _ESCAPES.sub(lambda escapes: clean_text(json.loads(f'"{escapes[0]}"')), text)
     return found
 
 

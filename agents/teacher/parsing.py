@@ -11,9 +11,16 @@ from functools import cache
 from typing import Literal
 
 from reflectune.agents.teacher import forms
-from reflectune.agents.teacher.answers import is_placeholder, is_refusal, is_runaway
+from reflectune.agents.teacher.answers import (
+    condense_marks,
+    find_turns,
+    is_about_turns,
+    is_placeholder,
+    is_refusal,
+    is_runaway,
+)
 from reflectune.agents.teacher.forms import FIELDS, clean_text, join_spaces
-from reflectune.agents.teacher.prompts import FIELD, Prompts, fill
+from reflectune.agents.teacher.prompts import FIELD, Prompts, fill, texts_of
 from reflectune.agents.thoughts import drop_thoughts, has_mark, skip_thought
 from reflectune.state.records import Pair, Phase
 
@@ -41,9 +48,10 @@ class AnswerParser:
 
     The last complete answer between tags counts, or else the last in JSON; code fences, prose and
     earlier drafts around it do not, nor do thoughts, whose marks count outside of an answer's own texts
-    only. Where tags were asked for, JSON counts only as the whole text, code fence aside. A JSON object is
-    no answer where it shares the instruction or response with JSON written in the pair, spacing aside: the
-    teacher quotes it. What stands in the given pair already is no fault of the answer.
+    only. Where a user's turn follows a complete answer, nothing from there on counts. Where tags were asked
+    for, JSON counts only as the whole text, code fence aside. A JSON object is no answer where it shares the
+    instruction or response with JSON written in the data, spacing aside: the teacher quotes it. The data are
+    the given pair and its context; what stands in them already is no fault of the answer.
     """
 
     prompts: Prompts
@@ -65,7 +73,7 @@ class AnswerParser:
         fields = FIELDS[self.phase]
         if has_mark(text):
             text = drop_thoughts(text, forms.hide_answers(text, self.nonce, fields))
-        found = self._find(text)
+        found = self._find_before_turns(text) or self._find(text)
         if found is None:
             return self._name_formless(text)
         proposed = self._strip_thoughts({key: found[key] for key in fields})
@@ -79,11 +87,35 @@ class AnswerParser:
 
     def _strip_thoughts(self, texts: Mapping[str, str]) -> dict[str, str]:
         """Proposed texts without thoughts that begin them, unless the pair or a new instruction has any."""
-        known, stripped = "\n".join((self.pair.instruction, self.pair.input, self.pair.response)), {}
+        known, stripped = "\n".join(texts_of(self.pair)), {}
         for key, text in texts.items():
             stripped[key] = text if has_mark(known) else skip_thought(text)
             known += stripped[key]
         return stripped
+
+    def _find_before_turns(self, text: str) -> dict[str, str] | None:
+        """The answer after which a text goes on with a turn of a user, outside of the answer's own texts."""
+        if not find_turns(text):
+            return None
+        marks = self._new_turns(forms.hide_answers(text, self.nonce, FIELDS[self.phase]))
+        return self._find(text[: min(marks.values())]) if marks else None
+
+    def _new_turns(self, text: str, more: str = "") -> dict[str, int]:
+        """Where turns of a user begin in a text, by marks that neither the data nor `more` have."""
+        found = find_turns(text)
+        known = condense_marks("\n".join([*texts_of(self.pair), more])) if found else ""
+        return {mark: start for mark, start in found.items() if mark not in known}
+
+    def _goes_on(self, proposed: Mapping[str, str]) -> bool:
+        """Whether proposed texts hold turns of a user that nothing asks for."""
+        new = proposed.get("instruction", "")
+        marks = {
+            mark
+            for key, text in proposed.items()
+            for mark in self._new_turns(text, new if key == "response" else "")
+        }
+        asked = "\n".join((self.pair.instruction, self.pair.input, new))
+        return any(not mark.endswith(":") or not is_about_turns(asked) for mark in marks)
 
     def _find(self, text: str) -> dict[str, str] | None:
         """The texts of the answer that counts; None where a text holds none."""
@@ -110,13 +142,29 @@ class AnswerParser:
         has_nonce = any(self.nonce in text for text in (critique, *texts))
         if has_nonce or texts in self._examples() or self._hold_words(texts):
             return "echoed"
+        if any(text != given[key] and self._is_turn(text) for key, text in proposed.items()):
+            return "echoed"
+        if self._goes_on(proposed):
+            return "unparsable"
         if any(_stands_in(key, proposed, self.pair) for key in proposed):
             return "placeholder"
-        if any(is_refusal(text) and not is_refusal(given[key]) for key, text in proposed.items()):
+        if any(
+            is_refusal(text) and not self._may_decline(text, given[key]) for key, text in proposed.items()
+        ):
             return "declined"
         if any(_has_run_away(text, given[key]) for key, text in proposed.items()):
             return "repetition"
         return None
+
+    def _may_decline(self, text: str, given: str) -> bool:
+        """Whether the given text in its place is a refusal too, or a turn of the context is or holds one."""
+        turns = (turn.content for turn in self.pair.context)
+        return is_refusal(given) or any(is_refusal(turn) or text in turn for turn in turns)
+
+    def _is_turn(self, text: str) -> bool:
+        """Whether a text is a turn of the context again; what is short may well be said twice."""
+        is_long = any(_word_runs(text)) or any(_sign_runs(text))
+        return is_long and any(_condense(text) == _condense(turn.content) for turn in self.pair.context)
 
     def _name_formless(self, text: str) -> ParseFailure:
         """What to call a text without an answer in it."""
@@ -144,14 +192,14 @@ class AnswerParser:
         return {tuple(answer[key] for key in fields) for answer in found}
 
     def _hold_words(self, texts: Iterable[str]) -> bool:
-        """Whether texts hold a run of the file's words that no honest answer would, and the pair does not.
+        """Whether texts hold a run of the file's words that no honest answer would, and the data does not.
 
         A run is 8 words of the file in a row, or 40 characters of a line with fewer words, between fields;
         case, punctuation around words and line breaks do not matter.
         """
         sections = self.prompts.texts.values()
         shipped = _runs_of(tuple(text for section in sections for text in section.values()))
-        own = (self.pair.instruction, self.pair.input, self.pair.response)
+        own = texts_of(self.pair)
         for known, runs_in in zip(shipped, (_word_runs, _sign_runs), strict=True):
             held = known and known.intersection(run for text in texts for run in runs_in(text))
             if held and held.difference(run for text in own for run in runs_in(text)):
@@ -159,7 +207,7 @@ class AnswerParser:
         return False
 
     def _quotable(self) -> set[tuple[str, str]]:
-        """Keys and texts of the JSON that the prompt holds by its pair alone."""
+        """Keys and texts of the JSON that the prompt holds by its pair and context alone."""
         prompts = (self._prompt(pair, structured=self.structured) for pair in (self.pair, Pair("", "", "")))
         shown, empty = map(forms.find_members, prompts)
         return shown - empty
@@ -197,7 +245,7 @@ def _sign_runs(text: str) -> Iterator[str]:
 def _stands_in(key: str, proposed: Mapping[str, str], pair: Pair) -> bool:
     """Whether a proposed text is a stand-in that stands neither in the pair nor in what now asks for it."""
     asked = proposed.get("instruction", "") if key == "response" else ""
-    near = "\n".join((pair.instruction, pair.input, pair.response, asked)).casefold()
+    near = "\n".join([*texts_of(pair), asked]).casefold()
     return is_placeholder(proposed[key]) and proposed[key].casefold() not in near
 
 

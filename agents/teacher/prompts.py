@@ -7,7 +7,7 @@ the user's.
 import itertools
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +15,26 @@ from reflectune.agents.teacher.forms import FIELDS, clean_text, find_tags
 from reflectune.state.config import read_toml
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import PHASES, Pair, Phase, content_hash
+from reflectune.state.text import one_line
 
-__all__ = ["FIELD", "SHIPPED", "Prompts", "fill", "make_nonce", "open_prompts"]
+__all__ = ["FIELD", "SHIPPED", "Prompts", "fill", "make_nonce", "open_prompts", "texts_of"]
 
 SHIPPED = Path(__file__).parent / "prompts.toml"
-FIELD = re.compile(r"\{(text|nonce)\}")  # what is replaced in the words of a file
+FIELD = re.compile(r"\{(text|role|nonce)\}")  # what is replaced in the words of a file
 
 # Section of a prompts file -> its keys.
 _KEYS: dict[str, tuple[str, ...]] = {
     "task": PHASES,
     "pair": ("opening", "instruction", "input", "response"),
+    "context": (*PHASES, "turn", "fields"),
     "structured": PHASES,
-    "tagged": PHASES,  # the only section that may be left out
+    "tagged": PHASES,
+}
+_OPTIONAL = ("context", "tagged")
+# What words that data goes into must hold.
+_HOLDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "pair": {"opening": (), "instruction": ("text",), "input": ("text",), "response": ("text",)},
+    "context": {"turn": ("role", "text"), "fields": ("text",)},
 }
 
 
@@ -41,6 +49,14 @@ class Prompts:
         """Whether there are words that ask for tagged text; without them every prompt asks for JSON."""
         return "tagged" in self.texts
 
+    def check(self, pairs: Iterable[Pair]) -> None:
+        """Raise a ConfigError where pairs have a context and there are no words for one."""
+        if "context" not in self.texts and any(pair.context for pair in pairs):
+            raise ConfigError(
+                "teacher.prompts: the file has no section [context], which pairs of conversations need; "
+                "`reflectune prompts` prints one to copy"
+            )
+
     def messages(
         self, phase: Phase, pair: Pair, *, structured: bool, nonce: str
     ) -> tuple[Mapping[str, str], ...]:
@@ -48,17 +64,30 @@ class Prompts:
 
         One user message: some chat templates know no system role. The part that all pairs share stands first,
         so that servers can reuse its prefix. `structured` asks for JSON, else for tagged text where there are
-        words for it; the nonce is from `make_nonce`.
+        words for it; the nonce is from `make_nonce`. A ConfigError as of `check`.
         """
+        self.check([pair])
         marks = self.texts["pair"]
         form = "tagged" if self.has_tags and not structured else "structured"
         parts = [fill(self.texts["task"][phase], nonce=nonce), fill(marks["opening"], nonce=nonce)]
+        parts += self._show_context(phase, pair, nonce)
         for name in ("instruction", "input", "response"):
             text = clean_text(getattr(pair, name))
             if text.strip() or name != "input":
                 parts.append(fill(marks[name], nonce=nonce, text=text))
         parts.append(fill(self.texts[form][phase], nonce=nonce))
         return ({"role": "user", "content": "\n".join(parts)},)
+
+    def _show_context(self, phase: Phase, pair: Pair, nonce: str) -> Iterator[str]:
+        """What is said of a pair's context, where it has one, and its turns."""
+        if pair.context:
+            words = self.texts["context"]
+            yield fill(words[phase], nonce=nonce)
+            for turn in pair.context:
+                role, text = one_line(turn.role), clean_text(turn.content)
+                yield fill(words["turn"], nonce=nonce, role=role, text=text)
+                if turn.more:
+                    yield fill(words["fields"], nonce=nonce, text=clean_text(turn.more))
 
 
 def open_prompts(path: str | Path | None) -> Prompts:
@@ -74,10 +103,16 @@ def open_prompts(path: str | Path | None) -> Prompts:
 
 
 def make_nonce(pair: Pair, *parts: object) -> str:
-    """Eight hex digits that follow from `parts` and do not occur in the pair."""
+    """Eight hex digits that follow from `parts` and do not occur in the pair or its context."""
     nonces = (content_hash("nonce", *parts, number)[:8] for number in itertools.count())
-    texts = (pair.instruction, pair.input, pair.response)
+    texts = texts_of(pair)
     return next(nonce for nonce in nonces if not any(nonce in text for text in texts))
+
+
+def texts_of(pair: Pair) -> list[str]:
+    """All that a prompt holds of a pair, as it is given."""
+    turns = [text for turn in pair.context for text in (turn.role, turn.content, turn.more)]
+    return [pair.instruction, pair.input, pair.response, *turns]
 
 
 def fill(text: str, /, **values: str) -> str:
@@ -92,7 +127,7 @@ def _find_fault(values: Mapping[str, object]) -> str | None:
         return f"unknown section {unknown[0]!r}; a prompts file has {known}"
     for section, keys in _KEYS.items():
         texts = values.get(section, {})
-        if section == "tagged" and section not in values:
+        if section in _OPTIONAL and section not in values:
             continue
         if not isinstance(texts, dict):
             return f"{section} must be a section [{section}], got {reprlib.repr(texts)}"
@@ -107,9 +142,9 @@ def _find_fault(values: Mapping[str, object]) -> str | None:
 def _find_text_fault(section: str, key: str, text: object) -> str | None:
     if not isinstance(text, str):
         return "is missing; want a text" if text is None else f"must be a text, got {reprlib.repr(text)}"
-    if section == "pair":
-        is_filled = key == "opening" or "{text}" in text
-        return None if is_filled else f"must hold {{text}}, which the pair's {key} replaces"
+    if (wanted := _HOLDS.get(section, {}).get(key)) is not None:
+        missing = [f"{{{name}}}" for name in wanted if f"{{{name}}}" not in text]
+        return f"must hold {missing[0]}, which data replaces" if missing else None
     if not text.strip():
         return "must not be empty"
     for tag in FIELDS[key].values() if section == "tagged" else ():

@@ -1,10 +1,11 @@
 """Plays recorded reflections from a JSONL file, one object a line.
 
-    {"phase": "instruction"|"response", "instruction", "input", "response"?, "new_instruction"?,
-     "new_response", "critique"?, "round"?}
+    {"phase": "instruction"|"response", "context"?, "instruction", "input", "response"?,
+     "new_instruction"?, "new_response", "critique"?, "round"?}
 
 Keys with a question mark may be missing, except that phase instruction needs its new_instruction;
-others are ignored. An entry answers the pairs whose texts it gives, in its round where it names one.
+others are ignored. An entry answers the pairs whose texts it gives, in its round where it names one, and
+behind its context where it has one: the messages before the pair, none for a pair that stands alone.
 """
 
 import json
@@ -25,8 +26,7 @@ _Key = tuple[str, str, str]  # phase, instruction, input
 
 
 class _Entry(NamedTuple):
-    response: str | None  # None answers whatever the response is
-    round: int | None  # None answers in every round
+    place: tuple[object, ...]  # context (messages), response and round of what it answers; None for any
     answer: str  # what the teacher is taken to have written: JSON
 
 
@@ -64,12 +64,13 @@ class RecordedEngine:
         """Nothing to give back."""
 
     def _find(self, asked: Reflection) -> list[_Entry]:
-        """The most specific entries for a pair: naming its response counts before naming its round."""
+        """The most specific entries for a pair: to name its context counts most, then its response."""
         pair = asked.pair
-        fitting: defaultdict[tuple[bool, bool], list[_Entry]] = defaultdict(list)
+        place = [turn.as_message() for turn in pair.context], pair.response.strip(), asked.round
+        fitting: defaultdict[tuple[bool, ...], list[_Entry]] = defaultdict(list)
         for entry in self._recording.get((asked.phase, pair.instruction.strip(), pair.input.strip()), []):
-            if entry.round in (None, asked.round) and entry.response in (None, pair.response.strip()):
-                fitting[entry.response is not None, entry.round is not None].append(entry)
+            if all(named in (None, given) for named, given in zip(entry.place, place, strict=True)):
+                fitting[tuple(named is not None for named in entry.place)].append(entry)
         return fitting[max(fitting)] if fitting else []
 
 
@@ -113,7 +114,20 @@ def _read_entry(line: str) -> tuple[_Key, _Entry]:
     answer |= {key: _text(record, f"new_{key}") for key in FIELDS[phase]}
     response = None if record.get("response") is None else _text(record, "response", "").strip()
     key = phase, _text(record, "instruction").strip(), _text(record, "input", "").strip()
-    return key, _Entry(response, round, json.dumps(answer, ensure_ascii=False))
+    place = _read_context(record), response, round
+    return key, _Entry(place, json.dumps(answer, ensure_ascii=False))
+
+
+def _read_context(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    messages = record.get("context")
+    if messages is None:
+        return None
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError("context is no list of messages")
+    return [
+        message | {"role": _text(message, "role"), "content": _text(message, "content", "")}
+        for message in messages
+    ]
 
 
 def _text(record: Mapping[str, Any], key: str, default: str | None = None) -> str:
