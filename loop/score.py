@@ -29,7 +29,7 @@ def score_dataset(
     Returns:
         A summary: records, how many could be scored, mean and median of IFD and r-IFD.
     """
-    records = read_dataset(data, allow_empty=True)
+    records = read_dataset(data, allow_empty=True, has_config=False)
     values: dict[str, list[float | None]] = {"ifd": [], "r_ifd": []}
     scored = 0
     with Student.open(student, adapter) as model, display.stage("score", total=len(records)) as stage:

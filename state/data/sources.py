@@ -40,7 +40,6 @@ def open_source(data: DataConfig) -> Source:
     """The rows of the configured files or hub dataset, as a function that reads them anew at every call."""
     if data.hf:
         hub = Hub(data)
-        _check_columns(hub.columns, hub.name)
         return hub
     path = Path(data.path or "")
     try:
@@ -117,7 +116,6 @@ def _csv_rows(path: Path, name: str) -> Iterator[Row]:
         reader = csv.DictReader(itertools.chain([header], file), delimiter=delimiter, strict=True)
         try:
             columns = reader.fieldnames or ()
-            _check_columns(columns, name)
             if twice := {column for column in columns if list(columns).count(column) > 1}:
                 raise DatasetError(f"{name}: several columns are called {list_names(twice)}; rename them")
             for row in reader:
@@ -140,11 +138,9 @@ def _table_rows(file: IO[bytes], name: str, *, is_parquet: bool) -> Iterator[Row
         if is_parquet:
             # A buffer, but no reading ahead and no threads: else Arrow's memory grows with the file.
             table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
-            schema, batches = table.schema_arrow, table.iter_batches(batch_size=_BATCH, use_threads=False)
+            batches = table.iter_batches(batch_size=_BATCH, use_threads=False)
         else:
             batches = pyarrow.ipc.open_stream(file)
-            schema = batches.schema
-        _check_columns(schema.names, name)
         rows = (row for batch in batches for row in batch.to_pylist(maps_as_pydicts="strict"))
         for index, row in enumerate(rows):
             yield f"index {index}", row
@@ -152,15 +148,3 @@ def _table_rows(file: IO[bytes], name: str, *, is_parquet: bool) -> Iterator[Row
         # Such as a day in the year 10^5, or a map with a key twice.
         kind = "Parquet" if is_parquet else "Arrow"
         raise DatasetError(f"{name}: not readable as {kind}: {shorten(error)}; write it anew") from error
-
-
-def _check_columns(columns: Iterable[str], source: str) -> None:
-    """Refuse a table whose header already shows that no row can be a pair."""
-    names = set(columns)
-    if not names & {"messages", "conversations"} and not (
-        "instruction" in names and names & {"output", "response"}
-    ):
-        raise DatasetError(
-            f"{source}: its columns are {list_names(columns)}; "
-            "want instruction and output (or response), or messages, or conversations"
-        )
