@@ -2,6 +2,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 HAS_GPU = $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 
+# Processes that tests start would compile every module of this project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lint types test test-gpu fast torture audit bench bench-arms bench-gpu reference screenshots clean
 
@@ -33,13 +36,13 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	touch $@
 
 # The browser of the browser tests, from Debian's packages; Playwright's own are never downloaded.
-.venv/chromium: .venv/installed
+.venv/chromium:
 	as_root="$$(test "$$(id -u)" = 0 || echo sudo -n)"; \
 	command -v chromium > /dev/null || \
 	{ $$as_root apt-get update --quiet && \
 		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet chromium; } || \
 		echo "no chromium, and it cannot be installed here: the browser tests will be skipped"
-	if command -v chromium > /dev/null; then touch $@; fi
+	if command -v chromium > /dev/null; then mkdir -p .venv && touch $@; fi
 
 # Four-bit weights. Beside .venv and not in it: with it, every process that trains takes seconds longer to start.
 .venv/bitsandbytes: .venv/installed
@@ -71,13 +74,13 @@ lint: setup ## ruff: rules and formatting
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-# Types are checked while models are fetched and converted.
-test: setup .venv/vllm .venv/chromium ## lint, types and every test, with coverage
-	$(MAKE) --no-print-directory --jobs 2 lint types .venv/models/ready .venv/bitsandbytes
+# The browser is installed while pip works, types are checked while models are fetched and converted.
+test: ## lint, types and every test, with coverage
+	$(MAKE) --no-print-directory --jobs 2 .venv/chromium .venv/vllm
+	$(MAKE) --no-print-directory --jobs 2 .venv/models/ready lint types .venv/bitsandbytes
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not alone and not gpu" --cov --cov-report= --cov-fail-under=0
-	HF_HUB_OFFLINE=1 PYTHONPATH=.venv/bitsandbytes $(BIN)/pytest tests/test_four_bit.py \
-		--cov --cov-append --cov-report= --cov-fail-under=0
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m alone --cov --cov-append --cov-report=term
+	HF_HUB_OFFLINE=1 PYTHONPATH=.venv/bitsandbytes $(BIN)/pytest -m alone $$(grep -l mark.alone tests/test_*.py) \
+		--cov --cov-append --cov-report=term
 
 test-gpu: setup ## scores, training, memory, vLLM and a run on a GPU, held against the CPU
 	@$(HAS_GPU) || { echo "no CUDA device on this machine: nothing was tried on a GPU" >&2; exit 1; }

@@ -6,7 +6,7 @@ no torch.
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reflectune.agents.thoughts import is_tag
@@ -15,10 +15,10 @@ from reflectune.state.text import one_line
 
 __all__ = ["Chat", "find_separator", "open_chat"]
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 # Plain words that no data has: what stands around them is the template's.
-_QUESTION, _ANSWER = "Question-5b1f9c", "Answer-8c1d7e"
+_QUESTION, _ANSWER, _RULES = "Question-5b1f9c", "Answer-8c1d7e", "Rules-2e9a4d"
 _PROBE: Messages = [{"role": "user", "content": _QUESTION}]
 _REPLY = {"role": "assistant", "content": _ANSWER}
 # What separates documents in the training of models that have no BOS, by its usual names.
@@ -31,12 +31,14 @@ class Chat:
 
     `thinking` lets the model think before it answers, where its template has a switch for that; `date` is
     today's for templates that print it; `in_parts` is for templates that want a list of a message's parts.
+    Where a template knows no system messages, they open the user's turn that follows.
     """
 
     tokenizer: Any
     thinking: bool
     date: datetime.date
     in_parts: bool = False
+    takes_system: bool = True
 
     def render(self, messages: Messages, *, generate: bool = False) -> str:
         """The messages as text; with `generate` up to where the model writes, its thoughts first.
@@ -50,7 +52,8 @@ class Chat:
             "date_string": self.date.strftime("%d %b %Y"),
             "strftime_now": self.date.strftime,
         }
-        turns = [{**message, "content": self._content(message["content"])} for message in messages]
+        told = messages if self.takes_system else _join_system(messages)
+        turns = [{**message, "content": self._content(message["content"])} for message in told]
         try:
             return str(
                 self.tokenizer.apply_chat_template(
@@ -102,12 +105,29 @@ def open_chat(tokenizer: Any, *, thinking: bool, date: datetime.date) -> Chat:
         try:
             text = chat.render([*_PROBE, _REPLY])
             if _QUESTION in text and _ANSWER in text:
-                return chat
+                return replace(chat, takes_system=_takes_system(chat))
             what = "its chat template leaves out the user's text or the answer"
             faults.append(StudentError(f"{tokenizer.name_or_path}: {what}"))
         except StudentError as error:
             faults.append(error)
     raise faults[0]
+
+
+def _takes_system(chat: Chat) -> bool:
+    try:
+        return _RULES in chat.render([{"role": "system", "content": _RULES}, *_PROBE])
+    except StudentError:
+        return False
+
+
+def _join_system(messages: Messages) -> list[Mapping[str, Any]]:
+    """The messages with the system's in front of the text that follows it."""
+    joined: list[Mapping[str, Any]] = []
+    for message in messages:
+        if joined and joined[-1]["role"] == "system" and message["role"] == "user":
+            message = {**message, "content": f"{joined.pop()['content']}\n\n{message['content']}"}
+        joined.append(message)
+    return joined
 
 
 def find_separator(tokenizer: Any) -> str:

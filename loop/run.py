@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
-from reflectune.agents.student.student import Student, StudentBase, settle_student
+from reflectune.agents.student.student import Student, StudentBase, check_contexts, settle_student
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
@@ -57,14 +57,18 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         check_student(config.student)
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
-        samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
+        dataset = read_dataset(config.data)
+        samples = assign_samples(dataset, config.data.holdout, config.seed)
         config = config.model_copy(update={"student": settle_student(config.student)})
         check_refinetune(config)  # last: it opens the model
         folder.write_config(config.to_toml())
         with LineageWriter.create(folder.lineage) as lineage:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
-            begin_lineage(lineage, config, samples, versions)
+            roles: set[tuple[str, ...]] = set()
+            begin_lineage(lineage, config, _note_roles(samples, roles), versions)
+            check_contexts(config.student, roles)
+            lineage.add_skipped(dataset.skipped)
     return RunFolder(runs / config.name)
 
 
@@ -78,6 +82,14 @@ def begin_lineage(
     lineage.start_round(0)
     student = config.student
     lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
+
+
+def _note_roles(samples: Iterable[Sample], roles: set[tuple[str, ...]]) -> Iterator[Sample]:
+    """The samples, while the roles of the turns before them are noted: of each sort once."""
+    for sample in samples:
+        if sample.pair.context:
+            roles.add(tuple(turn.role for turn in sample.pair.context))
+        yield sample
 
 
 def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:

@@ -83,17 +83,50 @@ def _encode(value: object) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: str  # "system", "user", "assistant", or what the data calls another speaker, such as "tool"
+    content: str
+    more: str = (
+        ""  # its other fields, such as name and tool_calls, as a JSON object; empty where there are none
+    )
+
+    def as_message(self) -> dict[str, Any]:
+        """The turn as chat templates and OpenAI's messages have it."""
+        return {"role": self.role, "content": self.content} | (json.loads(self.more) if self.more else {})
+
+    @classmethod
+    def of_message(cls, message: Mapping[str, Any]) -> "Turn":
+        """The turn of such a message."""
+        more = {name: value for name, value in message.items() if name not in ("role", "content")}
+        return cls(message["role"], message["content"], json.dumps(more, ensure_ascii=False) if more else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """One instruction with its input (may be empty) and the response to it."""
+    """One instruction with its input (may be empty) and the response to it, after the turns before them.
+
+    The context, a system message and earlier exchanges, is given: no teacher changes it.
+    """
 
     instruction: str
     input: str
     response: str
+    context: tuple[Turn, ...] = ()
 
     @property
     def content_hash(self) -> str:
-        """Hash of the three texts."""
-        return content_hash(self.instruction, self.input, self.response)
+        """Hash of the three texts and of the context, where there is one."""
+        turns = ([turn.role, turn.content, turn.more] for turn in self.context)
+        return content_hash(self.instruction, self.input, self.response, *turns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conversation:
+    """A given conversation, whole. Samples that come of the same one share this object."""
+
+    turns: tuple[Turn, ...]
 
 
 class Pairs(Protocol):
@@ -115,6 +148,22 @@ class Sample:
     split: Split
     pair: Pair
     meta: dict[str, Any] = field(default_factory=dict)
+    conversation: Conversation | None = None  # None for a pair that stands alone
+    turn: int = 0  # index in the conversation of the user's turn: what is before it is the pair's context
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether later turns depend on its instruction, which is then not to be rewritten."""
+        return self.conversation is not None and len(self.conversation.turns) > self.turn + 2
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRows:
+    """Rows of the given data that were left out for one reason."""
+
+    kind: str
+    number: int
+    examples: tuple[str, ...]  # where some of them stand and what is wrong there
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +350,7 @@ class Contest:
     incumbent_id: str
     candidate_ids: tuple[str, ...]
     pairs: Mapping[str, Pair]  # of the incumbent and every candidate, by version id
-    is_frozen: bool = False  # whether the sample is left alone
+    is_frozen: bool = False  # whether the sample is left alone in this phase
 
 
 @dataclass(frozen=True, slots=True)

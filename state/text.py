@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["inert", "inert_document", "one_line", "to_json"]
+__all__ = ["inert", "inert_document", "one_line", "shorten", "to_json"]
 
 # Control characters but tab and line feed, and marks that change the direction of what follows.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -35,6 +35,12 @@ def inert_document(document: Any) -> Any:
 def one_line(text: str) -> str:
     """The inert text with its lines, of whatever kind of line break, joined by spaces."""
     return inert(" ".join(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def shorten(text: object) -> str:
+    """What an error says, or a list of names, as one line of at most 300 characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 300 else f"{line[:297]}..."
 
 
 def to_json(document: object, *, indent: int | None = None) -> str:

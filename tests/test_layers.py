@@ -1,9 +1,9 @@
 """Imports point down, and asking for help loads no model."""
 
 import ast
+import os
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -80,10 +80,10 @@ def test_help_is_fast_and_loads_no_model_library() -> None:
         "except SystemExit as stop: assert stop.code == 0\n"
         "print(sorted(set(sys.modules) & {'torch', 'transformers', 'vllm', 'langgraph', 'datasets'}))"
     )
-    fastest = float("inf")
+    fastest = float("inf")  # seconds of a processor, which others on the machine need not share
     for _ in range(3):
-        began = time.monotonic()
+        began = sum(os.times()[2:4])
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        fastest = min(fastest, time.monotonic() - began)
+        fastest = min(fastest, sum(os.times()[2:4]) - began)
     assert result.stdout.splitlines()[-1] == "[]"
     assert fastest < 1.0

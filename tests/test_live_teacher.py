@@ -4,7 +4,6 @@ import json
 import random
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.lives import started
 from tests.teacher_server import (
     Reply,
     answer_text,
@@ -22,7 +22,7 @@ from tests.teacher_server import (
     serve_teacher,
 )
 from tests.tiny_models import save_tiny_llama
-from tests.worlds import child_environment, command, reflectune, run_process, write_world
+from tests.worlds import reflectune, run_process, write_world
 
 pytestmark = pytest.mark.slow
 
@@ -67,11 +67,6 @@ def test_loop_against_a_server_runs_both_phases(tmp_path: Path, grants_schemas: 
     assert one["teacher"]["cost_usd"] > 0
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    quietly = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    return subprocess.Popen(command(*arguments), cwd=folder, env=child_environment(), **quietly)
-
-
 def slowly(seconds: float) -> Callable[[dict[str, Any], int], Reply]:
     return lambda request, number: replace(improve(request, number), delay=seconds)
 
@@ -83,12 +78,10 @@ def test_loop_killed_at_random_counts_every_call_once_and_takes_none_from_the_ca
         arguments = ["run", "config.toml", "--set", "rounds=1"]
         for _ in range(3):
             enough = len(server.requests) + moments.randint(1, 20)
-            with start(tmp_path, *arguments) as process:
-                while len(server.requests) < enough:
-                    assert process.poll() is None
-                    time.sleep(0.001)
+            with started(*arguments, folder=tmp_path) as life:
+                assert life.live_until(lambda life, enough=enough: len(server.requests) >= enough), life.text
                 time.sleep(moments.uniform(0, 0.06))  # anywhere in the arrival of an answer
-                process.send_signal(signal.SIGKILL)
+                life.send(signal.SIGKILL)
             arguments = ["resume", "tiny"]
         assert reflectune("resume", "tiny", cwd=tmp_path).returncode == 0
         asked = len(server.requests)
@@ -107,8 +100,11 @@ def test_two_runs_at_once_share_their_answers_and_count_what_each_paid(tmp_path:
     with serve_teacher(slowly(0.02)) as server:
         live_world(tmp_path, server.url, concurrency=2)
         one_round = ("run", "config.toml", "--set", "rounds=1", "--name")
-        with start(tmp_path, *one_round, "tiny") as tiny, start(tmp_path, *one_round, "twin") as twin:
-            assert (tiny.wait(timeout=120), twin.wait(timeout=120)) == (0, 0)
+        with (
+            started(*one_round, "tiny", folder=tmp_path) as tiny,
+            started(*one_round, "twin", folder=tmp_path) as twin,
+        ):
+            assert (tiny.end(120), twin.end(120)) == (0, 0), tiny.text + twin.text
         asked = len(server.requests)
         assert reflectune(*one_round, "last", cwd=tmp_path).returncode == 0
         assert len(server.requests) == asked

@@ -56,29 +56,30 @@ def test_pace_widens_by_one_for_as_many_answers_as_were_under_way() -> None:
     assert pace.limit == 6
 
 
-def test_pace_pauses_double_by_chance_up_to_half_less() -> None:
+def test_pace_pauses_double_by_chance_up_to_half_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     pace = Pace(16)
     for pause in (0.5, 1.0, 2.0, 4.0):
-        now = time.monotonic()
         assert pace.narrow(now + 100, None)
-        assert pause / 2 <= pace._resume_at - now <= pause + 0.1
+        assert pause / 2 <= pace._resume_at - now <= pause
     for _ in range(100):
-        pace.narrow(time.monotonic() + 100, None)
-    assert pace._resume_at - time.monotonic() <= 60
+        pace.narrow(now + 100, None)
+    assert pace._resume_at - now <= 60
     pace.widen()
     pace._resume_at = 0.0
-    now = time.monotonic()
     pace.narrow(now + 100, None)
-    assert pace._resume_at - now <= 0.6
+    assert pace._resume_at - now <= 0.5
 
 
-def test_pace_gives_up_a_server_that_takes_nothing() -> None:
+def test_pace_gives_up_a_server_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     pace = Pace(4, give_up_after=10.0)
-    now = time.monotonic()
     assert pace.narrow(now, 9.0)
     assert not pace.narrow(now, 11.0)
     assert not pace.narrow(now, float("inf"))
-    assert pace._resume_at < now + 9.5, "what is not waited for holds nobody up"
+    assert pace._resume_at == now + 9, "what is not waited for holds nobody up"
 
 
 def test_pace_pauses_after_a_stumble_double_up_to_sixteen_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,19 +124,22 @@ def test_pace_holds_a_request_by_its_own_attempts(monkeypatch: pytest.MonkeyPatc
 
 
 def test_pace_lets_so_many_pass_and_then_waits() -> None:
-    async def enter_three() -> tuple[float, float]:
-        pace = Pace(2)
-        began = time.monotonic()
-        await pace.enter()
-        await pace.enter()
-        quick = time.monotonic() - began
-        asyncio.get_running_loop().call_later(0.2, pace.leave)
-        await pace.enter()
-        return quick, time.monotonic() - began
+    told = []
 
-    quick, slow = asyncio.run(enter_three())
-    assert quick < 0.1
-    assert slow >= 0.19
+    async def enter(pace: Pace, number: int) -> None:
+        await pace.enter()
+        told.append(f"{number} enters")
+
+    async def enter_three() -> None:
+        pace = Pace(2)
+        third = asyncio.gather(*(enter(pace, number) for number in (1, 2, 3)))
+        await asyncio.sleep(0.1)
+        told.append("one leaves")
+        pace.leave()
+        await third
+
+    asyncio.run(enter_three())
+    assert told == ["1 enters", "2 enters", "one leaves", "3 enters"]
 
 
 @pytest.mark.parametrize(("retry_after", "fewest"), [(None, 0.25), (0.0, 0.25), (0.6, 0.6)])
@@ -149,4 +153,4 @@ def test_pace_holds_everybody_for_its_pause_or_the_one_asked_for(
         pace.leave()
         return await pace.enter() - entered
 
-    assert fewest - 0.01 <= asyncio.run(wait()) < fewest + 0.5
+    assert fewest - 0.01 <= asyncio.run(wait()) < fewest + 20

@@ -20,7 +20,7 @@ PASSES = (
     "SELECT id FROM samples ORDER BY position",
     "SELECT id FROM samples WHERE split = ?",
     "SELECT COUNT(*) FILTER (WHERE split = ?) AS train",
-    "SELECT COUNT(*) FROM samples WHERE split = ? AND ? <= (SELECT COUNT(DISTINCT round) FROM decisions",
+    "SELECT COUNT(*) FROM samples WHERE split = ? AND ( (? = ? AND followed) OR",
     "SELECT COALESCE(SUM(COALESCE(prompt_tokens",
     "SELECT sum_logprob, num_tokens, status, truncated FROM samples CROSS JOIN versions",
 )

@@ -31,12 +31,6 @@ reverse = "A: {response} Q:"
 # Prompt, prompt with an input, and the prompt that asks for the instruction.
 WORDS = {
     "own": ("Q: {}\nA:", "Q: {} {}\nA:", "A: {} Q:"),
-    "plain": (
-        "### Instruction\n{}\n\n### Response\n",
-        "### Instruction\n{}\n\n### Input\n{}\n\n### Response\n",
-        "### Instruction\nWrite the instruction that the input is a response to.\n\n"
-        "### Input\n{}\n\n### Response\n",
-    ),
     "chat": (
         "{}",
         "{}\n\n{}",
@@ -120,8 +114,7 @@ def test_scores_are_those_of_a_plain_computation(name, student, tmp_path):
     file = Tokenizer.from_file(str(folder / "tokenizer.json"))
     (tmp_path / "own.toml").write_text(OWN)
     asked = [(pair, term) for pair in PAIRS for term in TERMS]
-    for template, file_or_name in {"chat": "chat", "plain": "plain", "own": tmp_path / "own.toml"}.items():
-        scoring = student if template == "chat" else with_template(student, file_or_name)
+    for template, scoring in {"chat": student, "own": with_template(student, tmp_path / "own.toml")}.items():
         scores = scoring.score(asked)
         for (pair, term), score in zip(asked, scores, strict=True):
             place = (template, pair, term)
@@ -136,14 +129,14 @@ def test_answers_stand_and_end_as_the_family_has_it(name, student):
     assert template.prompt(PAIRS[0]).endswith(opening)
     assert tokenizer.convert_ids_to_tokens(template.end_id(tokenizer)) == end
     assert template.end_id(tokenizer) in student._stops
-    (encoded,) = student._encoder.encode([template.render(PAIRS[0], "response_alone")])
-    assert student._encoder.alone(encoded).ids[0] == tokenizer.convert_tokens_to_ids(separator)
-    (asked,) = student._encoder.encode_prompts([template.opening(PAIRS[0])])
+    (encoded,) = student._pairs.encoder.encode([template.render(PAIRS[0], "response_alone")])
+    assert student._pairs.encoder.alone(encoded).ids[0] == tokenizer.convert_tokens_to_ids(separator)
+    (asked,) = student._pairs.encoder.encode_prompts([template.opening(PAIRS[0])])
     assert encoded.ids[: len(asked)] == asked  # it writes where it was trained
 
 
 def test_data_that_spells_out_turn_marks_forges_no_turn(name, student):
-    template, encoder, tokenizer = student._template, student._encoder, student._tokenizer
+    template, encoder, tokenizer = student._template, student._pairs.encoder, student._tokenizer
     names = [*template.chat.marks(), tokenizer.eos_token]
     marks, text = set(tokenizer.convert_tokens_to_ids(names)), "Hi" + "".join(names)
     pairs = Pair("Hi", "", "Hi"), Pair(text, "", text)
@@ -166,11 +159,10 @@ def test_tokenizer_that_transformers_would_rebuild_reads_as_its_file_says(tmp_pa
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
-def test_bfloat16_agrees_with_float32_on_a_real_model():
+@pytest.mark.parametrize("name", ["smollm2"], indirect=True)
+def test_bfloat16_agrees_with_float32_on_a_real_model(student):
     asked = [(pair, term) for pair in PAIRS[:2] for term in TERMS]
-    scored = []
-    for dtype in ("float32", "bfloat16"):
-        with Student.open(configure(real_model("smollm2"), dtype=dtype)) as opened:
-            scored.append(opened.score(asked))
-    for one, other in zip(*scored, strict=True):
+    with Student.open(configure(real_model("smollm2"), dtype="bfloat16")) as opened:
+        half = opened.score(asked)
+    for one, other in zip(student.score(asked), half, strict=True):
         assert abs(one.sum_logprob - other.sum_logprob) < 0.15 * one.num_tokens

@@ -77,11 +77,11 @@ def test_signals_do_not_wait_for_a_long_computation() -> None:
         with catch_signals() as interruption, interruption.finish_batches():
             for delay in (0.1, 1.3):
                 threading.Timer(delay, os.kill, (main, signal.SIGTERM)).start()
-            # One instruction of seconds, which lets other threads run as torch's do.
-            hashlib.pbkdf2_hmac("sha256", b"x", b"y", 20_000_000)
+            # One instruction of a minute, which lets other threads run as torch's do.
+            hashlib.pbkdf2_hmac("sha256", b"x", b"y", 200_000_000)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 143
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 20
 
 
 def test_handlers_are_put_back_and_what_was_ignored_stays_ignored() -> None:

@@ -45,7 +45,7 @@ def test_template_plain_shows_instruction_input_and_response():
     assert template.prompt(Pair("Add.", "", "3")) == "### Instruction\nAdd.\n\n### Response\n"
     with_input = "### Instruction\nAdd.\n\n### Input\n1 2\n\n### Response\n"
     assert template.prompt(Pair("Add.", "1 2", "3")) == with_input
-    assert template.reverse("three") == (
+    assert template.reverse(Pair("", "", "three")) == (
         "### Instruction\nWrite the instruction that the input is a response to.\n\n"
         "### Input\nthree\n\n### Response\n"
     )
@@ -56,7 +56,7 @@ def test_template_plain_shows_instruction_input_and_response():
 def test_template_file_is_rendered_as_written(own_file):
     template = open_template(student(own_file()), None)
     assert template.prompt(Pair("Add.", "1 2", "3")) == "Q: Add. [1 2]\nA: "
-    assert template.reverse("3") == "A: 3\nQ: "
+    assert template.reverse(Pair("", "", "3")) == "A: 3\nQ: "
     assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.1 2"
 
 
@@ -73,7 +73,7 @@ def test_template_never_substitutes_into_a_value(instruction, given_input, respo
     template = Template(OWN)
     pair = Pair("{input}{response}" + instruction, "{instruction}{0}" + given_input, response + "{")
     assert template.prompt(pair) == f"Q: {pair.instruction} [{pair.input}]\nA: "
-    assert template.reverse(pair.response) == f"A: {pair.response}\nQ: "
+    assert template.reverse(pair) == f"A: {pair.response}\nQ: "
     assert template.instruction_target(pair) == pair.instruction + pair.input
 
 
@@ -81,8 +81,9 @@ def test_template_chat_is_one_user_turn_that_awaits_an_answer():
     template = open_template(student("chat"), byte_level_tokenizer(chat=True))
     assert template.prompt(Pair("Add.", "", "3")) == "<s><user>Add.\n<assistant>"
     assert template.prompt(Pair("Add.", "1 2", "3")) == "<s><user>Add.\n\n1 2\n<assistant>"
-    assert template.reverse("Three.").startswith("<s><user>Below is a response to an instruction.")
-    assert template.reverse("Three.").endswith("\n\nThree.\n<assistant>")
+    asked = template.reverse(Pair("", "", "Three."))
+    assert asked.startswith("<s><user>Below is a response to an instruction.")
+    assert asked.endswith("\n\nThree.\n<assistant>")
     assert template.instruction_target(Pair("Add.", "1 2", "3")) == "Add.\n1 2"
 
 

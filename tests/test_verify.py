@@ -23,7 +23,7 @@ from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.seals import SEALED
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Pair, Version
+from reflectune.state.records import Pair, SkippedRows, Version
 from tests.lineages import call
 from tests.test_migrations import SCHEMAS, load
 from tests.worlds import invoke, write_world
@@ -41,6 +41,8 @@ _NAMES = defaultdict(lambda: "id") | {
     "held_out_answers": "student_id || '/' || sample_id",
     "rounds": "CAST(round AS TEXT)",
     "runs": "name",
+    "conversations": "CAST(id AS TEXT)",
+    "skipped_rows": "kind",
     "config_changes": "CAST(rowid AS TEXT)",
     "_sqlite_migrations": "name",
 }
@@ -56,7 +58,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         patch.chdir(folder)
         assert invoke("run", "config.toml", "--set", "rounds=1") == 0
         assert invoke("resume", "tiny", "--set", "rounds=2") == 0
-    return RunFolder(folder / "runs/tiny")
+    run = RunFolder(folder / "runs/tiny")
+    with LineageWriter.open(run.lineage) as lineage:
+        lineage.add_skipped([SkippedRows("invalid", 1, ("line 1: blank response",))])
+        lineage._insert("conversations", [{"id": 0, "turns": "[]"}])
+    return run
 
 
 @pytest.fixture

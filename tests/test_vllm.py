@@ -3,9 +3,7 @@
 import importlib.util
 import itertools
 import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +11,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -118,29 +116,34 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def answer_alike(folder: str, adapter: Path | None = None, **settings: Any) -> list[str]:
+    """Have vLLM and transformers answer the same requests in every respect alike; the texts."""
+    wanted = [request(n, text=f"Name {n} things.") for n in range(6)]
+    with opened(folder, adapter, max_tokens=12, **settings) as engine:
+        answers = ask(engine, *wanted)
+    source = StudentConfig(model=folder, dtype="float32")
+    config = TeacherConfig(engine="transformers", model=folder, max_tokens=12)
+    with closing(TransformersEngine(config, TeacherModel("teacher", source, adapter))) as other:
+        expected = ask(other, *wanted)
+    for name, answer in answers.items():
+        known = expected[name]
+        assert answer.text == known.text
+        assert answer.finish_reason == known.finish_reason
+        assert answer.prompt_tokens == known.prompt_tokens
+        assert answer.completion_tokens == known.completion_tokens
+    return [answers[request.id].text for request in wanted]
+
+
 def test_every_kind_of_answer_is_the_one_transformers_gives(tiny_llama: str, tmp_path: Path) -> None:
-    adapters = [
-        save_tiny_adapter(tmp_path / f"round-0{n}", open_model(StudentConfig(model=tiny_llama)), seed=n)
-        for n in (1, 2)
-    ]
-    texts: dict[Path | None, list[str]] = {}
-    for adapter in (None, *adapters):
-        with opened(tiny_llama, adapter, max_tokens=12) as engine:
-            answers = ask(engine, *(request(n, text=f"Name {n} things.") for n in range(6)))
-        config = TeacherConfig(engine="transformers", model=tiny_llama, max_tokens=12)
-        other = TransformersEngine(
-            config, TeacherModel("teacher", StudentConfig(model=tiny_llama, dtype="float32"), adapter)
-        )
-        expected = ask(other, *(request(n, text=f"Name {n} things.") for n in range(6)))
-        other.close()
-        for name, answer in answers.items():
-            known = expected[name]
-            assert answer.text == known.text
-            assert answer.finish_reason == known.finish_reason
-            assert answer.prompt_tokens == known.prompt_tokens
-            assert answer.completion_tokens == known.completion_tokens
-        texts[adapter] = [answers[str(n)].text for n in range(6)]
-    assert len({tuple(text) for text in texts.values()}) == 3  # each adapter writes its own
+    """With an adapter; and without one of a folder that has Mistral's own files beside the others."""
+    adapter = save_tiny_adapter(tmp_path / "round-01", open_model(StudentConfig(model=tiny_llama)), seed=1)
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "mistral"))
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights.keys(), "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("consolidated.safetensors", "params.json", "tekken.json"):
+        (folder / name).write_text("no file of ours")
+    assert answer_alike(tiny_llama, adapter) != answer_alike(str(folder))
 
 
 def test_a_schema_holds_even_a_random_model(tiny_llama: str) -> None:
@@ -177,26 +180,6 @@ def test_an_answer_has_the_room_that_vllm_has_found(tiny_llama: str, monkeypatch
     assert "fills the context of 384" in str(answers["2"].message)
 
 
-def test_a_folder_with_mistrals_own_files_beside_them_is_read_as_transformers_reads_it(
-    tiny_llama: str, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(tiny_llama, tmp_path / "mistral"))
-    with safe_open(folder / "model.safetensors", framework="pt") as weights:
-        index = {"metadata": {}, "weight_map": dict.fromkeys(weights.keys(), "model.safetensors")}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    for name in ("consolidated.safetensors", "params.json", "tekken.json"):
-        (folder / name).write_text("no file of ours")
-    wanted = [request(0, text="Name a thing."), request(1, structured=True)]
-    with opened(tiny_llama) as engine:
-        expected = ask(engine, *wanted)
-    with opened(str(folder)) as engine:
-        answers = ask(engine, *wanted)
-    assert {name: answer.text for name, answer in answers.items()} == {
-        name: answer.text for name, answer in expected.items()
-    }
-    assert answers["1"].text.startswith("{")
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two CUDA devices")
 def test_ctrl_c_leaves_a_model_on_two_devices_alone_and_a_kill_ends_all_of_it(tmp_path: Path) -> None:
@@ -230,34 +213,20 @@ if __name__ == "__main__":
     assert not alive
 
 
-def test_killed_in_mid_batch_it_answers_every_request_once() -> None:
+def test_killed_in_mid_batch_it_answers_every_request_once_and_it_ends_with_its_owner(tmp_path: Path) -> None:
+    script = """
+import os, signal, time
+from tests.test_vllm import TEACHER, _engine_process, opened, request
+if __name__ == "__main__":
     with opened(TEACHER, temperature=1.0, concurrency=4) as engine:
         for number in range(40):
             engine.submit(request(number))
         answers = [engine.next_answer() for _ in range(10)]
         os.kill(_engine_process().pid, signal.SIGKILL)
         answers += [engine.next_answer() for _ in range(30)]
-    assert sorted(int(answer.request_id) for answer in answers) == list(range(40))
-    assert {answer.error for answer in answers} == {None}
-
-
-def test_a_model_that_vllm_cannot_open_is_named_in_a_line(tmp_path: Path) -> None:
-    folder = save_tiny_llama(tmp_path / "damaged")
-    (folder / "model.safetensors").write_bytes(b"damaged")
-    message = r"^teacher teacher: vLLM: .*what it printed is in .*\.log"
-    with pytest.raises(TeacherError, match=message) as got, opened(str(folder)):
-        pass
-    assert "\n" not in str(got.value)
-    assert _engine_processes() == []
-
-
-def test_the_process_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
-    script = f"""
-import os, time
-from tests.test_vllm import opened, request
-if __name__ == "__main__":
-    with opened({TEACHER!r}, max_tokens=200) as engine:
-        for number in range(50):
+        assert sorted(int(answer.request_id) for answer in answers) == list(range(40))
+        assert {answer.error for answer in answers} == {None}
+        for number in range(40, 90):
             engine.submit(request(number))
         engine.next_answer()
         print("answered", flush=True)
@@ -271,6 +240,16 @@ if __name__ == "__main__":
         (child,) = _engine_processes(owner.pid)
         owner.kill()
     child.wait(timeout=30)
+
+
+def test_a_model_that_vllm_cannot_open_is_named_in_a_line(tmp_path: Path) -> None:
+    folder = save_tiny_llama(tmp_path / "damaged")
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    message = r"^teacher teacher: vLLM: .*what it printed is in .*\.log"
+    with pytest.raises(TeacherError, match=message) as got, opened(str(folder)):
+        pass
+    assert "\n" not in str(got.value)
+    assert _engine_processes() == []
 
 
 def test_the_newest_student_is_its_own_teacher(tmp_path: Path) -> None:

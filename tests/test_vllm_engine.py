@@ -317,7 +317,7 @@ def test_close_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (process,) = children()
     began = time.monotonic()
     engine.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert not process.is_running()
     with suppress(psutil.NoSuchProcess):  # its worker
         await_end(int((tmp_path / "worker").read_text()))

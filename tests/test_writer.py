@@ -301,9 +301,9 @@ def test_writer_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(s
                     better = propose(store, original(sample), "better", round=round, phase=phase)
                 made = decided(original(sample), better, reason=reason, round=round, phase=phase)  # type: ignore[arg-type]
                 store.add_decisions({}, "s0", [made])
-    assert [store.count_frozen(round, 2) for round in (1, 2, 3, 4)] == [0, 0, 0, 1]
-    assert [store.count_frozen(round, 1) for round in (1, 2, 3, 4)] == [0, 2, 1, 2]
-    assert store.count_frozen(4, None) == 0
+    assert [store.count_frozen(round, "instruction", 2) for round in (1, 2, 3, 4)] == [0, 0, 0, 1]
+    assert [store.count_frozen(round, "instruction", 1) for round in (1, 2, 3, 4)] == [0, 2, 1, 2]
+    assert store.count_frozen(4, "response", None) == 0
     (group,) = store.contests(4, "instruction", 3, freeze_after=2)
     assert [contest.sample_id for contest in group if contest.is_frozen] == ["a"]
     asked = store.pending_reflections(4, "instruction", candidates=1, attempts=1, freeze_after=2)

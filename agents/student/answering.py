@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from reflectune.agents.student.targets import TargetEncoder
+from reflectune.agents.student.pairs import PairEncoder
 from reflectune.agents.student.templates import Template
 from reflectune.agents.thoughts import decode_written, drop_thoughts, find_opened
 from reflectune.state.records import Pair
@@ -42,8 +42,8 @@ class Writer(Protocol):
 class Answering:
     """The prompts of one student and the way its answers are read."""
 
-    def __init__(self, tokenizer: Any, template: Template, encoder: TargetEncoder) -> None:
-        self._tokenizer, self._template, self._encoder = tokenizer, template, encoder
+    def __init__(self, tokenizer: Any, template: Template, pairs: PairEncoder) -> None:
+        self._tokenizer, self._template, self._pairs = tokenizer, template, pairs
 
     def respond(self, pairs: Sequence[Pair], write: Write) -> list[Response | None]:
         """Have answers written to pairs' instructions, in the given order.
@@ -51,13 +51,12 @@ class Answering:
         None where the prompt alone fills `max_length`, or writing failed. Special tokens are stripped, and
         thoughts where there may be some.
         """
-        openings = [self._template.opening(self._encoder.hide(pair)) for pair in pairs]
-        prompts = self._encoder.encode_prompts(openings)
-        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < self._encoder.max_length]
+        openings = self._pairs.encode_openings(pairs)
+        fitting = [index for index, (_, ids) in enumerate(openings) if len(ids) < self._pairs.max_length]
         responses: list[Response | None] = [None] * len(pairs)
-        for index, ids in zip(fitting, write([prompts[index] for index in fitting]), strict=True):
+        for index, ids in zip(fitting, write([openings[index][1] for index in fitting]), strict=True):
             if ids is not None:
-                responses[index] = Response(self._read(openings[index], ids), len(ids))
+                responses[index] = Response(self._read(openings[index][0], ids), len(ids))
         return responses
 
     def _read(self, opening: str, ids: Sequence[int]) -> str:

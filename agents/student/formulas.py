@@ -2,6 +2,10 @@
 
 y is the response, x the instruction with its input. A measure is None where a score it needs is missing or
 not "ok", and where the result would not be a finite number: a failure is never a score.
+
+Where the pair has a context c (a system message, earlier turns), all four terms are given it: IFD is
+ppl(y|c,x) / ppl(y|c), with an empty user's turn in place of x, and r-IFD is ppl(x|c,y) / ppl(x|c), with an
+empty response in place of y. So each says what the one adds to what the context says of the other already.
 """
 
 import math

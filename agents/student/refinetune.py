@@ -10,7 +10,7 @@ import statistics
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from transformers import set_seed
 from reflectune.agents import models
 from reflectune.agents.memory import free_memory
 from reflectune.agents.student.adapters import claim, finished_metrics, hash_adapter, publish
+from reflectune.agents.student.pairs import PairEncoder
 from reflectune.agents.student.passes import Passes
 from reflectune.agents.student.scoring import choose_packing
 from reflectune.agents.student.student import StudentBase, open_encoder
@@ -32,7 +33,7 @@ from reflectune.agents.student.templates import Template
 from reflectune.agents.student.trainer import NotFiniteError, OnStep, StoppedError, save_adapter, train_steps
 from reflectune.state.config import CHANGEABLE, RefinetuneConfig, RunConfig, StudentConfig, flatten
 from reflectune.state.errors import AdapterError, StudentError
-from reflectune.state.records import Pairs, content_hash, hash_stream
+from reflectune.state.records import Pair, Pairs, content_hash, hash_stream
 
 __all__ = ["adapt", "check_refinetune", "encode_pairs", "refinetune_student"]
 
@@ -158,7 +159,8 @@ def _train(
     started = time.monotonic()
     base, tokenizer, template = opened.open()
     encoder = open_encoder(base, tokenizer, template, config.student)
-    texts = encode_pairs(encoder, template, template.end_id(tokenizer), pairs)
+    every = _with_earlier_turns(pairs) if config.refinetune.turns == "all" else pairs
+    texts, left_out = encode_pairs(encoder, template, template.end_id(tokenizer), every)
     seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
     steps = TrainingSteps(texts, seed, config.refinetune)
     row_tokens = _row_tokens(base, config.student)
@@ -183,26 +185,44 @@ def _train(
         "tokens": steps.tokens,
         "target_tokens": steps.target_tokens,
         "pairs": len(texts),
-        "left_out": len(pairs) - len(texts),
+        "left_out": left_out,
         "seconds": time.monotonic() - started,
     }
 
 
-def encode_pairs(encoder: TargetEncoder, template: Template, end: int | None, pairs: Pairs) -> EncodedTexts:
-    """Prompt, response and end of every pair of which max_length leaves some response; it must of one."""
+def encode_pairs(
+    encoder: TargetEncoder, template: Template, end: int | None, pairs: Iterable[Pair]
+) -> tuple[EncodedTexts, int]:
+    """Prompt, response and end of every pair of which max_length leaves some response; it must of one.
+
+    And how many are left out.
+    """
     if end is None:
         raise StudentError(_NO_END)
-    texts, rest = EncodedTexts(), iter(pairs)
-    while group := [encoder.hide(pair) for pair in itertools.islice(rest, _AT_ONCE)]:
-        for item in encoder.encode([(template.prompt(pair), pair.response) for pair in group]):
+    texts, rest, left_out = EncodedTexts(), iter(pairs), 0
+    encode = PairEncoder(template, encoder).encode
+    while group := list(itertools.islice(rest, _AT_ONCE)):
+        for item in encode([(pair, "response_given_instruction") for pair in group]):
             if isinstance(item, Encoded):
                 texts.append(replace(item, ids=[*item.ids, end][: encoder.max_length]))
+            else:
+                left_out += 1
     if not len(texts):
         raise AdapterError(
-            f"none of {len(pairs)} pairs can be trained on: no response fits behind its prompt "
+            f"none of {left_out} pairs can be trained on: no response fits behind its prompt "
             f"into {encoder.max_length} tokens; raise student.max_length"
         )
-    return texts
+    return texts, left_out
+
+
+def _with_earlier_turns(pairs: Iterable[Pair]) -> Iterator[Pair]:
+    """Pairs, and every earlier answer of an assistant in their contexts as the response of one."""
+    for pair in pairs:
+        yield pair
+        for place, turn in enumerate(pair.context[1:], start=1):
+            asked = pair.context[place - 1]
+            if (asked.role, turn.role) == ("user", "assistant") and turn.content.strip():
+                yield Pair(asked.content, "", turn.content, pair.context[: place - 1])
 
 
 class TrainingSteps:

@@ -3,7 +3,7 @@
 Nothing here decides anything about a pair.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -18,19 +18,24 @@ from reflectune.agents.hardware import measure_threads
 from reflectune.agents.memory import free_memory
 from reflectune.agents.student.answering import Answering, Response
 from reflectune.agents.student.first_token import predict_first, score_with_first
+from reflectune.agents.student.pairs import PairEncoder, Prepared
 from reflectune.agents.student.scoring import choose_packing
-from reflectune.agents.student.targets import Encoded, TargetEncoder, TargetFailure
+from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.agents.student.templates import Template, check_student, open_template
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term
 
-__all__ = ["Prepared", "Response", "Student", "StudentBase", "open_encoder", "settle_student"]
-
-Prepared = Encoded | TargetFailure  # a target as token ids, or why it cannot be scored
-
-_ALONE: tuple[Term, ...] = ("response_alone", "instruction_alone")
+__all__ = [
+    "Prepared",
+    "Response",
+    "Student",
+    "StudentBase",
+    "check_contexts",
+    "open_encoder",
+    "settle_student",
+]
 
 
 def settle_student(config: StudentConfig) -> StudentConfig:
@@ -38,6 +43,12 @@ def settle_student(config: StudentConfig) -> StudentConfig:
     settled = models.resolve_student(config)
     separator = config.separator or find_separator(open_tokenizer(config))
     return settled.model_copy(update={"separator": separator})
+
+
+def check_contexts(config: StudentConfig, roles: Collection[tuple[str, ...]]) -> None:
+    """Raise a StudentError for contexts, by the roles of their turns, that the template does not take."""
+    if roles:
+        open_template(config, open_tokenizer(config)).check_roles(sorted(roles))
 
 
 class StudentBase(AbstractContextManager["StudentBase"]):
@@ -98,10 +109,11 @@ class Student(AbstractContextManager["Student"]):
         # How many answers it is worth asking for together: a GPU writes one for the time of many.
         self.at_once = 512 if model.device.type == "cuda" else 64
         self._stops = stop_ids(model, tokenizer, template.end_id(tokenizer))
-        self._encoder = open_encoder(model, tokenizer, template, config)
-        self._answering = Answering(tokenizer, template, self._encoder)
+        encoder = open_encoder(model, tokenizer, template, config)
+        self._pairs = PairEncoder(template, encoder)
+        self._answering = Answering(tokenizer, template, self._pairs)
         self._packing = choose_packing(model, config.batch_tokens, share_prefixes=True)
-        self._first = predict_first(model, self._encoder.separator)
+        self._first = predict_first(model, encoder.separator)
 
     @classmethod
     def open(cls, config: StudentConfig, adapter: Path | None = None) -> Self:
@@ -116,19 +128,8 @@ class Student(AbstractContextManager["Student"]):
         return self.compute(self.prepare(targets))
 
     def prepare(self, targets: Sequence[tuple[Pair, Term]]) -> list[Prepared]:
-        """Render and encode targets, in the given order; `compute` may be at work on others meanwhile.
-
-        A target alone is the very tokens that stand behind its prompt, cut where max_length cuts them there:
-        the two sides of an IFD or r-IFD are about the same tokens.
-        """
-        hidden = {pair: self._encoder.hide(pair) for pair in {pair for pair, _ in targets}}
-        texts = [self._template.render(hidden[pair], term) for pair, term in targets]
-        distinct = list(dict.fromkeys(texts))
-        encoded = dict(zip(distinct, self._encoder.encode(distinct), strict=True))
-        return [
-            self._encoder.alone(encoded[text]) if term in _ALONE else encoded[text]
-            for text, (_, term) in zip(texts, targets, strict=True)
-        ]
+        """Targets as token ids, in the given order; `compute` may be at work on others meanwhile."""
+        return self._pairs.encode(targets)
 
     def compute(self, items: Sequence[Prepared]) -> list[Score]:
         """Score what `prepare` gave, in order; equal sequences of tokens are computed once.

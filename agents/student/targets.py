@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from reflectune.agents.encoding import TextEncoder
 from reflectune.state.errors import StudentError
-from reflectune.state.records import Pair
+from reflectune.state.records import Pair, Turn
 
 __all__ = ["Encoded", "EncodedTexts", "TargetEncoder", "TargetFailure"]
 
@@ -96,7 +96,9 @@ class TargetEncoder:
 
     def hide(self, pair: Pair) -> Pair:
         """A pair as it goes into prefix and target, so that special tokens in it stay text."""
-        return Pair(*map(self._texts.hide, (pair.instruction, pair.input, pair.response)))
+        hide = self._texts.hide
+        context = tuple(Turn(turn.role, hide(turn.content), hide(turn.more)) for turn in pair.context)
+        return Pair(hide(pair.instruction), hide(pair.input), hide(pair.response), context)
 
     def encode(self, texts: Sequence[tuple[str, str]]) -> list[Encoded | TargetFailure]:
         """Encode (prefix, target) texts, in order.
@@ -114,11 +116,16 @@ class TargetEncoder:
         """Encode texts to be continued, in order; not cut."""
         return [self._open(ids) for ids in self._texts.encode_prompts(prompts)]
 
-    def alone(self, encoded: Encoded | TargetFailure) -> Encoded | TargetFailure:
-        """The very tokens of a target without its prefix: tokenised alone, they might be others."""
+    def alone(self, encoded: Encoded | TargetFailure, prefix: Sequence[int] = ()) -> Encoded | TargetFailure:
+        """The very tokens of a target without its prefix: tokenised alone, they might be others.
+
+        Behind the separator, or behind another prefix, of as many tokens as max_length leaves room for.
+        """
         if not isinstance(encoded, Encoded):
             return encoded
-        return Encoded([self.separator, *encoded.ids[encoded.first_target :]], 1, encoded.truncated)
+        room = self.max_length - encoded.num_targets
+        before = list(prefix or [self.separator])[-room:]
+        return Encoded([*before, *encoded.ids[encoded.first_target :]], len(before), encoded.truncated)
 
     def _cut(self, ids: list[int], offsets: list[tuple[int, int]], boundary: int) -> Encoded | TargetFailure:
         first_target = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))

@@ -7,7 +7,7 @@ importing it loads no torch.
 
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from reflectune.agents.model_files import find_fault, has_chat_template
 from reflectune.agents.thoughts import begins_with_thought, drop_empty_thought
 from reflectune.state.config import StudentConfig, read_toml
 from reflectune.state.errors import ConfigError, StudentError
-from reflectune.state.records import Pair, Term
+from reflectune.state.records import Pair, Term, Turn
 
 __all__ = ["Template", "check_student", "open_template"]
 
@@ -43,18 +43,18 @@ class Template:
 
     def prompt(self, pair: Pair) -> str:
         """P(x): what stands before the response; no empty thought before one that brings its own."""
-        prompt = self._wrap(self._ask(pair))
+        prompt = self._wrap(self._ask(pair), pair.context)
         return drop_empty_thought(prompt) if begins_with_thought(pair.response) else prompt
 
     def opening(self, pair: Pair) -> str:
         """What the student goes on from: P(x), or where it may think, what stands before its thoughts."""
         if self.chat is None or not self.chat.thinking:
-            return self._wrap(self._ask(pair))
-        return self.chat.render([_turn(self._ask(pair))], generate=True)
+            return self._wrap(self._ask(pair), pair.context)
+        return self.chat.render(_messages(pair.context, self._ask(pair)), generate=True)
 
-    def reverse(self, response: str) -> str:
-        """R(y): shows the response and asks for its instruction."""
-        return self._wrap(self._fill("reverse", Pair("", "", response)))
+    def reverse(self, pair: Pair) -> str:
+        """R(y): shows the response, and asks for its instruction as the next turn after the context."""
+        return self._wrap(self._fill("reverse", pair), pair.context)
 
     def instruction_target(self, pair: Pair) -> str:
         """x as a target: the instruction, with its input where there is one."""
@@ -69,13 +69,35 @@ class Template:
         """The target of a term, and the text in front of it that it is given, or would be if not alone."""
         if term in ("response_given_instruction", "response_alone"):
             return self.prompt(pair), pair.response
-        return self.reverse(pair.response), self.instruction_target(pair)
+        return self.reverse(pair), self.instruction_target(pair)
+
+    def check_roles(self, roles: Iterable[tuple[str, ...]]) -> None:
+        """Try conversations whose turns have these roles, and an empty turn of the user after them.
+
+        Raises:
+            StudentError: the chat template refuses one, or leaves out a turn of a user or an assistant.
+        """
+        for turns in roles:
+            context = tuple(Turn(role, f"Turn-{place}-4d1c") for place, role in enumerate(turns))
+            text = self.prompt(Pair("", "", "", context))
+            spoken = [turn for turn in context if turn.role in ("user", "assistant")]
+            lost = [] if self.chat is None else [turn for turn in spoken if turn.content not in text]
+            if self.chat is not None and lost:
+                who = self.chat.tokenizer.name_or_path
+                raise StudentError(f"{who}: its chat template leaves out a turn of the {lost[0].role}")
 
     def _ask(self, pair: Pair) -> str:
         return self._fill("prompt_with_input" if pair.input.strip() else "prompt", pair)
 
-    def _wrap(self, text: str) -> str:
-        return text if self.chat is None else self.chat.open_answer([_turn(text)])
+    def _wrap(self, text: str, context: Sequence[Turn]) -> str:
+        if self.chat is not None:
+            return self.chat.open_answer(_messages(context, text))
+        return "".join(self._tell(turn) for turn in context) + text
+
+    def _tell(self, turn: Turn) -> str:
+        """An earlier turn as text: a user's is a prompt without its response, which is the next one."""
+        said = turn.content + turn.more
+        return self._ask(Pair(said, "", "")) if turn.role == "user" else f"{said}\n\n"
 
     def _fill(self, key: str, pair: Pair) -> str:
         return _FIELD.sub(lambda match: getattr(pair, match[1]), self.texts[key])
@@ -103,8 +125,9 @@ def check_student(config: StudentConfig) -> None:
         raise StudentError(f"{config.model}: {_NO_CHAT_TEMPLATE}")
 
 
-def _turn(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
+def _messages(context: Sequence[Turn], text: str) -> list[dict[str, Any]]:
+    """The context, and a user's turn after it."""
+    return [*(turn.as_message() for turn in context), {"role": "user", "content": text}]
 
 
 def _read_texts(path: Path) -> dict[str, str]:

@@ -109,8 +109,8 @@ def save_adapter(model: Any, folder: Path) -> None:
     """Write the adapter called "default"; nothing but a NotFiniteError where it holds NaN or infinity."""
     if broken := not_finite(get_peft_model_state_dict(model, save_embedding_layers=False)):
         raise NotFiniteError(f"{len(broken)} weights of the adapter are not finite, such as {broken[0]}")
+    model.create_or_update_model_card = lambda folder: None  # rendering it takes longer than all the rest
     model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
 
 
 class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped

@@ -18,6 +18,7 @@ from reflectune.agents import models
 from reflectune.agents.architecture import context_length
 from reflectune.agents.generation import stop_ids
 from reflectune.agents.student.answering import Answering, Response, Writer
+from reflectune.agents.student.pairs import PairEncoder
 from reflectune.agents.student.student import Student, open_encoder
 from reflectune.agents.student.templates import open_template
 from reflectune.agents.teacher.engines import Request, TeacherModel
@@ -83,7 +84,7 @@ class VllmWriter(AbstractContextManager["VllmWriter"]):
         tokenizer, shell = open_tokenizer(config), _open_shell(config)
         template = open_template(config, tokenizer)
         encoder = open_encoder(shell, tokenizer, template, config)
-        self._answering = Answering(tokenizer, template, encoder)
+        self._answering = Answering(tokenizer, template, PairEncoder(template, encoder))
         self._stops = tuple(stop_ids(shell, tokenizer, template.end_id(tokenizer)))
         length = encoder.max_length + max_tokens
         settings = TeacherConfig(

@@ -6,7 +6,7 @@ answer. Whatever a teacher writes, parsing never raises, and never lets words of
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -72,8 +72,10 @@ class AnswerParser:
         if fault := self._find_fault(found["critique"], proposed):
             return fault
         # A new instruction takes the input in.
-        input = "" if self.phase == "instruction" else self.pair.input
-        return Proposal(found["critique"], replace(self.pair, input=input, **proposed))
+        texts = {"input": "" if self.phase == "instruction" else self.pair.input} | proposed
+        instruction = texts.get("instruction", self.pair.instruction)
+        pair = Pair(instruction, texts["input"], texts["response"], self.pair.context)
+        return Proposal(found["critique"], pair)
 
     def _strip_thoughts(self, texts: Mapping[str, str]) -> dict[str, str]:
         """Proposed texts without thoughts that begin them, unless the pair or a new instruction has any."""

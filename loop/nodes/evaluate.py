@@ -54,7 +54,6 @@ def why_stop(
 ) -> str | None:
     """Why the loop ends after a round, by its stored rows and the measures up to it; None: it goes on."""
     teacher = config.teacher
-    wanted = count_wanted(lineage, teacher, round)
     return stop_reason(
         config,
         round,
@@ -62,7 +61,8 @@ def why_stop(
         accepted=lineage.count_decisions(round, reason="accepted"),
         measures={at: named for at, named in measures.items() if at <= round},
         cut=any(
-            lineage.count_settled(round, phase, attempts=teacher.attempts).total() < wanted
+            lineage.count_settled(round, phase, attempts=teacher.attempts).total()
+            < count_wanted(lineage, teacher, round, phase)
             for phase in PHASES
         ),
         spent=is_spent(teacher, lineage.spending()),

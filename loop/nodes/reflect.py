@@ -11,7 +11,7 @@ from reflectune.loop.stopping import is_spent
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.lineage.loop_reader import LoopReader
-from reflectune.state.records import ANSWERLESS, CallStatus, TeacherCall
+from reflectune.state.records import ANSWERLESS, CallStatus, Phase, TeacherCall
 
 __all__ = ["count_wanted", "reflect"]
 
@@ -22,7 +22,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     context.leave_if_asked()
     lineage, teacher_config = context.lineage, context.config.teacher
     lineage.start_round(round)
-    total = count_wanted(lineage, teacher_config, round)
+    total = count_wanted(lineage, teacher_config, round, phase)
     settled = lineage.count_settled(round, phase, attempts=teacher_config.attempts)
     reflections = lineage.pending_reflections(
         round,
@@ -59,11 +59,10 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     return {}
 
 
-def count_wanted(lineage: LoopReader, teacher: TeacherConfig, round: int) -> int:
-    """How many proposals a phase of the round asks for."""
-    return (
-        lineage.samples()["train"] - lineage.count_frozen(round, teacher.freeze_after)
-    ) * teacher.candidates
+def count_wanted(lineage: LoopReader, teacher: TeacherConfig, round: int, phase: Phase) -> int:
+    """How many proposals a phase asks for."""
+    frozen = lineage.count_frozen(round, phase, teacher.freeze_after)
+    return (lineage.samples()["train"] - frozen) * teacher.candidates
 
 
 def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:

@@ -65,9 +65,9 @@ _ADDED: dict[str, Any] = {"evaluate.answers": 2**31 - 1}
 # Where the demo's files are. The package may have been installed elsewhere when a run began.
 _PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
 
-# Keys that name a file, and keys that name a folder or else a model of the hub; values that name neither.
+# Keys that name a file, and keys that name a folder or else something on the hub; values that name neither.
 _FILES = ("data.path", "teacher.path", "teacher.prompts", "student.template")
-_MODELS = ("teacher.model", "student.model")
+_ON_HUB = ("data.hf", "teacher.model", "student.model")
 _NO_PATHS = {"teacher.model": (SELF,), "student.template": ("chat", "plain")}
 
 
@@ -201,8 +201,8 @@ def _assign(values: dict[str, Any], override: str) -> None:
 
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    """Make the paths in raw values absolute. A model that is no path stays a name."""
-    for key in (*_FILES, *_MODELS):
+    """Make the paths in raw values absolute. What is on the hub stays a name."""
+    for key in (*_FILES, *_ON_HUB):
         text = _get_key(values, key)
         if not isinstance(text, str) or not text or text in _NO_PATHS.get(key, ()):
             continue

@@ -42,9 +42,11 @@ class DataConfig(Section):
     """The instruction-tuning pairs to recycle: a file or a hub dataset."""
 
     path: str | None = None
-    """File of pairs: JSON, JSONL, Parquet or CSV, told apart by content. Relative to this file."""
+    """File of pairs, a folder of files or a pattern such as data/*.jsonl. Relative to this file."""
     hf: str | None = None
-    """Name of a dataset on the Hugging Face hub, instead of `path`."""
+    """Dataset of the Hugging Face hub, or a folder like one, instead of `path`. Relative to this file."""
+    subset: str | None = None
+    """Subset of the hub dataset, also called its config; unset takes its default."""
     split: str = "train"
     """Split of the hub dataset."""
     format: Literal["auto", "alpaca", "messages", "sharegpt"] = "auto"
@@ -60,6 +62,8 @@ class DataConfig(Section):
     def _one_source(self) -> Self:
         if (self.path is None) == (self.hf is None):
             raise ValueError("set exactly one of path and hf")
+        if self.subset is not None and self.hf is None:
+            raise ValueError("subset is for hf only; unset it")
         if isinstance(self.holdout, float) and self.holdout >= 1:
             raise ValueError("a holdout share must be below 1; write a whole number for a count")
         return self
@@ -236,6 +240,8 @@ class RefinetuneConfig(Section):
     """Start each round's adapter fresh on the base model, or go on with the previous round's."""
     gradient_checkpointing: bool = False
     """Compute layers again in the backward pass: a third more time for less memory; comes on by itself."""
+    turns: Literal["recycled", "all"] = "recycled"
+    """Train on the recycled response alone, or on every earlier answer in its conversation too."""
     anchor: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training set that is original pairs, against collapse."""
 

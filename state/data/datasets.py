@@ -15,7 +15,16 @@ from typing import Any, Literal
 from reflectune.state.config import DataConfig
 from reflectune.state.data.sources import FIELDS, Source, clean, list_names, open_source
 from reflectune.state.errors import DatasetError
-from reflectune.state.records import Pair, Sample, content_hash, content_part, hash_stream
+from reflectune.state.records import (
+    Conversation,
+    Pair,
+    Sample,
+    SkippedRows,
+    Split,
+    content_hash,
+    content_part,
+    hash_stream,
+)
 
 __all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "sample_id"]
 
@@ -45,6 +54,8 @@ class Record:
 
     pair: Pair
     meta: dict[str, Any]
+    conversation: Conversation | None = None  # None for a pair that stands alone
+    turn: int = 0  # index in the conversation of the user's turn
 
 
 class Dataset:
@@ -53,8 +64,10 @@ class Dataset:
     Its size in memory does not depend on their number. `read_dataset`, which makes it, has checked them all.
     """
 
-    def __init__(self, records: Callable[[], Iterator[Record]], number: int) -> None:
-        self._records, self._number = records, number
+    def __init__(
+        self, records: Callable[[], Iterator[Record]], number: int, skipped: Sequence[SkippedRows] = ()
+    ) -> None:
+        self._records, self._number, self.skipped = records, number, skipped
 
     def __len__(self) -> int:
         return self._number
@@ -155,7 +168,9 @@ def _make_samples(records: Iterable[Record], held: Container[bytes], seed: int) 
         known = bytes.fromhex(pair_hash)
         is_held_out = bool(held) and _instruction_group(record.pair, seed) in held
         id = sample_id(position, pair_hash, occurrences[known])
-        yield Sample(id, position, "holdout" if is_held_out else "train", record.pair, record.meta)
+        split: Split = "holdout" if is_held_out else "train"
+        given = record.pair, record.meta, record.conversation, record.turn
+        yield Sample(id, position, split, *given)
         occurrences[known] += 1
 
 

@@ -28,7 +28,9 @@ Row = dict[str, Any]
 KEYS = {
     "runs": ("name",),
     "rounds": ("round",),
+    "conversations": ("id",),
     "samples": ("id",),
+    "skipped_rows": ("kind",),
     "students": ("id",),
     "teacher_calls": ("id",),
     "versions": ("id",),
@@ -49,6 +51,13 @@ _RULES = (
         "samples", "has no given pair",
         "NOT EXISTS (SELECT 1 FROM versions WHERE sample_id = it.id AND phase = 'original' AND round = 0 "
         "AND candidate = 0 AND parent_id IS NULL AND teacher_call_id IS NULL)",
+    ),
+    (
+        "samples", "is no exchange of its conversation",
+        "conversation_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM conversations AS given "
+        "WHERE given.id = it.conversation_id AND json_array_length(turns) > turn + 1 "
+        "AND json_extract(turns, '$[' || turn || '].role') = 'user' "
+        "AND (json_array_length(turns) > turn + 2) = followed)",
     ),
     (
         "versions", "is no proposal of its teacher call",

@@ -5,8 +5,8 @@ Every question is answered from stored rows, so that an interrupted loop goes on
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
+from itertools import islice, product
 from typing import Any, get_args
 
 from reflectune.state.lineage.connection import marks
@@ -31,10 +31,12 @@ from reflectune.state.records import (
 
 __all__ = ["LoopReader", "TrainingPairs"]
 
-# Of samples: that proposals were decided against in so many rounds, before this one and after the last in
-# which one was accepted. A round without any proposal proves nothing about its pair: it does not count.
+# Of samples: that later turns depend on the instruction that a phase would rewrite; or that proposals were
+# decided against in so many rounds, before this one and after the last in which one was accepted. A round
+# without any proposal proves nothing about its pair: it does not count.
 _IS_LEFT_ALONE = f"""
-    :rounds <= (SELECT COUNT(DISTINCT round) FROM decisions AS against
+    (:phase = 'instruction' AND followed)
+    OR :rounds IS NOT NULL AND :rounds <= (SELECT COUNT(DISTINCT round) FROM decisions AS against
         WHERE against.sample_id = samples.id AND against.round < :round
             AND {ABOUT_A_PROPOSAL} AND reason <> 'accepted'
             AND against.round > COALESCE((SELECT MAX(taken.round) FROM decisions AS taken
@@ -77,7 +79,8 @@ class LoopReader(LineageReader):
         """
         for page in self._incumbents(round, phase, _PAGE):
             sample_ids = [row["sample_id"] for row in page]
-            frozen = self._frozen(round, freeze_after, sample_ids)
+            frozen = self._frozen(round, phase, freeze_after, sample_ids)
+            pairs = self._read_pairs(page)
             calls = self.db.execute(
                 "SELECT sample_id, candidate, "
                 f"CASE WHEN MAX(status IN {FINAL_STATUSES}) THEN ? ELSE COUNT(*) END FROM teacher_calls "
@@ -85,11 +88,11 @@ class LoopReader(LineageReader):
                 [attempts, round, phase, *sample_ids],
             )
             attempted = {(sample_id, candidate): made for sample_id, candidate, made in calls}
-            for row, candidate in product(page, range(candidates)):
+            for (row, pair), candidate in product(zip(page, pairs, strict=True), range(candidates)):
                 sample_id = row["sample_id"]
                 made = attempted.get((sample_id, candidate), 0)
                 if made < attempts and sample_id not in frozen:
-                    yield Reflection(sample_id, row["version_id"], _pair(row), round, phase, candidate, made)
+                    yield Reflection(sample_id, row["version_id"], pair, round, phase, candidate, made)
 
     def count_settled(self, round: int, phase: Phase, *, attempts: int) -> Counter[CallStatus]:
         """How many of a phase's proposals need no further call, by the status of their last one."""
@@ -111,12 +114,10 @@ class LoopReader(LineageReader):
         ).fetchone()
         return Spending(*row)
 
-    def count_frozen(self, round: int, freeze_after: int | None) -> int:
-        """How many samples are left alone in a round."""
-        if freeze_after is None:
-            return 0
-        place = {"round": round, "rounds": freeze_after}
-        return self._count(f"samples WHERE split = 'train' AND {_IS_LEFT_ALONE}", place)
+    def count_frozen(self, round: int, phase: Phase, freeze_after: int | None) -> int:
+        """How many samples are left alone in a phase."""
+        place = {"round": round, "phase": phase, "rounds": freeze_after}
+        return self._count(f"samples WHERE split = 'train' AND ({_IS_LEFT_ALONE})", place)
 
     # Selection
 
@@ -132,23 +133,24 @@ class LoopReader(LineageReader):
             sample_ids = [row["sample_id"] for row in page]
             if not decided and self.decisions(round, phase, sample_ids):
                 continue
-            frozen = self._frozen(round, freeze_after, sample_ids)
+            frozen = self._frozen(round, phase, freeze_after, sample_ids)
             candidates: dict[str, dict[str, Pair]] = {sample_id: {} for sample_id in sample_ids}
-            for row in self.db.query(
+            rows = self._all(
                 "SELECT id, sample_id, instruction, input, response FROM versions "
                 f"WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)}) ORDER BY candidate",
-                [round, phase, *sample_ids],
-            ):
-                candidates[row["sample_id"]][row["id"]] = _pair(row)
+                round, phase, *sample_ids,
+            )  # fmt: skip
+            for row, pair in zip(rows, self._read_pairs(rows), strict=True):
+                candidates[row["sample_id"]][row["id"]] = pair
             yield [
                 Contest(
                     sample_id=row["sample_id"],
                     incumbent_id=row["version_id"],
                     candidate_ids=tuple(candidates[row["sample_id"]]),
-                    pairs={row["version_id"]: _pair(row)} | candidates[row["sample_id"]],
+                    pairs={row["version_id"]: pair} | candidates[row["sample_id"]],
                     is_frozen=row["sample_id"] in frozen,
                 )
-                for row in page
+                for row, pair in zip(page, self._read_pairs(page), strict=True)
             ]
 
     def scores(self, version_ids: Sequence[str], student_id: str) -> Scores:
@@ -201,7 +203,8 @@ class LoopReader(LineageReader):
             [round, *sample_ids],
         )
         found = {row["sample_id"]: row for row in rows}
-        return {found[sample]["id"]: _pair(found[sample]) for sample in sample_ids if sample in found}
+        page = [found[sample] for sample in sample_ids if sample in found]
+        return {row["id"]: pair for row, pair in zip(page, self._read_pairs(page), strict=True)}
 
     def training_pairs(self, round: int) -> "TrainingPairs":
         """The training set T[r] as what trains on it reads it, again and again."""
@@ -216,13 +219,13 @@ class LoopReader(LineageReader):
         position = -1
         while page := list(
             self.db.query(
-                "SELECT position, versions.id, instruction, input, response FROM samples "
+                "SELECT position, versions.id, sample_id, instruction, input, response FROM samples "
                 "CROSS JOIN versions ON sample_id = samples.id AND round = 0 AND phase = 'original' "
                 "WHERE split = 'holdout' AND position > ? ORDER BY position LIMIT ?",
                 [position, size],
             )
         ):
-            yield {row["id"]: _pair(row) for row in page}
+            yield {row["id"]: pair for row, pair in zip(page, self._read_pairs(page), strict=True)}
             position = page[-1]["position"]
 
     def held_out_scores(self, student_id: str) -> Iterator[Score]:
@@ -244,12 +247,13 @@ class LoopReader(LineageReader):
 
     def given_pairs(self, sample_ids: Sequence[str]) -> dict[str, Pair]:
         """The given pairs of some samples, by sample, in the order of the samples given."""
-        rows = self.db.query(
+        rows = self._all(
             "SELECT sample_id, instruction, input, response FROM versions "
             f"WHERE round = 0 AND phase = 'original' AND sample_id IN ({marks(sample_ids)})",
-            sample_ids,
+            *sample_ids,
         )
-        found = {row["sample_id"]: _pair(row) for row in rows}
+        pairs = self._read_pairs(rows)
+        found = {row["sample_id"]: pair for row, pair in zip(rows, pairs, strict=True)}
         return {sample: found[sample] for sample in sample_ids}
 
     def held_out_measures(self) -> dict[int, dict[str, Evaluation]]:
@@ -293,9 +297,12 @@ class LoopReader(LineageReader):
                 AND proposed.teacher_call_id = calls.id
             """
         )
-        for row in rows:
-            proposed = None if row["proposed_response"] is None else _pair(row, "proposed_")
-            yield row, _pair(row, "incumbent_"), proposed
+        while page := list(islice(rows, _PAGE)):
+            sides = zip(
+                page, self._read_pairs(page, "incumbent_"), self._read_pairs(page, "proposed_"), strict=True
+            )
+            for row, incumbent, proposed in sides:
+                yield row, incumbent, None if row["proposed_response"] is None else proposed
 
     # How rows are found
 
@@ -319,14 +326,14 @@ class LoopReader(LineageReader):
             yield page
             place["position"] = page[-1]["position"]
 
-    def _frozen(self, round: int, freeze_after: int | None, sample_ids: Sequence[str]) -> set[str]:
-        """Those among some samples that are left alone in a round."""
-        if freeze_after is None:
-            return set()
+    def _frozen(
+        self, round: int, phase: Phase, freeze_after: int | None, sample_ids: Sequence[str]
+    ) -> set[str]:
+        """Those among some samples that are left alone in a phase."""
         among = "id IN (SELECT value FROM json_each(:samples))"
-        query = f"SELECT id FROM samples WHERE {among} AND {_IS_LEFT_ALONE}"
-        params = {"round": round, "rounds": freeze_after, "samples": json.dumps(sample_ids)}
-        return {row["id"] for row in self.db.query(query, params)}
+        query = f"SELECT id FROM samples WHERE {among} AND ({_IS_LEFT_ALONE})"
+        place = {"round": round, "phase": phase, "rounds": freeze_after}
+        return {row["id"] for row in self.db.query(query, place | {"samples": json.dumps(sample_ids)})}
 
 
 class TrainingPairs:
@@ -343,15 +350,11 @@ class TrainingPairs:
 
     def __iter__(self) -> Iterator[Pair]:
         query = (
-            "SELECT rank, instruction, input, response FROM training_sets "
+            "SELECT rank, sample_id, instruction, input, response FROM training_sets "
             "CROSS JOIN versions ON versions.id = version_id "
             "WHERE training_sets.round = ? AND rank > ? ORDER BY rank LIMIT ?"
         )
         rank = -1
         while page := list(self._lineage.db.query(query, [self._round, rank, _PAGE])):
-            yield from map(_pair, page)
+            yield from self._lineage._read_pairs(page)
             rank = page[-1]["rank"]
-
-
-def _pair(row: Mapping[str, Any], prefix: str = "") -> Pair:
-    return Pair(*(row[f"{prefix}{name}"] for name in ("instruction", "input", "response")))

@@ -5,8 +5,9 @@ Only reads, and only over its own connection, so that it never stands in the wri
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
@@ -33,6 +34,7 @@ from reflectune.state.records import (
     Phase,
     Reason,
     Split,
+    Turn,
     content_hash,
     content_part,
 )
@@ -338,9 +340,37 @@ class LineageReader(OpenDatabase):
             round,
         )
 
+    def contexts(self, sample_ids: Sequence[str]) -> dict[str, tuple[Turn, ...]]:
+        """The turns before some samples' exchanges, by sample; none of samples that stand alone."""
+        rows = self.db.execute(
+            "SELECT samples.id, samples.turn, turns FROM samples "
+            "JOIN conversations ON conversations.id = samples.conversation_id "
+            f"WHERE samples.id IN ({marks(sample_ids)})",
+            sample_ids,
+        )
+        return {
+            id: tuple(Turn.of_message(message) for message in json.loads(turns)[:turn])
+            for id, turn, turns in rows
+        }
+
     def _pairs(self, source: str, *params: object) -> Iterator[Pair]:
-        rows = self.db.execute(f"SELECT instruction, input, response FROM {source}", params)
-        return (Pair(*row) for row in rows)
+        columns = "versions.sample_id, instruction, input, response"
+        rows = self.db.query(f"SELECT {columns} FROM {source}", params)
+        while page := list(islice(rows, _AT_ONCE)):
+            yield from self._read_pairs(page)
+
+    def _read_pairs(self, rows: Sequence[Mapping[str, Any]], prefix: str = "") -> list[Pair]:
+        """The pairs of rows that have `sample_id` and the three texts, whose names begin with `prefix`."""
+        contexts = self.contexts(list({row["sample_id"] for row in rows}))
+        return [
+            Pair(
+                row[f"{prefix}instruction"],
+                row[f"{prefix}input"],
+                row[f"{prefix}response"],
+                contexts.get(row["sample_id"], ()),
+            )
+            for row in rows
+        ]
 
     def _all(self, query: str, *params: object) -> list[dict[str, Any]]:
         return list(self.db.query(query, params))

@@ -259,11 +259,13 @@ def add_pool_and_outcomes(db: Database) -> None:
     """)
 
 
-@migrations(name="0008_held_out_answers")
-def create_held_out_answers(db: Database) -> None:
-    """What a student wrote for held-out pairs, greedily; ranks of training sets, found by an index."""
+@migrations(name="0008_conversations_and_answers")
+def create_conversations_and_answers(db: Database) -> None:
+    """Conversations that samples are exchanges of, rows that were left out, what students wrote."""
     db.executescript("""
+        -- Ranks of training sets, found by an index.
         CREATE INDEX training_sets_rank ON training_sets (round, rank);
+        -- What a student wrote for held-out pairs, greedily:
         -- text is NULL where there is no answer, as to too long a prompt; verdict is the checker's, if any.
         CREATE TABLE held_out_answers (
             student_id TEXT NOT NULL REFERENCES students(id),
@@ -275,6 +277,25 @@ def create_held_out_answers(db: Database) -> None:
             PRIMARY KEY (student_id, sample_id),
             CHECK ((text IS NULL) = (num_tokens IS NULL))
         ) STRICT, WITHOUT ROWID;
+        -- What samples are exchanges of. turns: a JSON array of messages (role, content and whatever else
+        -- they had), as given. The id is the position of the first sample that comes of it.
+        CREATE TABLE conversations (
+            id INTEGER PRIMARY KEY,
+            turns TEXT NOT NULL,
+            seal INTEGER
+        ) STRICT;
+        -- The sample's exchange begins at this turn, counted from 0; the turns before it are its context.
+        ALTER TABLE samples ADD COLUMN conversation_id INTEGER REFERENCES conversations(id);
+        ALTER TABLE samples ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+        -- 1: later turns depend on its instruction, which stays as it is.
+        ALTER TABLE samples ADD COLUMN followed INTEGER NOT NULL DEFAULT 0;
+        -- Rows of the given data that were left out; examples is a JSON array of texts.
+        CREATE TABLE skipped_rows (
+            kind TEXT PRIMARY KEY,
+            number INTEGER NOT NULL,
+            examples TEXT NOT NULL,
+            seal INTEGER
+        ) STRICT;
     """)
 
 
@@ -289,6 +310,11 @@ def complete_views(db: Database) -> None:
     if not db.table("held_out_answers").exists():
         columns = "student_id, sample_id, text, num_tokens, verdict"
         db.execute(f"CREATE TEMP TABLE held_out_answers ({columns})")
+    if not db.table("conversations").exists():
+        db.execute("CREATE TEMP TABLE conversations (id INTEGER PRIMARY KEY, turns TEXT)")
+        db.execute("CREATE TEMP TABLE skipped_rows (kind, number, examples)")
+        columns = "NULL AS conversation_id, 0 AS turn, 0 AS followed"
+        db.execute(f"CREATE TEMP VIEW samples AS SELECT *, {columns} FROM main.samples")
 
 
 _OUTCOME_OF_PHASE = """

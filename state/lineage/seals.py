@@ -15,6 +15,8 @@ __all__ = ["SEALED", "find_seal", "seal_row"]
 SEALED: dict[str, tuple[str, ...]] = {
     "runs": ("name", "created_at", "data_hash", "versions", "seed"),
     "samples": ("id", "position", "source_hash", "split", "meta"),
+    "conversations": ("id", "turns"),
+    "skipped_rows": ("kind", "number", "examples"),
     "students": (
         "id", "round", "base_model", "base_revision", "adapter", "adapter_hash", "parent_id", "metrics",
     ),

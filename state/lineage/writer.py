@@ -16,13 +16,16 @@ from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.seals import seal_row
 from reflectune.state.records import (
+    Conversation,
     Decision,
     Evaluation,
     HeldOutAnswer,
     Sample,
     Scores,
+    SkippedRows,
     StudentRecord,
     TeacherCall,
+    Turn,
     Version,
     content_hash,
 )
@@ -127,11 +130,30 @@ class LineageWriter(LoopReader):
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Write samples and their given pairs as version 0."""
         rest = iter(samples)
+        last: Conversation | None = None
+        last_id: int | None = None
         with self.transaction():
             while page := list(islice(rest, _PAGE)):
-                self._insert("samples", map(_sample_row, page))
+                conversations, rows = {}, []
+                for sample in page:
+                    if sample.conversation is not last:  # samples of one conversation are neighbours
+                        last, last_id = (
+                            sample.conversation,
+                            None if sample.conversation is None else sample.position,
+                        )
+                        if last is not None:
+                            conversations[last_id] = _turns_json(last.turns)
+                    rows.append(_sample_row(sample, last_id))
+                self._insert("conversations", ({"id": id, "turns": t} for id, t in conversations.items()))
+                self._insert("samples", rows)
                 originals = (Version(s.id, None, 0, "original", 0, s.pair) for s in page)
                 self._insert("versions", map(_version_row, originals))
+
+    def add_skipped(self, skipped: Iterable[SkippedRows]) -> None:
+        """Say which rows of the given data were left out."""
+        self._insert(
+            "skipped_rows", (_columns(rows) | {"examples": json.dumps(rows.examples)} for rows in skipped)
+        )
 
     def add_reflections(self, calls: Iterable[TeacherCall], proposals: Iterable[Version]) -> None:
         """Commit teacher calls with the versions they proposed."""
@@ -190,19 +212,27 @@ class LineageWriter(LoopReader):
             self.db.execute(f"UPDATE {what}", params)
 
 
-def _sample_row(sample: Sample) -> dict[str, Any]:
+def _sample_row(sample: Sample, conversation_id: int | None) -> dict[str, Any]:
     return {
         "id": sample.id,
         "position": sample.position,
         "source_hash": sample.pair.content_hash,
         "split": sample.split,
         "meta": json.dumps(sample.meta, ensure_ascii=False),
+        "conversation_id": conversation_id,
+        "turn": sample.turn,
+        "followed": int(sample.is_followed),
     }
+
+
+def _turns_json(turns: Iterable[Turn]) -> str:
+    return json.dumps([turn.as_message() for turn in turns], ensure_ascii=False)
 
 
 def _version_row(version: Version) -> dict[str, Any]:
     row = {"id": version.id} | _columns(version)
-    return row | _columns(row.pop("pair"))
+    pair = row.pop("pair")
+    return row | {name: getattr(pair, name) for name in ("instruction", "input", "response")}
 
 
 def _columns(record: Any) -> dict[str, Any]:

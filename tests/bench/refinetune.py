@@ -121,7 +121,7 @@ def train_padded(config: RunConfig, pairs: Sequence[Pair], out: Path, *, steps: 
     base = AutoModelForCausalLM.from_pretrained(student.model, dtype=getattr(torch, student.dtype))
     template = open_template(student, tokenizer)
     encoder = open_encoder(base, tokenizer, template, student)
-    sequences = list(encode_pairs(encoder, template, template.end_id(tokenizer), pairs))
+    sequences = list(encode_pairs(encoder, template, template.end_id(tokenizer), pairs)[0])
     random.Random(config.seed).shuffle(sequences)
     set_seed(config.seed)
     model = adapt(base, refinetune)
