@@ -57,7 +57,7 @@ class Place:
     vllm: dict[str, Any]  # keys of the teacher; vLLM's defaults on a GPU
 
     def student(self, **values: Any) -> StudentConfig:
-        given = {"model": self.model, "device": self.device, "dtype": "float32", "threads": 2}
+        given = {"model": self.model, "device": self.device, "dtype": "float32"}
         return StudentConfig(**given | values)
 
     def run(self, dtype: str = "float32", row_tokens: int = 512, **refinetune: Any) -> RunConfig:

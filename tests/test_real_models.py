@@ -62,7 +62,7 @@ def student(name):
 
 
 def configure(folder, **values):
-    return StudentConfig(**{"model": str(folder), "dtype": "float32", "threads": 2} | values)
+    return StudentConfig(**{"model": str(folder), "dtype": "float32", "threads": 1} | values)
 
 
 def with_template(student, template):
@@ -161,7 +161,7 @@ def test_tokenizer_that_transformers_would_rebuild_reads_as_its_file_says(tmp_pa
 
 @pytest.mark.parametrize("name", ["smollm2"], indirect=True)
 def test_bfloat16_agrees_with_float32_on_a_real_model(student):
-    asked = [(pair, term) for pair in PAIRS[:2] for term in TERMS]
+    asked = [(PAIRS[1], term) for term in TERMS]
     with Student.open(configure(real_model("smollm2"), dtype="bfloat16")) as opened:
         half = opened.score(asked)
     for one, other in zip(student.score(asked), half, strict=True):
