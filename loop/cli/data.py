@@ -1,13 +1,15 @@
 """Commands that write pairs and scores to files."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, show_document, stoppable
-from reflectune.state.data.exports import ExportFormat, put_into_place, write_pairs, write_preferences
+from reflectune.state.data.exports import Also, ExportFormat, write_records
+from reflectune.state.data.writing import put_into_place
 from reflectune.state.errors import ConfigError
 
 __all__ = ["export", "score"]
@@ -21,27 +23,44 @@ def export(
     ] = None,
     what: Annotated[
         Literal["pool", "training", "preferences"],
-        typer.Option(help="Every sample's pair, the pairs trained on, or winner and loser of each decision."),
+        typer.Option(help="The whole data, the pairs trained on, or winner and loser of each decision."),
     ] = "pool",
     format: Annotated[
-        ExportFormat, typer.Option(help="How a record is written; JSON Lines where OUT ends in .jsonl.")
-    ] = "alpaca",
+        ExportFormat | None,
+        typer.Option(
+            help="How a record is written; OUT's suffix says whether as .json, .jsonl or .parquet.",
+            show_default="alpaca",
+        ),
+    ] = None,
+    meta: Annotated[bool, typer.Option("--meta", help="Also the other fields of each given record.")] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="Also sample_ids, version_ids and round.")] = False,
+    holdout: Annotated[
+        bool, typer.Option("--holdout", help="Also held-out records, as given; the field split marks them.")
+    ] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
     """Write a round's pool, training set or preference pairs to a file."""
-    from reflectune.state.lineage.proposals import read_preferences
+    from reflectune.state.lineage.recycled import read_pool, read_preferences, read_training
 
+    if holdout and what != "pool":
+        raise ConfigError(f"--holdout: held-out records are in no {what}; leave --holdout or --what out")
+    options: dict[Also, bool] = {"meta": meta, "ids": ids, "split": holdout}
     with read_run(runs, name) as lineage:
         last = lineage.last_round()
         chosen = last if round is None else round
         if chosen > last:
             raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
-        if what == "preferences":
-            written = write_preferences(out, format, read_preferences(lineage, chosen))
-        else:
-            pairs = lineage.pool(chosen) if what == "pool" else lineage.training(chosen)
-            written = write_pairs(out, format, pairs)
+        sources = {
+            "pool": partial(read_pool, lineage, chosen, holdout=holdout),
+            "training": partial(read_training, lineage, chosen),
+            "preferences": partial(read_preferences, lineage, chosen),
+        }
+        also = [option for option, is_on in options.items() if is_on]
+        is_preferences = what == "preferences"
+        written = write_records(out, format, sources[what], is_preferences=is_preferences, also=also)
+    if format is None:
+        format = "parquet" if out.suffix.lower() == ".parquet" else "alpaca"
     document = {"name": name, "round": chosen, "what": what, "format": format, "written": written}
     line = f"wrote {written} records to {out} ({what} of round {chosen})"
     show_document(document | {"out": str(out)}, line, as_json)
