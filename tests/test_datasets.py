@@ -29,6 +29,7 @@ FRENCH = {"instruction": "Say hello in French.", "input": "", "output": "Bonjour
 SUM = {"instruction": "Add.", "input": "1 2", "output": "3"}
 PAIRS = [Pair("Say hello in French.", "", "Bonjour"), Pair("Add.", "1 2", "3")]
 
+SKIP = {"invalid": "skip"}
 Format = Literal["auto", "alpaca", "messages", "sharegpt"]
 
 
@@ -149,7 +150,7 @@ def test_read_dataset_replaces_what_sqlite_cannot_hold(tmp_path: Path, escape: s
         (f'{json.dumps(SUM)}\n\n{{"instruction": "a"\n{json.dumps(SUM)}', ["line 3", "not valid JSON"]),
         ('{"instruction": "cut', ["line 1", "not valid JSON", "one record a line"]),
         ('{"data": [],\n"version": 1}', ["line 1", "not valid JSON", "one array of records"]),
-        ('{"data": []}', ["line 1: no messages", "its fields: data"]),
+        ('{"data": []}', ["line 1: its turns: none"]),
         ("[" * 100_000, ["line 1", "cannot be read"]),
         (b'{"instruction": "a",\n"output": "caf\xe9"}', ["not UTF-8", "0xe9", "save it as UTF-8"]),
         ("question,answer\na,b\n", ["question, answer", "want instruction and output"]),
@@ -160,14 +161,14 @@ def test_read_dataset_replaces_what_sqlite_cannot_hold(tmp_path: Path, escape: s
         (as_parquet(instruction=["a"], answer=["b"]), ["its columns are instruction, answer; want"]),
         (as_parquet(instruction=[b"a"], output=[b"b"]), ["instruction is of type bytes, not text"]),
         # All records are looked at before the first is given out.
-        (f"{json.dumps(SUM)}\n" * 5000 + "{}\n", ["1 of 5001 records", "(line 5001: no messages"]),
+        (f"{json.dumps(SUM)}\n" * 5000 + "{}\n", ["1 of 5001 records", "(line 5001: no known pair"]),
         (
             f'{json.dumps(SUM)}\n\n{{"instruction": "a"}}\n7\n',
-            ["(line 3: no output; line 4: int instead of an object)"],
+            ["(line 3: no output; its fields: instruction; line 4: int instead of an object)"],
         ),
         (
             'instruction,output\n"two\nlines",b\nshort\n,d\n',
-            ["(line 4: no output; line 5: blank instruction)"],
+            ["(line 4: no output; its fields: instruction, output; line 5: blank instruction)"],
         ),
         (LONG + ',\n{"instruction": }]', ["line 2003: not valid JSON: Expecting value"]),
         (LONG + ",\n]", ["line 2003: not valid JSON: Expecting value"]),
@@ -206,7 +207,7 @@ def test_read_dataset_says_why_a_path_cannot_be_read(tmp_path: Path, name: str, 
 
 def test_read_dataset_gives_the_records_anew_at_every_pass(tmp_path: Path) -> None:
     path = written(tmp_path / "l", f"{json.dumps(FRENCH)}\n{{}}\n{json.dumps(SUM)}\n")
-    dataset = read_dataset(DataConfig(path=path, skip_invalid=True))
+    dataset = read_dataset(DataConfig(path=path, odd=SKIP))
     first, second = iter(dataset), iter(dataset)
     assert next(first) == next(second)
     assert len(dataset) == 2
@@ -231,7 +232,7 @@ def test_read_dataset_reads_array_elements_wherever_the_file_is_torn_for_reading
         opening = '[{"instruction": "'
         long = "x" * (2**16 - len(opening) - len('", "output": "y"}') - padding)
         path = written(tmp_path / "array", f'{opening}{long}", "output": "y"}}{tail}')
-        assert read(path, skip_invalid=True) == [Record(Pair(long, "", "y"), {}), expected]
+        assert read(path, odd=SKIP) == [Record(Pair(long, "", "y"), {}), expected]
 
 
 @pytest.mark.slow
@@ -298,31 +299,7 @@ def test_read_dataset_reads_conversations_from_parquet_and_their_other_fields_as
     assert read(tmp_path / "p.parquet") == [Record(Pair("a", "", "b"), meta)]
 
 
-@pytest.mark.parametrize("skip_invalid", [False, True])
-def test_read_dataset_refuses_several_exchanges_and_system_messages(
-    tmp_path: Path, skip_invalid: bool
-) -> None:
-    exchange = (("user", "a"), ("assistant", "b"))
-    long = messages(*exchange, *exchange)
-    old = FRENCH | {"history": [["a", "b"]]}
-    chat = conversation(("human", "a"), ("gpt", "b"), ("human", "c"))
-    message = refusal(tmp_path, SUM, long, old, chat, long, SUM, skip_invalid=skip_invalid)
-    assert "rows.json: 4 of 6 records not a single exchange" in message
-    assert "(index 1: 4 turns; index 2: has a history; index 3: 3 turns; ...)" in message
-    assert "split or remove" in message
-    for row in (
-        messages(("system", "Be brief."), *exchange),
-        messages(("developer", "Be brief."), *exchange),
-        conversation(("system", "Be brief."), ("human", "a"), ("gpt", "b")),
-        FRENCH | {"system": "Be brief."},
-    ):
-        message = refusal(tmp_path, SUM, row, skip_invalid=skip_invalid)
-        assert "1 of 2 records with a system message" in message
-        assert "index 1" in message
-        assert "template" in message
-
-
-NO_FIELD = "no messages or conversations or instruction"
+NO_FIELD = "no known pair"
 INVALID: list[tuple[object, str]] = [
     ({"instruction": "a"}, "no output"),
     ({"instruction": "a", "output": None}, "no output"),
@@ -336,12 +313,11 @@ INVALID: list[tuple[object, str]] = [
     ({}, f"{NO_FIELD}; its fields: none"),
     ("text", "str instead of an object"),
     ({"messages": "text"}, "messages is not a list of turns"),
-    ({"conversations": ["text"]}, "conversations is not a list of turns"),
+    ({"conversations": ["text"]}, "its turns: user; want user, assistant"),
+    ({"conversations": [7]}, "conversations is not a list of turns"),
     ({"messages": []}, "its turns: none; want user, assistant"),
     (messages(("user", "a")), "its turns: user; want user, assistant"),
     (messages(("assistant", "a"), ("user", "b")), "its turns: assistant, user"),
-    (messages(("user", "a"), ("tool", "b")), "its turns: user, tool"),
-    ({"messages": [{"role": ["x"]}, {"content": "b"}]}, "its turns: ['x'], None"),
     (messages(("user", None), ("assistant", "b")), "no content"),
     (messages(("user", [{"type": "text"}]), ("assistant", "b")), "content is of type list"),
 ]
@@ -354,14 +330,17 @@ def test_read_dataset_refuses_invalid_records_or_leaves_them_out(
     message = refusal(tmp_path, SUM, row)
     assert "rows.json: 1 of 2 records without a usable instruction or response" in message
     assert f"(index 1: {named}" in message
-    assert "data.skip_invalid = true" in message
-    assert [record.pair for record in read_rows(tmp_path, row, SUM, skip_invalid=True)] == PAIRS[1:]
-    assert f"no records that can be used (index 0: {named}" in refusal(tmp_path, row, skip_invalid=True)
+    assert 'data.odd.invalid = "skip"' in message
+    assert [record.pair for record in read_rows(tmp_path, row, SUM, odd=SKIP)] == PAIRS[1:]
+    assert f"no records that can be used (index 0: {named}" in refusal(tmp_path, row, odd=SKIP)
 
 
 def test_read_dataset_names_every_kind_of_problem_at_once(tmp_path: Path) -> None:
-    message = refusal(tmp_path, {"instruction": "a"}, FRENCH | {"history": [["a", "b"]]})
-    assert "not a single exchange (index 1" in message
+    message = refusal(tmp_path, {"instruction": "a"}, FRENCH | {"tools": "[{}]"})
+    assert (
+        "1 of 2 records whose answers call tools, which no teacher here can (index 1: declares tools)"
+        in message
+    )
     assert "Also 1 of 2 records without a usable instruction or response (index 0" in message
 
 
@@ -384,7 +363,7 @@ def test_read_dataset_refuses_records_of_another_format(
     tmp_path: Path, format: Format, row: dict[str, Any], shape: str
 ) -> None:
     assert len(read_rows(tmp_path, row, format=shape)) == 1
-    message = refusal(tmp_path, row, format=format, skip_invalid=True)
+    message = refusal(tmp_path, row, format=format, odd=SKIP)
     assert (
         f"1 of 1 records of another format than the configured one (index 0: looks like {shape})" in message
     )
@@ -401,7 +380,7 @@ def test_read_dataset_of_a_set_format_looks_at_its_own_field(tmp_path: Path) -> 
 def test_read_dataset_limit_counts_valid_pairs_and_stops(tmp_path: Path) -> None:
     bad = {"instruction": "a"}
     rows = [bad, FRENCH, bad, SUM, bad]
-    assert [r.pair for r in read_rows(tmp_path, *rows, limit=2, skip_invalid=True)] == PAIRS
+    assert [r.pair for r in read_rows(tmp_path, *rows, limit=2, odd=SKIP)] == PAIRS
     assert [r.pair for r in read_rows(tmp_path, FRENCH, SUM, bad, limit=2)] == PAIRS
     assert "1 of 3 records" in refusal(tmp_path, FRENCH, bad, SUM, bad, limit=2)
 
@@ -422,7 +401,7 @@ def test_read_dataset_finds_the_blank_response_in_real_pairs() -> None:
     path = given_data("alpaca-2000.json")
     with pytest.raises(DatasetError, match=r"1 of 2000 records without .*: blank response\)"):
         read(path)
-    assert len(read(path, skip_invalid=True)) == 1999
+    assert len(read(path, odd=SKIP)) == 1999
     assert len(read_dataset(DataConfig(path=str(path)), allow_empty=True)) == 2000
 
 

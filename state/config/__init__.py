@@ -16,7 +16,9 @@ from pydantic_core import ErrorDetails
 
 from reflectune.state.config.sections import (
     SELF,
+    Column,
     DataConfig,
+    OddKind,
     RefinetuneConfig,
     RunConfig,
     Section,
@@ -27,9 +29,9 @@ from reflectune.state.config.sections import (
 from reflectune.state.errors import ConfigError
 
 __all__ = [
-    "CHANGEABLE", "SELF", "DataConfig", "RefinetuneConfig", "RunConfig", "SelectionConfig", "StudentConfig",
-    "TeacherConfig", "change_config", "flatten", "load_begun_config", "load_config", "parse_config",
-    "read_toml", "resolve_paths", "set_key", "upgrade_config",
+    "CHANGEABLE", "SELF", "Column", "DataConfig", "OddKind", "RefinetuneConfig", "RunConfig",
+    "SelectionConfig", "StudentConfig", "TeacherConfig", "change_config", "flatten", "load_begun_config",
+    "load_config", "parse_config", "read_toml", "resolve_paths", "set_key", "upgrade_config",
 ]  # fmt: skip
 
 # The keys that may change while a run goes on: none of them alters what a stored row means.
@@ -51,6 +53,7 @@ CHANGEABLE = (
 
 # Keys of earlier versions, and what they are called now.
 _RENAMED = {
+    "data.skip_invalid": "data.odd.invalid",
     "evaluate.frozen": "evaluate.base_samples",
     "refinetune.load_in_4bit": "student.load_in_4bit",
     "selection.max_ifd": "selection.train_max_ifd",
@@ -105,7 +108,10 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """What an earlier version stored, with the names of today, and the demo's files where they are."""
     upgraded: dict[str, Any] = {}
     for key, value in (_ADDED | flatten(values)).items():
-        set_key(upgraded, _RENAMED.get(key, key), value)
+        if key != "data.skip_invalid":
+            set_key(upgraded, _RENAMED.get(key, key), value)
+        elif value:
+            set_key(upgraded, _RENAMED[key], "skip")
     for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
         text = _get_key(upgraded, key)
         if text == "loop.demo.world:check":
@@ -166,10 +172,11 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys."""
+    """Sections as dotted keys; a table within a section is one value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        is_section = isinstance(value, Mapping) and not prefix
+        flat |= flatten(value, f"{key}.") if is_section else {prefix + key: value}
     return flat
 
 

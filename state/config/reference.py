@@ -14,7 +14,7 @@ __all__ = ["ConfigKey", "commented_config", "list_keys"]
 
 _TYPES = {
     str: "string", int: "integer", float: "float", bool: "boolean", list[str]: "array of strings",
-    datetime.date: "date",
+    datetime.date: "date", dict: "table",
 }  # fmt: skip
 _EXAMPLES = {
     "name": "my-run",
@@ -72,14 +72,17 @@ def commented_config() -> str:
         choices = f" One of: {', '.join(item.choices)}." if item.choices else ""
         value = _EXAMPLES.get(item.key, item.default)
         lines.append(f"# {item.doc}{choices}")
-        lines.append(f"# {name} = (unset)" if value is None else tomli_w.dumps({name: value}).strip())
+        if value is None:
+            lines.append(f"# {name} = (unset)")
+        else:
+            lines.append(tomli_w.dumps({name: value}).strip() if value != {} else f"{name} = {{}}")
     return "\n".join(lines) + "\n"
 
 
 def _name_type(annotation: Any) -> str:
     """A Python type in TOML's words."""
-    if annotation in _TYPES:
-        return _TYPES[annotation]
+    if (known := get_origin(annotation) if get_origin(annotation) is dict else annotation) in _TYPES:
+        return _TYPES[known]
     parts = get_args(annotation)
     if get_origin(annotation) is Literal:
         return "string"

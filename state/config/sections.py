@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model
 from reflectune.state.records import PolicyName, content_hash
 
 __all__ = [
-    "SELF", "DataConfig", "RefinetuneConfig", "RunConfig", "Section", "SelectionConfig", "StudentConfig",
-    "TeacherConfig",
+    "SELF", "Column", "DataConfig", "OddKind", "RefinetuneConfig", "RunConfig", "Section",
+    "SelectionConfig", "StudentConfig", "TeacherConfig",
 ]  # fmt: skip
 
 # What teacher.model says where the student is its own teacher.
@@ -30,6 +30,11 @@ _ENGINE_KEYS = {
 }
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# What a field of a row may hold.
+Column = Literal["messages", "instruction", "input", "response", "system", "history"]
+# Rows that are no pairs: nothing usable in them, of another format than the configured one, turns out of
+# order, speakers of unknown names, tools, images or sound.
+OddKind = Literal["invalid", "shape", "turns", "roles", "tools", "media"]
 
 
 class Section(BaseModel):
@@ -47,14 +52,24 @@ class DataConfig(Section):
     """Name of a dataset on the Hugging Face hub, instead of `path`."""
     split: str = "train"
     """Split of the hub dataset."""
-    format: Literal["auto", "alpaca", "messages", "sharegpt"] = "auto"
+    format: Literal[
+        "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question"
+    ] = "auto"
     """How a record holds its pair; auto looks at the fields."""
+    columns: dict[Column, str] = {}
+    """Fields of other names, such as {instruction = "query", response = "reply", system = "persona"}."""
+    roles: dict[Literal["user", "assistant", "system", "tool"], list[str]] = {}
+    """Speakers of other names, such as {user = ["Customer"], assistant = ["Agent"]}."""
+    turns: Literal["last", "first", "each"] = "last"
+    """Which exchange of a conversation is recycled; with each, all are, as samples of their own."""
     limit: int | None = Field(default=None, ge=1)
     """Take only the first so many pairs."""
     holdout: StrictInt | StrictFloat = Field(default=0.05, ge=0)
     """Pairs kept apart for evaluation: a count (60) or a share (0.05). Whole instructions are held out."""
-    skip_invalid: bool = False
-    """Leave out records without an instruction or a response instead of refusing the data."""
+    ignore: list[str] = []
+    """Fields that are known not to matter: kept with the sample, and no longer warned about."""
+    odd: dict[OddKind, Literal["refuse", "skip"]] = {}
+    """Rows to skip instead of refusing the data, by kind, such as {tools = "skip", invalid = "skip"}."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

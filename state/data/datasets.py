@@ -1,60 +1,41 @@
 """Given data into samples: files and hub datasets read as pairs, and the held-out split.
 
-Texts stay exactly as given, but for lone surrogates and NULs, which SQLite cannot hold: they become
-U+FFFD. A record that is more than one pair (several exchanges, a system message) is refused, never cut
-down to one. Rows come from sources.py, one after another; how pairs go out is in exports.py.
+Rows come from sources.py, one after another; what they mean is in rows.py; how pairs go out is in exports.py.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
 
-from reflectune.state.config import DataConfig
-from reflectune.state.data.sources import FIELDS, Source, clean, list_names, open_source
+from reflectune.state.config import DataConfig, OddKind
+from reflectune.state.data.fields import Refusal
+from reflectune.state.data.rows import Record, RowReader
+from reflectune.state.data.sources import Source, open_source
 from reflectune.state.errors import DatasetError
-from reflectune.state.records import (
-    Conversation,
-    Pair,
-    Sample,
-    SkippedRows,
-    Split,
-    content_hash,
-    hash_stream,
-)
+from reflectune.state.records import Sample, SkippedRows, Split, content_hash, hash_stream
 
 __all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "sample_id"]
 
-_ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
-_SHOWN = 3  # refused records that a message spells out
+_SHOWN = 3  # odd rows that a message spells out
 
-_Problem = Literal["shape", "turns", "system", "invalid"]
-
-# What a message says of each kind of problem, and what it advises.
-_EXPLAINED: dict[_Problem, tuple[str, str]] = {
+# What a message says of each kind of odd row, and what it advises where there is a config.
+_EXPLAINED: dict[OddKind, tuple[str, str]] = {
     "shape": ("of another format than the configured one", 'set data.format to "auto", or to the right one'),
-    "turns": ("not a single exchange", "Reflectune recycles single-turn pairs: split or remove these"),
-    "system": (
-        "with a system message, which a pair cannot hold",
-        "remove it, write it into the user's turn, or put it into the prompt of a template file",
-    ),
-    "invalid": (
-        "without a usable instruction or response",
-        "repair these, or leave them out with data.skip_invalid = true",
-    ),
+    "roles": ("with speakers of unknown names", "name them in data.roles"),
+    "turns": ("with turns out of order", "repair these"),
+    "tools": ("whose answers call tools, which no teacher here can", "remove these"),
+    "media": ("with images or sound", "remove these"),
+    "invalid": ("without a usable instruction or response", "repair these, or set data.columns"),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One record of the given data: its pair, and its other fields as JSON-serialisable values."""
+class Reading:
+    """What one row came to."""
 
-    pair: Pair
-    meta: dict[str, Any]
-    conversation: Conversation | None = None  # None for a pair that stands alone
-    turn: int = 0  # index in the conversation of the user's turn
+    row: object
+    records: list[Record]  # in the order of its turns
 
 
 class Dataset:
@@ -64,70 +45,74 @@ class Dataset:
     """
 
     def __init__(
-        self, records: Callable[[], Iterator[Record]], number: int, skipped: Sequence[SkippedRows] = ()
+        self, readings: Callable[[], Iterator[Reading]], number: int, skipped: Sequence[SkippedRows] = ()
     ) -> None:
-        self._records, self._number, self.skipped = records, number, skipped
+        self.readings, self._number, self.skipped = readings, number, skipped
 
     def __len__(self) -> int:
         return self._number
 
     def __iter__(self) -> Iterator[Record]:
         found = 0
-        for record in self._records():
-            found += 1
-            yield record
+        for reading in self.readings():
+            found += len(reading.records)
+            yield from reading.records
         if found != self._number:
             counts = f"{self._number} pairs when they were checked, {found} now"
             raise DatasetError(f"{counts}; start again, and leave the data alone while it is read")
 
 
-class _Refusal(Exception):
-    """One record cannot be read as a pair; read_dataset makes one DatasetError of all of these."""
+def read_dataset(data: DataConfig, *, allow_empty: bool = False, has_config: bool = True) -> Dataset:
+    """Open the configured file or hub dataset and check all its rows, before any record is given out.
 
-    def __init__(self, problem: _Problem, detail: str) -> None:
-        super().__init__(detail)
-        self.problem = problem
-
-
-def read_dataset(data: DataConfig, *, allow_empty: bool = False) -> Dataset:
-    """Open the configured file or hub dataset and check all its records, before any is given out.
-
-    Reads alpaca records (instruction, optional input, output or else response), OpenAI messages and
-    ShareGPT conversations, whose first turn is the instruction. Several exchanges, and a system message (a
-    turn, or a `system` field) that is not blank, have no place in a pair and are refused. In `meta`, what
-    JSON cannot hold becomes text, and NaN and infinities become null. Reading stops at `data.limit` pairs.
-    With `allow_empty` a text that is there but blank is taken as it is.
+    In `meta`, what JSON cannot hold becomes text, and NaN and infinities become null. Reading stops at
+    `data.limit` pairs, at the end of a conversation. With `allow_empty` a text that is there but blank is
+    taken as it is. Without a config, messages name options of a command instead of keys.
 
     Raises:
-        DatasetError: nothing there, not readable, or records that are not pairs. With
-            `data.skip_invalid`, records without a usable instruction or response are left out
-            instead; several exchanges, system messages and other formats are always refused.
+        DatasetError: nothing there, not readable, or odd rows of a kind that `data.odd` does not skip.
     """
     source = data.path or f"data.hf = {data.hf}, split {data.split}"
-    outcomes = partial(_outcomes, open_source(data), data, allow_empty)
-    counts: Counter[_Problem] = Counter()
-    examples: defaultdict[_Problem, list[str]] = defaultdict(list)
+    rows = open_source(data)
+    outcomes = partial(_outcomes, rows, data, allow_empty)
+    counts: Counter[OddKind] = Counter()
+    examples: defaultdict[OddKind, list[str]] = defaultdict(list)
     number = 0
     for where, outcome in outcomes():
         if isinstance(outcome, Record):
             number += 1
             continue
-        counts[outcome.problem] += 1
-        if counts[outcome.problem] <= _SHOWN + 1:
-            is_shown = counts[outcome.problem] <= _SHOWN
-            examples[outcome.problem].append(f"{where}: {outcome}" if is_shown else "...")
+        counts[outcome.kind] += 1
+        if counts[outcome.kind] <= _SHOWN:
+            examples[outcome.kind].append(f"{where}: {outcome}")
+    shown = {kind: "; ".join(examples[kind] + ["..."] * (counts[kind] > _SHOWN)) for kind in counts}
     complaints = [
-        f"{counts[problem]} of {number + counts.total()} records {what} "
-        f"({'; '.join(examples[problem])}); {advice}"
-        for problem, (what, advice) in _EXPLAINED.items()
-        if problem in counts and not (problem == "invalid" and data.skip_invalid)
+        f"{counts[kind]} of {number + counts.total()} records {what} ({shown[kind]}); "
+        + (
+            f'{advice}, or leave them out with data.odd.{kind} = "skip"'
+            if has_config
+            else f"repair these, or leave them out with --skip {kind}"
+        )
+        for kind, (what, advice) in _EXPLAINED.items()
+        if kind in counts and data.odd.get(kind) != "skip"
     ]
     if complaints:
         raise DatasetError(f"{source}: " + ". Also ".join(complaints))
     if not number:
-        why = f" that can be used ({examples['invalid'][0]})" if counts else ""
-        raise DatasetError(f"{source}: no records{why}; give [data] some pairs")
-    return Dataset(lambda: (each for _, each in outcomes() if isinstance(each, Record)), number)
+        why = f" that can be used ({'; '.join(shown.values())})" if counts else ""
+        raise DatasetError(f"{source}: no records{why}; give some pairs")
+    skipped = [SkippedRows(kind, counts[kind], tuple(examples[kind])) for kind in sorted(counts)]
+    return Dataset(partial(_readings, rows, data, allow_empty), number, skipped)
+
+
+def _readings(rows: Source, data: DataConfig, allow_empty: bool) -> Iterator[Reading]:
+    reader, pairs = RowReader(data, allow_empty), 0
+    for _, row in rows():
+        records = [each for each in reader.read(row) if isinstance(each, Record)]
+        yield Reading(row, records)
+        pairs += len(records)
+        if data.limit is not None and pairs >= data.limit:
+            return
 
 
 def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, seed: int) -> Iterator[Sample]:
@@ -143,7 +128,7 @@ def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, se
     """
     is_share = isinstance(holdout, float) and holdout > 0
     wanted = max(1, round(holdout * len(records))) if is_share else int(holdout)
-    groups = Counter(_instruction_group(record.pair, seed) for record in records) if wanted else Counter()
+    groups = Counter(_instruction_group(record, seed) for record in records) if wanted else Counter()
     held: set[bytes] = set()
     room = wanted
     for group in sorted(groups):
@@ -165,7 +150,7 @@ def _make_samples(records: Iterable[Record], held: Container[bytes], seed: int) 
     for position, record in enumerate(records):
         pair_hash = record.pair.content_hash
         known = bytes.fromhex(pair_hash)
-        is_held_out = bool(held) and _instruction_group(record.pair, seed) in held
+        is_held_out = bool(held) and _instruction_group(record, seed) in held
         id = sample_id(pair_hash, occurrences[known])
         split: Split = "holdout" if is_held_out else "train"
         given = record.pair, record.meta, record.conversation, record.turn
@@ -183,112 +168,21 @@ def dataset_hash(sample_ids: Iterable[str]) -> str:
     return hash_stream(sample_ids)
 
 
-def _instruction_group(pair: Pair, seed: int) -> bytes:
-    """What is the same for pairs with one instruction: a hash that puts the instructions in random order."""
-    text = " ".join(f"{pair.instruction} {pair.input}".casefold().split())
-    return bytes.fromhex(content_hash(seed, text))
+def _instruction_group(record: Record, seed: int) -> bytes:
+    """What is the same for records that begin alike: a hash that puts their beginnings in random order."""
+    text = f"{record.pair.instruction} {record.pair.input}"
+    if record.conversation is not None:
+        text = next(turn.content for turn in record.conversation.turns if turn.role == "user")
+    return bytes.fromhex(content_hash(seed, " ".join(text.casefold().split())))
 
 
-def _outcomes(rows: Source, data: DataConfig, allow_empty: bool) -> Iterator[tuple[str, Record | _Refusal]]:
+def _outcomes(rows: Source, data: DataConfig, allow_empty: bool) -> Iterator[tuple[str, Record | Refusal]]:
     """What became of every row, with where it stands, until the limit is reached."""
+    reader = RowReader(data, allow_empty)
     records = 0
     for where, row in rows():
-        try:
-            record = _read_record(row, data.format, allow_empty)
-        except _Refusal as refusal:
-            yield where, refusal
-            continue
-        yield where, record
-        records += 1
-        if records == data.limit:
+        for outcome in reader.read(row):
+            yield where, outcome
+            records += isinstance(outcome, Record)
+        if data.limit is not None and records >= data.limit:
             return
-
-
-# One row into a record
-
-
-def _read_record(row: object, format: str, allow_empty: bool) -> Record:
-    if not isinstance(row, dict):
-        raise _Refusal("invalid", f"{type(row).__name__} instead of an object")
-    shapes = tuple(FIELDS) if format == "auto" else (format,)
-    shape = _shape(row, shapes)
-    if shape is None and (other := _shape(row, FIELDS)):
-        raise _Refusal("shape", f"looks like {other}")
-    if shape is None:
-        wanted = " or ".join(FIELDS[shape] for shape in shapes)
-        raise _Refusal("invalid", f"no {wanted}; its fields: {list_names(row)}")
-    if isinstance(row.get("system"), str) and row["system"].strip():
-        raise _Refusal("system", "has a system field")
-    pair, used = _read_alpaca(row) if shape == "alpaca" else _read_turns(row, FIELDS[shape])
-    for name, text in (("instruction", pair.instruction), ("response", pair.response)):
-        if not allow_empty and not text.strip():
-            raise _Refusal("invalid", f"blank {name}")
-    return Record(pair, {clean(str(key)): _jsonable(value) for key, value in row.items() if key not in used})
-
-
-def _shape(row: dict[str, Any], shapes: Iterable[str]) -> str | None:
-    """The first of these formats whose field the row has."""
-    return next((shape for shape in shapes if row.get(FIELDS[shape]) is not None), None)
-
-
-def _read_alpaca(row: dict[str, Any]) -> tuple[Pair, set[str]]:
-    """The pair of an alpaca record, and the names of the fields that hold it."""
-    if row.get("history"):
-        raise _Refusal("turns", "has a history")
-    given = "" if row.get("input") is None else _text(row, "input")
-    answer = _either(row, "output", "response")
-    return Pair(_text(row, "instruction"), given, _text(row, answer)), {"instruction", "input", answer}
-
-
-def _read_turns(row: dict[str, Any], field: str) -> tuple[Pair, set[str]]:
-    """The pair of a conversation of one exchange, and the name of the field that holds it."""
-    turns = row[field]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise _Refusal("invalid", f"{field} is not a list of turns")
-    exchange = [turn for turn in turns if _role(turn) != "system"]
-    if len(exchange) > 2:
-        raise _Refusal("turns", f"{len(exchange)} turns")
-    if any(str(turn.get(_said(turn)) or "").strip() for turn in turns if _role(turn) == "system"):
-        raise _Refusal("system", "has a system turn")
-    roles = [_role(turn) for turn in exchange]
-    if roles != ["user", "assistant"]:
-        raise _Refusal("invalid", f"its turns: {list_names(roles)}; want user, assistant")
-    instruction, response = (_text(turn, _said(turn)) for turn in exchange)
-    return Pair(instruction, "", response), {field}
-
-
-def _role(turn: dict[str, Any]) -> str:
-    role = str(turn.get(_either(turn, "role", "from")))
-    return _ROLES.get(role, role)
-
-
-def _said(turn: dict[str, Any]) -> str:
-    return _either(turn, "content", "value")
-
-
-def _either(values: dict[str, Any], field: str, synonym: str) -> str:
-    """The name under which a value is there; the first where neither or both are."""
-    return synonym if values.get(field) is None and values.get(synonym) is not None else field
-
-
-def _text(values: dict[str, Any], field: str) -> str:
-    value = values.get(field)
-    if value is None:
-        raise _Refusal("invalid", f"no {field}")
-    if not isinstance(value, str):
-        raise _Refusal("invalid", f"{field} is of type {type(value).__name__}, not text")
-    return clean(value)
-
-
-def _jsonable(value: object) -> Any:
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case None | bool() | int():
-            return value
-        case dict():
-            return {clean(str(key)): _jsonable(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_jsonable(item) for item in value]
-        case _:
-            return clean(str(value))

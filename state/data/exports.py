@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reflectune.state.data.sources import FIELDS
-from reflectune.state.data.writing import Container, put_into_place, write_rows
+from reflectune.state.data.writing import Container, find_container, put_into_place, write_rows
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Split, Turn
 
@@ -20,7 +20,6 @@ Also = Literal["meta", "ids", "split"]
 Layout = Literal["alpaca", "messages", "sharegpt"]
 Row = dict[str, Any]
 
-_CONTAINERS: dict[str, Container] = {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}
 _SHAREGPT = {"user": "human", "assistant": "gpt"}
 # The fields of a record, of pairs and of preferences, by layout.
 _FIELDS = {
@@ -104,17 +103,12 @@ def write_records(
 
 def _container(path: Path, format: ExportFormat | None) -> Container:
     """The kind of file that a path's suffix says, or that a format goes into where it has none."""
-    suffix = path.suffix.lower()
-    if format == "parquet" and suffix not in ("", ".parquet"):
+    if format == "parquet" and path.suffix.lower() not in ("", ".parquet"):
         raise DatasetError(
             f"{path}: format parquet goes into .parquet; end the name so, or leave the format out"
         )
-    if not suffix:
-        default: Container = "json" if format in (None, "alpaca") else "jsonl"
-        return "parquet" if format == "parquet" else default
-    if suffix not in _CONTAINERS:
-        raise DatasetError(f"{path}: ends in {suffix}; name a file that ends in {', '.join(_CONTAINERS)}")
-    return _CONTAINERS[suffix]
+    default: Container = "json" if format in (None, "alpaca") else "jsonl"
+    return find_container(path, "parquet" if format == "parquet" else default, ("json", "jsonl", "parquet"))
 
 
 def _row(record: Exported, layout: Layout, own: Sequence[str], also: Collection[Also]) -> Row:

@@ -8,7 +8,7 @@ import csv
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import reduce
 from itertools import chain, islice
@@ -20,7 +20,7 @@ from reflectune.state.errors import DatasetError
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Container", "put_into_place", "write_rows"]
+__all__ = ["Container", "check_table", "find_container", "put_into_place", "read_schema", "write_rows"]
 
 Container = Literal["json", "jsonl", "csv", "parquet"]
 Row = Mapping[str, Any]
@@ -29,6 +29,37 @@ Row = Mapping[str, Any]
 _OWN = ("lineage.db", "checkpoints.db", "index.db", "config.toml", ".lock", "adapters")
 _DATABASE = b"SQLite format 3\0"
 _ROW_GROUP = 10_000  # rows of a Parquet row group: what is in memory at once
+
+
+def find_container(path: Path, default: Container, kinds: Sequence[Container]) -> Container:
+    """The one of some kinds of file that a path's suffix says; without a suffix the default."""
+    suffix = path.suffix.lower()
+    for kind in kinds:
+        if suffix == f".{kind}":
+            return kind
+    if suffix:
+        wanted = ", ".join(f".{kind}" for kind in kinds)
+        raise DatasetError(f"{path}: ends in {suffix}; name a file that ends in {wanted}")
+    return default
+
+
+def check_table(rows: Iterable[Row], path: Path) -> None:
+    """Refuse rows that CSV cannot hold: they have other fields than the first, or lists and objects."""
+    columns: list[str] | None = None
+    for number, row in enumerate(rows, start=1):
+        columns = list(row) if columns is None else columns
+        if list(row) != columns or any(isinstance(value, dict | list) for value in row.values()):
+            raise DatasetError(f"{path}: record {number} fits into no table; name a .jsonl file instead")
+
+
+def read_schema(path: Path) -> "pyarrow.Schema | None":
+    """The columns of a file if it is Parquet."""
+    import pyarrow.parquet
+
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return pyarrow.parquet.read_schema(path) if file.read(4) == b"PAR1" else None
 
 
 @contextmanager
@@ -77,7 +108,7 @@ def write_rows(
 
     Args:
         path: what is there is replaced.
-        container: json is one array; columns of csv are the first row's fields, and each row must have these.
+        container: json is one array; columns of csv are the first row's fields, which each row must have.
         rows: all of them, from the first, the same at every call; Parquet asks twice.
         example: a row whose columns Parquet has at least.
         schema: of Parquet, where it is known; found in the rows if left out: texts, numbers and truth values,
@@ -119,12 +150,9 @@ def _write_csv(path: Path, rows: Iterable[Row]) -> int:
     written = 0
     with path.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
-        columns: list[str] = []
         for written, row in enumerate(rows, start=1):
-            if not columns:
-                writer.writerow(columns := list(row))
-            if list(row) != columns or any(isinstance(value, dict | list) for value in row.values()):
-                raise DatasetError(f"record {written} fits no table of texts; name a .jsonl file instead")
+            if written == 1:
+                writer.writerow(row)
             writer.writerow(row.values())
     return written
 

@@ -89,7 +89,7 @@ def main() -> None:
 
 def read_pairs(number: int) -> list[Pair]:
     """The first usable pairs of the shared Alpaca data."""
-    data = DataConfig(path=str(DATA), limit=number, skip_invalid=True)
+    data = DataConfig(path=str(DATA), limit=number, odd={"invalid": "skip"})
     return [record.pair for record in read_dataset(data)]
 
 

@@ -1,0 +1,76 @@
+"""What the fields of a row hold, and why a row cannot be read as a pair.
+
+Texts stay exactly as given, but for lone surrogates and NULs, which SQLite cannot hold: they become U+FFFD.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reflectune.state.config import OddKind
+from reflectune.state.data.sources import clean
+from reflectune.state.records import Turn
+
+__all__ = ["Given", "Refusal", "is_empty", "jsonable", "read_list", "read_text"]
+
+
+class Refusal(Exception):
+    """A row, or one exchange of it, cannot be read as a pair."""
+
+    def __init__(self, kind: OddKind, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+@dataclass(slots=True)
+class Given:
+    """What the fields of a row hold, as it is put together."""
+
+    turns: list[Turn]
+    fields: dict[str, str]  # those that hold it -> "pair" or "context"
+    asked: tuple[str, str] | None = None  # instruction and input of the last exchange, where they are apart
+    shape: str = ""
+
+
+def read_text(values: Mapping[str, Any], field: str) -> str:
+    """The text that a field must hold."""
+    value = values.get(field)
+    if value is None:
+        raise Refusal("invalid", f"no {field}")
+    if not isinstance(value, str):
+        raise Refusal("invalid", f"{field} is of type {type(value).__name__}, not text")
+    return clean(value)
+
+
+def read_list(value: object) -> object:
+    """The list that JSON text holds, as tables keep lists; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def is_empty(value: object) -> bool:
+    """Whether a field says nothing: null, blank, or a list or object without anything in it."""
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null")
+    return value is None or value == [] or value == {}
+
+
+def jsonable(value: object) -> Any:
+    """The value as JSON can hold it: NaN and infinities become null, what JSON does not know text."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case None | bool() | int():
+            return value
+        case dict():
+            return {clean(str(key)): jsonable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [jsonable(item) for item in value]
+        case _:
+            return clean(str(value))

@@ -1,0 +1,140 @@
+"""The known shapes of rows: which fields hold instruction, input, response, system message and turns.
+
+A shape is one entry of SHAPES. `data.columns` puts other fields in the place of a shape's own.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reflectune.state.config import Column
+from reflectune.state.data.conversations import read_turns
+from reflectune.state.data.exports import user_turn
+from reflectune.state.data.fields import Given, Refusal, is_empty, read_text
+from reflectune.state.data.sources import list_names
+from reflectune.state.records import Turn
+
+__all__ = ["MAPPED", "SHAPES", "Shape", "list_shapes", "read_given"]
+
+Shape = dict[Column, tuple[str, ...]]  # where each part may be; the first field that is there counts
+
+# Where a row has several shapes, the first of these counts: what was chosen says more than the prompt
+# beside it, a conversation may hold more than the fields beside it.
+SHAPES: dict[str, Shape] = {
+    "preference": {"instruction": ("prompt", "question", "instruction"), "response": ("chosen",)},
+    "messages": {"messages": ("messages",)},
+    "sharegpt": {"messages": ("conversations", "conversation")},
+    "dolly": {"instruction": ("instruction",), "input": ("context",), "response": ("response",)},
+    "alpaca": {
+        "instruction": ("instruction",), "input": ("input",),
+        "response": ("output", "response", "generation"),
+    },
+    "question": {
+        "instruction": ("question", "query", "problem"), "response": ("answer", "response", "solution"),
+    },
+    "prompt": {"instruction": ("prompt",), "response": ("completion", "response")},
+    "ultrachat": {"messages": ("data",)},
+}  # fmt: skip
+MAPPED = "columns"  # the shape that data.columns makes up
+_BESIDE: Shape = {"system": ("system", "system_prompt"), "history": ("history",)}
+
+
+def list_shapes(format: str, columns: Mapping[Column, str]) -> dict[str, Shape]:
+    """The shapes to look for, by name: those of a configured format, with the fields of data.columns."""
+    own: Shape = {column: (field,) for column, field in columns.items()}
+    if "messages" in own or {"instruction", "response"} <= set(own):
+        return {MAPPED: _BESIDE | own if "messages" in own else _BESIDE | {"input": ("input",)} | own}
+    known = SHAPES if format == "auto" else {format: SHAPES[format]}
+    if own.keys() & {"instruction", "input", "response"}:
+        known = {name: shape for name, shape in known.items() if "messages" not in shape}
+    return {name: _BESIDE | shape | own for name, shape in known.items()}
+
+
+def read_given(row: Mapping[str, Any], shapes: dict[str, Shape], roles: Mapping[str, str]) -> Given:
+    """What the row holds, by the first of these shapes whose fields are there."""
+    for name, shape in shapes.items():
+        found = {column: field for column, fields in shape.items() if (field := _find(row, fields))}
+        if "messages" in found:
+            given = _read_conversation(row, found["messages"], roles)
+        elif name == "dolly" and "input" not in found:
+            continue  # it is the context that makes it one
+        elif "response" in found and _is_turns(row[found["response"]]):
+            given = _read_answers(row, found, roles)
+        elif {"instruction", "response"} <= set(found):
+            given = _read_columns(row, found, roles)
+            given.fields.update({field: "pair" for field in shape.get("input", ()) if field in row})
+        else:
+            continue
+        _add_system(row, found.get("system"), given)
+        given.shape = name
+        return given
+    if other := next((name for name in SHAPES if name not in shapes and _has(row, SHAPES[name])), None):
+        raise Refusal("shape", f"looks like {other}")
+    raise Refusal("invalid", _say_what_lacks(row, shapes))
+
+
+def _is_turns(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
+
+
+def _find(row: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
+    return next((field for field in fields if row.get(field) is not None), None)
+
+
+def _has(row: Mapping[str, Any], shape: Shape) -> bool:
+    return all(_find(row, fields) for column, fields in shape.items() if column != "input")
+
+
+def _say_what_lacks(row: Mapping[str, Any], shapes: dict[str, Shape]) -> str:
+    for shape in reversed(shapes.values()):  # those that are alike but for more fields come first
+        if "instruction" in shape and _find(row, shape["instruction"]):
+            return f"no {shape['response'][0]}; its fields: {list_names(row)}"
+    wanted = [(shape.get("messages") or shape["instruction"])[0] for shape in shapes.values()]
+    return f"no {wanted[0] if len(wanted) == 1 else 'known pair'}; its fields: {list_names(row)}"
+
+
+def _read_conversation(row: Mapping[str, Any], field: str, roles: Mapping[str, str]) -> Given:
+    return Given([*read_turns(row[field], field, roles)], {field: "pair"})
+
+
+def _read_columns(row: Mapping[str, Any], found: Mapping[Column, str], roles: Mapping[str, str]) -> Given:
+    """A question and its answer as texts; the question may be a list of turns as well."""
+    question, answer = found["instruction"], found["response"]
+    given = Given([], {question: "pair", answer: "pair"})
+    history = found.get("history")
+    if history and not is_empty(row[history]):
+        given.turns += read_turns(row[history], history, roles)
+        given.fields[history] = "context"
+    if _is_turns(row[question]):
+        given.turns += read_turns(row[question], question, roles)
+    else:
+        input = read_text(row, found["input"]) if "input" in found else ""
+        given.asked = read_text(row, question), input
+        given.turns.append(Turn("user", user_turn(*given.asked)))
+    given.turns.append(Turn("assistant", read_text(row, answer)))
+    return given
+
+
+def _read_answers(row: Mapping[str, Any], found: Mapping[Column, str], roles: Mapping[str, str]) -> Given:
+    """An answer as a list of turns: those after the question, or the conversation from its beginning."""
+    question, answer = found.get("instruction"), found["response"]
+    turns = [*read_turns(row[answer], answer, roles)]
+    given = Given(turns, {answer: "pair"})
+    if question is None:
+        return given
+    if _is_turns(row[question]):
+        asked = [*read_turns(row[question], question, roles)]
+    else:
+        asked = [Turn("user", read_text(row, question))]
+    if turns and turns[0].role == "assistant":
+        given.turns[:0] = asked
+        given.fields[question] = "pair"
+    elif all(turn in turns for turn in asked):
+        given.fields[question] = "pair"  # said again
+    return given
+
+
+def _add_system(row: Mapping[str, Any], field: str | None, given: Given) -> None:
+    """The system message of a field of its own, where the turns have none."""
+    if field and not is_empty(row[field]) and not any(turn.role == "system" for turn in given.turns[:1]):
+        given.turns.insert(0, Turn("system", read_text(row, field)))
+        given.fields[field] = "context"
