@@ -23,17 +23,18 @@ from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teach
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
-from reflectune.loop.progress import Display
+from reflectune.loop.progress import Display, open_display
 from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
 from reflectune.loop.signals import Interrupted
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import SELF, RunConfig, change_config, flatten, parse_config
-from reflectune.state.data.datasets import assign_samples, dataset_hash, read_dataset
-from reflectune.state.errors import ConfigError, StoreError
+from reflectune.state.data.datasets import Dataset, assign_samples, dataset_hash, read_dataset
+from reflectune.state.errors import ConfigError, DatasetError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Sample, StudentRecord
 from reflectune.state.storage import explain_storage_errors
+from reflectune.state.text import one_line
 
 __all__ = ["begin_lineage", "change_run", "create_run", "run_loop"]
 
@@ -42,8 +43,10 @@ _ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
 _LIBRARIES = ("reflectune", "torch", "transformers", "peft", "langgraph", "sqlite-utils")
 
 
-def create_run(config: RunConfig, runs: Path) -> RunFolder:
+def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> RunFolder:
     """Check everything a run needs and make its folder; on any error nothing stays behind.
+
+    Data of which less than half can be used is refused unless `accept_few`.
 
     The config that is written has the student's threads, number format and separator settled, so that a
     resumed run computes the same bits. The lineage keeps hashes of the files that the config names and that
@@ -58,6 +61,7 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
         if config.evaluate.checker:
             load_checker(config.evaluate.checker)
         dataset = read_dataset(config.data)
+        _judge_data(dataset, accept_few)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
         config = config.model_copy(update={"student": settle_student(config.student)})
         check_refinetune(config)  # last: it opens the model
@@ -68,6 +72,24 @@ def create_run(config: RunConfig, runs: Path) -> RunFolder:
             begin_lineage(lineage, config, samples, versions)
             lineage.add_skipped(dataset.skipped)
     return RunFolder(runs / config.name)
+
+
+def _judge_data(dataset: Dataset, accept_few: bool) -> None:
+    """Refuse data most of which is left out, and say which fields are not used though they may matter."""
+    account = dataset.account
+    if 2 * account.kept < account.rows and not accept_few:
+        odd = ", ".join(f"{rows.number} {rows.kind}" for rows in dataset.skipped)
+        raise DatasetError(
+            f"only {account.kept} of {account.rows} rows give a pair, the others are skipped ({odd}); "
+            "`reflectune run --yes` starts with these, `reflectune check` shows what ails the others"
+        )
+    if dataset.unused:
+        fields = ", ".join(f"{name} ({number} rows)" for name, number in dataset.unused.items())
+        line = (
+            f"fields that may change what a pair means: {fields}; they are kept with the samples, but shown "
+            "to neither teacher nor student. Map them with data.columns, or name them in data.ignore"
+        )
+        open_display().say(one_line(line))
 
 
 def begin_lineage(

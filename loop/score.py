@@ -22,7 +22,7 @@ from reflectune.state.errors import ConfigError
 from reflectune.state.lineage.reader import mean_and_median
 from reflectune.state.records import TERMS, Pair, Score, Term
 
-__all__ = ["Bounds", "Measured", "check_fields", "open_data", "read_rows", "score_dataset"]
+__all__ = ["Bounds", "Measured", "check_fields", "given_rows", "open_data", "score_dataset"]
 
 # Pairs scored and written at once.
 _AT_ONCE = 64
@@ -34,9 +34,7 @@ class Bounds:
 
     max_ifd: float = math.inf  # its IFD is below this
     max_r_ifd: float = math.inf  # its r-IFD is below this
-    top: int | float | None = (
-        None  # of those, so many with the highest IFD; a share (float) is of all records
-    )
+    top: int | float | None = None  # of those, so many with the highest IFD; a float is a share of all
 
 
 class Measured:
@@ -77,7 +75,7 @@ def open_data(data: DataConfig) -> Dataset:
 def check_fields(dataset: Dataset, fields: Collection[str]) -> None:
     """Refuse names of fields that no record has, before any work is done."""
     unseen, names = dict.fromkeys(fields), dict[str, None]()
-    for row in read_rows(dataset):
+    for row in given_rows(dataset):
         for name in row:
             unseen.pop(name, None)
         if not unseen:
@@ -89,7 +87,7 @@ def check_fields(dataset: Dataset, fields: Collection[str]) -> None:
         )
 
 
-def read_rows(dataset: Dataset, chosen: Container[int] | None = None) -> Iterator[Mapping[str, Any]]:
+def given_rows(dataset: Dataset, chosen: Container[int] | None = None) -> Iterator[Mapping[str, Any]]:
     """The given rows that are records, all or those with some indexes."""
     for index, reading in enumerate(dataset.readings()):
         if reading.records and (chosen is None or index in chosen) and isinstance(reading.row, dict):

@@ -74,6 +74,8 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("selection.margn=1", "selection.margn: unknown key; did you mean margin?"),
         ("selection.max_ifd=1", "selection.max_ifd is now selection.train_max_ifd"),
         ("teacher.patience=1", "teacher.patience is now teacher.freeze_after"),
+        ("data.skip_invalid=true", "data.skip_invalid is now data.odd.invalid"),
+        ("data.odd.tools=keep", "data.odd.tools: input should be 'refuse' or 'skip', got 'keep'"),
         ("margin=1", "margin: unknown key; did you mean selection.margin?"),
         ("rounds=0", "rounds: input should be greater than or equal to 1, got 0"),
         ("refinetune.lr=-1", "refinetune.lr: input should be greater than 0, got -1"),
@@ -133,6 +135,15 @@ def test_config_of_a_begun_run_changes_only_what_leaves_its_history_alone(config
     for override in ("teacher.model=n", "seed=1", "teacher=1", "selection.margin=0", "nonsense"):
         with pytest.raises(ConfigError, match="a run that has begun keeps it; what may change: rounds, "):
             change_config(config, [override])
+
+
+def test_config_keys_may_be_tables(config_file: Path) -> None:
+    config_file.write_text(MINIMAL.replace("[teacher]", '[data.columns]\nresponse = "reply"\n[teacher]'))
+    config = load_config(config_file, ["data.odd.tools=skip", 'data.roles={user = ["Customer"]}'])
+    found = config.data.columns, config.data.odd, config.data.roles
+    assert found == ({"response": "reply"}, {"tools": "skip"}, {"user": ["Customer"]})
+    assert parse_config(tomllib.loads(config.to_toml()), "resolved") == config
+    assert flatten(config.model_dump(mode="json"))["data.columns"] == {"response": "reply"}
 
 
 def test_config_trains_for_epochs_or_for_tokens(config_file: Path) -> None:
@@ -211,6 +222,8 @@ def test_config_of_an_earlier_version_is_read_with_the_names_of_today(config_fil
         "evaluate": {"frozen": 6, "checker": "loop.demo.world:check"},
     }
     assert upgrade_config(earlier) == upgrade_config(today) == today
+    for skips, odd in ((True, {"odd": {"invalid": "skip"}}), (False, {})):
+        assert upgrade_config({"data": {"skip_invalid": skips}}).get("data", {}) == odd
     moved = {
         "teacher": {"model": "/gone/reflectune/loop/demo/models/teacher"},
         "student": {"model": "/gone/m"},

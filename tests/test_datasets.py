@@ -153,12 +153,12 @@ def test_read_dataset_replaces_what_sqlite_cannot_hold(tmp_path: Path, escape: s
         ('{"data": []}', ["line 1: its turns: none"]),
         ("[" * 100_000, ["line 1", "cannot be read"]),
         (b'{"instruction": "a",\n"output": "caf\xe9"}', ["not UTF-8", "0xe9", "save it as UTF-8"]),
-        ("question,answer\na,b\n", ["question, answer", "want instruction and output"]),
-        ("<html>\nno table\n", ["<html>", "want instruction and output"]),
+        ("title,text\na,b\n", ["1 of 1 records", "no known pair; its fields: title, text", "data.columns"]),
+        ("<html>\nno table\n", ["no known pair; its fields: <html>"]),
         ("instruction,output\na,b,c\n", ["line 2", "more fields than the header"]),
         ('instruction,output\na,b\nc,"d\ne,f\n', ["line 3", "not valid CSV"]),
         (b"PAR1 but nothing more", ["not readable as Parquet", "write it anew"]),
-        (as_parquet(instruction=["a"], answer=["b"]), ["its columns are instruction, answer; want"]),
+        (as_parquet(instruction=["a"], answer=["b"]), ["no output; its fields: instruction, answer"]),
         (as_parquet(instruction=[b"a"], output=[b"b"]), ["instruction is of type bytes, not text"]),
         # All records are looked at before the first is given out.
         (f"{json.dumps(SUM)}\n" * 5000 + "{}\n", ["1 of 5001 records", "(line 5001: no known pair"]),
@@ -341,7 +341,8 @@ def test_read_dataset_names_every_kind_of_problem_at_once(tmp_path: Path) -> Non
         "1 of 2 records whose answers call tools, which no teacher here can (index 1: declares tools)"
         in message
     )
-    assert "Also 1 of 2 records without a usable instruction or response (index 0" in message
+    assert "1 of 2 records without a usable instruction or response (index 0" in message
+    assert "Also 1 of 2" in message
 
 
 def test_read_dataset_takes_blank_but_not_missing_texts_when_empty_is_allowed(tmp_path: Path) -> None:
@@ -364,9 +365,7 @@ def test_read_dataset_refuses_records_of_another_format(
 ) -> None:
     assert len(read_rows(tmp_path, row, format=shape)) == 1
     message = refusal(tmp_path, row, format=format, odd=SKIP)
-    assert (
-        f"1 of 1 records of another format than the configured one (index 0: looks like {shape})" in message
-    )
+    assert f"1 of 1 records of another format than asked for (index 0: looks like {shape})" in message
     assert 'data.format to "auto"' in message
 
 
@@ -416,7 +415,7 @@ def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, rows in {
         "hub/train": [FRENCH | {"n": 1}, SUM | {"n": 2}],
         "hub/test": [SUM | {"n": 3}],
-        "odd/train": [{"question": "a", "answer": "b"}],
+        "odd/train": [{"title": "a", "text": "b"}],
     }.items():
         path = tmp_path / f"{name}.jsonl"
         path.parent.mkdir(exist_ok=True)
@@ -440,7 +439,7 @@ def test_read_dataset_reads_a_hub_dataset(hub_folder: Path) -> None:
         ("hub", "dev", "cannot be loaded: .*dev"),
         ("nowhere", "train", "cannot be loaded: .*data file"),
         ("torn", "train", "cannot be loaded: .* generating the dataset: .*JSON"),
-        ("odd", "train", "its columns are question, answer; want instruction"),
+        ("odd", "train", "no known pair; its fields: title, text"),
     ],
 )
 def test_read_dataset_names_the_hub_dataset_it_cannot_use(

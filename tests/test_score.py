@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from reflectune.loop.score import Bounds, Measured, check_fields, open_data, read_rows
+from reflectune.loop.score import Bounds, Measured, check_fields, given_rows, open_data
 from reflectune.state.config import DataConfig
 from reflectune.state.errors import ConfigError, DatasetError
 from reflectune.state.text import one_line
@@ -80,10 +80,10 @@ def dataset(tmp_path: Path, *rows: object, **settings: Any) -> Any:
     return open_data(DataConfig(path=str(path), **settings))
 
 
-def test_read_rows_are_the_given_ones_of_records(tmp_path: Path) -> None:
+def test_given_rows_are_the_given_ones_of_records(tmp_path: Path) -> None:
     given = dataset(tmp_path, {"a": 1}, *ROWS, odd={"invalid": "skip"})
-    assert list(read_rows(given)) == ROWS
-    assert list(read_rows(given, {2, 4})) == [ROWS[1], ROWS[3]]
+    assert list(given_rows(given)) == ROWS
+    assert list(given_rows(given, {2, 4})) == [ROWS[1], ROWS[3]]
 
 
 def test_check_fields_refuses_what_no_record_has(tmp_path: Path) -> None:

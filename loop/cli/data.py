@@ -143,7 +143,7 @@ def score(
 
     check_student(student_config)
     from reflectune.loop.progress import open_display
-    from reflectune.loop.score import Bounds, check_fields, open_data, read_rows, score_dataset
+    from reflectune.loop.score import Bounds, check_fields, given_rows, open_data, score_dataset
 
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ConfigError(f"{adapter}: no LoRA adapter there; want a folder with adapter_config.json")
@@ -152,12 +152,14 @@ def score(
         scores = stack.enter_context(put_into_place(out)) if out is not None else None
         kept = stack.enter_context(put_into_place(keep)) if keep is not None else None
         dataset = open_data(data_config)
+        if unused := ", ".join(f"{name} ({rows} rows)" for name, rows in dataset.unused.items()):
+            say(f"fields that may change what a pair means, and are not used: {unused}; see --columns")
         names = _split(fields)
         check_fields(dataset, names)
         if keep is not None:
             container = find_container(keep, "jsonl", ("json", "jsonl", "csv", "parquet"))
             if container == "csv":
-                check_table(read_rows(dataset), keep)
+                check_table(given_rows(dataset), keep)
         with ExitStack() as writing:
             lines = None if keep is not None else sys.stdout
             if scores is not None:
@@ -166,7 +168,7 @@ def score(
             summary, measured = score_dataset(dataset, student_config, adapter, lines, display, fields=names)
         if kept is not None:
             chosen = measured.choose(Bounds(max_ifd, max_r_ifd, share))
-            rows = partial(read_rows, dataset, chosen)
+            rows = partial(given_rows, dataset, chosen)
             schema = read_schema(data) if container == "parquet" else None
             summary |= {"kept": write_rows(kept, container, rows, schema=schema), "keep": str(keep)}
     skipped = ", ".join(f"{number} {kind}" for kind, number in summary["skipped"].items())

@@ -41,6 +41,9 @@ def run(
     config: common.ConfigFile,
     name: Annotated[str | None, typer.Option(help="Name of the run, instead of the config's.")] = None,
     set_: common.Settings = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Start though most rows of the data are skipped.")
+    ] = False,
     runs: common.Runs = common.RUNS,
     as_json: common.Json = False,
 ) -> None:
@@ -52,7 +55,7 @@ def run(
     from reflectune.loop.run import create_run
 
     with common.stoppable() as interruption:
-        folder = create_run(settings, runs)
+        folder = create_run(settings, runs, accept_few=yes)
         _run_to_end(folder, interruption)
     common.show_rounds(folder, as_json)
 

@@ -5,15 +5,16 @@ were given; an exchange that has them between its question and its answer is ref
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 from reflectune.state.data.fields import Refusal, is_empty, jsonable, read_list
 from reflectune.state.data.sources import clean, list_names
 from reflectune.state.records import Turn
 
-__all__ = ["find_exchanges", "name_roles", "read_turns"]
+__all__ = ["find_exchanges", "is_transcript", "name_roles", "read_turns"]
 
 # What data calls the speakers, in lower case. Those of tools keep their names.
 _USERS = ("user", "human", "prompter")
@@ -40,13 +41,23 @@ def read_turns(value: object, field: str, roles: Mapping[str, str]) -> tuple[Tur
     """The turns of a field, but for blank system messages.
 
     A list of messages (role and content, from and value), of texts by user and assistant in turn, or of
-    exchanges ({input, output}, or [user's text, assistant's]); or JSON text of one.
+    exchanges ({input, output}, or [user's text, assistant's]); or JSON text of one; or a transcript.
     """
-    given = read_list(value)
+    given = _split(value) if is_transcript(value) else read_list(value)
     if not isinstance(given, list):
         raise Refusal("invalid", f"{field} is not a list of turns")
     turns = [turn for index, item in enumerate(given) for turn in _read_item(item, index, field, roles)]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
+
+
+def is_transcript(value: object) -> TypeGuard[str]:
+    """Whether a text is a conversation as Anthropic's HH writes it."""
+    return isinstance(value, str) and value.startswith("\n\nHuman: ")
+
+
+def _split(transcript: str) -> list[dict[str, str]]:
+    _, *parts = re.split(r"\n\n(Human|Assistant):(?: |$)", transcript)
+    return [{"from": speaker, "value": said} for speaker, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def find_exchanges(turns: Sequence[Turn]) -> Iterator[int | Refusal]:

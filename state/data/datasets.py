@@ -3,39 +3,39 @@
 Rows come from sources.py, one after another; what they mean is in rows.py; how pairs go out is in exports.py.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from reflectune.state.config import DataConfig, OddKind
-from reflectune.state.data.fields import Refusal
-from reflectune.state.data.rows import Record, RowReader
+from reflectune.state.data.account import Account
+from reflectune.state.data.rows import Reading, Record, RowReader
 from reflectune.state.data.sources import Source, open_source
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Sample, SkippedRows, Split, content_hash, hash_stream
 
-__all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "sample_id"]
+__all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "read_rows", "sample_id"]
 
-_SHOWN = 3  # odd rows that a message spells out
-
-# What a message says of each kind of odd row, and what it advises where there is a config.
-_EXPLAINED: dict[OddKind, tuple[str, str]] = {
-    "shape": ("of another format than the configured one", 'set data.format to "auto", or to the right one'),
-    "roles": ("with speakers of unknown names", "name them in data.roles"),
-    "turns": ("with turns out of order", "repair these"),
-    "tools": ("whose answers call tools, which no teacher here can", "remove these"),
-    "media": ("with images or sound", "remove these"),
-    "invalid": ("without a usable instruction or response", "repair these, or set data.columns"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one row came to."""
-
-    row: object
-    records: list[Record]  # in the order of its turns
+# What a message says of each kind of odd row, and what it advises with a config and without.
+_EXPLAINED: dict[OddKind, tuple[str, str, str]] = {
+    "shape": (
+        "of another format than asked for",
+        'set data.format to "auto", or to the right one',
+        "take --format auto",
+    ),
+    "roles": (
+        "with speakers of unknown names", "name them in data.roles", "call them user, assistant and system"
+    ),
+    "turns": ("with turns out of order", "repair these", "repair these"),
+    "tools": ("whose answers call tools, which no teacher here can", "remove these", "remove these"),
+    "media": ("with images or sound", "remove these", "remove these"),
+    "invalid": (
+        "without a usable instruction or response",
+        "repair these, or set data.columns",
+        "repair these, or name their fields with --columns",
+    ),
+}  # fmt: skip
 
 
 class Dataset:
@@ -44,21 +44,29 @@ class Dataset:
     Its size in memory does not depend on their number. `read_dataset`, which makes it, has checked them all.
     """
 
-    def __init__(
-        self, readings: Callable[[], Iterator[Reading]], number: int, skipped: Sequence[SkippedRows] = ()
-    ) -> None:
-        self.readings, self._number, self.skipped = readings, number, skipped
+    def __init__(self, readings: Callable[[], Iterator[Reading]], account: Account) -> None:
+        self.readings, self.account = readings, account  # what each row came to, from the first
+
+    @property
+    def skipped(self) -> tuple[SkippedRows, ...]:
+        """The odd rows that were left out, by kind."""
+        return self.account.skipped
+
+    @property
+    def unused(self) -> dict[str, int]:
+        """Fields that may change what a pair means, and are kept but not used -> in how many rows."""
+        return self.account.unused
 
     def __len__(self) -> int:
-        return self._number
+        return self.account.pairs
 
     def __iter__(self) -> Iterator[Record]:
         found = 0
         for reading in self.readings():
             found += len(reading.records)
             yield from reading.records
-        if found != self._number:
-            counts = f"{self._number} pairs when they were checked, {found} now"
+        if found != len(self):
+            counts = f"{len(self)} pairs when they were checked, {found} now"
             raise DatasetError(f"{counts}; start again, and leave the data alone while it is read")
 
 
@@ -74,45 +82,45 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False, has_config: boo
     """
     source = data.path or f"data.hf = {data.hf}, split {data.split}"
     rows = open_source(data)
-    outcomes = partial(_outcomes, rows, data, allow_empty)
-    counts: Counter[OddKind] = Counter()
-    examples: defaultdict[OddKind, list[str]] = defaultdict(list)
-    number = 0
-    for where, outcome in outcomes():
-        if isinstance(outcome, Record):
-            number += 1
-            continue
-        counts[outcome.kind] += 1
-        if counts[outcome.kind] <= _SHOWN:
-            examples[outcome.kind].append(f"{where}: {outcome}")
-    shown = {kind: "; ".join(examples[kind] + ["..."] * (counts[kind] > _SHOWN)) for kind in counts}
+    account = Account()
+    for reading in read_rows(data, rows, allow_empty):
+        account.add(reading, data.ignore)
     complaints = [
-        f"{counts[kind]} of {number + counts.total()} records {what} ({shown[kind]}); "
-        + (
-            f'{advice}, or leave them out with data.odd.{kind} = "skip"'
-            if has_config
-            else f"repair these, or leave them out with --skip {kind}"
-        )
-        for kind, (what, advice) in _EXPLAINED.items()
-        if kind in counts and data.odd.get(kind) != "skip"
+        _complain(skipped, account, has_config)
+        for skipped in account.skipped
+        if data.odd.get(cast(OddKind, skipped.kind)) != "skip"
     ]
     if complaints:
         raise DatasetError(f"{source}: " + ". Also ".join(complaints))
-    if not number:
-        why = f" that can be used ({'; '.join(shown.values())})" if counts else ""
-        raise DatasetError(f"{source}: no records{why}; give some pairs")
-    skipped = [SkippedRows(kind, counts[kind], tuple(examples[kind])) for kind in sorted(counts)]
-    return Dataset(partial(_readings, rows, data, allow_empty), number, skipped)
+    if not account.pairs:
+        why = "; ".join(rows.examples[0] for rows in account.skipped)
+        raise DatasetError(
+            f"{source}: no records{f' that can be used ({why})' if why else ''}; give some pairs"
+        )
+    return Dataset(partial(read_rows, data, rows, allow_empty), account)
 
 
-def _readings(rows: Source, data: DataConfig, allow_empty: bool) -> Iterator[Reading]:
-    reader, pairs = RowReader(data, allow_empty), 0
-    for _, row in rows():
-        records = [each for each in reader.read(row) if isinstance(each, Record)]
-        yield Reading(row, records)
-        pairs += len(records)
+def read_rows(data: DataConfig, rows: Source, allow_empty: bool = False) -> Iterator[Reading]:
+    """What each row came to, until there are `data.limit` pairs."""
+    reader = RowReader(data, allow_empty)
+    pairs = 0
+    for where, row in rows():
+        reading = reader.read(where, row)
+        yield reading
+        pairs += len(reading.records)
         if data.limit is not None and pairs >= data.limit:
             return
+
+
+def _complain(odd: SkippedRows, account: Account, has_config: bool) -> str:
+    what, with_keys, without = _EXPLAINED[cast(OddKind, odd.kind)]
+    shown = "; ".join([*odd.examples, *["..."] * (odd.number > len(odd.examples))])
+    advice = (
+        f'{with_keys}, or leave them out with data.odd.{odd.kind} = "skip"'
+        if has_config
+        else f"{without}, or leave them out with --skip {odd.kind}"
+    )
+    return f"{odd.number} of {account.pairs + account.odd.total()} records {what} ({shown}); {advice}"
 
 
 def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, seed: int) -> Iterator[Sample]:
@@ -174,15 +182,3 @@ def _instruction_group(record: Record, seed: int) -> bytes:
     if record.conversation is not None:
         text = next(turn.content for turn in record.conversation.turns if turn.role == "user")
     return bytes.fromhex(content_hash(seed, " ".join(text.casefold().split())))
-
-
-def _outcomes(rows: Source, data: DataConfig, allow_empty: bool) -> Iterator[tuple[str, Record | Refusal]]:
-    """What became of every row, with where it stands, until the limit is reached."""
-    reader = RowReader(data, allow_empty)
-    records = 0
-    for where, row in rows():
-        for outcome in reader.read(row):
-            yield where, outcome
-            records += isinstance(outcome, Record)
-        if data.limit is not None and records >= data.limit:
-            return

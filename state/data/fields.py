@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from reflectune.state.config import OddKind
 from reflectune.state.data.sources import clean
@@ -29,7 +29,7 @@ class Given:
     """What the fields of a row hold, as it is put together."""
 
     turns: list[Turn]
-    fields: dict[str, str]  # those that hold it -> "pair" or "context"
+    fields: dict[str, Literal["pair", "context"]]  # those that hold it
     asked: tuple[str, str] | None = None  # instruction and input of the last exchange, where they are apart
     shape: str = ""
 

@@ -1,7 +1,6 @@
 """One row of given data into records: the exchanges of it that are recycled, and its other fields."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from reflectune.state.config import DataConfig
@@ -9,9 +8,9 @@ from reflectune.state.data.conversations import find_exchanges, name_roles
 from reflectune.state.data.fields import Given, Refusal, is_empty, jsonable
 from reflectune.state.data.shapes import list_shapes, read_given
 from reflectune.state.data.sources import clean, list_names
-from reflectune.state.records import Conversation, Pair
+from reflectune.state.records import Conversation, Pair, Turn
 
-__all__ = ["Record", "RowReader"]
+__all__ = ["Reading", "Record", "RowReader"]
 
 _TOOLS = ("tools", "functions")  # fields that declare what the assistant may call
 
@@ -26,6 +25,17 @@ class Record:
     turn: int = 0  # index in the conversation of the user's turn
 
 
+@dataclass(slots=True)
+class Reading:
+    """What one row came to."""
+
+    where: str
+    row: object
+    given: Given | None = None  # None where the row itself is refused
+    records: list[Record] = field(default_factory=list)  # in the order of its turns
+    refusals: list[Refusal] = field(default_factory=list)  # of the row, or of some of its exchanges
+
+
 class RowReader:
     """Reads rows as a config says."""
 
@@ -34,37 +44,45 @@ class RowReader:
         self._shapes = list_shapes(data.format, data.columns)
         self._roles = name_roles(data.roles)
 
-    def read(self, row: object) -> Iterator[Record | Refusal]:
-        """The records of a row in the order of its turns, or why it, or one of its exchanges, has none."""
+    def read(self, where: str, row: object) -> Reading:
+        """The records of a row, and why there are no more."""
+        reading = Reading(where, row)
         try:
             if not isinstance(row, dict):
                 raise Refusal("invalid", f"{type(row).__name__} instead of an object")
-            for field in _TOOLS:
-                if not is_empty(row.get(field)) and field not in self.data.ignore:
-                    raise Refusal("tools", f"declares {field}")
+            for name in _TOOLS:
+                if not is_empty(row.get(name)) and name not in self.data.ignore:
+                    raise Refusal("tools", f"declares {name}")
             given = read_given(row, self._shapes, self._roles)
             exchanges = self._choose_exchanges(given)
         except Refusal as refusal:
-            yield refusal
-            return
+            reading.refusals.append(refusal)
+            return reading
+        reading.given = given
         meta = {clean(str(key)): jsonable(value) for key, value in row.items() if key not in given.fields}
         turns = tuple(given.turns)
         is_single = len(turns) == 2 and not any(turn.more for turn in turns)
         conversation = None if is_single else Conversation(turns)
         for exchange in exchanges:
-            if isinstance(exchange, Refusal):
-                yield exchange
-                continue
-            asked = turns[exchange].content, ""
-            if given.asked is not None and exchange == len(turns) - 2:
-                asked = given.asked
-            pair = Pair(*asked, turns[exchange + 1].content, turns[:exchange])
-            texts = {"instruction": pair.instruction, "response": pair.response}
-            blank = next((name for name, text in texts.items() if not text.strip()), None)
-            if blank and not self.allow_empty:
-                yield Refusal("invalid", f"blank {blank}")
+            try:
+                if isinstance(exchange, Refusal):
+                    raise exchange
+                pair = self._make_pair(given, turns, exchange)
+            except Refusal as refusal:
+                reading.refusals.append(refusal)
             else:
-                yield Record(pair, meta, conversation, exchange)
+                reading.records.append(Record(pair, meta, conversation, exchange))
+        return reading
+
+    def _make_pair(self, given: Given, turns: tuple[Turn, ...], exchange: int) -> Pair:
+        asked = turns[exchange].content, ""
+        if given.asked is not None and exchange == len(turns) - 2:
+            asked = given.asked
+        pair = Pair(*asked, turns[exchange + 1].content, turns[:exchange])
+        for name, text in (("instruction", pair.instruction), ("response", pair.response)):
+            if not self.allow_empty and not text.strip():
+                raise Refusal("invalid", f"blank {name}")
+        return pair
 
     def _choose_exchanges(self, given: Given) -> list[int | Refusal]:
         exchanges = list(find_exchanges(given.turns))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reflectune.state.config import Column
-from reflectune.state.data.conversations import read_turns
+from reflectune.state.data.conversations import is_transcript, read_turns
 from reflectune.state.data.exports import user_turn
 from reflectune.state.data.fields import Given, Refusal, is_empty, read_text
 from reflectune.state.data.sources import list_names
@@ -57,7 +57,7 @@ def read_given(row: Mapping[str, Any], shapes: dict[str, Shape], roles: Mapping[
             given = _read_conversation(row, found["messages"], roles)
         elif name == "dolly" and "input" not in found:
             continue  # it is the context that makes it one
-        elif "response" in found and _is_turns(row[found["response"]]):
+        elif "response" in found and _is_turns(row[found["response"]], name):
             given = _read_answers(row, found, roles)
         elif {"instruction", "response"} <= set(found):
             given = _read_columns(row, found, roles)
@@ -72,7 +72,10 @@ def read_given(row: Mapping[str, Any], shapes: dict[str, Shape], roles: Mapping[
     raise Refusal("invalid", _say_what_lacks(row, shapes))
 
 
-def _is_turns(value: object) -> bool:
+def _is_turns(value: object, shape: str = "") -> bool:
+    """Whether it is a list of messages; a transcript counts only where one is common."""
+    if shape == "preference" and is_transcript(value):
+        return True
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
 
 

@@ -167,7 +167,6 @@ def _csv_rows(file: TextIO, path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the default refuses texts over 128 KiB; more than this fits no C long
     reader = csv.DictReader(file, strict=True)
     try:
-        _check_columns(reader.fieldnames or (), str(path))
         for row in reader:
             if None in row:
                 raise DatasetError(
@@ -186,7 +185,6 @@ def _parquet_rows(file: IO[bytes], path: Path) -> Iterator[Row]:
     try:
         # A buffer, but no reading ahead and no threads: else Arrow's memory grows with the file.
         table = pyarrow.parquet.ParquetFile(file, buffer_size=_CHUNK, pre_buffer=False)
-        _check_columns(table.schema_arrow.names, str(path))
         batches = table.iter_batches(batch_size=_BATCH, use_threads=False)
         for index, row in enumerate(row for batch in batches for row in batch.to_pylist()):
             yield f"index {index}", row
@@ -203,17 +201,4 @@ def _hub_source(data: DataConfig) -> Source:
     except Exception as error:
         why = f"{error}: {error.__cause__}" if error.__cause__ else error
         raise DatasetError(f"{source}: cannot be loaded: {_shorten(why)}") from error
-    _check_columns(loaded.column_names, source)
     return lambda: ((f"index {index}", row) for index, row in enumerate(loaded))
-
-
-def _check_columns(columns: Iterable[str], source: str) -> None:
-    """Refuse a table whose header already shows that no row can be a pair."""
-    names = set(columns)
-    if not names & {"messages", "conversations"} and not (
-        "instruction" in names and names & {"output", "response"}
-    ):
-        raise DatasetError(
-            f"{source}: its columns are {list_names(columns)}; "
-            "want instruction and output (or response), or messages, or conversations"
-        )
