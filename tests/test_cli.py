@@ -197,7 +197,7 @@ def test_prompts_prints_a_file_that_opens(tmp_path: Path) -> None:
         (["score", "data.json", *PLAIN, "--adapter", "none"], "no LoRA adapter there"),
         (["score", "data.json", "--student", "./none"], "no such model folder"),
         (["score", "data.json", "--student", "student", "--json"], "say with -o FILE"),
-        (["export", "tiny", "-o", "x.csv"], "x.csv: format alpaca goes into .json or .jsonl"),
+        (["export", "tiny", "-o", "x.csv"], "x.csv: ends in .csv; name a file that ends in .json"),
         (["export", "tiny", "-o", "x", "--format", "xml"], "xml"),
         (["show"], "Missing argument"),
         (["unknown"], "No such command"),

@@ -1,7 +1,7 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,24 @@ from hypothesis import strategies as st
 
 from reflectune.state.config import DataConfig
 from reflectune.state.data.datasets import read_dataset
-from reflectune.state.data.exports import ExportFormat, Preference, user_turn, write_pairs, write_preferences
+from reflectune.state.data.exports import Exported, ExportFormat, user_turn, write_records
 from reflectune.state.errors import DatasetError
-from reflectune.state.records import Pair
+from reflectune.state.records import Pair, Turn
 
 FORMATS: list[ExportFormat] = ["alpaca", "messages", "sharegpt", "parquet"]
 PAIRS = [Pair("Say hello.", "", "Bonjour, ça va?"), Pair("Add.", "1 2", "3")]
-PREFERENCES = [Preference("Add.", "1 2", "3", "4"), Preference("Say hello.", "", "Hello", "Bye")]
+PREFERENCES = [
+    Exported.of_pair(Pair("Add.", "1 2", "3"), rejected="4"),
+    Exported.of_pair(Pair("Say hello.", "", "Hello"), rejected="Bye"),
+]
+
+
+def write_pairs(path: Path, format: ExportFormat | None, pairs: Iterable[Pair]) -> int:
+    return write_records(path, format, lambda: map(Exported.of_pair, pairs))
+
+
+def write_preferences(path: Path, format: ExportFormat | None, preferences: list[Exported]) -> int:
+    return write_records(path, format, lambda: preferences, is_preferences=True)
 
 
 def rows_of(path: Path) -> list[Any]:
@@ -72,7 +83,7 @@ def test_records_have_the_keys_of_each_format(
     tmp_path: Path, format: ExportFormat, pair: dict[str, Any], preference: dict[str, Any]
 ) -> None:
     assert write_pairs(tmp_path / "pairs", format, PAIRS) == 2
-    assert write_preferences(tmp_path / "preferences", format, iter(PREFERENCES)) == 2
+    assert write_preferences(tmp_path / "preferences", format, PREFERENCES) == 2
     assert rows_of(tmp_path / "pairs")[1] == pair
     assert rows_of(tmp_path / "preferences")[0] == preference
 
@@ -88,6 +99,8 @@ def test_records_have_the_keys_of_each_format(
         ("messages", "out.json", True),
         ("sharegpt", "out.jsonl", False),
         ("sharegpt", "OUT.JSON", True),
+        (None, "out.jsonl", False),
+        (None, "out", True),
     ],
 )
 def test_write_pairs_suffix_says_array_or_lines(
@@ -101,17 +114,177 @@ def test_write_pairs_suffix_says_array_or_lines(
 
 
 @pytest.mark.parametrize(
-    ("format", "name"), [("alpaca", "x.csv"), ("sharegpt", "x.parquet"), ("parquet", "x.json")]
+    ("format", "name", "message"),
+    [
+        ("alpaca", "x.csv", "x.csv: ends in .csv; name a file that ends in .json, .jsonl, .parquet"),
+        (None, "x.txt", "x.txt: ends in .txt; name a file"),
+        (
+            "parquet",
+            "x.json",
+            "x.json: format parquet goes into .parquet; end the name so, or leave the format",
+        ),
+    ],
 )
-def test_write_pairs_refuses_a_name_that_ends_as_no_file_of_its_format(
-    tmp_path: Path, format: ExportFormat, name: str
+def test_write_records_refuses_a_name_that_ends_as_no_file_of_its_format(
+    tmp_path: Path, format: ExportFormat, name: str, message: str
 ) -> None:
     with pytest.raises(DatasetError) as caught:
         write_pairs(tmp_path / name, format, PAIRS)
-    assert f"{name}: format {format} goes into .{'parquet' if format == 'parquet' else 'json or'}" in str(
-        caught.value
-    )
+    assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+CONVERSATION = (
+    Turn("system", "Be brief."),
+    Turn("user", "Hi"),
+    Turn("assistant", "Hello"),
+    Turn("user", "Add.\n\n1 2"),
+    Turn("assistant", "3"),
+)
+EXCHANGE = CONVERSATION[3:]
+ADD = {"instruction": "Add.", "input": "1 2", "output": "3"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "asked", "expected"),
+    [
+        (CONVERSATION, ("Add.", "1 2"), ADD | {"system": "Be brief.", "history": [["Hi", "Hello"]]}),
+        (CONVERSATION[:1] + EXCHANGE, ("Add.", "1 2"), ADD | {"system": "Be brief."}),
+        (CONVERSATION[1:], ("Add.", "1 2"), ADD | {"history": [["Hi", "Hello"]]}),
+        (EXCHANGE, None, {"instruction": "Add.\n\n1 2", "input": "", "output": "3"}),
+    ],
+)
+@pytest.mark.parametrize("format", ["alpaca", "parquet"])
+def test_alpaca_has_the_context_in_system_and_history(
+    tmp_path: Path,
+    format: ExportFormat,
+    turns: tuple[Turn, ...],
+    asked: tuple[str, str] | None,
+    expected: Any,
+) -> None:
+    write_records(tmp_path / "out", format, lambda: [Exported(turns, asked)])
+    assert rows_of(tmp_path / "out") == [expected]
+
+
+def test_alpaca_preferences_have_the_context_too(tmp_path: Path) -> None:
+    preference = Exported(CONVERSATION, ("Add.", "1 2"), rejected="4")
+    write_records(tmp_path / "out", "alpaca", lambda: [preference], is_preferences=True)
+    context = {"system": "Be brief.", "history": [["Hi", "Hello"]]}
+    assert rows_of(tmp_path / "out") == [{"prompt": "Add.\n\n1 2", "chosen": "3", "rejected": "4"} | context]
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (*EXCHANGE, Turn("user", "And then?")),
+        (Turn("tool", "{}"), *EXCHANGE),
+        (*EXCHANGE, Turn("system", "Be long."), *EXCHANGE),
+        (Turn("user", "Add.\n\n1 2", '{"name": "Ann"}'), EXCHANGE[1]),
+        (Turn("user", "Hi"), *EXCHANGE),
+        (),
+    ],
+)
+def test_alpaca_refuses_what_it_cannot_hold_and_messages_hold_it(
+    tmp_path: Path, turns: tuple[Turn, ...]
+) -> None:
+    record = Exported(turns, sample_ids=("5ab3",))
+    with pytest.raises(DatasetError, match=r"sample 5ab3: .*; take --format messages or sharegpt"):
+        write_records(tmp_path / "out", "alpaca", lambda: [record])
+    assert not list(tmp_path.iterdir())
+    write_records(tmp_path / "out", "messages", lambda: [record])
+    assert rows_of(tmp_path / "out") == [{"messages": [turn.as_message() for turn in turns]}]
+
+
+CALL = '{"name": "Ann", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}'
+TOOLS = (Turn("user", "Add."), Turn("assistant", "", CALL), Turn("tool", "3"), Turn("assistant", "3"))
+
+
+def test_turns_keep_their_fields_in_messages_and_sharegpt(tmp_path: Path) -> None:
+    more = json.loads(CALL)
+    write_records(tmp_path / "m", "messages", lambda: [Exported(TOOLS)])
+    assert rows_of(tmp_path / "m")[0]["messages"][1] == {"role": "assistant", "content": ""} | more
+    write_records(tmp_path / "s", "sharegpt", lambda: [Exported(TOOLS)])
+    assert rows_of(tmp_path / "s")[0]["conversations"] == [
+        {"from": "human", "value": "Add."},
+        {"from": "gpt", "value": ""} | more,
+        {"from": "tool", "value": "3"},
+        {"from": "gpt", "value": "3"},
+    ]
+
+
+def test_parquet_holds_messages_as_structs_and_objects_in_them_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    write_records(path, "messages", lambda: [Exported(EXCHANGE), Exported(TOOLS)])
+    plain, tools = (row["messages"] for row in rows_of(path))
+    assert plain[0] == {"role": "user", "content": "Add.\n\n1 2", "name": None, "tool_calls": None}
+    assert tools[1]["name"] == "Ann"
+    assert json.loads(tools[1]["tool_calls"][0]) == json.loads(CALL)["tool_calls"][0]
+    write_records(path, "messages", lambda: [Exported(CONVERSATION)])
+    kind = pq.read_schema(path).field("messages").type
+    assert [field.name for field in kind.value_type] == ["role", "content"]
+    read = next(iter(read_dataset(DataConfig(path=str(written(tmp_path, "messages"))))))
+    assert read.pair == Pair("Add.\n\n1 2", "", "3")
+
+
+def written(folder: Path, format: ExportFormat) -> Path:
+    """An exchange in Parquet."""
+    write_records(folder / "pair.parquet", format, lambda: [Exported(EXCHANGE)])
+    return folder / "pair.parquet"
+
+
+@pytest.mark.parametrize("format", ["alpaca", "messages", "sharegpt", None])
+def test_suffix_parquet_makes_parquet_of_every_format(tmp_path: Path, format: ExportFormat | None) -> None:
+    path = tmp_path / "out.parquet"
+    write_pairs(path, format, PAIRS)
+    as_lines = tmp_path / "out.jsonl"
+    write_pairs(as_lines, format, PAIRS)
+    assert path.read_bytes().startswith(b"PAR1")
+    assert rows_of(path) == rows_of(as_lines)
+
+
+LABELLED = Exported.of_pair(
+    Pair("Add.", "1 2", "3"),
+    meta={"id": 7, "output": "three", "given_output": None, "tags": ["a"], "source": {"page": 1}},
+    sample_ids=("s",),
+    version_ids=("v",),
+    round=2,
+    split="holdout",
+)
+
+
+def test_write_records_adds_given_fields_ids_and_split_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    write_records(path, "alpaca", lambda: [LABELLED], also=["meta", "ids", "split"])
+    ids = {"sample_ids": ["s"], "version_ids": ["v"], "round": 2}
+    # "output" is the format's, and "given_output" is given too.
+    given = {
+        "id": 7,
+        "given_output": "three",
+        "given_given_output": None,
+        "tags": ["a"],
+        "source": {"page": 1},
+    }
+    assert rows_of(path) == [ADD | given | ids | {"split": "holdout"}]
+    write_records(path, "alpaca", lambda: [LABELLED], also=["ids"])
+    assert rows_of(path) == [ADD | ids]
+    write_records(path, "messages", lambda: [LABELLED], also=["meta"])
+    assert rows_of(path)[0].keys() == {"messages", "id", "output", "given_output", "tags", "source"}
+
+
+def test_parquet_has_plain_types_for_given_fields_and_json_for_mixed_ones(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [
+        {"id": 1, "mixed": 1, "score": 1, "tags": ["a"], "deep": {"a": {"b": [1]}}, "none": None, "ok": True},
+        {"id": 2**62, "mixed": "x", "score": 0.5, "tags": [], "deep": {"c": 2}, "none": None, "big": 2**70},
+    ]
+    path = tmp_path / "out.parquet"
+    records = [Exported.of_pair(PAIRS[0], meta=meta) for meta in given]
+    assert write_records(path, None, lambda: records, also=["meta"]) == 2
+    first, second = rows_of(path)
+    assert (first["id"], second["id"], first["score"], second["score"]) == (1, 2**62, 1.0, 0.5)
+    assert (first["tags"], second["tags"], first["ok"], second["ok"]) == (["a"], [], True, None)
+    assert (first["mixed"], second["mixed"], second["big"]) == ("1", '"x"', str(2**70))
+    assert (first["deep"], second["deep"]) == ({"a": '{"b": [1]}', "c": None}, {"a": None, "c": 2})
+    assert first["none"] is None
 
 
 def test_write_pairs_array_is_what_json_writes_with_an_indent_of_one(tmp_path: Path) -> None:
@@ -131,7 +304,7 @@ def test_exports_of_nothing_are_an_empty_list_or_have_their_columns(tmp_path: Pa
 
 
 def test_write_parquet_writes_row_groups(tmp_path: Path) -> None:
-    pairs = (Pair(f"i{n}", "", f"r{n}") for n in range(25_000))
+    pairs = [Pair(f"i{n}", "", f"r{n}") for n in range(25_000)]
     assert write_pairs(tmp_path / "out.parquet", "parquet", pairs) == 25_000
     file = pq.ParquetFile(tmp_path / "out.parquet")
     assert [file.metadata.row_group(n).num_rows for n in range(3)] == [10_000, 10_000, 5_000]
@@ -163,8 +336,8 @@ def test_write_pairs_round_trips_any_text(
 @pytest.mark.parametrize("format", FORMATS)
 def test_exports_of_equal_records_are_equal_bytes(tmp_path: Path, format: ExportFormat) -> None:
     for name in ("a", "b"):
-        write_pairs(tmp_path / f"pairs-{name}", format, iter(PAIRS * 100))
-        write_preferences(tmp_path / f"preferences-{name}", format, iter(PREFERENCES * 100))
+        write_pairs(tmp_path / f"pairs-{name}", format, PAIRS * 100)
+        write_preferences(tmp_path / f"preferences-{name}", format, PREFERENCES * 100)
     for kind in ("pairs", "preferences"):
         assert (tmp_path / f"{kind}-a").read_bytes() == (tmp_path / f"{kind}-b").read_bytes()
 
@@ -184,9 +357,9 @@ def test_write_pairs_replaces_the_target_only_where_it_comes_to_its_end(
             raise RuntimeError("the source broke off")
 
     with pytest.raises(RuntimeError, match="broke off"):
-        write_pairs(target, format, watched(True))
+        write_records(target, format, lambda: map(Exported.of_pair, watched(True)))
     assert target.read_text() == "before"
-    write_pairs(target, format, watched(False))
+    write_records(target, format, lambda: map(Exported.of_pair, watched(False)))
     assert len(rows_of(target)) == 20_000
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

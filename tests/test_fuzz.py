@@ -21,7 +21,7 @@ from reflectune.loop.show.diffs import diff_words
 from reflectune.state.config import DataConfig, RunConfig, load_config
 from reflectune.state.config.reference import commented_config
 from reflectune.state.data.datasets import Record, read_dataset
-from reflectune.state.data.exports import ExportFormat, write_pairs
+from reflectune.state.data.exports import Exported, ExportFormat, write_records
 from reflectune.state.errors import ConfigError, DatasetError
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
@@ -325,7 +325,7 @@ def test_texts_of_two_megabytes_are_stored_traced_and_exported_soon(tmp_path: Pa
     for number, format in enumerate(FORMATS):
         out = tmp_path / ("out.jsonl" if number == 0 else "out")
         with soon(4):
-            assert write_pairs(out, format, [proposed]) == 1
+            assert write_records(out, format, lambda: [Exported.of_pair(proposed)]) == 1
         found = read(out)
         assert found is not None
         assert [record.pair for record in found] == [proposed]

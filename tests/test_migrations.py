@@ -8,8 +8,6 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import astuple
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,8 @@ from reflectune.loop.verify import verify_run
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.connection import open_database
-from reflectune.state.lineage.proposals import read_preferences
 from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.recycled import read_pool, read_preferences, read_training
 from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.writer import LineageWriter
 from tests.worlds import write_world
@@ -97,10 +95,16 @@ def assert_tells_what_it_told(lineage: Path, schema: str) -> None:
     with LineageReader.open(lineage) as history:
         assert_holds(history.rounds(), told["rounds"], "rounds")
         assert_holds(history.trace("4"), told["trace"], "trace")
-        exports = {"pool": history.pool, "training": history.training}
-        exports["preferences"] = partial(read_preferences, history)
-        for what, read in exports.items():
-            assert [[text for text in astuple(pair) if text != ()] for pair in read(2)] == told[what]
+        for what, read in {
+            "pool": read_pool,
+            "training": read_training,
+            "preferences": read_preferences,
+        }.items():
+            exported = list(read(history, 2))
+            texts = [
+                [*(record.asked or ()), record.turns[-1].content, record.rejected] for record in exported
+            ]
+            assert [[text for text in each if text is not None] for each in texts] == told[what]
 
 
 def test_every_schema_has_its_files() -> None:

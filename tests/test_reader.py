@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from reflectune.state.data.exports import Preference
 from reflectune.state.errors import StoreError
-from reflectune.state.lineage.proposals import read_preferences, read_proposals
+from reflectune.state.lineage.proposals import read_proposals
 from reflectune.state.lineage.reader import LineageReader, mean_and_median
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import (
@@ -306,18 +305,9 @@ def test_reader_finds_samples_by_what_their_records_had(talks: LineageReader) ->
             talks.find_sample(text)
 
 
-def test_reader_exports_follow_the_pool(reader: LineageReader) -> None:
+def test_reader_pool_follows_the_decisions(reader: LineageReader) -> None:
     assert [pair.response for pair in reader.pool(1)] == ["better a", "answer b", "answer c"]
     assert list(reader.pool(0)) == [given(sample) for sample in "abc"]
-    assert [pair.response for pair in reader.training(1)] == ["better a"]
-
-
-def test_reader_preferences_are_winner_and_loser_of_compared_responses(reader: LineageReader) -> None:
-    assert list(read_preferences(reader, 1)) == [
-        Preference("ask a", "", chosen="better a", rejected="answer a"),
-        Preference("ask b", "", chosen="answer b", rejected="worse b"),
-    ]
-    assert list(read_preferences(reader, 0)) == []
 
 
 def test_reader_proposed_has_every_decided_proposal_with_its_incumbent(path: Path) -> None:

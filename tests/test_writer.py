@@ -155,9 +155,9 @@ def test_writer_pool_tells_improved_responses_and_their_scores(store: LineageWri
 
 
 def test_writer_training_set_keeps_its_order(store: LineageWriter) -> None:
-    assert list(store.training(0)) == []
+    assert list(store.training_pairs(0)) == []
     store.set_training_set(0, [original("c").id, original("a").id])
-    assert list(store.training(0)) == [given("c"), given("a")]
+    assert list(store.training_pairs(0)) == [given("c"), given("a")]
     assert store.original_ids() == [original(sample).id for sample in "abc"]
 
 

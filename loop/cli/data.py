@@ -1,13 +1,23 @@
 """Commands that write pairs and scores to files."""
 
+import math
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, show_document, stoppable
-from reflectune.state.data.exports import ExportFormat, put_into_place, write_pairs, write_preferences
+from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, say, show_document, stoppable
+from reflectune.state.data.exports import Also, ExportFormat, write_records
+from reflectune.state.data.writing import (
+    check_table,
+    find_container,
+    put_into_place,
+    read_schema,
+    write_rows,
+)
 from reflectune.state.errors import ConfigError
 
 __all__ = ["export", "score"]
@@ -21,27 +31,44 @@ def export(
     ] = None,
     what: Annotated[
         Literal["pool", "training", "preferences"],
-        typer.Option(help="Every sample's pair, the pairs trained on, or winner and loser of each decision."),
+        typer.Option(help="The whole data, the pairs trained on, or winner and loser of each decision."),
     ] = "pool",
     format: Annotated[
-        ExportFormat, typer.Option(help="How a record is written; JSON Lines where OUT ends in .jsonl.")
-    ] = "alpaca",
+        ExportFormat | None,
+        typer.Option(
+            help="How a record is written; OUT's suffix says whether as .json, .jsonl or .parquet.",
+            show_default="alpaca",
+        ),
+    ] = None,
+    meta: Annotated[bool, typer.Option("--meta", help="Also the other fields of each given record.")] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="Also sample_ids, version_ids and round.")] = False,
+    holdout: Annotated[
+        bool, typer.Option("--holdout", help="Also held-out records, as given; the field split marks them.")
+    ] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
     """Write a round's pool, training set or preference pairs to a file."""
-    from reflectune.state.lineage.proposals import read_preferences
+    from reflectune.state.lineage.recycled import read_pool, read_preferences, read_training
 
+    if holdout and what != "pool":
+        raise ConfigError(f"--holdout: held-out records are in no {what}; leave --holdout or --what out")
+    options: dict[Also, bool] = {"meta": meta, "ids": ids, "split": holdout}
     with read_run(runs, name) as lineage:
         last = lineage.last_round()
         chosen = last if round is None else round
         if chosen > last:
             raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
-        if what == "preferences":
-            written = write_preferences(out, format, read_preferences(lineage, chosen))
-        else:
-            pairs = lineage.pool(chosen) if what == "pool" else lineage.training(chosen)
-            written = write_pairs(out, format, pairs)
+        sources = {
+            "pool": partial(read_pool, lineage, chosen, holdout=holdout),
+            "training": partial(read_training, lineage, chosen),
+            "preferences": partial(read_preferences, lineage, chosen),
+        }
+        also = [option for option, is_on in options.items() if is_on]
+        is_preferences = what == "preferences"
+        written = write_records(out, format, sources[what], is_preferences=is_preferences, also=also)
+    if format is None:
+        format = "parquet" if out.suffix.lower() == ".parquet" else "alpaca"
     document = {"name": name, "round": chosen, "what": what, "format": format, "written": written}
     line = f"wrote {written} records to {out} ({what} of round {chosen})"
     show_document(document | {"out": str(out)}, line, as_json)
@@ -53,8 +80,20 @@ def score(
     adapter: Annotated[Path | None, typer.Option(help="LoRA adapter folder on top of it.")] = None,
     template: Annotated[str, typer.Option(help="chat, plain, or a template file.")] = "chat",
     format: Annotated[
-        Literal["auto", "alpaca", "messages", "sharegpt"], typer.Option(help="How a record holds its pair.")
+        Literal[
+            "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question"
+        ],
+        typer.Option(help="How a record holds its pair."),
     ] = "auto",
+    columns: Annotated[
+        str, typer.Option(metavar="NAME=FIELD,...", help="Fields of other names, as instruction=query.")
+    ] = "",
+    turns: Annotated[
+        Literal["last", "first", "each"], typer.Option(help="Which exchange of a conversation is scored.")
+    ] = "last",
+    skip: Annotated[
+        str, typer.Option(metavar="KIND,...", help="Odd records to leave out, as invalid,tools.")
+    ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first so many pairs.")] = None,
     max_length: Annotated[int, typer.Option(min=8, help="Most tokens of prompt and target.")] = 2048,
     batch_tokens: Annotated[int, typer.Option(min=8, help="Most tokens in one forward pass.")] = 2048,
@@ -62,36 +101,123 @@ def score(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format.")
     ] = "auto",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="JSON Lines file; standard output if left out.")
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON Lines file of the scores.")] = None,
+    fields: Annotated[
+        str, typer.Option(metavar="FIELD,...", help="Fields of the given record for each line, as id,source.")
+    ] = "",
+    keep: Annotated[
+        Path | None, typer.Option(help="File for the records that pass, as they were given.")
     ] = None,
+    top: Annotated[
+        str, typer.Option(metavar="N|N%", help="Keep the highest IFDs: so many, or a share of all records.")
+    ] = "",
+    max_ifd: Annotated[float, typer.Option(help="Keep only records with an IFD below this.")] = math.inf,
+    max_r_ifd: Annotated[float, typer.Option(help="The same for r-IFD.")] = math.inf,
     as_json: Json = False,
 ) -> None:
-    """Score any dataset with any student: IFD and r-IFD, one JSON object a line."""
+    """Score any dataset with any student: IFD and r-IFD, one JSON object a line; keep the best of it."""
     from reflectune.state.config import DataConfig, StudentConfig, resolve_paths
 
-    if as_json and out is None:
+    if as_json and out is None and keep is None:
         raise ConfigError("--json prints a summary; say with -o FILE where the scores go")
+    if keep is None and (top or min(max_ifd, max_r_ifd) < math.inf):
+        raise ConfigError(
+            "--top, --max-ifd and --max-r-ifd choose records; say with --keep FILE where these go"
+        )
+    share = _read_top(top) if top else None
     settings: dict[str, Any] = {
         "model": student, "template": template, "max_length": max_length, "batch_tokens": batch_tokens,
         "device": device, "dtype": dtype,
     }  # fmt: skip
     resolve_paths({"student": settings}, Path())
     student_config = StudentConfig(**settings)
-    data_config = DataConfig(path=str(data), format=format, limit=limit)
+    data_config = DataConfig(
+        path=str(data),
+        format=format,
+        limit=limit,
+        turns=turns,
+        columns=_read_columns(columns),
+        odd=_read_skip(skip),
+    )
     from reflectune.agents.student.templates import check_student
 
     check_student(student_config)
     from reflectune.loop.progress import open_display
-    from reflectune.loop.score import score_dataset
+    from reflectune.loop.score import Bounds, check_fields, given_rows, open_data, score_dataset
 
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ConfigError(f"{adapter}: no LoRA adapter there; want a folder with adapter_config.json")
-    if out is None:
-        with stoppable():
-            score_dataset(data_config, student_config, adapter, sys.stdout, open_display())
+    with stoppable(), ExitStack() as stack:
+        # Whatever can be wrong with a target shows before anything is scored.
+        scores = stack.enter_context(put_into_place(out)) if out is not None else None
+        kept = stack.enter_context(put_into_place(keep)) if keep is not None else None
+        dataset = open_data(data_config)
+        if unused := ", ".join(f"{name} ({rows} rows)" for name, rows in dataset.unused.items()):
+            say(f"fields that may change what a pair means, and are not used: {unused}; see --columns")
+        names = _split(fields)
+        check_fields(dataset, names)
+        if keep is not None:
+            container = find_container(keep, "jsonl", ("json", "jsonl", "csv", "parquet"))
+            if container == "csv":
+                check_table(given_rows(dataset), keep)
+        with ExitStack() as writing:
+            lines = None if keep is not None else sys.stdout
+            if scores is not None:
+                lines = writing.enter_context(scores.open("w", encoding="utf-8"))
+            display = open_display()
+            summary, measured = score_dataset(dataset, student_config, adapter, lines, display, fields=names)
+        if kept is not None:
+            chosen = measured.choose(Bounds(max_ifd, max_r_ifd, share))
+            rows = partial(given_rows, dataset, chosen)
+            schema = read_schema(data) if container == "parquet" else None
+            summary |= {"kept": write_rows(kept, container, rows, schema=schema), "keep": str(keep)}
+    skipped = ", ".join(f"{number} {kind}" for kind, number in summary["skipped"].items())
+    told = [f"skipped {skipped}"] if skipped else []
+    if out is None and keep is None:
+        for line in told:
+            say(line)
         return
-    with stoppable(), put_into_place(out) as part, part.open("w", encoding="utf-8") as stream:
-        summary = score_dataset(data_config, student_config, adapter, stream, open_display())
-    line = f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
-    show_document(summary | {"out": str(out)}, line, as_json)
+    if out is not None:
+        summary["out"] = str(out)
+        told.insert(
+            0, f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
+        )
+    if keep is not None:
+        told.append(f"kept {summary['kept']} records in {keep}")
+    show_document(summary, "; ".join(told), as_json)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _read_top(text: str) -> int | float:
+    """A number of records, or as a float a share of them."""
+    number = text.strip().removesuffix("%")
+    try:
+        top = float(number) / 100 if text.strip().endswith("%") else int(number)
+    except ValueError:
+        top = 0
+    if not top > 0 or (isinstance(top, float) and top > 1):
+        raise ConfigError(f"--top: got {text}; want a number of records such as 1000, or a share such as 5%")
+    return top
+
+
+def _read_columns(text: str) -> dict[Any, str]:
+    from reflectune.state.config import Column
+
+    columns = dict(part.partition("=")[::2] for part in _split(text))
+    for name, field in columns.items():
+        if name not in get_args(Column) or not field:
+            known = ", ".join(get_args(Column))
+            raise ConfigError(f"--columns: got {name}={field}; want NAME=FIELD, NAME one of {known}")
+    return columns
+
+
+def _read_skip(text: str) -> dict[Any, Any]:
+    from reflectune.state.config import OddKind
+
+    for kind in _split(text):
+        if kind not in get_args(OddKind):
+            raise ConfigError(f"--skip: got {kind}; want some of {', '.join(get_args(OddKind))}")
+    return dict.fromkeys(_split(text), "skip")

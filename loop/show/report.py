@@ -19,7 +19,7 @@ from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.html.texts import fold_text, fold_texts, shorten_turns
 from reflectune.loop.show.journey import Journey, build_journey
 from reflectune.loop.show.numbers import format_apart, format_with_interval
-from reflectune.state.data.exports import put_into_place
+from reflectune.state.data.writing import put_into_place
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import Highlight, RunHead
 from reflectune.state.lineage.evolution import read_evolution

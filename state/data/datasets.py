@@ -5,6 +5,7 @@ Rows come from sources.py, one after another; what they mean is in rows.py; how 
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import partial
 from typing import cast
 
 from reflectune.state.config import DataConfig, OddKind
@@ -26,7 +27,9 @@ __all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset"
 # What a message says of each kind of odd row, and what it advises with a config and without.
 _EXPLAINED: dict[OddKind, tuple[str, str, str]] = {
     "shape": (
-        "of another format than asked for", 'set data.format to "auto", or to the right one', "ask for auto"
+        "of another format than asked for",
+        'set data.format to "auto", or to the right one',
+        "take --format auto",
     ),
     "roles": (
         "with speakers of unknown names", "name them in data.roles", "call them user, assistant and system"
@@ -35,7 +38,9 @@ _EXPLAINED: dict[OddKind, tuple[str, str, str]] = {
     "tools": ("whose answers call tools, which no teacher here can", "remove these", "remove these"),
     "media": ("with images or sound", "remove these", "remove these"),
     "invalid": (
-        "without a usable instruction or response", "repair these, or set data.columns", "repair these"
+        "without a usable instruction or response",
+        "repair these, or set data.columns",
+        "repair these, or name their fields with --columns",
     ),
 }  # fmt: skip
 
@@ -46,8 +51,8 @@ class Dataset:
     Its size in memory does not depend on their number. `read_dataset`, which makes it, has checked them all.
     """
 
-    def __init__(self, records: Callable[[], Iterator[Record]], account: Account) -> None:
-        self._records, self.account = records, account
+    def __init__(self, readings: Callable[[], Iterator[Reading]], account: Account) -> None:
+        self.readings, self.account = readings, account  # what each row came to, from the first
 
     @property
     def skipped(self) -> tuple[SkippedRows, ...]:
@@ -64,9 +69,9 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Record]:
         found = 0
-        for record in self._records():
-            found += 1
-            yield record
+        for reading in self.readings():
+            found += len(reading.records)
+            yield from reading.records
         if found != len(self):
             counts = f"{len(self)} pairs when they were checked, {found} now"
             raise DatasetError(f"{counts}; start again, and leave the data alone while it is read")
@@ -77,7 +82,7 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False, has_config: boo
 
     In `meta`, what JSON cannot hold becomes text, and NaN and infinities become null. Reading stops at
     `data.limit` pairs, at the end of a conversation. With `allow_empty` a text that is there but blank is
-    taken as it is. Without a config, messages advise no keys.
+    taken as it is. Without a config, messages name options of a command instead of keys.
 
     Raises:
         DatasetError: nothing there, not readable, or odd rows of a kind that `data.odd` does not skip.
@@ -99,10 +104,7 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False, has_config: boo
         raise DatasetError(
             f"{source}: no records{f' that can be used ({why})' if why else ''}; give some pairs"
         )
-    return Dataset(
-        lambda: (record for reading in read_rows(data, rows, allow_empty) for record in reading.records),
-        account,
-    )
+    return Dataset(partial(read_rows, data, rows, allow_empty), account)
 
 
 def read_rows(data: DataConfig, rows: Source, allow_empty: bool = False) -> Iterator[Reading]:
@@ -120,7 +122,11 @@ def read_rows(data: DataConfig, rows: Source, allow_empty: bool = False) -> Iter
 def _complain(odd: SkippedRows, account: Account, has_config: bool) -> str:
     what, with_keys, without = _EXPLAINED[cast(OddKind, odd.kind)]
     shown = "; ".join([*odd.examples, *["..."] * (odd.number > len(odd.examples))])
-    advice = f'{with_keys}, or leave them out with data.odd.{odd.kind} = "skip"' if has_config else without
+    advice = (
+        f'{with_keys}, or leave them out with data.odd.{odd.kind} = "skip"'
+        if has_config
+        else f"{without}, or leave them out with --skip {odd.kind}"
+    )
     return f"{odd.number} of {account.pairs + account.odd.total()} records {what} ({shown}); {advice}"
 
 

@@ -1,45 +1,35 @@
-"""Pairs and preferences out of Reflectune, in the shapes that trainers read.
+"""What a run made of its data, in the shapes that trainers read.
 
-A file is written beside its target and renamed into place, record by record, so that a target is
-never half made and a dataset never in memory as a whole. The same records give the same bytes.
-Reading is in datasets.py.
+Reading is in datasets.py, how rows come into files in writing.py. The same records give the same bytes.
 """
 
-import json
-import os
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from reflectune.state.data.sources import FIELDS
+from reflectune.state.data.writing import Container, find_container, put_into_place, write_rows
 from reflectune.state.errors import DatasetError
-from reflectune.state.records import Pair
+from reflectune.state.records import Pair, Split, Turn
 
-__all__ = ["ExportFormat", "Preference", "put_into_place", "user_turn", "write_pairs", "write_preferences"]
+__all__ = ["Also", "ExportFormat", "Exported", "add_given", "user_turn", "write_records"]
 
 ExportFormat = Literal["alpaca", "messages", "sharegpt", "parquet"]
-Record = dict[str, Any]
+Also = Literal["meta", "ids", "split"]
+Layout = Literal["alpaca", "messages", "sharegpt"]
+Row = dict[str, Any]
 
-# What holds the speaker and the text of a turn, and what user and assistant are called.
-_TURNS = {"messages": ("role", "content", "user", "assistant"), "sharegpt": ("from", "value", "human", "gpt")}
-# How the names of a run's own files begin: databases have further files beside them.
-_OWN = ("lineage.db", "checkpoints.db", "index.db", "config.toml", ".lock", "adapters")
-_DATABASE = b"SQLite format 3\0"
-_ROW_GROUP = 10_000  # rows of a Parquet row group: what is in memory at once
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """One prompt with the response that was chosen for it and one that was not."""
-
-    instruction: str
-    input: str
-    chosen: str
-    rejected: str
+_SHAREGPT = {"user": "human", "assistant": "gpt"}
+# The fields of a record, of pairs and of preferences, by layout.
+_FIELDS = {
+    "alpaca": (("instruction", "input", "output"), ("prompt", "chosen", "rejected")),
+    "messages": ((FIELDS["messages"],), ("prompt", "chosen", "rejected")),
+    "sharegpt": ((FIELDS["sharegpt"],), (FIELDS["sharegpt"], "chosen", "rejected")),
+}
+_CONTEXT = ("system", "history")  # of alpaca, where there is a context: names of LLaMA-Factory's
+_IDS = ("sample_ids", "version_ids", "round")
+_SPLIT = "split"
 
 
 def user_turn(instruction: str, input: str) -> str:
@@ -47,126 +37,141 @@ def user_turn(instruction: str, input: str) -> str:
     return f"{instruction}\n\n{input}" if input.strip() else instruction
 
 
-def write_pairs(path: Path, format: ExportFormat, pairs: Iterable[Pair]) -> int:
-    """Write pairs for supervised fine-tuning and count them.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One record to write: a conversation with what became of its exchanges."""
 
-    alpaca: instruction, input, output; one JSON array, or JSON Lines where the path ends in .jsonl.
-    messages (OpenAI) and sharegpt: JSON Lines, or one array where the path ends in .json; the input is
-    part of the user's turn. parquet: string columns instruction, input, output. A target that cannot be
-    written, or whose name ends as files of another format do, is a DatasetError.
+    turns: tuple[Turn, ...]
+    asked: tuple[str, str] | None = None  # instruction and input of the last exchange, where they are known
+    rejected: str | None = None  # of a preference: the response that lost to the last turn
+    meta: Mapping[str, Any] = field(default_factory=dict)  # the other fields of the given record
+    sample_ids: tuple[str, ...] = ()
+    version_ids: tuple[str, ...] = ()  # one a sample; of a preference the chosen one, then the rejected one
+    round: int = 0
+    split: Split = "train"
+
+    @classmethod
+    def of_pair(cls, pair: Pair, **others: Any) -> "Exported":
+        """A pair after its context, and nothing that follows."""
+        asked = pair.instruction, pair.input
+        exchange = Turn("user", user_turn(*asked)), Turn("assistant", pair.response)
+        return cls((*pair.context, *exchange), asked, **others)
+
+
+def write_records(
+    path: Path,
+    format: ExportFormat | None,
+    records: Callable[[], Iterable[Exported]],
+    *,
+    is_preferences: bool = False,
+    also: Collection[Also] = (),
+) -> int:
+    """Write records for trainers and count them.
+
+    alpaca: instruction, input and output of the last exchange, with `system` and `history` (a list of
+    [instruction, response]) where turns come before it. messages (OpenAI) and sharegpt: all turns; the input
+    is part of the user's. Preferences are prompt, chosen and rejected as DPO trainers read them: texts in
+    alpaca, lists of messages in messages (TRL's conversational form), in sharegpt conversations with a turn
+    each in chosen and rejected.
+
+    The path's suffix says what file it is: JSON, JSON Lines or Parquet. Without one, alpaca is a JSON array,
+    parquet is alpaca's columns in Parquet, the others are JSON Lines. No format is alpaca.
+
+    Args:
+        path: written whole or not at all.
+        format: how a record is written.
+        records: all of them, from the first, the same at every call.
+        is_preferences: whether they are, which matters where there are none.
+        also: further fields. meta: those of the given record under their own names, or with `given_` in front
+            where the record has such a field otherwise; ids: sample_ids, version_ids, round; split.
+
+    Raises:
+        DatasetError: the target cannot be written, or ends as no such file does; a conversation that alpaca
+            cannot hold.
     """
-    records = (_pair_record(pair, format) for pair in pairs)
-    return _write(path, format, records, columns=("instruction", "input", "output"))
+    layout: Layout = "alpaca" if format is None or format == "parquet" else format
+    own = [*_FIELDS[layout][is_preferences], *(_CONTEXT if layout == "alpaca" else ())]
 
+    def rows() -> Iterator[Row]:
+        return (_row(record, layout, own, also) for record in records())
 
-def write_preferences(path: Path, format: ExportFormat, preferences: Iterable[Preference]) -> int:
-    """Write preferences as DPO trainers read them and count them.
-
-    alpaca: plain strings prompt, chosen, rejected. messages: the same three as lists of messages (TRL's
-    conversational form). sharegpt: conversations with the user's turn, and one turn each in chosen and
-    rejected. parquet: string columns prompt, chosen, rejected. The rest is as in `write_pairs`.
-    """
-    records = (_preference_record(preference, format) for preference in preferences)
-    return _write(path, format, records, columns=("prompt", "chosen", "rejected"))
-
-
-def _pair_record(pair: Pair, format: ExportFormat) -> Record:
-    if format in _TURNS:
-        return {FIELDS[format]: _turns(format, user_turn(pair.instruction, pair.input), pair.response)}
-    return {"instruction": pair.instruction, "input": pair.input, "output": pair.response}
-
-
-def _preference_record(preference: Preference, format: ExportFormat) -> Record:
-    asked = user_turn(preference.instruction, preference.input)
-    answers = {"chosen": preference.chosen, "rejected": preference.rejected}
-    if format not in _TURNS:
-        return {"prompt": asked, **answers}
-    turns = {key: _turns(format, asked, answer)[1:] for key, answer in answers.items()}
-    if format == "messages":
-        return {"prompt": _turns(format, asked), **turns}
-    return {"conversations": _turns(format, asked), **{key: turn for key, (turn,) in turns.items()}}
-
-
-def _turns(format: ExportFormat, *texts: str) -> list[Record]:
-    """What the user says and, after it, the assistant."""
-    speaker, said, *names = _TURNS[format]
-    return [{speaker: name, said: text} for name, text in zip(names, texts, strict=False)]
-
-
-def _write(path: Path, format: ExportFormat, records: Iterator[Record], columns: tuple[str, ...]) -> int:
-    suffix = path.suffix.lower()
-    suffixes = (".parquet",) if format == "parquet" else (".json", ".jsonl")
+    blank = Exported.of_pair(Pair("", "", ""), rejected="" if is_preferences else None)
     with put_into_place(path) as part:
-        if suffix not in ("", *suffixes):
-            raise DatasetError(
-                f"{path}: format {format} goes into {' or '.join(suffixes)}; formats alpaca, messages and "
-                "sharegpt into .json or .jsonl, parquet into .parquet"
-            )
-        if format == "parquet":
-            return _write_parquet(part, records, columns)
-        as_array = suffix != ".jsonl" if format == "alpaca" else suffix == ".json"
-        return _write_json(part, records, as_array=as_array)
+        container = _container(path, format)
+        return write_rows(part, container, rows, example=_row(blank, layout, own, also))
 
 
-@contextmanager
-def put_into_place(path: Path) -> Iterator[Path]:
-    """A file beside the target that becomes the target when the block ends well, and goes otherwise."""
-    target = path.resolve()  # behind a link: the link stays
-    part = target.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        if not target.parent.is_dir():
-            raise DatasetError(f"{path}: there is no folder {target.parent}; make it first")
-        if target.exists() and not target.is_file():  # renaming would replace a device such as /dev/stdout
-            raise DatasetError(f"{path}: is not a regular file; name a file to write")
-        if _is_own(target):
-            raise DatasetError(f"{path}: is a database, or a run's own file; name another file")
-        yield part
-        os.replace(part, target)
-    except OSError as error:
+def _container(path: Path, format: ExportFormat | None) -> Container:
+    """The kind of file that a path's suffix says, or that a format goes into where it has none."""
+    if format == "parquet" and path.suffix.lower() not in ("", ".parquet"):
         raise DatasetError(
-            f"{path}: cannot be written: {error.strerror or error}; name another file"
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+            f"{path}: format parquet goes into .parquet; end the name so, or leave the format out"
+        )
+    default: Container = "json" if format in (None, "alpaca") else "jsonl"
+    return find_container(path, "parquet" if format == "parquet" else default, ("json", "jsonl", "parquet"))
 
 
-def _is_own(target: Path) -> bool:
-    """Whether a file is what runs are kept in: a database, or something of a run's own in its folder."""
-    if target.is_file():
-        with target.open("rb") as file:
-            if file.read(len(_DATABASE)) == _DATABASE:
-                return True
-    for parent in target.parents:
-        if (parent / "lineage.db").exists():
-            return target.relative_to(parent).parts[0].startswith(_OWN)
-    return False
+def _row(record: Exported, layout: Layout, own: Sequence[str], also: Collection[Also]) -> Row:
+    labels: Row = {}
+    if "ids" in also:
+        values = list(record.sample_ids), list(record.version_ids), record.round
+        labels |= dict(zip(_IDS, values, strict=True))
+    if "split" in also:
+        labels[_SPLIT] = record.split
+    row = _alpaca(record) if layout == "alpaca" else _conversation(record, layout)
+    if "meta" in also:
+        add_given(row, record.meta, taken=[*own, *labels])
+    return row | labels
 
 
-def _write_json(path: Path, records: Iterable[Record], *, as_array: bool) -> int:
-    written = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write("[" if as_array else "")
-        for written, record in enumerate(records, start=1):
-            text = json.dumps(record, ensure_ascii=False, indent=1 if as_array else None)
-            if as_array:  # line breaks inside texts are escaped: each here is JSON's own and takes the indent
-                text = ("\n" + text).replace("\n", "\n ")
-                file.write("," * (written > 1) + text)
-            else:
-                file.write(text + "\n")
-        if as_array:
-            file.write("\n]\n" if written else "]\n")
-    return written
+def add_given(row: Row, given: Mapping[str, Any], taken: Collection[str]) -> None:
+    """Add given fields under their own names, or with `given_` in front where a name is taken."""
+    for name, value in given.items():
+        while name in taken or name in row:
+            name = f"given_{name}"
+        row[name] = value
 
 
-def _write_parquet(path: Path, records: Iterator[Record], columns: tuple[str, ...]) -> int:
-    import pyarrow
-    import pyarrow.parquet
+def _conversation(record: Exported, layout: Layout) -> Row:
+    turns = [_turn(turn, layout) for turn in record.turns]
+    if record.rejected is None:
+        return {FIELDS[layout]: turns}
+    *prompt, chosen = turns
+    rejected = _turn(Turn("assistant", record.rejected), layout)
+    if layout == "messages":
+        return {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
+    return {FIELDS[layout]: prompt, "chosen": chosen, "rejected": rejected}
 
-    schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
-    written = 0
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        while rows := list(islice(records, _ROW_GROUP)):
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-            written += len(rows)
-    return written
+
+def _turn(turn: Turn, layout: Layout) -> Row:
+    message = turn.as_message()
+    if layout == "messages":
+        return message
+    more = {name: value for name, value in message.items() if name not in ("role", "content")}
+    return {"from": _SHAREGPT.get(turn.role, turn.role), "value": turn.content} | more
+
+
+def _alpaca(record: Exported) -> Row:
+    turns = record.turns
+    system = turns[0].content if turns and turns[0].role == "system" else None
+    exchanges = turns[system is not None :]
+    roles = [turn.role for turn in exchanges]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or any(turn.more for turn in turns):
+        fields = ", ".join({name: None for turn in turns for name in turn.as_message()})
+        raise DatasetError(
+            f"sample {', '.join(record.sample_ids)}: format alpaca holds exchanges after a system message, "
+            f"not {', '.join(turn.role for turn in turns)} with the fields {fields}; "
+            "take --format messages or sharegpt"
+        )
+    texts = [turn.content for turn in exchanges]
+    *earlier, (user, response) = zip(texts[::2], texts[1::2], strict=True)
+    instruction, input = record.asked or (user, "")
+    if record.rejected is None:
+        row: Row = {"instruction": instruction, "input": input, "output": response}
+    else:
+        row = {"prompt": user, "chosen": response, "rejected": record.rejected}
+    if system is not None:
+        row["system"] = system
+    if earlier:
+        row["history"] = [list(exchange) for exchange in earlier]
+    return row

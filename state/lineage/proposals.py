@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from reflectune.state.data.exports import Preference
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Pair, Phase, Proposed
 
-__all__ = ["read_preferences", "read_proposals"]
+__all__ = ["read_proposals"]
 
 
 def read_proposals(lineage: LineageReader, round: int, phase: Phase) -> Iterator[Proposed]:
@@ -34,26 +33,3 @@ def read_proposals(lineage: LineageReader, round: int, phase: Phase) -> Iterator
             candidate=Pair(row["new_instruction"], row["new_input"], row["new_response"]),
             accepted=bool(row["accepted"]),
         )
-
-
-def read_preferences(lineage: LineageReader, round: int) -> Iterator[Preference]:
-    """What the response phases up to a round decided: winner chosen, loser rejected.
-
-    Only decisions that compared two responses to the same prompt count: accepted and refused
-    ones, not ties, unscorable pairs or control arms that look at nothing.
-    """
-    rows = lineage.db.query(
-        """
-        SELECT winner.instruction, winner.input, winner.response AS chosen, loser.response AS rejected
-        FROM decisions
-        JOIN samples ON samples.id = decisions.sample_id
-        JOIN versions AS winner ON winner.id = decisions.winner_id
-        JOIN versions AS loser ON loser.id = CASE decisions.reason
-            WHEN 'accepted' THEN decisions.incumbent_id ELSE decisions.challenger_id END
-        WHERE decisions.phase = 'response' AND decisions.reason IN ('accepted', 'refused')
-            AND decisions.incumbent_value IS NOT NULL AND decisions.round <= ?
-        ORDER BY decisions.round, samples.position
-        """,
-        [round],
-    )
-    return (Preference(**row) for row in rows)

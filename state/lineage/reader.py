@@ -1,4 +1,4 @@
-"""What a run's lineage tells a reader: its rounds, one sample's journey, the pairs to export.
+"""What a run's lineage tells a reader: its rounds, one sample's journey, the pairs of its pools.
 
 Only reads, and only over its own connection, so that it never stands in the writer's way.
 """
@@ -257,21 +257,13 @@ class LineageReader(SampleReader):
                 measured[row.pop("version_id")] = cast(Measures, row)
         return measured
 
-    # Pairs to export
+    # Pairs
 
     def pool(self, round: int) -> Iterator[Pair]:
         """The pairs of the pool D[r], by position."""
         return self._pairs(
             "pool JOIN samples ON samples.id = pool.sample_id JOIN versions ON versions.id = pool.version_id "
             "WHERE pool.round = ? ORDER BY position",
-            round,
-        )
-
-    def training(self, round: int) -> Iterator[Pair]:
-        """The pairs of the training set T[r], by rank."""
-        return self._pairs(
-            "training_sets JOIN versions ON versions.id = version_id "
-            "WHERE training_sets.round = ? ORDER BY rank",
             round,
         )
 
