@@ -16,19 +16,19 @@ from reflectune.state.records import Sample, SkippedRows, Split, content_hash, h
 
 __all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "read_rows", "sample_id"]
 
-# What a message says of each kind of odd row, and what it advises with a config and without.
+# What a message says of each kind of odd row and advises: by keys of a config, by options of `score`.
 _EXPLAINED: dict[OddKind, tuple[str, str, str]] = {
     "shape": (
-        "of another format than asked for", 'set data.format to "auto", or to the right one', "ask for auto"
+        "of another format than asked for", 'set data.format to "auto", or to the right one',
+        "leave --format out",
     ),
-    "roles": (
-        "with speakers of unknown names", "name them in data.roles", "call them user, assistant and system"
-    ),
+    "roles": ("with speakers of unknown names", "name them in data.roles", "call them user and assistant"),
     "turns": ("with turns out of order", "repair these", "repair these"),
     "tools": ("whose answers call tools, which no teacher here can", "remove these", "remove these"),
     "media": ("with images or sound", "remove these", "remove these"),
     "invalid": (
-        "without a usable instruction or response", "repair these, or set data.columns", "repair these"
+        "without a usable instruction or response", "repair these, name their fields in data.columns",
+        "repair these, name their fields by --columns",
     ),
 }  # fmt: skip
 
@@ -70,7 +70,8 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False, has_config: boo
 
     In `meta`, what JSON cannot hold becomes text, and NaN and infinities become null. Reading stops at
     `data.limit` pairs, at the end of a conversation. With `allow_empty` a text that is there but blank is
-    taken as it is. Without a config, messages advise no keys.
+    taken as it is. Without a config, messages advise
+    options of `score` instead of keys.
 
     Raises:
         DatasetError: nothing there, not readable, or odd rows of a kind that `data.odd` does not skip.
@@ -111,9 +112,11 @@ def read_rows(data: DataConfig, rows: Source, allow_empty: bool = False) -> Iter
 
 
 def _complain(odd: SkippedRows, account: Account, has_config: bool) -> str:
-    what, with_keys, without = _EXPLAINED[cast(OddKind, odd.kind)]
+    what, by_keys, by_options = _EXPLAINED[cast(OddKind, odd.kind)]
     shown = "; ".join([*odd.examples, *["..."] * (odd.number > len(odd.examples))])
-    advice = f'{with_keys}, or leave them out with data.odd.{odd.kind} = "skip"' if has_config else without
+    advice = f'{by_keys}, or leave them out with data.odd.{odd.kind} = "skip"'
+    if not has_config:
+        advice = f"{by_options}, or leave them out with --skip {odd.kind}"
     return f"{odd.number} of {account.pairs + account.odd.total()} records {what} ({shown}); {advice}"
 
 
