@@ -1,7 +1,9 @@
 """`reflectune check`: what data holds, where its fields go, and the faults that are known."""
 
 import json
+import sqlite3
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ from typer.testing import CliRunner
 
 from reflectune.loop.check import check_data
 from reflectune.loop.cli import app
-from reflectune.state.config import DataConfig
+from reflectune.loop.run import create_run
+from reflectune.state.config import DataConfig, load_config
 from reflectune.state.data.lint import RULES
+from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair
+from tests.worlds import make_records, write_world
 
 
 def written(tmp_path: Path, *rows: object) -> Path:
@@ -123,3 +128,23 @@ def test_check_holds_16_bytes_a_row(tmp_path: Path) -> None:
             tracemalloc.stop()
         assert document["pairs"] == number
     assert peaks[1] - peaks[0] < 20_000 * 20  # the array grows by an eighth
+
+
+@pytest.mark.slow
+def test_run_asks_before_it_leaves_most_rows_out_and_names_fields_it_does_not_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_world(tmp_path, samples=8, data={"holdout": 2, "odd": {"tools": "skip"}})
+    rows: list[dict[str, Any]] = [row | {"context": "a\nlight"} for row in make_records(8)]
+    rows += [row | {"tools": "[{}]"} for row in make_records(9)]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    with pytest.raises(DatasetError, match=r"only 8 of 17 rows give a pair.*\(9 tools\).*run --yes"):
+        create_run(load_config(config), tmp_path / "runs")
+    run = create_run(load_config(config), tmp_path / "runs", accept_few=True)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "context (8 rows)" in line
+    with closing(sqlite3.connect(run.lineage)) as database:
+        assert database.execute("SELECT kind, number FROM skipped_rows").fetchall() == [("tools", 9)]
+    quiet = load_config(config, ["name=quiet", 'data.ignore=["context", "tools"]'])
+    create_run(quiet, tmp_path / "runs")
+    assert capsys.readouterr().err == ""
