@@ -39,6 +39,17 @@ Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "fr
 # sample was left alone; nobody was asked, since the budget was spent.
 Outcome = Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"]
 
+# What a field of a row may hold.
+Column = Literal["messages", "instruction", "input", "response", "system", "history"]
+# How a row holds its pair.
+DataFormat = Literal[
+    "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question"
+]
+Turns = Literal["last", "first", "each"]
+# Rows that are no pairs: nothing usable in them, of another format than the configured one, turns out of
+# order, speakers of unknown names, tools, images or sound.
+OddKind = Literal["invalid", "shape", "turns", "roles", "tools", "media"]
+
 PHASES: tuple[Phase, ...] = get_args(Phase)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 TERMS: tuple[Term, ...] = get_args(Term)

@@ -171,7 +171,7 @@ def test_exports_give_every_text_back_as_it_is(
         json.dumps({HOSTILE: 1}),
         json.dumps([{"messages": [{"role": HOSTILE, "content": "x"}]}]),
         f"{HOSTILE},b\n1,2\n".replace("\r", ""),
-        json.dumps([{"instruction": "a", "output": "b", "system": HOSTILE}]),
+        json.dumps([{"instruction": "a", HOSTILE: "b"}]),
     ],
 )
 def test_errors_that_quote_data_are_one_line_that_steers_nothing(tmp_path: Path, content: str) -> None:

@@ -24,9 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    running.init, running.estimate, running.run, running.resume, showing.list_runs, showing.show,
-    showing.trace, showing.search, showing.compare, showing.diff, showing.serve, showing.report,
-    showing.verify, data.export, data.score, running.prompts, running.demo,
+    running.init, running.check, running.estimate, running.run, running.resume, showing.list_runs,
+    showing.show, showing.trace, showing.search, showing.compare, showing.diff, showing.serve,
+    showing.report, showing.verify, data.export, data.score, running.prompts, running.demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command.__name__.removeprefix("list_"))(command)

@@ -11,9 +11,9 @@ from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
 from reflectune.state.folder import RunFolder
-from reflectune.state.records import PolicyName
+from reflectune.state.records import DataFormat, PolicyName, Turns
 
-__all__ = ["demo", "estimate", "init", "prompts", "resume", "run", "say_what_is_left_out"]
+__all__ = ["check", "demo", "estimate", "init", "prompts", "resume", "run", "say_what_is_left_out"]
 
 
 def init(file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml")) -> None:
@@ -89,6 +89,27 @@ def estimate(config: common.ConfigFile, set_: common.Settings = None, as_json: c
 
     document = estimate_run(settings)
     common.show_document(document, render_estimate(document), as_json)
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="File of pairs, or a run's config file.", show_default=False)],
+    format: Annotated[DataFormat | None, typer.Option(help="How a row holds its pair.")] = None,
+    turns: Annotated[Turns | None, typer.Option(help="Which exchange of a conversation counts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Check only the first so many pairs.")] = None,
+    as_json: common.Json = False,
+) -> None:
+    """Tell what data holds and what ails it: rows, fields, odd rows, known faults; nothing is paid."""
+    from reflectune.loop.check import check_data, render_check
+    from reflectune.state.config import DataConfig, load_config
+
+    given = {"format": format, "turns": turns, "limit": limit}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if data.suffix == ".toml":
+        config = load_config(data).data.model_copy(update=changes)
+    else:
+        config = DataConfig.model_validate({"path": str(data)} | changes)
+    document = check_data(config)
+    common.show_document(document, render_check(document), as_json)
 
 
 def demo(

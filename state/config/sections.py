@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
 
-from reflectune.state.records import PolicyName, content_hash
+from reflectune.state.records import Column, DataFormat, OddKind, PolicyName, Turns, content_hash
 
 __all__ = [
     "SELF", "Column", "DataConfig", "OddKind", "RefinetuneConfig", "RunConfig", "Section",
@@ -30,11 +30,6 @@ _ENGINE_KEYS = {
 }
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-# What a field of a row may hold.
-Column = Literal["messages", "instruction", "input", "response", "system", "history"]
-# Rows that are no pairs: nothing usable in them, of another format than the configured one, turns out of
-# order, speakers of unknown names, tools, images or sound.
-OddKind = Literal["invalid", "shape", "turns", "roles", "tools", "media"]
 
 
 class Section(BaseModel):
@@ -54,15 +49,13 @@ class DataConfig(Section):
     """Subset of the hub dataset, also called its config; unset takes its default."""
     split: str = "train"
     """Split of the hub dataset."""
-    format: Literal[
-        "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question"
-    ] = "auto"
+    format: DataFormat = "auto"
     """How a record holds its pair; auto looks at the fields."""
     columns: dict[Column, str] = {}
     """Fields of other names, such as {instruction = "query", response = "reply", system = "persona"}."""
     roles: dict[Literal["user", "assistant", "system", "tool"], list[str]] = {}
     """Speakers of other names, such as {user = ["Customer"], assistant = ["Agent"]}."""
-    turns: Literal["last", "first", "each"] = "last"
+    turns: Turns = "last"
     """Which exchange of a conversation is recycled; with each, all are, as samples of their own."""
     limit: int | None = Field(default=None, ge=1)
     """Take only the first so many pairs."""

@@ -24,23 +24,19 @@ from reflectune.state.records import (
 
 __all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "read_rows", "sample_id"]
 
-# What a message says of each kind of odd row, and what it advises with a config and without.
+# What a message says of each kind of odd row and advises: by keys of a config, by options of `score`.
 _EXPLAINED: dict[OddKind, tuple[str, str, str]] = {
     "shape": (
-        "of another format than asked for",
-        'set data.format to "auto", or to the right one',
-        "take --format auto",
+        "of another format than asked for", 'set data.format to "auto", or to the right one',
+        "leave --format out",
     ),
-    "roles": (
-        "with speakers of unknown names", "name them in data.roles", "call them user, assistant and system"
-    ),
+    "roles": ("with speakers of unknown names", "name them in data.roles", "call them user and assistant"),
     "turns": ("with turns out of order", "repair these", "repair these"),
     "tools": ("whose answers call tools, which no teacher here can", "remove these", "remove these"),
     "media": ("with images or sound", "remove these", "remove these"),
     "invalid": (
-        "without a usable instruction or response",
-        "repair these, or set data.columns",
-        "repair these, or name their fields with --columns",
+        "without a usable instruction or response", "repair these, name their fields in data.columns",
+        "repair these, name their fields by --columns",
     ),
 }  # fmt: skip
 
@@ -120,14 +116,14 @@ def read_rows(data: DataConfig, rows: Source, allow_empty: bool = False) -> Iter
 
 
 def _complain(odd: SkippedRows, account: Account, has_config: bool) -> str:
-    what, with_keys, without = _EXPLAINED[cast(OddKind, odd.kind)]
+    what, by_keys, by_options = _EXPLAINED[cast(OddKind, odd.kind)]
     shown = "; ".join([*odd.examples, *["..."] * (odd.number > len(odd.examples))])
-    advice = (
-        f'{with_keys}, or leave them out with data.odd.{odd.kind} = "skip"'
-        if has_config
-        else f"{without}, or leave them out with --skip {odd.kind}"
+    by_key, by_option = f'data.odd.{odd.kind} = "skip"', f"--skip {odd.kind}"
+    advice, skip = (by_keys, by_key) if has_config else (by_options, by_option)
+    return (
+        f"{odd.number} of {account.pairs + account.odd.total()} records {what} ({shown}); "
+        f"{advice}, or leave them out with {skip}"
     )
-    return f"{odd.number} of {account.pairs + account.odd.total()} records {what} ({shown}); {advice}"
 
 
 def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, seed: int) -> Iterator[Sample]:

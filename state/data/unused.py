@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from reflectune.state.data.fields import Given, is_empty
@@ -23,12 +24,10 @@ _WEIGHING = {"label", "labels", "mask", "weight", "weights"}
 _LONG = 200  # characters of a text that may well matter, whatever its field is called
 _LEAST = 20  # characters of a text that stands in another by no chance
 _KEPT = {"rejected"}  # what was not chosen is kept beside the pair by design
-_OF_CALLS = {
-    "name",
-    "tool_calls",
-    "tool_call_id",
-    "function_call",
-}  # what turns are given to chat templates with
+# What chat templates are given of a turn.
+_GIVEN = {
+    "role", "content", "from", "value", "name", "tool_calls", "tool_call_id", "function_call",
+}  # fmt: skip
 
 
 def place_fields(row: Mapping[str, Any], given: Given, ignored: Sequence[str]) -> Iterator[tuple[str, Place]]:
@@ -50,7 +49,7 @@ def _place_in_turns(
     places: dict[str, Place] = {}
     for turn in turns:
         for name, value in turn.items() if isinstance(turn, dict) else ():
-            is_told = name in _OF_CALLS or (name.lower() in _WEIGHING and _is_as_usual(turn, value))
+            is_told = name in _GIVEN or (name.lower() in _WEIGHING and _is_as_usual(turn, value))
             if not is_told and _place(name, f"{field}[].{name}", value, given, ignored) != "meta":
                 places[name] = _place(name, f"{field}[].{name}", value, given, ignored)
     for name, place in places.items():
@@ -68,14 +67,21 @@ def _place(name: str, shown: str, value: object, given: Given, ignored: Sequence
         return "meta"
     if shown in ignored:
         return "ignored"
-    words = set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+    weighs, tells = _judge_name(name)
     texts = list(_texts(value))
-    if words & _WEIGHING and value != 1:
+    if weighs and value != 1:
         return "unused"
-    if words & _TELLING and texts and not _is_said(texts, given):
+    if tells and texts and not _is_said(texts, given):
         return "unused"
     long = [text for text in texts if len(text) > _LONG]
     return "unused" if long and not _is_said(long, given) else "meta"
+
+
+@lru_cache(maxsize=1000)
+def _judge_name(name: str) -> tuple[bool, bool]:
+    """Whether a name is one of weights, and whether it is one of what bears on a pair."""
+    words = set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+    return bool(words & _WEIGHING), bool(words & _TELLING)
 
 
 def _texts(value: object) -> Iterator[str]:
