@@ -41,30 +41,39 @@ _CACHE_ASSUMPTIONS = {
 def estimate_run(config: RunConfig) -> dict[str, Any]:
     """Calls, tokens and cost of a whole run, as `estimate --json` prints them.
 
-    Every round asks for `candidates` proposals for each training pair in each phase. Tokens of a call are
-    means over up to 200 pairs drawn by the run's seed; an answer has at most `max_tokens`. A budget is not
-    taken into account. `most_calls` is with every retry, `cost_usd` None where a price is unknown.
+    Every round asks for `candidates` proposals for each training pair in each phase, but for no instruction
+    that later turns depend on. Tokens of a call are means over up to 200 pairs drawn by the run's seed; an
+    answer has at most `max_tokens`. A budget is not taken into account. `most_calls` is with every retry,
+    `cost_usd` None where a price is unknown.
     """
     teacher = config.teacher
     prompts = open_prompts(None if teacher.prompts is None else Path(teacher.prompts))
     check_student(config.student)
     samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
-    given = [sample.pair for sample in samples if sample.split == "train"]
-    pairs = random.Random(f"{config.seed}/estimate").sample(given, min(len(given), _MAX_MEASURED))
+    given = [sample for sample in samples if sample.split == "train"]
+    asked: dict[Phase, list[Pair]] = {
+        "instruction": [sample.pair for sample in given if not sample.is_followed],
+        "response": [sample.pair for sample in given],
+    }
     tokenizer = open_tokenizer(config.student)
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    calls = len(given) * teacher.candidates * config.rounds  # of one phase
+    def measure(phase: Phase) -> dict[str, float]:
+        pairs = asked[phase]
+        drawn = random.Random(f"{config.seed}/estimate").sample(pairs, min(len(pairs), _MAX_MEASURED))
+        return _measure_phase(teacher, structured, prompts, drawn, phase, count)
+
     kind = ENGINES[teacher.engine]
     structured = teacher.structured and kind.takes_schemas(thinking=config.student.thinking)
-    phases = {
-        phase: _measure_phase(teacher, structured, prompts, pairs, phase, count) | {"calls": calls}
-        for phase in PHASES
+    per_pair = teacher.candidates * config.rounds
+    phases: dict[str, dict[str, Any]] = {
+        phase: measure(phase) | {"calls": len(asked[phase]) * per_pair} for phase in PHASES
     }
+    calls = sum(phase["calls"] for phase in phases.values())
     prompt_tokens, completion_tokens = (
-        round(sum(calls * phase[name] for phase in phases.values()))
+        round(sum(phase["calls"] * phase[name] for phase in phases.values()))
         for name in ("prompt_tokens", "completion_tokens")
     )
     cache = teacher.cache if kind.is_cached else "off"
@@ -76,13 +85,13 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         "samples": len(given),
         "rounds": config.rounds,
         "candidates": teacher.candidates,
-        "calls": len(PHASES) * calls,
-        "most_calls": len(PHASES) * calls * teacher.attempts,
+        "calls": calls,
+        "most_calls": calls * teacher.attempts,
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "cost_usd": cost,
         "phases": phases,
-        "measured_pairs": len(pairs),
+        "measured_pairs": min(len(given), _MAX_MEASURED),
         "tokenizer": config.student.model,
         "assumptions": [*_ASSUMPTIONS, *([_CACHE_ASSUMPTIONS[cache]] if cache != "off" else [])],
     }
@@ -132,6 +141,6 @@ def _measure_phase(
         text = "\n".join(filter(None, replaced))
         completion_tokens.append(min(2 * count(text), teacher.max_tokens))
     return {
-        "prompt_tokens": statistics.fmean(prompt_tokens),
-        "completion_tokens": statistics.fmean(completion_tokens),
+        "prompt_tokens": statistics.fmean(prompt_tokens or [0.0]),
+        "completion_tokens": statistics.fmean(completion_tokens or [0.0]),
     }

@@ -19,7 +19,7 @@ from reflectune.agents.student.targets import Encoded, EncodedTexts
 from reflectune.agents.student.trainer import _keep_device, train_steps
 from reflectune.state.config import RefinetuneConfig, RunConfig
 from reflectune.state.errors import AdapterError, StudentError
-from reflectune.state.records import Pair
+from reflectune.state.records import Pair, Turn
 from tests.tiny_models import save_tiny_llama, save_tiny_model
 
 PAIRS = [Pair(f"Add {a} and {b}.", "", f"The sum is {a + b}.") for a in range(4) for b in range(4)]
@@ -259,6 +259,17 @@ def test_refinetune_leaves_out_pairs_without_a_response(folder, tmp_path):
     config = configure(folder, student={"max_length": 64}, epochs=1)
     metrics, _ = train(config, tmp_path / "adapter", pairs=pairs)
     assert (metrics["pairs"], metrics["left_out"]) == (4, 2)
+
+
+def test_refinetune_of_all_turns_trains_on_the_earlier_answers_too(folder, tmp_path):
+    context = (Turn("user", "Name a colour."), Turn("assistant", "Red."))
+    pairs = [Pair("And another?", "", "Blue.", context)]
+    parts = [Pair("Name a colour.", "", "Red."), *pairs]
+    for turns, taught in (("recycled", pairs), ("all", parts)):
+        metrics, _ = train(configure(folder, epochs=1, turns=turns), tmp_path / turns, pairs=pairs)
+        assert (metrics["pairs"], metrics["left_out"]) == (len(taught), 0)
+        alone, _ = train(configure(folder, epochs=1), tmp_path / f"{turns}-alone", pairs=taught)
+        assert (metrics["tokens"], metrics["target_tokens"]) == (alone["tokens"], alone["target_tokens"])
 
 
 def test_refinetune_teaches_no_end_after_a_response_that_was_cut(folder, tmp_path):
