@@ -1,7 +1,8 @@
 """Whether IFD and r-IFD mean more with a pair's context in front of the targets alone, or without it.
 
-SmolLM2-135M-Instruct on the last exchanges of conversations: matched pairs against those with the instruction,
-or the response, of the next conversation. Any file of conversations will do, such as MT-Bench-101's as messages.
+SmolLM2-135M-Instruct on the last exchanges of conversations: matched pairs against those with the
+instruction, or the response, of the next conversation. Any file of conversations will do, such as
+MT-Bench-101's as messages.
 
     python -m tests.bench.contexts FILE
 """
