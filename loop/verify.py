@@ -32,7 +32,7 @@ from reflectune.state.config import (
     upgrade_config,
 )
 from reflectune.state.data.datasets import dataset_hash
-from reflectune.state.errors import AdapterError, ConfigError
+from reflectune.state.errors import AdapterError, ConfigError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage import checks
 from reflectune.state.lineage.loop_reader import LoopReader
@@ -94,7 +94,7 @@ def verify_run(folder: RunFolder) -> dict[str, Any]:
                 faults.add(*fault)
             if configs := _check_run(folder, lineage, faults):
                 _Replay(folder, lineage, configs, faults).run(adapters)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, StoreError) as error:
             faults.add("lineage.db", "", f"cannot be read on: {error}")
     return faults.document(folder.path.name)
 

@@ -23,7 +23,7 @@ from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.seals import SEALED
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Pair, SkippedRows, Version
+from reflectune.state.records import Pair, Version
 from tests.lineages import call
 from tests.test_migrations import SCHEMAS, load
 from tests.worlds import invoke, write_world
@@ -50,19 +50,22 @@ _NAMES = defaultdict(lambda: "id") | {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A finished run, of one round at first and of another when that was allowed, with prompts of its own."""
+    """A finished run, of one round at first and of another when that was allowed, with prompts of its own.
+
+    Two of its samples are exchanges of one conversation, and a row was left out.
+    """
     folder = tmp_path_factory.mktemp("world")
     shutil.copyfile(SHIPPED, folder / "prompts.toml")
-    write_world(folder, samples=30, refinetune={"epochs": 1}, teacher={"prompts": "prompts.toml"})
+    data = {"turns": "each", "odd": {"invalid": "skip"}}
+    write_world(folder, samples=30, data=data, refinetune={"epochs": 1}, teacher={"prompts": "prompts.toml"})
+    records = json.loads((folder / "data.json").read_text())
+    said = [{"role": role, "content": text} for text in "ab" for role in ("user", "assistant")]
+    (folder / "data.json").write_text(json.dumps([*records, {"messages": said}, {}]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert invoke("run", "config.toml", "--set", "rounds=1") == 0
         assert invoke("resume", "tiny", "--set", "rounds=2") == 0
-    run = RunFolder(folder / "runs/tiny")
-    with LineageWriter.open(run.lineage) as lineage:
-        lineage.add_skipped([SkippedRows("invalid", 1, ("line 1: blank response",))])
-        lineage._insert("conversations", [{"id": 0, "turns": "[]"}])
-    return run
+    return RunFolder(folder / "runs/tiny")
 
 
 @pytest.fixture
@@ -239,6 +242,9 @@ UPDATES = (
     ("rounds", """metrics = '{"seconds": {"select": -1}}'""", "round = 1"),
     ("runs", "config = json_set(config, '$.selection.margin', 0.5)", "1"),
     ("runs", "status = 'budget'", "1"),
+    ("samples", "turn = 2", "turn = 0 AND conversation_id IS NOT NULL"),
+    ("samples", "conversation_id = NULL", "turn = 0 AND conversation_id IS NOT NULL"),
+    ("conversations", "turns = replace(turns, 'a', 'c')", "1"),
     *((table, "seal = NULL", "1") for table in SEALED),
 )
 

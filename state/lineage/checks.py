@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, fields
+from itertools import islice
 from math import isclose
 from typing import Any
 
@@ -23,6 +24,8 @@ __all__ = ["Fault", "differences", "file_faults", "row_faults", "rows"]
 
 Fault = tuple[str, str, str]  # table, name of the row, what is wrong
 Row = dict[str, Any]
+
+_AT_ONCE = 500  # samples whose pairs are read together
 
 # The key of every table, in the order in which it names a row.
 KEYS = {
@@ -54,10 +57,11 @@ _RULES = (
     ),
     (
         "samples", "is no exchange of its conversation",
-        "conversation_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM conversations AS given "
+        "CASE WHEN conversation_id IS NULL THEN turn <> 0 OR followed <> 0 "
+        "ELSE NOT EXISTS (SELECT 1 FROM conversations AS given "
         "WHERE given.id = it.conversation_id AND json_array_length(turns) > turn + 1 "
         "AND json_extract(turns, '$[' || turn || '].role') = 'user' "
-        "AND (json_array_length(turns) > turn + 2) = followed)",
+        "AND (json_array_length(turns) > turn + 2) = followed) END",
     ),
     (
         "versions", "is no proposal of its teacher call",
@@ -196,6 +200,19 @@ def row_faults(lineage: LineageReader, checked: Counter[str], unsealed: Counter[
                 seen[row["source_hash"]] += 1
     for table, fault, condition in _RULES:
         yield from _find(lineage, table, fault, condition)
+    yield from _given_faults(lineage)
+
+
+def _given_faults(lineage: LineageReader) -> Iterator[Fault]:
+    """Samples whose given pair, with its context, is not the one whose hash they have."""
+    given = lineage.db.query(
+        "SELECT sample_id, source_hash, instruction, input, response FROM samples CROSS JOIN versions "
+        "ON versions.sample_id = samples.id AND versions.round = 0 AND versions.phase = 'original'"
+    )
+    while page := list(islice(given, _AT_ONCE)):
+        for row, pair in zip(page, lineage.read_pairs(page), strict=True):
+            if pair.content_hash != row["source_hash"]:
+                yield "samples", row["sample_id"], "its given pair is not what its source_hash is of"
 
 
 def _sample_id(row: Row, seen: Mapping[str, int]) -> str:

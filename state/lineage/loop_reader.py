@@ -80,7 +80,7 @@ class LoopReader(LineageReader):
         for page in self._incumbents(round, phase, _PAGE):
             sample_ids = [row["sample_id"] for row in page]
             frozen = self._frozen(round, phase, freeze_after, sample_ids)
-            pairs = self._read_pairs(page)
+            pairs = self.read_pairs(page)
             calls = self.db.execute(
                 "SELECT sample_id, candidate, "
                 f"CASE WHEN MAX(status IN {FINAL_STATUSES}) THEN ? ELSE COUNT(*) END FROM teacher_calls "
@@ -140,7 +140,7 @@ class LoopReader(LineageReader):
                 f"WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)}) ORDER BY candidate",
                 round, phase, *sample_ids,
             )  # fmt: skip
-            for row, pair in zip(rows, self._read_pairs(rows), strict=True):
+            for row, pair in zip(rows, self.read_pairs(rows), strict=True):
                 candidates[row["sample_id"]][row["id"]] = pair
             yield [
                 Contest(
@@ -150,7 +150,7 @@ class LoopReader(LineageReader):
                     pairs={row["version_id"]: pair} | candidates[row["sample_id"]],
                     is_frozen=row["sample_id"] in frozen,
                 )
-                for row, pair in zip(page, self._read_pairs(page), strict=True)
+                for row, pair in zip(page, self.read_pairs(page), strict=True)
             ]
 
     def scores(self, version_ids: Sequence[str], student_id: str) -> Scores:
@@ -204,7 +204,7 @@ class LoopReader(LineageReader):
         )
         found = {row["sample_id"]: row for row in rows}
         page = [found[sample] for sample in sample_ids if sample in found]
-        return {row["id"]: pair for row, pair in zip(page, self._read_pairs(page), strict=True)}
+        return {row["id"]: pair for row, pair in zip(page, self.read_pairs(page), strict=True)}
 
     def training_pairs(self, round: int) -> "TrainingPairs":
         """The training set T[r] as what trains on it reads it, again and again."""
@@ -225,7 +225,7 @@ class LoopReader(LineageReader):
                 [position, size],
             )
         ):
-            yield {row["id"]: pair for row, pair in zip(page, self._read_pairs(page), strict=True)}
+            yield {row["id"]: pair for row, pair in zip(page, self.read_pairs(page), strict=True)}
             position = page[-1]["position"]
 
     def held_out_scores(self, student_id: str) -> Iterator[Score]:
@@ -252,7 +252,7 @@ class LoopReader(LineageReader):
             f"WHERE round = 0 AND phase = 'original' AND sample_id IN ({marks(sample_ids)})",
             *sample_ids,
         )
-        pairs = self._read_pairs(rows)
+        pairs = self.read_pairs(rows)
         found = {row["sample_id"]: pair for row, pair in zip(rows, pairs, strict=True)}
         return {sample: found[sample] for sample in sample_ids}
 
@@ -299,7 +299,7 @@ class LoopReader(LineageReader):
         )
         while page := list(islice(rows, _PAGE)):
             sides = zip(
-                page, self._read_pairs(page, "incumbent_"), self._read_pairs(page, "proposed_"), strict=True
+                page, self.read_pairs(page, "incumbent_"), self.read_pairs(page, "proposed_"), strict=True
             )
             for row, incumbent, proposed in sides:
                 yield row, incumbent, None if row["proposed_response"] is None else proposed
@@ -356,5 +356,5 @@ class TrainingPairs:
         )
         rank = -1
         while page := list(self._lineage.db.query(query, [self._round, rank, _PAGE])):
-            yield from self._lineage._read_pairs(page)
+            yield from self._lineage.read_pairs(page)
             rank = page[-1]["rank"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self, cast, get_args
 
 from reflectune.state.config import upgrade_config
+from reflectune.state.errors import StoreError
 from reflectune.state.lineage.connection import marks, open_database
 from reflectune.state.lineage.documents import (
     CallSums,
@@ -275,18 +276,21 @@ class LineageReader(SampleReader):
             f"WHERE samples.id IN ({marks(sample_ids)})",
             sample_ids,
         )
-        return {
-            id: tuple(Turn.of_message(message) for message in json.loads(turns)[:turn])
-            for id, turn, turns in rows
-        }
+        try:
+            return {
+                id: tuple(Turn.of_message(message) for message in json.loads(turns)[:turn])
+                for id, turn, turns in rows
+            }
+        except (ValueError, TypeError, LookupError) as error:
+            raise StoreError("a row of conversations is not what was written there") from error
 
     def _pairs(self, source: str, *params: object) -> Iterator[Pair]:
         columns = "versions.sample_id, instruction, input, response"
         rows = self.db.query(f"SELECT {columns} FROM {source}", params)
         while page := list(islice(rows, _AT_ONCE)):
-            yield from self._read_pairs(page)
+            yield from self.read_pairs(page)
 
-    def _read_pairs(self, rows: Sequence[Mapping[str, Any]], prefix: str = "") -> list[Pair]:
+    def read_pairs(self, rows: Sequence[Mapping[str, Any]], prefix: str = "") -> list[Pair]:
         """The pairs of rows that have `sample_id` and the three texts, whose names begin with `prefix`."""
         contexts = self.contexts(list({row["sample_id"] for row in rows}))
         return [

@@ -74,7 +74,7 @@ def _join(samples: Sequence[Row], round: int) -> Exported:
 
 def read_training(lineage: LineageReader, round: int) -> Iterator[Exported]:
     """The pairs of the training set T[r] with their contexts, as they were trained on, by rank."""
-    return _read_pairs(
+    return read_pairs(
         lineage,
         """
         SELECT training_sets.round, samples.id, samples.meta, versions.id AS version, versions.instruction,
@@ -94,7 +94,7 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
     Only decisions that compared two responses to the same prompt count: accepted and refused
     ones, not ties, unscorable pairs or control arms that look at nothing.
     """
-    return _read_pairs(
+    return read_pairs(
         lineage,
         """
         SELECT decisions.round, samples.id, samples.meta, winner.id AS version, winner.instruction,
@@ -112,7 +112,7 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
     )
 
 
-def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Exported]:
+def read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Exported]:
     rows = lineage.db.query(query, [round])
     while page := list(islice(rows, _AT_ONCE)):
         contexts = lineage.contexts([row["id"] for row in page])
