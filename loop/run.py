@@ -16,7 +16,7 @@ from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student, StudentBase, check_contexts, settle_student
-from reflectune.agents.student.templates import check_student
+from reflectune.agents.student.templates import check_student, outline
 from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
@@ -33,7 +33,7 @@ from reflectune.state.data.datasets import Dataset, assign_samples, dataset_hash
 from reflectune.state.errors import ConfigError, DatasetError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Sample, StudentRecord
+from reflectune.state.records import Sample, StudentRecord, Turn
 from reflectune.state.storage import explain_storage_errors
 from reflectune.state.text import one_line
 
@@ -71,9 +71,9 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
         with LineageWriter.create(folder.lineage) as lineage:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
-            roles: set[tuple[str, ...]] = set()
-            begin_lineage(lineage, config, _note_roles(samples, roles), versions)
-            check_contexts(config.student, roles)
+            contexts: dict[tuple[Turn, ...], None] = {}
+            begin_lineage(lineage, config, _note_contexts(samples, contexts), versions)
+            check_contexts(config.student, contexts)
             lineage.add_skipped(dataset.skipped)
     return RunFolder(runs / config.name)
 
@@ -108,11 +108,11 @@ def begin_lineage(
     lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
 
 
-def _note_roles(samples: Iterable[Sample], roles: set[tuple[str, ...]]) -> Iterator[Sample]:
-    """The samples, while the roles of the turns before them are noted: of each sort once."""
+def _note_contexts(samples: Iterable[Sample], contexts: dict[tuple[Turn, ...], None]) -> Iterator[Sample]:
+    """The samples, while an outline of each sort of context is noted."""
     for sample in samples:
         if sample.pair.context:
-            roles.add(tuple(turn.role for turn in sample.pair.context))
+            contexts[outline(sample.pair.context)] = None
         yield sample
 
 

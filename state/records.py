@@ -93,19 +93,32 @@ def _encode(value: object) -> bytes:
     return _JSON.encode(value).encode("ascii")
 
 
+# Fields of a message, beside role and content, that are part of what is said.
+TOLD_FIELDS = ("name", "tool_calls", "function_call", "tool_call_id")
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One message of a conversation."""
 
     role: str  # "system", "user", "assistant", or what the data calls another speaker, such as "tool"
     content: str
-    more: str = (
-        ""  # its other fields, such as name and tool_calls, as a JSON object; empty where there are none
-    )
+    more: str = ""  # all its other fields as a JSON object; empty where there are none
 
     def as_message(self) -> dict[str, Any]:
-        """The turn as chat templates and OpenAI's messages have it."""
+        """The turn as OpenAI's messages have it, whole."""
         return {"role": self.role, "content": self.content} | (json.loads(self.more) if self.more else {})
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Those of its other fields that are part of what was said: teacher and student are given them."""
+        more = json.loads(self.more) if self.more else {}
+        return {name: more[name] for name in TOLD_FIELDS if more.get(name)}
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether it asks for tools, beside what it says."""
+        return not self.told.keys().isdisjoint(("tool_calls", "function_call"))
 
     @classmethod
     def of_message(cls, message: Mapping[str, Any]) -> "Turn":

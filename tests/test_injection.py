@@ -59,7 +59,8 @@ def attacked(attack: str, pair: Pair = PAIR) -> Pair:
 def test_prompt_has_no_mark_but_its_own(phase: Phase, structured: bool, attack: str) -> None:
     pair = attacked(attack)
     harmless = tuple(
-        replace(turn, role="user", content="Yes.", more=turn.more and "{}") for turn in pair.context
+        replace(turn, role="user", content="Yes.", more=turn.more and '{"name": "n"}')
+        for turn in pair.context
     )
     shown, plain = (
         prompt(phase, each, structured=structured) for each in (pair, replace(pair, context=harmless))
@@ -68,10 +69,9 @@ def test_prompt_has_no_mark_but_its_own(phase: Phase, structured: bool, attack: 
     assert MARK.findall(roles.sub(r"\1>", shown)) == MARK.findall(roles.sub(r"\1>", plain))
     for turn in pair.context:
         assert f'">\n{turn.content}\n</given-turn-{NONCE}>' in shown
-        assert (
-            f"<given-turn-fields-{NONCE}>\n{turn.more}\n</given-turn-fields-{NONCE}>" in shown
-            or not turn.more
-        )
+        fields = json.dumps(turn.told, ensure_ascii=False)
+        marked = f"<given-turn-fields-{NONCE}>\n{fields}\n</given-turn-fields-{NONCE}>"
+        assert (marked in shown) == bool(turn.more)
 
 
 def test_prompt_of_a_context_that_guesses_nonces_has_another() -> None:

@@ -1,6 +1,7 @@
 """Pairs with the turns before them, as a student is scored with, trained on and asked."""
 
 import datetime
+import json
 
 import pytest
 
@@ -8,7 +9,7 @@ from reflectune.agents.chat import open_chat
 from reflectune.agents.student.pairs import PairEncoder, cut_context
 from reflectune.agents.student.refinetune import _with_earlier_turns
 from reflectune.agents.student.targets import Encoded, TargetEncoder
-from reflectune.agents.student.templates import Template, open_template
+from reflectune.agents.student.templates import Template, open_template, outline
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Turn
@@ -62,6 +63,43 @@ def test_template_chat_gets_what_else_a_turn_has() -> None:
     assert "<assistant>[{'function': {'name': 'look'}}]</s>" in asked
 
 
+def test_what_else_a_message_had_is_neither_told_nor_trained_on() -> None:
+    noted = Turn("user", "Name a colour.", '{"id": "m-17", "timestamp": 169, "weight": 0, "name": "Bo"}')
+    assert noted.told == {"name": "Bo"}
+    for name in ("chat", "plain"):
+        asked = template(name).prompt(Pair("And another?", "", "", (noted, TOLD)))
+        assert "m-17" not in asked
+        assert "169" not in asked
+    assert noted.as_message()["timestamp"] == 169
+
+
+def test_template_chat_gets_the_arguments_of_a_call_as_what_they_are() -> None:
+    function = {"name": "look", "arguments": '{"x": 1}'}
+    called = Turn("assistant", "", json.dumps({"tool_calls": [{"function": function}]}))
+    shown = CHAT_TEMPLATE.replace(
+        "{{ eos_token }}",
+        "{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}{{ eos_token }}",
+    )
+    asked = template(chat=shown).prompt(Pair("?", "", "", (ASKED, called)))
+    assert '"arguments": {"x": 1}' in asked
+
+
+def test_contexts_of_one_sort_have_one_outline_with_their_calls() -> None:
+    def talk(city: str, calls: int) -> tuple[Turn, ...]:
+        call = {"id": city, "type": "function", "function": {"name": "weather", "arguments": f'"{city}"'}}
+        asks = Turn("assistant", "", json.dumps({"tool_calls": [call] * calls}))
+        return Turn("user", city), asks, Turn("tool", "rain", json.dumps({"tool_call_id": city}))
+
+    assert outline(talk("Rome", 1)) == outline(talk("Oslo", 1)) != outline(talk("Oslo", 2))
+    single = (
+        "{% for message in messages %}{% if message.tool_calls and message.tool_calls | length > 1 %}"
+        "{{ raise_exception('one call at a time') }}{% endif %}{% endfor %}" + CHAT_TEMPLATE
+    )
+    template(chat=single).check_contexts([outline(talk("Rome", 1))])
+    with pytest.raises(StudentError, match=r"one call at a time.*: user, assistant, tool; set"):
+        template(chat=single).check_contexts([outline(talk("Rome", 2))])
+
+
 def test_template_plain_tells_earlier_turns_as_prompts_and_responses() -> None:
     assert template("plain").prompt(PAIR) == (
         "Be brief.\n\n"
@@ -71,13 +109,13 @@ def test_template_plain_tells_earlier_turns_as_prompts_and_responses() -> None:
 
 
 def test_template_refuses_roles_that_its_chat_template_does_not_take_or_leaves_out() -> None:
-    template(chat=NO_SYSTEM).check_roles([("system",), ("system", "user", "assistant")])
+    template(chat=NO_SYSTEM).check_contexts([outline((RULES,)), outline(PAIR.context)])
     alternating = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}" + CHAT_TEMPLATE
     with pytest.raises(StudentError, match="too long"):
-        template(chat=alternating).check_roles([("system",), ("user", "assistant")])
+        template(chat=alternating).check_contexts([outline((RULES,)), outline((ASKED, TOLD))])
     last = CHAT_TEMPLATE.replace("in messages", "in messages[-2:]")
     with pytest.raises(StudentError, match="leaves out a turn of the user"):
-        template(chat=last).check_roles([("user", "assistant")])
+        template(chat=last).check_contexts([outline((ASKED, TOLD))])
 
 
 @pytest.mark.parametrize("name", ["chat", "plain"])
@@ -163,6 +201,9 @@ def test_special_tokens_in_a_context_stay_text() -> None:
 
 def test_earlier_answers_are_responses_of_their_own() -> None:
     assert list(_with_earlier_turns([PAIR])) == [PAIR, Pair("Name a colour.", "", "Red.", (RULES,))]
+    calling = Turn("assistant", "Let me look.", '{"tool_calls": [{"function": {"name": "look"}}]}')
+    asked = Pair("So?", "", "Rain.", (ASKED, calling))
+    assert list(_with_earlier_turns([asked])) == [asked]
     single = Pair("Hi.", "", "Hello.")
     assert list(_with_earlier_turns([single])) == [single]
 

@@ -203,10 +203,10 @@ def test_own_prompts_show_a_context_in_their_own_words(tmp_path: Path) -> None:
 
 def test_own_prompts_replace_role_in_turns_only_and_in_one_line(tmp_path: Path) -> None:
     path = write_own(tmp_path, task={"response": "{role}"}, context={"fields": "{role} {text}"})
-    turn = Turn("a\nb\x1b{text}", "{role} {nonce}", "{}")
+    turn = Turn("a\nb\x1b{text}", "{role} {nonce}", '{"name": "n"}')
     shown = prompt("response", replace(PAIR, context=(turn,)), structured=True, prompts=open_prompts(path))
     assert shown.startswith("{role}\n")
-    assert "\na b\ufffd{text}: {role} {nonce}\n{role} {}\nI: " in shown
+    assert '\na b\ufffd{text}: {role} {nonce}\n{role} {"name": "n"}\nI: ' in shown
 
 
 def test_own_prompts_without_words_for_a_context_are_for_pairs_that_stand_alone(tmp_path: Path) -> None:

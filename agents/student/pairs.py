@@ -53,9 +53,7 @@ class PairEncoder:
         found = list(zip(openings, self.encoder.encode_prompts(openings), strict=True))
         for index, (pair, (_, ids)) in enumerate(zip(hidden, found, strict=True)):
             if len(ids) >= self.max_length and pair.context:
-                found[index] = self._open(
-                    cut_context(pair, lambda it: len(self._open(it)[1]) < self.max_length)
-                )
+                found[index] = self._open(cut_context(pair, self._leaves_room))
         return found
 
     def _leaves_room(self, pair: Pair) -> bool:

@@ -221,7 +221,8 @@ def _with_earlier_turns(pairs: Iterable[Pair]) -> Iterator[Pair]:
         yield pair
         for place, turn in enumerate(pair.context[1:], start=1):
             asked = pair.context[place - 1]
-            if (asked.role, turn.role) == ("user", "assistant") and turn.content.strip():
+            is_answer = (asked.role, turn.role) == ("user", "assistant") and turn.content.strip()
+            if is_answer and not turn.calls_tools:
                 yield Pair(asked.content, "", turn.content, pair.context[: place - 1])
 
 

@@ -25,7 +25,7 @@ from reflectune.agents.student.templates import Template, check_student, open_te
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
-from reflectune.state.records import Pair, Score, Term
+from reflectune.state.records import Pair, Score, Term, Turn
 
 __all__ = [
     "Prepared",
@@ -45,10 +45,10 @@ def settle_student(config: StudentConfig) -> StudentConfig:
     return settled.model_copy(update={"separator": separator})
 
 
-def check_contexts(config: StudentConfig, roles: Collection[tuple[str, ...]]) -> None:
-    """Raise a StudentError for contexts, by the roles of their turns, that the template does not take."""
-    if roles:
-        open_template(config, open_tokenizer(config)).check_roles(sorted(roles))
+def check_contexts(config: StudentConfig, contexts: Collection[tuple[Turn, ...]]) -> None:
+    """Raise a StudentError for contexts, each made by `outline`, that the template does not take."""
+    if contexts:
+        open_template(config, open_tokenizer(config)).check_contexts(contexts)
 
 
 class StudentBase(AbstractContextManager["StudentBase"]):

@@ -5,9 +5,11 @@ are replaced once and literally, so that pairs may hold braces. Nothing here tok
 importing it loads no torch.
 """
 
+import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from reflectune.state.config import StudentConfig, read_toml
 from reflectune.state.errors import ConfigError, StudentError
 from reflectune.state.records import Pair, Term, Turn
 
-__all__ = ["Template", "check_student", "open_template"]
+__all__ = ["Template", "check_student", "open_template", "outline"]
 
 # Key of a template file -> the fields its text must hold.
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -71,20 +73,32 @@ class Template:
             return self.prompt(pair), pair.response
         return self.reverse(pair), self.instruction_target(pair)
 
-    def check_roles(self, roles: Iterable[tuple[str, ...]]) -> None:
-        """Try conversations whose turns have these roles, and an empty turn of the user after them.
+    def check_contexts(self, contexts: Iterable[tuple[Turn, ...]]) -> None:
+        """Try contexts that `outline` made, with an empty turn of the user after them.
 
         Raises:
             StudentError: the chat template refuses one, or leaves out a turn of a user or an assistant.
         """
-        for turns in roles:
-            context = tuple(Turn(role, f"Turn-{place}-4d1c") for place, role in enumerate(turns))
-            text = self.prompt(Pair("", "", "", context))
-            spoken = [turn for turn in context if turn.role in ("user", "assistant")]
-            lost = [] if self.chat is None else [turn for turn in spoken if turn.content not in text]
-            if self.chat is not None and lost:
-                who = self.chat.tokenizer.name_or_path
-                raise StudentError(f"{who}: its chat template leaves out a turn of the {lost[0].role}")
+        if self.chat is None:
+            return
+        name, advice = self.chat.tokenizer.name_or_path, 'set student.template = "plain", or leave these out'
+        for context in contexts:
+            roles = ", ".join(turn.role for turn in context)
+            try:
+                text = self.prompt(Pair("", "", "", context))
+            except StudentError as error:
+                raise StudentError(
+                    f"{error}; the turns of some pairs before theirs: {roles}; {advice}"
+                ) from error
+            lost = [
+                turn.role
+                for turn in context
+                if turn.role in ("user", "assistant") and turn.content not in text
+            ]
+            if lost:
+                raise StudentError(
+                    f"{name}: its chat template leaves out a turn of the {lost[0]} ({roles}); {advice}"
+                )
 
     def _ask(self, pair: Pair) -> str:
         return self._fill("prompt_with_input" if pair.input.strip() else "prompt", pair)
@@ -96,7 +110,7 @@ class Template:
 
     def _tell(self, turn: Turn) -> str:
         """An earlier turn as text: a user's is a prompt without its response, which is the next one."""
-        said = turn.content + turn.more
+        said = "\n".join(filter(None, (turn.content, json.dumps(turn.told) if turn.told else "")))
         return self._ask(Pair(said, "", "")) if turn.role == "user" else f"{said}\n\n"
 
     def _fill(self, key: str, pair: Pair) -> str:
@@ -127,7 +141,39 @@ def check_student(config: StudentConfig) -> None:
 
 def _messages(context: Sequence[Turn], text: str) -> list[dict[str, Any]]:
     """The context, and a user's turn after it."""
-    return [*(turn.as_message() for turn in context), {"role": "user", "content": text}]
+    return [*map(_message, context), {"role": "user", "content": text}]
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    """A turn as chat templates take it: they write the arguments of a call as JSON themselves."""
+    told = turn.told
+    calls = [*told.get("tool_calls", ()), told] if isinstance(told.get("tool_calls", ()), list) else [told]
+    for call in calls:
+        function = call.get("function", call.get("function_call")) if isinstance(call, dict) else None
+        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+            with suppress(ValueError):
+                function["arguments"] = json.loads(function["arguments"])
+    return {"role": turn.role, "content": turn.content} | told
+
+
+def outline(context: Sequence[Turn]) -> tuple[Turn, ...]:
+    """A context of the same sort, for `Template.check_contexts`: other words, and calls of another tool."""
+    return tuple(_outline(place, turn) for place, turn in enumerate(context))
+
+
+def _outline(place: int, turn: Turn) -> Turn:
+    said = f"Turn-{place}-4d1c" if turn.content.strip() else ""
+    told = turn.told
+    if not told:
+        return Turn(turn.role, said)
+    call, calls = {"name": "call", "arguments": "{}"}, told.get("tool_calls", ())
+    stand_ins = {
+        "name": "name",
+        "tool_calls": [{"id": "call12345", "type": "function", "function": call} for _ in calls],
+        "function_call": call,
+        "tool_call_id": "call12345",
+    }
+    return Turn(turn.role, said, json.dumps({name: stand_ins[name] for name in told}))
 
 
 def _read_texts(path: Path) -> dict[str, str]:

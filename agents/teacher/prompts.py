@@ -5,6 +5,7 @@ the user's.
 """
 
 import itertools
+import json
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -86,8 +87,9 @@ class Prompts:
             for turn in pair.context:
                 role, text = one_line(turn.role), clean_text(turn.content)
                 yield fill(words["turn"], nonce=nonce, role=role, text=text)
-                if turn.more:
-                    yield fill(words["fields"], nonce=nonce, text=clean_text(turn.more))
+                if turn.told:
+                    fields = json.dumps(turn.told, ensure_ascii=False)
+                    yield fill(words["fields"], nonce=nonce, text=clean_text(fields))
 
 
 def open_prompts(path: str | Path | None) -> Prompts:

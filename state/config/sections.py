@@ -317,6 +317,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _answers_are_trained_on_once(self) -> Self:
+        if (self.data.turns, self.refinetune.turns) == ("each", "all"):
+            raise ValueError(
+                'refinetune.turns = "all": with data.turns = "each" every answer is a pair of its own; set '
+                'refinetune.turns = "recycled"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _student_is_one_model(self) -> Self:
         if self.student.load_in_4bit and (self.teacher.engine, self.teacher.model) == ("vllm", SELF):
             raise ValueError(
