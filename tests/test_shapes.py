@@ -235,6 +235,11 @@ COLUMNS: list[tuple[dict[str, str], dict[str, Any], Pair]] = [
     ({"messages": "dialog", "system": "persona"}, {"dialog": SAID, "persona": "Be brief."}, AFTER_SYSTEM),
     ({"history": "before"}, {"instruction": Q, "output": A, "before": [["Hi.", "Hello."]]}, AFTER_TALK),
     ({"instruction": "ask", "response": "reply"}, {"ask": Q, "reply": A, "messages": [1]}, PAIR),
+    # A field that is claimed is nothing else.
+    ({"instruction": "input", "response": "output"}, {"input": Q, "output": A}, PAIR),
+    ({"instruction": "system"}, {"system": Q, "output": A}, PAIR),
+    ({"input": "prompt"}, {"prompt": "p", "completion": "no", "instruction": Q, "output": A}, Pair(Q, "p", A)),
+    ({"system": "context"}, {"instruction": Q, "context": "Be brief.", "response": A}, AFTER_SYSTEM),
 ]  # fmt: skip
 
 

@@ -41,12 +41,28 @@ _BESIDE: Shape = {"system": ("system", "system_prompt"), "history": ("history",)
 def list_shapes(format: str, columns: Mapping[Column, str]) -> dict[str, Shape]:
     """The shapes to look for, by name: those of a configured format, with the fields of data.columns."""
     own: Shape = {column: (field,) for column, field in columns.items()}
-    if "messages" in own or {"instruction", "response"} <= set(own):
-        return {MAPPED: _BESIDE | own if "messages" in own else _BESIDE | {"input": ("input",)} | own}
-    known = SHAPES if format == "auto" else {format: SHAPES[format]}
-    if own.keys() & {"instruction", "input", "response"}:
-        known = {name: shape for name, shape in known.items() if "messages" not in shape}
-    return {name: _BESIDE | shape | own for name, shape in known.items()}
+    if "messages" in own:
+        known: dict[str, Shape] = {MAPPED: {}}
+    elif {"instruction", "response"} <= set(own):
+        known = {MAPPED: {"input": ("input",)}}
+    else:
+        known = SHAPES if format == "auto" else {format: SHAPES[format]}
+        if own.keys() & {"instruction", "input", "response"}:
+            known = {name: shape for name, shape in known.items() if "messages" not in shape}
+    claimed = set(columns.values())
+    shapes = {
+        name: {
+            column: tuple(field for field in fields if field not in claimed)
+            for column, fields in (_BESIDE | shape).items()
+        }
+        | own
+        for name, shape in known.items()
+    }
+    return {
+        name: shape
+        for name, shape in shapes.items()
+        if all(shape.get(column, True) for column in ("messages", "instruction", "response"))
+    }
 
 
 def read_given(row: Mapping[str, Any], shapes: dict[str, Shape], roles: Mapping[str, str]) -> Given:
