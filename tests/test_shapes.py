@@ -238,7 +238,8 @@ COLUMNS: list[tuple[dict[str, str], dict[str, Any], Pair]] = [
     # A field that is claimed is nothing else.
     ({"instruction": "input", "response": "output"}, {"input": Q, "output": A}, PAIR),
     ({"instruction": "system"}, {"system": Q, "output": A}, PAIR),
-    ({"input": "prompt"}, {"prompt": "p", "completion": "no", "instruction": Q, "output": A}, Pair(Q, "p", A)),
+    ({"input": "prompt"}, {"prompt": "p", "completion": "no", "instruction": Q, "output": A},
+     Pair(Q, "p", A)),
     ({"system": "context"}, {"instruction": Q, "context": "Be brief.", "response": A}, AFTER_SYSTEM),
 ]  # fmt: skip
 
@@ -249,6 +250,34 @@ def test_columns_put_fields_of_other_names_in_their_place(
 ) -> None:
     (record,) = open_rows(tmp_path, row, columns=columns)
     assert record.pair == pair
+
+
+TALK = [*GPT[:1], {"from": "gpt", "value": "Why?"}, {"from": "human", "value": "Tell me."}]
+AFTER_WHY = Pair("Tell me.", "", A, (Turn("user", Q), Turn("assistant", "Why?")))
+ANSWERED: list[tuple[dict[str, Any], dict[str, Any], Pair, str]] = [
+    ({"conversations": TALK, "chosen": GPT[1], "rejected": GPT[1]}, {}, AFTER_WHY, "chosen"),
+    ({"messages": TALK, "chosen": A, "rejected": LONG}, {}, AFTER_WHY, "chosen"),
+    ({"messages": TALK, "chosen": GPT[1:], "rejected": GPT[1:]}, {}, AFTER_WHY, "chosen"),
+    ({"messages": TALK, "response": A}, {}, AFTER_WHY, "response"),
+    ({"messages": SAID[:1], "output": A}, {}, PAIR, "output"),
+    ({"talk": TALK, "reply": A}, {"columns": {"messages": "talk", "response": "reply"}}, AFTER_WHY, "reply"),
+    ({"talk": TALK, "answer": A}, {"columns": {"messages": "talk"}}, AFTER_WHY, "answer"),
+]
+
+
+@pytest.mark.parametrize(("row", "settings", "pair", "field"), ANSWERED, ids=range(len(ANSWERED)))
+def test_turns_that_end_with_a_question_take_the_answer_beside_them(
+    tmp_path: Path, row: dict[str, Any], settings: dict[str, Any], pair: Pair, field: str
+) -> None:
+    dataset = open_rows(tmp_path, row, **settings)
+    assert [record.pair for record in dataset] == [pair]
+    assert dataset.account.fields[field] == {"pair": 1}
+    assert dataset.unused == {}
+
+
+def test_turns_that_end_with_an_answer_take_no_other(tmp_path: Path) -> None:
+    for more in ({"response": "other"}, {"chosen": "other"}):
+        assert [record.pair for record in open_rows(tmp_path, {"messages": SAID} | more)] == [PAIR]
 
 
 @pytest.mark.parametrize(
