@@ -79,6 +79,15 @@ PUBLIC: dict[str, tuple[str, dict[str, Any], Pair, dict[str, str]]] = {
         AFTER_SYSTEM,
         {"id": "meta", "system_prompt": "context"},
     ),
+    "NuminaMath": (
+        "question", {"problem": Q, "solution": A, "answer": "x"}, PAIR, {"answer": "meta"},
+    ),
+    "solution beside": (
+        "prompt",
+        {"prompt": Q, "response": A, "solution": "x", "explanation": "y"},
+        PAIR,
+        {"solution": "unused", "explanation": "unused"},
+    ),
     "GSM8K": ("question", {"question": Q, "answer": A}, PAIR, {}),
     "MetaMath": (
         "question",

@@ -17,9 +17,10 @@ __all__ = ["MAPPED", "SHAPES", "Shape", "list_shapes", "read_given"]
 
 Shape = dict[Column, tuple[str, ...]]  # where each part may be; the first field that is there counts
 
+_ANSWERS = ("chosen", "response", "output", "completion", "answer")  # beside turns that end with a question
+
 # Where a row has several shapes, the first of these counts: what was chosen says more than the prompt
 # beside it, a conversation may hold more than the fields beside it.
-_ANSWERS = ("chosen", "response", "output", "completion", "answer")  # beside turns that end with a question
 SHAPES: dict[str, Shape] = {
     "preference": {"instruction": ("prompt", "question", "instruction"), "response": ("chosen",)},
     "messages": {"messages": ("messages",), "response": _ANSWERS},
@@ -30,7 +31,7 @@ SHAPES: dict[str, Shape] = {
         "response": ("output", "response", "generation"),
     },
     "question": {
-        "instruction": ("question", "query", "problem"), "response": ("answer", "response", "solution"),
+        "instruction": ("question", "query", "problem"), "response": ("solution", "answer", "response"),
     },
     "prompt": {"instruction": ("prompt",), "response": ("completion", "response")},
     "ultrachat": {"messages": ("data",), "response": _ANSWERS},

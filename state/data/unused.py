@@ -16,9 +16,9 @@ Place = Literal["pair", "context", "meta", "ignored", "unused", "refused"]
 # Words in the names of fields whose texts and lists bear on a pair, and of those whose numbers do.
 _TELLING = {
     "audio", "background", "constraint", "constraints", "context", "contexts", "cot", "doc", "docs",
-    "document", "documents", "evidence", "file", "files", "functions", "history", "image", "images",
-    "input", "inputs", "knowledge", "passage", "passages", "persona", "rationale", "reasoning", "rules",
-    "system", "thinking", "thought", "thoughts", "tools", "video", "videos",
+    "document", "documents", "evidence", "explanation", "file", "files", "functions", "history", "image",
+    "images", "input", "inputs", "knowledge", "passage", "passages", "persona", "rationale", "reasoning",
+    "rules", "solution", "system", "thinking", "thought", "thoughts", "tools", "video", "videos",
 }  # fmt: skip
 _WEIGHING = {"label", "labels", "mask", "weight", "weights"}
 _LONG = 200  # characters of a text that may well matter, whatever its field is called
