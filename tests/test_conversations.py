@@ -251,13 +251,29 @@ def test_limit_counts_pairs_but_takes_a_conversation_whole(tmp_path: Path) -> No
 
 
 def test_conversations_that_begin_alike_are_on_one_side(tmp_path: Path) -> None:
-    """The group of a conversation is its first user turn, of a pair its instruction with its input."""
     rows: list[dict[str, Any]] = []
     for n in range(8):
-        first = Turn("user", f"question {n}")
-        rows += [chat(SYSTEM, first, B, C, D), chat(first, D, C, Turn("assistant", f"{n}"))]
+        first, more = Turn("user", f"question {n}"), Turn("user", f"and {n}?")
+        rows += [chat(SYSTEM, first, B, more, D), chat(first, D, more, Turn("assistant", f"{n}"))]
         rows += [chat(first, B), {"instruction": "question", "input": str(n), "output": "d"}]
     samples = list(assign_samples(open_rows(tmp_path, *rows, turns="each"), 6, seed=2))
     assert len(samples) == 8 * 6
     sides = [{sample.split for sample in samples[n * 6 : n * 6 + 6]} for n in range(8)]
     assert Counter(map(tuple, sides)) == {("train",): 7, ("holdout",): 1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_conversations_of_which_the_same_is_recycled_are_on_one_side(tmp_path: Path, seed: int) -> None:
+    """Three join by their last questions and the pair, another by its beginning; five stand alone."""
+    rows: list[dict[str, Any]] = [
+        chat(Turn("user", "hello"), B, C, D),
+        chat(Turn("user", "hi"), B, Turn("user", " C "), D),
+        chat(Turn("user", "HI"), B, Turn("user", "e"), D),
+        {"instruction": "E", "output": "d"},
+    ]
+    rows += [chat(Turn("user", f"{n}"), B, Turn("user", f"and {n}?"), D) for n in range(5)]
+    for holdout in (1, 4, 5):
+        samples = list(assign_samples(open_rows(tmp_path, *rows), holdout, seed))
+        sides = [sample.split for sample in samples]
+        assert len(set(sides[:4])) == 1
+        assert sides.count("holdout") == holdout
