@@ -148,6 +148,15 @@ def test_turns_keep_what_their_messages_say_beside_role_and_content(tmp_path: Pa
     assert (record.pair.instruction, record.turn) == ("c", 4)
 
 
+def test_a_blank_system_message_is_kept_where_it_says_more(tmp_path: Path) -> None:
+    (record,) = read_rows(
+        tmp_path, {"messages": [message(SYSTEM) | {"content": "", "functions": "f"}, message(A), message(B)]}
+    )
+    assert [turn.as_message() for turn in record.pair.context] == [
+        {"role": "system", "content": "", "functions": "f"}
+    ]
+
+
 def test_a_single_exchange_stands_alone_unless_its_turns_say_more(tmp_path: Path) -> None:
     alone, more = read_rows(
         tmp_path, chat(Turn("system", " "), A, B), {"messages": [message(A) | {"name": "Ann"}, message(B)]}
@@ -180,6 +189,10 @@ TOOLS: list[tuple[dict[str, Any], str]] = [
                 {"from": name, "value": "x"} for name in ("human", "function_call", "observation", "gpt")
             ]
         },
+        "tools are called for the answer to turn 0",
+    ),
+    (
+        {"messages": [message(A), {"role": "assistant", "content": None, "function_calls": "add(1, 2)"}]},
         "tools are called for the answer to turn 0",
     ),
     (chat(A, B) | {"tools": [{"name": "add"}]}, "declares tools"),

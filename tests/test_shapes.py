@@ -319,6 +319,23 @@ def test_names_tell_which_fields_may_change_what_a_pair_means(name: str, value: 
     assert dict(place_fields(row, reading.given, []))[name] == place
 
 
+@pytest.mark.parametrize("turns", [[SAID[0], SAID[1] | {"weight": 0, "reasoning": "a"}]])
+def test_turns_as_json_text_are_looked_at_too(tmp_path: Path, turns: Any) -> None:
+    for given in (turns, json.dumps(turns)):
+        unused = open_rows(tmp_path, {"messages": given}).unused
+        assert unused == {"messages[].weight": 1, "messages[].reasoning": 1}
+
+
+def test_a_column_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    rows = [{"ask": Q, "reply": A}, {"ask": Q, "reply": A, "persona": "Be brief."}]
+    columns = {"instruction": "ask", "response": "reply", "system": "persona"}
+    assert len(open_rows(tmp_path, *rows, columns=columns)) == 2
+    with pytest.raises(DatasetError) as caught:
+        open_rows(tmp_path, *rows, columns=columns | {"response": "replay"})
+    assert "data.columns: no record has replay; want" in str(caught.value)
+    assert str(caught.value).endswith("ask, reply, persona")
+
+
 def test_a_system_message_of_the_turns_counts_before_a_field(tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Be brief."}, *SAID]
     dataset = open_rows(tmp_path, {"messages": turns, "system": "Be long."})

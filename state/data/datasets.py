@@ -11,7 +11,7 @@ from typing import cast
 from reflectune.state.config import DataConfig, OddKind
 from reflectune.state.data.account import Account
 from reflectune.state.data.rows import Reading, Record, RowReader
-from reflectune.state.data.sources import Source, open_source
+from reflectune.state.data.sources import Source, list_names, open_source
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import (
     Sample,
@@ -88,6 +88,13 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False, has_config: boo
     account = Account()
     for reading in read_rows(data, rows, allow_empty):
         account.add(reading, data.ignore)
+    missing = [field for field in data.columns.values() if field not in account.fields]
+    if account.rows and missing:
+        option = "data.columns" if has_config else "--columns"
+        raise DatasetError(
+            f"{source}: {option}: no record has {list_names(missing)}; want some of the fields that they "
+            f"have: {list_names(account.fields)}"
+        )
     complaints = [
         _complain(skipped, account, has_config)
         for skipped in account.skipped

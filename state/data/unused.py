@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from reflectune.state.data.fields import Given, is_empty
+from reflectune.state.data.fields import Given, is_empty, read_list
 
 __all__ = ["Place", "place_fields"]
 
@@ -44,6 +44,8 @@ def place_fields(row: Mapping[str, Any], given: Given, ignored: Sequence[str]) -
 def _place_in_turns(
     field: str, turns: object, given: Given, ignored: Sequence[str]
 ) -> Iterator[tuple[str, Place]]:
+    turns = read_list(turns)
+    turns = [turns] if isinstance(turns, dict) else turns
     if not isinstance(turns, list):
         return
     places: dict[str, Place] = {}
