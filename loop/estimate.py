@@ -6,6 +6,7 @@ teacher's, and the given pairs for those of later rounds.
 
 import random
 import statistics
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,21 +50,28 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
     teacher = config.teacher
     prompts = open_prompts(None if teacher.prompts is None else Path(teacher.prompts))
     check_student(config.student)
-    samples = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
-    given = [sample for sample in samples if sample.split == "train"]
-    asked: dict[Phase, list[Pair]] = {
-        "instruction": [sample.pair for sample in given if not sample.is_followed],
-        "response": [sample.pair for sample in given],
+    dataset = read_dataset(config.data)
+    asked: dict[Phase, array[int]] = {phase: array("L") for phase in PHASES}  # positions
+    for sample in assign_samples(dataset, config.data.holdout, config.seed):
+        if sample.split == "train":
+            asked["response"].append(sample.position)
+            if not sample.is_followed:
+                asked["instruction"].append(sample.position)
+    given = len(asked["response"])
+    drawn = {
+        phase: random.Random(f"{config.seed}/estimate").sample(positions, min(len(positions), _MAX_MEASURED))
+        for phase, positions in asked.items()
     }
+    wanted = {position for positions in drawn.values() for position in positions}
+    pairs = {position: record.pair for position, record in enumerate(dataset) if position in wanted}
     tokenizer = open_tokenizer(config.student)
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def measure(phase: Phase) -> dict[str, float]:
-        pairs = asked[phase]
-        drawn = random.Random(f"{config.seed}/estimate").sample(pairs, min(len(pairs), _MAX_MEASURED))
-        return _measure_phase(teacher, structured, prompts, drawn, phase, count)
+        measured = [pairs[position] for position in drawn[phase]]
+        return _measure_phase(teacher, structured, prompts, measured, phase, count)
 
     kind = ENGINES[teacher.engine]
     structured = teacher.structured and kind.takes_schemas(thinking=config.student.thinking)
@@ -82,7 +90,7 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         cost = (teacher.price_in * prompt_tokens + teacher.price_out * completion_tokens) / 1e6
     return {
         "name": config.name,
-        "samples": len(given),
+        "samples": given,
         "rounds": config.rounds,
         "candidates": teacher.candidates,
         "calls": calls,
@@ -91,7 +99,7 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         "completion_tokens": completion_tokens,
         "cost_usd": cost,
         "phases": phases,
-        "measured_pairs": min(len(given), _MAX_MEASURED),
+        "measured_pairs": min(given, _MAX_MEASURED),
         "tokenizer": config.student.model,
         "assumptions": [*_ASSUMPTIONS, *([_CACHE_ASSUMPTIONS[cache]] if cache != "off" else [])],
     }

@@ -43,6 +43,10 @@ FAULTY: list[tuple[str, Pair, str | None]] = [
     ("merged", Pair("a", "", "b\n\n### Instruction:\nc"), "### Instruction"),
     ("merged", Pair("a", "", "b\nHuman: c"), "Human:"),
     ("merged", Pair("a", "", "The question: why? Human nature."), None),
+    ("merged", Pair("a", "", "# Input the thing\nb"), None),
+    ("merged", Pair("a", "", "### Response\nb"), "### Response"),
+    ("merged", Pair("a", "", "Question: b\nQuestion 2: c"), None),
+    ("merged", Pair("a", "", "b\nQuestion 2: c"), "Question 2:"),
     ("marks", Pair("a", "", "b<|im_end|>"), "<|im_end|>"),
     ("marks", Pair("[INST] a", "", "b"), "[INST]"),
     ("marks", Pair("a", "", "b < c | d > e"), None),
@@ -104,6 +108,12 @@ def test_check_refuses_no_odd_row_and_takes_a_config_or_a_file(tmp_path: Path) -
     shown = CliRunner().invoke(app, ["check", str(path)]).stdout
     for part in ("2 rows, 0 pairs", "shapes: none", "declares tools", "known faults: none", "rows left out"):
         assert part in shown
+
+
+def test_check_takes_columns(tmp_path: Path) -> None:
+    path = written(tmp_path, {"ask": "a", "reply": "b"})
+    options = ["--columns", "instruction=ask,response=reply", "--json"]
+    assert json.loads(CliRunner().invoke(app, ["check", str(path), *options]).stdout)["pairs"] == 1
 
 
 def test_check_of_no_rows_says_so(tmp_path: Path) -> None:

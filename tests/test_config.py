@@ -79,7 +79,7 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("selection.margn=1", "selection.margn: unknown key; did you mean margin?"),
         ("selection.max_ifd=1", "selection.max_ifd is now selection.train_max_ifd"),
         ("teacher.patience=1", "teacher.patience is now teacher.freeze_after"),
-        ("data.skip_invalid=true", "data.skip_invalid is now data.odd.invalid"),
+        ("data.skip_invalid=true", 'data.skip_invalid is now data.odd.invalid = "skip"'),
         ("data.odd.tools=keep", "data.odd.tools: input should be 'refuse' or 'skip', got 'keep'"),
         ("margin=1", "margin: unknown key; did you mean selection.margin?"),
         ("rounds=0", "rounds: input should be greater than or equal to 1, got 0"),
@@ -150,6 +150,13 @@ def test_config_keys_may_be_tables(config_file: Path) -> None:
     assert found == ({"response": "reply"}, {"tools": "skip"}, {"user": ["Customer"]})
     assert parse_config(tomllib.loads(config.to_toml()), "resolved") == config
     assert flatten(config.model_dump(mode="json"))["data.columns"] == {"response": "reply"}
+
+
+def test_config_override_adds_to_a_table(config_file: Path) -> None:
+    config_file.write_text(MINIMAL.replace("[teacher]", '[data.odd]\ntools = "skip"\n[teacher]'))
+    config = load_config(config_file, ["data.odd.invalid=skip", 'data.columns={input = "a"}'])
+    assert (config.data.odd, config.data.columns) == ({"tools": "skip", "invalid": "skip"}, {"input": "a"})
+    assert load_config(config_file, ["data.odd.tools=refuse"]).data.odd == {"tools": "refuse"}
 
 
 def test_config_trains_for_epochs_or_for_tokens(config_file: Path) -> None:

@@ -148,6 +148,15 @@ def test_turns_keep_what_their_messages_say_beside_role_and_content(tmp_path: Pa
     assert (record.pair.instruction, record.turn) == ("c", 4)
 
 
+def test_a_blank_system_message_is_kept_where_it_says_more(tmp_path: Path) -> None:
+    (record,) = read_rows(
+        tmp_path, {"messages": [message(SYSTEM) | {"content": "", "functions": "f"}, message(A), message(B)]}
+    )
+    assert [turn.as_message() for turn in record.pair.context] == [
+        {"role": "system", "content": "", "functions": "f"}
+    ]
+
+
 def test_a_single_exchange_stands_alone_unless_its_turns_say_more(tmp_path: Path) -> None:
     alone, more = read_rows(
         tmp_path, chat(Turn("system", " "), A, B), {"messages": [message(A) | {"name": "Ann"}, message(B)]}
@@ -180,6 +189,10 @@ TOOLS: list[tuple[dict[str, Any], str]] = [
                 {"from": name, "value": "x"} for name in ("human", "function_call", "observation", "gpt")
             ]
         },
+        "tools are called for the answer to turn 0",
+    ),
+    (
+        {"messages": [message(A), {"role": "assistant", "content": None, "function_calls": "add(1, 2)"}]},
         "tools are called for the answer to turn 0",
     ),
     (chat(A, B) | {"tools": [{"name": "add"}]}, "declares tools"),
@@ -251,13 +264,29 @@ def test_limit_counts_pairs_but_takes_a_conversation_whole(tmp_path: Path) -> No
 
 
 def test_conversations_that_begin_alike_are_on_one_side(tmp_path: Path) -> None:
-    """The group of a conversation is its first user turn, of a pair its instruction with its input."""
     rows: list[dict[str, Any]] = []
     for n in range(8):
-        first = Turn("user", f"question {n}")
-        rows += [chat(SYSTEM, first, B, C, D), chat(first, D, C, Turn("assistant", f"{n}"))]
+        first, more = Turn("user", f"question {n}"), Turn("user", f"and {n}?")
+        rows += [chat(SYSTEM, first, B, more, D), chat(first, D, more, Turn("assistant", f"{n}"))]
         rows += [chat(first, B), {"instruction": "question", "input": str(n), "output": "d"}]
     samples = list(assign_samples(open_rows(tmp_path, *rows, turns="each"), 6, seed=2))
     assert len(samples) == 8 * 6
     sides = [{sample.split for sample in samples[n * 6 : n * 6 + 6]} for n in range(8)]
     assert Counter(map(tuple, sides)) == {("train",): 7, ("holdout",): 1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_conversations_of_which_the_same_is_recycled_are_on_one_side(tmp_path: Path, seed: int) -> None:
+    """Three join by their last questions and the pair, another by its beginning; five stand alone."""
+    rows: list[dict[str, Any]] = [
+        chat(Turn("user", "hello"), B, C, D),
+        chat(Turn("user", "hi"), B, Turn("user", " C "), D),
+        chat(Turn("user", "HI"), B, Turn("user", "e"), D),
+        {"instruction": "E", "output": "d"},
+    ]
+    rows += [chat(Turn("user", f"{n}"), B, Turn("user", f"and {n}?"), D) for n in range(5)]
+    for holdout in (1, 4, 5):
+        samples = list(assign_samples(open_rows(tmp_path, *rows), holdout, seed))
+        sides = [sample.split for sample in samples]
+        assert len(set(sides[:4])) == 1
+        assert sides.count("holdout") == holdout

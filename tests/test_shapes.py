@@ -79,6 +79,15 @@ PUBLIC: dict[str, tuple[str, dict[str, Any], Pair, dict[str, str]]] = {
         AFTER_SYSTEM,
         {"id": "meta", "system_prompt": "context"},
     ),
+    "NuminaMath": (
+        "question", {"problem": Q, "solution": A, "answer": "x"}, PAIR, {"answer": "meta"},
+    ),
+    "solution beside": (
+        "prompt",
+        {"prompt": Q, "response": A, "solution": "x", "explanation": "y"},
+        PAIR,
+        {"solution": "unused", "explanation": "unused"},
+    ),
     "GSM8K": ("question", {"question": Q, "answer": A}, PAIR, {}),
     "MetaMath": (
         "question",
@@ -235,6 +244,12 @@ COLUMNS: list[tuple[dict[str, str], dict[str, Any], Pair]] = [
     ({"messages": "dialog", "system": "persona"}, {"dialog": SAID, "persona": "Be brief."}, AFTER_SYSTEM),
     ({"history": "before"}, {"instruction": Q, "output": A, "before": [["Hi.", "Hello."]]}, AFTER_TALK),
     ({"instruction": "ask", "response": "reply"}, {"ask": Q, "reply": A, "messages": [1]}, PAIR),
+    # A field that is claimed is nothing else.
+    ({"instruction": "input", "response": "output"}, {"input": Q, "output": A}, PAIR),
+    ({"instruction": "system"}, {"system": Q, "output": A}, PAIR),
+    ({"input": "prompt"}, {"prompt": "p", "completion": "no", "instruction": Q, "output": A},
+     Pair(Q, "p", A)),
+    ({"system": "context"}, {"instruction": Q, "context": "Be brief.", "response": A}, AFTER_SYSTEM),
 ]  # fmt: skip
 
 
@@ -244,6 +259,34 @@ def test_columns_put_fields_of_other_names_in_their_place(
 ) -> None:
     (record,) = open_rows(tmp_path, row, columns=columns)
     assert record.pair == pair
+
+
+TALK = [*GPT[:1], {"from": "gpt", "value": "Why?"}, {"from": "human", "value": "Tell me."}]
+AFTER_WHY = Pair("Tell me.", "", A, (Turn("user", Q), Turn("assistant", "Why?")))
+ANSWERED: list[tuple[dict[str, Any], dict[str, Any], Pair, str]] = [
+    ({"conversations": TALK, "chosen": GPT[1], "rejected": GPT[1]}, {}, AFTER_WHY, "chosen"),
+    ({"messages": TALK, "chosen": A, "rejected": LONG}, {}, AFTER_WHY, "chosen"),
+    ({"messages": TALK, "chosen": GPT[1:], "rejected": GPT[1:]}, {}, AFTER_WHY, "chosen"),
+    ({"messages": TALK, "response": A}, {}, AFTER_WHY, "response"),
+    ({"messages": SAID[:1], "output": A}, {}, PAIR, "output"),
+    ({"talk": TALK, "reply": A}, {"columns": {"messages": "talk", "response": "reply"}}, AFTER_WHY, "reply"),
+    ({"talk": TALK, "answer": A}, {"columns": {"messages": "talk"}}, AFTER_WHY, "answer"),
+]
+
+
+@pytest.mark.parametrize(("row", "settings", "pair", "field"), ANSWERED, ids=range(len(ANSWERED)))
+def test_turns_that_end_with_a_question_take_the_answer_beside_them(
+    tmp_path: Path, row: dict[str, Any], settings: dict[str, Any], pair: Pair, field: str
+) -> None:
+    dataset = open_rows(tmp_path, row, **settings)
+    assert [record.pair for record in dataset] == [pair]
+    assert dataset.account.fields[field] == {"pair": 1}
+    assert dataset.unused == {}
+
+
+def test_turns_that_end_with_an_answer_take_no_other(tmp_path: Path) -> None:
+    for more in ({"response": "other"}, {"chosen": "other"}):
+        assert [record.pair for record in open_rows(tmp_path, {"messages": SAID} | more)] == [PAIR]
 
 
 @pytest.mark.parametrize(
@@ -274,6 +317,23 @@ def test_names_tell_which_fields_may_change_what_a_pair_means(name: str, value: 
     reading = RowReader(DataConfig(path="x")).read("index 0", row)
     assert reading.given is not None
     assert dict(place_fields(row, reading.given, []))[name] == place
+
+
+@pytest.mark.parametrize("turns", [[SAID[0], SAID[1] | {"weight": 0, "reasoning": "a"}]])
+def test_turns_as_json_text_are_looked_at_too(tmp_path: Path, turns: Any) -> None:
+    for given in (turns, json.dumps(turns)):
+        unused = open_rows(tmp_path, {"messages": given}).unused
+        assert unused == {"messages[].weight": 1, "messages[].reasoning": 1}
+
+
+def test_a_column_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    rows = [{"ask": Q, "reply": A}, {"ask": Q, "reply": A, "persona": "Be brief."}]
+    columns = {"instruction": "ask", "response": "reply", "system": "persona"}
+    assert len(open_rows(tmp_path, *rows, columns=columns)) == 2
+    with pytest.raises(DatasetError) as caught:
+        open_rows(tmp_path, *rows, columns=columns | {"response": "replay"})
+    assert "data.columns: no record has replay; want" in str(caught.value)
+    assert str(caught.value).endswith("ask, reply, persona")
 
 
 def test_a_system_message_of_the_turns_counts_before_a_field(tmp_path: Path) -> None:

@@ -325,6 +325,8 @@ def test_an_object_with_one_list_of_records_gives_these(tmp_path: Path, layout: 
         {"conversations": [{"from": "human", "value": "a"}], "tools": [{"type": "function", "function": {}}]},
         {"prompt": "a", "completion": "b", "tools": [{"name": "f", "parameters": {}}]},
         {"instruction": "a", "output": "b", "history": [["c", "d"]], "tags": []},
+        {"conversations": [{"speaker": "human", "text": "a"}, {"speaker": "bot", "text": "b"}]},
+        {"question": "a", "answer": "b", "sources": [{"title": "c"}], "passages": [{"title": "d"}]},
     ],
 )
 def test_a_single_record_is_one(tmp_path: Path, row: dict[str, Any]) -> None:
@@ -406,6 +408,9 @@ def test_a_folder_of_several_splits_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path)
     assert f'several splits (test, train); give the files of one, as "{tmp_path}/*train*"' in message
     assert rows_of(f"{tmp_path}/*train*") == ROWS * 2
+    (tmp_path / "train-00001-of-00002.json").rename(tmp_path / "valid.json")
+    assert f'(test, train, valid); give the files of one, as "{tmp_path}/*train*"' in refusal(tmp_path)
+    (tmp_path / "valid.json").rename(tmp_path / "train-00001-of-00002.json")
     (tmp_path / "test-00000-of-00001.json").rename(tmp_path / "attested.json")
     assert len(read(tmp_path)) == 6
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from reflectune.loop.cli import common
+from reflectune.loop.cli.data import _read_columns
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
@@ -95,6 +96,9 @@ def check(
     data: Annotated[Path, typer.Argument(help="File of pairs, or a run's config file.", show_default=False)],
     format: Annotated[DataFormat | None, typer.Option(help="How a row holds its pair.")] = None,
     turns: Annotated[Turns | None, typer.Option(help="Which exchange of a conversation counts.")] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="NAME=FIELD,...", help="Fields of other names, as instruction=query.")
+    ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Check only the first so many pairs.")] = None,
     as_json: common.Json = False,
 ) -> None:
@@ -102,7 +106,7 @@ def check(
     from reflectune.loop.check import check_data, render_check
     from reflectune.state.config import DataConfig, load_config
 
-    given = {"format": format, "turns": turns, "limit": limit}
+    given = {"format": format, "turns": turns, "limit": limit, "columns": _read_columns(columns) or None}
     changes = {name: value for name, value in given.items() if value is not None}
     if data.suffix == ".toml":
         config = load_config(data).data.model_copy(update=changes)

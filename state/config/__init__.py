@@ -77,8 +77,9 @@ _NO_PATHS = {"teacher.model": (SELF,), "student.template": ("chat", "plain")}
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, override and check a config file.
 
-    An override is "section.key=value"; a value is read as TOML, else as a plain string. Relative paths are
-    relative to the file's folder, in overrides to the working directory.
+    An override is "section.key=value"; a value is read as TOML, else as a plain string. It leaves a table's
+    other keys as they are. Relative paths are relative to the file's folder, in overrides to the working
+    directory.
 
     Raises:
         ConfigError: file missing or not TOML, unknown key, impossible value.
@@ -89,7 +90,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         _assign(changed, override)
     resolve_paths(changed, Path())
     for key, value in flatten(changed).items():
-        set_key(values, key, value)
+        before = _get_key(values, key)
+        is_table = isinstance(before, dict) and isinstance(value, dict)
+        set_key(values, key, before | value if is_table else value)
     return parse_config(values, source=str(path))
 
 
@@ -231,6 +234,8 @@ def _explain(detail: ErrorDetails) -> str:
     location = [str(part) for part in detail["loc"]]
     where = ".".join(location)
     match detail["type"]:
+        case "extra_forbidden" if where == "data.skip_invalid":
+            return f'{where} is now {_RENAMED[where]} = "skip"'
         case "extra_forbidden" if where in _RENAMED:
             return f"{where} is now {_RENAMED[where]}"
         case "extra_forbidden":

@@ -60,7 +60,7 @@ class DataConfig(Section):
     limit: int | None = Field(default=None, ge=1)
     """Take only the first so many pairs."""
     holdout: StrictInt | StrictFloat = Field(default=0.05, ge=0)
-    """Pairs kept apart for evaluation: a count (60) or a share (0.05). Whole instructions are held out."""
+    """Pairs kept apart for evaluation: a count (60) or a share (0.05). Equal instructions stay together."""
     ignore: list[str] = []
     """Fields that are known not to matter: kept with the sample, and no longer warned about."""
     odd: dict[OddKind, Literal["refuse", "skip"]] = {}

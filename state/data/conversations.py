@@ -25,6 +25,7 @@ _RESULTS = (
     "tool", "function", "observation", "ipython", "environment", "tool_response", "tool_result",
     "function_response", "function-response",
 )  # fmt: skip
+_CALLING = ("tool_calls", "function_call", "function_calls")  # fields of a turn
 _SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text")
 _MEDIA = ("image", "image_url", "input_image", "audio", "input_audio", "video", "video_url", "file")
 
@@ -38,7 +39,7 @@ def name_roles(more: Mapping[Any, Sequence[str]]) -> dict[str, str]:
 
 
 def read_turns(value: object, field: str, roles: Mapping[str, str]) -> tuple[Turn, ...]:
-    """The turns of a field, but for blank system messages.
+    """The turns of a field, but for system messages that say nothing.
 
     A list of messages (role and content, from and value), of texts by user and assistant in turn, or of
     exchanges ({input, output}, or [user's text, assistant's]); or JSON text of one; or a transcript.
@@ -47,7 +48,7 @@ def read_turns(value: object, field: str, roles: Mapping[str, str]) -> tuple[Tur
     if not isinstance(given, list):
         raise Refusal("invalid", f"{field} is not a list of turns")
     turns = [turn for index, item in enumerate(given) for turn in _read_item(item, index, field, roles)]
-    return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
+    return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip() or turn.more)
 
 
 def is_transcript(value: object) -> TypeGuard[str]:
@@ -75,7 +76,7 @@ def find_exchanges(turns: Sequence[Turn]) -> Iterator[int | Refusal]:
 def _is_of_tools(turn: Turn) -> bool:
     if turn.role in ("assistant", "system"):
         more = json.loads(turn.more) if turn.more else {}
-        return not all(is_empty(more.get(name)) for name in ("tool_calls", "function_call"))
+        return not all(is_empty(more.get(name)) for name in _CALLING)
     return True
 
 
@@ -103,7 +104,7 @@ def _read_message(message: dict[str, Any], roles: Mapping[str, str]) -> Turn:
         raise Refusal("roles", f"a turn by {list_names([name])}")
     rest = {key: value for key, value in message.items() if key not in (speaker, said) and value is not None}
     more = json.dumps(jsonable(rest), ensure_ascii=False) if rest else ""
-    is_call = any(not is_empty(rest.get(name)) for name in ("tool_calls", "function_call"))
+    is_call = any(not is_empty(rest.get(name)) for name in _CALLING)
     return Turn(role, _read_content(message.get(said), said, may_lack=is_call), more)
 
 

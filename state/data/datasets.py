@@ -11,7 +11,7 @@ from typing import cast
 from reflectune.state.config import DataConfig, OddKind
 from reflectune.state.data.account import Account
 from reflectune.state.data.rows import Reading, Record, RowReader
-from reflectune.state.data.sources import Source, open_source
+from reflectune.state.data.sources import Source, list_names, open_source
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import (
     Sample,
@@ -88,6 +88,13 @@ def read_dataset(data: DataConfig, *, allow_empty: bool = False, has_config: boo
     account = Account()
     for reading in read_rows(data, rows, allow_empty):
         account.add(reading, data.ignore)
+    missing = [field for field in data.columns.values() if field not in account.fields]
+    if account.rows and missing:
+        option = "data.columns" if has_config else "--columns"
+        raise DatasetError(
+            f"{source}: {option}: no record has {list_names(missing)}; want some of the fields that they "
+            f"have: {list_names(account.fields)}"
+        )
     complaints = [
         _complain(skipped, account, has_config)
         for skipped in account.skipped
@@ -131,37 +138,40 @@ def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, se
 
     An id is a position, and a hash of the pair's texts and of how often they came before, which outlives a
     reordering of the data. Whole instructions are held out, with all their records: those that are equal but
-    for case and white space count as one. They are drawn in an order that depends on the seed and on
-    their text alone, until the wanted number of records is reached or first exceeded.
+    for case and white space count as one, and a conversation joins the one that it begins with to those that
+    are recycled of it. They are drawn in an order that depends on the seed and on their text alone, until the
+    wanted number of records is reached or first exceeded.
 
     `holdout` is a count (int), or a share of all (float; above 0 it is at least one record). A DatasetError
-    where nothing would be left to train on. The records are read twice; of each, a hash of 16 bytes is held.
+    where nothing would be left to train on. The records are read twice; of each different
+    instruction, a hash of 16 bytes is held.
     """
     is_share = isinstance(holdout, float) and holdout > 0
     wanted = max(1, round(holdout * len(records))) if is_share else int(holdout)
-    groups = Counter(_instruction_group(record, seed) for record in records) if wanted else Counter()
+    groups = _Groups(seed)
+    counts = groups.count(records) if wanted else Counter()
     held: set[bytes] = set()
     room = wanted
-    for group in sorted(groups):
-        if groups[group] <= room:
+    for group in sorted(counts):
+        if counts[group] <= room:
             held.add(group)
-            room -= groups[group]
+            room -= counts[group]
     if wanted and not held:
-        held.add(min(sorted(groups), key=lambda group: groups[group]))
-    if held and len(held) == len(groups):
+        held.add(min(sorted(counts), key=lambda group: counts[group]))
+    if held and len(held) == len(counts):
         raise DatasetError(
             f"data.holdout = {holdout} holds out all {len(records)} pairs (different instructions: "
-            f"{len(groups)}) and leaves none to train on; lower it, or set it to 0"
+            f"{len(counts)}) and leaves none to train on; lower it, or set it to 0"
         )
-    return _make_samples(records, held, seed)
+    return _make_samples(records, held, groups)
 
 
-def _make_samples(records: Iterable[Record], held: Container[bytes], seed: int) -> Iterator[Sample]:
+def _make_samples(records: Iterable[Record], held: Container[bytes], groups: "_Groups") -> Iterator[Sample]:
     occurrences: Counter[bytes] = Counter()
     for position, record in enumerate(records):
         pair_hash = record.pair.content_hash
         known = bytes.fromhex(pair_hash)
-        is_held_out = bool(held) and _instruction_group(record, seed) in held
+        is_held_out = bool(held) and groups.find(record) in held
         id = sample_id(position, pair_hash, occurrences[known])
         split: Split = "holdout" if is_held_out else "train"
         given = record.pair, record.meta, record.conversation, record.turn
@@ -179,9 +189,43 @@ def dataset_hash(sample_ids: Iterable[str]) -> str:
     return hash_stream(map(content_part, sample_ids))
 
 
-def _instruction_group(record: Record, seed: int) -> bytes:
-    """What is the same for records that begin alike: a hash that puts their beginnings in random order."""
-    text = f"{record.pair.instruction} {record.pair.input}"
-    if record.conversation is not None:
-        text = next(turn.content for turn in record.conversation.turns if turn.role == "user")
-    return bytes.fromhex(content_hash(seed, " ".join(text.casefold().split())))
+class _Groups:
+    """What instructions belong together, as a union-find over hashes that put them in random order."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._above: dict[bytes, bytes] = {}  # a smaller hash of the same group; the smallest has none
+
+    def count(self, records: Iterable[Record]) -> Counter[bytes]:
+        """How many records each group has, once all of them have joined what they must."""
+        found: Counter[bytes] = Counter()
+        for record in records:
+            begins = self._hash_beginning(record)
+            found[begins] += 1
+            if record.conversation is not None:
+                asked = self._hash(f"{record.pair.instruction} {record.pair.input}")
+                low, high = sorted((self._find_root(begins), self._find_root(asked)))
+                if low != high:
+                    self._above[high] = low
+        counts: Counter[bytes] = Counter()
+        for begins, number in found.items():
+            counts[self._find_root(begins)] += number
+        return counts
+
+    def find(self, record: Record) -> bytes:
+        """The group of a record that was counted."""
+        return self._find_root(self._hash_beginning(record))
+
+    def _hash_beginning(self, record: Record) -> bytes:
+        if record.conversation is None:
+            return self._hash(f"{record.pair.instruction} {record.pair.input}")
+        return self._hash(next(turn.content for turn in record.conversation.turns if turn.role == "user"))
+
+    def _hash(self, text: str) -> bytes:
+        return bytes.fromhex(content_hash(self._seed, " ".join(text.casefold().split())))
+
+    def _find_root(self, hash: bytes) -> bytes:
+        while (above := self._above.get(hash)) is not None:
+            self._above[hash] = self._above.get(above, above)  # halves the way for the next time
+            hash = above
+        return hash

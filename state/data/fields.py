@@ -19,9 +19,9 @@ __all__ = ["Given", "Refusal", "is_empty", "jsonable", "read_list", "read_text"]
 class Refusal(Exception):
     """A row, or one exchange of it, cannot be read as a pair."""
 
-    def __init__(self, kind: OddKind, detail: str) -> None:
+    def __init__(self, kind: OddKind, detail: str, *, is_blank: bool = False) -> None:
         super().__init__(detail)
-        self.kind = kind
+        self.kind, self.is_blank = kind, is_blank  # blank: a text is there and says nothing
 
 
 @dataclass(slots=True)

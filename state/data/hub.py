@@ -29,7 +29,6 @@ class Hub:
             self._rows: Any = datasets.load_dataset(
                 data.hf, data.subset, split=data.split, streaming=bool(is_near and is_whole)
             )
-            self.columns: list[str] = self._rows.column_names or list(next(iter(self._rows), {}))
         except Exception as error:
             raise self._unreadable(error) from error
 

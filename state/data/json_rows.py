@@ -18,7 +18,12 @@ _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_TOKEN = len(r"\ud83d\ude00")  # that could be torn, but for strings and numbers
 # Fields of turns and of tools, of which a list is part of one record.
-_PARTS = {"role", "from", "function", "parameters"}
+_PARTS = {"role", "from", "speaker", "function", "parameters"}
+# Fields of pairs: an object that has one is a record, whatever lists are beside it.
+_OF_PAIRS = {
+    "answer", "chosen", "completion", "conversation", "conversations", "instruction", "messages", "output",
+    "problem", "prompt", "query", "question", "response", "solution",
+}  # fmt: skip
 
 
 def read_array(open_text: Callable[[], TextIO], name: str) -> Iterator[tuple[str, object]]:
@@ -54,15 +59,16 @@ def read_objects(open_text: Callable[[], TextIO], name: str) -> Iterator[tuple[s
 
 def _find_list(reader: "_Reader", name: str) -> str | None:
     """The field of a text's only object that holds the records; None where its objects are the records."""
-    fields = []
+    fields, beside = [], set()
     for key in reader.names():
+        beside.add(key)
         if reader.peek() != "[":
             reader.value()
         elif {isinstance(element, dict) and not element.keys() & _PARTS for element in reader.elements()} == {
             True
         }:
             fields.append(key)
-    if reader.peek() or not fields:
+    if reader.peek() or not fields or (beside - {*fields}) & _OF_PAIRS:
         return None
     if len(fields) > 1:
         raise DatasetError(

@@ -19,10 +19,10 @@ _PLACEHOLDERS = {
     "<noinput>", "<no input>", "noinput", "no input", "none", "n/a", "na", "nan", "null", "undefined", "-",
     "[blank]", "<blank>", "todo", "tbd",
 }  # fmt: skip
-_MERGED = re.compile(
-    r"^\s*(#+ *(instruction|input|response|human|assistant|user)\b|(instruction|human|user|question) ?\d*:)",
-    re.IGNORECASE | re.MULTILINE,
+_HEADING = re.compile(
+    r"^\s*#+ *(instruction|input|response|human|assistant|user)(?= *(:|$))", re.IGNORECASE | re.MULTILINE
 )
+_ASKING = re.compile(r"^\s*(instruction|human|user|question) ?\d*:", re.IGNORECASE | re.MULTILINE)
 _MARKS = re.compile(r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>")
 
 
@@ -60,6 +60,12 @@ def _find_first(pattern: re.Pattern[str], text: str) -> str | None:
     return found[0].strip() if found else None
 
 
+def _find_merged(response: str) -> str | None:
+    # A response that begins with such a word was asked for a dialogue or a list of questions.
+    asking = None if _ASKING.match(response) else _find_first(_ASKING, response)
+    return _find_first(_HEADING, response) or asking
+
+
 RULES = (
     Rule("placeholder-input", "a word that stands for no input", lambda pair: _is_placeholder(pair.input)),
     Rule(
@@ -72,7 +78,7 @@ RULES = (
     ),
     Rule(
         "merged", "a response that goes on with another instruction",
-        lambda pair: _find_first(_MERGED, pair.response),
+        lambda pair: _find_merged(pair.response),
     ),
     Rule(
         "marks", "marks of a chat template within the texts",
@@ -95,7 +101,7 @@ def find_faults(read: Callable[[], Iterable[Reading]], count: Callable[[Reading]
     for reading in read():
         count(reading)
         for refusal in reading.refusals:
-            if str(refusal).startswith("blank "):
+            if refusal.is_blank:
                 blank.add(f"{reading.where}: {refusal}")
         for record in reading.records:
             for rule, fault in zip(RULES, faults, strict=True):

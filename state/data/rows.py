@@ -81,7 +81,7 @@ class RowReader:
         pair = Pair(*asked, turns[exchange + 1].content, turns[:exchange])
         for name, text in (("instruction", pair.instruction), ("response", pair.response)):
             if not self.allow_empty and not text.strip():
-                raise Refusal("invalid", f"blank {name}")
+                raise Refusal("invalid", f"blank {name}", is_blank=True)
         return pair
 
     def _choose_exchanges(self, given: Given) -> list[int | Refusal]:

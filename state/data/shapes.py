@@ -17,22 +17,24 @@ __all__ = ["MAPPED", "SHAPES", "Shape", "list_shapes", "read_given"]
 
 Shape = dict[Column, tuple[str, ...]]  # where each part may be; the first field that is there counts
 
+_ANSWERS = ("chosen", "response", "output", "completion", "answer")  # beside turns that end with a question
+
 # Where a row has several shapes, the first of these counts: what was chosen says more than the prompt
 # beside it, a conversation may hold more than the fields beside it.
 SHAPES: dict[str, Shape] = {
     "preference": {"instruction": ("prompt", "question", "instruction"), "response": ("chosen",)},
-    "messages": {"messages": ("messages",)},
-    "sharegpt": {"messages": ("conversations", "conversation")},
+    "messages": {"messages": ("messages",), "response": _ANSWERS},
+    "sharegpt": {"messages": ("conversations", "conversation"), "response": _ANSWERS},
     "dolly": {"instruction": ("instruction",), "input": ("context",), "response": ("response",)},
     "alpaca": {
         "instruction": ("instruction",), "input": ("input",),
         "response": ("output", "response", "generation"),
     },
     "question": {
-        "instruction": ("question", "query", "problem"), "response": ("answer", "response", "solution"),
+        "instruction": ("question", "query", "problem"), "response": ("solution", "answer", "response"),
     },
     "prompt": {"instruction": ("prompt",), "response": ("completion", "response")},
-    "ultrachat": {"messages": ("data",)},
+    "ultrachat": {"messages": ("data",), "response": _ANSWERS},
 }  # fmt: skip
 MAPPED = "columns"  # the shape that data.columns makes up
 _BESIDE: Shape = {"system": ("system", "system_prompt"), "history": ("history",)}
@@ -41,12 +43,28 @@ _BESIDE: Shape = {"system": ("system", "system_prompt"), "history": ("history",)
 def list_shapes(format: str, columns: Mapping[Column, str]) -> dict[str, Shape]:
     """The shapes to look for, by name: those of a configured format, with the fields of data.columns."""
     own: Shape = {column: (field,) for column, field in columns.items()}
-    if "messages" in own or {"instruction", "response"} <= set(own):
-        return {MAPPED: _BESIDE | own if "messages" in own else _BESIDE | {"input": ("input",)} | own}
-    known = SHAPES if format == "auto" else {format: SHAPES[format]}
-    if own.keys() & {"instruction", "input", "response"}:
-        known = {name: shape for name, shape in known.items() if "messages" not in shape}
-    return {name: _BESIDE | shape | own for name, shape in known.items()}
+    if "messages" in own:
+        known: dict[str, Shape] = {MAPPED: {"response": _ANSWERS}}
+    elif {"instruction", "response"} <= set(own):
+        known = {MAPPED: {"input": ("input",)}}
+    else:
+        known = SHAPES if format == "auto" else {format: SHAPES[format]}
+        if own.keys() & {"instruction", "input", "response"}:
+            known = {name: shape for name, shape in known.items() if "messages" not in shape}
+    claimed = set(columns.values())
+    shapes = {
+        name: {
+            column: tuple(field for field in fields if field not in claimed)
+            for column, fields in (_BESIDE | shape).items()
+        }
+        | own
+        for name, shape in known.items()
+    }
+    return {
+        name: shape
+        for name, shape in shapes.items()
+        if all(shape.get(column, True) for column in ("messages", "instruction", "response"))
+    }
 
 
 def read_given(row: Mapping[str, Any], shapes: dict[str, Shape], roles: Mapping[str, str]) -> Given:
@@ -54,11 +72,15 @@ def read_given(row: Mapping[str, Any], shapes: dict[str, Shape], roles: Mapping[
     for name, shape in shapes.items():
         found = {column: field for column, fields in shape.items() if (field := _find(row, fields))}
         if "messages" in found:
-            given = _read_conversation(row, found["messages"], roles)
+            given = _read_conversation(row, found["messages"], found.get("response"), roles)
+        elif "messages" in shape:
+            continue
         elif name == "dolly" and "input" not in found:
             continue  # it is the context that makes it one
         elif "response" in found and _is_turns(row[found["response"]], name):
             given = _read_answers(row, found, roles)
+            if all(turn.role != "user" for turn in given.turns):
+                continue  # the question stands in other turns
         elif {"instruction", "response"} <= set(found):
             given = _read_columns(row, found, roles)
             given.fields.update({field: "pair" for field in shape.get("input", ()) if field in row})
@@ -84,6 +106,8 @@ def _find(row: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
 
 
 def _has(row: Mapping[str, Any], shape: Shape) -> bool:
+    if "messages" in shape:
+        return _find(row, shape["messages"]) is not None
     return all(_find(row, fields) for column, fields in shape.items() if column != "input")
 
 
@@ -95,8 +119,19 @@ def _say_what_lacks(row: Mapping[str, Any], shapes: dict[str, Shape]) -> str:
     return f"no {wanted[0] if len(wanted) == 1 else 'known pair'}; its fields: {list_names(row)}"
 
 
-def _read_conversation(row: Mapping[str, Any], field: str, roles: Mapping[str, str]) -> Given:
-    return Given([*read_turns(row[field], field, roles)], {field: "pair"})
+def _read_conversation(
+    row: Mapping[str, Any], field: str, answer: str | None, roles: Mapping[str, str]
+) -> Given:
+    """A list of turns, with the answer of another field where they end with a question."""
+    given = Given([*read_turns(row[field], field, roles)], {field: "pair"})
+    if answer and given.turns and given.turns[-1].role == "user" and not is_empty(row[answer]):
+        value = [row[answer]] if isinstance(row[answer], dict) else row[answer]
+        is_text = isinstance(value, str)
+        given.turns += (
+            [Turn("assistant", read_text(row, answer))] if is_text else read_turns(value, answer, roles)
+        )
+        given.fields[answer] = "pair"
+    return given
 
 
 def _read_columns(row: Mapping[str, Any], found: Mapping[Column, str], roles: Mapping[str, str]) -> Given:

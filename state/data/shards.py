@@ -41,9 +41,10 @@ def find_files(path: Path) -> dict[Path, str]:
         raise DatasetError(f"{path}: {_nothing(path, found)}")
     splits = sorted({match[1].lower() for file in files if (match := _SPLIT.search(file.name))})
     if path.is_dir() and len(splits) > 1:
+        one = "train" if "train" in splits else splits[-1]
         raise DatasetError(
             f"{path}: its files are of several splits ({', '.join(splits)}); "
-            f'give the files of one, as "{path}/*{splits[-1]}*" or another pattern'
+            f'give the files of one, as "{path}/*{one}*" or another pattern'
         )
     root = os.path.commonpath([file.parent for file in files])
     return {file: f"{os.path.relpath(file, root)}, " for file in files}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from reflectune.state.data.fields import Given, is_empty
+from reflectune.state.data.fields import Given, is_empty, read_list
 
 __all__ = ["Place", "place_fields"]
 
@@ -16,9 +16,9 @@ Place = Literal["pair", "context", "meta", "ignored", "unused", "refused"]
 # Words in the names of fields whose texts and lists bear on a pair, and of those whose numbers do.
 _TELLING = {
     "audio", "background", "constraint", "constraints", "context", "contexts", "cot", "doc", "docs",
-    "document", "documents", "evidence", "file", "files", "functions", "history", "image", "images",
-    "input", "inputs", "knowledge", "passage", "passages", "persona", "rationale", "reasoning", "rules",
-    "system", "thinking", "thought", "thoughts", "tools", "video", "videos",
+    "document", "documents", "evidence", "explanation", "file", "files", "functions", "history", "image",
+    "images", "input", "inputs", "knowledge", "passage", "passages", "persona", "rationale", "reasoning",
+    "rules", "solution", "system", "thinking", "thought", "thoughts", "tools", "video", "videos",
 }  # fmt: skip
 _WEIGHING = {"label", "labels", "mask", "weight", "weights"}
 _LONG = 200  # characters of a text that may well matter, whatever its field is called
@@ -44,6 +44,8 @@ def place_fields(row: Mapping[str, Any], given: Given, ignored: Sequence[str]) -
 def _place_in_turns(
     field: str, turns: object, given: Given, ignored: Sequence[str]
 ) -> Iterator[tuple[str, Place]]:
+    turns = read_list(turns)
+    turns = [turns] if isinstance(turns, dict) else turns
     if not isinstance(turns, list):
         return
     places: dict[str, Place] = {}
