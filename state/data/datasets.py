@@ -14,6 +14,7 @@ from reflectune.state.data.rows import Reading, Record, RowReader
 from reflectune.state.data.sources import Source, list_names, open_source
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import (
+    Conversation,
     Sample,
     SkippedRows,
     Split,
@@ -138,9 +139,9 @@ def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, se
 
     An id is a position, and a hash of the pair's texts and of how often they came before, which outlives a
     reordering of the data. Whole instructions are held out, with all their records: those that are equal but
-    for case and white space count as one, and a conversation joins the one that it begins with to those that
-    are recycled of it. They are drawn in an order that depends on the seed and on their text alone, until the
-    wanted number of records is reached or first exceeded.
+    for case and white space count as one, and a conversation joins the one that it begins with to the first
+    that is recycled of it. They are drawn in an order that depends on the seed and on their text alone, until
+    the wanted number of records is reached or first exceeded.
 
     `holdout` is a count (int), or a share of all (float; above 0 it is at least one record). A DatasetError
     where nothing would be left to train on. The records are read twice; of each different
@@ -199,10 +200,12 @@ class _Groups:
     def count(self, records: Iterable[Record]) -> Counter[bytes]:
         """How many records each group has, once all of them have joined what they must."""
         found: Counter[bytes] = Counter()
+        last: Conversation | None = None
         for record in records:
             begins = self._hash_beginning(record)
             found[begins] += 1
-            if record.conversation is not None:
+            # Of a conversation that gives several, the first: later ones are often as short as "Go on."
+            if record.conversation is not last and (last := record.conversation) is not None:
                 asked = self._hash(f"{record.pair.instruction} {record.pair.input}")
                 low, high = sorted((self._find_root(begins), self._find_root(asked)))
                 if low != high:

@@ -70,7 +70,12 @@ def list_shapes(format: str, columns: Mapping[Column, str]) -> dict[str, Shape]:
 def read_given(row: Mapping[str, Any], shapes: dict[str, Shape], roles: Mapping[str, str]) -> Given:
     """What the row holds, by the first of these shapes whose fields are there."""
     for name, shape in shapes.items():
-        found = {column: field for column, fields in shape.items() if (field := _find(row, fields))}
+        if all(map(row.keys().isdisjoint, shape.values())):
+            continue
+        found = {}
+        for column, fields in shape.items():
+            if field := _find(row, fields):
+                found[column] = field
         if "messages" in found:
             given = _read_conversation(row, found["messages"], found.get("response"), roles)
         elif "messages" in shape:
@@ -102,7 +107,10 @@ def _is_turns(value: object, shape: str = "") -> bool:
 
 
 def _find(row: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
-    return next((field for field in fields if row.get(field) is not None), None)
+    for field in fields:
+        if row.get(field) is not None:
+            return field
+    return None
 
 
 def _has(row: Mapping[str, Any], shape: Shape) -> bool:

@@ -23,7 +23,7 @@ import torch
 
 from reflectune.agents.student.student import Student
 from reflectune.loop.progress import LineDisplay
-from reflectune.loop.score import score_dataset
+from reflectune.loop.score import open_data, score_dataset
 from reflectune.state.config import DataConfig, StudentConfig
 from reflectune.state.data.datasets import read_dataset
 from reflectune.state.records import TERMS, Pair
@@ -148,7 +148,7 @@ def _measure(task: str, folder: Path, number: int, threads: int) -> dict[str, fl
 
 def _score(data: DataConfig, student: StudentConfig, path: Path) -> None:
     with path.open("w", encoding="utf-8") as out:
-        score_dataset(data, student, None, out, LineDisplay())
+        score_dataset(open_data(data), student, None, out, LineDisplay())
 
 
 def _student(model: Path, threads: int) -> StudentConfig:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from reflectune.loop.progress import LineDisplay
-from reflectune.loop.score import score_dataset
+from reflectune.loop.score import open_data, score_dataset
 from reflectune.state.config import DataConfig
 from reflectune.state.records import Term
 from tests.bench.results import SHARED, options, publish, table
@@ -50,7 +50,7 @@ def measure_differences(pairs: int, threads: int) -> list[Difference]:
     """What `reflectune score` makes of the first pairs, against the reference."""
     figures = SHARED / "reference" / "figures.jsonl"
     reference = [json.loads(line)["loss"] for line in figures.read_text(encoding="utf-8").splitlines()]
-    data = DataConfig(path=str(SHARED / "reference" / "alpaca-300.json"), limit=pairs)
+    data = open_data(DataConfig(path=str(SHARED / "reference" / "alpaca-300.json"), limit=pairs))
     out = io.StringIO()
     score_dataset(data, run_config(STUDENT, TEMPLATE, "float32", threads).student, None, out, LineDisplay())
     lines = [json.loads(line)["nll"] for line in out.getvalue().splitlines()]
