@@ -225,6 +225,13 @@ def test_turns_keep_their_fields_in_messages_and_sharegpt(tmp_path: Path) -> Non
     ]
 
 
+def test_sharegpt_marks_fields_of_turns_that_are_called_as_its_own(tmp_path: Path) -> None:
+    turn = Turn("user", "Add.", '{"value": 0.5, "from": "web", "given_from": 1}')
+    write_records(tmp_path / "s", "sharegpt", lambda: [Exported((turn, EXCHANGE[1]))])
+    told = {"given_value": 0.5, "given_from": "web", "given_given_from": 1}
+    assert rows_of(tmp_path / "s")[0]["conversations"][0] == {"from": "human", "value": "Add."} | told
+
+
 def test_parquet_holds_messages_as_structs_and_objects_in_them_as_json(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     write_records(path, "messages", lambda: [Exported(EXCHANGE), Exported(TOOLS)])

@@ -167,7 +167,9 @@ def _turn(turn: Turn, layout: Layout) -> Row:
     if layout == "messages":
         return message
     more = {name: value for name, value in message.items() if name not in ("role", "content")}
-    return {"from": _SHAREGPT.get(turn.role, turn.role), "value": turn.content} | more
+    row = {"from": _SHAREGPT.get(turn.role, turn.role), "value": turn.content}
+    add_given(row, more, taken=())
+    return row
 
 
 def _alpaca(record: Exported) -> Row:
