@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reflectune.state.config import DataConfig
 from reflectune.state.data.datasets import read_dataset
-from reflectune.state.data.exports import Exported, ExportFormat, user_turn, write_records
+from reflectune.state.data.exports import Exported, ExportFormat, retell, user_turn, write_records
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Turn
 
@@ -167,7 +167,7 @@ def test_alpaca_has_the_context_in_system_and_history(
 
 
 def test_alpaca_preferences_have_the_context_too(tmp_path: Path) -> None:
-    preference = Exported(CONVERSATION, ("Add.", "1 2"), rejected="4")
+    preference = Exported(CONVERSATION, ("Add.", "1 2"), Turn("assistant", "4"))
     write_records(tmp_path / "out", "alpaca", lambda: [preference], is_preferences=True)
     context = {"system": "Be brief.", "history": [["Hi", "Hello"]]}
     assert rows_of(tmp_path / "out") == [{"prompt": "Add.\n\n1 2", "chosen": "3", "rejected": "4"} | context]
@@ -195,6 +195,19 @@ def test_alpaca_refuses_what_it_cannot_hold_and_messages_hold_it(
     assert rows_of(tmp_path / "out") == [{"messages": [turn.as_message() for turn in turns]}]
 
 
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("old", '{"name": "Bob", "reasoning_content": "hm", "weight": 0}'),
+        ("new", '{"name": "Bob", "weight": 0}'),
+    ],
+)
+def test_retell_keeps_what_is_said_of_the_old_text_only_with_it(text: str, more: str) -> None:
+    turn = Turn("assistant", "old", '{"name": "Bob", "reasoning_content": "hm", "weight": 0}')
+    assert retell(turn, text) == Turn("assistant", text, more)
+    assert retell(Turn("user", "old"), text) == Turn("user", text)
+
+
 CALL = '{"name": "Ann", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}'
 TOOLS = (Turn("user", "Add."), Turn("assistant", "", CALL), Turn("tool", "3"), Turn("assistant", "3"))
 
@@ -210,6 +223,13 @@ def test_turns_keep_their_fields_in_messages_and_sharegpt(tmp_path: Path) -> Non
         {"from": "tool", "value": "3"},
         {"from": "gpt", "value": "3"},
     ]
+
+
+def test_sharegpt_marks_fields_of_turns_that_are_called_as_its_own(tmp_path: Path) -> None:
+    turn = Turn("user", "Add.", '{"value": 0.5, "from": "web", "given_from": 1}')
+    write_records(tmp_path / "s", "sharegpt", lambda: [Exported((turn, EXCHANGE[1]))])
+    told = {"given_value": 0.5, "given_from": "web", "given_given_from": 1}
+    assert rows_of(tmp_path / "s")[0]["conversations"][0] == {"from": "human", "value": "Add."} | told
 
 
 def test_parquet_holds_messages_as_structs_and_objects_in_them_as_json(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def assert_tells_what_it_told(lineage: Path, schema: str) -> None:
         }.items():
             exported = list(read(history, 2))
             texts = [
-                [*(record.asked or ()), record.turns[-1].content, record.rejected] for record in exported
+                [*(record.asked or ()), record.turns[-1].content, record.rejected and record.rejected.content]
+                for record in exported
             ]
             assert [[text for text in each if text is not None] for each in texts] == told[what]
 

@@ -21,7 +21,8 @@ def turns_of(*texts: str) -> list[Turn]:
 # Three exchanges: the first and the last are recycled, the second is not. A user's turn is left unanswered.
 CHAT = [*turns_of("Be brief.", "q1", "a1", "q2", "a2", "q3", "a3", "bye")]
 CHAT[3] = Turn("user", "q2", '{"name": "Ann"}')
-CHAT[6] = Turn("assistant", "a3", '{"name": "Bob"}')
+CHAT[6] = Turn("assistant", "a3", '{"name": "Bob", "reasoning_content": "Why a3?"}')
+BOB = '{"name": "Bob"}'  # all that holds of another answer
 
 
 def sample(
@@ -85,7 +86,8 @@ def lineage(path: Path) -> Iterator[LineageReader]:
 
 def with_responses(first: str, third: str) -> tuple[Turn, ...]:
     """The conversation with other responses in two exchanges, and all else as given."""
-    return (*CHAT[:2], Turn("assistant", first), *CHAT[3:6], Turn("assistant", third, CHAT[6].more), CHAT[7])
+    more = CHAT[6].more if third == "a3" else BOB
+    return (*CHAT[:2], Turn("assistant", first), *CHAT[3:6], Turn("assistant", third, more), CHAT[7])
 
 
 @pytest.mark.parametrize(
@@ -127,20 +129,23 @@ def test_read_pool_has_held_out_records_in_their_places(lineage: LineageReader) 
 
 def test_read_training_has_each_pair_after_the_context_it_was_trained_with(lineage: LineageReader) -> None:
     third, first = read_training(lineage, 2)
-    assert third.turns == (*CHAT[:6], Turn("assistant", "better 3 of 2"))
+    assert third.turns == (*CHAT[:6], Turn("assistant", "better 3 of 2", BOB))
     assert first.turns == (*CHAT[:2], Turn("assistant", "better 1 of 2"))
     assert (third.sample_ids, third.meta, third.round) == (("3",), {"id": "chat"}, 2)
 
 
 def test_read_preferences_has_winner_and_loser_after_their_context(lineage: LineageReader) -> None:
     records = list(read_preferences(lineage, 2))
-    assert [(record.turns[-1].content, record.rejected, record.round) for record in records] == [
+    assert [
+        (each.turns[-1].content, each.rejected and each.rejected.content, each.round) for each in records
+    ] == [
         ("better 1 of 1", "a1", 1),
         ("better y of 1", "answer y", 1),
         ("better 1 of 2", "better 1 of 1", 2),
         ("better 3 of 2", "a3", 2),
     ]
-    assert records[3].turns[:-1] == tuple(CHAT[:6])
+    assert records[3].turns == (*CHAT[:6], Turn("assistant", "better 3 of 2", BOB))
+    assert records[3].rejected == CHAT[6]
     assert records[2].version_ids == (records[2].version_ids[0], records[0].version_ids[0])
     assert list(read_preferences(lineage, 0)) == []
 

@@ -13,7 +13,7 @@ from reflectune.state.data.writing import Container, find_container, put_into_pl
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Split, Turn
 
-__all__ = ["Also", "ExportFormat", "Exported", "add_given", "user_turn", "write_records"]
+__all__ = ["Also", "ExportFormat", "Exported", "add_given", "retell", "user_turn", "write_records"]
 
 ExportFormat = Literal["alpaca", "messages", "sharegpt", "parquet"]
 Also = Literal["meta", "ids", "split"]
@@ -30,11 +30,19 @@ _FIELDS = {
 _CONTEXT = ("system", "history")  # of alpaca, where there is a context: names of LLaMA-Factory's
 _IDS = ("sample_ids", "version_ids", "round")
 _SPLIT = "split"
+_LASTING = ("name", "weight")  # fields of a turn that hold whatever it says
 
 
 def user_turn(instruction: str, input: str) -> str:
     """What a user says to ask for the response: the instruction, then a blank line and the input if any."""
     return f"{instruction}\n\n{input}" if input.strip() else instruction
+
+
+def retell(turn: Turn, text: str) -> Turn:
+    """The turn with a text; if that is another, without what was said of the old, such as thoughts."""
+    message = turn.as_message()
+    kept = message if text == turn.content else {name: message[name] for name in _LASTING if name in message}
+    return Turn.of_message(kept | {"role": turn.role, "content": text})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,7 @@ class Exported:
 
     turns: tuple[Turn, ...]
     asked: tuple[str, str] | None = None  # instruction and input of the last exchange, where they are known
-    rejected: str | None = None  # of a preference: the response that lost to the last turn
+    rejected: Turn | None = None  # of a preference: what lost to the last turn
     meta: Mapping[str, Any] = field(default_factory=dict)  # the other fields of the given record
     sample_ids: tuple[str, ...] = ()
     version_ids: tuple[str, ...] = ()  # one a sample; of a preference the chosen one, then the rejected one
@@ -51,11 +59,22 @@ class Exported:
     split: Split = "train"
 
     @classmethod
-    def of_pair(cls, pair: Pair, **others: Any) -> "Exported":
-        """A pair after its context, and nothing that follows."""
+    def of_pair(
+        cls, pair: Pair, given: Sequence[Turn] = (), *, rejected: str | None = None, **others: Any
+    ) -> "Exported":
+        """A pair after its context, and nothing that follows.
+
+        Args:
+            pair: after its context.
+            given: the two turns that were given for it, if it is of a conversation.
+            rejected: of a preference, the response that lost.
+            others: further fields.
+        """
+        user, assistant = given or (Turn("user", ""), Turn("assistant", ""))
         asked = pair.instruction, pair.input
-        exchange = Turn("user", user_turn(*asked)), Turn("assistant", pair.response)
-        return cls((*pair.context, *exchange), asked, **others)
+        exchange = retell(user, user_turn(*asked)), retell(assistant, pair.response)
+        lost = None if rejected is None else retell(assistant, rejected)
+        return cls((*pair.context, *exchange), asked, lost, **others)
 
 
 def write_records(
@@ -137,7 +156,7 @@ def _conversation(record: Exported, layout: Layout) -> Row:
     if record.rejected is None:
         return {FIELDS[layout]: turns}
     *prompt, chosen = turns
-    rejected = _turn(Turn("assistant", record.rejected), layout)
+    rejected = _turn(record.rejected, layout)
     if layout == "messages":
         return {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
     return {FIELDS[layout]: prompt, "chosen": chosen, "rejected": rejected}
@@ -148,7 +167,9 @@ def _turn(turn: Turn, layout: Layout) -> Row:
     if layout == "messages":
         return message
     more = {name: value for name, value in message.items() if name not in ("role", "content")}
-    return {"from": _SHAREGPT.get(turn.role, turn.role), "value": turn.content} | more
+    row = {"from": _SHAREGPT.get(turn.role, turn.role), "value": turn.content}
+    add_given(row, more, taken=())
+    return row
 
 
 def _alpaca(record: Exported) -> Row:
@@ -169,7 +190,7 @@ def _alpaca(record: Exported) -> Row:
     if record.rejected is None:
         row: Row = {"instruction": instruction, "input": input, "output": response}
     else:
-        row = {"prompt": user, "chosen": response, "rejected": record.rejected}
+        row = {"prompt": user, "chosen": response, "rejected": record.rejected.content}
     if system is not None:
         row["system"] = system
     if earlier:

@@ -268,8 +268,8 @@ class LineageReader(SampleReader):
             round,
         )
 
-    def contexts(self, sample_ids: Sequence[str]) -> dict[str, tuple[Turn, ...]]:
-        """The turns before some samples' exchanges, by sample; none of samples that stand alone."""
+    def exchanges(self, sample_ids: Sequence[str]) -> dict[str, tuple[Turn, ...]]:
+        """Given turns up to the end of some samples' exchanges, by sample; none of pairs that stand alone."""
         rows = self.db.execute(
             "SELECT samples.id, samples.turn, turns FROM samples "
             "JOIN conversations ON conversations.id = samples.conversation_id "
@@ -278,7 +278,7 @@ class LineageReader(SampleReader):
         )
         try:
             return {
-                id: tuple(Turn.of_message(message) for message in json.loads(turns)[:turn])
+                id: tuple(Turn.of_message(message) for message in json.loads(turns)[: turn + 2])
                 for id, turn, turns in rows
             }
         except (ValueError, TypeError, LookupError) as error:
@@ -292,16 +292,21 @@ class LineageReader(SampleReader):
 
     def read_pairs(self, rows: Sequence[Mapping[str, Any]], prefix: str = "") -> list[Pair]:
         """The pairs of rows that have `sample_id` and the three texts, whose names begin with `prefix`."""
-        contexts = self.contexts(list({row["sample_id"] for row in rows}))
-        return [
-            Pair(
-                row[f"{prefix}instruction"],
-                row[f"{prefix}input"],
-                row[f"{prefix}response"],
-                contexts.get(row["sample_id"], ()),
+        return [pair for pair, _ in self.read_exchanges(rows, prefix)]
+
+    def read_exchanges(
+        self, rows: Sequence[Mapping[str, Any]], prefix: str = ""
+    ) -> list[tuple[Pair, tuple[Turn, ...]]]:
+        """The same, each with the two turns that were given for it, if it is of a conversation."""
+        given = self.exchanges(list({row["sample_id"] for row in rows}))
+        found = []
+        for row in rows:
+            instruction, input, response = (
+                row[f"{prefix}{name}"] for name in ("instruction", "input", "response")
             )
-            for row in rows
-        ]
+            turns = given.get(row["sample_id"], ())
+            found.append((Pair(instruction, input, response, turns[:-2]), turns[-2:]))
+        return found
 
     def _count(self, source: str, params: Sequence[Any] | dict[str, Any]) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])

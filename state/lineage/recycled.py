@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any
 
-from reflectune.state.data.exports import Exported, user_turn
+from reflectune.state.data.exports import Exported, retell, user_turn
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import Pair, Turn
+from reflectune.state.records import Turn
 
 __all__ = ["read_pool", "read_preferences", "read_training"]
 
@@ -59,7 +59,7 @@ def _join(samples: Sequence[Row], round: int) -> Exported:
     for sample in samples:
         texts = user_turn(sample["instruction"], sample["input"]), sample["response"]
         for index, text in enumerate(texts, start=sample["turn"]):
-            turns[index] = Turn(turns[index].role, text, turns[index].more)
+            turns[index] = retell(turns[index], text)
     ends_here = last["turn"] + 2 == len(turns)
     return Exported(
         tuple(turns),
@@ -74,11 +74,11 @@ def _join(samples: Sequence[Row], round: int) -> Exported:
 
 def read_training(lineage: LineageReader, round: int) -> Iterator[Exported]:
     """The pairs of the training set T[r] with their contexts, as they were trained on, by rank."""
-    return read_pairs(
+    return _read_pairs(
         lineage,
         """
-        SELECT training_sets.round, samples.id, samples.meta, versions.id AS version, versions.instruction,
-            versions.input, versions.response, NULL AS rejected, NULL AS loser
+        SELECT training_sets.round, samples.id AS sample_id, samples.meta, versions.id AS version,
+            versions.instruction, versions.input, versions.response, NULL AS rejected, NULL AS loser
         FROM training_sets
         JOIN versions ON versions.id = training_sets.version_id
         JOIN samples ON samples.id = versions.sample_id
@@ -94,11 +94,11 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
     Only decisions that compared two responses to the same prompt count: accepted and refused
     ones, not ties, unscorable pairs or control arms that look at nothing.
     """
-    return read_pairs(
+    return _read_pairs(
         lineage,
         """
-        SELECT decisions.round, samples.id, samples.meta, winner.id AS version, winner.instruction,
-            winner.input, winner.response, loser.response AS rejected, loser.id AS loser
+        SELECT decisions.round, samples.id AS sample_id, samples.meta, winner.id AS version,
+            winner.instruction, winner.input, winner.response, loser.response AS rejected, loser.id AS loser
         FROM decisions
         JOIN samples ON samples.id = decisions.sample_id
         JOIN versions AS winner ON winner.id = decisions.winner_id
@@ -112,17 +112,16 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
     )
 
 
-def read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Exported]:
+def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Exported]:
     rows = lineage.db.query(query, [round])
     while page := list(islice(rows, _AT_ONCE)):
-        contexts = lineage.contexts([row["id"] for row in page])
-        for row in page:
-            context = contexts.get(row["id"], ())
+        for row, (pair, given) in zip(page, lineage.read_exchanges(page), strict=True):
             yield Exported.of_pair(
-                Pair(row["instruction"], row["input"], row["response"], context),
+                pair,
+                given,
                 rejected=row["rejected"],
                 meta=json.loads(row["meta"]),
-                sample_ids=(row["id"],),
+                sample_ids=(row["sample_id"],),
                 version_ids=tuple(filter(None, (row["version"], row["loser"]))),
                 round=row["round"],
             )
