@@ -10,9 +10,10 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
+from reflectune.loop.cli.data import _advising_options
 from reflectune.loop.score import Bounds, Measured, check_fields, given_rows, open_data
 from reflectune.state.config import DataConfig
-from reflectune.state.errors import ConfigError, DatasetError
+from reflectune.state.errors import ConfigError, DatasetError, StudentError
 from reflectune.state.text import one_line
 from tests.worlds import copy_world, reflectune
 
@@ -100,6 +101,24 @@ def test_open_data_advises_options_and_no_config_keys(tmp_path: Path) -> None:
         dataset(tmp_path, {"a": 1}, *ROWS)
     assert "or leave them out with --skip invalid" in str(caught.value)
     assert "data." not in str(caught.value).replace(str(tmp_path / "data.jsonl"), "")
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ('m: no chat template; set student.template = "plain"', "m: no chat template; set --template plain"),
+        ("student.device = 'tpu' is not there: gone", "--device tpu is not there: gone"),
+        ("lower student.max_length", "lower --max-length"),
+        ("student.load_in_4bit needs bitsandbytes", "load in 4bit needs bitsandbytes"),
+        ("student.separator = '<s>': no such token", "separator <s>: no such token"),
+        ("./student.json: not there", "./student.json: not there"),
+    ],
+)
+def test_score_advises_its_options_where_errors_name_keys(message: str, advice: str) -> None:
+    options = ("template", "device", "max_length")
+    with pytest.raises(StudentError) as caught, _advising_options(options):
+        raise StudentError(message)
+    assert str(caught.value) == advice
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

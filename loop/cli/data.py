@@ -1,8 +1,10 @@
 """Commands that write pairs and scores to files."""
 
 import math
+import re
 import sys
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,9 +20,12 @@ from reflectune.state.data.writing import (
     read_schema,
     write_rows,
 )
-from reflectune.state.errors import ConfigError
+from reflectune.state.errors import ConfigError, StudentError
 
 __all__ = ["export", "score"]
+
+# A key as messages name it: student.template, or student.template = "plain".
+_STUDENT_KEY = re.compile(r"""(?<![\w./])student\.([a-z_0-9]+)(?: = ["']?([^\s"':;,]+)["']?)?""")
 
 
 def export(
@@ -141,13 +146,14 @@ def score(
     )
     from reflectune.agents.student.templates import check_student
 
-    check_student(student_config)
+    with _advising_options(settings):
+        check_student(student_config)
     from reflectune.loop.progress import open_display
     from reflectune.loop.score import Bounds, check_fields, given_rows, open_data, score_dataset
 
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ConfigError(f"{adapter}: no LoRA adapter there; want a folder with adapter_config.json")
-    with stoppable(), ExitStack() as stack:
+    with stoppable(), _advising_options(settings), ExitStack() as stack:
         # Whatever can be wrong with a target shows before anything is scored.
         scores = stack.enter_context(put_into_place(out)) if out is not None else None
         kept = stack.enter_context(put_into_place(keep)) if keep is not None else None
@@ -185,6 +191,20 @@ def score(
     if keep is not None:
         told.append(f"kept {summary['kept']} records in {keep}")
     show_document(summary, "; ".join(told), as_json)
+
+
+@contextmanager
+def _advising_options(options: Collection[str]) -> Iterator[None]:
+    """Name options of the command where an error of the student's names keys of a config."""
+
+    def name(match: re.Match[str]) -> str:
+        key, value = match[1], f" {match[2]}" if match[2] else ""
+        return f"--{key.replace('_', '-')}{value}" if key in options else key.replace("_", " ") + value
+
+    try:
+        yield
+    except StudentError as error:
+        raise StudentError(_STUDENT_KEY.sub(name, str(error))) from error
 
 
 def _split(text: str) -> list[str]:
