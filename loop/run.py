@@ -21,7 +21,7 @@ from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
-from reflectune.loop.context import LoopContext, LoopState, find_adapter
+from reflectune.loop.context import LoopContext, LoopState, find_adapter, note_roles
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.progress import Display, open_display
@@ -72,7 +72,7 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
             roles: set[tuple[str, ...]] = set()
-            begin_lineage(lineage, config, _note_roles(samples, roles), versions)
+            begin_lineage(lineage, config, note_roles(samples, roles), versions)
             check_contexts(config.student, roles)
             lineage.add_skipped(dataset.skipped)
     return RunFolder(runs / config.name)
@@ -106,14 +106,6 @@ def begin_lineage(
     lineage.start_round(0)
     student = config.student
     lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
-
-
-def _note_roles(samples: Iterable[Sample], roles: set[tuple[str, ...]]) -> Iterator[Sample]:
-    """The samples, while the roles of the turns before them are noted: of each sort once."""
-    for sample in samples:
-        if sample.pair.context:
-            roles.add(tuple(turn.role for turn in sample.pair.context))
-        yield sample
 
 
 def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:

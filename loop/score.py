@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from reflectune.agents.student.formulas import ifd, ifd_loss, nll, r_ifd, r_ifd_loss
-from reflectune.agents.student.student import Prepared, Student
+from reflectune.agents.student.student import Prepared, Student, check_contexts
+from reflectune.loop.context import note_roles
 from reflectune.loop.pipeline import compute_groups
 from reflectune.loop.progress import Display
 from reflectune.state.config import DataConfig, StudentConfig
@@ -130,6 +131,9 @@ def score_dataset(
                 places.append((index, record.turn, {name: row.get(name) for name in fields}))
                 yield record.pair
 
+    roles: set[tuple[str, ...]] = set()
+    deque(note_roles(dataset, roles), maxlen=0)
+    check_contexts(student, roles)
     with Student.open(student, adapter) as model, display.stage("score", total=len(dataset)) as stage:
 
         def prepare(pairs: Sequence[Pair]) -> list[Prepared]:
