@@ -21,6 +21,7 @@ from reflectune.state.data.writing import (
     write_rows,
 )
 from reflectune.state.errors import ConfigError, StudentError
+from reflectune.state.records import DataFormat, Turns
 
 __all__ = ["export", "score"]
 
@@ -85,17 +86,13 @@ def score(
     adapter: Annotated[Path | None, typer.Option(help="LoRA adapter folder on top of it.")] = None,
     template: Annotated[str, typer.Option(help="chat, plain, or a template file.")] = "chat",
     format: Annotated[
-        Literal[
-            "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question"
-        ],
+        DataFormat,
         typer.Option(help="How a record holds its pair."),
     ] = "auto",
     columns: Annotated[
         str, typer.Option(metavar="NAME=FIELD,...", help="Fields of other names, as instruction=query.")
     ] = "",
-    turns: Annotated[
-        Literal["last", "first", "each"], typer.Option(help="Which exchange of a conversation is scored.")
-    ] = "last",
+    turns: Annotated[Turns, typer.Option(help="Which exchange of a conversation is scored.")] = "last",
     skip: Annotated[
         str, typer.Option(metavar="KIND,...", help="Odd records to leave out, as invalid,tools.")
     ] = "",
