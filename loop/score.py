@@ -116,8 +116,8 @@ def score_dataset(
             has otherwise gets `given_` in front.
 
     Returns:
-        A summary (records, how many could be scored, mean and median of IFD and r-IFD, records skipped by
-        kind), and the measures by record.
+        A summary (records, their pairs, how many of these could be scored, mean and median of IFD and r-IFD,
+        records skipped by kind), and the measures by record.
     """
     measured = Measured()
     values: dict[str, list[float | None]] = {"ifd": [], "r_ifd": []}
@@ -156,7 +156,7 @@ def score_dataset(
 
         pairs = read_pairs()
         compute_groups(iter(lambda: list(islice(pairs, _AT_ONCE)), []), prepare, model.compute, write)
-    summary = {"records": len(dataset), "scored": scored}
+    summary = {"records": dataset.account.kept, "pairs": len(dataset), "scored": scored}
     means = {name: mean_and_median(found) for name, found in values.items()}
     return summary | means | {"skipped": {rows.kind: rows.number for rows in dataset.skipped}}, measured
 

@@ -183,10 +183,12 @@ def score(
     if out is not None:
         summary["out"] = str(out)
         told.insert(
-            0, f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
+            0,
+            f"wrote the scores of {summary['records']} records to {out}; "
+            f"{summary['scored']} of their {summary['pairs']} pairs could be scored",
         )
     if keep is not None:
-        told.append(f"kept {summary['kept']} records in {keep}")
+        told.append(f"kept {summary['kept']} of {summary['records']} records in {keep}")
     show_document(summary, "; ".join(told), as_json)
 
 

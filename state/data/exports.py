@@ -90,10 +90,11 @@ def write_records(
     """Write records for trainers and count them.
 
     alpaca: instruction, input and output of the last exchange, with `system` and `history` (a list of
-    [instruction, response]) where turns come before it. messages (OpenAI) and sharegpt: all
-    turns with their other fields, such as weights, which alpaca leaves out; the input is part of the user's. Preferences are prompt, chosen and rejected as DPO trainers read them: texts in
-    alpaca, lists of messages in messages (TRL's conversational form), in sharegpt conversations with a turn
-    each in chosen and rejected.
+    [instruction, response]) where turns come before it. messages (OpenAI) and sharegpt: all turns
+    with their other fields, such as weights, which alpaca leaves out; the input is part of the user's.
+    Preferences are prompt, chosen and rejected as DPO trainers read them: texts in alpaca, lists of
+    messages in messages (TRL's conversational form), in sharegpt conversations with a turn each in chosen and
+    rejected.
 
     The path's suffix says what file it is: JSON, JSON Lines or Parquet. Without one, alpaca is a JSON array,
     parquet is alpaca's columns in Parquet, the others are JSON Lines. No format is alpaca.
