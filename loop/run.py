@@ -16,12 +16,12 @@ from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student, StudentBase, check_contexts, settle_student
-from reflectune.agents.student.templates import check_student, outline
+from reflectune.agents.student.templates import check_student
 from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
-from reflectune.loop.context import LoopContext, LoopState, find_adapter
+from reflectune.loop.context import LoopContext, LoopState, find_adapter, note_contexts
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.progress import Display, open_display
@@ -72,7 +72,7 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
             contexts: dict[tuple[Turn, ...], None] = {}
-            begin_lineage(lineage, config, _note_contexts(samples, contexts), versions)
+            begin_lineage(lineage, config, note_contexts(samples, contexts), versions)
             check_contexts(config.student, contexts)
             lineage.add_skipped(dataset.skipped)
     return RunFolder(runs / config.name)
@@ -106,14 +106,6 @@ def begin_lineage(
     lineage.start_round(0)
     student = config.student
     lineage.add_student(StudentRecord("s0", 0, student.model, student.revision, None, None, None))
-
-
-def _note_contexts(samples: Iterable[Sample], contexts: dict[tuple[Turn, ...], None]) -> Iterator[Sample]:
-    """The samples, while an outline of each sort of context is noted."""
-    for sample in samples:
-        if sample.pair.context:
-            contexts[outline(sample.pair.context)] = None
-        yield sample
 
 
 def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:

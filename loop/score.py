@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from reflectune.agents.student.formulas import ifd, ifd_loss, nll, r_ifd, r_ifd_loss
-from reflectune.agents.student.student import Prepared, Student
+from reflectune.agents.student.student import Prepared, Student, check_contexts
+from reflectune.loop.context import note_contexts
 from reflectune.loop.pipeline import compute_groups
 from reflectune.loop.progress import Display
 from reflectune.state.config import DataConfig, StudentConfig
@@ -20,7 +21,7 @@ from reflectune.state.data.datasets import Dataset, read_dataset
 from reflectune.state.data.exports import add_given
 from reflectune.state.errors import ConfigError
 from reflectune.state.lineage.reader import mean_and_median
-from reflectune.state.records import TERMS, Pair, Score, Term
+from reflectune.state.records import TERMS, Pair, Score, Term, Turn
 
 __all__ = ["Bounds", "Measured", "check_fields", "given_rows", "open_data", "score_dataset"]
 
@@ -115,8 +116,8 @@ def score_dataset(
             has otherwise gets `given_` in front.
 
     Returns:
-        A summary (records, how many could be scored, mean and median of IFD and r-IFD, records skipped by
-        kind), and the measures by record.
+        A summary (records, their pairs, how many of these could be scored, mean and median of IFD and r-IFD,
+        records skipped by kind), and the measures by record.
     """
     measured = Measured()
     values: dict[str, list[float | None]] = {"ifd": [], "r_ifd": []}
@@ -130,6 +131,9 @@ def score_dataset(
                 places.append((index, record.turn, {name: row.get(name) for name in fields}))
                 yield record.pair
 
+    contexts: dict[tuple[Turn, ...], None] = {}
+    deque(note_contexts(dataset, contexts), maxlen=0)
+    check_contexts(student, contexts)
     with Student.open(student, adapter) as model, display.stage("score", total=len(dataset)) as stage:
 
         def prepare(pairs: Sequence[Pair]) -> list[Prepared]:
@@ -152,7 +156,7 @@ def score_dataset(
 
         pairs = read_pairs()
         compute_groups(iter(lambda: list(islice(pairs, _AT_ONCE)), []), prepare, model.compute, write)
-    summary = {"records": len(dataset), "scored": scored}
+    summary = {"records": dataset.account.kept, "pairs": len(dataset), "scored": scored}
     means = {name: mean_and_median(found) for name, found in values.items()}
     return summary | means | {"skipped": {rows.kind: rows.number for rows in dataset.skipped}}, measured
 

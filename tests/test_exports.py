@@ -166,6 +166,12 @@ def test_alpaca_has_the_context_in_system_and_history(
     assert rows_of(tmp_path / "out") == [expected]
 
 
+def test_alpaca_leaves_out_what_no_text_depends_on(tmp_path: Path) -> None:
+    turns = (EXCHANGE[0], Turn("assistant", "3", '{"weight": 0, "id": 7, "tool_calls": []}'))
+    write_records(tmp_path / "out", "alpaca", lambda: [Exported(turns, ("Add.", "1 2"))])
+    assert rows_of(tmp_path / "out") == [ADD]
+
+
 def test_alpaca_preferences_have_the_context_too(tmp_path: Path) -> None:
     preference = Exported(CONVERSATION, ("Add.", "1 2"), Turn("assistant", "4"))
     write_records(tmp_path / "out", "alpaca", lambda: [preference], is_preferences=True)
@@ -305,6 +311,12 @@ def test_parquet_has_plain_types_for_given_fields_and_json_for_mixed_ones(tmp_pa
     assert (first["mixed"], second["mixed"], second["big"]) == ("1", '"x"', str(2**70))
     assert (first["deep"], second["deep"]) == ({"a": '{"b": [1]}', "c": None}, {"a": None, "c": 2})
     assert first["none"] is None
+
+
+def test_parquet_holds_names_with_half_a_surrogate_pair(tmp_path: Path) -> None:
+    record = Exported.of_pair(PAIRS[0], meta={"a\ud800": {"b\ud800": "c\ud800"}})
+    write_records(tmp_path / "out.parquet", None, lambda: [record], also=["meta"])
+    assert rows_of(tmp_path / "out.parquet")[0]["a?"] == {"b?": "c?"}
 
 
 def test_write_pairs_array_is_what_json_writes_with_an_indent_of_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def test_score_takes_every_exchange_of_a_conversation_and_keeps_it_whole(world: 
     chats = [chat("Hi", "Hello.", "Name a tree.", "An oak."), chat("Say red.", "Red."), chat("Say.", "")]
     (world / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
     summary = scored(world, "chats.jsonl", "--turns", "each", "-o", "scores.jsonl", "--keep", "kept.jsonl")
-    assert (summary["records"], summary["scored"], summary["kept"]) == (4, 3, 2)
+    assert [summary[key] for key in ("records", "pairs", "scored", "kept")] == [3, 4, 3, 2]
     assert [(line["index"], line["turn"]) for line in lines_of(world / "scores.jsonl")] == [
         (0, 0), (0, 2), (1, 0), (2, 0),
     ]  # fmt: skip
@@ -199,6 +200,23 @@ def test_score_takes_every_exchange_of_a_conversation_and_keeps_it_whole(world: 
 
 
 ROLES = ("user", "assistant")
+STRICT = """{%- for message in messages -%}
+{%- if message.role == 'tool' -%}{{ raise_exception('no tools here') }}{%- endif -%}
+{{ '<|' + message.role + '|>' + message.content + '\\n' }}
+{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"""
+
+
+@pytest.mark.slow
+def test_score_refuses_contexts_that_the_template_does_not_take_before_it_scores(world: Path) -> None:
+    shutil.copytree(world / "student", world / "strict")
+    (world / "strict" / "chat_template.jinja").write_text(STRICT)
+    exchange = [{"role": role, "content": "Hi"} for role in ROLES]
+    tool = {"role": "tool", "content": "Found it."}
+    rows = [*[{"messages": exchange}] * 70, {"messages": [exchange[0], tool, exchange[1], *exchange]}]
+    (world / "chats.json").write_text(json.dumps(rows))
+    result = reflectune("score", "chats.json", "--student", "strict", cwd=world)
+    assert (result.returncode, result.stdout) == (2, ""), result.stderr
+    assert "no tools here" in result.stderr
 
 
 @pytest.mark.slow

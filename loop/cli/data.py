@@ -21,6 +21,7 @@ from reflectune.state.data.writing import (
     write_rows,
 )
 from reflectune.state.errors import ConfigError, StudentError
+from reflectune.state.records import DataFormat, Turns
 
 __all__ = ["export", "score"]
 
@@ -85,17 +86,13 @@ def score(
     adapter: Annotated[Path | None, typer.Option(help="LoRA adapter folder on top of it.")] = None,
     template: Annotated[str, typer.Option(help="chat, plain, or a template file.")] = "chat",
     format: Annotated[
-        Literal[
-            "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question"
-        ],
+        DataFormat,
         typer.Option(help="How a record holds its pair."),
     ] = "auto",
     columns: Annotated[
         str, typer.Option(metavar="NAME=FIELD,...", help="Fields of other names, as instruction=query.")
     ] = "",
-    turns: Annotated[
-        Literal["last", "first", "each"], typer.Option(help="Which exchange of a conversation is scored.")
-    ] = "last",
+    turns: Annotated[Turns, typer.Option(help="Which exchange of a conversation is scored.")] = "last",
     skip: Annotated[
         str, typer.Option(metavar="KIND,...", help="Odd records to leave out, as invalid,tools.")
     ] = "",
@@ -144,11 +141,10 @@ def score(
         columns=_read_columns(columns),
         odd=_read_skip(skip),
     )
-    from reflectune.agents.student.templates import check_student, outline
+    from reflectune.agents.student.templates import check_student
 
     with _advising_options(settings):
         check_student(student_config)
-    from reflectune.agents.student.student import check_contexts
     from reflectune.loop.progress import open_display
     from reflectune.loop.score import Bounds, check_fields, given_rows, open_data, score_dataset
 
@@ -167,7 +163,6 @@ def score(
             container = find_container(keep, "jsonl", ("json", "jsonl", "csv", "parquet"))
             if container == "csv":
                 check_table(given_rows(dataset), keep)
-        check_contexts(student_config, {outline(each.pair.context) for each in dataset if each.pair.context})
         with ExitStack() as writing:
             lines = None if keep is not None else sys.stdout
             if scores is not None:
@@ -188,10 +183,12 @@ def score(
     if out is not None:
         summary["out"] = str(out)
         told.insert(
-            0, f"wrote {summary['records']} scores to {out}; {summary['scored']} pairs could be scored"
+            0,
+            f"wrote the scores of {summary['records']} records to {out}; "
+            f"{summary['scored']} of their {summary['pairs']} pairs could be scored",
         )
     if keep is not None:
-        told.append(f"kept {summary['kept']} records in {keep}")
+        told.append(f"kept {summary['kept']} of {summary['records']} records in {keep}")
     show_document(summary, "; ".join(told), as_json)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reflectune.state.data.sources import FIELDS
+from reflectune.state.data.fields import is_empty
 from reflectune.state.data.writing import Container, find_container, put_into_place, write_rows
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Split, Turn
@@ -21,15 +21,17 @@ Layout = Literal["alpaca", "messages", "sharegpt"]
 Row = dict[str, Any]
 
 _SHAREGPT = {"user": "human", "assistant": "gpt"}
+_TURNS = {"messages": "messages", "sharegpt": "conversations"}  # the field that holds them
 # The fields of a record, of pairs and of preferences, by layout.
 _FIELDS = {
     "alpaca": (("instruction", "input", "output"), ("prompt", "chosen", "rejected")),
-    "messages": ((FIELDS["messages"],), ("prompt", "chosen", "rejected")),
-    "sharegpt": ((FIELDS["sharegpt"],), (FIELDS["sharegpt"], "chosen", "rejected")),
+    "messages": ((_TURNS["messages"],), ("prompt", "chosen", "rejected")),
+    "sharegpt": ((_TURNS["sharegpt"],), (_TURNS["sharegpt"], "chosen", "rejected")),
 }
 _CONTEXT = ("system", "history")  # of alpaca, where there is a context: names of LLaMA-Factory's
 _IDS = ("sample_ids", "version_ids", "round")
 _SPLIT = "split"
+_NEEDED = ("name", "tool_calls", "function_call")  # fields of turns without which others may make no sense
 _LASTING = ("name", "weight")  # fields of a turn that hold whatever it says
 
 
@@ -88,10 +90,11 @@ def write_records(
     """Write records for trainers and count them.
 
     alpaca: instruction, input and output of the last exchange, with `system` and `history` (a list of
-    [instruction, response]) where turns come before it. messages (OpenAI) and sharegpt: all turns; the input
-    is part of the user's. Preferences are prompt, chosen and rejected as DPO trainers read them: texts in
-    alpaca, lists of messages in messages (TRL's conversational form), in sharegpt conversations with a turn
-    each in chosen and rejected.
+    [instruction, response]) where turns come before it. messages (OpenAI) and sharegpt: all turns
+    with their other fields, such as weights, which alpaca leaves out; the input is part of the user's.
+    Preferences are prompt, chosen and rejected as DPO trainers read them: texts in alpaca, lists of
+    messages in messages (TRL's conversational form), in sharegpt conversations with a turn each in chosen and
+    rejected.
 
     The path's suffix says what file it is: JSON, JSON Lines or Parquet. Without one, alpaca is a JSON array,
     parquet is alpaca's columns in Parquet, the others are JSON Lines. No format is alpaca.
@@ -154,12 +157,12 @@ def add_given(row: Row, given: Mapping[str, Any], taken: Collection[str]) -> Non
 def _conversation(record: Exported, layout: Layout) -> Row:
     turns = [_turn(turn, layout) for turn in record.turns]
     if record.rejected is None:
-        return {FIELDS[layout]: turns}
+        return {_TURNS[layout]: turns}
     *prompt, chosen = turns
     rejected = _turn(record.rejected, layout)
     if layout == "messages":
         return {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
-    return {FIELDS[layout]: prompt, "chosen": chosen, "rejected": rejected}
+    return {_TURNS[layout]: prompt, "chosen": chosen, "rejected": rejected}
 
 
 def _turn(turn: Turn, layout: Layout) -> Row:
@@ -177,11 +180,12 @@ def _alpaca(record: Exported) -> Row:
     system = turns[0].content if turns and turns[0].role == "system" else None
     exchanges = turns[system is not None :]
     roles = [turn.role for turn in exchanges]
-    if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or any(turn.more for turn in turns):
-        fields = ", ".join({name: None for turn in turns for name in turn.as_message()})
+    messages = [turn.as_message() for turn in turns]
+    lost = [name for name in _NEEDED if not all(is_empty(message.get(name)) for message in messages)]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or lost:
         raise DatasetError(
             f"sample {', '.join(record.sample_ids)}: format alpaca holds exchanges after a system message, "
-            f"not {', '.join(turn.role for turn in turns)} with the fields {fields}; "
+            f"not {', '.join(turn.role for turn in turns)}{' with ' * bool(lost)}{', '.join(lost)}; "
             "take --format messages or sharegpt"
         )
     texts = [turn.content for turn in exchanges]

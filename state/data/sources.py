@@ -22,14 +22,11 @@ from reflectune.state.data.shards import find_files
 from reflectune.state.errors import DatasetError
 from reflectune.state.text import shorten
 
-__all__ = ["FIELDS", "Row", "Source", "clean", "list_names", "open_source"]
+__all__ = ["Row", "Source", "clean", "list_names", "open_source"]
 
 Row = tuple[str, object]  # where it stands ("line 4", or "index 3" counted from 0), and what stands there
 Source = Callable[[], Iterator[Row]]  # gives all rows, from the first, at every call
 
-# The field that holds the pair, by format. Where a record has several, the first of these counts: a
-# conversation may hold more than the fields beside it.
-FIELDS = {"messages": "messages", "sharegpt": "conversations", "alpaca": "instruction"}
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _DELIMITERS = ",\t;"
 _ARROW = b"\xff\xff\xff\xff"  # how Arrow's streams begin, which `save_to_disk` of datasets writes

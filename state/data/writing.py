@@ -166,9 +166,9 @@ def _write_parquet(
     import pyarrow
     import pyarrow.parquet
 
-    known = schema or pyarrow.schema(_find_types(chain([example], rows())))
+    known = schema or pyarrow.schema(_find_types(map(_encodable, chain([example], rows()))))
     written = 0
-    rest = iter(rows())
+    rest = iter(rows()) if schema else map(_encodable, rows())
     with pyarrow.parquet.ParquetWriter(path, known) as writer:
         while page := list(islice(rest, _ROW_GROUP)):
             fitted = (
@@ -179,6 +179,18 @@ def _write_parquet(
             writer.write_table(pyarrow.Table.from_pylist(fitted, schema=known))
             written += len(page)
     return written
+
+
+def _encodable(value: Any) -> Any:
+    """The value with ? for halves of surrogate pairs in its texts and names, which have no bytes in UTF-8."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case list():
+            return [_encodable(item) for item in value]
+        case dict():
+            return {_encodable(name): _encodable(item) for name, item in value.items()}
+    return value
 
 
 def _find_types(rows: Iterable[Row]) -> "dict[str, pyarrow.DataType]":
@@ -259,6 +271,4 @@ def _fit(value: Any, type: "pyarrow.DataType") -> Any:
         return [_fit(item, type.value_type) for item in value]
     if is_struct(type):
         return {each.name: _fit(value.get(each.name), each.type) for each in type}
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half of a surrogate pair has no bytes
     return float(value) if is_float64(type) else value
