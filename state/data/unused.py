@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from reflectune.state.data.fields import Given, is_empty, read_list
+from reflectune.state.records import TOLD_FIELDS
 
 __all__ = ["Place", "place_fields"]
 
@@ -24,10 +25,7 @@ _WEIGHING = {"label", "labels", "mask", "weight", "weights"}
 _LONG = 200  # characters of a text that may well matter, whatever its field is called
 _LEAST = 20  # characters of a text that stands in another by no chance
 _KEPT = {"rejected"}  # what was not chosen is kept beside the pair by design
-# What chat templates are given of a turn.
-_GIVEN = {
-    "role", "content", "from", "value", "name", "tool_calls", "tool_call_id", "function_call",
-}  # fmt: skip
+_GIVEN = {"role", "content", "from", "value", *TOLD_FIELDS}  # of a turn, to teacher and student
 
 
 def place_fields(row: Mapping[str, Any], given: Given, ignored: Sequence[str]) -> Iterator[tuple[str, Place]]:
