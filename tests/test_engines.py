@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel, pacing
 from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
-from reflectune.agents.teacher.engines.openai_server import OpenAIEngine, _read_completion
+from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
 from reflectune.agents.teacher.engines.recorded import RecordedEngine
+from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.agents.teacher.forms import answer_schema
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
@@ -201,7 +202,7 @@ def test_openai_asks_openai_itself_without_a_base_url(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("body", ["", "[]", '{"choices": null}', '{"choices": [{"message": null}]}'])
 def test_openai_reply_without_an_answer_fails(body: str) -> None:
-    answer = _read_completion("1", body)
+    answer = read_completion("1", body)
     assert (answer.error, answer.text) == ("failed", "")
     assert "not a chat completion" in (answer.message or "")
 
@@ -242,7 +243,7 @@ def test_openai_refusal_or_silence_is_an_answer(
 ) -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 4}
     body = json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
-    answer = _read_completion("1", body)
+    answer = read_completion("1", body)
     assert (answer.text, answer.finish_reason, answer.error) == (text, reason, None)
     assert (answer.prompt_tokens, answer.completion_tokens) == (9, 4)
 
@@ -266,7 +267,7 @@ def test_openai_takes_no_thought_for_an_answer(field: str, content: object) -> N
 )
 def test_openai_counts_only_what_can_be_a_number_of_tokens(usage: object, counts: object) -> None:
     body = {"choices": [{"message": {"content": "text"}}], "usage": usage}
-    answer = _read_completion("1", json.dumps(body))
+    answer = read_completion("1", json.dumps(body))
     assert (answer.prompt_tokens, answer.completion_tokens) == counts
 
 

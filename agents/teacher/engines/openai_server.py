@@ -6,7 +6,6 @@ into the request's header and nowhere else.
 """
 
 import asyncio
-import json
 import os
 import re
 import threading
@@ -23,7 +22,7 @@ import openai
 
 from reflectune.agents.teacher.engines import Request
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
-from reflectune.agents.teacher.forms import clean_text
+from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import Answer, AnswerError
@@ -48,7 +47,6 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _MAX_BYTES = 8 * 2**20  # of a reply's body; the longest answers of today are a tenth of it
 _MAX_BYTES_COMPRESSED = 64 * 2**10  # nobody asked for compression, and this may become a thousandfold
 _MESSAGE_LENGTH = 500
-_REASON_LENGTH = 100
 
 
 class OpenAIEngine:
@@ -176,7 +174,7 @@ class OpenAIEngine:
             message = f"{self._url}: {error.message} {_first_cause(error)!r}"
             return Answer(request.id, error="unavailable" if unavailable else "failed", message=message)
         self._pace.widen()
-        answer = _read_completion(request.id, response.content.decode("utf-8", errors="replace"))
+        answer = read_completion(request.id, response.content.decode("utf-8", errors="replace"))
         self._has_answered |= answer.error is None
         return answer
 
@@ -288,33 +286,3 @@ def read_api_key(config: TeacherConfig) -> str:
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"teacher.api_key_env: {config.api_key_env} holds characters no key can have")
     return key
-
-
-def _read_count(value: object) -> int | None:
-    """A number of tokens; None for what can be none."""
-    return value if type(value) is int and 0 <= value < 2**31 else None
-
-
-def _read_text(content: object) -> str:
-    """The text of a message's content. Where it comes in parts, thoughts are parts of other types."""
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _read_completion(request_id: str, body: str) -> Answer:
-    """Understand the body of a successful reply; one without a text is an answer too, and paid for."""
-    try:
-        completion = json.loads(body)
-        choice = completion["choices"][0]
-        message, finish_reason = choice["message"], choice.get("finish_reason")
-        text, refusal = message.get("content"), message.get("refusal")
-        usage = completion.get("usage") or {}
-        counts = [_read_count(usage.get(key)) for key in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return Answer(request_id, error="failed", message=f"not a chat completion: {body!r}")
-    text = _read_text(text)
-    reason = clean_text(finish_reason[:_REASON_LENGTH]) if isinstance(finish_reason, str) else None
-    if not text and isinstance(refusal, str) and refusal:
-        text, reason = refusal, "refusal"
-    return Answer(request_id, text, reason, prompt_tokens=counts[0], completion_tokens=counts[1])
