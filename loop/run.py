@@ -37,7 +37,7 @@ from reflectune.state.records import Sample, StudentRecord, Turn
 from reflectune.state.storage import explain_storage_errors
 from reflectune.state.text import one_line
 
-__all__ = ["begin_lineage", "change_run", "create_run", "run_loop"]
+__all__ = ["begin_lineage", "change_run", "create_run", "open_cache", "run_loop"]
 
 _STEPS_PER_ROUND = 6  # two reflections, two selections, refinetune, evaluate
 _ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
@@ -56,7 +56,7 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
     with RunFolder.create(runs, config.name) as folder, explain_storage_errors(runs, "start the run again"):
         check_teacher(config.teacher)
         if config.teacher.cache == "only" or cache_path(runs).exists():
-            with _open_cache(config, runs):
+            with open_cache(config, runs):
                 pass
         check_student(config.student)
         if config.evaluate.checker:
@@ -145,7 +145,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         explain_storage_errors(folder.path, f"`reflectune resume {folder.path.name}`"),
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
-        _open_cache(config, folder.path.parent) as cache,
+        open_cache(config, folder.path.parent) as cache,
         StudentBase(config.student) as base,
     ):
         if lineage.settings()["versions"]["graph"] != hash_graph():
@@ -202,7 +202,7 @@ def _find_writer(
     return open_writer
 
 
-def _open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:
+def open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:
     """The cache that a run's teacher uses; None without one."""
     teacher = config.teacher
     if teacher.cache == "off" or not ENGINES[teacher.engine].is_cached:

@@ -73,10 +73,12 @@ class AnswerCache(OpenDatabase):
 
     @classmethod
     def open(cls, runs: Path) -> Self:
-        """Open the cache of a folder of runs; makes it where there is none."""
+        """Open the cache of a folder of runs; makes both where there are none."""
         path = cache_path(runs)
         if path.is_dir():
             raise StoreError(f"{path}: a folder, where the cache of answers belongs; move it away")
+        with _explained(path):
+            runs.mkdir(parents=True, exist_ok=True)
         with _explained(path), _alone(runs):
             database = Database(sqlite3.connect(path, timeout=_LOCKED_SECONDS))
             try:

@@ -100,7 +100,9 @@ def test_check_refuses_no_odd_row_and_takes_a_config_or_a_file(tmp_path: Path) -
     )
     found = {}
     for given in (path, config):
-        result = CliRunner().invoke(app, ["check", str(given), "--json"])
+        result = CliRunner().invoke(
+            app, ["check", str(given), "--json", *(["--ask", "0"] if given == config else [])]
+        )
         assert result.exit_code == 0
         document = json.loads(result.stdout)
         found[given] = {rows["kind"]: rows["number"] for rows in document["skipped"]}

@@ -127,6 +127,10 @@ class Teacher(AbstractContextManager["Teacher"]):
                 if finished:
                     yield finished
 
+    def prompt(self, reflection: Reflection) -> str:
+        """What the next attempt at a proposal asks, as far as is known of the engine by now."""
+        return "\n".join(message["content"] for message in self._prepare(reflection).messages)
+
     def close(self) -> None:
         """Give back the engine's memory, threads and connections."""
         self._engine.close()

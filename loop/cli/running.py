@@ -100,20 +100,38 @@ def check(
         str, typer.Option(metavar="NAME=FIELD,...", help="Fields of other names, as instruction=query.")
     ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Check only the first so many pairs.")] = None,
+    ask: Annotated[
+        int, typer.Option(min=0, help="Ask a config's teacher about so many pairs; this may cost.")
+    ] = 2,
+    runs: common.Runs = common.RUNS,
     as_json: common.Json = False,
 ) -> None:
-    """Tell what data holds and what ails it: rows, fields, odd rows, known faults; nothing is paid."""
+    """Tell what data holds and what ails it; of a config also what its teacher answers about two pairs."""
     from reflectune.loop.check import check_data, render_check
     from reflectune.state.config import DataConfig, load_config
 
     given = {"format": format, "turns": turns, "limit": limit, "columns": _read_columns(columns) or None}
     changes = {name: value for name, value in given.items() if value is not None}
-    if data.suffix == ".toml":
-        config = load_config(data).data.model_copy(update=changes)
-    else:
-        config = DataConfig.model_validate({"path": str(data)} | changes)
-    document = check_data(config)
-    common.show_document(document, render_check(document), as_json)
+    if data.suffix != ".toml":
+        document = check_data(DataConfig.model_validate({"path": str(data)} | changes))
+        common.show_document(document, render_check(document), as_json)
+        return
+    config = load_config(data)
+    config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
+    document = check_data(config.data)
+    if not ask:
+        common.show_document(document, render_check(document), as_json)
+        return
+    from rich.console import Group
+
+    from reflectune.loop.trial import render_trial, try_teacher
+
+    with common.stoppable():
+        trial = try_teacher(config, runs, ask)
+    shown = Group(render_check(document), render_trial(trial))
+    common.show_document(document | {"teacher": trial}, shown, as_json)
+    if trial["error"]:
+        raise typer.Exit(1)
 
 
 def demo(

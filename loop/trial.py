@@ -1,0 +1,106 @@
+"""Asks a run's teacher about the first pairs of its data before the run starts, and shows what comes of it.
+
+The questions are those that the run's first round begins with: where answers are kept, none is paid again.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from reflectune.agents.student.student import settle_student
+from reflectune.agents.teacher.engines import TeacherModel
+from reflectune.agents.teacher.prompts import open_prompts
+from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
+from reflectune.loop.run import open_cache
+from reflectune.loop.show.numbers import format_usd
+from reflectune.loop.show.terminal.layout import Field
+from reflectune.state.config import RunConfig
+from reflectune.state.data.datasets import assign_samples, read_dataset
+from reflectune.state.errors import ReflectuneError
+from reflectune.state.records import PHASES, Reflection, Sample
+from reflectune.state.text import inert_document
+
+__all__ = ["render_trial", "try_teacher"]
+
+
+def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
+    """What the teacher makes of the first training pairs, as they are given, in both phases.
+
+    Returns:
+        asked: for each question its position, phase and prompt, and of the last answer to it status, error,
+            text, critique, instruction and response (None where none was proposed), tokens, cost, seconds.
+        error: why not all of them were asked; None where they were.
+    """
+    asked: list[dict[str, Any]] = []
+    error: str | None = None
+    try:
+        check_teacher(config.teacher)
+        dataset = read_dataset(config.data)
+        open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
+        samples = assign_samples(dataset, config.data.holdout, config.seed)
+        chosen = list(islice((sample for sample in samples if sample.split == "train"), pairs))
+        student = settle_student(config.student)
+        with open_cache(config, runs) as cache:
+            model = TeacherModel("self:s0", student)
+            with open_teacher(config.teacher, config.seed, model, cache) as teacher:
+                _ask(teacher, chosen, asked)
+    except ReflectuneError as fault:
+        error = str(fault)
+    return {"asked": asked, "error": error}
+
+
+def _ask(teacher: Teacher, samples: Sequence[Sample], asked: list[dict[str, Any]]) -> None:
+    """Ask about samples in both phases; what came of each question goes into `asked`, in their order."""
+    positions = {sample.id: sample.position for sample in samples}
+    reflections = [
+        Reflection(sample.id, sample.id, sample.pair, 1, phase, 0)
+        for sample in samples
+        for phase in PHASES
+        if not (phase == "instruction" and sample.is_followed)  # which the run does not ask either
+    ]
+    questions = {(each.sample_id, each.phase): teacher.prompt(each) for each in reflections}
+    answers: dict[tuple[str, str], Reflected] = {}
+    try:
+        for group in teacher.reflect(reflections):
+            answers |= {(call.sample_id, call.phase): (call, version) for call, version in group}
+    finally:  # what was answered before a fault was paid for
+        for question, prompt in questions.items():
+            if question in answers:
+                place = {"position": positions[question[0]], "phase": question[1], "prompt": prompt}
+                asked.append(place | _tell(answers[question]))
+
+
+def _tell(made: Reflected) -> dict[str, Any]:
+    call, version = made
+    names = (
+        "attempt", "status", "error", "text", "critique", "prompt_tokens", "completion_tokens", "cost_usd",
+        "seconds", "cached",
+    )  # fmt: skip
+    pair = None if version is None else version.pair
+    proposed = {name: pair and getattr(pair, name) for name in ("instruction", "response")}
+    return {name: getattr(call, name) for name in names} | proposed
+
+
+def render_trial(document: dict[str, Any]) -> RenderableType:
+    """The same as a terminal shows it."""
+    document = inert_document(document)
+    parts: list[RenderableType] = []
+    for one in document["asked"]:
+        tokens = " + ".join("?" if one[name] is None else f"{one[name]:,d}" for name in _TOKENS)
+        price = "" if one["cost_usd"] is None else f", {format_usd(one['cost_usd'])}"
+        head = f"teacher · pair {one['position']} · {one['phase']}: {one['status']}"
+        source = "from the cache" if one["cached"] else f"attempt {one['attempt']}, {one['seconds']:.1f} s"
+        parts.append(Text(f"{head} ({tokens} tokens{price}, {source})", style="bold"))
+        shown = ("error", "prompt", "text", "critique", "instruction", "response")
+        parts += [Field(_NAMES.get(name, name), one[name]) for name in shown if one[name]]
+    if document["error"]:
+        parts.append(Text(f"the teacher could not be tried: {document['error']}", style="bold"))
+    return Group(*parts)
+
+
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_NAMES = {"text": "answer", "instruction": "new instr.", "response": "new response"}

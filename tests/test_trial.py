@@ -1,0 +1,75 @@
+"""`reflectune check CONFIG` asks the teacher about the first pairs before a run is paid for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.teacher_server import Reply, TeacherServer, given, improve, prompt_of, serve_teacher
+from tests.worlds import reflectune, write_world
+
+pytestmark = pytest.mark.slow
+
+
+def served(folder: Path, server: TeacherServer, **teacher: Any) -> Path:
+    settings = {"engine": "openai", "path": None, "model": "m", "base_url": server.url, "retries": 0}
+    return write_world(folder, samples=20, teacher=settings | teacher)
+
+
+def test_check_asks_about_two_pairs_and_the_run_does_not_pay_them_again(tmp_path: Path) -> None:
+    with serve_teacher() as server:
+        served(tmp_path, server, price_in=1.0, price_out=2.0)
+        result = reflectune("check", "config.toml", "--json", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        trial = json.loads(result.stdout)["teacher"]
+        asked = list(server.requests)
+        assert len(asked) == 4
+        shown = reflectune("check", "config.toml", cwd=tmp_path).stdout
+        assert len(server.requests) == 4
+        assert reflectune("run", "config.toml", "--set", "rounds=1", cwd=tmp_path).returncode == 0
+        again = [request for request in server.requests[4:] if request in asked]
+    assert again == []
+    assert trial["error"] is None
+    assert [one["phase"] for one in trial["asked"]] == ["instruction", "response"] * 2
+    assert sorted(one["prompt"] for one in trial["asked"]) == sorted(map(prompt_of, asked))
+    for one in trial["asked"]:
+        (request,) = (request for request in asked if prompt_of(request) == one["prompt"])
+        assert one["status"] == "ok"
+        assert one["text"] == improve(request, 0).text
+        assert one["response"] == f"{given(request, 'response')} And more than that."
+        tokens = len(one["prompt"].split()), len(one["text"].split())
+        assert (one["prompt_tokens"], one["completion_tokens"]) == tokens
+        assert one["cost_usd"] == pytest.approx((tokens[0] + 2 * tokens[1]) / 1e6)
+    for part in ("instruction: ok", "from the cache", "$0.0000", "Too short.", "And more than that."):
+        assert part in shown
+
+
+def test_check_says_what_the_server_says_and_ends_with_1(tmp_path: Path) -> None:
+    refusal = json.dumps({"error": {"message": "no such model: m"}})
+    with serve_teacher(lambda request, number: Reply(status=404, body=refusal)) as server:
+        served(tmp_path, server)
+        result = reflectune("check", "config.toml", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "20 rows" in result.stdout
+    (line,) = (line for line in result.stdout.splitlines() if "could not be tried" in line)
+    assert "no such model: m" in line
+
+
+def test_check_shows_an_answer_that_is_no_proposal(tmp_path: Path) -> None:
+    with serve_teacher(lambda request, number: Reply("As you like.")) as server:
+        served(tmp_path, server)
+        trial = json.loads(reflectune("check", "config.toml", "--json", cwd=tmp_path).stdout)["teacher"]
+    assert {(one["status"], one["text"], one["response"]) for one in trial["asked"]} == {
+        ("unparsable", "As you like.", None)
+    }
+
+
+def test_check_asks_nobody_where_told_so_or_given_data(tmp_path: Path) -> None:
+    with serve_teacher() as server:
+        served(tmp_path, server)
+        for arguments in (("config.toml", "--ask", "0"), ("data.json",)):
+            document = json.loads(reflectune("check", *arguments, "--json", cwd=tmp_path).stdout)
+            assert "teacher" not in document
+        assert server.requests == []
+    assert not (tmp_path / "runs").exists()
