@@ -36,9 +36,9 @@ ROUNDS = 2  # of the worlds
 SAMPLES, HOLDOUT = 36, 8
 CONCURRENCY = 4
 KEY = "TORTURE_KEY"  # environment variable that tells the teacher who asks
-# What runs take turns in: answers that are kept or not, several proposals, adapters that go on.
+# What runs take turns in: chats, answers that are kept or not, several proposals, adapters that go on.
 WORLDS: tuple[dict[str, dict[str, Any]], ...] = (
-    {"teacher": {"cache": "off"}},
+    {"teacher": {"cache": "off"}, "data": {"turns": "each"}},
     {
         "teacher": {"cache": "on", "candidates": 2, "temperature": 1.0},
         "refinetune": {"start_from": "previous"},
@@ -193,7 +193,8 @@ class Torture:
         }
         for name, section in WORLDS[world].items():
             sections[name] = sections.get(name, {}) | section
-        return write_world(folder, samples=SAMPLES + HOLDOUT, **sections)
+        exchanges = 2 if sections["data"].get("turns") == "each" else 1
+        return write_world(folder, samples=SAMPLES + HOLDOUT, exchanges=exchanges, **sections)
 
     def compare(self, calm: Path, tortured: Path) -> None:
         """What must be equal, or TortureError is raised; exports follow from the tables."""

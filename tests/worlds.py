@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,20 @@ def make_records(count: int) -> list[dict[str, str]]:
         }
         for index in range(count)
     ]
+
+
+def make_conversations(records: Sequence[Mapping[str, str]], exchanges: int) -> list[dict[str, Any]]:
+    """The same pairs as the exchanges of conversations, so many in each, with a system message."""
+    messages = [
+        [
+            {"role": "user", "content": "\n".join(filter(None, (record["instruction"], record["input"])))},
+            {"role": "assistant", "content": record["output"]},
+        ]
+        for record in records
+    ]
+    system = {"role": "system", "content": "You count things."}
+    starts = range(0, len(records), exchanges)
+    return [{"messages": sum(messages[start : start + exchanges], [system])} for start in starts]
 
 
 def make_recording(records: list[dict[str, str]], phases: tuple[str, ...]) -> list[dict[str, object]]:
@@ -61,6 +75,7 @@ def write_world(
     folder: Path,
     *,
     samples: int = 40,
+    exchanges: int = 1,
     phases: tuple[str, ...] = ("instruction", "response"),
     **sections: Mapping[str, Any],
 ) -> Path:
@@ -69,6 +84,7 @@ def write_world(
     Args:
         folder: where to; made if missing.
         samples: pairs in the dataset.
+        exchanges: of a record; more than one make it a conversation.
         phases: phases that the recording answers.
         sections: config sections whose keys are added, replaced, or with None removed.
 
@@ -82,7 +98,8 @@ def write_world(
     folder.mkdir(parents=True, exist_ok=True)
     save_tiny_llama(folder / "student")
     records = make_records(samples)
-    (folder / "data.json").write_text(json.dumps(records))
+    given = records if exchanges == 1 else make_conversations(records, exchanges)
+    (folder / "data.json").write_text(json.dumps(given))
     recording = make_recording(records, phases)
     (folder / "teacher.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in recording))
     config: dict[str, Any] = {
