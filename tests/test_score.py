@@ -165,8 +165,8 @@ def test_score_keeps_csv_and_parquet_as_they_are(world: Path) -> None:
         writer = csv.DictWriter(file, list(ROWS[0]))
         writer.writeheader()
         writer.writerows(ROWS)
-    scored(world, "rows.csv", "--keep", "kept.csv")
-    with (world / "kept.csv").open(newline="") as file:
+    scored(world, "rows.csv", "--keep", "kept-rows")
+    with (world / "kept-rows").open(newline="") as file:
         assert list(csv.DictReader(file)) == [
             {key: str(value) for key, value in row.items()} for row in ROWS if row["output"]
         ]
@@ -175,10 +175,10 @@ def test_score_keeps_csv_and_parquet_as_they_are(world: Path) -> None:
     schema = pyarrow.schema({"messages": pyarrow.list_(role), "n": pyarrow.uint8(), "day": pyarrow.date32()})
     table = pyarrow.Table.from_pylist([{"messages": turns, "n": 200, "day": None}], schema=schema)
     pq.write_table(table, world / "rows.parquet")
-    scored(world, "rows.parquet", "--keep", "kept.parquet")
-    assert pq.read_table(world / "kept.parquet").equals(table)
     scored(world, "rows.parquet", "--keep", "kept")
-    assert lines_of(world / "kept") == table.to_pylist()
+    assert pq.read_table(world / "kept").equals(table)
+    scored(world, "rows.parquet", "--keep", "kept.jsonl")
+    assert lines_of(world / "kept.jsonl") == table.to_pylist()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import typer
 
 from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, say, show_document, stoppable
 from reflectune.state.data.exports import Also, ExportFormat, write_records
+from reflectune.state.data.sources import find_kind
 from reflectune.state.data.writing import (
     check_table,
     find_container,
@@ -160,7 +161,7 @@ def score(
         names = _split(fields)
         check_fields(dataset, names)
         if keep is not None:
-            container = find_container(keep, "jsonl", ("json", "jsonl", "csv", "parquet"))
+            container = find_container(keep, find_kind(data), ("json", "jsonl", "csv", "parquet"))
             if container == "csv":
                 check_table(given_rows(dataset), keep)
         with ExitStack() as writing:
