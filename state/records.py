@@ -48,7 +48,7 @@ DataFormat = Literal[
 Turns = Literal["last", "first", "each"]
 # Rows that are no pairs: nothing usable in them, of another format than the configured one, turns out of
 # order, speakers of unknown names, tools, images or sound.
-OddKind = Literal["invalid", "shape", "turns", "roles", "tools", "media"]
+OddKind = Literal["invalid", "shape", "turns", "roles", "tools", "earlier_tools", "media"]
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

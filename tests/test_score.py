@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,13 @@ def test_score_refuses_contexts_that_the_template_does_not_take_before_it_scores
     (world / "chats.json").write_text(json.dumps(rows))
     result = reflectune("score", "chats.json", "--student", "strict", cwd=world)
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
-    assert "no tools here" in result.stderr
+    assert re.search(
+        "no tools here.*--template plain, or leave these out with --skip earlier_tools", result.stderr
+    )
+    options = ("--student", "strict", "--skip", "earlier_tools", "--json", "-o", "scores.jsonl")
+    result = reflectune("score", "chats.json", *options, cwd=world)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["skipped"] == {"earlier_tools": 1}
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ from reflectune.state.records import DataFormat, Turns
 
 __all__ = ["export", "score"]
 
-# A key as messages name it: student.template, or student.template = "plain".
+# Keys as messages name them: student.template, or student.template = "plain"; data.odd.tools = "skip".
+_SKIP_KEY = re.compile(r'data\.odd\.(\w+) = "skip"')
 _STUDENT_KEY = re.compile(r"""(?<![\w./-])student\.([a-z_0-9]+)(?: = ["']?([^\s"':;,]+)["']?)?""")
 
 
@@ -204,7 +205,7 @@ def _advising_options(options: Collection[str]) -> Iterator[None]:
     try:
         yield
     except StudentError as error:
-        raise StudentError(_STUDENT_KEY.sub(name, str(error))) from error
+        raise StudentError(_STUDENT_KEY.sub(name, _SKIP_KEY.sub(r"--skip \1", str(error)))) from error
 
 
 def _split(text: str) -> list[str]:

@@ -6,7 +6,7 @@ were given; an exchange that has them between its question and its answer is ref
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
@@ -14,7 +14,7 @@ from reflectune.state.data.fields import Refusal, is_empty, jsonable, read_list
 from reflectune.state.data.sources import clean, list_names
 from reflectune.state.records import Turn
 
-__all__ = ["find_exchanges", "is_transcript", "name_roles", "read_turns"]
+__all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns"]
 
 # What data calls the speakers, in lower case. Those of tools keep their names.
 _USERS = ("user", "human", "prompter")
@@ -66,15 +66,20 @@ def find_exchanges(turns: Sequence[Turn]) -> Iterator[int | Refusal]:
     users = [index for index, turn in enumerate(turns) if turn.role == "user"]
     for index, end in pairwise([*users, len(turns)]):
         replies = turns[index + 1 : end]
-        if any(_is_of_tools(turn) for turn in replies):
+        if calls_tools(replies):
             yield Refusal("tools", f"tools are called for the answer to turn {index}")
         elif any(turn.role == "assistant" for turn in replies):
             is_next = replies[0].role == "assistant"
             yield index if is_next else Refusal("turns", f"turn {index + 1} is between question and answer")
 
 
+def calls_tools(turns: Iterable[Turn]) -> bool:
+    """Whether tools are called, or say something, in some of these turns."""
+    return any(map(_is_of_tools, turns))
+
+
 def _is_of_tools(turn: Turn) -> bool:
-    if turn.role in ("assistant", "system"):
+    if turn.role in ("user", "assistant", "system"):
         more = json.loads(turn.more) if turn.more else {}
         return not all(is_empty(more.get(name)) for name in _CALLING)
     return True
