@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from reflectune.state.data.fields import Refusal, is_empty, jsonable, read_list
+from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, is_empty, jsonable, read_list
 from reflectune.state.data.sources import clean, list_names
 from reflectune.state.records import Turn
 
@@ -42,11 +42,14 @@ def read_turns(value: object, field: str, roles: Mapping[str, str]) -> tuple[Tur
     """The turns of a field, but for system messages that say nothing.
 
     A list of messages (role and content, from and value), of texts by user and assistant in turn, or of
-    exchanges ({input, output}, or [user's text, assistant's]); or JSON text of one; or a transcript.
+    exchanges ({input, output}, or [user's text, assistant's]); Axolotl's segments where there are a question
+    and an answer to train on; or JSON text of one; or a transcript.
     """
     given = _split(value) if is_transcript(value) else read_list(value)
     if not isinstance(given, list):
         raise Refusal("invalid", f"{field} is not a list of turns")
+    if given and all(isinstance(item, dict) and item.keys() == {"label", "text"} for item in given):
+        given = _read_segments(given, field)
     turns = [turn for index, item in enumerate(given) for turn in _read_item(item, index, field, roles)]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip() or turn.more)
 
@@ -59,6 +62,16 @@ def is_transcript(value: object) -> TypeGuard[str]:
 def _split(transcript: str) -> list[dict[str, str]]:
     _, *parts = re.split(r"\n\n(Human|Assistant):(?: |$)", transcript)
     return [{"from": speaker, "value": said} for speaker, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _read_segments(segments: list[Any], field: str) -> list[str]:
+    match segments:
+        case [{"label": False, "text": str(asked)}, {"label": True, "text": str(answer)}]:
+            if not TEMPLATE_MARKS.search(asked + answer):
+                return [asked, answer]
+    raise Refusal(
+        "invalid", f"{field} are raw text, not a question (label false) and its answer (label true)"
+    )
 
 
 def find_exchanges(turns: Sequence[Turn]) -> Iterator[int | Refusal]:

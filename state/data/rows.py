@@ -59,7 +59,11 @@ class RowReader:
             reading.refusals.append(refusal)
             return reading
         reading.given = given
-        meta = {clean(str(key)): jsonable(value) for key, value in row.items() if key not in given.fields}
+        meta = {
+            clean(str(key)): jsonable(value)
+            for key, value in row.items()
+            if key not in given.fields or key == given.kept
+        }
         turns = tuple(given.turns)
         is_single = len(turns) == 2 and not any(turn.more for turn in turns)
         conversation = None if is_single else Conversation(turns)
