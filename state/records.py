@@ -43,12 +43,13 @@ Outcome = Literal["accepted", "refused", "unchanged", "failed", "frozen", "unask
 Column = Literal["messages", "instruction", "input", "response", "system", "history"]
 # How a row holds its pair.
 DataFormat = Literal[
-    "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question"
-]
+    "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question",
+    "generations", "segments",
+]  # fmt: skip
 Turns = Literal["last", "first", "each"]
 # Rows that are no pairs: nothing usable in them, of another format than the configured one, turns out of
 # order, speakers of unknown names, tools, images or sound.
-OddKind = Literal["invalid", "shape", "turns", "roles", "tools", "media"]
+OddKind = Literal["invalid", "shape", "turns", "roles", "tools", "earlier_tools", "media"]
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

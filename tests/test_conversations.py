@@ -213,6 +213,18 @@ def test_answers_that_call_tools_are_refused_or_skipped_and_counted(
     assert (skipped.kind, skipped.number, skipped.examples) == ("tools", 1, (f"index 1: {named}",))
 
 
+def test_contexts_with_tools_are_taken_or_refused_or_skipped(tmp_path: Path) -> None:
+    row = {
+        "messages": [message(A), CALL, {"role": "tool", "content": "5"}, message(B), message(C), message(D)]
+    }
+    assert len(read_rows(tmp_path, row, chat(A, B))) == 2
+    odd = "1 of 2 records whose earlier turns call tools (index 0: tools are called before turn 4)"
+    assert odd in refusal(tmp_path, row, chat(A, B), odd={"earlier_tools": "refuse"})
+    dataset = open_rows(tmp_path, row, chat(A, B), odd={"earlier_tools": "skip"})
+    assert [record.pair for record in dataset] == [Pair("a", "", "b")]
+    assert [(rows.kind, rows.number) for rows in dataset.skipped] == [("earlier_tools", 1)]
+
+
 def test_of_each_exchange_only_those_that_call_tools_are_skipped(tmp_path: Path) -> None:
     row = {
         "messages": [message(A), message(B), message(C), CALL, {"role": "tool", "content": "3"}, message(D)]

@@ -134,7 +134,7 @@ def make_world(folder: Path, student: FakeStudent | None = None, **sections: Any
         (out / "adapter_model.safetensors").write_bytes(b"weights")
         (out / "adapter_config.json").write_bytes(b"{}")
         options["on_step"](1, 1, 0.5)
-        return {"train_loss": 0.5}
+        return {"train_loss": 0.5, "pairs": len(pairs), "truncated": 1}
 
     world.context = LoopContext(
         config=config,
@@ -325,10 +325,14 @@ def test_second_round_is_scored_by_the_student_the_first_one_trained(world: Worl
 
 
 @pytest.mark.slow
-def test_refinetune_trains_on_the_filtered_pool_once(world: World) -> None:
+def test_refinetune_trains_on_the_filtered_pool_once(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.through(1)
     refinetune(state(), world.runtime())
     (training,) = world.trained
+    cut = f"student.max_length cut the response or context of 1 of {len(training['pairs'])} pairs"
+    assert f"round 1 · refinetune: {cut}" in capsys.readouterr().err
     assert training["previous"] is None
     assert training["round"] == 1
     assert training["pairs"]

@@ -261,6 +261,14 @@ def test_refinetune_leaves_out_pairs_without_a_response(folder, tmp_path):
     assert (metrics["pairs"], metrics["left_out"]) == (4, 2)
 
 
+def test_refinetune_counts_pairs_that_lose_turns_or_the_end_of_their_response(folder, tmp_path):
+    long = (Turn("user", "three " * 100), Turn("assistant", "Red."))
+    pairs = [*PAIRS[:2], Pair("And another?", "", "Blue.", long), Pair("Name.", "", "three " * 100)]
+    config = configure(folder, student={"max_length": 64}, epochs=1)
+    metrics, _ = train(config, tmp_path / "adapter", pairs=pairs)
+    assert (metrics["pairs"], metrics["truncated"], metrics["left_out"]) == (4, 2, 0)
+
+
 def test_refinetune_of_all_turns_trains_on_the_earlier_answers_too(folder, tmp_path):
     context = (Turn("user", "Name a colour."), Turn("assistant", "Red."))
     pairs = [Pair("And another?", "", "Blue.", context)]

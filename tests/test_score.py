@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,8 @@ def test_score_keeps_csv_and_parquet_as_they_are(world: Path) -> None:
         writer = csv.DictWriter(file, list(ROWS[0]))
         writer.writeheader()
         writer.writerows(ROWS)
-    scored(world, "rows.csv", "--keep", "kept.csv")
-    with (world / "kept.csv").open(newline="") as file:
+    scored(world, "rows.csv", "--keep", "kept-rows")
+    with (world / "kept-rows").open(newline="") as file:
         assert list(csv.DictReader(file)) == [
             {key: str(value) for key, value in row.items()} for row in ROWS if row["output"]
         ]
@@ -175,10 +176,10 @@ def test_score_keeps_csv_and_parquet_as_they_are(world: Path) -> None:
     schema = pyarrow.schema({"messages": pyarrow.list_(role), "n": pyarrow.uint8(), "day": pyarrow.date32()})
     table = pyarrow.Table.from_pylist([{"messages": turns, "n": 200, "day": None}], schema=schema)
     pq.write_table(table, world / "rows.parquet")
-    scored(world, "rows.parquet", "--keep", "kept.parquet")
-    assert pq.read_table(world / "kept.parquet").equals(table)
     scored(world, "rows.parquet", "--keep", "kept")
-    assert lines_of(world / "kept") == table.to_pylist()
+    assert pq.read_table(world / "kept").equals(table)
+    scored(world, "rows.parquet", "--keep", "kept.jsonl")
+    assert lines_of(world / "kept.jsonl") == table.to_pylist()
 
 
 @pytest.mark.slow
@@ -216,7 +217,13 @@ def test_score_refuses_contexts_that_the_template_does_not_take_before_it_scores
     (world / "chats.json").write_text(json.dumps(rows))
     result = reflectune("score", "chats.json", "--student", "strict", cwd=world)
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
-    assert "no tools here" in result.stderr
+    assert re.search(
+        "no tools here.*--template plain, or leave these out with --skip earlier_tools", result.stderr
+    )
+    options = ("--student", "strict", "--skip", "earlier_tools", "--json", "-o", "scores.jsonl")
+    result = reflectune("score", "chats.json", *options, cwd=world)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["skipped"] == {"earlier_tools": 1}
 
 
 @pytest.mark.slow

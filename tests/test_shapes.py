@@ -107,6 +107,27 @@ PUBLIC: dict[str, tuple[str, dict[str, Any], Pair, dict[str, str]]] = {
         PAIR,
         {"model_name": "meta", "distilabel_metadata": "unused"},
     ),
+    "distilabel, one of a list": (
+        "generations",
+        {"instruction": Q, "generations": [A], "generation_models": ["m"]},
+        PAIR,
+        {"generation_models": "meta"},
+    ),
+    "distilabel, the best rated": (
+        "generations",
+        {
+            "instruction": Q, "generations": [LONG, A, None, "Also."], "generation_models": list("abcd"),
+            "ratings": [2, 4.5, 5, 4.5], "raw_generation_responses": [LONG] * 4,
+        },
+        PAIR,
+        {"generation_models": "meta", "ratings": "meta", "raw_generation_responses": "unused"},
+    ),
+    "Axolotl's segments": (
+        "segments",
+        {"segments": [{"label": False, "text": Q}, {"label": True, "text": A}], "id": 1},
+        PAIR,
+        {"id": "meta"},
+    ),
     "No Robots": (
         "messages",
         {"prompt": Q, "prompt_id": "f0", "messages": SAID, "category": "Open QA"},
@@ -207,6 +228,7 @@ def test_public_shape_is_found_and_every_field_of_it_is_accounted_for(
     assert dataset.unused == unused
     # What is in no pair is in meta, as it is; turns keep what is their own.
     beside = {name for name, place in places.items() if place in ("meta", "unused") and name in row}
+    beside |= row.keys() & {"generations"}  # of which one is in the pair
     assert record.meta == {name: row[name] for name in beside}
     # A format that is set finds the same, and data.ignore silences what the warning names.
     if shape in SHAPES:
@@ -215,6 +237,35 @@ def test_public_shape_is_found_and_every_field_of_it_is_accounted_for(
     assert silenced.unused == {}
     assert {silenced.account.fields[name].total() for name in unused} <= {1}
     assert all(silenced.account.fields[name]["ignored"] for name in unused)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"instruction": Q, "generations": [A, "b"]}, "2 generations, and no ratings that say which"),
+        (
+            {"instruction": Q, "generations": [A, "b"], "ratings": [None, None]},
+            "2 generations, and no ratings",
+        ),
+        ({"instruction": Q, "generations": [A, "b"], "ratings": [1]}, "2 generations, and no ratings"),
+        ({"instruction": Q, "generations": []}, "0 generations, and no ratings"),
+        (
+            {"segments": [{"label": True, "text": Q}, {"label": True, "text": A}]},
+            "segments are raw text, not a",
+        ),
+        (
+            {"segments": [{"label": False, "text": f"<s>{Q}"}, {"label": True, "text": f"{A}</s>"}]},
+            "segments are raw text, not a question (label false) and its answer (label true)",
+        ),
+    ],
+)
+def test_lists_that_do_not_say_what_the_pair_is_are_refused_with_a_way_out(
+    tmp_path: Path, row: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(DatasetError) as caught:
+        open_rows(tmp_path, {"instruction": Q, "output": A}, row)
+    assert f"(index 1: {why}" in str(caught.value)
+    assert len(open_rows(tmp_path, {"instruction": Q, "output": A}, row, odd={"invalid": "skip"})) == 1
 
 
 def test_fields_of_refused_rows_are_told_too(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def refinetune_student(
 
     Returns:
         train_loss (mean over steps, nats per token), steps, tokens (all epochs, prompts included),
-        target_tokens (the same, targets only), pairs, left_out, seconds (of this call). Where this training
+        target_tokens (the same, targets only), pairs, truncated (those of them whose response or context
+        max_length cut), left_out, seconds (of this call). Where this training
         has ended before, what it returned then.
 
     Raises:
@@ -160,7 +161,7 @@ def _train(
     base, tokenizer, template = opened.open()
     encoder = open_encoder(base, tokenizer, template, config.student)
     every = _with_earlier_turns(pairs) if config.refinetune.turns == "all" else pairs
-    texts, left_out = encode_pairs(encoder, template, template.end_id(tokenizer), every)
+    texts, truncated, left_out = encode_pairs(encoder, template, template.end_id(tokenizer), every)
     seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
     steps = TrainingSteps(texts, seed, config.refinetune)
     row_tokens = _row_tokens(base, config.student)
@@ -185,6 +186,7 @@ def _train(
         "tokens": steps.tokens,
         "target_tokens": steps.target_tokens,
         "pairs": len(texts),
+        "truncated": truncated,
         "left_out": left_out,
         "seconds": time.monotonic() - started,
     }
@@ -192,18 +194,19 @@ def _train(
 
 def encode_pairs(
     encoder: TargetEncoder, template: Template, end: int | None, pairs: Iterable[Pair]
-) -> tuple[EncodedTexts, int]:
+) -> tuple[EncodedTexts, int, int]:
     """Prompt, response and end of every pair of which max_length leaves some response; it must of one.
 
-    And how many are left out.
+    And how many of these max_length cut, the response or turns of the context; how many are left out.
     """
     if end is None:
         raise StudentError(_NO_END)
-    texts, rest, left_out = EncodedTexts(), iter(pairs), 0
+    texts, rest, truncated, left_out = EncodedTexts(), iter(pairs), 0, 0
     encode = PairEncoder(template, encoder).encode
     while group := list(itertools.islice(rest, _AT_ONCE)):
         for item in encode([(pair, "response_given_instruction") for pair in group]):
             if isinstance(item, Encoded):
+                truncated += item.truncated
                 texts.append(replace(item, ids=[*item.ids, end][: encoder.max_length]))
             else:
                 left_out += 1
@@ -212,7 +215,7 @@ def encode_pairs(
             f"none of {left_out} pairs can be trained on: no response fits behind its prompt "
             f"into {encoder.max_length} tokens; raise student.max_length"
         )
-    return texts, left_out
+    return texts, truncated, left_out
 
 
 def _with_earlier_turns(pairs: Iterable[Pair]) -> Iterator[Pair]:

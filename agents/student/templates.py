@@ -32,6 +32,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 _DEFAULTS = {"target_with_input": "{instruction}\n{input}"}
 _FIELD = re.compile(r"\{(\w+)\}")
+_SPEAKERS = ("system", "user", "assistant")  # other roles are of tools
 _NO_CHAT_TEMPLATE = 'the student has no chat template; set student.template = "plain"'
 _SHIPPED = Path(__file__).parent
 
@@ -81,9 +82,13 @@ class Template:
         """
         if self.chat is None:
             return
-        name, advice = self.chat.tokenizer.name_or_path, 'set student.template = "plain", or leave these out'
+        name = self.chat.tokenizer.name_or_path
         for context in contexts:
             roles = ", ".join(turn.role for turn in context)
+            has_tools = any(turn.calls_tools or turn.role not in _SPEAKERS for turn in context)
+            advice = 'set student.template = "plain", or ' + (
+                'leave these out with data.odd.earlier_tools = "skip"' if has_tools else "remove these"
+            )
             try:
                 text = self.prompt(Pair("", "", "", context))
             except StudentError as error:

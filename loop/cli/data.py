@@ -13,6 +13,7 @@ import typer
 
 from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, say, show_document, stoppable
 from reflectune.state.data.exports import Also, ExportFormat, write_records
+from reflectune.state.data.sources import find_kind
 from reflectune.state.data.writing import (
     check_table,
     find_container,
@@ -25,7 +26,8 @@ from reflectune.state.records import DataFormat, Turns
 
 __all__ = ["export", "score"]
 
-# A key as messages name it: student.template, or student.template = "plain".
+# Keys as messages name them: student.template, or student.template = "plain"; data.odd.tools = "skip".
+_SKIP_KEY = re.compile(r'data\.odd\.(\w+) = "skip"')
 _STUDENT_KEY = re.compile(r"""(?<![\w./-])student\.([a-z_0-9]+)(?: = ["']?([^\s"':;,]+)["']?)?""")
 
 
@@ -160,7 +162,7 @@ def score(
         names = _split(fields)
         check_fields(dataset, names)
         if keep is not None:
-            container = find_container(keep, "jsonl", ("json", "jsonl", "csv", "parquet"))
+            container = find_container(keep, find_kind(data), ("json", "jsonl", "csv", "parquet"))
             if container == "csv":
                 check_table(given_rows(dataset), keep)
         with ExitStack() as writing:
@@ -203,7 +205,7 @@ def _advising_options(options: Collection[str]) -> Iterator[None]:
     try:
         yield
     except StudentError as error:
-        raise StudentError(_STUDENT_KEY.sub(name, str(error))) from error
+        raise StudentError(_STUDENT_KEY.sub(name, _SKIP_KEY.sub(r"--skip \1", str(error)))) from error
 
 
 def _split(text: str) -> list[str]:

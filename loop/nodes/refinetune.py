@@ -66,6 +66,11 @@ def _train(context: LoopContext, round: int, pairs: Pairs, previous: StudentReco
             )
         except StoppedError as error:
             raise Interrupted from error
+    if cut := metrics.get("truncated"):
+        context.display.say(
+            f"round {round} · refinetune: student.max_length cut the response or context of {cut:.0f} of "
+            f"{metrics['pairs']:.0f} pairs"
+        )
     return StudentRecord(
         id=f"s{round}",
         round=round,

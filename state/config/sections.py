@@ -64,7 +64,7 @@ class DataConfig(Section):
     ignore: list[str] = []
     """Fields that are known not to matter: kept with the sample, and no longer warned about."""
     odd: dict[OddKind, Literal["refuse", "skip"]] = {}
-    """Rows to skip instead of refusing the data, by kind, such as {tools = "skip", invalid = "skip"}."""
+    """Rows to skip, not refuse, by kind, as {tools = "skip"}; earlier_tools, in contexts, are else taken."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -6,15 +6,15 @@ were given; an exchange that has them between its question and its answer is ref
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from reflectune.state.data.fields import Refusal, is_empty, jsonable, read_list
+from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, is_empty, jsonable, read_list
 from reflectune.state.data.sources import clean, list_names
 from reflectune.state.records import Turn
 
-__all__ = ["find_exchanges", "is_transcript", "name_roles", "read_turns"]
+__all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns"]
 
 # What data calls the speakers, in lower case. Those of tools keep their names.
 _USERS = ("user", "human", "prompter")
@@ -42,11 +42,14 @@ def read_turns(value: object, field: str, roles: Mapping[str, str]) -> tuple[Tur
     """The turns of a field, but for system messages that say nothing.
 
     A list of messages (role and content, from and value), of texts by user and assistant in turn, or of
-    exchanges ({input, output}, or [user's text, assistant's]); or JSON text of one; or a transcript.
+    exchanges ({input, output}, or [user's text, assistant's]); Axolotl's segments where there are a question
+    and an answer to train on; or JSON text of one; or a transcript.
     """
     given = _split(value) if is_transcript(value) else read_list(value)
     if not isinstance(given, list):
         raise Refusal("invalid", f"{field} is not a list of turns")
+    if given and all(isinstance(item, dict) and item.keys() == {"label", "text"} for item in given):
+        given = _read_segments(given, field)
     turns = [turn for index, item in enumerate(given) for turn in _read_item(item, index, field, roles)]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip() or turn.more)
 
@@ -61,20 +64,35 @@ def _split(transcript: str) -> list[dict[str, str]]:
     return [{"from": speaker, "value": said} for speaker, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
+def _read_segments(segments: list[Any], field: str) -> list[str]:
+    match segments:
+        case [{"label": False, "text": str(asked)}, {"label": True, "text": str(answer)}]:
+            if not TEMPLATE_MARKS.search(asked + answer):
+                return [asked, answer]
+    raise Refusal(
+        "invalid", f"{field} are raw text, not a question (label false) and its answer (label true)"
+    )
+
+
 def find_exchanges(turns: Sequence[Turn]) -> Iterator[int | Refusal]:
     """For every user's turn that was answered, its index, or why its exchange cannot be recycled."""
     users = [index for index, turn in enumerate(turns) if turn.role == "user"]
     for index, end in pairwise([*users, len(turns)]):
         replies = turns[index + 1 : end]
-        if any(_is_of_tools(turn) for turn in replies):
+        if calls_tools(replies):
             yield Refusal("tools", f"tools are called for the answer to turn {index}")
         elif any(turn.role == "assistant" for turn in replies):
             is_next = replies[0].role == "assistant"
             yield index if is_next else Refusal("turns", f"turn {index + 1} is between question and answer")
 
 
+def calls_tools(turns: Iterable[Turn]) -> bool:
+    """Whether tools are called, or say something, in some of these turns."""
+    return any(map(_is_of_tools, turns))
+
+
 def _is_of_tools(turn: Turn) -> bool:
-    if turn.role in ("assistant", "system"):
+    if turn.role in ("user", "assistant", "system"):
         more = json.loads(turn.more) if turn.more else {}
         return not all(is_empty(more.get(name)) for name in _CALLING)
     return True

@@ -34,6 +34,7 @@ _EXPLAINED: dict[OddKind, tuple[str, str, str]] = {
     "roles": ("with speakers of unknown names", "name them in data.roles", "call them user and assistant"),
     "turns": ("with turns out of order", "repair these", "repair these"),
     "tools": ("whose answers call tools, which no teacher here can", "remove these", "remove these"),
+    "earlier_tools": ("whose earlier turns call tools", "remove these", "remove these"),
     "media": ("with images or sound", "remove these", "remove these"),
     "invalid": (
         "without a usable instruction or response", "repair these, name their fields in data.columns",

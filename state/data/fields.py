@@ -5,6 +5,7 @@ Texts stay exactly as given, but for lone surrogates and NULs, which SQLite cann
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,9 @@ from reflectune.state.config import OddKind
 from reflectune.state.data.sources import clean
 from reflectune.state.records import Turn
 
-__all__ = ["Given", "Refusal", "is_empty", "jsonable", "read_list", "read_text"]
+__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "is_empty", "jsonable", "read_list", "read_text"]
+
+TEMPLATE_MARKS = re.compile(r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>")
 
 
 class Refusal(Exception):
@@ -32,6 +35,7 @@ class Given:
     fields: dict[str, Literal["pair", "context"]]  # those that hold it
     asked: tuple[str, str] | None = None  # instruction and input of the last exchange, where they are apart
     shape: str = ""
+    kept: str | None = None  # a field of these that holds more, and stays with the pair as it is
 
 
 def read_text(values: Mapping[str, Any], field: str) -> str:

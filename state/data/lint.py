@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from reflectune.state.data.fields import TEMPLATE_MARKS
 from reflectune.state.data.rows import Reading
 from reflectune.state.records import Pair, content_hash
 
@@ -23,7 +24,6 @@ _HEADING = re.compile(
     r"^\s*#+ *(instruction|input|response|human|assistant|user)(?= *(:|$))", re.IGNORECASE | re.MULTILINE
 )
 _ASKING = re.compile(r"^\s*(instruction|human|user|question) ?\d*:", re.IGNORECASE | re.MULTILINE)
-_MARKS = re.compile(r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ RULES = (
     ),
     Rule(
         "marks", "marks of a chat template within the texts",
-        lambda pair: _find_first(_MARKS, f"{pair.instruction}\n{pair.input}\n{pair.response}"),
+        lambda pair: _find_first(TEMPLATE_MARKS, f"{pair.instruction}\n{pair.input}\n{pair.response}"),
     ),
 )  # fmt: skip
 _BLANK = Fault("blank", "an instruction or a response without any text")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reflectune.state.config import DataConfig
-from reflectune.state.data.conversations import find_exchanges, name_roles
+from reflectune.state.data.conversations import calls_tools, find_exchanges, name_roles
 from reflectune.state.data.fields import Given, Refusal, is_empty, jsonable
 from reflectune.state.data.shapes import list_shapes, read_given
 from reflectune.state.data.sources import clean, list_names
@@ -59,7 +59,11 @@ class RowReader:
             reading.refusals.append(refusal)
             return reading
         reading.given = given
-        meta = {clean(str(key)): jsonable(value) for key, value in row.items() if key not in given.fields}
+        meta = {
+            clean(str(key)): jsonable(value)
+            for key, value in row.items()
+            if key not in given.fields or key == given.kept
+        }
         turns = tuple(given.turns)
         is_single = len(turns) == 2 and not any(turn.more for turn in turns)
         conversation = None if is_single else Conversation(turns)
@@ -78,6 +82,8 @@ class RowReader:
         asked = turns[exchange].content, ""
         if given.asked is not None and exchange == len(turns) - 2:
             asked = given.asked
+        if "earlier_tools" in self.data.odd and calls_tools(turns[:exchange]):
+            raise Refusal("earlier_tools", f"tools are called before turn {exchange}")
         pair = Pair(*asked, turns[exchange + 1].content, turns[:exchange])
         for name, text in (("instruction", pair.instruction), ("response", pair.response)):
             if not self.allow_empty and not text.strip():

@@ -4,13 +4,14 @@ A shape is one entry of SHAPES. `data.columns` puts other fields in the place of
 """
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from reflectune.state.config import Column
 from reflectune.state.data.conversations import is_transcript, read_turns
 from reflectune.state.data.exports import user_turn
-from reflectune.state.data.fields import Given, Refusal, is_empty, read_text
-from reflectune.state.data.sources import list_names
+from reflectune.state.data.fields import Given, Refusal, is_empty, read_list, read_text
+from reflectune.state.data.sources import clean, list_names
 from reflectune.state.records import Turn
 
 __all__ = ["MAPPED", "SHAPES", "Shape", "list_shapes", "read_given"]
@@ -34,6 +35,8 @@ SHAPES: dict[str, Shape] = {
         "instruction": ("question", "query", "problem"), "response": ("solution", "answer", "response"),
     },
     "prompt": {"instruction": ("prompt",), "response": ("completion", "response")},
+    "generations": {"instruction": ("instruction", "prompt"), "response": ("generations",)},
+    "segments": {"messages": ("segments",)},
     "ultrachat": {"messages": ("data",), "response": _ANSWERS},
 }  # fmt: skip
 MAPPED = "columns"  # the shape that data.columns makes up
@@ -156,8 +159,29 @@ def _read_columns(row: Mapping[str, Any], found: Mapping[Column, str], roles: Ma
         input = read_text(row, found["input"]) if "input" in found else ""
         given.asked = read_text(row, question), input
         given.turns.append(Turn("user", user_turn(*given.asked)))
-    given.turns.append(Turn("assistant", read_text(row, answer)))
+    if answer == "generations":
+        given.turns.append(Turn("assistant", _choose_generation(row, answer)))
+        given.kept = answer
+    else:
+        given.turns.append(Turn("assistant", read_text(row, answer)))
     return given
+
+
+def _choose_generation(row: Mapping[str, Any], field: str) -> str:
+    """Of distilabel's generations the only one, or the first of those with the best of `ratings`."""
+    texts, ratings = read_list(row[field]), read_list(row.get("ratings"))
+    if not isinstance(texts, list):
+        return read_text(row, field)
+    found = {place: text for place, text in enumerate(texts) if isinstance(text, str)}
+    if len(found) > 1 and isinstance(ratings, list) and len(ratings) == len(texts):
+        rated = [
+            place for place in found if isinstance(ratings[place], int | float) and isfinite(ratings[place])
+        ]
+        if rated:
+            found = {0: found[max(rated, key=ratings.__getitem__)]}
+    if len(found) != 1:
+        raise Refusal("invalid", f"{len(found)} {field}, and no ratings that say which is the best")
+    return clean(*found.values())
 
 
 def _read_answers(row: Mapping[str, Any], found: Mapping[Column, str], roles: Mapping[str, str]) -> Given:

@@ -12,17 +12,18 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from reflectune.state.config import DataConfig
 from reflectune.state.data.containers import CHUNK, Text, Unpacked
 from reflectune.state.data.hub import Hub
 from reflectune.state.data.json_rows import read_array, read_objects
 from reflectune.state.data.shards import find_files
+from reflectune.state.data.writing import Container
 from reflectune.state.errors import DatasetError
 from reflectune.state.text import shorten
 
-__all__ = ["Row", "Source", "clean", "list_names", "open_source"]
+__all__ = ["Row", "Source", "clean", "find_kind", "list_names", "open_source"]
 
 Row = tuple[str, object]  # where it stands ("line 4", or "index 3" counted from 0), and what stands there
 Source = Callable[[], Iterator[Row]]  # gives all rows, from the first, at every call
@@ -73,32 +74,49 @@ def list_names(fields: Iterable[object]) -> str:
     return shorten(", ".join(map(str, fields))) or "none"
 
 
+def find_kind(path: Path) -> Container:
+    """The kind of file that given data stands in, by its content; of a folder, that of its first file.
+
+    Objects in any layout are JSON Lines, and so is what comes through a pipe, which is read only once.
+    """
+    if path.is_fifo():
+        return "jsonl"
+    first = next(iter(find_files(path)))
+    kind = _find_kind(first, str(first))
+    return "parquet" if kind == "arrow" else kind
+
+
 def _file_rows(path: Path, name: str) -> Iterator[Row]:
-    """Rows of a file of any format; the content says which."""
+    """Rows of a file of any kind."""
     try:
-        with Unpacked(path.open("rb"), name) as unpacked:
-            magic, compression = unpacked.read(4), unpacked.compression
-        if magic in (b"PAR1", _ARROW):
-            if compression:
-                raise DatasetError(f"{name}: is Parquet or Arrow inside {compression}; decompress it first")
-            with path.open("rb") as file:
-                yield from _table_rows(file, name, is_parquet=magic == b"PAR1")
-            return
-        with Text(path, name, newline="\n") as text:
-            beginning = ""
-            while not beginning and (chunk := text.read(CHUNK)):
-                beginning = chunk.lstrip()[:1]
-        match beginning:
-            case "":
-                raise DatasetError(f"{name}: is empty; want JSON, JSON Lines, CSV or Parquet")
-            case "[":
+        match kind := _find_kind(path, name):
+            case "json":
                 yield from read_array(partial(Text, path, name, newline="\n"), name)
-            case "{":
+            case "jsonl":
                 yield from read_objects(partial(Text, path, name, newline="\n"), name)
-            case _:
+            case "csv":
                 yield from _csv_rows(path, name)
+            case _:
+                with path.open("rb") as file:
+                    yield from _table_rows(file, name, is_parquet=kind == "parquet")
     except OSError as error:
         raise _unreadable(name, error) from error
+
+
+def _find_kind(path: Path, name: str) -> Container | Literal["arrow"]:
+    with Unpacked(path.open("rb"), name) as unpacked:
+        magic, compression = unpacked.read(4), unpacked.compression
+    if magic in (b"PAR1", _ARROW):
+        if compression:
+            raise DatasetError(f"{name}: is Parquet or Arrow inside {compression}; decompress it first")
+        return "parquet" if magic == b"PAR1" else "arrow"
+    with Text(path, name, newline="\n") as text:
+        beginning = ""
+        while not beginning and (chunk := text.read(CHUNK)):
+            beginning = chunk.lstrip()[:1]
+    if not beginning:
+        raise DatasetError(f"{name}: is empty; want JSON, JSON Lines, CSV or Parquet")
+    return "json" if beginning == "[" else "jsonl" if beginning == "{" else "csv"
 
 
 def _unreadable(name: object, error: OSError) -> DatasetError:
