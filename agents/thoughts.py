@@ -1,7 +1,8 @@
 """Thoughts in what a model wrote: where they begin and end. They are no part of an answer.
 
 Knows the marks of common models only: tags such as <think>, [THINK] of Magistral, START_THINKING of Command,
-the channels of gpt-oss. What opens a thought and what ends it need not have the same name.
+the channels of gpt-oss, also where a server drops their marks ("analysisWe need ...assistantfinal").
+What opens a thought and what ends it need not have the same name.
 """
 
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 __all__ = [
     "begins_with_thought", "decode_written", "drop_empty_thought", "drop_thoughts", "find_opened", "has_mark",
-    "is_tag", "skip_thought",
+    "is_tag", "mark_thought", "skip_thought",
 ]  # fmt: skip
 
 # Tags that chat templates write; nobody means anything else by them.
@@ -18,8 +19,9 @@ _BEGIN_TAG = r"<(?:seed:)?think>|\[THINK\]|<\|START_THINKING\|>"
 _END_TAG = r"</(?:seed:)?think>|\[/THINK\]|<\|END_THINKING\|>"
 _WORDS = "(?:thinking|thought|reasoning)"
 _TO = r"[^\n]{0,60}?<\|message\|>"  # a channel's name may be followed by a recipient or a format
-_BEGIN = rf"{_BEGIN_TAG}|<{_WORDS}>|<\|channel\|>(?:analysis|commentary){_TO}"
-_END = rf"{_END_TAG}|</{_WORDS}>|<\|channel\|>final{_TO}"
+_HEAD = r"(?:<\|start\|>assistant)?<\|channel\|>"
+_BEGIN = rf"{_BEGIN_TAG}|<{_WORDS}>|{_HEAD}(?:analysis|commentary){_TO}|\Aanalysis(?=[A-Z])"
+_END = rf"{_END_TAG}|</{_WORDS}>|{_HEAD}final{_TO}|assistantfinal"
 _MARK = re.compile(rf"(?P<begin>{_BEGIN})|{_END}")
 _OPENED = re.compile(rf"(?:{_BEGIN})\s*\Z")
 _BEGUN = re.compile(rf"\s*(?:{_BEGIN_TAG})")
@@ -52,6 +54,11 @@ def drop_thoughts(text: str, shown: str) -> str:
     if begun is not None and not "".join([*kept, text[start:begun]]).strip():
         return ""
     return "".join([*kept, text[start:]])
+
+
+def mark_thought(text: str) -> str:
+    """A thought that came without marks, as one that begins and does not end: all marks in it go."""
+    return "<think>\n" + _MARK.sub(" ", text)
 
 
 def skip_thought(text: str) -> str:

@@ -25,6 +25,7 @@ CallStatus = Literal[
     "declined",  # the model refuses to do it
     "repetition",  # one thing over and over
     "cut",  # at the token limit
+    "thought",  # nothing but thoughts
     "no-entry",  # a recording knows nothing of the pair
     "refused",  # the engine does not take the request
     "error",

@@ -222,8 +222,8 @@ THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
         ({}, None, "", None),
         ({"content": 3, "refusal": {"a": 1}}, "stop", "", "stop"),
         ({"content": "Ye"}, "st\ud800op", "Ye", "st\ufffdop"),  # SQLite cannot hold a lone surrogate
-        ({"content": None, "reasoning_content": "Hm."}, "length", "", "length"),
-        ({"content": "", "reasoning": "Hm."}, "stop", "", "stop"),
+        ({"content": None, "reasoning_content": "Hm."}, "length", "<think>\nHm.", "length"),
+        ({"content": "", "reasoning": "Hm."}, "stop", "<think>\nHm.", "stop"),
         (
             {"content": [THOUGHT, {"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]},
             "stop",
@@ -233,7 +233,7 @@ THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
         (
             {"content": [THOUGHT, {"type": "reasoning", "text": "Hm."}, {"type": "text"}, None, "a"]},
             "stop",
-            "",
+            "<think>\nHm.Hm.",
             "stop",
         ),
     ],

@@ -266,8 +266,9 @@ def test_parse_reads_nothing_of_a_thought(structured: bool) -> None:
         parsed = parse(f"\n<think>{draft}</think>\n{answer}", structured=structured)
         assert parsed == Proposal("b", Pair(PAIR.instruction, "", "final"))
     assert parse(f"<think>{draft} {final}</think>\nDone.", structured=structured) == "unparsable"
-    assert parse(f"<think>{draft}{final}", structured=structured) == "unparsable"
-    assert parse(f"<think>{draft}{final}", structured=structured, finish_reason="length") == "cut"
+    assert parse(f"<think>{draft}{final}", structured=structured) == "thought"
+    assert parse(f"<think>{draft}{final}", structured=structured, finish_reason="length") == "thought"
+    assert parse(f"<think>{draft}</think>{final}", structured=structured, finish_reason="length") == "cut"
     within = tagged(critique="b", new_response="Write <think> and </think>.")
     assert isinstance(parse(within, structured=structured), Proposal)
 
@@ -277,22 +278,22 @@ HARMONY = f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|chan
 
 
 @pytest.mark.parametrize(
-    ("text", "response"),
+    ("text", "expected"),
     [
         # Begun by the chat template, and so without a mark of its own.
         (f"Hm.\n</think>\n\n{FINAL}", "final"),
-        (f"Hm. {DRAFT}</think>Done.", None),
+        (f"Hm. {DRAFT}</think>Done.", "unparsable"),
         (f"Hm. <new-response-{NONCE}>draft</think>{FINAL}", "final"),
-        (f"So </think> it is. {DRAFT}</think>Done.", None),
+        (f"So </think> it is. {DRAFT}</think>Done.", "unparsable"),
         *((f"{begin}{DRAFT}{end}{FINAL}", "final") for begin, end in MARKS),
-        *((f"{begin}{DRAFT}{end}Done.", None) for begin, end in MARKS),
-        *((f"{begin}{DRAFT}", None) for begin, _ in MARKS),
-        (f"<think></think>\n<think>{DRAFT}</think>Done.", None),
-        (f"<think>Hm.</think><think>{DRAFT}", None),
+        *((f"{begin}{DRAFT}{end}Done.", "unparsable") for begin, end in MARKS),
+        *((f"{begin}{DRAFT}", "thought") for begin, _ in MARKS),
+        (f"<think></think>\n<think>{DRAFT}</think>Done.", "unparsable"),
+        (f"<think>Hm.</think><think>{DRAFT}", "thought"),
         (f"<think>a</think>So: {FINAL}", "final"),
         (f"{HARMONY}<|message|>{FINAL}", "final"),
         (f'{HARMONY} <|constrain|>json<|message|>{{"critique": "b", "response": "final"}}', "final"),
-        (HARMONY, None),
+        (HARMONY, "thought"),
         # Marks in an answer's own texts are its words, and one that begins behind it is a thought by itself.
         (tagged(critique="No </think>.", new_response="Close it with </think>."), "Close it with </think>."),
         ('{"critique": "No </think>.", "response": "Close it with </think>."}', "Close it with </think>."),
@@ -300,13 +301,13 @@ HARMONY = f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|chan
         (f"{FINAL}\n<think>Good?</think>", "final"),
         # A thought within.
         (tagged(new_response="<think>Hm.</think>\nBlue."), "Blue."),
-        (tagged(new_response="<think>Hm."), None),
+        (tagged(new_response="<think>Hm."), "unparsable"),
     ],
 )
-def test_parse_makes_no_answer_of_thoughts(text: str, response: str | None) -> None:
+def test_parse_makes_no_answer_of_thoughts(text: str, expected: str) -> None:
+    """What is expected is a response or a status."""
     parsed = parse(text)
-    assert (parsed.pair.response if isinstance(parsed, Proposal) else None) == response
-    assert response or parsed == "unparsable"
+    assert (parsed.pair.response if isinstance(parsed, Proposal) else parsed) == expected
 
 
 def test_parse_keeps_thoughts_that_the_data_has_or_asks_for() -> None:

@@ -386,6 +386,17 @@ def test_reflect_teacher_that_answers_nothing_marks_no_pair(status: int) -> None
     assert len(server.requests) < 50
 
 
+@pytest.mark.parametrize(("finish", "named"), [("length", True), ("stop", False)])
+def test_reflect_thought_alone_is_paid_and_shows_that_the_teacher_is_there(finish: str, named: bool) -> None:
+    text = "<think>\nHm."
+    engine = ScriptedEngine(lambda request: well(request, text=text, finish_reason=finish, prompt_tokens=5))
+    groups = list(scripted(engine).reflect(asked(n) for n in range(30)))
+    calls = [call for group in groups for call, _ in group]
+    assert {(call.status, call.text, call.prompt_tokens) for call in calls} == {("thought", text, 5)}
+    assert len({call.sample_id for call in calls}) == 30
+    assert {"teacher.max_tokens" in (call.error or "") for call in calls} == {named}
+
+
 def test_reflect_teacher_that_says_nothing_is_paid_and_given_up() -> None:
     engine = ScriptedEngine(lambda request: well(request, text=" ", prompt_tokens=5, completion_tokens=0))
     message = "9 calls in a row failed: no text in the answer, finish reason stop; once mended"

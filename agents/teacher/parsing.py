@@ -26,7 +26,9 @@ from reflectune.state.records import Pair, Phase
 
 __all__ = ["AnswerParser", "ParseFailure", "Proposal"]
 
-ParseFailure = Literal["unparsable", "unchanged", "echoed", "placeholder", "declined", "repetition", "cut"]
+ParseFailure = Literal[
+    "unparsable", "unchanged", "echoed", "placeholder", "declined", "repetition", "cut", "thought"
+]
 
 _WORD = re.compile(r"\w\S*\w|\w")  # without the punctuation around it
 # Shorter runs of the prompt may well occur in an honest answer.
@@ -66,13 +68,18 @@ class AnswerParser:
         `finish_reason` is "length" where it hit the token limit, "refusal" or "content_filter" where the
         server says that it is no answer.
         """
-        if finish_reason == "length":
-            return "repetition" if _has_run_away(text, self.pair.response) else "cut"
         if finish_reason in ("refusal", "content_filter"):
             return "declined"
         fields = FIELDS[self.phase]
+        written, is_cut = text, finish_reason == "length"
         if has_mark(text):
             text = drop_thoughts(text, forms.hide_answers(text, self.nonce, fields))
+        if is_cut and _has_run_away(written, self.pair.response):
+            return "repetition"
+        if written.strip() and not text.strip():
+            return "thought"
+        if is_cut:
+            return "cut"
         found = self._find_before_turns(text) or self._find(text)
         if found is None:
             return self._name_formless(text)

@@ -235,7 +235,9 @@ class Teacher(AbstractContextManager["Teacher"]):
             text=clean_text(answer.text),
             finish_reason=answer.finish_reason,
             status="ok" if isinstance(parsed, Proposal) else parsed,
-            error=answer.message and clean_text(answer.message),
+            error=_explain_thought(answer)
+            if parsed == "thought"
+            else answer.message and clean_text(answer.message),
             critique=None if proposal is None else proposal.critique,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
@@ -275,6 +277,13 @@ class Teacher(AbstractContextManager["Teacher"]):
 def _refuses_schema(request: Request, answer: Answer) -> bool:
     """Whether it may be the schema that the engine does not take."""
     return answer.error == "refused-request" and request.schema is not None
+
+
+def _explain_thought(answer: Answer) -> str:
+    """What became of an answer that is only thought."""
+    if answer.finish_reason == "length":
+        return "only thought, cut at the token limit: raise teacher.max_tokens, or let the model think less"
+    return "only thought, and no answer behind it"
 
 
 def open_teacher(
