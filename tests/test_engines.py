@@ -172,7 +172,8 @@ def served(reply: Any, **changes: Any) -> Iterator[tuple[TeacherServer, OpenAIEn
 
 def test_openai_sends_what_is_configured() -> None:
     schema = answer_schema("response")
-    with served(lambda r, n: Reply("hello"), temperature=0.5, top_p=0.9, max_tokens=11) as (server, engine):
+    settings = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 11, "send_seed": True}
+    with served(lambda r, n: Reply("hello"), **settings) as (server, engine):
         answer = ask(engine, request(schema=schema, text="Hi"))["0"]
         (sent,) = server.requests
     assert sent == {
@@ -196,7 +197,7 @@ def test_openai_asks_openai_itself_without_a_base_url(monkeypatch: pytest.Monkey
     monkeypatch.setenv("OPENAI_BASE_URL", "http://somewhere.else")
     engine = OpenAIEngine(config(None, max_tokens=11))
     assert str(engine._client.base_url) == "https://api.openai.com/v1/"
-    assert engine._arguments(request())["max_completion_tokens"] == 11
+    assert engine._parameters.build(request())["max_completion_tokens"] == 11
     engine.close()
 
 

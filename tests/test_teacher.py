@@ -330,7 +330,7 @@ def test_reflect_asks_again_after_every_answer_of_no_use(bad: str) -> None:
         return Reply(text) if number == 0 else improve(request, number)
 
     with serve_teacher(at_first_bad) as server:
-        (failed, none), (made, version) = ask(config(server.url, retries=1), 1)
+        (failed, none), (made, version) = ask(config(server.url, retries=1, send_seed=True), 1)
         first, second = server.requests
     assert (failed.status, failed.is_final(2), failed.critique, none) == (bad, False, None, None)
     assert (made.status, made.attempt, made.is_final(2)) == ("ok", 2, True)

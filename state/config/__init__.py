@@ -61,9 +61,9 @@ _RENAMED = {
     "teacher.patience": "teacher.freeze_after",
 }
 
-# Keys that earlier versions lacked and did not go by the default of: a run that they began measures its
-# rounds alike.
-_ADDED: dict[str, Any] = {"evaluate.answers": 2**31 - 1}
+# Keys that earlier versions lacked and did not go by the default of: a run that they began asks and measures
+# alike in all its rounds.
+_ADDED: dict[str, Any] = {"evaluate.answers": 2**31 - 1, "teacher.send_seed": True}
 
 # Where the demo's files are. The package may have been installed elsewhere when a run began.
 _PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"

@@ -96,16 +96,22 @@ class TeacherConfig(Section):
     """TOML file of your own prompts; unset takes what `reflectune prompts` prints. Relative to this file."""
     candidates: int = Field(default=1, ge=1)
     """Proposals per pair and phase; the student takes the best."""
-    temperature: float = Field(default=0.0, ge=0.0)
-    """Sampling temperature; 0 is greedy."""
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Nucleus sampling: share of the probability mass to draw from."""
+    temperature: float | None = Field(default=None, ge=0.0)
+    """Sampling temperature; 0 is greedy. Unset: greedy on this machine, a server's own default."""
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Nucleus sampling: share of the probability mass to draw from. Unset: 1, or a server's own default."""
+    send_seed: bool = False
+    """Send a server each request's seed; some draw the same again by it, many refuse it."""
+    extra_body: dict[str, Any] = {}
+    """More for the body of a server's requests, such as {reasoning_effort = "low"}."""
     max_tokens: int = Field(default=2048, ge=1)
     """Longest answer, in tokens."""
     concurrency: int | None = Field(default=None, ge=1)
     """Most requests under way at once; unset takes 16, with vllm 256. A busy server gets fewer."""
     timeout: float = Field(default=600.0, gt=0.0, allow_inf_nan=False)
     """Most seconds for one answer of a server, at most 10 of them to connect."""
+    wait: float = Field(default=600.0, ge=0.0, allow_inf_nan=False)
+    """Most seconds to wait for a server that is busy or loads its model, since it last took a request."""
     retries: int = Field(default=2, ge=0)
     """How often a failed or unreadable answer is asked for again; a recording is never asked again."""
     structured: bool = True
@@ -139,6 +145,17 @@ class TeacherConfig(Section):
         return self.concurrency or (256 if self.engine == "vllm" else 16)
 
     @property
+    def sampling(self) -> tuple[float, float]:
+        """Temperature and top_p of a model on this machine."""
+        return self.temperature or 0.0, 1.0 if self.top_p is None else self.top_p
+
+    @property
+    def draws(self) -> bool:
+        """Whether answers are drawn, as far as is known: a server's own default may be to draw."""
+        is_unknown = self.engine == "openai" and self.temperature is None
+        return is_unknown or bool(self.temperature)
+
+    @property
     def caps(self) -> list[str]:
         """The keys of its budget that are set."""
         return [key for key in ("budget_tokens", "budget_usd") if getattr(self, key) is not None]
@@ -153,7 +170,8 @@ class TeacherConfig(Section):
         is_recorded, is_student, is_capped = self.engine == "recorded", self.model == SELF, bool(self.caps)
         is_priced = self.price_in is not None and self.price_out is not None
         has_revision, is_served = self.revision is not None, self.engine == "openai"
-        is_greedy = self.temperature == 0 and not is_recorded
+        is_greedy = not self.draws and not is_recorded
+        asked_elsewhere = sorted({"model", "messages", "stream", "n"} & self.extra_body.keys())
         faults = [
             (is_recorded and self.path is None, 'engine = "recorded" needs path, a file of recorded answers'),
             (not is_recorded and self.model is None, f'engine = "{self.engine}" needs model'),
@@ -162,6 +180,7 @@ class TeacherConfig(Section):
             (is_student and has_revision, 'revision is the student\'s own where model = "self"; unset it'),
             (is_recorded and self.cache == "only", "a recording is asked without a cache; unset cache"),
             (is_recorded and is_capped, "a recording costs nothing that could be counted; unset the budget"),
+            (bool(asked_elsewhere), f"extra_body may not hold {', '.join(asked_elsewhere)}"),
             (self.budget_usd is not None and not is_priced, "budget_usd needs price_in and price_out"),
         ]
         for key, engines in _ENGINE_KEYS.items():

@@ -56,7 +56,7 @@ class CachedEngine:
         self.model = model.name
         self.structured, self.capacity = kind.takes_schemas(thinking=model.source.thinking), config.capacity
         self._config, self._teacher, self._cache = config, model, cache
-        self._sampling = (_identify(config, model, cache), config.temperature, config.top_p)
+        self._sampling = (_identify(config, model, cache), *_sampling(config))
         self._engine: Engine | None = None
         self._hits: deque[Answer] = deque()
         self._asked: dict[str, str] = {}  # request id -> key
@@ -117,8 +117,16 @@ class CachedEngine:
             request.schema,
             self._sampling,
             self._config.max_tokens,
-            request.seed if self._config.temperature > 0 else None,
+            request.seed if self._config.draws else None,
         )
+
+
+def _sampling(config: TeacherConfig) -> tuple[object, ...]:
+    """What is told a model about how to draw."""
+    if ENGINES[config.engine].is_local:
+        return config.sampling
+    extra = (config.extra_body,) if config.extra_body else ()
+    return config.temperature, config.top_p, *extra
 
 
 def _identify(config: TeacherConfig, model: TeacherModel, cache: Cache) -> tuple[object, ...]:

@@ -94,9 +94,10 @@ class TransformersEngine:
     def _write(self, batch: list[tuple[Request, list[int]]]) -> list[list[int]]:
         prompts = [prompt for _, prompt in batch]
         sampling = None
-        if self._config.temperature > 0:
+        temperature, top_p = self._config.sampling
+        if temperature > 0:
             seeds = [request.seed for request, _ in batch]
-            sampling = generation.Sampling(self._config.temperature, self._config.top_p, seeds)
+            sampling = generation.Sampling(temperature, top_p, seeds)
         try:
             room = self._room(prompts[0])
             return generation.continue_prompts(

@@ -6,11 +6,12 @@ into the request's header and nowhere else.
 """
 
 import asyncio
+import logging
 import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
@@ -20,14 +21,17 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from reflectune.agents.teacher.engines import Request
+from reflectune.agents.teacher.engines import Request, faults
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
+from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import Answer, AnswerError
 
 __all__ = ["OpenAIEngine", "read_api_key"]
+
+_logger = logging.getLogger(__name__)
 
 # A config without base_url must not be redirected by OPENAI_BASE_URL, which the client would read.
 _OPENAI_URL = "https://api.openai.com/v1"
@@ -78,7 +82,8 @@ class OpenAIEngine:
             http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks=hooks),
         )
         self._has_answered = False
-        self._pace = Pace(config.capacity, give_up_after=max(600.0, 2 * config.timeout))
+        self._parameters = Parameters(config)
+        self._pace = Pace(config.capacity, give_up_after=config.wait)
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
@@ -153,60 +158,73 @@ class OpenAIEngine:
         """Send the request and understand the reply; None where a busy server wants it later."""
         # Not parsed by the client: what it makes of a server's odd JSON is not defined.
         create: Any = self._client.chat.completions.with_raw_response.create
+        sent = self._parameters.build(request)
         try:
             async with asyncio.timeout(self._config.timeout):
-                response = await create(**self._arguments(request))
+                response = await create(**self._arguments(sent))
         except (TimeoutError, _OversizedReplyError) as error:
             late = f"no whole answer within {self._config.timeout:g} s (teacher.timeout)"
             return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
-            status = error.status_code
-            retry_after = parse_retry_after(error.response.headers.get("retry-after"))
-            would_take_it_later = status == 429 or (status == 503 and retry_after is not None)
-            if would_take_it_later and error.code != _NO_CREDIT:
-                if self._pace.narrow(entered, retry_after):
-                    return None
-            elif status not in _UNAVAILABLE:
-                self._pace.widen()
-            return self._failed_status(request, error)
+            body, headers = error.response.text, error.response.headers
+            if error.status_code in _REFUSED and self._leave_out(faults.find_refused(body, sent), sent):
+                return await self._ask(request, entered)
+            return self._read_fault(request, entered, error.status_code, body, headers)
         except openai.APIConnectionError as error:
             unavailable = type(error.__cause__).__name__ in _NOT_CONNECTED
             message = f"{self._url}: {error.message} {_first_cause(error)!r}"
             return Answer(request.id, error="unavailable" if unavailable else "failed", message=message)
+        body = response.content.decode("utf-8", errors="replace")
+        if (status := faults.read_error(body)) is not None:
+            return self._read_fault(request, entered, status, body, response.headers)
         self._pace.widen()
-        answer = read_completion(request.id, response.content.decode("utf-8", errors="replace"))
+        answer = read_completion(request.id, body)
         self._has_answered |= answer.error is None
         return answer
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
-        config = self._config
-        arguments: dict[str, Any] = {
-            "model": self.model,
-            "messages": list(request.messages),
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "seed": request.seed,
-            # OpenAI's newer models refuse the old name, many other servers do not know the new one.
-            "max_tokens" if config.base_url else "max_completion_tokens": config.max_tokens,
-        }
-        if request.schema is not None:
-            schema = {"name": "reflection", "schema": dict(request.schema), "strict": True}
-            arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
+    def _arguments(self, body: dict[str, Any]) -> dict[str, Any]:
+        # The client knows some parameters by name; it takes all of them as extra_body.
+        arguments: dict[str, Any] = {key: body[key] for key in ("model", "messages")}
+        arguments["extra_body"] = {key: value for key, value in body.items() if key not in arguments}
         if not self._key:
             arguments["extra_headers"] = {"Authorization": openai.Omit()}
         return arguments
 
-    def _failed_status(self, request: Request, error: openai.APIStatusError) -> Answer:
-        status = error.status_code
+    def _leave_out(self, name: str | None, sent: dict[str, Any]) -> bool:
+        """Send a parameter no more that the server refuses; False where that cannot help."""
+        if name is None or not self._parameters.may_leave_out(name):
+            return False
+        if warning := self._parameters.leave_out(name, sent[name]):
+            _logger.warning("teacher %s at %s: %s", self.model, self._url, warning)
+        return True
+
+    def _read_fault(
+        self, request: Request, entered: float, status: int, body: str, headers: Mapping[str, str]
+    ) -> Answer | None:
+        """What became of a request that the server did not answer; None where it may come later."""
+        reason = faults.read_reason(body, status)
+        message = f"HTTP {status}: {reason}"
+        is_broke = status == 429 and _NO_CREDIT in body
+        about_schema = request.schema is not None and faults.is_about_schema(reason)
+        if not is_broke and faults.is_busy(status, reason):
+            if self._pace.narrow(entered, parse_retry_after(headers.get("retry-after"))):
+                return None
+            return Answer(request.id, error="unavailable", message=message)
+        if status not in _UNAVAILABLE:
+            self._pace.widen()
         # 403 with a key that is good: this one text is not wanted there.
-        if status in _REFUSED or (status == 403 and self._has_answered):
-            return Answer(request.id, error="refused-request", message=error.message)
-        if status in _FATAL or error.code == _NO_CREDIT:
+        if (
+            status in _REFUSED
+            or (status == 403 and self._has_answered)
+            or (status in (403, 404) and about_schema)
+        ):
+            return Answer(request.id, error="refused-request", message=message)
+        if status in _FATAL or is_broke:
             advice = _FATAL.get(status, _FATAL[402])
-            message = self._scrub_message(error.message)
-            raise TeacherError(f"teacher {self.model} at {self._url}: {message}; check {advice}") from None
+            shown = self._scrub_message(message)
+            raise TeacherError(f"teacher {self.model} at {self._url}: {shown}; check {advice}")
         what: AnswerError = "unavailable" if status in _UNAVAILABLE else "failed"
-        return Answer(request.id, error=what, message=error.message)
+        return Answer(request.id, error=what, message=message)
 
     def _scrub_answer(self, answer: Answer) -> Answer:
         return replace(

@@ -137,9 +137,10 @@ class _Worker:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+        temperature, top_p = self._teacher.sampling
         return SamplingParams(
-            temperature=self._teacher.temperature,
-            top_p=self._teacher.top_p,
+            temperature=temperature,
+            top_p=top_p,
             max_tokens=min(self._teacher.max_tokens, room),
             seed=request.seed,
             stop_token_ids=[*request.stops] if request.prompt else self._chat.stop_ids,

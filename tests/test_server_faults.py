@@ -1,0 +1,159 @@
+"""What servers refuse, and the words they do it with: error bodies as the named projects send them."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from reflectune.agents.teacher.engines import faults, pacing
+from reflectune.state.errors import TeacherError
+from tests.teacher_server import Reply, improve, serve_teacher
+from tests.teachers import ask, ask_one, config, statuses
+
+FORBIDDEN = {"type": "extra_forbidden", "msg": "Extra inputs are not permitted", "input": 7}
+
+
+def openai_body(message: str, param: str | None = None, code: str | None = None) -> str:
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return json.dumps({"error": error})
+
+
+USE_THE_NEW = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+)
+DEFAULT_ONLY = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is."
+TOO_LARGE = "max_tokens is too large: 50000. This model supports at most 16384 completion tokens."
+VLLM_TOO_LARGE = "'max_tokens' is too large: 9000. This model's maximum context length is 8192 tokens."
+REFUSALS: dict[str, tuple[str, str | None]] = {
+    "OpenAI": (openai_body(USE_THE_NEW, "max_tokens", "unsupported_parameter"), "max_tokens"),
+    "OpenAI, one value": (openai_body(DEFAULT_ONLY, "temperature", "unsupported_value"), "temperature"),
+    "OpenAI, too large": (openai_body(TOO_LARGE, "max_tokens", "invalid_value"), None),
+    "Mistral": (json.dumps({"detail": [FORBIDDEN | {"loc": ["body", "seed"]}]}), "seed"),
+    "vLLM, text": (
+        json.dumps({"object": "error", "message": str([FORBIDDEN | {"loc": ("body", "seed")}])}),
+        "seed",
+    ),
+    "vLLM, too large": (json.dumps({"object": "error", "message": VLLM_TOO_LARGE, "code": 400}), None),
+    "LiteLLM": (
+        openai_body("litellm.UnsupportedParamsError: xai does not support parameters: ['seed'], for model=m"),
+        "seed",
+    ),
+    "Anthropic": (
+        json.dumps(
+            {"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}
+        ),
+        "top_p",
+    ),
+    "TGI, a range": (
+        json.dumps({"error": "Input validation error: `temperature` must be strictly positive"}),
+        None,
+    ),
+    "a prompt's own words": (openai_body("content policy: not allowed here"), None),
+}
+
+
+@pytest.mark.parametrize(("body", "name"), REFUSALS.values(), ids=REFUSALS)
+def test_refused_parameter_is_found_by_its_name(body: str, name: str | None) -> None:
+    assert (
+        faults.find_refused(body, ["model", "messages", "temperature", "top_p", "seed", "max_tokens"]) == name
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (openai_body("No such model."), "No such model."),
+        ('{"error": "model \'m\' not found"}', "model 'm' not found"),  # Ollama
+        ('[{"error": {"code": 400, "message": "API key not valid."}}]', "API key not valid."),  # Gemini
+        ('{"detail": "Not Found"}', "Not Found"),  # FastAPI
+        (
+            json.dumps({"detail": [FORBIDDEN | {"loc": ["body", "seed"]}]}),
+            "body.seed: Extra inputs are not permitted",
+        ),
+        (
+            '{"error": {"message": "Failed", "metadata": {"raw": "{\\"detail\\": \\"busy\\"}"}}}',
+            "Failed; busy",  # OpenRouter
+        ),
+        ("upstream connect error\n", "upstream connect error"),
+        ("<html><head><title>502 Bad\nGateway</title></head><body>nginx</body></html>", "502 Bad Gateway"),
+        ("<p>gone <b>away</b></p>", "gone away"),
+        ("", "Service Unavailable"),
+        ("[]", "Service Unavailable"),
+        ("[" * 100_000, "[" * 400),
+        ('{"odd": 1}', '{"odd": 1}'),
+    ],
+)
+def test_reason_is_the_servers_own_words(body: str, reason: str) -> None:
+    assert faults.read_reason(body, 503) == faults.read_reason(body.encode(), 503) == reason
+
+
+def test_nothing_is_sent_that_was_not_asked_for() -> None:
+    with serve_teacher() as server:
+        assert ask_one(config(server.url, extra_body={"thinking": {"type": "off"}})).status == "ok"
+    (sent,) = server.requests
+    assert sent.keys() == {"model", "messages", "max_tokens", "response_format", "thinking"}
+
+
+def test_parameters_refused_are_left_out_for_all_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(request: dict[str, Any], number: int) -> Reply:
+        for name, body in (
+            ("max_tokens", REFUSALS["OpenAI"][0]),
+            ("temperature", REFUSALS["OpenAI, one value"][0]),
+        ):
+            if name in request:
+                return Reply(status=400, body=body, delay=0.05)
+        return improve(request, number)
+
+    with serve_teacher(refuse) as server, caplog.at_level(logging.WARNING):
+        reflected = ask(config(server.url, temperature=0, concurrency=16), 40)
+    assert statuses(reflected) == ["ok"] * 40
+    assert {call.attempt for call, _ in reflected} == {1}
+    assert len(server.requests) <= 40 + 2 * 16
+    assert server.requests[-1]["max_completion_tokens"] == 2048
+    (warning,) = caplog.messages
+    assert "the server does not take temperature, which was 0.0" in warning
+
+
+def test_value_out_of_range_is_told_and_not_left_out() -> None:
+    body = REFUSALS["vLLM, too large"][0]
+    with serve_teacher(lambda r, n: Reply(status=400, body=body)) as server:
+        call = ask_one(config(server.url, structured=False))
+        assert len(server.requests) == 1
+    assert (call.status, call.error) == ("refused", f"HTTP 400: {VLLM_TOO_LARGE}")
+
+
+BUSY = {
+    "llama.cpp loads": Reply(status=503, body='{"error": {"code": 503, "message": "Loading model"}}'),
+    "Anthropic": Reply(status=529, body='{"type": "error", "error": {"type": "overloaded_error"}}'),
+    "TGI": Reply(status=424, body='{"error": "Model is overloaded", "error_type": "overloaded"}'),
+    "proxy's 500": Reply(status=500, body='{"error": {"message": "The engine is currently overloaded"}}'),
+    "OpenRouter in a 200": Reply(body='{"error": {"code": 429, "message": "Rate limit exceeded"}}'),
+}
+
+
+@pytest.mark.parametrize("reply", BUSY.values(), ids=BUSY)
+def test_busy_in_every_dress_uses_up_no_attempt(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_PAUSE", 0.05)
+    with serve_teacher(lambda r, n: reply if n < 3 else improve(r, n)) as server:
+        reflected = ask(config(server.url, concurrency=1), 2)
+    assert [(call.status, call.attempt) for call, _ in reflected] == [("ok", 1)] * 2
+
+
+def test_server_busy_for_longer_than_wait_ends_the_run() -> None:
+    with (
+        serve_teacher(lambda r, n: BUSY["llama.cpp loads"]) as server,
+        pytest.raises(TeacherError, match=r"HTTP 503: Loading model; once mended, resume the run"),
+    ):
+        ask(config(server.url, concurrency=2, wait=0.3), 5)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_refused_schema_is_not_a_wrong_model_or_key(status: int) -> None:
+    def refuse(request: dict[str, Any], number: int) -> Reply:
+        if "response_format" in request:
+            return Reply(status=status, body=openai_body("response_format json_schema is not supported"))
+        return improve(request, number)
+
+    with serve_teacher(refuse) as server:
+        assert statuses(ask(config(server.url), 3)) == ["ok"] * 3
