@@ -1,18 +1,48 @@
 """When the loop stops: pure functions of counts, spending and held-out measures."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from reflectune.state.config import RunConfig, TeacherConfig
-from reflectune.state.records import Evaluation, Spending
+from reflectune.state.lineage.documents import ReasonDocument
+from reflectune.state.records import ANSWERLESS, PHASES, Evaluation, Phase, Spending
 
-__all__ = ["is_spent", "quality", "stop_reason"]
+__all__ = ["is_spent", "quality", "stop_reason", "why_failed"]
+
+_FEW = 3  # proposals: fewer that fail may do so by chance
 
 
 def is_spent(teacher: TeacherConfig, spending: Spending) -> bool:
     """Whether what the run's calls took has reached a cap of the teacher's budget."""
     tokens, usd = teacher.budget_tokens, teacher.budget_usd
     return (tokens is not None and spending.tokens >= tokens) or (usd is not None and spending.usd >= usd)
+
+
+def why_failed(
+    failures: Sequence[ReasonDocument], settled: int, most: float, phase: Phase, *, has_answers: bool
+) -> ReasonDocument | None:
+    """Why a phase failed as a whole; None where it did not.
+
+    It did where more than the share `most` of its proposals failed for one reason, or none of them got an
+    answer. Fewer than three fail it only where the teacher has never answered; so does a recording, which
+    may lack pairs or one of the phases, that has nothing at all.
+
+    Args:
+        failures: what proposals failed for, the most common reason first.
+        settled: proposals, failed or not.
+        most: a share; 1 fails no phase.
+        phase: which one.
+        has_answers: whether the teacher has answered anything in the run.
+    """
+    if most >= 1 or not failures:
+        return None
+    failed = [failure for failure in failures if failure["status"] != "no-entry"]
+    silent = sum(failure["number"] for failure in failed if failure["status"] in ANSWERLESS)
+    if not has_answers and (failed or phase == PHASES[-1]):
+        return failures[0]
+    if failed and settled >= _FEW and (silent == settled or failed[0]["number"] > most * settled):
+        return failed[0]
+    return None
 
 
 def quality(measure: Evaluation | None, most: int) -> float:

@@ -266,8 +266,9 @@ class _Replay:
         teacher = self.config.teacher
         if teacher.budget_tokens is not None or teacher.budget_usd is not None or self.has_had_budget:
             return
+        attempts = min(config.teacher.attempts for config in self.configs)  # when it was asked
         for missing in self.lineage.pending_reflections(
-            round, phase, candidates=teacher.candidates, attempts=teacher.attempts,
+            round, phase, candidates=teacher.candidates, attempts=attempts,
             freeze_after=teacher.freeze_after,
         ):  # fmt: skip
             place = f"{round}/{phase}/{missing.sample_id}/{missing.candidate}/{missing.attempts + 1}"

@@ -58,7 +58,9 @@ TERMS: tuple[Term, ...] = get_args(Term)
 # Reasons of decisions that had no proposal to decide about.
 UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")
 # Statuses of a call after which its proposal is not asked for again; the other failures may pass.
-FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "no-entry", "refused")
+FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "unchanged", "no-entry", "refused")
+# Statuses of a call that answered what was asked; all others are failures.
+ANSWERED: tuple[CallStatus, ...] = ("ok", "unchanged")
 # Statuses of a call that brought no text, and so no token counts either.
 ANSWERLESS: tuple[CallStatus, ...] = ("no-entry", "refused", "error")
 
@@ -224,6 +226,7 @@ class Reflection:
     phase: Phase
     candidate: int  # from 0
     attempts: int = 0  # calls already made for it
+    spared: int = 0  # how many of them do not count, since their phase failed as a whole
 
 
 @dataclass(frozen=True, slots=True)

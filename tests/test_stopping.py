@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.stopping import is_spent, quality, stop_reason
+from reflectune.loop.stopping import is_spent, quality, stop_reason, why_failed
 from reflectune.state.config import RunConfig, TeacherConfig
-from reflectune.state.records import Evaluation, Spending
+from reflectune.state.lineage.documents import ReasonDocument
+from reflectune.state.lineage.failures import group_failures
+from reflectune.state.records import CallStatus, Evaluation, Phase, Spending
 
 
 def config_with(**stop: object) -> RunConfig:
@@ -130,3 +132,49 @@ def test_stop_by_budget_where_more_would_be_asked(
         config_with(), round, proposals=proposals, accepted=proposals, measures={}, cut=cut, spent=spent
     )
     assert found == expected
+
+
+def failing(number: int, status: CallStatus = "error", message: str | None = None) -> ReasonDocument:
+    return {"status": status, "message": message, "number": number}
+
+
+@pytest.mark.parametrize(
+    ("failures", "settled", "fails"),
+    [
+        ([failing(5)], 10, False),  # half is not more than half
+        ([failing(6)], 10, True),
+        ([failing(6, "cut")], 10, True),
+        ([failing(4), failing(3, "cut")], 10, False),  # for two reasons
+        ([failing(4), failing(6, "refused")], 10, True),  # none has an answer
+        ([failing(8, "no-entry")], 10, False),
+        ([failing(2)], 2, False),  # too few
+        ([failing(3)], 3, True),
+        ([], 0, False),
+    ],
+)
+def test_why_failed_is_one_reason_of_more_than_a_share(
+    failures: list[ReasonDocument], settled: int, fails: bool
+) -> None:
+    found = why_failed(failures, settled, 0.5, "response", has_answers=True)
+    assert found == (failures[0] if fails else None)
+    assert why_failed(failures, settled, 1.0, "response", has_answers=False) is None
+
+
+def test_why_failed_is_also_a_teacher_that_never_answered() -> None:
+    def failed(status: CallStatus, phase: Phase) -> bool:
+        return why_failed([failing(1, status)], 1, 0.5, phase, has_answers=False) is not None
+
+    assert failed("error", "instruction")
+    assert failed("no-entry", "response")
+    assert not failed("no-entry", "instruction")  # a recording may be of responses alone
+
+
+def test_failures_are_grouped_by_what_is_left_without_names_and_numbers() -> None:
+    refused = "request req_8f3 refused, status 400"
+    rows: list[tuple[CallStatus, str | None, int]] = [
+        ("cut", None, 4), ("refused", refused, 2), ("refused", refused.replace("8f3", "77a"), 3),
+        ("error", refused, 1),
+    ]  # fmt: skip
+    assert group_failures(rows) == [
+        failing(5, "refused", refused), failing(4, "cut"), failing(1, "error", refused),
+    ]  # fmt: skip

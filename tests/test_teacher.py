@@ -314,9 +314,7 @@ def test_reflect_retries_are_bounded() -> None:
     assert {call.critique for call in calls} == {None}
 
 
-@pytest.mark.parametrize(
-    "bad", ["declined", "placeholder", "echoed", "repetition", "unparsable", "unchanged"]
-)
+@pytest.mark.parametrize("bad", ["declined", "placeholder", "echoed", "repetition", "unparsable"])
 def test_reflect_asks_again_after_every_answer_of_no_use(bad: str) -> None:
     def at_first_bad(request: dict[str, Any], number: int) -> Reply:
         text = {
@@ -325,7 +323,6 @@ def test_reflect_asks_again_after_every_answer_of_no_use(bad: str) -> None:
             "echoed": answer_text(request, response=prompt_of(request)),
             "repetition": "no " * 200,
             "unparsable": "hm",
-            "unchanged": answer_text(request, response="0"),
         }[bad]
         return Reply(text) if number == 0 else improve(request, number)
 
@@ -336,6 +333,19 @@ def test_reflect_asks_again_after_every_answer_of_no_use(bad: str) -> None:
     assert (made.status, made.attempt, made.is_final(2)) == ("ok", 2, True)
     assert version
     assert first["seed"] != second["seed"]
+
+
+def test_reflect_takes_an_unchanged_pair_for_an_answer() -> None:
+    with serve_teacher(lambda request, number: Reply(answer_text(request, response="0"))) as server:
+        (call,) = [call for call, _ in ask(config(server.url, retries=2), 1)]
+    assert (call.status, call.attempt) == ("unchanged", 1)
+
+
+def test_reflect_begins_anew_after_attempts_that_are_spared() -> None:
+    with serve_teacher(lambda request, number: Reply("nonsense")) as server:
+        calls = [call for call, _ in ask(config(server.url, retries=1), [asked(0, attempts=3, spared=3)])]
+        assert [is_structured(request) for request in server.requests] == [True, False]
+    assert [call.attempt for call in calls] == [4, 5]
 
 
 def test_reflect_goes_on_by_the_attempts_that_were_made() -> None:

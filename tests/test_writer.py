@@ -69,7 +69,7 @@ def test_writer_settles_proposals_by_the_last_call_for_each(store: LineageWriter
     decide_all(store, 1, "instruction")
     store.add_reflections([call("a", status="unchanged"), call("a", attempt=2, status="cut")], [])
     store.add_reflections([call("b", status="cut"), call("b", attempt=2, status="unchanged")], [])
-    store.add_reflections([call("c", status="unchanged")], [])  # to be asked again
+    store.add_reflections([call("c", status="cut")], [])  # to be asked again
     propose(store, original("b"), "better", round=1, phase="response", candidate=1)
     propose(store, original("c"), "better", round=1, phase="response", candidate=1)
     assert store.count_settled(1, "response", attempts=2) == {"cut": 1, "unchanged": 1, "ok": 2}

@@ -82,7 +82,7 @@ class Teacher(AbstractContextManager["Teacher"]):
             TeacherError: the teacher cannot be reached, or answers nothing, not even what was under way when
                 that showed. Calls not yielded cost nothing: ask for their reflections again.
         """
-        new = (reflection for reflection in reflections if reflection.attempts < self._attempts)
+        new = (asked for asked in reflections if asked.attempts < asked.spared + self._attempts)
         again: deque[Reflection] = deque()
         under_way: dict[str, Request] = {}
         held: list[Reflected] = []
@@ -118,7 +118,7 @@ class Teacher(AbstractContextManager["Teacher"]):
                         again.append(reflection)
                         continue
                     call, version = self._conclude(request, answer)
-                    if not call.is_final(self._attempts):
+                    if not call.is_final(reflection.spared + self._attempts):
                         again.append(replace(reflection, attempts=call.attempt))
                     ready, held = self._release([*held, (call, version)], answer)
                     finished += ready
@@ -148,7 +148,7 @@ class Teacher(AbstractContextManager["Teacher"]):
 
     def _prepare(self, asked: Reflection) -> Request:
         by_schema = (
-            (asked.attempts == 0 or not self._prompts.has_tags)
+            (asked.attempts == asked.spared or not self._prompts.has_tags)
             and asked not in self._schema_refused
             and self._config.structured
             and self._engine.structured

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from langgraph.runtime import Runtime
 
 from reflectune.loop.context import LoopContext, LoopState
-from reflectune.loop.stopping import is_spent
+from reflectune.loop.stopping import is_spent, why_failed
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.lineage.loop_reader import LoopReader
@@ -31,6 +31,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         attempts=teacher_config.attempts,
         freeze_after=teacher_config.freeze_after,
     )
+    attempts = lineage.spared_attempts(round, phase) + teacher_config.attempts
     spending = lineage.spending()
     cached = lineage.count_calls(round=round, phase=phase)["cached"]
 
@@ -42,9 +43,11 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             context.display.stage(f"round {round} · reflect · {phase}", total=total, done=settled.total())
         )
         # What was not asked before a phase was decided is asked no more: nobody would decide about it.
-        is_over = settled.total() == total or lineage.count_decisions(round, phase) > 0
-        if is_over or not may_ask():
+        is_decided = lineage.count_decisions(round, phase) > 0
+        if is_decided or settled.total() == total or not may_ask():
             context.leave_if_asked()
+            if not is_decided:
+                _refuse_failure(context, round, phase, settled.total())
             return {}
         teacher = stack.enter_context(context.open_teacher(context.round_student(round - 1)))
         for group in teacher.reflect(reflections, may_ask):
@@ -52,10 +55,11 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             for call, _ in group:
                 _refuse_uncounted(teacher_config, call)
                 spending = spending.plus(call)
-                settled[call.status] += call.is_final(teacher_config.attempts)
+                settled[call.status] += call.is_final(attempts)
                 cached += call.cached
             stage.update(settled.total(), total, **_reflection_facts(settled, cached))
         context.leave_if_asked()
+        _refuse_failure(context, round, phase, settled.total())
     return {}
 
 
@@ -63,6 +67,23 @@ def count_wanted(lineage: LoopReader, teacher: TeacherConfig, round: int, phase:
     """How many proposals a phase asks for."""
     frozen = lineage.count_frozen(round, phase, teacher.freeze_after)
     return (lineage.samples()["train"] - frozen) * teacher.candidates
+
+
+def _refuse_failure(context: LoopContext, round: int, phase: Phase, settled: int) -> None:
+    """A phase that failed as a whole ends the run; once resumed it asks again for what failed."""
+    lineage, config = context.lineage, context.config
+    failures = lineage.last_failures(round, phase, attempts=config.teacher.attempts)
+    most = config.stop.max_failures
+    failure = why_failed(failures, settled, most, phase, has_answers=lineage.has_answers())
+    if failure is None:
+        return
+    lineage.spare_failures(round, phase)
+    reason = failure["status"] + (f": {failure['message']}" if failure["message"] else "")
+    raise TeacherError(
+        f"teacher {config.teacher.model or config.teacher.engine}: {failure['number']} of {settled} "
+        f"proposals failed in round {round}, phase {phase}, {reason}; once mended, resume the run and they "
+        "are asked for again; --set stop.max_failures=1 goes on without those that fail"
+    )
 
 
 def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:

@@ -310,6 +310,8 @@ class StopConfig(Section):
     """Stop when a round accepts a smaller share of its proposals than this."""
     max_drop: float | None = Field(default=None, ge=0.0)
     """Stop when the held-out measure is worse than its best by more than this, relative to the best."""
+    max_failures: Share = 0.5
+    """Fail, resumably, when more than this share of a phase's proposals fail for one reason; 1: never."""
 
 
 class RunConfig(Section):

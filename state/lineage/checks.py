@@ -45,6 +45,8 @@ KEYS = {
     "config_changes": ("rowid",),
 }
 _CALL = "SELECT 1 FROM teacher_calls AS other WHERE other.candidate = it.candidate"
+# Earlier versions asked again after `unchanged`.
+_ASKED_NO_MORE = tuple(status for status in FINAL_STATUSES if status != "unchanged")
 _SAME_PLACE = "other.round = it.round AND other.phase = it.phase AND other.sample_id = it.sample_id"
 _HELD_OUT = "sample_id IN (SELECT id FROM samples WHERE split = 'holdout')"
 _LATER = "EXISTS (SELECT 1 FROM rounds AS other WHERE other.round > it.round)"
@@ -76,7 +78,8 @@ _RULES = (
     (
         "teacher_calls", "follows no attempt that may be made again",
         f"attempt <> 1 AND NOT EXISTS ({_CALL} AND {_SAME_PLACE} AND other.attempt = it.attempt - 1 "
-        f"AND status NOT IN {FINAL_STATUSES})",
+        f"AND status NOT IN {_ASKED_NO_MORE}) AND it.attempt - 1 NOT IN (SELECT value "
+        "FROM rounds AS other, json_each(metrics, '$.spared.' || it.phase) WHERE other.round = it.round)",
     ),
     (
         "teacher_calls", "asks about a pair that is left alone",

@@ -80,6 +80,14 @@ class CallSums(TypedDict):
     cost_per_accepted_usd: NotRequired[float | None]
 
 
+class ReasonDocument(TypedDict):
+    """What teacher calls failed for, and how many did; the message is that of one of them."""
+
+    status: CallStatus
+    message: str | None
+    number: int
+
+
 class PhaseDocument(TypedDict):
     """Samples by what reflection came to, the accepted and those left alone, and the calls by status."""
 

@@ -6,12 +6,17 @@ Every question is answered from stored rows, so that an interrupted loop goes on
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, product
 from typing import Any, get_args
 
 from reflectune.state.lineage.connection import marks
+from reflectune.state.lineage.documents import ReasonDocument
+from reflectune.state.lineage.failures import group_failures
 from reflectune.state.lineage.reader import ABOUT_A_PROPOSAL, LineageReader
 from reflectune.state.records import (
+    ANSWERED,
+    ANSWERLESS,
     FINAL_STATUSES,
     CallStatus,
     Contest,
@@ -44,6 +49,18 @@ _IS_LEFT_ALONE = f"""
                     AND taken.reason = 'accepted'), 0))
 """
 
+# Of the last call for a proposal: that nothing more is asked for it.
+_IS_SETTLED = (
+    f"(status IN {ANSWERED} "
+    f"OR attempt > :spared AND (status IN {FINAL_STATUSES} OR attempt >= :spared + :attempts))"
+)
+
+# A phase's last calls, one for each proposal: a column beside a single MAX() is of the row that has it.
+_LAST_CALLS = (
+    "SELECT status, error, MAX(attempt) AS attempt FROM teacher_calls "
+    "WHERE round = :round AND phase = :phase GROUP BY sample_id, candidate"
+)
+
 # How many samples one question to the database reads at a time.
 _PAGE = 500
 
@@ -75,36 +92,56 @@ class LoopReader(LineageReader):
         """Proposals still to be asked for in a phase, in the order of the samples; none of frozen ones.
 
         A proposal is settled once a call for it is answered, once its failure is final, or after
-        `attempts` calls. Samples are read page by page, so rows may be written meanwhile.
+        `attempts` calls; failures that are spared count for nothing. Samples are read page by page, so rows
+        may be written meanwhile.
         """
+        place = self._settling(round, phase, attempts)
+        spared = place["spared"]
         for page in self._incumbents(round, phase, _PAGE):
             sample_ids = [row["sample_id"] for row in page]
             frozen = self._frozen(round, phase, freeze_after, sample_ids)
             pairs = self.read_pairs(page)
             calls = self.db.execute(
-                "SELECT sample_id, candidate, "
-                f"CASE WHEN MAX(status IN {FINAL_STATUSES}) THEN ? ELSE COUNT(*) END FROM teacher_calls "
-                f"WHERE round = ? AND phase = ? AND sample_id IN ({marks(page)}) GROUP BY 1, 2",
-                [attempts, round, phase, *sample_ids],
+                f"SELECT sample_id, candidate, {_IS_SETTLED}, MAX(attempt) FROM teacher_calls "
+                "WHERE round = :round AND phase = :phase "
+                "AND sample_id IN (SELECT value FROM json_each(:samples)) GROUP BY 1, 2",
+                place | {"samples": json.dumps(sample_ids)},
             )
-            attempted = {(sample_id, candidate): made for sample_id, candidate, made in calls}
+            attempted = {(sample, candidate): (settled, made) for sample, candidate, settled, made in calls}
             for (row, pair), candidate in product(zip(page, pairs, strict=True), range(candidates)):
                 sample_id = row["sample_id"]
-                made = attempted.get((sample_id, candidate), 0)
-                if made < attempts and sample_id not in frozen:
-                    yield Reflection(sample_id, row["version_id"], pair, round, phase, candidate, made)
+                settled, made = attempted.get((sample_id, candidate), (False, 0))
+                if not settled and sample_id not in frozen:
+                    asked = Reflection(sample_id, row["version_id"], pair, round, phase, candidate)
+                    yield replace(asked, attempts=max(made, spared), spared=spared)
 
     def count_settled(self, round: int, phase: Phase, *, attempts: int) -> Counter[CallStatus]:
         """How many of a phase's proposals need no further call, by the status of their last one."""
         counts = ", ".join(f"SUM(status = '{status}') AS '{status}'" for status in get_args(CallStatus))
         row = self._one(
-            f"SELECT {counts} FROM teacher_calls WHERE round = :round AND phase = :phase "
-            f"AND (attempt >= :attempts OR status IN {FINAL_STATUSES})",
-            round=round,
-            phase=phase,
-            attempts=attempts,
+            f"SELECT {counts} FROM ({_LAST_CALLS}) WHERE {_IS_SETTLED}",
+            **self._settling(round, phase, attempts),
         )
         return Counter({status: row[status] for status in get_args(CallStatus) if row[status]})
+
+    def spared_attempts(self, round: int, phase: Phase) -> int:
+        """How many attempts at a phase's proposals count for nothing, since the phase failed after them."""
+        query = "SELECT json_extract(metrics, ?) FROM rounds WHERE round = ?"
+        row = self.db.execute(query, [f"$.spared.{phase}[#-1]", round]).fetchone()
+        return (row and row[0]) or 0
+
+    def last_failures(self, round: int, phase: Phase, *, attempts: int) -> list[ReasonDocument]:
+        """What a phase's settled proposals failed for, by how many did; spared failures are left out."""
+        rows = self.db.execute(
+            f"SELECT status, error, COUNT(*) FROM ({_LAST_CALLS}) "
+            f"WHERE {_IS_SETTLED} AND status NOT IN {ANSWERED} GROUP BY 1, 2",
+            self._settling(round, phase, attempts),
+        )
+        return group_failures(rows)
+
+    def has_answers(self) -> bool:
+        """Whether the teacher has ever said anything."""
+        return self._count(f"(SELECT 1 FROM teacher_calls WHERE status NOT IN {ANSWERLESS} LIMIT 1)", []) > 0
 
     def spending(self) -> Spending:
         """What all calls of the run took; answers from the cache took nothing."""
@@ -305,6 +342,11 @@ class LoopReader(LineageReader):
                 yield row, incumbent, None if row["proposed_response"] is None else proposed
 
     # How rows are found
+
+    def _settling(self, round: int, phase: Phase, attempts: int) -> dict[str, Any]:
+        """What tells settled proposals of a phase from others."""
+        spared = self.spared_attempts(round, phase)
+        return {"round": round, "phase": phase, "attempts": attempts, "spared": spared}
 
     def _incumbents(self, round: int, phase: Phase, size: int) -> Iterator[list[dict[str, Any]]]:
         """Training samples with the version that a phase begins with, page by page."""

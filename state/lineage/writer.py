@@ -20,6 +20,7 @@ from reflectune.state.records import (
     Decision,
     Evaluation,
     HeldOutAnswer,
+    Phase,
     Sample,
     Scores,
     SkippedRows,
@@ -118,6 +119,15 @@ class LineageWriter(LoopReader):
             "rounds SET metrics = json_set(metrics, ?1, COALESCE(json_extract(metrics, ?1), 0) + ?2) "
             "WHERE round = ?3",
             [f"$.seconds.{node}", seconds, round],
+        )
+
+    def spare_failures(self, round: int, phase: Phase) -> None:
+        """Say that a phase failed as a whole: what it has not got an answer for is asked for again."""
+        self._update(
+            "rounds SET metrics = json_set(metrics, ?1, json_insert("
+            "COALESCE(json_extract(metrics, ?1), '[]'), '$[#]', "
+            "(SELECT MAX(attempt) FROM teacher_calls WHERE round = ?2 AND phase = ?3))) WHERE round = ?2",
+            [f"$.spared.{phase}", round, phase],
         )
 
     def set_base_samples(self, round: int, samples: int) -> None:
