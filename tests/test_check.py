@@ -1,23 +1,29 @@
 """`reflectune check`: what data holds, where its fields go, and the faults that are known."""
 
 import json
+import re
 import sqlite3
+import tomllib
 import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
+from reflectune.agents.teacher import prompts
 from reflectune.loop.check import check_data
 from reflectune.loop.cli import app
 from reflectune.loop.run import create_run
 from reflectune.state.config import DataConfig, load_config
 from reflectune.state.data.lint import RULES
-from reflectune.state.errors import DatasetError
+from reflectune.state.errors import ConfigError, DatasetError
 from reflectune.state.records import Pair
 from tests.worlds import make_records, write_world
+
+SHIPPED = Path(prompts.__file__).parent
 
 
 def written(tmp_path: Path, *rows: object) -> Path:
@@ -160,3 +166,39 @@ def test_run_asks_before_it_leaves_most_rows_out_and_names_fields_it_does_not_us
     quiet = load_config(config, ["name=quiet", 'data.ignore=["context", "tools"]'])
     create_run(quiet, tmp_path / "runs")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_odd_rows_of_a_file_are_told_by_run_show_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_world(tmp_path, samples=8, data={"holdout": 2, "odd": {"tools": "skip"}})
+    rows = [*make_records(8), *[row | {"tools": "[{}]"} for row in make_records(3)]]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    for command in (
+        ["run", str(config), "--set", "rounds=1"],
+        ["show", "tiny"],
+        ["report", "tiny", "-o", "report.html"],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        told = (tmp_path / "report.html").read_text() if command[0] == "report" else result.output
+        what = "left out of the data: 3 rows (tools: 3)" if command[0] == "run" else "index 8: declares tools"
+        assert what in " ".join(told.split()), command
+
+
+def test_run_of_conversations_refuses_prompts_without_words_for_a_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_world(tmp_path, samples=8, data={"holdout": 2}, teacher={"prompts": "own.toml"})
+    rows = [row | {"system": "Be brief."} for row in make_records(8)]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    shipped = tomllib.loads((SHIPPED / "prompts.toml").read_text())
+    del shipped["context"]
+    (tmp_path / "own.toml").write_text(tomli_w.dumps(shipped))
+    result = CliRunner().invoke(app, ["run", str(config)])
+    assert isinstance(result.exception, ConfigError)
+    assert re.match(r"teacher.prompts: the file has no section \[context\], .+$", str(result.exception))
+    assert not (tmp_path / "runs" / "tiny").exists()
