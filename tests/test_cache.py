@@ -30,6 +30,7 @@ from tests.teachers import ask as ask_teacher
 from tests.test_cli import complaint, document, invoke
 from tests.worlds import write_world
 
+REFUSAL = "json_schema is not supported"
 ANSWER = Answer("0", "text", "stop", prompt_tokens=10, completion_tokens=5, cached=True)
 TRAIN = 14  # pairs of a world of 20 that are not held out
 
@@ -434,7 +435,11 @@ def test_teacher_pays_once_for_answers_that_are_no_use(opened: Opened, text: str
 
 
 def no_schemas(request: Request) -> Answer:
-    return Answer(request.id, error="refused-request") if request.schema is not None else well(request)
+    return (
+        Answer(request.id, error="refused-request", message=REFUSAL)
+        if request.schema is not None
+        else well(request)
+    )
 
 
 @pytest.mark.parametrize("mode", ["on", "only"])

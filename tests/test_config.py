@@ -224,7 +224,7 @@ def test_commented_config_loads_and_documents_every_key(tmp_path: Path) -> None:
 def test_config_of_an_earlier_version_is_read_with_the_names_of_today(config_file: Path) -> None:
     today = {
         "selection": {"margin": 0.5, "train_max_ifd": 2.0, "train_max_r_ifd": 3.0},
-        "teacher": {"freeze_after": 4},
+        "teacher": {"freeze_after": 4, "send_seed": True},
         "stop": {"patience": 5},
         "evaluate": {"base_samples": 6, "checker": "reflectune.loop.demo.world:check", "answers": 2**31 - 1},
     }
@@ -248,7 +248,8 @@ def test_config_of_an_earlier_version_is_read_with_the_names_of_today(config_fil
     begun = load_begun_config(config_file)
     config_file.write_text(MINIMAL)
     answers = f"evaluate.answers={2**31 - 1}"  # as many as there are: they knew no limit
-    assert begun == load_config(config_file, ["selection.train_max_ifd=2.0", answers])
+    changed = ["selection.train_max_ifd=2.0", "teacher.send_seed=true", answers]
+    assert begun == load_config(config_file, changed)
 
 
 def test_run_begun_with_training_alone_in_four_bits_goes_on_with_its_version(config_file):

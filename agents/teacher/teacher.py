@@ -15,6 +15,7 @@ from pathlib import Path
 from reflectune.agents.model_files import find_fault
 from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
 from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
+from reflectune.agents.teacher.engines.faults import is_about_schema
 from reflectune.agents.teacher.forms import answer_schema, clean_text
 from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
@@ -61,6 +62,7 @@ class Teacher(AbstractContextManager["Teacher"]):
         # None until the server has shown it
         self._grants_schemas = None if cache is None else cache.grants_schemas(*self._server)
         self._schema_refused: set[Reflection] = set()  # in the attempt that is next or under way
+        self._blames_schema = False  # whether a refusal said that it is the schema
         self._has_answered = False
         self._failures = 0  # calls in a row without a text
         self._unavailable = 0  # requests in a row that nobody took
@@ -115,6 +117,7 @@ class Teacher(AbstractContextManager["Teacher"]):
                     if answer.error == "unavailable" or _refuses_schema(request, answer):
                         if answer.error == "refused-request":
                             self._schema_refused.add(reflection)
+                            self._blames_schema |= is_about_schema(answer.message or "")
                         again.append(reflection)
                         continue
                     call, version = self._conclude(request, answer)
@@ -214,7 +217,8 @@ class Teacher(AbstractContextManager["Teacher"]):
         self._schema_refused.discard(request.reflection)
         if answer.error is not None or answer.cached or not (granted or refused):
             return
-        if granted != self._grants_schemas and self._cache is not None:
+        is_sure = granted or self._blames_schema  # the cache tells runs to come
+        if is_sure and granted != self._grants_schemas and self._cache is not None:
             self._cache.set_grants_schemas(*self._server, granted)
         self._grants_schemas = granted
 

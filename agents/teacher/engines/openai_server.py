@@ -202,7 +202,7 @@ class OpenAIEngine:
         self, request: Request, entered: float, status: int, body: str, headers: Mapping[str, str]
     ) -> Answer | None:
         """What became of a request that the server did not answer; None where it may come later."""
-        reason = faults.read_reason(body, status)
+        reason = faults.read_reason(self._scrub(body), status)  # before a cut leaves a part of the key
         message = f"HTTP {status}: {reason}"
         is_broke = status == 429 and _NO_CREDIT in body
         about_schema = request.schema is not None and faults.is_about_schema(reason)
