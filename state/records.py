@@ -59,8 +59,7 @@ TERMS: tuple[Term, ...] = get_args(Term)
 UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")
 # Statuses of a call after which its proposal is not asked for again; the other failures may pass.
 FINAL_STATUSES: tuple[CallStatus, ...] = ("ok", "unchanged", "no-entry", "refused")
-# Statuses of a call that answered what was asked; all others are failures.
-ANSWERED: tuple[CallStatus, ...] = ("ok", "unchanged")
+ANSWERED: tuple[CallStatus, ...] = ("ok", "unchanged")  # all others are failures
 # Statuses of a call that brought no text, and so no token counts either.
 ANSWERLESS: tuple[CallStatus, ...] = ("no-entry", "refused", "error")
 

@@ -68,7 +68,15 @@ def test_teacher_that_refuses_everything_fails_the_run(
     last = err.splitlines()[-1]
     assert "Unsupported parameter: 'seed'" in last, last
     assert "resume tiny" in last
-    assert document(capsys, "show", "tiny")["status"] == "failed"
+    shown = document(capsys, "show", "tiny")
+    assert shown["status"] == "failed"
+    (reason,) = shown["rounds"][1]["instruction"]["reasons"]
+    assert (reason["status"], reason["number"]) == ("refused", 10)
+    assert "Unsupported parameter" in reason["message"]
+    assert invoke("show", "tiny") == 0
+    assert "Unsupported parameter: 'seed'" in capsys.readouterr().out
+    assert invoke("report", "tiny", "-o", "report.html") == 0
+    assert "10 calls: refused: " in Path("report.html").read_text()
 
 
 def test_resumed_run_asks_again_for_what_failed_and_pays_for_nothing_twice(

@@ -90,15 +90,21 @@ def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader
     assert zero["round"] == 0
     assert (zero["student"], zero["pool"], zero["training"]) == ("s0", 3, 0)
     assert zero["ifd"] == {"mean": None, "median": None}
+    assert [tuple(it.values()) for it in one["response"].pop("reasons")] == [
+        ("cut", "broken", 1), ("unparsable", "broken", 1),
+    ]  # fmt: skip
     assert one == {
         "round": 1,
         "student": "s1",
         "pool": 3,
         "training": 1,
         "frozen": 0,
-        "instruction": counts(0, 0, 0, 0) | {"teacher": NO_CALLS, "statuses": {}},
+        "instruction": counts(0, 0, 0, 0) | {"teacher": NO_CALLS, "statuses": {}, "reasons": []},
         "response": counts(2, 0, 1, 1)
-        | {"teacher": FOUR_CALLS, "statuses": {"cut": 1, "ok": 2, "unparsable": 1}},
+        | {
+            "teacher": FOUR_CALLS,
+            "statuses": {"cut": 1, "ok": 2, "unparsable": 1},
+        },
         # The pool D[1] is better a, b, c with IFD 0.5, 0.7, 0.9 and r-IFD 0.2, 0.4, 0.6.
         "ifd": {"mean": pytest.approx(0.7), "median": pytest.approx(0.7)},
         "r_ifd": {"mean": pytest.approx(0.4), "median": pytest.approx(0.4)},

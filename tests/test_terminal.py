@@ -10,7 +10,7 @@ from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.loop.show.terminal.runs import render_rounds, render_runs
 from reflectune.loop.show.terminal.search import render_found
 
-NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0, "frozen": 0}
+NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0, "frozen": 0, "reasons": []}
 GIVEN: dict[str, Any] = {"conversations": 0, "exchanges": 0, "followed": 0, "skipped": []}
 UNKNOWN = {"mean": None, "median": None}
 ROUND: dict[str, Any] = {
@@ -58,9 +58,9 @@ def test_rounds_of_a_large_dataset_fit_80_columns(terminal: bool) -> None:
     half = {"mean": 0.5, "median": 0.5}
     row = ROUND | {
         "pool": 52002, "training": 33000, "frozen": 9001,
-        "instruction": {"reflected": 21000, "unchanged": 30000, "failed": 1002, "accepted": 12345,
+        "instruction": NOTHING | {"reflected": 21000, "unchanged": 30000, "failed": 1002, "accepted": 12345,
                         "frozen": 9500},
-        "response": {"reflected": 38000, "unchanged": 12000, "failed": 2002, "accepted": 33333,
+        "response": NOTHING | {"reflected": 38000, "unchanged": 12000, "failed": 2002, "accepted": 33333,
                      "frozen": 9001},
         "ifd": half, "r_ifd": half, "response_tokens": 123.4, "evaluations": {"nll": 2.5},
         "teacher": {

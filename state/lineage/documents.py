@@ -98,6 +98,7 @@ class PhaseDocument(TypedDict):
     frozen: int
     teacher: CallSums
     statuses: dict[CallStatus, int]
+    reasons: list[ReasonDocument]  # the three that most calls failed for
 
 
 class RoundDocument(TypedDict):

@@ -26,8 +26,10 @@ from reflectune.state.lineage.documents import (
     RunHead,
     Settings,
 )
+from reflectune.state.lineage.failures import group_failures
 from reflectune.state.lineage.sample_reader import SampleReader
 from reflectune.state.records import (
+    ANSWERED,
     ANSWERLESS,
     UNCONTESTED,
     Pair,
@@ -45,6 +47,7 @@ __all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "mean_and_median"]
 ABOUT_A_PROPOSAL = f"reason NOT IN {UNCONTESTED}"
 # How many versions one question asks about: naming them, it looks scores up instead of walking through all.
 _AT_ONCE = 500
+_REASONS = 3  # of failed calls that a phase is shown with
 
 
 class LineageReader(SampleReader):
@@ -235,7 +238,14 @@ class LineageReader(SampleReader):
             place,
         )
         calls = {row["status"]: row["n"] for row in statuses}
-        return cast(PhaseDocument, samples | {"teacher": self.count_calls(**place), "statuses": calls})
+        failures = self.db.execute(
+            f"SELECT status, error, COUNT(*) FROM teacher_calls WHERE {where} AND status NOT IN {ANSWERED} "
+            "GROUP BY 1, 2",
+            place,
+        )
+        reasons = group_failures(failures)[:_REASONS]
+        more = {"teacher": self.count_calls(**place), "statuses": calls, "reasons": reasons}
+        return cast(PhaseDocument, samples | more)
 
     def _pool_scores(self, round: int) -> list[Measures]:
         """Scores of the pool D[r] under s[r-1], the student that decided about it."""

@@ -56,7 +56,8 @@ def render_rounds(
     reflected = [row for row in rounds if row["round"]]
     called = [row for row in rounds if row["teacher"]["calls"]]
     sections = (
-        _decisions(reflected), _students(rounds), _pools(reflected), _calls(called), _skipped(run["skipped"]),
+        _decisions(reflected), _students(rounds), _pools(reflected), _calls(called), _failures(reflected),
+        _skipped(run["skipped"]),
     )  # fmt: skip
     filled = [section for section in sections if section.rows]
     return Group(_head(run), Sections(filled[:tables]))
@@ -165,6 +166,18 @@ def _calls(rounds: Sequence[Mapping[str, Any]]) -> Section:
     ]
     title = "The teacher's calls, and what those took that the cache did not answer"
     return Section(title, ("round", *(head for head, _ in columns.values())), rows)
+
+
+def _failures(rounds: Sequence[RoundDocument]) -> Section:
+    rows = [
+        (row["round"], phase, reason["number"], reason["status"], one_line(reason["message"] or "-"))
+        for row in rounds
+        for phase in PHASES
+        for reason in row[phase]["reasons"]
+    ]
+    heads = ("round", "phase", "calls", "status", "message")
+    title = "What most calls failed for, with the message of one"
+    return Section(title, heads, rows, texts=("phase", "status", "message"))
 
 
 def _skipped(skipped: Sequence[SkippedDocument]) -> Section:
