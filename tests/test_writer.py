@@ -313,6 +313,9 @@ def test_writer_freezes_samples_by_rounds_of_refusal_since_the_last_acceptance(s
 def test_writer_changed_config_keeps_what_it_was(store: LineageWriter) -> None:
     before = store.settings()["config"]
     store.change_config({"rounds": (2, 5), "teacher.budget_usd": (None, 0.5)})
-    assert store.settings()["config"] == before | {"rounds": 5, "teacher": {"budget_usd": 0.5}}
+    assert store.settings()["config"] == before | {
+        "rounds": 5,
+        "teacher": before["teacher"] | {"budget_usd": 0.5},
+    }
     changes = [(row["key"], row["before"], row["after"]) for row in store.db.table("config_changes").rows]
     assert changes == [("rounds", "2", "5"), ("teacher.budget_usd", "null", "0.5")]

@@ -48,6 +48,7 @@ CHANGEABLE = (
     "teacher.budget_usd",
     "teacher.cache",
     "teacher.concurrency",
+    "teacher.extra_body",
     "teacher.gpu_memory_utilization",
     "teacher.max_model_len",
     "teacher.max_tokens",
@@ -57,6 +58,7 @@ CHANGEABLE = (
     "teacher.structured",
     "teacher.tensor_parallel_size",
     "teacher.timeout",
+    "teacher.wait",
 )
 
 # Keys of earlier versions, and what they are called now.

@@ -123,7 +123,9 @@ def _has(row: Mapping[str, Any], shape: Shape) -> bool:
 
 
 def _say_what_lacks(row: Mapping[str, Any], shapes: dict[str, Shape]) -> str:
-    for shape in reversed(shapes.values()):  # those that are alike but for more fields come first
+    # Of those that are alike the ones with more fields come first in `shapes`; lists of answers are rare.
+    for name in sorted(reversed(shapes), key=lambda name: name == "generations"):
+        shape = shapes[name]
         if "instruction" in shape and _find(row, shape["instruction"]):
             return f"no {shape['response'][0]}; its fields: {list_names(row)}"
     wanted = [(shape.get("messages") or shape["instruction"])[0] for shape in shapes.values()]
