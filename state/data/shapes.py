@@ -124,7 +124,7 @@ def _has(row: Mapping[str, Any], shape: Shape) -> bool:
 
 def _say_what_lacks(row: Mapping[str, Any], shapes: dict[str, Shape]) -> str:
     # Of those that are alike the ones with more fields come first in `shapes`; lists of answers are rare.
-    for name in sorted(reversed(shapes), key=lambda name: name == "generations"):
+    for name in [name for name in reversed(shapes) if name != "generations"] or shapes:
         shape = shapes[name]
         if "instruction" in shape and _find(row, shape["instruction"]):
             return f"no {shape['response'][0]}; its fields: {list_names(row)}"
