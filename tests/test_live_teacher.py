@@ -142,7 +142,8 @@ def test_loop_survives_a_server_that_breaks_down_on_the_way(tmp_path: Path) -> N
 def test_loop_with_a_babbling_local_teacher_accepts_nothing(tmp_path: Path) -> None:
     save_tiny_llama(tmp_path / "teacher", context=2048)
     settings = {"engine": "transformers", "model": "teacher", "path": None}
-    write_world(tmp_path, samples=12, teacher=settings | {"max_tokens": 8, "retries": 1})
+    teacher = settings | {"max_tokens": 8, "retries": 1}
+    write_world(tmp_path, samples=12, teacher=teacher, stop={"max_failures": 1})
     result = reflectune("run", "config.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     run = shown(tmp_path)

@@ -52,8 +52,9 @@ def test_check_says_what_the_server_says_and_ends_with_1(tmp_path: Path) -> None
         result = reflectune("check", "config.toml", cwd=tmp_path)
     assert result.returncode == 1
     assert "20 rows" in result.stdout
-    (line,) = (line for line in result.stdout.splitlines() if "could not be tried" in line)
-    assert "no such model: m" in line
+    told = " ".join(result.stdout.split())
+    assert "the teacher could not be tried: teacher m at" in told
+    assert "HTTP 404: no such model: m" in told
 
 
 def test_check_shows_an_answer_that_is_no_proposal(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ class OpenAIEngine:
         if status in _FATAL or is_broke:
             advice = _FATAL.get(status, _FATAL[402])
             shown = self._scrub_message(message)
-            raise TeacherError(f"teacher {self.model} at {self._url}: {shown}; check {advice}")
+            raise TeacherError(f"teacher {self.model} at {self._url}: {shown}; check {advice}") from None
         what: AnswerError = "unavailable" if status in _UNAVAILABLE else "failed"
         return Answer(request.id, error=what, message=message)
 
