@@ -79,7 +79,8 @@ _RULES = (
         "teacher_calls", "follows no attempt that may be made again",
         f"attempt <> 1 AND NOT EXISTS ({_CALL} AND {_SAME_PLACE} AND other.attempt = it.attempt - 1 "
         f"AND status NOT IN {_ASKED_NO_MORE}) AND it.attempt - 1 NOT IN (SELECT value "
-        "FROM rounds AS other, json_each(metrics, '$.spared.' || it.phase) WHERE other.round = it.round)",
+        "FROM rounds AS other, json_each(iif(json_valid(metrics), metrics, '{}'), '$.spared.' || it.phase) "
+        "WHERE other.round = it.round)",
     ),
     (
         "teacher_calls", "asks about a pair that is left alone",

@@ -126,7 +126,7 @@ class LoopReader(LineageReader):
 
     def spared_attempts(self, round: int, phase: Phase) -> int:
         """How many attempts at a phase's proposals count for nothing, since the phase failed after them."""
-        query = "SELECT json_extract(metrics, ?) FROM rounds WHERE round = ?"
+        query = "SELECT json_extract(metrics, ?) FROM rounds WHERE round = ? AND json_valid(metrics)"
         row = self.db.execute(query, [f"$.spared.{phase}[#-1]", round]).fetchone()
         return (row and row[0]) or 0
 
