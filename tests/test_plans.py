@@ -23,6 +23,7 @@ PASSES = (
     "SELECT COUNT(*) FROM samples WHERE split = ? AND ( (? = ? AND followed) OR",
     "SELECT COALESCE(SUM(COALESCE(prompt_tokens",
     "SELECT sum_logprob, num_tokens, status, truncated FROM samples CROSS JOIN versions",
+    "SELECT COUNT(*) FROM (SELECT ? FROM teacher_calls WHERE status NOT IN",  # up to the first answer
 )
 
 

@@ -335,8 +335,8 @@ def test_the_watch_sees_who_calls_out(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_with_local_models_calls_nobody(tmp_path: Path) -> None:
     local = {"engine": "transformers", "model": "teacher", "path": None, "max_tokens": 8}
-    everything = {"keep": "all"}  # the teacher has nothing to say
-    write_world(tmp_path, samples=6, data={"holdout": 2}, teacher=local, selection=everything)
+    sections = {"selection": {"keep": "all"}, "stop": {"max_failures": 1}}  # the teacher has nothing to say
+    write_world(tmp_path, samples=6, data={"holdout": 2}, teacher=local, **sections)
     save_tiny_llama(tmp_path / "teacher", context=4096)
     done, calls = watched(tmp_path, *command("run", "config.toml", "--set", "rounds=1"))
     assert done.returncode == 0, done.stderr
