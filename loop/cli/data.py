@@ -24,7 +24,7 @@ from reflectune.state.data.writing import (
 from reflectune.state.errors import ConfigError, StudentError
 from reflectune.state.records import DataFormat, Turns
 
-__all__ = ["export", "score"]
+__all__ = ["export", "read_columns", "score"]
 
 # Keys as messages name them: student.template, or student.template = "plain"; data.odd.tools = "skip".
 _SKIP_KEY = re.compile(r'data\.odd\.(\w+) = "skip"')
@@ -140,7 +140,7 @@ def score(
         format=format,
         limit=limit,
         turns=turns,
-        columns=_read_columns(columns),
+        columns=read_columns(columns),
         odd=_read_skip(skip),
     )
     from reflectune.agents.student.templates import check_student
@@ -224,7 +224,8 @@ def _read_top(text: str) -> int | float:
     return top
 
 
-def _read_columns(text: str) -> dict[Any, str]:
+def read_columns(text: str) -> dict[Any, str]:
+    """The fields that an option names for columns: "instruction=query,response=reply"."""
     from reflectune.state.config import Column
 
     columns = dict(part.partition("=")[::2] for part in _split(text))

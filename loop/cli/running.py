@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reflectune.loop.cli import common
-from reflectune.loop.cli.data import _read_columns
+from reflectune.loop.cli.data import read_columns
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
@@ -110,7 +110,7 @@ def check(
     from reflectune.loop.check import check_data, render_check
     from reflectune.state.config import DataConfig, load_config
 
-    given = {"format": format, "turns": turns, "limit": limit, "columns": _read_columns(columns) or None}
+    given = {"format": format, "turns": turns, "limit": limit, "columns": read_columns(columns) or None}
     changes = {name: value for name, value in given.items() if value is not None}
     if data.suffix != ".toml":
         document = check_data(DataConfig.model_validate({"path": str(data)} | changes))
