@@ -221,6 +221,7 @@ def test_a_run_goes_through_a_round(place: Place, tmp_path: Path) -> None:
         student={"model": place.model, "device": place.device, "template": "chat", "max_length": 512},
         selection={"policy": "accept-all", "keep": "all"},
         refinetune={"lr": 1e-4, "epochs": 1},
+        stop={"max_failures": 1},
     )
     result = reflectune("run", config.name, "--set", "rounds=1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

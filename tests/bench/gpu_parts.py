@@ -148,6 +148,7 @@ def turn_loop(device: str) -> list[str]:
             student={"model": str(model), "device": device, "template": "chat", "max_length": 512},
             selection={"policy": "accept-all", "keep": "all"},
             refinetune={"lr": 1e-4, "epochs": 1},
+            stop={"max_failures": 1},
         )
         began = time.perf_counter()
         result = reflectune("run", config.name, "--set", "rounds=1", cwd=folder)
