@@ -11,6 +11,8 @@ import pytest
 # Before torch is imported: tests run one beside the other, and tiny models gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# In GiB: vLLM fills all that it is given with zeros, which takes longer than tiny models need to answer.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
 def pytest_configure() -> None:
@@ -27,8 +29,14 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """vLLM, whose tests take longest, goes first: in the end no worker waits for the other."""
+    """vLLM, whose tests take longest, goes first: in the end no worker waits for the other.
+
+    Coverage counts what quick tests run: to trace all of it makes slow ones half as slow again.
+    """
     items.sort(key=lambda item: "test_vllm" not in item.nodeid)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
 
 
 def pytest_collection_finish() -> None:
