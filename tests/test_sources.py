@@ -325,6 +325,7 @@ def test_an_object_with_one_list_of_records_gives_these(tmp_path: Path, layout: 
         {"conversations": [{"from": "human", "value": "a"}], "tools": [{"type": "function", "function": {}}]},
         {"prompt": "a", "completion": "b", "tools": [{"name": "f", "parameters": {}}]},
         {"instruction": "a", "output": "b", "history": [["c", "d"]], "tags": []},
+        {"segments": [{"label": False, "text": "a"}, {"label": True, "text": "b"}]},
         {"conversations": [{"speaker": "human", "text": "a"}, {"speaker": "bot", "text": "b"}]},
         {"question": "a", "answer": "b", "sources": [{"title": "c"}], "passages": [{"title": "d"}]},
     ],
