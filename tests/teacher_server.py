@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class TeacherServer:
     url: str
     requests: list[dict[str, Any]] = field(default_factory=list)  # bodies, in the order they came
     keys: list[str | None] = field(default_factory=list)  # Authorization headers
+    paths: list[str] = field(default_factory=list)  # with their queries
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     most_at_once: int = 0
     under_way: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -142,10 +145,12 @@ class _Handler(BaseHTTPRequestHandler):
             number = len(state.requests)
             state.requests.append(request)
             state.keys.append(self.headers.get("Authorization"))
+            state.paths.append(self.path)
+            state.headers.append(dict(self.headers.items()))
             state.under_way += 1
             state.most_at_once = max(state.most_at_once, state.under_way)
         try:
-            if self.path == "/v1/chat/completions":
+            if urlsplit(self.path).path.endswith(("/v1/chat/completions", "/gpt/chat/completions")):
                 reply = self.server.reply(request, number)
             else:
                 reply = Reply(status=404)

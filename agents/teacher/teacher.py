@@ -323,7 +323,7 @@ def check_teacher(config: TeacherConfig) -> None:
 
             read_recording(Path(config.path or ""))
         case "openai":
-            from reflectune.agents.teacher.engines.openai_server import read_api_key
+            from reflectune.agents.teacher.engines.connection import read_api_key
 
             read_api_key(config)
         case "vllm":

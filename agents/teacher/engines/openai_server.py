@@ -1,40 +1,41 @@
 """Asks an OpenAI-compatible chat completions server: a hosted one, or vLLM, llama.cpp and the like.
 
 Connections are the openai client's. Whoever asked decides what is asked again; when a busy or stumbling
-server may be asked concerns every request, and pacing.py knows it. The key comes from the environment, goes
-into the request's header and nowhere else.
+server may be asked concerns every request, and pacing.py knows it.
 """
 
 import asyncio
 import logging
-import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx2
 import openai
 
 from reflectune.agents.teacher.engines import Request, faults
+from reflectune.agents.teacher.engines.connection import (
+    OPENAI_URL,
+    OversizedReplyError,
+    open_client,
+    read_api_key,
+    request_headers,
+)
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
-from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.errors import TeacherError
 from reflectune.state.records import Answer, AnswerError
 
-__all__ = ["OpenAIEngine", "read_api_key"]
+__all__ = ["OpenAIEngine"]
 
 _logger = logging.getLogger(__name__)
 
-# A config without base_url must not be redirected by OPENAI_BASE_URL, which the client would read.
-_OPENAI_URL = "https://api.openai.com/v1"
 # Statuses that no request of this run can get round, and what to check then.
 _FATAL = {
     401: "the key that teacher.api_key_env names",
@@ -47,9 +48,6 @@ _UNAVAILABLE = (429, 502, 503, 504)  # nobody behind the address could take the 
 _NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting helps against
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
-_CONNECT_TIMEOUT = 10.0  # seconds
-_MAX_BYTES = 8 * 2**20  # of a reply's body; the longest answers of today are a tenth of it
-_MAX_BYTES_COMPRESSED = 64 * 2**10  # nobody asked for compression, and this may become a thousandfold
 _MESSAGE_LENGTH = 500
 
 
@@ -69,18 +67,10 @@ class OpenAIEngine:
         self.model = config.model
         self.capacity = config.capacity
         self._config = config
-        self._url = config.base_url or _OPENAI_URL
+        self._url = config.base_url or OPENAI_URL
         self._key = read_api_key(config)
-        timeout = httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_TIMEOUT))
-        hooks = {"response": [_take_in_hand]}
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key or "none",  # without any it would not start; see _arguments
-            base_url=self._url,
-            max_retries=0,
-            timeout=timeout,
-            default_headers={"Accept-Encoding": "identity"},
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks=hooks),
-        )
+        self._client = open_client(config, self._key)
+        self._headers = request_headers(config, self._key)
         self._has_answered = False
         self._parameters = Parameters(config)
         self._pace = Pace(config.capacity, give_up_after=config.wait)
@@ -162,7 +152,7 @@ class OpenAIEngine:
         try:
             async with asyncio.timeout(self._config.timeout):
                 response = await create(**self._arguments(sent))
-        except (TimeoutError, _OversizedReplyError) as error:
+        except (TimeoutError, OversizedReplyError) as error:
             late = f"no whole answer within {self._config.timeout:g} s (teacher.timeout)"
             return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
@@ -185,10 +175,8 @@ class OpenAIEngine:
     def _arguments(self, body: dict[str, Any]) -> dict[str, Any]:
         # The client knows some parameters by name; it takes all of them as extra_body.
         arguments: dict[str, Any] = {key: body[key] for key in ("model", "messages")}
-        arguments["extra_body"] = {key: value for key, value in body.items() if key not in arguments}
-        if not self._key:
-            arguments["extra_headers"] = {"Authorization": openai.Omit()}
-        return arguments
+        rest = {key: value for key, value in body.items() if key not in arguments}
+        return arguments | {"extra_body": rest, "extra_headers": self._headers}
 
     def _leave_out(self, name: str | None, sent: dict[str, Any]) -> bool:
         """Send a parameter no more that the server refuses; False where that cannot help."""
@@ -250,57 +238,3 @@ def _first_cause(error: BaseException) -> BaseException:
         return _first_cause(error.exceptions[-1])
     cause = error.__cause__ or error.__context__
     return _first_cause(cause) if cause else error
-
-
-class _OversizedReplyError(openai.OpenAIError):
-    """A reply is larger than any answer."""
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    """A reply's body that may not grow without end."""
-
-    def __init__(self, stream: httpx2.AsyncByteStream, max_bytes: int) -> None:
-        self._stream, self._max_bytes = stream, max_bytes
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise _OversizedReplyError(f"the reply is larger than {self._max_bytes} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _take_in_hand(response: httpx2.Response) -> None:
-    """Before a reply's body is read: bound it, and read it as UTF-8."""
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    compressed = response.headers.get("content-encoding", "identity") != "identity"
-    response.stream = _BoundedStream(response.stream, _MAX_BYTES_COMPRESSED if compressed else _MAX_BYTES)
-    response.encoding = "utf-8"  # JSON is; the header may name what Python cannot read text with
-
-
-def _check_address(address: str) -> None:
-    """An address is stored and shown: what may be a key has no place in it."""
-    if not address.startswith(("http://", "https://")):
-        raise ConfigError(f"teacher.base_url = {address!r}: want http://... or https://...")
-    parts = urlsplit(address)
-    held = {"user name": "@" in parts.netloc, "query": parts.query, "fragment": parts.fragment}
-    if what := next(filter(held.get, held), None):
-        raise ConfigError(f"teacher.base_url holds a {what}; name a key's variable in teacher.api_key_env")
-
-
-def read_api_key(config: TeacherConfig) -> str:
-    """The server's key from the environment, empty where the config names none; ConfigError if unusable."""
-    if config.base_url is not None:
-        _check_address(config.base_url)
-    if config.api_key_env is None:
-        return ""
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key:
-        raise ConfigError(f"teacher.api_key_env: the variable {config.api_key_env} is not set; export it")
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"teacher.api_key_env: {config.api_key_env} holds characters no key can have")
-    return key
