@@ -2,14 +2,18 @@
 
 import json
 import logging
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reflectune.agents.teacher.engines import faults, pacing
+from reflectune.state import cache as state_cache
+from reflectune.state.cache import AnswerCache
 from reflectune.state.errors import TeacherError
 from tests.teacher_server import Reply, improve, serve_teacher
-from tests.teachers import ask, ask_one, config, statuses
+from tests.teachers import ask, ask_one, asked, config, statuses
 
 FORBIDDEN = {"type": "extra_forbidden", "msg": "Extra inputs are not permitted", "input": 7}
 
@@ -112,7 +116,28 @@ def test_parameters_refused_are_left_out_for_all_with_one_warning(caplog: pytest
     assert len(server.requests) <= 40 + 2 * 16
     assert server.requests[-1]["max_completion_tokens"] == 2048
     (warning,) = caplog.messages
-    assert "the server does not take temperature, which was 0.0" in warning
+    assert warning.endswith(f"{server.url}: the server does not take temperature = 0.0; it is left out")
+
+
+def test_refusal_is_remembered_for_a_day_for_the_same_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(request: dict[str, Any], number: int) -> Reply:
+        refused = Reply(status=400, body=REFUSALS["OpenAI, one value"][0])
+        return refused if request.get("temperature") == 0 else improve(request, number)
+
+    def sent(number: int, temperature: float = 0) -> list[float | None]:
+        """The temperatures that a process sends to have a pair improved."""
+        before = len(server.requests)
+        with AnswerCache.open(tmp_path) as cache:
+            asked_for = config(server.url, temperature=temperature)
+            assert statuses(ask(asked_for, [asked(number)], cache)) == ["ok"]
+        return [request.get("temperature") for request in server.requests[before:]]
+
+    with serve_teacher(refuse) as server:
+        assert [sent(0), sent(1), sent(2, 1.0)] == [[0, None], [None], [1]]
+        monkeypatch.setattr(state_cache, "_REFUSED_FOR", timedelta(seconds=-1))
+        assert sent(3) == [0, None]
 
 
 def test_value_out_of_range_is_told_and_not_left_out() -> None:

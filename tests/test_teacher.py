@@ -203,8 +203,8 @@ def test_reflect_schema_that_is_granted_late_is_granted() -> None:
         """Leaves the second request for later, until six have been sent."""
 
         def next_answer(self) -> Answer:
-            if len(self.waiting) > 1 and self.waiting[0].id == "1" and len(self.requests) < 6:
-                self.waiting.rotate(-1)
+            if len(self.under_way) > 1 and self.under_way[0].id == "1" and len(self.requests) < 6:
+                self.under_way.rotate(-1)
             return super().next_answer()
 
     engine = Unfair(refuse_schema_of("0"), capacity=2)
@@ -438,7 +438,7 @@ def test_reflect_goes_on_where_what_was_under_way_is_answered(error: Any) -> Non
         """Hands over the last request's answer first."""
 
         def next_answer(self) -> Answer:
-            return self.answer(self.waiting.popleft() if len(self.requests) < 9 else self.waiting.pop())
+            return self.answer(self.under_way.popleft() if len(self.requests) < 9 else self.under_way.pop())
 
     assert Counter(statuses(reflect(Unfair(answer, capacity=4), 20)))["ok"] >= 11
 

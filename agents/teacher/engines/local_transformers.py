@@ -28,6 +28,7 @@ class TransformersEngine:
 
     name = "transformers"
     structured = False
+    parameters = None
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
         self.model = model.name

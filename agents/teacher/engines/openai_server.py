@@ -5,7 +5,6 @@ server may be asked concerns every request, and pacing.py knows it.
 """
 
 import asyncio
-import logging
 import re
 import threading
 import time
@@ -33,8 +32,6 @@ from reflectune.state.errors import TeacherError
 from reflectune.state.records import Answer, AnswerError
 
 __all__ = ["OpenAIEngine"]
-
-_logger = logging.getLogger(__name__)
 
 # Statuses that no request of this run can get round, and what to check then.
 _FATAL = {
@@ -72,7 +69,7 @@ class OpenAIEngine:
         self._client = open_client(config, self._key)
         self._headers = request_headers(config, self._key)
         self._has_answered = False
-        self._parameters = Parameters(config)
+        self.parameters = Parameters(config)
         self._pace = Pace(config.capacity, give_up_after=config.wait)
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
@@ -148,7 +145,7 @@ class OpenAIEngine:
         """Send the request and understand the reply; None where a busy server wants it later."""
         # Not parsed by the client: what it makes of a server's odd JSON is not defined.
         create: Any = self._client.chat.completions.with_raw_response.create
-        sent = self._parameters.build(request)
+        sent = self.parameters.build(request)
         try:
             async with asyncio.timeout(self._config.timeout):
                 response = await create(**self._arguments(sent))
@@ -157,7 +154,7 @@ class OpenAIEngine:
             return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
             body, headers = error.response.text, error.response.headers
-            if error.status_code in _REFUSED and self._leave_out(faults.find_refused(body, sent), sent):
+            if error.status_code in _REFUSED and self.parameters.leave_out(faults.find_refused(body, sent)):
                 return await self._ask(request, entered)
             return self._read_fault(request, entered, error.status_code, body, headers)
         except openai.APIConnectionError as error:
@@ -169,7 +166,9 @@ class OpenAIEngine:
             return self._read_fault(request, entered, status, body, response.headers)
         self._pace.widen()
         answer = read_completion(request.id, body)
-        self._has_answered |= answer.error is None
+        if answer.error is None:
+            self._has_answered = True
+            self.parameters.take(sent)
         return answer
 
     def _arguments(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -177,14 +176,6 @@ class OpenAIEngine:
         arguments: dict[str, Any] = {key: body[key] for key in ("model", "messages")}
         rest = {key: value for key, value in body.items() if key not in arguments}
         return arguments | {"extra_body": rest, "extra_headers": self._headers}
-
-    def _leave_out(self, name: str | None, sent: dict[str, Any]) -> bool:
-        """Send a parameter no more that the server refuses; False where that cannot help."""
-        if name is None or not self._parameters.may_leave_out(name):
-            return False
-        if warning := self._parameters.leave_out(name, sent[name]):
-            _logger.warning("teacher %s at %s: %s", self.model, self._url, warning)
-        return True
 
     def _read_fault(
         self, request: Request, entered: float, status: int, body: str, headers: Mapping[str, str]

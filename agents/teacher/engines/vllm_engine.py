@@ -43,6 +43,7 @@ class VllmEngine:
     """Keeps up to `teacher.concurrency` sequences under way in vLLM."""
 
     name = "vllm"
+    parameters = None
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
         check_vllm()
