@@ -53,13 +53,13 @@ class TeacherServer:
 
 
 @contextmanager
-def serve_teacher(reply: ReplyFunction | None = None) -> Iterator[TeacherServer]:
-    """Serve /v1/chat/completions on a free port of loopback until the block ends.
+def serve_teacher(reply: ReplyFunction | None = None, port: int = 0) -> Iterator[TeacherServer]:
+    """Serve /v1/chat/completions on a port of loopback, by default a free one, until the block ends.
 
     Args:
         reply: gets the request's JSON and its number, from 0; by default every pair is improved.
     """
-    httpd = _Server(reply or improve)
+    httpd = _Server(reply or improve, port)
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -118,8 +118,8 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # a slow reply must not hold up the test that gave up on it
     request_queue_size = 128  # many clients come at once
 
-    def __init__(self, reply: ReplyFunction) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, reply: ReplyFunction, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.reply = reply
         self.state = TeacherServer(f"http://127.0.0.1:{self.server_port}/v1")
 

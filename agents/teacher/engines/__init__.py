@@ -56,6 +56,10 @@ class Engine(Protocol):
     def parameters(self) -> "Parameters | None":
         """What a server takes of requests; None for what is no server."""
 
+    @property
+    def waiting(self) -> str:
+        """What holds up all requests, and for how long by now; empty where nothing does."""
+
     def submit(self, request: Request) -> None:
         """Take one request. Returns at once. By now the answers given so far have been committed."""
 

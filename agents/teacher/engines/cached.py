@@ -76,6 +76,11 @@ class CachedEngine:
         """What the server takes; None where it was not asked."""
         return None if self._engine is None else self._engine.parameters
 
+    @property
+    def waiting(self) -> str:
+        """What holds up all requests that are not in the cache."""
+        return "" if self._engine is None else self._engine.waiting
+
     def submit(self, request: Request) -> None:
         """Find the request's answer, or hand it on; opening the engine for it can fail."""
         self._keep()

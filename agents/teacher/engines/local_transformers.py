@@ -29,6 +29,7 @@ class TransformersEngine:
     name = "transformers"
     structured = False
     parameters = None
+    waiting = ""
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
         self.model = model.name

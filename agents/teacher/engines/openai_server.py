@@ -8,7 +8,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
@@ -46,24 +46,30 @@ _NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting help
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
 _MESSAGE_LENGTH = 500
+_SHOWN_LENGTH = 100  # of the same where it is shown while the server is waited for
+_SHOWN_AFTER = 1.0  # seconds; a server that lets something pass now and then is not waited for
+
+# Addresses that have answered in this process: one that is gone may be starting again.
+_answered: set[str] = set()
 
 
 class OpenAIEngine:
     """Keeps up to `teacher.concurrency` requests under way, on an event loop in a thread of its own.
 
-    A server that is too busy gets fewer at once, and is asked again until it takes them. A failure is handed
-    over after a pause, so that it is not asked for again at once. After a fault that no request can get
-    round, nothing more is sent, and what is under way is still handed over.
+    A server that is too busy, or that has answered and now takes no connection, gets fewer at once, and is
+    asked again until it takes them, unless somebody is `stopping`. A failure is handed over after a pause, so
+    that it is not asked for again at once. After a fault that no request can get round, nothing more is sent,
+    and what is under way is still handed over.
     """
 
     name = "openai"
     structured = True
 
-    def __init__(self, config: TeacherConfig) -> None:
+    def __init__(self, config: TeacherConfig, stopping: Callable[[], bool] = lambda: False) -> None:
         assert config.model is not None
         self.model = config.model
         self.capacity = config.capacity
-        self._config = config
+        self._config, self._stopping = config, stopping
         self._url = config.base_url or OPENAI_URL
         self._key = read_api_key(config)
         self._client = open_client(config, self._key)
@@ -71,6 +77,7 @@ class OpenAIEngine:
         self._has_answered = False
         self.parameters = Parameters(config)
         self._pace = Pace(config.capacity, give_up_after=config.wait)
+        self._postponed_for = ""  # the last reason
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
@@ -94,6 +101,14 @@ class OpenAIEngine:
     def has_answer(self) -> bool:
         """Whether an answer, or the fault, has arrived."""
         return not self._answers.empty()
+
+    @property
+    def waiting(self) -> str:
+        """What the server says while it takes no request, and for how long it has taken none."""
+        since = self._pace.busy_since
+        if since is None or (seconds := time.monotonic() - since) < _SHOWN_AFTER:
+            return ""
+        return f"waiting for the server: {seconds:.0f} s ({self._postponed_for[:_SHOWN_LENGTH]})"
 
     def close(self) -> None:
         """Send nothing more and forget what is under way."""
@@ -160,6 +175,8 @@ class OpenAIEngine:
         except openai.APIConnectionError as error:
             unavailable = type(error.__cause__).__name__ in _NOT_CONNECTED
             message = f"{self._url}: {error.message} {_first_cause(error)!r}"
+            if unavailable and self._url in _answered and self._postpone(entered, message):
+                return None
             return Answer(request.id, error="unavailable" if unavailable else "failed", message=message)
         body = response.content.decode("utf-8", errors="replace")
         if (status := faults.read_error(body)) is not None:
@@ -168,6 +185,7 @@ class OpenAIEngine:
         answer = read_completion(request.id, body)
         if answer.error is None:
             self._has_answered = True
+            _answered.add(self._url)
             self.parameters.take(sent)
         return answer
 
@@ -176,6 +194,11 @@ class OpenAIEngine:
         arguments: dict[str, Any] = {key: body[key] for key in ("model", "messages")}
         rest = {key: value for key, value in body.items() if key not in arguments}
         return arguments | {"extra_body": rest, "extra_headers": self._headers}
+
+    def _postpone(self, entered: float, message: str, retry_after: float | None = None) -> bool:
+        """Have a request that nobody took sent later; False where that has lasted too long."""
+        self._postponed_for = self._scrub_message(message)
+        return self._pace.narrow(entered, retry_after) and not self._stopping()
 
     def _read_fault(
         self, request: Request, entered: float, status: int, body: str, headers: Mapping[str, str]
@@ -186,7 +209,7 @@ class OpenAIEngine:
         is_broke = status == 429 and _NO_CREDIT in body
         about_schema = request.schema is not None and faults.is_about_schema(reason)
         if not is_broke and faults.is_busy(status, reason):
-            if self._pace.narrow(entered, parse_retry_after(headers.get("retry-after"))):
+            if self._postpone(entered, message, parse_retry_after(headers.get("retry-after"))):
                 return None
             return Answer(request.id, error="unavailable", message=message)
         if status not in _UNAVAILABLE:

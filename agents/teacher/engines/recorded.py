@@ -35,6 +35,7 @@ class RecordedEngine:
 
     name = "recorded"
     parameters = None
+    waiting = ""
     model = "recorded"
     structured = True
     capacity = 64  # as many as are committed together

@@ -44,6 +44,7 @@ class VllmEngine:
 
     name = "vllm"
     parameters = None
+    waiting = ""
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
         check_vllm()
