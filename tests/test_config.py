@@ -101,6 +101,11 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("refinetune.tokens=5000 refinetune.epochs=3", "refinetune: set epochs or tokens, not both"),
         (f"{OPENAI} teacher.candidates=2 teacher.temperature=0", "candidates > 1 needs temperature > 0"),
         (f"{OPENAI} teacher.budget_usd=5 teacher.price_in=1", "budget_usd needs price_in and price_out"),
+        (
+            f'{OPENAI} teacher.extra_headers={{X-Api-Key="sk-1"}}',
+            "teacher: extra_headers may not hold X-Api-Key; a key's variable goes into api_key_env",
+        ),
+        (f'{OPENAI} teacher.extra_headers={{a="1\\n2"}}', "teacher: extra_headers: 'a' is no header"),
         (f"{OPENAI} teacher.model=self", 'model = "self" needs engine = "vllm" or "transformers"'),
         (f"{ITSELF} teacher.revision=r", "teacher: revision is the student's own"),
     ],

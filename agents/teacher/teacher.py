@@ -130,6 +130,11 @@ class Teacher(AbstractContextManager["Teacher"]):
                 if finished:
                     yield finished
 
+    @property
+    def waiting(self) -> str:
+        """What holds up all answers, and for how long by now; empty where nothing does. For any thread."""
+        return self._engine.waiting
+
     def prompt(self, reflection: Reflection) -> str:
         """What the next attempt at a proposal asks, as far as is known of the engine by now."""
         return "\n".join(message["content"] for message in self._prepare(reflection).messages)
@@ -323,7 +328,7 @@ def check_teacher(config: TeacherConfig) -> None:
 
             read_recording(Path(config.path or ""))
         case "openai":
-            from reflectune.agents.teacher.engines.openai_server import read_api_key
+            from reflectune.agents.teacher.engines.connection import read_api_key
 
             read_api_key(config)
         case "vllm":
