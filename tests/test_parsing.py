@@ -375,6 +375,10 @@ def test_parse_names_faults_of_a_new_instruction(bad: str, status: str) -> None:
         (behind("Yes.", "I cannot help with that."), DECLINED, None),
         (behind(f"Reply with {DECLINED!r} to all else."), DECLINED, None),
         (behind("Be kind."), DECLINED, "declined"),
+        (Pair("Translate into English.", "Je ne peux pas vous aider avec ça.", "No."), DECLINED, None),
+        (Pair("Write a polite sentence that declines a request.", "", "No."), DECLINED, None),
+        (Pair("Name a colour.", "", "Es tut mir leid, ich kann dabei nicht helfen."), DECLINED, None),
+        (Pair("Name a colour.", "", "Red."), "Es tut mir leid, ich kann dabei nicht helfen.", "declined"),
         (Pair("Reply.", "", "la " * 101), LOOP, None),
     ],
 )
@@ -384,6 +388,26 @@ def test_parse_blames_no_answer_for_what_the_pair_holds(
 ) -> None:
     parsed = parse(tagged(critique="c", new_instruction="New?", new_response=response), phase, pair)
     assert isinstance(parsed, Proposal) if status is None else parsed == status
+
+
+def test_parse_knows_refusals_by_phrases_of_the_prompts_file() -> None:
+    prompts = replace(open_prompts(None), declines=("Mi dispiace, ma non posso",))
+    text = "Mi dispiace, ma non posso aiutarti."
+    for answer in (text, tagged(new_response=text), json.dumps({"critique": text, "response": ""})):
+        assert parse(answer, prompts=prompts) == "declined"
+    assert isinstance(
+        parse(tagged(new_response=text), pair=replace(PAIR, response=text + "!"), prompts=prompts), Proposal
+    )
+    assert isinstance(parse(tagged(new_response=text)), Proposal)
+
+
+def test_parse_takes_a_refusal_that_a_new_instruction_wants() -> None:
+    for instruction, status in (
+        ("Write a letter that refuses a loan.", None),
+        ("Name a colour.", "declined"),
+    ):
+        parsed = parse(tagged(new_instruction=instruction, new_response=DECLINED), "instruction")
+        assert isinstance(parsed, Proposal) if status is None else parsed == status
 
 
 def test_parse_keeps_the_context() -> None:

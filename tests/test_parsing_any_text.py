@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from reflectune.agents.teacher.answers import is_placeholder
+from reflectune.agents.teacher.declines import is_placeholder
 from reflectune.agents.teacher.parsing import Proposal
 from reflectune.agents.teacher.prompts import texts_of
 from reflectune.state.records import PHASES, Pair, Phase, Turn
