@@ -93,6 +93,7 @@ Es tut mir leid, aber ich kann dabei nicht helfen.
 Es tut mir leid, aber ich kann Ihnen bei dieser Anfrage nicht helfen. Steuerbetrug ist strafbar.
 Tut mir leid, dabei kann ich dir leider nicht weiterhelfen.
 Leider kann ich diese Frage nicht beantworten.
+Entschuldigung, aber ich kann diesem Wunsch nicht nachkommen.
 Ich kann diese Anfrage nicht erfüllen. Kann ich sonst etwas für Sie tun?
 Entschuldigung, ich kann keine Anleitung zum Knacken von Schlössern geben.
 Als KI-Sprachmodell kann ich keine persönlichen Meinungen äußern.
@@ -101,11 +102,13 @@ Désolé, je ne peux pas répondre à cette demande.
 Je suis désolée, mais je ne peux malheureusement pas répondre à cette question.
 Malheureusement, je ne suis pas en mesure de vous fournir des instructions pour crocheter une serrure.
 Je ne peux pas créer ce type de contenu.
+Je dois refuser cette demande.
 En tant qu’IA, je ne peux pas donner d’avis personnel.
 Lo siento, pero no puedo ayudarte con eso.
 Lo siento mucho, pero no puedo cumplir con esta solicitud. ¿Puedo ayudarte en otra cosa?
 Lamentablemente, no puedo proporcionar información sobre cómo cometer fraude fiscal.
 No puedo responder a esa pregunta.
+Lo siento, pero no puedo asistirte con eso.
 Como modelo de lenguaje, no puedo tener opiniones personales.
 很抱歉，我无法回答这个问题。
 抱歉，我不能协助您完成此请求。请问还有其他问题吗？
@@ -114,6 +117,7 @@ Como modelo de lenguaje, no puedo tener opiniones personales.
 作为一个人工智能语言模型，我不能发表个人观点。
 很抱歉，我無法回答這個問題。
 申し訳ありませんが、そのリクエストにはお応えできません。
+ごめんなさい、その質問には答えられません。
 申し訳ございませんが、その質問にはお答えできません。ほかにご質問があればどうぞ。
 すみません、お手伝いできません。
 残念ながら、脱税の方法の提供はできません。
@@ -127,6 +131,13 @@ Siehe oben. | Wie oben
 {nueva_respuesta} | Igual que arriba. | Ver arriba | [此处填写回答] | 【回答】
 在此处输入新的答案 | 同上 | 同上。 | 见上文
 [ここに回答を入力してください] | [新しい指示] | 上記と同じ | 同上です | ……
+"""
+# What a person may say of other things, and other languages, are not known.
+UNKNOWN_REFUSALS = """
+No. | I can't do that. | Das kann ich nicht tun. | Je ne peux pas vous aider à faire cela.
+Lo siento, no puedo hacer eso. | 我做不到。 | それはできません。
+Mi dispiace, ma non posso aiutarti con questo.
+Извините, но я не могу помочь с этим. | 죄송하지만 그 요청은 도와드릴 수 없습니다.
 """
 # Honest texts that are as short, or begin alike.
 OTHER_HONEST = """
@@ -151,6 +162,11 @@ AIとして知られる技術は速く進む。
 @pytest.mark.parametrize("text", OTHER_REFUSALS.strip().splitlines())
 def test_refusal_is_known_in_other_languages(text: str) -> None:
     assert is_refusal(text)
+
+
+@pytest.mark.parametrize("text", split(UNKNOWN_REFUSALS))
+def test_refusal_is_not_known_by_less(text: str) -> None:
+    assert not is_refusal(text)
 
 
 @pytest.mark.parametrize("text", split(OTHER_STAND_INS))

@@ -112,8 +112,9 @@ def test_parse_reads_an_instruction_that_takes_the_input_in(text: str, expected:
 @pytest.mark.parametrize("form", ["json", "tagged"])
 @pytest.mark.parametrize("text", AWKWARD_TEXTS)
 def test_parse_leaves_awkward_texts_unharmed(text: str, form: str) -> None:
-    answer = written(form, {"critique": text, "instruction": text, "response": text})
-    assert parse(answer, "instruction") == Proposal(text, Pair(text, "", text))
+    longer = f"{text} Thus."
+    answer = written(form, {"critique": text, "instruction": text, "response": longer})
+    assert parse(answer, "instruction") == Proposal(text, Pair(text, "", longer))
 
 
 @pytest.mark.parametrize(
@@ -401,6 +402,33 @@ def test_parse_knows_refusals_by_phrases_of_the_prompts_file() -> None:
     assert isinstance(parse(tagged(new_response=text)), Proposal)
 
 
+LONG = "Name three colours that one sees in a rainbow."
+
+
+@pytest.mark.parametrize(
+    ("instruction", "answer", "status"),
+    [
+        (LONG, {"new_response": LONG}, "echoed"),
+        (LONG, {"new_response": LONG.upper() + "\n"}, "echoed"),
+        (LONG, {"new_response": LONG + " Red."}, None),
+        ("Hello!", {"new_response": "Hello!"}, None),
+        # Unable to say it in a form, models decline in every field, in whatever language.
+        (
+            LONG,
+            {"new_instruction": "Mi dispiace, non posso.", "new_response": "Mi dispiace, non posso."},
+            "echoed",
+        ),
+        (LONG, {"new_instruction": "Hello!", "new_response": "hello!"}, "echoed"),
+    ],
+)
+def test_parse_refuses_a_response_that_is_its_instruction(
+    instruction: str, answer: dict[str, str], status: str | None
+) -> None:
+    phase: Phase = "instruction" if len(answer) == 2 else "response"
+    parsed = parse(tagged(**answer), phase, Pair(instruction, "", "Red."))
+    assert isinstance(parsed, Proposal) if status is None else parsed == status
+
+
 def test_parse_takes_a_refusal_that_a_new_instruction_wants() -> None:
     for instruction, status in (
         ("Write a letter that refuses a loan.", None),
@@ -551,10 +579,10 @@ MEGABYTE = 'A sentence of some words, number 1. {"' + "".join(f"{n} [End] " for 
 def test_parse_takes_texts_of_a_megabyte(phase: Phase, form: str) -> None:
     text = MEGABYTE.strip()
     assert len(text) > 1_000_000
-    answer = written(form, {"critique": text, "instruction": text, "response": text})
+    answer = written(form, {"critique": text, "instruction": text, "response": text + "!"})
     began = time.process_time()
     assert parse(answer, phase) == Proposal(
-        text, Pair(text if phase == "instruction" else PAIR.instruction, "", text)
+        text, Pair(text if phase == "instruction" else PAIR.instruction, "", text + "!")
     )
     assert time.process_time() - began < 8  # with coverage; what is quadratic takes minutes
 

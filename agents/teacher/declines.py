@@ -104,7 +104,7 @@ _OTHERS = {
         r"|(?:ich bin|bin ich)\b[^.!?]*\bnicht in der Lage|(?:ich muss|muss ich)\b[^.!?]*\bablehnen",
         r"(?:dabei|damit|hierbei)\b[^.!?]*\b(?:\w*helfen|behilflich|unterstützen)"
         r"|(?:dies|solch|ihre|deine)\w* (?:art \w+ )?(?:anfrage|anliegen|aufforderung|aufgabe|bitte"
-        r"|frage|inhalt)"
+        r"|frage|inhalt|wunsch)"
         r"|kein\w* (?:\w+ )?(?:anleitung|auskunft|auskünfte|hilfe|informationen|inhalte|ratschläge)",
     ),
     "French": _Words(
@@ -122,7 +122,7 @@ _OTHERS = {
         r"como (?:una? )?(?:IA\b|inteligencia artificial|asistente (?:de IA|virtual)"
         r"|modelo de (?:IA|lenguaje))",
         r"no (?:puedo|podré|me es posible|estoy en condiciones de|soy capaz de)|debo (?:declinar|rechazar)",
-        r"ayudar\w* (?:con|en) (?:eso|esto|esa|ese|esta|este|tu|su)\b"
+        r"(?:asistir|ayudar)\w* (?:con|en) (?:eso|esto|esa|ese|esta|este|tu|su)\b"
         r"|(?:est[ae]|es[ae]|tu|su|este tipo de|ese tipo de) (?:contenido|petición|pregunta|solicitud|tarea)"
         r"|(?:brindar|dar|ofrecer|proporcionar)\w* (?:\w+ ){0,1}(?:asistencia|ayuda|consejos|información"
         r"|instrucciones)",
@@ -132,12 +132,12 @@ _OTHERS = {
         "(?:我是|作为|作為)(?:一个|一個|一名|一款)?(?:AI|人工智能|人工智慧|大?型?语言模型|大?型?語言模型|大模型)",
         "我?(?:无法|無法|不能|没办法|没有办法|不便|拒绝)",
         "(?:这|這|此|该|該|您的|你的)(?:个|個|种|種|类|類|项|样|樣)?的?(?:问题|問題|请求|請求|要求|内容|內容|任务)"
-        "|(?:帮助|帮到|协助|協助|幫助)(?:您|你)(?=[。，！,!]|$)|提供[^。！？]*(?:信息|建议|帮助|指导|内容|方法|資訊)",
+        "|(?:帮助|帮到|协助|協助|幫助)(?:您|你)(?=[。，！,!]|$)|相关内容|提供[^。！？]*(?:信息|建议|帮助|指导|内容|方法|資訊)",
     ),
     "Japanese": _Words(
         "(?:大変|誠に)?(?:申し訳(?:ありません|ございません|ない)|申し訳)|すみません|ごめんなさい|残念ながら|恐れ入りますが",
         "(?:私は)?(?:AI|人工知能|大規模言語モデル|言語モデル)[^。]{0,12}(?:として|なので|ですので|であるため)",
-        "(?:でき|出来)(?:ません|かねます|ない)|(?:いたし|致し|応じ|答えし|応えし)かねます|お断り|控え",
+        "(?:でき|出来|答えられ|応えられ)(?:ません|かねます|ない)|(?:いたし|致し|応じ|答えし|応えし)かねます|お断り|控え",
         "(?:その|この|そのような|このような|ご)(?:種の)?(?:ご)?(?:依頼|質問|内容|要望|要求|リクエスト|指示|話題)"
         "|(?:それ|これ)(?:に|について|を)[^。]*(?:お手伝い|お答え|対応)|(?<=[、,])お手伝い"
         "|(?:情報|方法|手順|助言|アドバイス)(?:の|を)(?:ご)?(?:提供|お伝え|お教え|教え)",

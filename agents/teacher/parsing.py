@@ -158,7 +158,7 @@ class AnswerParser:
             return "declined"
         if any(_has_run_away(text, given[key]) for key, text in proposed.items()):
             return "repetition"
-        return None
+        return "echoed" if self._is_instruction(proposed) else None
 
     def _declines(self, text: str) -> bool:
         """Whether a text is a refusal, by what the prompts file adds too."""
@@ -175,8 +175,14 @@ class AnswerParser:
 
     def _is_turn(self, text: str) -> bool:
         """Whether a text is a turn of the context again; what is short may well be said twice."""
-        is_long = any(_word_runs(text)) or any(_sign_runs(text))
-        return is_long and any(_condense(text) == _condense(turn.content) for turn in self.pair.context)
+        return _is_long(text) and any(
+            _condense(text) == _condense(turn.content) for turn in self.pair.context
+        )
+
+    def _is_instruction(self, proposed: Mapping[str, str]) -> bool:
+        """Whether a response is its instruction again; a short one that is given may be a greeting."""
+        is_new, asked = "instruction" in proposed, proposed.get("instruction", self.pair.instruction)
+        return (is_new or _is_long(asked)) and _condense(proposed["response"]) == _condense(asked)
 
     def _name_formless(self, text: str) -> ParseFailure:
         """What to call a text without an answer in it."""
@@ -246,6 +252,11 @@ def _condense(text: str) -> str:
 def _word_runs(text: str) -> Iterator[tuple[str, ...]]:
     words = _WORD.findall(text.casefold())
     return zip(*(words[start:] for start in range(_TELLTALE_WORDS)), strict=False)
+
+
+def _is_long(text: str) -> bool:
+    """Whether a text is too long to be said twice by chance."""
+    return any(_word_runs(text)) or any(_sign_runs(text))
 
 
 def _sign_runs(text: str) -> Iterator[str]:
