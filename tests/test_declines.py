@@ -146,15 +146,20 @@ Es tut mir leid, dass ich nicht zu deiner Feier kommen kann. | Leider regnet es 
 Es tut mir leid, aber ich kann am Samstag nicht helfen. | Ich kann nicht schwimmen.
 "Ich kann nicht mehr", sagte Anna und setzte sich. | Ich kann dieses Buch nicht weglegen.
 Leider ist der Zug schon abgefahren. Kannst du mir dabei helfen?
-Als KI noch neu war, konnte man das nicht wissen. | Antwort | Die Antwort ist 4. | [Ende] | Kritik an Kant
+Als KI noch neu war, konnte man das nicht wissen.
+Als KI-Sprachmodell kann ich nicht schmecken, aber man nennt es süß.
+Antwort | Die Antwort ist 4. | [Ende] | Kritik an Kant
 Je suis désolé pour votre perte. | Je ne peux pas venir samedi. | Malheureusement, le train est parti.
 Je ne peux pas vivre sans toi. | « Je ne peux pas », dit-elle. | En tant que modèle, je ne peux pas grossir.
+En tant qu’IA, je ne peux pas goûter, mais on dit que c’est sucré.
 Lo siento, no puedo ir a tu fiesta. | No puedo vivir sin ti. | No puedo creerlo, dijo Ana.
-Lamentablemente, el tren ya salió. | Como modelo, no puedo engordar. | La respuesta es 4.
+Lamentablemente, el tren ya salió. | Como modelo, no puedo engordar.
+Como IA, no puedo probarlo, pero dicen que es dulce. | La respuesta es 4.
 很抱歉，我星期六不能来。 | 我不能没有你。 | 她说：“我不能去。” | 抱歉让您久等了。 | 答案是四。 | [答案是四]
-对不起，我迟到了。 | 作为一个大学生，我不能迟到。 | 回答
+对不起，我迟到了。 | 作为一个大学生，我不能迟到。 | 作为人工智能，我不能品尝，但人们说它很甜。 | 回答
 申し訳ありませんが、土曜日は行けません。 | すみません、駅はどこですか。 | 「行けない」と彼女は言った。
-残念ながら、雨で試合は中止になりました。 | 私は泳ぐことができません。 | 答えは四です。
+残念ながら、雨で試合は中止になりました。 | 私は泳ぐことができません。
+AIとして味わうことはできませんが、甘いと言われています。 | 答えは四です。
 AIとして知られる技術は速く進む。
 """
 

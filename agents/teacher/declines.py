@@ -47,6 +47,7 @@ _AS_ABOVE = re.compile(
 _HERE = re.compile("(?:here|hier|einfügen|ici|aquí)$|此|这里|ここ", re.IGNORECASE)
 _LONGEST_HINT = 60  # characters; "[response to the new instruction]" has 33
 
+# Refusals in English.
 _LONGEST_REFUSAL = 500  # bytes, some four sentences in any script; what is longer answers something as well
 _SORRY = (
     r"(?:(?:I'm |I am )?(?:very |so |truly |really )?sorry|I apologi[sz]e|(?:my )?apologies|unfortunately"
@@ -144,12 +145,13 @@ _OTHERS = {
     ),
 }  # fmt: skip
 _IN_SENTENCE = "[^.!?。！？]*?"
+_BUT = r"\b(?:aber|jedoch|mais|cependant|pero|sin embargo)\b|但|不过|ませんが|しかし"
 _OTHER_REFUSALS = [
     re.compile(
         rf"(?:(?:{words.sorry})\W*|(?=(?:{words.as_an_ai}|{words.cannot}|{words.request})))"
         rf"(?={_IN_SENTENCE}(?:{words.cannot}))"
         rf"(?:(?={_IN_SENTENCE}(?:{words.request}))"
-        rf"|{_IN_SENTENCE}(?:{words.as_an_ai})[^.!?。！？]*[.!?。！？]?$)",
+        rf"|(?!.*(?:{_BUT})){_IN_SENTENCE}(?:{words.as_an_ai})[^.!?。！？]*[.!?。！？]?$)",
         re.IGNORECASE,
     )
     for words in _OTHERS.values()
@@ -158,13 +160,13 @@ _OTHER_REFUSALS = [
 # What asks for a text that declines: a way of writing, and the verb.
 _WRITING = re.compile(
     r"e-?mail|letter|message|polite|sentence|brief|höflich|nachricht|satz\b|courriel|lettre|phrase|poli\b|polie|poliment"
-    r"|carta|correo|cort[eé]s|frase|mensaje|信|句|委婉|礼貌|邮件|メール|丁寧|手紙|文",
+    r"|carta|correo|cort[eé]s|frase|mensaje|信(?!息)|句|委婉|礼貌|邮件|メール|丁寧|手紙|文",
     re.IGNORECASE,
 )
 _DECLINING = re.compile(
     r"\b(?:declin|refus|reject|turn(?:ing|s)? (?:\w+ ){0,3}down|ablehn|absag|abzulehn|abzusag|déclin"
     r"|recha[cz]|rehus)"
-    r"|lehn\w* .*\bab\b|拒绝|拒絕|谢绝|婉拒|断る|断り|お断り|拒否",
+    r"|lehn\w* [^.\n]{0,80}\bab\b|拒绝|拒絕|谢绝|婉拒|断る|断り|お断り|拒否",
     re.IGNORECASE,
 )
 _PARTS = re.compile(r"[\n:：\"“”„«»「」『』]|(?<!\w)'|(?<=[.!?。！？])\s*")
@@ -211,7 +213,7 @@ def has_words(phrase: str) -> bool:
 
 def is_about_declining(text: str) -> bool:
     """Whether what is asked holds a refusal, or asks for a text that declines: one may then answer it."""
-    if _WRITING.search(text) and _DECLINING.search(text):
+    if _DECLINING.search(text) and _WRITING.search(text):
         return True
     return any(is_refusal(part) for part in set(_PARTS.split(text)))
 
