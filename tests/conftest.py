@@ -29,14 +29,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """vLLM, whose tests take longest, goes first: in the end no worker waits for the other.
-
-    Coverage counts what quick tests run: to trace all of it makes slow ones half as slow again.
-    """
+    """vLLM, whose tests take longest, goes first: in the end no worker waits for the other."""
     items.sort(key=lambda item: "test_vllm" not in item.nodeid)
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker("no_cover")
 
 
 def pytest_collection_finish() -> None:

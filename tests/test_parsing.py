@@ -576,6 +576,7 @@ MEGABYTE = 'A sentence of some words, number 1. {"' + "".join(f"{n} [End] " for 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "tagged"])
 @pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.no_cover
 def test_parse_takes_texts_of_a_megabyte(phase: Phase, form: str) -> None:
     text = MEGABYTE.strip()
     assert len(text) > 1_000_000
@@ -616,6 +617,7 @@ def test_parse_takes_texts_of_a_megabyte(phase: Phase, form: str) -> None:
         f"<new-response-{NONCE}></new-response-{NONCE}>\nUser:",
     ],
 )
+@pytest.mark.no_cover
 def test_parse_takes_no_time_over_a_megabyte_of_anything(unit: str) -> None:
     for text in (unit * (1_000_000 // len(unit)), '{"a":[' + unit * (1_000_000 // len(unit)) + "."):
         began = time.process_time()

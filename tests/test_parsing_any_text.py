@@ -25,6 +25,8 @@ from tests.prompting import (
     written,
 )
 
+pytestmark = pytest.mark.no_cover
+
 LONG_LINES = [
     line for s in PROMPTS.values() for t in s.values() for line in t.splitlines() if len(line) >= 40
 ]

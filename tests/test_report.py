@@ -190,6 +190,7 @@ def test_report_takes_hostile_texts_for_text(tmp_path: Path) -> None:
     assert not {"\x1b", "\u202e"} & set(html)
 
 
+@pytest.mark.no_cover
 def test_report_is_small_where_a_text_is_large(tmp_path: Path) -> None:
     html = report_evil(RunFolder(tmp_path), "word " * 2_000_000)
     assert len(html) < 600_000
