@@ -20,7 +20,7 @@ ROUND: dict[str, Any] = {
         "calls": 0, "cached": 0, "prompt_tokens": None, "completion_tokens": None, "cost_usd": None,
         "tokens_per_accepted": None, "cost_per_accepted_usd": None,
     },
-    "seconds": {},
+    "servers": {}, "seconds": {},
 }  # fmt: skip
 
 
@@ -51,6 +51,15 @@ def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
         ["1", "9", "-", "-", "-", "-", "-"],
         ["1", "9", "0", "-", "-", "-", "-", "-"],
     ]
+
+
+def test_rounds_name_servers_where_there_were_several() -> None:
+    one, two = ({"servers": {f"http://{name}/v1": 5 for name in names}} for names in (["a"], ["a", "b"]))
+    assert "Servers" not in "\n".join(rounds_shown(ROUND | one, ROUND | one))
+    lines = rounds_shown(ROUND | one, ROUND | {"round": 2} | two)
+    assert [line.split() for line in lines[lines.index("Servers that were asked") + 1 :]][-3:] == [
+        ["1", "http://a/v1", "5"], ["2", "http://a/v1", "5"], ["2", "http://b/v1", "5"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -35,6 +35,7 @@ KEYS = {
     "samples": ("id",),
     "skipped_rows": ("kind",),
     "students": ("id",),
+    "servers": ("id",),
     "teacher_calls": ("id",),
     "versions": ("id",),
     "scores": ("version_id", "student_id", "term"),
@@ -226,6 +227,10 @@ def _sample_id(row: Row, seen: Mapping[str, int]) -> str:
     )  # earlier versions made ids without a position
 
 
+def _call_id(row: Row, seen: Mapping[str, int]) -> str:
+    return TeacherCall(**{f.name: row[f.name] for f in fields(TeacherCall) if f.name in row}).id
+
+
 def _version_id(row: Row, seen: Mapping[str, int]) -> str:
     pair = Pair(row["instruction"], row["input"], row["response"])
     place = row["sample_id"], row["parent_id"], row["round"], row["phase"], row["candidate"]
@@ -236,7 +241,7 @@ def _version_id(row: Row, seen: Mapping[str, int]) -> str:
 _IDS: dict[str, Callable[[Row, Mapping[str, int]], str]] = {
     "samples": _sample_id,
     "students": lambda row, seen: f"s{row['round']}",
-    "teacher_calls": lambda row, seen: TeacherCall(**{f.name: row[f.name] for f in fields(TeacherCall)}).id,
+    "teacher_calls": _call_id,
     "versions": _version_id,
 }
 

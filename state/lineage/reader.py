@@ -191,6 +191,11 @@ class LineageReader(SampleReader):
         row = self._one("SELECT student_id, metrics FROM rounds WHERE round = :round", round=round)
         scores = self._pool_scores(round)
         evaluations = self.db.query("SELECT name, value FROM evaluations WHERE round = ?", [round])
+        servers = self.db.execute(
+            "SELECT address, COUNT(*) FROM teacher_calls JOIN servers ON servers.id = server_id "
+            "WHERE round = ? GROUP BY servers.id",
+            [round],
+        )
         seconds = json.loads(row["metrics"]).get("seconds", {})
         return {
             "round": round,
@@ -209,6 +214,7 @@ class LineageReader(SampleReader):
             "response_tokens": mean_and_median([score["response_tokens"] for score in scores])["mean"],
             "evaluations": {item["name"]: item["value"] for item in evaluations},
             "teacher": self.teacher(round),
+            "servers": dict(servers.fetchall()),
             "seconds": {
                 node: float(f"{seconds.get(node, 0.0):.1f}")
                 for node in ("reflect", "select", "refinetune", "evaluate")

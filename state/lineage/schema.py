@@ -299,14 +299,32 @@ def create_conversations_and_answers(db: Database) -> None:
     """)
 
 
+@migrations(name="0009_servers")
+def create_servers(db: Database) -> None:
+    """Which server was asked."""
+    db.executescript("""
+        -- Addresses without user, query and key, numbered as they were first asked.
+        CREATE TABLE servers (
+            id INTEGER PRIMARY KEY,
+            address TEXT NOT NULL UNIQUE,
+            seal INTEGER
+        ) STRICT;
+        -- NULL where no server was asked: a model on this machine, a recording, the cache, an older version.
+        ALTER TABLE teacher_calls ADD COLUMN server_id INTEGER REFERENCES servers(id);
+    """)
+
+
 def complete_views(db: Database) -> None:
     """Give a connection that only reads an older file what newer files have, for as long as it lives."""
     present = set(db.view_names())
     for name, select in _VIEWS.items():
         if name not in present:
             db.execute(f"CREATE TEMP VIEW {name} AS {select}")
-    if "cached" not in db.table("teacher_calls").columns_dict:
-        db.execute("CREATE TEMP VIEW teacher_calls AS SELECT *, 0 AS cached FROM main.teacher_calls")
+    if not db.table("servers").exists():
+        has_cached = "cached" in db.table("teacher_calls").columns_dict
+        columns = "NULL AS server_id" if has_cached else "0 AS cached, NULL AS server_id"
+        db.execute(f"CREATE TEMP VIEW teacher_calls AS SELECT *, {columns} FROM main.teacher_calls")
+        db.execute("CREATE TEMP TABLE servers (id INTEGER PRIMARY KEY, address TEXT)")
     if not db.table("held_out_answers").exists():
         columns = "student_id, sample_id, text, num_tokens, verdict"
         db.execute(f"CREATE TEMP TABLE held_out_answers ({columns})")

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.documents import Overview, RunDocument
-from reflectune.loop.show.explanations import explain_given, explain_skipped, sum_seconds
+from reflectune.loop.show.explanations import explain_given, explain_skipped, list_servers, sum_seconds
 from reflectune.loop.show.numbers import (
     format_held_out,
     format_measure,
@@ -57,7 +57,7 @@ def render_rounds(
     called = [row for row in rounds if row["teacher"]["calls"]]
     sections = (
         _decisions(reflected), _students(rounds), _pools(reflected), _calls(called), _failures(reflected),
-        _skipped(run["skipped"]),
+        _servers(rounds), _skipped(run["skipped"]),
     )  # fmt: skip
     filled = [section for section in sections if section.rows]
     return Group(_head(run), Sections(filled[:tables]))
@@ -178,6 +178,11 @@ def _failures(rounds: Sequence[RoundDocument]) -> Section:
     heads = ("round", "phase", "calls", "status", "message")
     title = "What most calls failed for, with the message of one"
     return Section(title, heads, rows, texts=("phase", "status", "message"))
+
+
+def _servers(rounds: Sequence[RoundDocument]) -> Section:
+    rows = [(round, one_line(server), calls) for round, server, calls in list_servers(rounds)]
+    return Section("Servers that were asked", ("round", "server", "calls"), rows, texts=("server",))
 
 
 def _skipped(skipped: Sequence[SkippedDocument]) -> Section:
