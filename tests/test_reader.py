@@ -98,6 +98,7 @@ def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader
         "student": "s1",
         "pool": 3,
         "training": 1,
+        "training_truncated": 0,
         "frozen": 0,
         "instruction": counts(0, 0, 0, 0) | {"teacher": NO_CALLS, "statuses": {}, "reasons": []},
         "response": counts(2, 0, 1, 1)

@@ -108,6 +108,7 @@ class RoundDocument(TypedDict):
     student: str | None
     pool: int
     training: int
+    training_truncated: int  # pairs of these whose response or context was cut in training
     frozen: int  # left alone after repeated refusals
     instruction: PhaseDocument
     response: PhaseDocument

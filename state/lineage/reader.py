@@ -188,7 +188,12 @@ class LineageReader(SampleReader):
 
     def round(self, round: int) -> RoundDocument:
         """One round that has begun, as `show --json` prints it."""
-        row = self._one("SELECT student_id, metrics FROM rounds WHERE round = :round", round=round)
+        row = self._one(
+            "SELECT student_id, rounds.metrics, json_extract(students.metrics, '$.truncated') AS truncated "
+            "FROM rounds LEFT JOIN students ON students.id = student_id AND students.round = rounds.round "
+            "WHERE rounds.round = :round",
+            round=round,
+        )
         scores = self._pool_scores(round)
         evaluations = self.db.query("SELECT name, value FROM evaluations WHERE round = ?", [round])
         servers = self.db.execute(
@@ -202,6 +207,7 @@ class LineageReader(SampleReader):
             "student": row["student_id"],
             "pool": self._count("pool WHERE round = ?", [round]),
             "training": self._count("training_sets WHERE round = ?", [round]),
+            "training_truncated": int(row["truncated"] or 0),
             "frozen": self._count(
                 "(SELECT DISTINCT sample_id FROM decisions JOIN samples ON samples.id = sample_id "
                 "WHERE round = ? AND reason = 'frozen' AND NOT (phase = 'instruction' AND followed))",

@@ -69,6 +69,7 @@ def _head(run: RunDocument) -> RenderableType:
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
     status = Text(f"{run['name']}: {run['status']}{stop}", style=f"bold {_STYLES.get(run['status'], '')}")
     frozen = ", ".join(f"{row['frozen']} in round {row['round']}" for row in rounds if row["frozen"])
+    cut = ", ".join(f"{n} in round {row['round']}" for row in rounds if (n := row["training_truncated"]))
     skipped = explain_skipped(run["skipped"])
     lines = (
         explain_given(run),
@@ -76,6 +77,7 @@ def _head(run: RunDocument) -> RenderableType:
         _sum_up(rounds) if rounds else "",
         _describe_progress(rounds) if run["status"] != "finished" else "",
         f"Left alone after repeated refusals: {frozen}" if frozen else "",
+        f"Training pairs whose response or context student.max_length cut: {cut}" if cut else "",
     )
     return Framed(None, status, *(Text(line) for line in lines if line))
 
