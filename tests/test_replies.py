@@ -39,6 +39,7 @@ ROWS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "openai, filtered": (body(said(None), "content_filter"), "", "content_filter", "declined"),
     "openai, cut": (body(said(SAID[:20]), "length"), SAID[:20], "length", "cut"),
     "azure, output_text part": (body(said([{"type": "output_text", "text": SAID}])), SAID, "stop", "ok"),
+    "a part without a type": (body(said([{"text": SAID}])), SAID, "stop", "ok"),
     "azure, refusal part": (
         body(said([{"type": "refusal", "refusal": "No."}])), "No.", "refusal", "declined"),
     "anthropic": (body(said(SAID), "end_turn"), SAID, "stop", "ok"),
@@ -106,3 +107,10 @@ def test_completion_is_read_as_its_server_means_it(row: str) -> None:
     assert (answer.text, answer.finish_reason, answer.error) == (text, reason, None)
     assert (answer.prompt_tokens, answer.completion_tokens) == (9, 4)
     assert status_of(answer) == status
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_answer_that_the_server_broke_off_is_a_failure(reason: str) -> None:
+    answer = read_completion("1", json.dumps(body(said(SAID[:20]), reason)))
+    assert (answer.error, answer.prompt_tokens, answer.completion_tokens) == ("failed", 9, 4)
+    assert answer.message == f"broken off by the server, finish reason {reason}"

@@ -56,6 +56,8 @@ REFUSALS: dict[str, tuple[str, str | None]] = {
         ),
         "top_p",
     ),
+    "Bedrock": (openai_body("This model doesn't support the seed field. Remove seed and try again."), "seed"),
+    "xAI": (openai_body("Argument not supported on this model: seed"), "seed"),
     "TGI, a range": (
         json.dumps({"error": "Input validation error: `temperature` must be strictly positive"}),
         None,
@@ -160,7 +162,12 @@ BUSY = {
     "Anthropic": Reply(status=529, body='{"type": "error", "error": {"type": "overloaded_error"}}'),
     "TGI": Reply(status=424, body='{"error": "Model is overloaded", "error_type": "overloaded"}'),
     "proxy's 500": Reply(status=500, body='{"error": {"message": "The engine is currently overloaded"}}'),
+    "vLLM's router": Reply(status=500, body='{"error": "no capacity available for this model"}'),
     "OpenRouter in a 200": Reply(body='{"error": {"code": 429, "message": "Rate limit exceeded"}}'),
+    "OpenRouter in a choice": Reply(
+        body='{"choices": [{"error": {"code": 429, "message": "Slow down"}, "message": {"content": ""}}]}'
+    ),
+    "FastAPI in a 200": Reply(body='{"detail": "Model is loading"}'),
 }
 
 
@@ -241,3 +248,39 @@ def test_refused_schema_is_not_a_wrong_model_or_key(status: int) -> None:
 
     with serve_teacher(refuse) as server:
         assert statuses(ask(config(server.url), 3)) == ["ok"] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [
+        (429, "You exceeded your current quota.", "insufficient_quota"),  # OpenAI
+        (400, "Your credit balance is too low to access the Anthropic API.", None),
+        (403, "Your team has either used all available credits or reached its limit.", None),  # xAI
+        (429, "Your account has insufficient balance.", None),
+    ],
+)
+def test_spent_credit_ends_the_run_whatever_its_status(status: int, message: str, code: str | None) -> None:
+    spent = Reply(status=status, body=openai_body(message, code=code))
+    with (
+        serve_teacher(lambda r, n: spent if n else improve(r, n)) as server,
+        open_teacher(config(server.url, concurrency=1), 0) as teacher,
+    ):
+        groups = teacher.reflect(asked(number) for number in range(5))
+        taken = take_until_error(f"HTTP {status}: {message}; check the account's credit", groups)
+        assert statuses(taken) == ["ok"]
+        assert len(server.requests) == 2
+
+
+def test_request_larger_than_the_limit_of_a_minute_is_not_waited_for() -> None:
+    too_large = Reply(status=429, body=openai_body("Request too large for m on tokens per min (TPM)"))
+    with serve_teacher(lambda r, n: improve(r, n) if "Say 0." in str(r) else too_large) as server:
+        assert statuses(ask(config(server.url, concurrency=1), 2)) == ["ok", "refused"]
+
+
+def test_error_inside_a_success_ends_the_run_where_its_code_says_so() -> None:
+    gone = Reply(body='{"object": "error", "message": "The model m does not exist.", "code": 404}')
+    with (
+        serve_teacher(lambda r, n: gone) as server,
+        open_teacher(config(server.url), 0) as teacher,
+    ):
+        assert take_until_error("HTTP 404: The model m does not exist.", teacher.reflect([asked()])) == []

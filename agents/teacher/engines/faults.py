@@ -11,7 +11,15 @@ from typing import Any
 
 from reflectune.agents.teacher.forms import clean_text
 
-__all__ = ["find_refused", "is_about_schema", "is_busy", "read_error", "read_reason"]
+__all__ = [
+    "find_refused",
+    "is_about_schema",
+    "is_broke",
+    "is_busy",
+    "is_too_large",
+    "read_error",
+    "read_reason",
+]
 
 _REASON_LENGTH = 400
 _MAX_DEPTH = 8
@@ -22,8 +30,14 @@ _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTAL
 
 _BUSY_STATUSES = (408, 425, 429, 503, 529)
 _BUSY = re.compile(
-    r"overloaded|over capacity|at capacity|rate.?limit|too many requests|server is busy"
-    r"|loading (the )?model|model\b.{0,80}\bloading|still loading|warming up",
+    r"overloaded|(over|at( maximum)?|no) capacity|rate.?limit|too many requests|server is busy|too busy"
+    r"|loading (the )?model|model\b.{0,80}\b(loading|not ready)|still loading|warming up",
+    re.IGNORECASE,
+)
+# OpenAI and Moonshot name it in a field of its own, Anthropic (400), xAI (403) and others in words.
+_BROKE = re.compile(
+    r"insufficient_quota|exceeded_current_quota|billing_not_active|credit balance is too low"
+    r"|used all available credits|insufficient balance",
     re.IGNORECASE,
 )
 _SCHEMA = re.compile(
@@ -59,9 +73,17 @@ def read_reason(body: str, status: int) -> str:
 def read_error(body: str) -> int | None:
     """The status that a reply means which is an error inside a success; None for any other reply."""
     parsed = _parse(body)
-    if not isinstance(parsed, dict) or parsed.get("choices") or not parsed.get("error"):
+    if not isinstance(parsed, dict):
         return None
-    error = parsed["error"]
+    match parsed.get("choices"):
+        case [{"error": error}, *_] if error:  # OpenRouter's provider failed while it wrote
+            pass
+        case None | []:
+            error = parsed.get("error") or parsed
+        case _:
+            return None
+    if not _join(_walk(error)):
+        return None
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, str) and code.isascii() and code.isdecimal():
         code = int(code[:4])
@@ -71,6 +93,16 @@ def read_error(body: str) -> int | None:
 def is_busy(status: int, reason: str) -> bool:
     """Whether the server would take the same request later."""
     return status in _BUSY_STATUSES or _BUSY.search(reason) is not None
+
+
+def is_too_large(reason: str) -> bool:
+    """Whether a request is larger than all that a minute allows, so that no waiting makes it fit."""
+    return "request too large" in reason.lower()
+
+
+def is_broke(status: int, body: str) -> bool:
+    """Whether the account has no credit, which some servers say with another status than 402."""
+    return status == 402 or (status in (400, 403, 429) and _BROKE.search(body) is not None)
 
 
 def is_about_schema(reason: str) -> bool:
@@ -87,7 +119,12 @@ def find_refused(body: str, sent: Collection[str]) -> str | None:
     if not _UNSUPPORTED.search(body) or _RANGE.search(body):
         return None
     named = {name for name, _ in _named(parsed)}
-    places = {name: match.start() for name in sent if (match := re.search(rf"\b{re.escape(name)}\b", body))}
+    places = {
+        name: match.start()
+        for name in sent
+        if name != "model"  # "this model does not support seed": a word of the sentence
+        and (match := re.search(rf"\b{re.escape(name)}\b", body))
+    }
     if "cannot both" in body and "top_p" in places:
         return "top_p"  # Anthropic's newer models take one of the two; temperature is what says more
     return next((name for name in places if name in named), None) or min(

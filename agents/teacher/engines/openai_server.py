@@ -42,7 +42,6 @@ _FATAL = {
 }
 _REFUSED = (400, 413, 422)
 _UNAVAILABLE = (429, 502, 503, 504)  # nobody behind the address could take the request
-_NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting helps against
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
 _MESSAGE_LENGTH = 500
@@ -212,22 +211,24 @@ class OpenAIEngine:
         """What became of a request that the server did not answer; None where it may come later."""
         reason = faults.read_reason(self._scrub(body), status)  # before a cut leaves a part of the key
         message = f"HTTP {status}: {reason}"
-        is_broke = status == 429 and _NO_CREDIT in body
+        is_broke = faults.is_broke(status, body)
+        is_too_large = faults.is_too_large(reason)
         about_schema = request.schema is not None and faults.is_about_schema(reason)
-        if not is_broke and faults.is_busy(status, reason):
+        if not (is_broke or is_too_large) and faults.is_busy(status, reason):
             self._postpone(entered, message, parse_retry_after(headers.get("retry-after")))
             return None
         if status not in _UNAVAILABLE:
             self._pace.widen()
         # 403 with a key that is good: this one text is not wanted there.
-        if (
+        if not is_broke and (
             status in _REFUSED
+            or is_too_large
             or (status == 403 and self._has_answered)
             or (status in (403, 404) and about_schema)
         ):
             return Answer(request.id, error="refused-request", message=message)
-        if status in _FATAL or is_broke:
-            advice = _FATAL.get(status, _FATAL[402])
+        if is_broke or status in _FATAL:
+            advice = _FATAL[402 if is_broke else status]
             shown = self._scrub_message(message)
             raise TeacherError(f"teacher {self.model} at {self._url}: {shown}; check {advice}") from None
         what: AnswerError = "unavailable" if status in _UNAVAILABLE else "failed"

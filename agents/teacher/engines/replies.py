@@ -5,6 +5,7 @@ Knows bodies of replies only, not how they came.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from reflectune.agents.teacher.forms import clean_text
@@ -27,6 +28,7 @@ _REASONS = {
     ),
     "refusal": ("refused",),
 }  # fmt: skip
+_BROKEN_OFF = ("abort", "error")  # by the server itself, as vLLM, SGLang and OpenRouter say
 _OURS = {theirs: ours for ours, names in _REASONS.items() for theirs in (ours, *names)}
 
 
@@ -53,7 +55,10 @@ def read_completion(request_id: str, body: str) -> Answer:
             text, reason = refusal, "refusal"
         elif thought := _read_thought(message):
             text = mark_thought(thought)
-    return Answer(request_id, text, reason, prompt_tokens=counts[0], completion_tokens=counts[1])
+    answer = Answer(request_id, text, reason, prompt_tokens=counts[0], completion_tokens=counts[1])
+    if reason in _BROKEN_OFF:
+        return replace(answer, error="failed", message=f"broken off by the server, finish reason {reason}")
+    return answer
 
 
 def _read_count(value: object) -> int | None:
@@ -77,7 +82,7 @@ def _read_text(content: object) -> tuple[str, str]:
     if isinstance(content, str):
         return content, ""
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    text = (part.get("text") for part in parts if part.get("type") in ("text", "output_text"))
+    text = (part.get("text") for part in parts if part.get("type", "text") in ("text", "output_text"))
     refusal = (part.get("refusal") for part in parts if part.get("type") == "refusal")
     return _join(text), _join(refusal)
 
