@@ -228,6 +228,22 @@ def test_server_that_has_answered_and_is_gone_is_waited_for(monkeypatch: pytest.
             assert [(call.status, call.attempt) for call, _ in flat(groups)] == [("ok", 1)] * 2
 
 
+def test_gateway_whose_server_starts_again_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_PAUSE", 0.02)
+    gateway = Reply(status=502, body="<title>502 Bad Gateway</title>")
+    with serve_teacher(lambda r, n: gateway if 0 < n < 6 else improve(r, n)) as server:
+        reflected = ask(config(server.url, concurrency=1), 3)
+    assert [(call.status, call.attempt) for call, _ in reflected] == [("ok", 1)] * 3
+
+
+def test_pair_that_a_gateway_finds_too_slow_fails_alone() -> None:
+    def slow(request: dict[str, Any], number: int) -> Reply:
+        return Reply(status=504) if "Say 1." in str(request) else improve(request, number)
+
+    with serve_teacher(slow) as server:
+        assert sorted(statuses(ask(config(server.url, concurrency=1), 3))) == ["error", "ok", "ok"]
+
+
 def test_nobody_is_waited_for_once_somebody_asked_to_stop() -> None:
     request = Request("0", asked(), ({"role": "user", "content": "Do."},), None, 0)
     with (

@@ -41,7 +41,9 @@ _FATAL = {
     404: "teacher.base_url and teacher.model",
 }
 _REFUSED = (400, 413, 422)
-_UNAVAILABLE = (429, 502, 503, 504)  # nobody behind the address could take the request
+# Nobody behind the address took the request. With a 504 somebody may have, and took too long, as will the next
+# time: it is a failure like our own timeout.
+_UNAVAILABLE = 502
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
 _MESSAGE_LENGTH = 500
@@ -214,10 +216,11 @@ class OpenAIEngine:
         is_broke = faults.is_broke(status, body)
         is_too_large = faults.is_too_large(reason)
         about_schema = request.schema is not None and faults.is_about_schema(reason)
-        if not (is_broke or is_too_large) and faults.is_busy(status, reason):
+        is_gone = status == _UNAVAILABLE and self._url in _answered
+        if is_gone or (faults.is_busy(status, reason) and not (is_broke or is_too_large)):
             self._postpone(entered, message, parse_retry_after(headers.get("retry-after")))
             return None
-        if status not in _UNAVAILABLE:
+        if status != _UNAVAILABLE:
             self._pace.widen()
         # 403 with a key that is good: this one text is not wanted there.
         if not is_broke and (
@@ -231,7 +234,7 @@ class OpenAIEngine:
             advice = _FATAL[402 if is_broke else status]
             shown = self._scrub_message(message)
             raise TeacherError(f"teacher {self.model} at {self._url}: {shown}; check {advice}") from None
-        what: AnswerError = "unavailable" if status in _UNAVAILABLE else "failed"
+        what: AnswerError = "unavailable" if status == _UNAVAILABLE else "failed"
         return Answer(request.id, error=what, message=message)
 
     def _scrub_answer(self, answer: Answer) -> Answer:
