@@ -4,6 +4,7 @@ The questions are those that the run's first round begins with: where answers ar
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
     """What the teacher makes of the first training pairs, as they are given, in both phases.
 
     Returns:
-        asked: for each question its position, phase and prompt, and of the last answer to it status, error,
+        asked: for each question its position and phase, the prompt of the last answer to it, and of that status, error,
             text, critique, instruction and response (None where none was proposed), tokens, cost, seconds.
         parameters: by name of what a server was sent, whether it takes it; empty where nobody was asked.
         error: why not all of them were asked; None where they were.
@@ -68,7 +69,6 @@ def _ask(teacher: Teacher, samples: Sequence[Sample], asked: list[dict[str, Any]
         for phase in PHASES
         if not (phase == "instruction" and sample.is_followed)  # which the run does not ask either
     ]
-    questions = {(each.sample_id, each.phase): teacher.prompt(each) for each in reflections}
     answers: dict[tuple[str, str], Reflected] = {}
     try:
         with open_display().stage("check · teacher", total=len(reflections)) as stage:
@@ -77,10 +77,12 @@ def _ask(teacher: Teacher, samples: Sequence[Sample], asked: list[dict[str, Any]
                 answers |= {(call.sample_id, call.phase): (call, version) for call, version in group}
                 stage.update(len(answers), len(reflections))
     finally:  # what was answered before a fault was paid for
-        for question, prompt in questions.items():
-            if question in answers:
-                place = {"position": positions[question[0]], "phase": question[1], "prompt": prompt}
-                asked.append(place | _tell(answers[question]))
+        for each in reflections:
+            if made := answers.get((each.sample_id, each.phase)):
+                # Only now is it known whether the server takes schemas, which the prompt follows.
+                prompt = teacher.prompt(replace(each, attempts=made[0].attempt - 1))
+                place = {"position": positions[each.sample_id], "phase": each.phase, "prompt": prompt}
+                asked.append(place | _tell(made))
 
 
 def _tell(made: Reflected) -> dict[str, Any]:

@@ -668,3 +668,9 @@ def test_recorded_teacher_answers_every_shared_pair(round: int) -> None:
         assert version is None or version.pair.instruction == given_pair.instruction
     call = ask_one(settings, asked(0, "instruction", pair=pairs[0]))
     assert (call.status, call.is_final(9)) == ("no-entry", True)
+
+
+def test_cut_answer_says_what_to_raise() -> None:
+    engine = ScriptedEngine(lambda request: Answer(request.id, '{"critique": "c', "length"))
+    ((call, _),) = reflect(engine, 1)
+    assert (call.status, call.error) == ("cut", "at the token limit: raise teacher.max_tokens")

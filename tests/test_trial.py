@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from reflectune.loop.trial import render_trial
-from tests.teacher_server import Reply, TeacherServer, given, improve, prompt_of, serve_teacher
+from tests.teacher_server import Reply, TeacherServer, given, improve, is_structured, prompt_of, serve_teacher
 from tests.worlds import reflectune, write_world
 
 pytestmark = pytest.mark.slow
@@ -90,3 +90,12 @@ def test_check_asks_nobody_where_told_so_or_given_data(tmp_path: Path) -> None:
             assert "teacher" not in document
         assert server.requests == []
     assert not (tmp_path / "runs").exists()
+
+
+def test_check_shows_the_prompt_that_was_answered(tmp_path: Path) -> None:
+    refusal = Reply(status=400, body=json.dumps({"error": {"message": "no json_schema"}}))
+    with serve_teacher(lambda r, n: refusal if is_structured(r) else improve(r, n)) as server:
+        served(tmp_path, server)
+        trial = json.loads(reflectune("check", "config.toml", "--json", cwd=tmp_path).stdout)["teacher"]
+        answered = sorted(prompt_of(request) for request in server.requests if not is_structured(request))
+    assert sorted(one["prompt"] for one in trial["asked"]) == answered

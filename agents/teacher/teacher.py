@@ -253,9 +253,7 @@ class Teacher(AbstractContextManager["Teacher"]):
             text=clean_text(answer.text),
             finish_reason=answer.finish_reason,
             status="ok" if isinstance(parsed, Proposal) else parsed,
-            error=_explain_thought(answer)
-            if parsed == "thought"
-            else answer.message and clean_text(answer.message),
+            error=_explain(parsed, answer),
             critique=None if proposal is None else proposal.critique,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
@@ -298,11 +296,16 @@ def _refuses_schema(request: Request, answer: Answer) -> bool:
     return answer.error == "refused-request" and request.schema is not None
 
 
-def _explain_thought(answer: Answer) -> str:
-    """What became of an answer that is only thought."""
-    if answer.finish_reason == "length":
+def _explain(parsed: Proposal | CallStatus, answer: Answer) -> str | None:
+    """Why a call brought no proposal, where more can be said than its status says."""
+    is_cut = answer.finish_reason == "length"
+    if parsed == "thought" and not is_cut:
+        return "only thought, and no answer behind it"
+    if parsed == "thought":
         return "only thought, cut at the token limit: raise teacher.max_tokens, or let the model think less"
-    return "only thought, and no answer behind it"
+    if parsed == "cut":
+        return "at the token limit: raise teacher.max_tokens"
+    return answer.message and clean_text(answer.message)
 
 
 def open_teacher(

@@ -41,8 +41,8 @@ _FATAL = {
     404: "teacher.base_url and teacher.model",
 }
 _REFUSED = (400, 413, 422)
-# Nobody behind the address took the request. With a 504 somebody may have, and took too long, as will the next
-# time: it is a failure like our own timeout.
+# Nobody behind the address took the request. With a 504 somebody may have, and took too long: it is a failure
+# like our own timeout.
 _UNAVAILABLE = 502
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
