@@ -33,7 +33,7 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
     """What the teacher makes of the first training pairs, as they are given, in both phases.
 
     Returns:
-        asked: for each question its position and phase, the prompt of the last answer to it, and of that status, error,
+        asked: for each question its position and phase, and of the last answer to it prompt, status, error,
             text, critique, instruction and response (None where none was proposed), tokens, cost, seconds.
         parameters: by name of what a server was sent, whether it takes it; empty where nobody was asked.
         error: why not all of them were asked; None where they were.
