@@ -100,7 +100,10 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("data.holdout=0 stop.patience=1", "need held-out pairs"),
         ("refinetune.tokens=5000 refinetune.epochs=3", "refinetune: set epochs or tokens, not both"),
         (f"{OPENAI} teacher.candidates=2 teacher.temperature=0", "candidates > 1 needs temperature > 0"),
-        (f"{OPENAI} teacher.budget_usd=5 teacher.price_in=1", "budget_usd needs price_in and price_out"),
+        (
+            f"{OPENAI} teacher.budget_usd=5 teacher.price_in=1",
+            "budget_usd needs price_in and price_out, or prices",
+        ),
         (f"{OPENAI} teacher.model=self", 'model = "self" needs engine = "vllm" or "transformers"'),
         (f"{ITSELF} teacher.revision=r", "teacher: revision is the student's own"),
     ],

@@ -120,10 +120,12 @@ class TeacherConfig(Section):
     """Price of prompt tokens, USD per million; unset leaves the cost unknown."""
     price_out: float | None = Field(default=None, ge=0.0)
     """Price of completion tokens, USD per million; unset leaves the cost unknown."""
+    prices: str | None = None
+    """TOML file of prices by model, for where price_in or price_out is unset. Relative to this file."""
     budget_tokens: int | None = Field(default=None, ge=1)
     """Ask no more once the run's calls took so many tokens, prompts and answers; the round is finished."""
     budget_usd: float | None = Field(default=None, gt=0.0)
-    """Ask no more once the run's calls cost so much; needs price_in and price_out."""
+    """Ask no more once the run's calls cost so much; needs price_in and price_out, or prices."""
     freeze_after: int | None = Field(default=None, ge=1)
     """Ask no more about a pair after so many rounds of refused proposals since its last accepted one."""
     cache: Literal["on", "off", "only"] = "on"
@@ -168,7 +170,7 @@ class TeacherConfig(Section):
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
         is_recorded, is_student, is_capped = self.engine == "recorded", self.model == SELF, bool(self.caps)
-        is_priced = self.price_in is not None and self.price_out is not None
+        is_priced = None not in (self.price_in, self.price_out) or self.prices is not None
         has_revision, is_served = self.revision is not None, self.engine == "openai"
         is_greedy = not self.draws and not is_recorded
         asked_elsewhere = sorted({"model", "messages", "stream", "n"} & self.extra_body.keys())
@@ -181,7 +183,10 @@ class TeacherConfig(Section):
             (is_recorded and self.cache == "only", "a recording is asked without a cache; unset cache"),
             (is_recorded and is_capped, "a recording costs nothing that could be counted; unset the budget"),
             (bool(asked_elsewhere), f"extra_body may not hold {', '.join(asked_elsewhere)}"),
-            (self.budget_usd is not None and not is_priced, "budget_usd needs price_in and price_out"),
+            (
+                self.budget_usd is not None and not is_priced,
+                "budget_usd needs price_in and price_out, or prices",
+            ),
         ]
         for key, engines in _ENGINE_KEYS.items():
             is_foreign = self.engine not in engines and getattr(self, key) not in (None, "auto")
