@@ -38,7 +38,10 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
     asked: list[dict[str, Any]] = []
     error: str | None = None
     try:
-        check_teacher(config.teacher)
+        teacher_config = config.teacher
+        if teacher_config.engine == "batch":  # which may take a day; what is answered at once counts as much
+            teacher_config = teacher_config.model_copy(update={"engine": "openai"})
+        check_teacher(teacher_config)
         dataset = read_dataset(config.data)
         open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
@@ -46,7 +49,7 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
         student = settle_student(config.student)
         with open_cache(config, runs) as cache:
             model = TeacherModel("self:s0", student)
-            with open_teacher(config.teacher, config.seed, model, cache) as teacher:
+            with open_teacher(teacher_config, config.seed, model, cache) as teacher:
                 _ask(teacher, chosen, asked)
     except ReflectuneError as fault:
         error = str(fault)

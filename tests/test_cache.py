@@ -227,7 +227,7 @@ class Opened:
         self.answer: Callable[[Request], Answer] = well
         self.engines: list[ScriptedEngine] = []
 
-    def __call__(self, config: TeacherConfig, model: TeacherModel) -> ScriptedEngine:
+    def __call__(self, config: TeacherConfig, model: TeacherModel, *rest: object) -> ScriptedEngine:
         self.engines.append(ScriptedEngine(self.answer))
         return self.engines[-1]
 

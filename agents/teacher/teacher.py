@@ -292,22 +292,26 @@ def _explain_thought(answer: Answer) -> str:
 
 
 def open_teacher(
-    config: TeacherConfig, seed: int, student: TeacherModel | None = None, cache: Cache | None = None
+    config: TeacherConfig,
+    seed: int,
+    student: TeacherModel | None = None,
+    cache: Cache | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Teacher:
     """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
 
     What is asked and drawn follows from the run's `seed`; `student` teaches where `teacher.model` is "self",
     and says how other models on this machine are prompted.
     With a cache the engine is opened when the first answer is missing, if ever; None asks for every answer.
+    What may wait for hours leaves where somebody is `stopping`.
     """
     prompts = open_prompts(config.prompts)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
     if cache is None or config.cache == "off" or not kind.is_cached:
         assert config.cache != "only" or not kind.is_cached, "whoever may not ask is given a cache"
         return Teacher(kind.open(config, model), prompts, config, seed)
-    return Teacher(
-        CachedEngine(config, model, cache), prompts, config, seed, None if kind.is_local else cache
-    )
+    engine = CachedEngine(config, model, cache, stopping)
+    return Teacher(engine, prompts, config, seed, None if kind.is_local else cache)
 
 
 def check_teacher(config: TeacherConfig) -> None:
@@ -324,7 +328,7 @@ def check_teacher(config: TeacherConfig) -> None:
             from reflectune.agents.teacher.engines.recorded import read_recording
 
             read_recording(Path(config.path or ""))
-        case "openai":
+        case "openai" | "batch":
             from reflectune.agents.teacher.engines.openai_server import read_api_key
 
             read_api_key(config)

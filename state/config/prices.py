@@ -51,7 +51,10 @@ def find_prices(teacher: TeacherConfig) -> Prices | None:
         if teacher.prices is None:
             return None
         sources.append(teacher.prices)
-        prices = _read_table(Path(teacher.prices), teacher.model) | prices
+        table = _read_table(Path(teacher.prices), teacher.model)
+        if teacher.engine == "batch":
+            table |= {name: table[f"batch_{name}"] for name in own if f"batch_{name}" in table}
+        prices = table | prices
     if lacking := own.keys() - prices:
         raise ConfigError(f'teacher.prices: {teacher.prices}: ["{teacher.model}"] lacks {min(lacking)}')
     return Prices(prices["in"], prices["out"], " and ".join(sources))

@@ -29,12 +29,12 @@ from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import Answer, AnswerError
 
-__all__ = ["OpenAIEngine", "read_api_key"]
+__all__ = ["OPENAI_URL", "REFUSED", "OpenAIEngine", "read_api_key", "scrub"]
 
 _logger = logging.getLogger(__name__)
 
 # A config without base_url must not be redirected by OPENAI_BASE_URL, which the client would read.
-_OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_URL = "https://api.openai.com/v1"
 # Statuses that no request of this run can get round, and what to check then.
 _FATAL = {
     401: "the key that teacher.api_key_env names",
@@ -42,7 +42,7 @@ _FATAL = {
     403: "the rights of the key that teacher.api_key_env names",
     404: "teacher.base_url and teacher.model",
 }
-_REFUSED = (400, 413, 422)
+REFUSED = (400, 413, 422)
 _UNAVAILABLE = (429, 502, 503, 504)  # nobody behind the address could take the request
 _NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting helps against
 # Causes that say nobody took the request, as httpx names them.
@@ -69,7 +69,7 @@ class OpenAIEngine:
         self.model = config.model
         self.capacity = config.capacity
         self._config = config
-        self._url = config.base_url or _OPENAI_URL
+        self._url = config.base_url or OPENAI_URL
         self._key = read_api_key(config)
         timeout = httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_TIMEOUT))
         hooks = {"response": [_take_in_hand]}
@@ -167,7 +167,7 @@ class OpenAIEngine:
             return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
             body, headers = error.response.text, error.response.headers
-            if error.status_code in _REFUSED and self._leave_out(faults.find_refused(body, sent), sent):
+            if error.status_code in REFUSED and self._leave_out(faults.find_refused(body, sent), sent):
                 return await self._ask(request, entered)
             return self._read_fault(request, entered, error.status_code, body, headers)
         except openai.APIConnectionError as error:
@@ -214,7 +214,7 @@ class OpenAIEngine:
             self._pace.widen()
         # 403 with a key that is good: this one text is not wanted there.
         if (
-            status in _REFUSED
+            status in REFUSED
             or (status == 403 and self._has_answered)
             or (status in (403, 404) and about_schema)
         ):
@@ -238,10 +238,12 @@ class OpenAIEngine:
         return " ".join(self._scrub(message).split())[:_MESSAGE_LENGTH]
 
     def _scrub(self, text: str) -> str:
-        """A text without the key, which servers and libraries may quote; some escape its slashes."""
-        if not self._key:
-            return text
-        return re.sub(re.escape(self._key).replace("/", r"\\*/"), "[key]", text)
+        return scrub(text, self._key)
+
+
+def scrub(text: str, key: str) -> str:
+    """A text without the key, which servers and libraries may quote; some escape its slashes."""
+    return re.sub(re.escape(key).replace("/", r"\\*/"), "[key]", text) if key else text
 
 
 def _first_cause(error: BaseException) -> BaseException:
