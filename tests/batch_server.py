@@ -8,6 +8,7 @@ with serve_batches(answer, work) as server: ...  # what becomes of a line, and o
 
 import email
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -95,23 +96,33 @@ class BatchServer:
 @contextmanager
 def serve_batches(answer: AnswerFunction | None = None, **settings: Any) -> Iterator[BatchServer]:
     """Serve files, batches and chat completions on a free port of loopback until the block ends."""
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    httpd.daemon_threads = True
+    httpd = _Server(("127.0.0.1", 0), _Handler)
     url = f"http://127.0.0.1:{httpd.server_port}/v1"
-    httpd.state = BatchServer(url, answer or (lambda body: improve(body, 0)), **settings)  # type: ignore[attr-defined]
+    httpd.state = BatchServer(url, answer or (lambda body: improve(body, 0)), **settings)
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield httpd.state  # type: ignore[attr-defined]
+        yield httpd.state
     finally:
         httpd.shutdown()
         httpd.server_close()
         thread.join()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    state: BatchServer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client that has gone is no fault
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # headers and body leave in one packet
+    server: _Server
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -140,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _do(self, what: str, make: Callable[[BatchServer], Any]) -> None:
         """Do something between two looks of whoever watches."""
-        state: BatchServer = self.server.state  # type: ignore[attr-defined]
+        state = self.server.state
         state.keys.add(self.headers.get("Authorization"))
         state.done[what] += 1
         number = state.done[what]

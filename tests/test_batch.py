@@ -22,7 +22,7 @@ from tests.lives import started
 from tests.teacher_server import Reply, given, improve, is_structured, prompt_of
 from tests.teachers import asked, config, flat, statuses
 from tests.torture import read_tables
-from tests.worlds import write_world
+from tests.worlds import reflectune, write_world
 
 PROMPTS = open_prompts(None)
 
@@ -247,15 +247,13 @@ def some_useless(body: dict[str, Any]) -> Reply:
     return Reply("Let me think.") if is_useless else improve(body, 0)
 
 
-def live(folder: Path, server: BatchServer, *words: object, killed: str | None = None) -> int:
-    """One life of a run, killed when the server is at something; returns the exit code."""
+def live(
+    folder: Path, server: BatchServer, *words: object, at: str = "never", send: int = signal.SIGKILL
+) -> tuple[int, str]:
+    """One life of a run, sent a signal when the server is at something; its exit code and what it said."""
     with started(*words, "--runs", folder / "runs", folder=folder) as life:
-        server.watch = lambda doing, number: life.send(signal.SIGKILL) if doing == killed else None
-        import time; t=time.time()
-        code = life.end()
-        print(killed, code, time.time()-t)
-        assert code in (0, -signal.SIGKILL), life.text[-2000:]
-    return code
+        server.watch = lambda doing, number: life.send(send) if doing == at else None
+        return life.end(), life.text
 
 
 @pytest.mark.slow
@@ -263,23 +261,41 @@ def test_run_killed_wherever_its_batches_are_pays_nothing_twice_and_ends_like_an
     tmp_path: Path,
 ) -> None:
     kills = [
-        "before upload", "after upload", "before create", "after create", "before poll", "after read",
+        "after upload", "after create", "before poll", "after read",
         # The first answers are in, and those of no use are asked for again.
         "before upload", "after create", "after read",
         # In the other phase.
-        "after create", "before read",
+        "after create",
     ]  # fmt: skip
     with serve_batches(some_useless) as server:
         teacher = {"engine": "batch", "path": None, "model": "m", "base_url": server.url, "retries": 1}
         world = write_world(tmp_path / "world", samples=26, teacher=teacher, evaluate={"answers": 0})
-        assert live(tmp_path / "calm", server, "run", world, "--set", "rounds=1") == 0
+        run = ("run", world, "--set", "rounds=1")
+        assert live(tmp_path / "calm", server, *run)[0] == 0
         expected = sorted(itertools.chain(*server.asked()))
         assert [len(ids) for ids in server.asked()] == [20, 4, 20, 5]
         server.forget()
         folder = tmp_path / "killed"
-        assert live(folder, server, "run", world, "--set", "rounds=1", killed=kills[0]) == -signal.SIGKILL
-        for kill in kills[1:]:
-            assert live(folder, server, "resume", "tiny", killed=kill) == -signal.SIGKILL
-        assert live(folder, server, "resume", "tiny") == 0
+        assert live(folder, server, *run, at="before upload")[0] == -signal.SIGKILL
+        for kill in kills:
+            assert live(folder, server, "resume", "tiny", at=kill)[0] == -signal.SIGKILL
+        code, said = live(folder, server, "resume", "tiny", at="before poll", send=signal.SIGINT)
+        assert code == 128 + signal.SIGINT
+        assert f"go on at {server.url}: batch_2; a resumed run takes their answers in" in said
+        assert said.endswith("interrupted; go on with `reflectune resume tiny`\n")
+        assert live(folder, server, "resume", "tiny")[0] == 0
         assert sorted(itertools.chain(*server.asked())) == expected
     assert read_tables(folder / "runs/tiny") == read_tables(tmp_path / "calm/runs/tiny")
+
+
+@pytest.mark.slow
+def test_check_asks_at_once_what_a_run_would_send_in_a_batch(tmp_path: Path) -> None:
+    with serve_batches() as server:
+        teacher = {"engine": "batch", "path": None, "model": "m", "base_url": server.url}
+        write_world(tmp_path, samples=20, teacher=teacher)
+        shown = reflectune("check", "config.toml", "--json", cwd=tmp_path)
+        assert len(json.loads(shown.stdout)["teacher"]["asked"]) == 4
+        assert server.done == {"ask": 4}
+        assert reflectune("run", "config.toml", "--set", "rounds=1", cwd=tmp_path).returncode == 0
+    assert server.done["ask"] == 4
+    assert len(server.asked()[0]) == 14 - 2

@@ -104,6 +104,7 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
             f"{OPENAI} teacher.budget_usd=5 teacher.price_in=1",
             "budget_usd needs price_in and price_out, or prices",
         ),
+        (f"{OPENAI} teacher.engine=batch teacher.cache=off", "keeps notes of its batches in the cache"),
         (f"{OPENAI} teacher.model=self", 'model = "self" needs engine = "vllm" or "transformers"'),
         (f"{ITSELF} teacher.revision=r", "teacher: revision is the student's own"),
     ],

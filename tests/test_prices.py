@@ -31,6 +31,7 @@ def priced(folder: Path, text: str = TABLES, **changes: Any) -> Prices | None:
 def test_prices_come_from_the_models_table_where_the_config_has_none(tmp_path: Path) -> None:
     file = str(tmp_path / "prices.toml")
     assert priced(tmp_path, model="gpt-4.1") == Prices(2.0, 8.0, file)
+    assert priced(tmp_path, model="gpt-4.1", engine="batch") == Prices(2.0, 4.0, file)
     partly = priced(tmp_path, price_out=1.5)
     assert partly == Prices(0.25, 1.5, f"teacher.price_out and {file}")
     assert partly.cost(1_000_000, 2_000_000) == 3.25

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import openai
 from openai.types import Batch
@@ -31,7 +31,7 @@ __all__ = ["BatchEngine"]
 
 _logger = logging.getLogger(__name__)
 
-_ENDPOINT = "/v1/chat/completions"
+_ENDPOINT: Final = "/v1/chat/completions"
 _TAG = "reflectune"  # in a batch's metadata, by which it is found where its id is not known
 # Of one file.
 _MAX_REQUESTS = 50_000
