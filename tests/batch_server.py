@@ -52,6 +52,10 @@ class BatchServer:
         """Bodies of the requests of each batch, oldest first."""
         return [[line["body"] for line in self.lines(batch)] for batch in self.batches.values()]
 
+    def listed(self) -> list[dict[str, Any]]:
+        """All batches as they are, newest first."""
+        return [_show(batch) for batch in reversed(self.batches.values())]
+
     def forget(self) -> None:
         """Begin anew."""
         self.files.clear()
@@ -138,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         match self.path.partition("?")[0].split("/")[2:]:
             case ["batches"]:
-                self._do("list", lambda state: {"data": [*map(_show, reversed(state.batches.values()))]})
+                self._do("list", lambda state: {"data": state.listed(), "has_more": False})
             case ["batches", id]:
                 self._do("poll", lambda state: _proceed(state.batches[id]))
             case ["files", id, "content"]:

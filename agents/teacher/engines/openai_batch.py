@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import openai
@@ -36,6 +37,7 @@ _TAG = "reflectune"  # in a batch's metadata, by which it is found where its id 
 # Of one file.
 _MAX_REQUESTS = 50_000
 _MAX_BYTES = 200_000_000
+_MAX_LISTED = 1000  # batches of the account that are looked through for a tag
 _ENDED = ("completed", "expired", "cancelled", "failed")
 # What the server says of a request that it did not come to.
 _NOT_REACHED = ("batch_expired", "batch_cancelled")
@@ -79,7 +81,8 @@ class BatchEngine:
         )
         # Of every request: the client would send the stand-in.
         self._headers = {} if self._key else {"Authorization": openai.Omit()}
-        self._parameters = Parameters(config)
+        self.parameters = Parameters(config)
+        self._whole = Parameters(config)  # by what these build requests are known, whatever is left out
         self._gathered: list[Request] = []
         self._sent: set[str] = set()  # ids of batches, by this engine
         self._missed: set[str] = set()  # custom ids that their batch did not come to
@@ -110,8 +113,8 @@ class BatchEngine:
         unsent: dict[str, _Sent] = {}
         lost: set[str] = set()  # tags that the server has never seen
         for request in self._gathered:
-            body = self._parameters.build(request)
-            key = content_hash("batch", self._url, body, request.seed)
+            body = self.parameters.build(request)
+            key = content_hash("batch", self._url, self._whole.build(request), request.seed)
             tag, batch = self._batches.find_batch(key) or (None, None)
             if tag is not None and batch is None and tag not in lost:  # killed before the id was noted
                 batch = self._insist(partial(self._find, tag))
@@ -153,8 +156,9 @@ class BatchEngine:
         return batch.id
 
     def _find(self, tag: str) -> str | None:
-        """The id of the batch with a tag, among the newest hundred."""
-        for batch in self._client.batches.list(limit=100, extra_headers=self._headers).data:
+        """The id of the batch with a tag."""
+        newest = self._client.batches.list(limit=100, extra_headers=self._headers)
+        for batch in islice(newest, _MAX_LISTED):
             if (batch.metadata or {}).get(_TAG) == tag:
                 self._batches.set_batch(tag, batch.id)
                 return batch.id
@@ -200,7 +204,7 @@ class BatchEngine:
             if key in wanted and (answer := self._read(line, *wanted[key])):
                 self._ready.append(answer)
                 del wanted[key]
-        may_help = any(self._parameters.build(request) != body for request, body in wanted.values())
+        may_help = any(self.parameters.build(request) != body for request, body in wanted.values())
         if batch.id in self._sent and not (self._ready or may_help):
             reasons = [error.message or "" for error in (batch.errors and batch.errors.data) or []]
             reason = faults.read_reason(json.dumps({"errors": reasons or batch.status}), 500)
@@ -232,8 +236,8 @@ class BatchEngine:
             return read_completion(request.id, text)
         status = status if isinstance(status, int) else 500
         refused = faults.find_refused(text, body) if status in REFUSED else None
-        if refused is not None and self._parameters.may_leave_out(refused):
-            if warning := self._parameters.leave_out(refused, body[refused]):
+        if refused is not None and self.parameters.may_leave_out(refused):
+            if warning := self.parameters.leave_out(refused, body[refused]):
                 _logger.warning("teacher %s at %s: %s", self.model, self._url, warning)
             return None
         reason = faults.read_reason(text, status)
@@ -250,7 +254,8 @@ class BatchEngine:
             except openai.APIStatusError as error:
                 reason = faults.read_reason(scrub(error.response.text, self._key), error.status_code)
                 is_passing = error.status_code >= 500 or faults.is_busy(error.status_code, reason)
-                message = f"HTTP {error.status_code}: {reason}"
+                needs = f"; engine {self.name} needs /files and /batches there" * (error.status_code == 404)
+                message = f"HTTP {error.status_code}: {reason}{needs}"
             except openai.APIConnectionError as error:
                 is_passing, message = True, f"{error.message} {error.__cause__!r}"
             if not is_passing or time.monotonic() + pause > began + self._config.wait:
