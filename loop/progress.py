@@ -1,8 +1,9 @@
 """Live progress on stderr: bars on a terminal, plain lines elsewhere."""
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -18,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from reflectune.state.text import one_line
 
 __all__ = ["BarDisplay", "Display", "LineDisplay", "Stage", "open_display"]
 
@@ -41,11 +44,11 @@ class BarDisplay:
             _RateColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}", markup=False, style="cyan"),
+            _FactsColumn(),
             console=self.console,
         )
         with progress:
-            task = progress.add_task(title, total=total, completed=done, facts="")
+            task = progress.add_task(title, total=total, completed=done, facts="", hold_up=str)
             yield _Bar(progress, task)
 
     def say(self, text: str) -> None:
@@ -61,7 +64,10 @@ class LineDisplay:
         """Show one stage of a round while the block runs; `done` of `total` were done before."""
         line = _Line(title, total, done)
         line.write()
-        yield line
+        try:
+            yield line
+        finally:
+            line.ended.set()
         if line.unwritten:
             line.write()
 
@@ -75,6 +81,13 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
 
 
+class _FactsColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        if hold_up := task.fields["hold_up"]():
+            return Text(one_line(hold_up), style="yellow")
+        return Text(task.fields["facts"], style="cyan")
+
+
 class _Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task
@@ -82,6 +95,10 @@ class _Bar:
     def update(self, done: int, total: int, **facts: str) -> None:
         """Say how much is done; facts, such as acceptance so far, are shown beside the count."""
         self.progress.update(self.task, completed=done, total=total, facts=_list(facts))
+
+    def watch(self, hold_up: Callable[[], str]) -> None:
+        """Show what holds up the work, in place of the facts, for as long as this tells something."""
+        self.progress.update(self.task, hold_up=hold_up)
 
 
 class _Line:
@@ -91,11 +108,22 @@ class _Line:
         self.unwritten = False
         self.began = self.written = time.monotonic()
         self.before = done
+        self.hold_up: Callable[[], str] = str
+        self.ended = threading.Event()
 
     def update(self, done: int, total: int, **facts: str) -> None:
         self.done, self.total, self.facts, self.unwritten = done, total, facts, True
         if time.monotonic() - self.written >= _LINE_EVERY:
             self.write()
+
+    def watch(self, hold_up: Callable[[], str]) -> None:
+        self.hold_up = hold_up
+        threading.Thread(target=self._write_while_held_up, name="progress", daemon=True).start()
+
+    def _write_while_held_up(self) -> None:
+        while not self.ended.wait(_LINE_EVERY):
+            if self.hold_up():
+                self.write()
 
     def write(self) -> None:
         self.written, self.unwritten = time.monotonic(), False
@@ -107,6 +135,8 @@ class _Line:
                 parts.append(f"{(self.total - self.done) / rate:.0f} s left")
         if self.facts:
             parts.append(_list(self.facts))
+        if hold_up := self.hold_up():
+            parts.append(one_line(hold_up))
         print(", ".join(parts), file=sys.stderr, flush=True)  # noqa: T201
 
 

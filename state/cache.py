@@ -10,7 +10,7 @@ import fcntl
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,8 @@ from reflectune.state.storage import OpenDatabase, explain_storage_errors, read_
 __all__ = ["AnswerCache", "cache_path"]
 
 _LOCKED_SECONDS = 60.0
+# For so long a refusal is believed: servers learn.
+_REFUSED_FOR = timedelta(days=1)
 
 _migrations = Migrations("reflectune-cache")
 
@@ -56,6 +58,19 @@ def _create_tables(db: Database) -> None:
             grants_schemas INTEGER NOT NULL,
             seen_at TEXT NOT NULL,
             PRIMARY KEY (address, model)
+        ) STRICT, WITHOUT ROWID;
+    """)
+
+
+@_migrations(name="0002_refused_parameters")
+def _create_refused_parameters(db: Database) -> None:
+    db.executescript("""
+        -- What a server refused by name; key is a hash of its address, its model and all that was sent.
+        CREATE TABLE refused_parameters (
+            key TEXT NOT NULL,
+            name TEXT NOT NULL,
+            seen_at TEXT NOT NULL,
+            PRIMARY KEY (key, name)
         ) STRICT, WITHOUT ROWID;
     """)
 
@@ -136,6 +151,17 @@ class AnswerCache(OpenDatabase):
     def set_grants_schemas(self, address: str, model: str, granted: bool) -> None:
         """Note whether a server takes schemas for a model."""
         self._write("INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?)", address, model, granted)
+
+    def refused_parameters(self, key: str) -> frozenset[str]:
+        """What a server refused by name within a day, by the hash of all that it was asked."""
+        query = "SELECT name FROM refused_parameters WHERE key = ? AND seen_at > ?"
+        since = (datetime.now(UTC) - _REFUSED_FOR).isoformat(timespec="seconds")
+        with _explained(self.path):
+            return frozenset(name for (name,) in self.db.execute(query, [key, since]))
+
+    def add_refused_parameter(self, key: str, name: str) -> None:
+        """Note that a server refused a parameter."""
+        self._write("INSERT OR REPLACE INTO refused_parameters VALUES (?, ?, ?)", key, name)
 
     def begin_batch(self, tag: str, requests: Iterable[str]) -> None:
         """Note that these requests are about to be sent as a batch that carries a tag."""

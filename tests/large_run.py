@@ -180,6 +180,8 @@ class _Texts:
 
 
 class _Teacher(_Opened):
+    waiting = ""
+
     def __init__(self, texts: _Texts) -> None:
         self.texts = texts
 

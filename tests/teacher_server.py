@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,21 @@ class TeacherServer:
     url: str
     requests: list[dict[str, Any]] = field(default_factory=list)  # bodies, in the order they came
     keys: list[str | None] = field(default_factory=list)  # Authorization headers
+    paths: list[str] = field(default_factory=list)  # with their queries
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     most_at_once: int = 0
     under_way: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @contextmanager
-def serve_teacher(reply: ReplyFunction | None = None) -> Iterator[TeacherServer]:
-    """Serve /v1/chat/completions on a free port of loopback until the block ends.
+def serve_teacher(reply: ReplyFunction | None = None, port: int = 0) -> Iterator[TeacherServer]:
+    """Serve /v1/chat/completions on a port of loopback, by default a free one, until the block ends.
 
     Args:
         reply: gets the request's JSON and its number, from 0; by default every pair is improved.
     """
-    httpd = _Server(reply or improve)
+    httpd = _Server(reply or improve, port)
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -115,8 +118,8 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # a slow reply must not hold up the test that gave up on it
     request_queue_size = 128  # many clients come at once
 
-    def __init__(self, reply: ReplyFunction) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, reply: ReplyFunction, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.reply = reply
         self.state = TeacherServer(f"http://127.0.0.1:{self.server_port}/v1")
 
@@ -142,10 +145,12 @@ class _Handler(BaseHTTPRequestHandler):
             number = len(state.requests)
             state.requests.append(request)
             state.keys.append(self.headers.get("Authorization"))
+            state.paths.append(self.path)
+            state.headers.append(dict(self.headers.items()))
             state.under_way += 1
             state.most_at_once = max(state.most_at_once, state.under_way)
         try:
-            if self.path == "/v1/chat/completions":
+            if urlsplit(self.path).path.endswith(("/v1/chat/completions", "/gpt/chat/completions")):
                 reply = self.server.reply(request, number)
             else:
                 reply = Reply(status=404)

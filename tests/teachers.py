@@ -65,6 +65,8 @@ class ScriptedEngine:
 
     name = "scripted"
     model = "script"
+    parameters = None
+    waiting = ""
 
     def __init__(
         self,
@@ -76,19 +78,19 @@ class ScriptedEngine:
     ):
         self.answer, self.structured, self.capacity, self.prompt = answer, structured, capacity, prompt
         self.requests: list[Request] = []
-        self.waiting: deque[Request] = deque()
+        self.under_way: deque[Request] = deque()
         self.closed = False
 
     def submit(self, request: Request) -> None:
-        assert len(self.waiting) < self.capacity
+        assert len(self.under_way) < self.capacity
         self.requests.append(request)
-        self.waiting.append(request)
+        self.under_way.append(request)
 
     def next_answer(self) -> Answer:
-        return self.answer(self.waiting.popleft())
+        return self.answer(self.under_way.popleft())
 
     def has_answer(self) -> bool:
-        return self.prompt and bool(self.waiting)
+        return self.prompt and bool(self.under_way)
 
     def close(self) -> None:
         self.closed = True

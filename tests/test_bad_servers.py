@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reflectune.agents.teacher.engines import openai_server, pacing
+from reflectune.agents.teacher.engines import connection, pacing
 from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
@@ -131,7 +131,7 @@ def test_compressed_answer_that_nobody_asked_for_is_read() -> None:
 
 
 def test_address_that_takes_no_connection_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_server, "_CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "_CONNECT_TIMEOUT", 0.2)
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

@@ -228,7 +228,7 @@ def test_batch_is_left_at_the_server_by_whoever_stops(
             with pytest.raises(TeacherError, match=r"that go on at http://.*: batch_0; a resumed run"):
                 flat(teacher.reflect(asked(n) for n in range(3)))
             assert engine.waiting == "batch batch_0: in_progress"
-        assert "batch batch_0 with 3 requests" in caplog.text
+        assert "go on at" in caplog.text
         # Nothing is sent by one who stops before.
         engine = opened(settings, notes, stopping=lambda: True)
         with Teacher(engine, PROMPTS, settings, 1) as teacher, pytest.raises(TeacherError, match="none"):

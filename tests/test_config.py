@@ -105,6 +105,11 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
             "budget_usd needs price_in and price_out, or prices",
         ),
         (f"{OPENAI} teacher.engine=batch teacher.cache=off", "keeps notes of its batches in the cache"),
+        (
+            f'{OPENAI} teacher.extra_headers={{X-Api-Key="sk-1"}}',
+            "teacher: extra_headers may not hold X-Api-Key; a key's variable goes into api_key_env",
+        ),
+        (f'{OPENAI} teacher.extra_headers={{a="1\\n2"}}', "teacher: extra_headers: 'a' is no header"),
         (f"{OPENAI} teacher.model=self", 'model = "self" needs engine = "vllm" or "transformers"'),
         (f"{ITSELF} teacher.revision=r", "teacher: revision is the student's own"),
     ],

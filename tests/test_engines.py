@@ -198,7 +198,7 @@ def test_openai_asks_openai_itself_without_a_base_url(monkeypatch: pytest.Monkey
     monkeypatch.setenv("OPENAI_BASE_URL", "http://somewhere.else")
     engine = OpenAIEngine(config(None, max_tokens=11))
     assert str(engine._client.base_url) == "https://api.openai.com/v1/"
-    assert engine._parameters.build(request())["max_completion_tokens"] == 11
+    assert engine.parameters.build(request())["max_completion_tokens"] == 11
     engine.close()
 
 

@@ -1,4 +1,5 @@
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -39,6 +40,40 @@ def test_bar_display_shows_count_rate_and_facts() -> None:
     assert "10/10" in text
     assert "failed 3" in text
     assert "round 1: [no] pair" in text
+
+
+HOLD_UP = "waiting for the server: 12 s (\x1b[1mHTTP 503)"
+SHOWN = "waiting for the server: 12 s (\ufffd[1mHTTP 503)"
+
+
+def test_line_display_tells_what_holds_up_the_work_while_it_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_EVERY", 0.01)
+    told, text = HOLD_UP, ""
+    with LineDisplay().stage("reflect", total=4) as stage:
+        stage.watch(lambda: told)
+        until = time.monotonic() + 10
+        while f"reflect: 0/4, {SHOWN}\n" not in text and time.monotonic() < until:
+            text += capsys.readouterr().err
+        told = ""
+        stage.update(4, 4)
+    assert SHOWN in text
+    assert "waiting" not in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bar_display_tells_what_holds_up_the_work_in_place_of_the_facts() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    told = HOLD_UP
+    with BarDisplay(console).stage("reflect", total=4) as stage:
+        stage.watch(lambda: told)
+        stage.update(1, 4, failed="3")
+        stage.progress.refresh()
+        held_up = console.file.getvalue()  # type: ignore[attr-defined]
+        told = ""
+    assert SHOWN in held_up
+    assert "failed 3" not in held_up
+    assert "failed 3" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_display_is_plain_where_stderr_is_no_terminal() -> None:

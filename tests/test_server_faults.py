@@ -2,14 +2,24 @@
 
 import json
 import logging
+import re
+import threading
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from reflectune.agents.teacher.engines import faults, pacing
-from reflectune.state.errors import TeacherError
+from reflectune.agents.teacher.engines import Request, faults, openai_server, pacing
+from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
+from reflectune.agents.teacher.teacher import open_teacher
+from reflectune.state import cache as state_cache
+from reflectune.state.cache import AnswerCache
 from tests.teacher_server import Reply, improve, serve_teacher
-from tests.teachers import ask, ask_one, config, statuses
+from tests.teachers import ask, ask_one, asked, config, flat, statuses, take_until_error
 
 FORBIDDEN = {"type": "extra_forbidden", "msg": "Extra inputs are not permitted", "input": 7}
 
@@ -112,7 +122,28 @@ def test_parameters_refused_are_left_out_for_all_with_one_warning(caplog: pytest
     assert len(server.requests) <= 40 + 2 * 16
     assert server.requests[-1]["max_completion_tokens"] == 2048
     (warning,) = caplog.messages
-    assert "the server does not take temperature, which was 0.0" in warning
+    assert warning.endswith(f"{server.url}: the server does not take temperature = 0.0; it is left out")
+
+
+def test_refusal_is_remembered_for_a_day_for_the_same_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(request: dict[str, Any], number: int) -> Reply:
+        refused = Reply(status=400, body=REFUSALS["OpenAI, one value"][0])
+        return refused if request.get("temperature") == 0 else improve(request, number)
+
+    def sent(number: int, temperature: float = 0) -> list[float | None]:
+        """The temperatures that a process sends to have a pair improved."""
+        before = len(server.requests)
+        with AnswerCache.open(tmp_path) as cache:
+            asked_for = config(server.url, temperature=temperature)
+            assert statuses(ask(asked_for, [asked(number)], cache)) == ["ok"]
+        return [request.get("temperature") for request in server.requests[before:]]
+
+    with serve_teacher(refuse) as server:
+        assert [sent(0), sent(1), sent(2, 1.0)] == [[0, None], [None], [1]]
+        monkeypatch.setattr(state_cache, "_REFUSED_FOR", timedelta(seconds=-1))
+        assert sent(3) == [0, None]
 
 
 def test_value_out_of_range_is_told_and_not_left_out() -> None:
@@ -140,12 +171,62 @@ def test_busy_in_every_dress_uses_up_no_attempt(reply: Reply, monkeypatch: pytes
     assert [(call.status, call.attempt) for call, _ in reflected] == [("ok", 1)] * 2
 
 
-def test_server_busy_for_longer_than_wait_ends_the_run() -> None:
+def test_server_busy_for_longer_than_wait_ends_the_run_and_uses_up_no_attempt() -> None:
     with (
         serve_teacher(lambda r, n: BUSY["llama.cpp loads"]) as server,
-        pytest.raises(TeacherError, match=r"HTTP 503: Loading model; once mended, resume the run"),
+        open_teacher(config(server.url, concurrency=2, wait=0.3), 0) as teacher,
     ):
-        ask(config(server.url, concurrency=2, wait=0.3), 5)
+        groups = teacher.reflect(asked(number) for number in range(5))
+        assert take_until_error("HTTP 503: Loading model; once mended, resume the run", groups) == []
+
+
+def test_wait_for_a_busy_server_is_told_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(openai_server, "_SHOWN_AFTER", 0.0)
+    told: list[str] = []
+
+    def busy_at_first(request: dict[str, Any], number: int) -> Reply:
+        told.append(teacher.waiting)
+        return BUSY["llama.cpp loads"] if number < 2 else improve(request, number)
+
+    with (
+        serve_teacher(busy_at_first) as server,
+        open_teacher(config(server.url, concurrency=1), 0) as teacher,
+    ):
+        assert statuses(flat(teacher.reflect([asked()]))) == ["ok"]
+        told.append(teacher.waiting)
+    assert [re.sub(r"\d+ s", "0 s", text) for text in told] == [
+        "",
+        *["waiting for the server: 0 s (HTTP 503: Loading model)"] * 2,
+        "",
+    ]
+
+
+def test_server_that_has_answered_and_is_gone_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_PAUSE", 0.05)
+
+    def answer_and_hang_up(request: dict[str, Any], number: int) -> Reply:
+        return replace(improve(request, number), headers={"Connection": "close"})
+
+    with ExitStack() as first, ExitStack() as second:
+        server = first.enter_context(serve_teacher(answer_and_hang_up))
+        again = serve_teacher(answer_and_hang_up, urlsplit(server.url).port or 0)
+        with open_teacher(config(server.url, concurrency=1), 0) as teacher:
+            groups = teacher.reflect(asked(number) for number in range(3))
+            next(groups)
+            first.close()
+            threading.Timer(0.5, second.enter_context, [again]).start()
+            assert [(call.status, call.attempt) for call, _ in flat(groups)] == [("ok", 1)] * 2
+
+
+def test_nobody_is_waited_for_once_somebody_asked_to_stop() -> None:
+    request = Request("0", asked(), ({"role": "user", "content": "Do."},), None, 0)
+    with (
+        serve_teacher(lambda r, n: BUSY["llama.cpp loads"]) as server,
+        closing(OpenAIEngine(config(server.url), stopping=lambda: True)) as engine,
+    ):
+        engine.submit(request)
+        assert engine.next_answer().error == "unavailable"
 
 
 @pytest.mark.parametrize("status", [403, 404])

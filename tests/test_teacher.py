@@ -9,9 +9,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from reflectune.agents.teacher.engines import ENGINES, EngineKind, Request, TeacherModel
+from reflectune.agents.teacher.engines.connection import request_headers
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
 from reflectune.state.config import StudentConfig, TeacherConfig
@@ -201,8 +203,8 @@ def test_reflect_schema_that_is_granted_late_is_granted() -> None:
         """Leaves the second request for later, until six have been sent."""
 
         def next_answer(self) -> Answer:
-            if len(self.waiting) > 1 and self.waiting[0].id == "1" and len(self.requests) < 6:
-                self.waiting.rotate(-1)
+            if len(self.under_way) > 1 and self.under_way[0].id == "1" and len(self.requests) < 6:
+                self.under_way.rotate(-1)
             return super().next_answer()
 
     engine = Unfair(refuse_schema_of("0"), capacity=2)
@@ -436,7 +438,7 @@ def test_reflect_goes_on_where_what_was_under_way_is_answered(error: Any) -> Non
         """Hands over the last request's answer first."""
 
         def next_answer(self) -> Answer:
-            return self.answer(self.waiting.popleft() if len(self.requests) < 9 else self.waiting.pop())
+            return self.answer(self.under_way.popleft() if len(self.requests) < 9 else self.under_way.pop())
 
     assert Counter(statuses(reflect(Unfair(answer, capacity=4), 20)))["ok"] >= 11
 
@@ -543,6 +545,36 @@ def test_no_key_is_sent_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert server.keys == [None]
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "version"),
+    [
+        ("/openai/deployments/gpt", "", "2024-10-21"),
+        ("/openai/deployments/gpt", "?api-version=2024-10-21", None),
+        ("/openai/deployments/gpt", "?api-version=old", "2024-10-21"),
+        ("/openai/v1", "", "2024-10-21"),
+    ],
+)
+def test_azure_is_asked_at_its_address_with_its_header(
+    path: str, query: str, version: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-1")
+    with serve_teacher() as server:
+        address = server.url.replace("/v1", path + query)
+        changes = {"api_key_env": "SOME_KEY", "api_version": version, "extra_headers": {"X-Title": "mine"}}
+        assert ask_one(config(address, **changes)).status == "ok"
+        assert server.paths == [f"{path}/chat/completions?api-version=2024-10-21"]
+        assert server.keys == [None]
+        sent = {name.lower(): value for name, value in server.headers[0].items()}
+    assert (sent["api-key"], sent["x-title"]) == ("sk-1", "mine")
+
+
+def test_azures_newer_address_needs_no_version() -> None:
+    headers = request_headers(config("https://mine.openai.azure.com/openai/v1/"), "sk-1")
+    assert headers["api-key"] == "sk-1"
+    assert isinstance(headers["Authorization"], openai.Omit)
+    assert "api-key" not in request_headers(config("https://openai.azure.com.example.org/v1"), "sk-1")
+
+
 def test_check_teacher_wants_the_key_to_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(api_key_env="SOME_KEY")
     monkeypatch.delenv("SOME_KEY", raising=False)
@@ -568,6 +600,10 @@ def test_check_teacher_wants_prompts_that_can_be_used(own_prompts: Path) -> None
 
 
 def test_check_teacher_wants_a_web_address() -> None:
+    for query in ("?key=sk-1", "?sk-1", "?api-version=1&sig=sk-1"):
+        with pytest.raises(ConfigError, match=r"base_url holds a query.*api_key_env") as caught:
+            check_teacher(config(f"http://a.b/v1{query}"))
+        assert "sk-1" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"base_url = 'localhost:8000': want http"):
         check_teacher(config("localhost:8000"))
 

@@ -132,6 +132,11 @@ class Teacher(AbstractContextManager["Teacher"]):
                 if finished:
                     yield finished
 
+    @property
+    def waiting(self) -> str:
+        """What holds up all answers, and for how long by now; empty where nothing does. For any thread."""
+        return self._engine.waiting
+
     def prompt(self, reflection: Reflection) -> str:
         """What the next attempt at a proposal asks, as far as is known of the engine by now."""
         return "\n".join(message["content"] for message in self._prepare(reflection).messages)
@@ -309,7 +314,7 @@ def open_teacher(
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
     if cache is None or config.cache == "off" or not kind.is_cached:
         assert config.cache != "only" or not kind.is_cached, "whoever may not ask is given a cache"
-        return Teacher(kind.open(config, model), prompts, config, seed)
+        return Teacher(kind.open(config, model, None, stopping), prompts, config, seed)
     engine = CachedEngine(config, model, cache, stopping)
     return Teacher(engine, prompts, config, seed, None if kind.is_local else cache)
 
@@ -329,7 +334,7 @@ def check_teacher(config: TeacherConfig) -> None:
 
             read_recording(Path(config.path or ""))
         case "openai" | "batch":
-            from reflectune.agents.teacher.engines.openai_server import read_api_key
+            from reflectune.agents.teacher.engines.connection import read_api_key
 
             read_api_key(config)
         case "vllm":

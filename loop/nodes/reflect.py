@@ -50,6 +50,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
                 _refuse_failure(context, round, phase, settled.total())
             return {}
         teacher = stack.enter_context(context.open_teacher(context.round_student(round - 1)))
+        stage.watch(lambda: teacher.waiting)
         for group in teacher.reflect(reflections, may_ask):
             lineage.add_reflections((call for call, _ in group), (made for _, made in group if made))
             for call, _ in group:

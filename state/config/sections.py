@@ -5,6 +5,7 @@ the key, and the table of keys is made from it.
 """
 
 import datetime
+import re
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
@@ -28,6 +29,10 @@ _ENGINE_KEYS = {
     "gpu_memory_utilization": ("vllm",),
     "max_model_len": ("vllm",),
 }
+
+# Headers that hold a key; and what any header may hold: a name, and a value in one line.
+_SECRET = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
+_HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+: [ -~]*", re.ASCII)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -90,6 +95,8 @@ class TeacherConfig(Section):
     """Address of the server, such as http://localhost:8000/v1; unset means OpenAI's own."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key; unset sends none."""
+    api_version: str | None = None
+    """Azure's api-version, such as 2024-10-21; the key is then sent as Azure reads it."""
     path: str | None = None
     """File of recorded answers (engine recorded). Relative to this file."""
     prompts: str | None = None
@@ -104,6 +111,8 @@ class TeacherConfig(Section):
     """Send a server each request's seed; some draw the same again by it, many refuse it."""
     extra_body: dict[str, Any] = {}
     """More for the body of a server's requests, such as {reasoning_effort = "low"}."""
+    extra_headers: dict[str, str] = {}
+    """More headers for a server's requests, such as {X-Title = "mine"}. They are stored: no keys."""
     max_tokens: int = Field(default=2048, ge=1)
     """Longest answer, in tokens."""
     concurrency: int | None = Field(default=None, ge=1)
@@ -179,6 +188,9 @@ class TeacherConfig(Section):
         has_revision, is_unnoted = self.revision is not None, (self.engine, self.cache) == ("batch", "off")
         is_greedy = not self.draws and not is_recorded
         asked_elsewhere = sorted({"model", "messages", "stream", "n"} & self.extra_body.keys())
+        headers = self.extra_headers.items()
+        secret = next(filter(_SECRET.search, self.extra_headers), None)
+        odd = next((name for name, value in headers if not _HEADER.fullmatch(f"{name}: {value}")), None)
         faults = [
             (is_recorded and self.path is None, 'engine = "recorded" needs path, a file of recorded answers'),
             (not is_recorded and self.model is None, f'engine = "{self.engine}" needs model'),
@@ -189,6 +201,11 @@ class TeacherConfig(Section):
             (is_unnoted, 'engine = "batch" keeps notes of its batches in the cache; unset cache'),
             (is_recorded and is_capped, "a recording costs nothing that could be counted; unset the budget"),
             (bool(asked_elsewhere), f"extra_body may not hold {', '.join(asked_elsewhere)}"),
+            (
+                secret is not None,
+                f"extra_headers may not hold {secret}; a key's variable goes into api_key_env",
+            ),
+            (odd is not None, f"extra_headers: {odd!r} is no header of one line in ASCII"),
             (
                 self.budget_usd is not None and not is_priced,
                 "budget_usd needs price_in and price_out, or prices",

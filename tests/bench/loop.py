@@ -208,6 +208,8 @@ class _Opened:
 
 
 class _Teacher(_Opened):
+    waiting = ""
+
     def reflect(
         self, reflections: Iterable[Reflection], may_ask: Callable[[], bool]
     ) -> Iterator[list[Reflected]]:

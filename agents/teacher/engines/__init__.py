@@ -7,10 +7,13 @@ An engine knows nothing of reflection: it takes requests and gives each answer b
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.records import Answer, Reflection
+
+if TYPE_CHECKING:
+    from reflectune.agents.teacher.engines.parameters import Parameters
 
 __all__ = ["ENGINES", "Batches", "Engine", "EngineKind", "Request", "TeacherModel"]
 
@@ -48,6 +51,14 @@ class Engine(Protocol):
     model: str
     structured: bool  # whether requests may carry a schema
     capacity: int  # how many requests it is worth having under way
+
+    @property
+    def parameters(self) -> "Parameters | None":
+        """What a server takes of requests; None for what is no server."""
+
+    @property
+    def waiting(self) -> str:
+        """What holds up all requests, and for how long by now; empty where nothing does."""
 
     def submit(self, request: Request) -> None:
         """Take one request. Returns at once. By now the answers given so far have been committed."""
@@ -93,7 +104,7 @@ def _open(
         case "openai":
             from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
 
-            return OpenAIEngine(config)
+            return OpenAIEngine(config, stopping)
         case "recorded":
             from reflectune.agents.teacher.engines.recorded import RecordedEngine
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from reflectune.agents.model_files import fingerprint
 from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, Request, TeacherModel
+from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.forms import clean_text
 from reflectune.state.config import TeacherConfig
 from reflectune.state.records import Answer, AnswerError, content_hash
@@ -40,13 +41,20 @@ class Cache(Batches, Protocol):
     def set_grants_schemas(self, address: str, model: str, granted: bool) -> None:
         """Note whether a server takes schemas for a model."""
 
+    def refused_parameters(self, key: str) -> frozenset[str]:
+        """What a server refused by name of late, by the hash of all that it was asked."""
+
+    def add_refused_parameter(self, key: str, name: str) -> None:
+        """Note that a server refused a parameter."""
+
 
 class CachedEngine:
     """An engine around another one, which is opened when the first answer is missing.
 
     With `teacher.cache = "only"` none is ever opened: what is missing has no entry.
 
-    Kept is every answer that was paid for, of use or not; failures are not. It is kept when the next request
+    Kept is every answer that was paid for, of use or not; failures are not, but what a server refuses by name
+    is. It is kept when the next request
     is submitted, or on closing. By then its reader has committed it, so that a run killed at any instant
     finds no answer of its own that its books lack.
     """
@@ -68,6 +76,17 @@ class CachedEngine:
         self._hits: deque[Answer] = deque()
         self._asked: dict[str, str] = {}  # request id -> key
         self._handed_out: dict[str, Answer] = {}  # by key
+        self._refused: frozenset[str] = frozenset()  # parameters, as the cache knows them
+
+    @property
+    def parameters(self) -> Parameters | None:
+        """What the server takes; None where it was not asked."""
+        return None if self._engine is None else self._engine.parameters
+
+    @property
+    def waiting(self) -> str:
+        """What holds up all requests that are not in the cache."""
+        return "" if self._engine is None else self._engine.waiting
 
     def submit(self, request: Request) -> None:
         """Find the request's answer, or hand it on; opening the engine for it can fail."""
@@ -84,6 +103,7 @@ class CachedEngine:
             if self._engine is None:
                 kind = ENGINES[self._config.engine]
                 self._engine = kind.open(self._config, self._teacher, self._cache, self._stopping)
+                self._recall()
             self._asked[request.id] = key
             self._engine.submit(request)
 
@@ -112,10 +132,20 @@ class CachedEngine:
             if self._engine is not None:
                 self._engine.close()
 
+    def _recall(self) -> None:
+        """Tell an engine that was opened now what its server refused before."""
+        if self.parameters is not None:
+            self._refused = self._cache.refused_parameters(self.parameters.key)
+            self.parameters.refused |= self._refused
+
     def _keep(self) -> None:
         handed_out, self._handed_out = self._handed_out, {}
         for key, answer in handed_out.items():
             self._cache.put(key, clean_text(self.model), answer)
+        if self.parameters is not None and (new := self.parameters.refused - self._refused):
+            self._refused |= new
+            for name in new:
+                self._cache.add_refused_parameter(self.parameters.key, name)
 
     def _key(self, request: Request) -> str:
         """Hash of all that an answer depends on."""

@@ -28,6 +28,8 @@ class TransformersEngine:
 
     name = "transformers"
     structured = False
+    parameters = None
+    waiting = ""
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
         self.model = model.name

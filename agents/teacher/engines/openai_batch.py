@@ -21,7 +21,13 @@ import openai
 from openai.types import Batch
 
 from reflectune.agents.teacher.engines import Batches, Request, faults
-from reflectune.agents.teacher.engines.openai_server import OPENAI_URL, REFUSED, read_api_key, scrub
+from reflectune.agents.teacher.engines.connection import (
+    OPENAI_URL,
+    open_file_client,
+    read_api_key,
+    request_headers,
+)
+from reflectune.agents.teacher.engines.openai_server import REFUSED, scrub
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
@@ -73,14 +79,8 @@ class BatchEngine:
         self._first_pause = first_pause  # seconds; each is twice the one before
         self._url = config.base_url or OPENAI_URL
         self._key = read_api_key(config)
-        self._client = openai.OpenAI(
-            api_key=self._key or "none",  # without any it would not start
-            base_url=self._url,
-            max_retries=0,  # by itself it would send a batch twice
-            timeout=config.timeout,
-        )
-        # Of every request: the client would send the stand-in.
-        self._headers = {} if self._key else {"Authorization": openai.Omit()}
+        self._client = open_file_client(config, self._key)
+        self._headers = request_headers(config, self._key)
         self.parameters = Parameters(config)
         self._whole = Parameters(config)  # by what these build requests are known, whatever is left out
         self._gathered: list[Request] = []
@@ -141,7 +141,6 @@ class BatchEngine:
 
         id = self._insist(create)
         self._sent.add(id)
-        _logger.warning("batch %s with %d requests is at %s", id, len(lines), self._url)
         return id
 
     def _create(self, tag: str, input_file: str) -> str:
@@ -233,12 +232,11 @@ class BatchEngine:
         if status == 200:
             status = faults.read_error(text) or status
         if status == 200:
+            self.parameters.take(body)
             return read_completion(request.id, text)
         status = status if isinstance(status, int) else 500
         refused = faults.find_refused(text, body) if status in REFUSED else None
-        if refused is not None and self.parameters.may_leave_out(refused):
-            if warning := self.parameters.leave_out(refused, body[refused]):
-                _logger.warning("teacher %s at %s: %s", self.model, self._url, warning)
+        if self.parameters.leave_out(refused):
             return None
         reason = faults.read_reason(text, status)
         is_final = 400 <= status < 500 and not faults.is_busy(status, reason)

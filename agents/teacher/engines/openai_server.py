@@ -1,40 +1,38 @@
 """Asks an OpenAI-compatible chat completions server: a hosted one, or vLLM, llama.cpp and the like.
 
 Connections are the openai client's. Whoever asked decides what is asked again; when a busy or stumbling
-server may be asked concerns every request, and pacing.py knows it. The key comes from the environment, goes
-into the request's header and nowhere else.
+server may be asked concerns every request, and pacing.py knows it.
 """
 
 import asyncio
-import logging
-import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx2
 import openai
 
 from reflectune.agents.teacher.engines import Request, faults
+from reflectune.agents.teacher.engines.connection import (
+    OPENAI_URL,
+    OversizedReplyError,
+    open_client,
+    read_api_key,
+    request_headers,
+)
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
-from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.errors import TeacherError
 from reflectune.state.records import Answer, AnswerError
 
-__all__ = ["OPENAI_URL", "REFUSED", "OpenAIEngine", "read_api_key", "scrub"]
+__all__ = ["REFUSED", "OpenAIEngine", "scrub"]
 
-_logger = logging.getLogger(__name__)
-
-# A config without base_url must not be redirected by OPENAI_BASE_URL, which the client would read.
-OPENAI_URL = "https://api.openai.com/v1"
 # Statuses that no request of this run can get round, and what to check then.
 _FATAL = {
     401: "the key that teacher.api_key_env names",
@@ -47,43 +45,39 @@ _UNAVAILABLE = (429, 502, 503, 504)  # nobody behind the address could take the 
 _NO_CREDIT = "insufficient_quota"  # OpenAI's code of a 429 that no waiting helps against
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
-_CONNECT_TIMEOUT = 10.0  # seconds
-_MAX_BYTES = 8 * 2**20  # of a reply's body; the longest answers of today are a tenth of it
-_MAX_BYTES_COMPRESSED = 64 * 2**10  # nobody asked for compression, and this may become a thousandfold
 _MESSAGE_LENGTH = 500
+_SHOWN_LENGTH = 100  # of the same where it is shown while the server is waited for
+_SHOWN_AFTER = 1.0  # seconds; a server that lets something pass now and then is not waited for
+
+# Addresses that have answered in this process: one that is gone may be starting again.
+_answered: set[str] = set()
 
 
 class OpenAIEngine:
     """Keeps up to `teacher.concurrency` requests under way, on an event loop in a thread of its own.
 
-    A server that is too busy gets fewer at once, and is asked again until it takes them. A failure is handed
-    over after a pause, so that it is not asked for again at once. After a fault that no request can get
-    round, nothing more is sent, and what is under way is still handed over.
+    A server that is too busy, or that has answered and now takes no connection, gets fewer at once, and is
+    asked again until it takes them, unless somebody is `stopping`. A failure is handed over after a pause, so
+    that it is not asked for again at once. After a fault that no request can get round, nothing more is sent,
+    and what is under way is still handed over.
     """
 
     name = "openai"
     structured = True
 
-    def __init__(self, config: TeacherConfig) -> None:
+    def __init__(self, config: TeacherConfig, stopping: Callable[[], bool] = lambda: False) -> None:
         assert config.model is not None
         self.model = config.model
         self.capacity = config.capacity
-        self._config = config
+        self._config, self._stopping = config, stopping
         self._url = config.base_url or OPENAI_URL
         self._key = read_api_key(config)
-        timeout = httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_TIMEOUT))
-        hooks = {"response": [_take_in_hand]}
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key or "none",  # without any it would not start; see _arguments
-            base_url=self._url,
-            max_retries=0,
-            timeout=timeout,
-            default_headers={"Accept-Encoding": "identity"},
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks=hooks),
-        )
+        self._client = open_client(config, self._key)
+        self._headers = request_headers(config, self._key)
         self._has_answered = False
-        self._parameters = Parameters(config)
+        self.parameters = Parameters(config)
         self._pace = Pace(config.capacity, give_up_after=config.wait)
+        self._postponed_for = ""  # the last reason
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
@@ -107,6 +101,14 @@ class OpenAIEngine:
     def has_answer(self) -> bool:
         """Whether an answer, or the fault, has arrived."""
         return not self._answers.empty()
+
+    @property
+    def waiting(self) -> str:
+        """What the server says while it takes no request, and for how long it has taken none."""
+        since = self._pace.busy_since
+        if since is None or (seconds := time.monotonic() - since) < _SHOWN_AFTER:
+            return ""
+        return f"waiting for the server: {seconds:.0f} s ({self._postponed_for[:_SHOWN_LENGTH]})"
 
     def close(self) -> None:
         """Send nothing more and forget what is under way."""
@@ -158,45 +160,45 @@ class OpenAIEngine:
         """Send the request and understand the reply; None where a busy server wants it later."""
         # Not parsed by the client: what it makes of a server's odd JSON is not defined.
         create: Any = self._client.chat.completions.with_raw_response.create
-        sent = self._parameters.build(request)
+        sent = self.parameters.build(request)
         try:
             async with asyncio.timeout(self._config.timeout):
                 response = await create(**self._arguments(sent))
-        except (TimeoutError, _OversizedReplyError) as error:
+        except (TimeoutError, OversizedReplyError) as error:
             late = f"no whole answer within {self._config.timeout:g} s (teacher.timeout)"
             return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
             body, headers = error.response.text, error.response.headers
-            if error.status_code in REFUSED and self._leave_out(faults.find_refused(body, sent), sent):
+            if error.status_code in REFUSED and self.parameters.leave_out(faults.find_refused(body, sent)):
                 return await self._ask(request, entered)
             return self._read_fault(request, entered, error.status_code, body, headers)
         except openai.APIConnectionError as error:
             unavailable = type(error.__cause__).__name__ in _NOT_CONNECTED
             message = f"{self._url}: {error.message} {_first_cause(error)!r}"
+            if unavailable and self._url in _answered and self._postpone(entered, message):
+                return None
             return Answer(request.id, error="unavailable" if unavailable else "failed", message=message)
         body = response.content.decode("utf-8", errors="replace")
         if (status := faults.read_error(body)) is not None:
             return self._read_fault(request, entered, status, body, response.headers)
         self._pace.widen()
         answer = read_completion(request.id, body)
-        self._has_answered |= answer.error is None
+        if answer.error is None:
+            self._has_answered = True
+            _answered.add(self._url)
+            self.parameters.take(sent)
         return answer
 
     def _arguments(self, body: dict[str, Any]) -> dict[str, Any]:
         # The client knows some parameters by name; it takes all of them as extra_body.
         arguments: dict[str, Any] = {key: body[key] for key in ("model", "messages")}
-        arguments["extra_body"] = {key: value for key, value in body.items() if key not in arguments}
-        if not self._key:
-            arguments["extra_headers"] = {"Authorization": openai.Omit()}
-        return arguments
+        rest = {key: value for key, value in body.items() if key not in arguments}
+        return arguments | {"extra_body": rest, "extra_headers": self._headers}
 
-    def _leave_out(self, name: str | None, sent: dict[str, Any]) -> bool:
-        """Send a parameter no more that the server refuses; False where that cannot help."""
-        if name is None or not self._parameters.may_leave_out(name):
-            return False
-        if warning := self._parameters.leave_out(name, sent[name]):
-            _logger.warning("teacher %s at %s: %s", self.model, self._url, warning)
-        return True
+    def _postpone(self, entered: float, message: str, retry_after: float | None = None) -> bool:
+        """Have a request that nobody took sent later; False where that has lasted too long."""
+        self._postponed_for = self._scrub_message(message)
+        return self._pace.narrow(entered, retry_after) and not self._stopping()
 
     def _read_fault(
         self, request: Request, entered: float, status: int, body: str, headers: Mapping[str, str]
@@ -207,7 +209,7 @@ class OpenAIEngine:
         is_broke = status == 429 and _NO_CREDIT in body
         about_schema = request.schema is not None and faults.is_about_schema(reason)
         if not is_broke and faults.is_busy(status, reason):
-            if self._pace.narrow(entered, parse_retry_after(headers.get("retry-after"))):
+            if self._postpone(entered, message, parse_retry_after(headers.get("retry-after"))):
                 return None
             return Answer(request.id, error="unavailable", message=message)
         if status not in _UNAVAILABLE:
@@ -252,57 +254,3 @@ def _first_cause(error: BaseException) -> BaseException:
         return _first_cause(error.exceptions[-1])
     cause = error.__cause__ or error.__context__
     return _first_cause(cause) if cause else error
-
-
-class _OversizedReplyError(openai.OpenAIError):
-    """A reply is larger than any answer."""
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    """A reply's body that may not grow without end."""
-
-    def __init__(self, stream: httpx2.AsyncByteStream, max_bytes: int) -> None:
-        self._stream, self._max_bytes = stream, max_bytes
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise _OversizedReplyError(f"the reply is larger than {self._max_bytes} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _take_in_hand(response: httpx2.Response) -> None:
-    """Before a reply's body is read: bound it, and read it as UTF-8."""
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    compressed = response.headers.get("content-encoding", "identity") != "identity"
-    response.stream = _BoundedStream(response.stream, _MAX_BYTES_COMPRESSED if compressed else _MAX_BYTES)
-    response.encoding = "utf-8"  # JSON is; the header may name what Python cannot read text with
-
-
-def _check_address(address: str) -> None:
-    """An address is stored and shown: what may be a key has no place in it."""
-    if not address.startswith(("http://", "https://")):
-        raise ConfigError(f"teacher.base_url = {address!r}: want http://... or https://...")
-    parts = urlsplit(address)
-    held = {"user name": "@" in parts.netloc, "query": parts.query, "fragment": parts.fragment}
-    if what := next(filter(held.get, held), None):
-        raise ConfigError(f"teacher.base_url holds a {what}; name a key's variable in teacher.api_key_env")
-
-
-def read_api_key(config: TeacherConfig) -> str:
-    """The server's key from the environment, empty where the config names none; ConfigError if unusable."""
-    if config.base_url is not None:
-        _check_address(config.base_url)
-    if config.api_key_env is None:
-        return ""
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key:
-        raise ConfigError(f"teacher.api_key_env: the variable {config.api_key_env} is not set; export it")
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"teacher.api_key_env: {config.api_key_env} holds characters no key can have")
-    return key

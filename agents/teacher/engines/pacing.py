@@ -32,7 +32,7 @@ class Pace:
         self._resume_at = 0.0  # time.monotonic()
         self._shrunk_at = -math.inf
         self._shrunk = 0  # how often in a row
-        self._busy_since: float | None = None  # None while the server takes requests
+        self.busy_since: float | None = None  # time.monotonic(); None while the server takes requests
         self._stumbles = 0  # in a row
         self._steady_at = 0.0  # time.monotonic(): what entered earlier belongs to the last stumble
 
@@ -57,7 +57,7 @@ class Pace:
         """The server took a request: about `limit` of these let one more under way."""
         self.limit = min(float(self.max_limit), self.limit + 1 / self.limit)
         self._shrunk = 0
-        self._busy_since = None
+        self.busy_since = None
         self._changed.set()
 
     def narrow(self, entered: float, retry_after: float | None) -> bool:
@@ -68,7 +68,7 @@ class Pace:
         waiting is worth it: not where it would last over `give_up_after` since the server took something.
         """
         now = time.monotonic()
-        self._busy_since = self._busy_since or now
+        self.busy_since = self.busy_since or now
         pause = retry_after or 0.0
         if entered >= self._shrunk_at:
             self.limit = max(1.0, self.limit / 2)
@@ -76,7 +76,7 @@ class Pace:
             pause = max(pause, longest * random.uniform(0.5, 1))
             self._shrunk += 1
             self._shrunk_at = now
-        if now + pause > self._busy_since + self._give_up_after:
+        if now + pause > self.busy_since + self._give_up_after:
             return False
         self._resume_at = max(self._resume_at, now + pause)
         return True

@@ -34,6 +34,8 @@ class RecordedEngine:
     """Answers at once and always the same."""
 
     name = "recorded"
+    parameters = None
+    waiting = ""
     model = "recorded"
     structured = True
     capacity = 64  # as many as are committed together

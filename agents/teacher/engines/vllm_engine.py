@@ -43,6 +43,8 @@ class VllmEngine:
     """Keeps up to `teacher.concurrency` sequences under way in vLLM."""
 
     name = "vllm"
+    parameters = None
+    waiting = ""
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
         check_vllm()
