@@ -20,7 +20,7 @@ from reflectune.state.errors import TeacherError
 from tests.batch_server import BatchServer, serve_batches
 from tests.lives import started
 from tests.teacher_server import Reply, given, improve, is_structured, prompt_of
-from tests.teachers import asked, config, flat, statuses
+from tests.teachers import ask, asked, config, flat, statuses
 from tests.torture import read_tables
 from tests.worlds import reflectune, write_world
 
@@ -269,11 +269,11 @@ def test_run_killed_wherever_its_batches_are_pays_nothing_twice_and_ends_like_an
     ]  # fmt: skip
     with serve_batches(some_useless) as server:
         teacher = {"engine": "batch", "path": None, "model": "m", "base_url": server.url, "retries": 1}
-        world = write_world(tmp_path / "world", samples=26, teacher=teacher, evaluate={"answers": 0})
+        world = write_world(tmp_path / "world", samples=18, teacher=teacher, evaluate={"answers": 0})
         run = ("run", world, "--set", "rounds=1")
         assert live(tmp_path / "calm", server, *run)[0] == 0
         expected = sorted(itertools.chain(*server.asked()))
-        assert [len(ids) for ids in server.asked()] == [20, 4, 20, 5]
+        assert [len(ids) for ids in server.asked()] == [12, 3, 12, 4]
         server.forget()
         folder = tmp_path / "killed"
         assert live(folder, server, *run, at="before upload")[0] == -signal.SIGKILL
@@ -296,6 +296,11 @@ def test_check_asks_at_once_what_a_run_would_send_in_a_batch(tmp_path: Path) -> 
         shown = reflectune("check", "config.toml", "--json", cwd=tmp_path)
         assert len(json.loads(shown.stdout)["teacher"]["asked"]) == 4
         assert server.done == {"ask": 4}
-        assert reflectune("run", "config.toml", "--set", "rounds=1", cwd=tmp_path).returncode == 0
-    assert server.done["ask"] == 4
-    assert len(server.asked()[0]) == 14 - 2
+
+
+def test_batch_sends_nothing_that_was_answered_outside_of_one(notes: AnswerCache) -> None:
+    with serve_batches() as server:
+        asked_at_once = ask(config(server.url), 3, notes)
+        assert [call.cached for call, _ in ask(batched(server), 3, notes)] == [True] * 3
+        assert server.done == {"ask": 3}
+    assert statuses(asked_at_once) == ["ok"] * 3
