@@ -2,6 +2,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 HAS_GPU = $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 
+# What is installed is compiled when it is first imported, which most of it never is.
+export PIP_COMPILE := 0
 # Processes that tests start would compile every module of this project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -75,12 +77,12 @@ types: setup ## mypy, strict
 	$(BIN)/mypy
 
 # The browser is installed while pip works, types are checked while models are fetched and converted.
+# Three workers for two processors: tests wait for processes, pauses and each other a quarter of the time.
 test: ## lint, types and every test, with coverage
 	$(MAKE) --no-print-directory --jobs 2 .venv/chromium .venv/vllm
 	$(MAKE) --no-print-directory --jobs 2 .venv/models/ready lint types .venv/bitsandbytes
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not alone and not gpu" --cov --cov-report= --cov-fail-under=0
-	HF_HUB_OFFLINE=1 PYTHONPATH=.venv/bitsandbytes $(BIN)/pytest -m alone $$(grep -l mark.alone tests/test_*.py) \
-		--cov --cov-append --cov-report=term
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 3 --dist worksteal -m "not alone and not gpu" --cov --cov-report=term
+	HF_HUB_OFFLINE=1 PYTHONPATH=.venv/bitsandbytes $(BIN)/pytest -m alone $$(grep -l mark.alone tests/test_*.py)
 
 test-gpu: setup ## scores, training, memory, vLLM and a run on a GPU, held against the CPU
 	@$(HAS_GPU) || { echo "no CUDA device on this machine: nothing was tried on a GPU" >&2; exit 1; }

@@ -5,30 +5,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 from reflectune.agents.student.adapters import check_adapter
 from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import Checker
 from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.student import Prepared, Student
-from reflectune.agents.student.templates import outline
 from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.progress import Display
 from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
-from reflectune.state.data.datasets import Record
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Pair, Phase, Sample, Score, Scores, StudentRecord, Term, Turn
+from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, Term
 
-__all__ = ["SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "Texts", "find_adapter", "note_contexts"]
+__all__ = ["SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "Texts", "find_adapter"]
 
 # How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
 # scores may differ in their last bits with what they are computed beside.
 SAMPLES_AT_ONCE = 32
 
-_Given = TypeVar("_Given", Sample, Record)
 Wanted = tuple[str, Pair, Term]  # version id, its pair, which score
 Texts = Mapping[tuple[str, Term], Prepared]  # by version id and which score
 
@@ -123,11 +120,3 @@ def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
     adapter = folder.adapter(student.round)
     check_adapter(adapter, student.adapter_hash, student.id)
     return adapter
-
-
-def note_contexts(samples: Iterable[_Given], contexts: dict[tuple[Turn, ...], None]) -> Iterator[_Given]:
-    """The samples, while an outline of each sort of context is noted."""
-    for sample in samples:
-        if sample.pair.context:
-            contexts[outline(sample.pair.context)] = None
-        yield sample

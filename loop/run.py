@@ -21,7 +21,7 @@ from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
-from reflectune.loop.context import LoopContext, LoopState, find_adapter, note_contexts
+from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.progress import Display, open_display
@@ -33,7 +33,7 @@ from reflectune.state.data.datasets import Dataset, assign_samples, dataset_hash
 from reflectune.state.errors import ConfigError, DatasetError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Sample, StudentRecord, Turn
+from reflectune.state.records import Sample, StudentRecord
 from reflectune.state.storage import explain_storage_errors
 from reflectune.state.text import one_line
 
@@ -66,14 +66,13 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
         open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
         config = config.model_copy(update={"student": settle_student(config.student)})
+        check_contexts(config.student, dataset.account.contexts)
         check_refinetune(config)  # last: it opens the model
         folder.write_config(config.to_toml())
         with LineageWriter.create(folder.lineage) as lineage:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
-            contexts: dict[tuple[Turn, ...], None] = {}
-            begin_lineage(lineage, config, note_contexts(samples, contexts), versions)
-            check_contexts(config.student, contexts)
+            begin_lineage(lineage, config, samples, versions)
             lineage.add_skipped(dataset.skipped)
     return RunFolder(runs / config.name)
 

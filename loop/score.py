@@ -13,7 +13,6 @@ from typing import IO, Any
 
 from reflectune.agents.student.formulas import ifd, ifd_loss, nll, r_ifd, r_ifd_loss
 from reflectune.agents.student.student import Prepared, Student, check_contexts
-from reflectune.loop.context import note_contexts
 from reflectune.loop.pipeline import compute_groups
 from reflectune.loop.progress import Display
 from reflectune.state.config import DataConfig, StudentConfig
@@ -21,7 +20,7 @@ from reflectune.state.data.datasets import Dataset, read_dataset
 from reflectune.state.data.exports import add_given
 from reflectune.state.errors import ConfigError
 from reflectune.state.lineage.reader import mean_and_median
-from reflectune.state.records import TERMS, Pair, Score, Term, Turn
+from reflectune.state.records import TERMS, Pair, Score, Term
 
 __all__ = ["Bounds", "Measured", "check_fields", "given_rows", "open_data", "score_dataset"]
 
@@ -131,9 +130,7 @@ def score_dataset(
                 places.append((index, record.turn, {name: row.get(name) for name in fields}))
                 yield record.pair
 
-    contexts: dict[tuple[Turn, ...], None] = {}
-    deque(note_contexts(dataset, contexts), maxlen=0)
-    check_contexts(student, contexts)
+    check_contexts(student, dataset.account.contexts)
     with Student.open(student, adapter) as model, display.stage("score", total=len(dataset)) as stage:
 
         def prepare(pairs: Sequence[Pair]) -> list[Prepared]:

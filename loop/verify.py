@@ -190,7 +190,7 @@ class _Replay:
         # Whatever number a row has been given: so many rounds were begun, and one row may be missing.
         self.last = min(max(self.rounds, default=0), len(self.rounds))
         self.students = {round: row["student_id"] for round, row in self.rounds.items() if row["student_id"]}
-        self.training_sets = lineage.training_sets()
+        self.training_sets = checks.training_sets(lineage)
         # Rounds that have got as far as their training set.
         self.chosen = self.training_sets.keys() | self.students.keys()
         changes = checks.rows(lineage, "config_changes")
@@ -221,7 +221,7 @@ class _Replay:
         return (
             round < self.last
             or round in self.chosen
-            or (phase == "instruction" and self.lineage.has_begun(round, "response"))
+            or (phase == "instruction" and checks.has_begun(self.lineage, round, "response"))
         )
 
     def _add_derived(self, table: str, row: str, fault: str) -> None:
@@ -242,7 +242,7 @@ class _Replay:
             note = f"teacher calls were not read again: {error}"
             self.faults.notes[note] = self.faults.checked["teacher_calls"]
             return
-        for row, incumbent, proposed in self.lineage.answers():
+        for row, incumbent, proposed in checks.answers(self.lineage):
             answer = self._read(prompts, row, incumbent)
             if answer is None:
                 self.faults.notes[_UNREAD] += 1

@@ -249,6 +249,7 @@ class Answer:
     seconds: float = 0.0
     cached: bool = False  # nobody was asked: it had been paid for before
     ids: tuple[int, ...] = ()  # the tokens of `text`, where vLLM wrote it
+    server: str | None = None  # address of the server that was asked, without user, query and key
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +274,7 @@ class TeacherCall:
     cost_usd: float | None  # None where prices are unknown; 0 for an answer from the cache
     seconds: float
     cached: bool = False  # whether nobody was asked, since the answer had been paid for before
+    server: str | None = None  # address of the server that was asked; None where none was
 
     @property
     def id(self) -> str:

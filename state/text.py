@@ -5,10 +5,10 @@ Stored and exported texts stay as they are; this is for what people look at.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["inert", "inert_document", "one_line", "shorten", "to_json"]
+__all__ = ["inert", "inert_document", "list_names", "one_line", "shorten", "to_json"]
 
 # Control characters but tab and line feed, and marks that change the direction of what follows.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -41,6 +41,11 @@ def shorten(text: object) -> str:
     """What an error says, or a list of names, as one line of at most 300 characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= 300 else f"{line[:297]}..."
+
+
+def list_names(fields: Iterable[object]) -> str:
+    """Names of fields as a message shows them."""
+    return shorten(", ".join(map(str, fields))) or "none"
 
 
 def to_json(document: object, *, indent: int | None = None) -> str:

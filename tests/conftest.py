@@ -11,6 +11,8 @@ import pytest
 # Before torch is imported: tests run one beside the other, and tiny models gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# In GiB: vLLM fills all that it is given with zeros, which takes longer than tiny models need to answer.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
 def pytest_configure() -> None:

@@ -183,6 +183,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[Figure, list[tuple[str, Bbox]
 
 
 @pytest.mark.parametrize(("rounds", "one_scorer"), [(1, True), (3, False), (10, True), (10, False)])
+@pytest.mark.no_cover
 def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
     rounds: int, one_scorer: bool, drawn: dict[Figure, list[tuple[str, Bbox]]]
 ) -> None:

@@ -131,6 +131,7 @@ def test_check_of_no_rows_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_check_holds_16_bytes_a_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     peaks = []

@@ -335,6 +335,7 @@ def test_exports_of_nothing_are_an_empty_list_or_have_their_columns(tmp_path: Pa
     assert pq.read_table(tmp_path / "out.parquet").column_names == ["prompt", "chosen", "rejected"]
 
 
+@pytest.mark.no_cover
 def test_write_parquet_writes_row_groups(tmp_path: Path) -> None:
     pairs = [Pair(f"i{n}", "", f"r{n}") for n in range(25_000)]
     assert write_pairs(tmp_path / "out.parquet", "parquet", pairs) == 25_000
@@ -376,6 +377,7 @@ def test_exports_of_equal_records_are_equal_bytes(tmp_path: Path, format: Export
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.no_cover
 def test_write_pairs_replaces_the_target_only_where_it_comes_to_its_end(
     tmp_path: Path, format: ExportFormat
 ) -> None:

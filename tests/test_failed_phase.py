@@ -129,3 +129,15 @@ def test_server_that_is_another_on_resume_is_followed(
             "SELECT before FROM config_changes WHERE key = 'teacher.base_url'"
         ).fetchall()
     assert kept == [(json.dumps(server.url),)]
+    rounds = document(capsys, "show", "tiny")["rounds"]
+    assert rounds[1]["servers"] == {server.url: 10, other.url: 20}
+    asked = document(capsys, "trace", "tiny", "0")
+    assert [failure["server"] for failure in asked["failures"]] == [server.url]
+    assert [version["server"] for version in asked["versions"]] == [None, other.url, other.url]
+    for command in ("show", "trace"):
+        assert invoke(command, "tiny", *["0"][: command == "trace"]) == 0
+        out = capsys.readouterr().out
+        assert server.url in out
+        assert other.url in out
+    assert invoke("report", "tiny", "-o", "report.html") == 0
+    assert "Servers that were asked" in Path("report.html").read_text()

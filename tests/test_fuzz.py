@@ -30,6 +30,8 @@ from reflectune.state.text import inert
 from tests.lineages import call
 from tests.test_journey import shown
 
+pytestmark = pytest.mark.no_cover
+
 FORMATS: list[ExportFormat] = ["alpaca", "messages", "sharegpt", "parquet"]
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -30,7 +30,7 @@ def decision(**changes: Any) -> dict[str, Any]:
 def version(**changes: Any) -> dict[str, Any]:
     return {
         "id": "v0", "parent": None, "round": 0, "phase": "original", "candidate": 0, "instruction": "ask",
-        "input": "", "response": "answer", "critique": None, "current": False, "scores": [],
+        "input": "", "response": "answer", "critique": None, "server": None, "current": False, "scores": [],
     } | changes  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def proposal(**changes: Any) -> dict[str, Any]:
 def failure(**changes: Any) -> dict[str, Any]:
     return {
         "round": 1, "phase": "response", "candidate": 0, "attempt": 1, "status": "cut", "error": None,
+        "server": None,
     } | changes  # fmt: skip
 
 

@@ -145,6 +145,7 @@ def test_sample_page_tells_the_whole_journey(pages: Pages) -> None:
         assert told in text, told
     assert re.search(r"10 \+ 5\s*asked \+ answered", text)
     assert "attempt 2 failed, unparsable" in pages.read("/samples/2")
+    assert all("2 calls: unparsable: " in pages.read(page) for page in ("/", "/rounds/1"))
     page = pages.get("/samples/1").text
     parent = re.search(r'from its parent <a href="#(v-[0-9a-f]{12})"', page)
     assert parent

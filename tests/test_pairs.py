@@ -9,8 +9,9 @@ from reflectune.agents.chat import open_chat
 from reflectune.agents.student.pairs import PairEncoder, cut_context
 from reflectune.agents.student.refinetune import _with_earlier_turns
 from reflectune.agents.student.targets import Encoded, TargetEncoder
-from reflectune.agents.student.templates import Template, open_template, outline
+from reflectune.agents.student.templates import Template, open_template
 from reflectune.state.config import StudentConfig
+from reflectune.state.data.outlines import outline
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Turn
 from tests.tiny_models import CHAT_TEMPLATE, byte_level_tokenizer

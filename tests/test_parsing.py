@@ -112,8 +112,9 @@ def test_parse_reads_an_instruction_that_takes_the_input_in(text: str, expected:
 @pytest.mark.parametrize("form", ["json", "tagged"])
 @pytest.mark.parametrize("text", AWKWARD_TEXTS)
 def test_parse_leaves_awkward_texts_unharmed(text: str, form: str) -> None:
-    answer = written(form, {"critique": text, "instruction": text, "response": text})
-    assert parse(answer, "instruction") == Proposal(text, Pair(text, "", text))
+    longer = f"{text} Thus."
+    answer = written(form, {"critique": text, "instruction": text, "response": longer})
+    assert parse(answer, "instruction") == Proposal(text, Pair(text, "", longer))
 
 
 @pytest.mark.parametrize(
@@ -375,6 +376,10 @@ def test_parse_names_faults_of_a_new_instruction(bad: str, status: str) -> None:
         (behind("Yes.", "I cannot help with that."), DECLINED, None),
         (behind(f"Reply with {DECLINED!r} to all else."), DECLINED, None),
         (behind("Be kind."), DECLINED, "declined"),
+        (Pair("Translate into English.", "Je ne peux pas vous aider avec ça.", "No."), DECLINED, None),
+        (Pair("Write a polite sentence that declines a request.", "", "No."), DECLINED, None),
+        (Pair("Name a colour.", "", "Es tut mir leid, ich kann dabei nicht helfen."), DECLINED, None),
+        (Pair("Name a colour.", "", "Red."), "Es tut mir leid, ich kann dabei nicht helfen.", "declined"),
         (Pair("Reply.", "", "la " * 101), LOOP, None),
     ],
 )
@@ -384,6 +389,53 @@ def test_parse_blames_no_answer_for_what_the_pair_holds(
 ) -> None:
     parsed = parse(tagged(critique="c", new_instruction="New?", new_response=response), phase, pair)
     assert isinstance(parsed, Proposal) if status is None else parsed == status
+
+
+def test_parse_knows_refusals_by_phrases_of_the_prompts_file() -> None:
+    prompts = replace(open_prompts(None), declines=("Mi dispiace, ma non posso",))
+    text = "Mi dispiace, ma non posso aiutarti."
+    for answer in (text, tagged(new_response=text), json.dumps({"critique": text, "response": ""})):
+        assert parse(answer, prompts=prompts) == "declined"
+    assert isinstance(
+        parse(tagged(new_response=text), pair=replace(PAIR, response=text + "!"), prompts=prompts), Proposal
+    )
+    assert isinstance(parse(tagged(new_response=text)), Proposal)
+
+
+LONG = "Name three colours that one sees in a rainbow."
+
+
+@pytest.mark.parametrize(
+    ("instruction", "answer", "status"),
+    [
+        (LONG, {"new_response": LONG}, "echoed"),
+        (LONG, {"new_response": LONG.upper() + "\n"}, "echoed"),
+        (LONG, {"new_response": LONG + " Red."}, None),
+        ("Hello!", {"new_response": "Hello!"}, None),
+        # Unable to say it in a form, models decline in every field, in whatever language.
+        (
+            LONG,
+            {"new_instruction": "Mi dispiace, non posso.", "new_response": "Mi dispiace, non posso."},
+            "echoed",
+        ),
+        (LONG, {"new_instruction": "Hello!", "new_response": "hello!"}, "echoed"),
+    ],
+)
+def test_parse_refuses_a_response_that_is_its_instruction(
+    instruction: str, answer: dict[str, str], status: str | None
+) -> None:
+    phase: Phase = "instruction" if len(answer) == 2 else "response"
+    parsed = parse(tagged(**answer), phase, Pair(instruction, "", "Red."))
+    assert isinstance(parsed, Proposal) if status is None else parsed == status
+
+
+def test_parse_takes_a_refusal_that_a_new_instruction_wants() -> None:
+    for instruction, status in (
+        ("Write a letter that refuses a loan.", None),
+        ("Name a colour.", "declined"),
+    ):
+        parsed = parse(tagged(new_instruction=instruction, new_response=DECLINED), "instruction")
+        assert isinstance(parsed, Proposal) if status is None else parsed == status
 
 
 def test_parse_keeps_the_context() -> None:
@@ -524,13 +576,14 @@ MEGABYTE = 'A sentence of some words, number 1. {"' + "".join(f"{n} [End] " for 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "tagged"])
 @pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.no_cover
 def test_parse_takes_texts_of_a_megabyte(phase: Phase, form: str) -> None:
     text = MEGABYTE.strip()
     assert len(text) > 1_000_000
-    answer = written(form, {"critique": text, "instruction": text, "response": text})
+    answer = written(form, {"critique": text, "instruction": text, "response": text + "!"})
     began = time.process_time()
     assert parse(answer, phase) == Proposal(
-        text, Pair(text if phase == "instruction" else PAIR.instruction, "", text)
+        text, Pair(text if phase == "instruction" else PAIR.instruction, "", text + "!")
     )
     assert time.process_time() - began < 8  # with coverage; what is quadratic takes minutes
 
@@ -564,6 +617,7 @@ def test_parse_takes_texts_of_a_megabyte(phase: Phase, form: str) -> None:
         f"<new-response-{NONCE}></new-response-{NONCE}>\nUser:",
     ],
 )
+@pytest.mark.no_cover
 def test_parse_takes_no_time_over_a_megabyte_of_anything(unit: str) -> None:
     for text in (unit * (1_000_000 // len(unit)), '{"a":[' + unit * (1_000_000 // len(unit)) + "."):
         began = time.process_time()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectune.agents.teacher.prompts import SHIPPED, make_nonce, open_prompts
+from reflectune.agents.teacher.prompts import SHIPPED, Prompts, make_nonce, open_prompts
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import PHASES, Pair, Phase, Turn, content_hash
 from tests.prompting import (
@@ -251,6 +251,10 @@ def test_own_prompts_without_words_for_a_context_are_for_pairs_that_stand_alone(
             {"context": {"role": "x"}},
             "[context] has an unknown key 'role'; its keys are instruction, response, ",
         ),
+        ({"declines": {}}, "[declines].phrases must be a list of texts with words, got None"),
+        ({"declines": {"phrases": "no"}}, "[declines].phrases must be a list of texts with words, got 'no'"),
+        ({"declines": {"phrases": ["No.", "..."]}}, "[declines].phrases must be a list of texts with words"),
+        ({"declines": {"words": []}}, "[declines] has an unknown key 'words'; its keys are phrases"),
         (
             {"tagged": {"instruction": OWN["tagged"]["response"]}},
             "[tagged].instruction must hold <new-instruction-{nonce}> and, after it, </new-instruction-",
@@ -292,6 +296,12 @@ def test_own_prompts_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = write_own(tmp_path)
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
     assert open_prompts(path).texts == OWN
+
+
+def test_own_prompts_may_name_refusals(tmp_path: Path) -> None:
+    path = write_own(tmp_path, declines={"phrases": ["Mi dispiace", "わかりません"]})
+    assert open_prompts(path) == Prompts(OWN, ("Mi dispiace", "わかりません"))
+    assert open_prompts(write_own(tmp_path)).declines == ()
 
 
 @pytest.mark.parametrize(

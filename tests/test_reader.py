@@ -98,6 +98,7 @@ def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader
         "student": "s1",
         "pool": 3,
         "training": 1,
+        "training_truncated": 0,
         "frozen": 0,
         "instruction": counts(0, 0, 0, 0) | {"teacher": NO_CALLS, "statuses": {}, "reasons": []},
         "response": counts(2, 0, 1, 1)
@@ -111,6 +112,7 @@ def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader
         "response_tokens": 6.0,
         "evaluations": {"nll": 2.5},
         "teacher": FOUR_CALLS | {"tokens_per_accepted": 60.0, "cost_per_accepted_usd": 1.0},
+        "servers": {},
         "seconds": {"reflect": 0.0, "select": 2.0, "refinetune": 0.0, "evaluate": 0.0},
     }
 
@@ -198,6 +200,24 @@ def test_reader_of_a_cached_call_without_counts_leaves_the_sums_known(path: Path
         store.add_reflections([replace(kept, prompt_tokens=None, completion_tokens=None)], [])
     with LineageReader.open(path) as reader:
         assert reader.rounds()[1]["response"]["teacher"] == FOUR_CALLS | {"calls": 5, "cached": 1}
+
+
+def test_reader_tells_which_server_was_asked(path: Path) -> None:
+    servers = ["http://one/v1", "http://two/v1", "http://one/v1", None]
+    with LineageWriter.open(path) as store:
+        calls = [
+            replace(call("a", round=2, attempt=attempt, status="cut"), server=server)
+            for attempt, server in enumerate(servers, start=1)
+        ]
+        store.start_round(2)
+        store.add_reflections(calls[:1], [])
+        store.add_reflections(calls[1:], [])
+    with LineageReader.open(path) as reader:
+        assert reader.round(2)["servers"] == {"http://one/v1": 2, "http://two/v1": 1}
+        assert [item["server"] for item in reader.trace("a")["failures"]] == servers
+        assert [item["server"] for item in reader.calls("a")][1:] == servers
+        numbers = reader.db.execute("SELECT server_id FROM teacher_calls WHERE round = 2 ORDER BY attempt")
+        assert [number for (number,) in numbers] == [1, 2, 1, None]
 
 
 def test_reader_trace_tells_the_whole_story(reader: LineageReader) -> None:

@@ -25,6 +25,8 @@ from reflectune.state.config import DataConfig
 from reflectune.state.data.json_rows import read_array, read_objects
 from reflectune.state.data.sources import Row, open_source
 from reflectune.state.errors import DatasetError
+from tests.hub_server import serve_dataset
+from tests.worlds import child_environment
 
 ROWS = [{"instruction": "Say ü.", "output": "ü 😀"}, {"instruction": "Add.", "output": "3"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -325,6 +327,7 @@ def test_an_object_with_one_list_of_records_gives_these(tmp_path: Path, layout: 
         {"conversations": [{"from": "human", "value": "a"}], "tools": [{"type": "function", "function": {}}]},
         {"prompt": "a", "completion": "b", "tools": [{"name": "f", "parameters": {}}]},
         {"instruction": "a", "output": "b", "history": [["c", "d"]], "tags": []},
+        {"segments": [{"label": False, "text": "a"}, {"label": True, "text": "b"}]},
         {"conversations": [{"speaker": "human", "text": "a"}, {"speaker": "bot", "text": "b"}]},
         {"question": "a", "answer": "b", "sources": [{"title": "c"}], "passages": [{"title": "d"}]},
     ],
@@ -517,6 +520,36 @@ def test_folders_of_save_to_disk_are_read_by_path(tmp_path: Path, cache: Path) -
     assert rows_of(tmp_path / "saved") == ROWS
     with pytest.raises(DatasetError, match=r"set data.path to the folder with its .arrow files"):
         hub(tmp_path / "saved")
+
+
+@pytest.mark.slow
+def test_subsets_are_downloaded_once_from_the_hub_or_streamed_from_their_beginning(tmp_path: Path) -> None:
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/*.jsonl\n" for name in ("small", "large"))
+    one = LINES.encode()
+    shards = {f"{name}/{n}.jsonl": one * n for name in ("small", "large") for n in (1, 2)}
+    settings = [{"subset": "large", "limit": 1}, {"subset": "small"}, {}, {"hf": "user/none"}]
+    code = (
+        "import json, sys; from reflectune.state.config import DataConfig\n"
+        "from reflectune.state.data.datasets import read_dataset\n"
+        "from reflectune.state.errors import DatasetError\n"
+        "for settings in json.loads(sys.argv[1]):\n"
+        "    try: found = [record.pair.response for record in read_dataset(DataConfig(**settings))]\n"
+        "    except DatasetError as error: found = str(error)\n"
+        "    print(json.dumps(found))\n"
+    )
+    readme = f"---\nconfigs:\n{configs}---\n".encode()
+    with serve_dataset("user/pairs", {"README.md": readme, **shards}) as (url, sent):
+        environment = child_environment(HF_ENDPOINT=url, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
+        given = json.dumps([{"hf": "user/pairs"} | each for each in settings])
+        command = [sys.executable, "-c", code, given]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    streamed, downloaded, unnamed, unknown = map(json.loads, done.stdout.splitlines())
+    answers = [row["output"] for row in ROWS]
+    assert (streamed, downloaded) == (answers[:1], answers * 3)
+    assert unnamed.endswith("set data.subset to one of these")
+    assert "doesn't exist on the Hub" in unknown
+    assert sent["large/1.jsonl"] > sent["large/2.jsonl"] == 0
+    assert (sent["small/1.jsonl"], sent["small/2.jsonl"]) == (len(one), 2 * len(one))
 
 
 @pytest.mark.slow

@@ -14,13 +14,14 @@ NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0, "frozen":
 GIVEN: dict[str, Any] = {"conversations": 0, "exchanges": 0, "followed": 0, "skipped": []}
 UNKNOWN = {"mean": None, "median": None}
 ROUND: dict[str, Any] = {
-    "round": 1, "student": "s1", "pool": 9, "training": 0, "frozen": 0, "instruction": NOTHING,
-    "response": NOTHING, "ifd": UNKNOWN, "r_ifd": UNKNOWN, "response_tokens": None, "evaluations": {},
+    "round": 1, "student": "s1", "pool": 9, "training": 0, "training_truncated": 0, "frozen": 0,
+    "instruction": NOTHING, "response": NOTHING, "ifd": UNKNOWN, "r_ifd": UNKNOWN,
+    "response_tokens": None, "evaluations": {},
     "teacher": {
         "calls": 0, "cached": 0, "prompt_tokens": None, "completion_tokens": None, "cost_usd": None,
         "tokens_per_accepted": None, "cost_per_accepted_usd": None,
     },
-    "seconds": {},
+    "servers": {}, "seconds": {},
 }  # fmt: skip
 
 
@@ -51,6 +52,20 @@ def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
         ["1", "9", "-", "-", "-", "-", "-"],
         ["1", "9", "0", "-", "-", "-", "-", "-"],
     ]
+
+
+def test_rounds_tell_of_training_pairs_that_were_cut() -> None:
+    lines = rounds_shown(ROUND, ROUND | {"round": 2, "training": 9, "training_truncated": 3}, width=100)
+    assert "Training pairs whose response or context student.max_length cut: 3 in round 2" in lines
+
+
+def test_rounds_name_servers_where_there_were_several() -> None:
+    one, two = ({"servers": {f"http://{name}/v1": 5 for name in names}} for names in (["a"], ["a", "b"]))
+    assert "Servers" not in "\n".join(rounds_shown(ROUND | one, ROUND | one))
+    lines = rounds_shown(ROUND | one, ROUND | {"round": 2} | two)
+    assert [line.split() for line in lines[lines.index("Servers that were asked") + 1 :]][-3:] == [
+        ["1", "http://a/v1", "5"], ["2", "http://a/v1", "5"], ["2", "http://b/v1", "5"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("terminal", [True, False])

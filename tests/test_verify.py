@@ -348,6 +348,7 @@ _OPEN = {
 }  # fmt: skip
 
 
+@pytest.mark.no_cover
 def test_verify_names_the_row_in_which_any_column_was_changed(world: RunFolder, run: RunFolder) -> None:
     with open_lineage(run) as lineage:
         columns = lineage.execute(

@@ -206,7 +206,7 @@ def _pass_rows(
         if failed and len(failed[0]) == 1:
             raise StudentError(
                 f"out of memory in a pass over one sequence of {len(sequences[failed[0][0]].ids)} tokens; "
-                "end what else uses the student's device, then resume"
+                "end what else uses the student's device"
             )
         if failed:
             packing.row_tokens = max(1, packing.row_tokens // 2)

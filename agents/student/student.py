@@ -161,7 +161,7 @@ class Student(AbstractContextManager["Student"]):
             )
         except torch.OutOfMemoryError as error:
             raise StudentError(
-                "out of memory writing a single answer; end what else uses the student's device, then resume"
+                "out of memory writing a single answer; end what else uses the student's device"
             ) from error
 
     def close(self) -> None:

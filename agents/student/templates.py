@@ -21,7 +21,7 @@ from reflectune.state.config import StudentConfig, read_toml
 from reflectune.state.errors import ConfigError, StudentError
 from reflectune.state.records import Pair, Term, Turn
 
-__all__ = ["Template", "check_student", "open_template", "outline"]
+__all__ = ["Template", "check_student", "open_template"]
 
 # Key of a template file -> the fields its text must hold.
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -159,26 +159,6 @@ def _message(turn: Turn) -> dict[str, Any]:
             with suppress(ValueError):
                 function["arguments"] = json.loads(function["arguments"])
     return {"role": turn.role, "content": turn.content} | told
-
-
-def outline(context: Sequence[Turn]) -> tuple[Turn, ...]:
-    """A context of the same sort, for `Template.check_contexts`: other words, and calls of another tool."""
-    return tuple(_outline(place, turn) for place, turn in enumerate(context))
-
-
-def _outline(place: int, turn: Turn) -> Turn:
-    said = f"Turn-{place}-4d1c" if turn.content.strip() else ""
-    told = turn.told
-    if not told:
-        return Turn(turn.role, said)
-    call, calls = {"name": "call", "arguments": "{}"}, told.get("tool_calls", ())
-    stand_ins = {
-        "name": "name",
-        "tool_calls": [{"id": "call12345", "type": "function", "function": call} for _ in calls],
-        "function_call": call,
-        "tool_call_id": "call12345",
-    }
-    return Turn(turn.role, said, json.dumps({name: stand_ins[name] for name in told}))
 
 
 def _read_texts(path: Path) -> dict[str, str]:

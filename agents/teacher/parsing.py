@@ -11,14 +11,8 @@ from functools import cache
 from typing import Literal
 
 from reflectune.agents.teacher import forms
-from reflectune.agents.teacher.answers import (
-    condense_marks,
-    find_turns,
-    is_about_turns,
-    is_placeholder,
-    is_refusal,
-    is_runaway,
-)
+from reflectune.agents.teacher.answers import condense_marks, find_turns, is_about_turns, is_runaway
+from reflectune.agents.teacher.declines import is_about_declining, is_placeholder, is_refusal
 from reflectune.agents.teacher.forms import FIELDS, clean_text, join_spaces
 from reflectune.agents.teacher.prompts import FIELD, Prompts, fill, texts_of
 from reflectune.agents.thoughts import drop_thoughts, has_mark, skip_thought
@@ -141,7 +135,7 @@ class AnswerParser:
     def _find_fault(self, critique: str, proposed: Mapping[str, str]) -> ParseFailure | None:
         """What keeps an answer's texts from being a proposal; None where nothing does."""
         if not all(proposed.values()):
-            return "declined" if is_refusal(critique) else "unparsable"
+            return "declined" if self._declines(critique) else "unparsable"
         given = {key: clean_text(getattr(self.pair, key)).strip() for key in proposed}
         if proposed == given:
             return "unchanged"
@@ -155,27 +149,44 @@ class AnswerParser:
             return "unparsable"
         if any(_stands_in(key, proposed, self.pair) for key in proposed):
             return "placeholder"
+        asked = "\n".join((self.pair.instruction, self.pair.input, proposed.get("instruction", "")))
         if any(
-            is_refusal(text) and not self._may_decline(text, given[key]) for key, text in proposed.items()
+            self._declines(text)
+            and not self._may_decline(text, given[key], asked if key == "response" else "")
+            for key, text in proposed.items()
         ):
             return "declined"
         if any(_has_run_away(text, given[key]) for key, text in proposed.items()):
             return "repetition"
-        return None
+        return "echoed" if self._is_instruction(proposed) else None
 
-    def _may_decline(self, text: str, given: str) -> bool:
-        """Whether the given text in its place is a refusal too, or a turn of the context is or holds one."""
-        turns = (turn.content for turn in self.pair.context)
-        return is_refusal(given) or any(is_refusal(turn) or text in turn for turn in turns)
+    def _declines(self, text: str) -> bool:
+        """Whether a text is a refusal, by what the prompts file adds too."""
+        return is_refusal(text, self.prompts.declines)
+
+    def _may_decline(self, text: str, given: str, asked: str) -> bool:
+        """Whether the given text in its place is a refusal too, or what is said before wants one."""
+        turns = [turn.content for turn in self.pair.context]
+        return (
+            self._declines(given)
+            or any(self._declines(turn) or text in turn for turn in turns)
+            or is_about_declining(asked)
+        )
 
     def _is_turn(self, text: str) -> bool:
         """Whether a text is a turn of the context again; what is short may well be said twice."""
-        is_long = any(_word_runs(text)) or any(_sign_runs(text))
-        return is_long and any(_condense(text) == _condense(turn.content) for turn in self.pair.context)
+        return _is_long(text) and any(
+            _condense(text) == _condense(turn.content) for turn in self.pair.context
+        )
+
+    def _is_instruction(self, proposed: Mapping[str, str]) -> bool:
+        """Whether a response is its instruction again; a short one that is given may be a greeting."""
+        is_new, asked = "instruction" in proposed, proposed.get("instruction", self.pair.instruction)
+        return (is_new or _is_long(asked)) and _condense(proposed["response"]) == _condense(asked)
 
     def _name_formless(self, text: str) -> ParseFailure:
         """What to call a text without an answer in it."""
-        if is_refusal(text):
+        if self._declines(text):
             return "declined"
         if _has_run_away(text, self.pair.response):
             return "repetition"
@@ -241,6 +252,11 @@ def _condense(text: str) -> str:
 def _word_runs(text: str) -> Iterator[tuple[str, ...]]:
     words = _WORD.findall(text.casefold())
     return zip(*(words[start:] for start in range(_TELLTALE_WORDS)), strict=False)
+
+
+def _is_long(text: str) -> bool:
+    """Whether a text is too long to be said twice by chance."""
+    return any(_word_runs(text)) or any(_sign_runs(text))
 
 
 def _sign_runs(text: str) -> Iterator[str]:

@@ -8,10 +8,11 @@ import itertools
 import json
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reflectune.agents.teacher.declines import has_words
 from reflectune.agents.teacher.forms import FIELDS, clean_text, find_tags
 from reflectune.state.config import read_toml
 from reflectune.state.errors import ConfigError
@@ -30,8 +31,9 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "context": (*PHASES, "turn", "fields"),
     "structured": PHASES,
     "tagged": PHASES,
+    "declines": ("phrases",),
 }
-_OPTIONAL = ("context", "tagged")
+_OPTIONAL = ("context", "tagged", "declines")
 # What words that data goes into must hold.
 _HOLDS: dict[str, dict[str, tuple[str, ...]]] = {
     "pair": {"opening": (), "instruction": ("text",), "input": ("text",), "response": ("text",)},
@@ -43,7 +45,8 @@ _HOLDS: dict[str, dict[str, tuple[str, ...]]] = {
 class Prompts:
     """The words of one prompts file."""
 
-    texts: Mapping[str, Mapping[str, str]]  # section -> key -> text
+    texts: Mapping[str, Mapping[str, str]]  # section -> key -> text; of all that the teacher reads
+    declines: Sequence[str] = ()  # beginnings of texts that are no answer, besides those that are known
 
     @property
     def has_tags(self) -> bool:
@@ -101,7 +104,8 @@ def open_prompts(path: str | Path | None) -> Prompts:
         raise ConfigError(f"{path}: no such prompts file; `reflectune prompts` prints one to edit") from None
     if fault := _find_fault(values):
         raise ConfigError(f"{path}: {fault}")
-    return Prompts(values)
+    declines = values.pop("declines", {"phrases": ()})
+    return Prompts(values, tuple(declines["phrases"]))
 
 
 def make_nonce(pair: Pair, *parts: object) -> str:
@@ -142,6 +146,9 @@ def _find_fault(values: Mapping[str, object]) -> str | None:
 
 
 def _find_text_fault(section: str, key: str, text: object) -> str | None:
+    if section == "declines":
+        is_list = isinstance(text, list) and all(isinstance(each, str) and has_words(each) for each in text)
+        return None if is_list else f"must be a list of texts with words, got {reprlib.repr(text)}"
     if not isinstance(text, str):
         return "is missing; want a text" if text is None else f"must be a text, got {reprlib.repr(text)}"
     if (wanted := _HOLDS.get(section, {}).get(key)) is not None:

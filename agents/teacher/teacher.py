@@ -255,6 +255,7 @@ class Teacher(AbstractContextManager["Teacher"]):
             cost_usd=self._cost(answer),
             seconds=answer.seconds,
             cached=answer.cached,
+            server=answer.server,
         )
         if proposal is None:
             return call, None

@@ -10,7 +10,7 @@ from reflectune.loop.cli import common
 from reflectune.loop.cli.data import read_columns
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.signals import Interrupted, Interruption
-from reflectune.state.errors import AdapterError, ConfigError, TeacherError
+from reflectune.state.errors import AdapterError, ConfigError, StudentError, TeacherError
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import DataFormat, PolicyName, Turns
 
@@ -185,5 +185,5 @@ def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
     except (Interrupted, KeyboardInterrupt):
         common.say(f"interrupted; go on with `reflectune resume {name}`")
         raise
-    except (TeacherError, AdapterError) as error:
+    except (TeacherError, StudentError, AdapterError) as error:
         raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error

@@ -19,8 +19,8 @@ from reflectune.state.policies import COMPARED
 
 __all__ = [
     "count_things", "explain_call", "explain_given", "explain_place", "explain_reason", "explain_rule",
-    "explain_score", "explain_skipped", "explain_unknown", "name_outcome", "policy_of", "sum_seconds",
-    "unit_of",
+    "explain_score", "explain_skipped", "explain_unknown", "list_servers", "name_outcome", "policy_of",
+    "sum_seconds", "unit_of",
 ]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
@@ -157,6 +157,12 @@ def explain_call(call: FailureDocument) -> str:
         return f"{which}: the teacher found nothing to improve"
     error = f": {call['error']}" if call["error"] else ""
     return f"{which} failed, {call['status']}{error}"
+
+
+def list_servers(rounds: Sequence[RoundDocument]) -> list[tuple[int, str, int]]:
+    """Round, address and calls of the servers that were asked; nothing where all were the same."""
+    rows = [(row["round"], address, calls) for row in rounds for address, calls in row["servers"].items()]
+    return rows if len({address for _, address, _ in rows}) > 1 else []
 
 
 def explain_rule(settings: Settings, phase: str) -> str:

@@ -66,6 +66,7 @@ class Step:
     proposals: tuple[Proposal, ...]
     contest: tuple[Contestant, ...]  # the incumbent first; empty where no scores were compared
     failures: tuple[str, ...]  # teacher calls without a proposal, a sentence each
+    servers: tuple[str, ...]  # that were asked
     calls: tuple[CallDocument, ...]  # all teacher calls, where they were asked for
     is_trained: bool  # whether the pair that it left was trained on in this round
 
@@ -117,6 +118,7 @@ def _build_step(trace: Trace, calls: Sequence[CallDocument], round: int, phase: 
     versions = {version["id"]: version for version in trace["versions"]}
     decision = next(iter(here(trace["decisions"])), None)
     proposed = [version for version in here(trace["versions"]) if version["parent"]]
+    asked = [*here(trace["failures"]), *proposed]
     has_several = len(proposed) > 1 or any(version["candidate"] for version in proposed)
     proposals = tuple(
         Proposal(
@@ -137,6 +139,7 @@ def _build_step(trace: Trace, calls: Sequence[CallDocument], round: int, phase: 
         proposals=proposals,
         contest=tuple(_contestants(decision, versions, proposals)),
         failures=tuple(map(explain_call, here(trace["failures"]))),
+        servers=tuple(dict.fromkeys(item["server"] for item in asked if item["server"])),
         calls=tuple(here(calls)),
         is_trained=phase == "response" and round in trace["trained_in"],
     )

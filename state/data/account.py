@@ -4,9 +4,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from reflectune.state.config import OddKind
+from reflectune.state.data.outlines import outline
 from reflectune.state.data.rows import Reading
 from reflectune.state.data.unused import Place, place_fields
-from reflectune.state.records import SkippedRows
+from reflectune.state.records import SkippedRows, Turn
 
 __all__ = ["Account"]
 
@@ -23,6 +24,7 @@ class Account:
     pairs: int = 0
     shapes: Counter[str] = field(default_factory=Counter)
     fields: dict[str, Counter[Place]] = field(default_factory=dict)
+    contexts: dict[tuple[Turn, ...], None] = field(default_factory=dict)  # an outline of each sort
     odd: Counter[OddKind] = field(default_factory=Counter)
     examples: defaultdict[OddKind, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -31,6 +33,9 @@ class Account:
         self.rows += 1
         self.kept += bool(reading.records)
         self.pairs += len(reading.records)
+        for record in reading.records:
+            if record.pair.context:
+                self.contexts[outline(record.pair.context)] = None
         for refusal in reading.refusals:
             self.odd[refusal.kind] += 1
             if len(self.examples[refusal.kind]) < _SHOWN:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, is_empty, jsonable, read_list
-from reflectune.state.data.sources import clean, list_names
+from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, clean, is_empty, jsonable, read_list
 from reflectune.state.records import Turn
+from reflectune.state.text import list_names
 
 __all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns"]
 

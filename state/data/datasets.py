@@ -11,7 +11,7 @@ from typing import cast
 from reflectune.state.config import DataConfig, OddKind
 from reflectune.state.data.account import Account
 from reflectune.state.data.rows import Reading, Record, RowReader
-from reflectune.state.data.sources import Source, list_names, open_source
+from reflectune.state.data.sources import Source, open_source
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import (
     Conversation,
@@ -22,6 +22,7 @@ from reflectune.state.records import (
     content_part,
     hash_stream,
 )
+from reflectune.state.text import list_names
 
 __all__ = ["Dataset", "Record", "assign_samples", "dataset_hash", "read_dataset", "read_rows", "sample_id"]
 

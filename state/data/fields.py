@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reflectune.state.config import OddKind
-from reflectune.state.data.sources import clean
 from reflectune.state.records import Turn
 
-__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "is_empty", "jsonable", "read_list", "read_text"]
+__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "clean", "is_empty", "jsonable", "read_list", "read_text"]
 
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 TEMPLATE_MARKS = re.compile(r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>")
 
 
@@ -36,6 +36,11 @@ class Given:
     asked: tuple[str, str] | None = None  # instruction and input of the last exchange, where they are apart
     shape: str = ""
     kept: str | None = None  # a field of these that holds more, and stays with the pair as it is
+
+
+def clean(text: str) -> str:
+    """The text, with U+FFFD for the lone surrogates and NULs that SQLite cannot hold."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def read_text(values: Mapping[str, Any], field: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from reflectune.state.data.containers import CHUNK
+from reflectune.state.data.shapes import PAIR_FIELDS
 from reflectune.state.errors import DatasetError
 
 __all__ = ["read_array", "read_objects"]
@@ -17,13 +18,9 @@ __all__ = ["read_array", "read_objects"]
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_TOKEN = len(r"\ud83d\ude00")  # that could be torn, but for strings and numbers
-# Fields of turns and of tools, of which a list is part of one record.
+# Fields of turns and of tools, of which a list is part of one record, as one of segments is.
 _PARTS = {"role", "from", "speaker", "function", "parameters"}
-# Fields of pairs: an object that has one is a record, whatever lists are beside it.
-_OF_PAIRS = {
-    "answer", "chosen", "completion", "conversation", "conversations", "instruction", "messages", "output",
-    "problem", "prompt", "query", "question", "response", "solution",
-}  # fmt: skip
+_SEGMENT = {"label", "text"}
 
 
 def read_array(open_text: Callable[[], TextIO], name: str) -> Iterator[tuple[str, object]]:
@@ -64,11 +61,9 @@ def _find_list(reader: "_Reader", name: str) -> str | None:
         beside.add(key)
         if reader.peek() != "[":
             reader.value()
-        elif {isinstance(element, dict) and not element.keys() & _PARTS for element in reader.elements()} == {
-            True
-        }:
+        elif set(map(_is_record, reader.elements())) == {True}:
             fields.append(key)
-    if reader.peek() or not fields or (beside - {*fields}) & _OF_PAIRS:
+    if reader.peek() or not fields or (beside - {*fields}) & PAIR_FIELDS:
         return None
     if len(fields) > 1:
         raise DatasetError(
@@ -76,6 +71,10 @@ def _find_list(reader: "_Reader", name: str) -> str | None:
             f"keep one of them, as `jq .{fields[0]}` does"
         )
     return fields[0]
+
+
+def _is_record(element: object) -> bool:
+    return isinstance(element, dict) and not element.keys() & _PARTS and element.keys() != _SEGMENT
 
 
 class _Reader:

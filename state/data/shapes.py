@@ -10,11 +10,11 @@ from typing import Any
 from reflectune.state.config import Column
 from reflectune.state.data.conversations import is_transcript, read_turns
 from reflectune.state.data.exports import user_turn
-from reflectune.state.data.fields import Given, Refusal, is_empty, read_list, read_text
-from reflectune.state.data.sources import clean, list_names
+from reflectune.state.data.fields import Given, Refusal, clean, is_empty, read_list, read_text
 from reflectune.state.records import Turn
+from reflectune.state.text import list_names
 
-__all__ = ["MAPPED", "SHAPES", "Shape", "list_shapes", "read_given"]
+__all__ = ["MAPPED", "PAIR_FIELDS", "SHAPES", "Shape", "list_shapes", "read_given"]
 
 Shape = dict[Column, tuple[str, ...]]  # where each part may be; the first field that is there counts
 
@@ -39,6 +39,13 @@ SHAPES: dict[str, Shape] = {
     "segments": {"messages": ("segments",)},
     "ultrachat": {"messages": ("data",), "response": _ANSWERS},
 }  # fmt: skip
+# Fields that hold a question, an answer or turns: a row that has one is a record.
+PAIR_FIELDS = frozenset(
+    field
+    for shape in SHAPES.values()
+    for column in ("instruction", "response", "messages")
+    for field in shape.get(column, ())
+)
 MAPPED = "columns"  # the shape that data.columns makes up
 _BESIDE: Shape = {"system": ("system", "system_prompt"), "history": ("history",)}
 

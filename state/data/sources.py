@@ -6,10 +6,9 @@ time. What a row means, and whether it is a pair, is for datasets.py to say.
 
 import csv
 import itertools
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Literal
@@ -21,14 +20,13 @@ from reflectune.state.data.json_rows import read_array, read_objects
 from reflectune.state.data.shards import find_files
 from reflectune.state.data.writing import Container
 from reflectune.state.errors import DatasetError
-from reflectune.state.text import shorten
+from reflectune.state.text import list_names, shorten
 
-__all__ = ["Row", "Source", "clean", "find_kind", "list_names", "open_source"]
+__all__ = ["Row", "Source", "find_kind", "open_source"]
 
 Row = tuple[str, object]  # where it stands ("line 4", or "index 3" counted from 0), and what stands there
 Source = Callable[[], Iterator[Row]]  # gives all rows, from the first, at every call
 
-_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _DELIMITERS = ",\t;"
 _ARROW = b"\xff\xff\xff\xff"  # how Arrow's streams begin, which `save_to_disk` of datasets writes
 _BATCH = 256  # rows of a Parquet file decoded at once
@@ -62,16 +60,6 @@ def _pipe_source(pipe: Path) -> Source:
         yield from _file_rows(Path(copy.name), str(pipe))  # holds on to the copy
 
     return read_copy
-
-
-def clean(text: str) -> str:
-    """The text, with U+FFFD for the lone surrogates and NULs that SQLite cannot hold."""
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def list_names(fields: Iterable[object]) -> str:
-    """Names of fields as a message shows them."""
-    return shorten(", ".join(map(str, fields))) or "none"
 
 
 def find_kind(path: Path) -> Container:

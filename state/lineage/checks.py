@@ -18,9 +18,19 @@ from reflectune.state.data.datasets import sample_id
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.seals import SEALED, find_seal
-from reflectune.state.records import FINAL_STATUSES, Pair, TeacherCall, Version, content_part, position_part
+from reflectune.state.records import (
+    FINAL_STATUSES,
+    Pair,
+    Phase,
+    TeacherCall,
+    Version,
+    content_part,
+    position_part,
+)
 
-__all__ = ["Fault", "differences", "file_faults", "row_faults", "rows"]
+__all__ = [
+    "Fault", "answers", "differences", "file_faults", "has_begun", "row_faults", "rows", "training_sets",
+]  # fmt: skip
 
 Fault = tuple[str, str, str]  # table, name of the row, what is wrong
 Row = dict[str, Any]
@@ -35,6 +45,7 @@ KEYS = {
     "samples": ("id",),
     "skipped_rows": ("kind",),
     "students": ("id",),
+    "servers": ("id",),
     "teacher_calls": ("id",),
     "versions": ("id",),
     "scores": ("version_id", "student_id", "term"),
@@ -132,6 +143,48 @@ def rows(lineage: LineageReader, table: str) -> Iterator[Row]:
         yield from lineage.db.query(f"SELECT {also}* FROM {table}")
 
 
+def training_sets(lineage: LineageReader) -> dict[int, dict[str, int]]:
+    """Every training set: round -> version id -> rank."""
+    sets: dict[int, dict[str, int]] = {}
+    for row in rows(lineage, "training_sets"):
+        sets.setdefault(row["round"], {})[row["version_id"]] = row["rank"]
+    return sets
+
+
+def has_begun(lineage: LineageReader, round: int, phase: Phase) -> bool:
+    """Whether a phase has asked or decided anything."""
+    return bool(
+        lineage.count_calls(round=round, phase=phase)["calls"] or lineage.count_decisions(round, phase)
+    )
+
+
+def answers(lineage: LineageReader) -> Iterator[tuple[Row, Pair, Pair | None]]:
+    """Every teacher call of a decided phase, the pair it was asked about, and the one it proposed."""
+    texts = ", ".join(
+        f"{side}.{name} AS {side}_{name}"
+        for side in ("incumbent", "proposed")
+        for name in ("instruction", "input", "response")
+    )
+    found = lineage.db.query(
+        f"""
+        SELECT calls.*, {texts}
+        FROM teacher_calls AS calls
+        JOIN decisions ON decisions.round = calls.round AND decisions.phase = calls.phase
+            AND decisions.sample_id = calls.sample_id
+        JOIN versions AS incumbent ON incumbent.id = decisions.incumbent_id
+        LEFT JOIN versions AS proposed ON proposed.sample_id = calls.sample_id
+            AND proposed.round = calls.round AND proposed.phase = calls.phase
+            AND proposed.teacher_call_id = calls.id
+        """
+    )
+    while page := list(islice(found, _AT_ONCE)):
+        sides = zip(
+            page, lineage.read_pairs(page, "incumbent_"), lineage.read_pairs(page, "proposed_"), strict=True
+        )
+        for row, incumbent, proposed in sides:
+            yield row, incumbent, None if row["proposed_response"] is None else proposed
+
+
 def file_faults(lineage: LineageReader) -> Iterator[Fault]:
     """What SQLite finds wrong with the file, and what of its schema is not as the migrations make it."""
     for row in lineage.db.query("PRAGMA integrity_check"):
@@ -226,6 +279,10 @@ def _sample_id(row: Row, seen: Mapping[str, int]) -> str:
     )  # earlier versions made ids without a position
 
 
+def _call_id(row: Row, seen: Mapping[str, int]) -> str:
+    return TeacherCall(**{f.name: row[f.name] for f in fields(TeacherCall) if f.name in row}).id
+
+
 def _version_id(row: Row, seen: Mapping[str, int]) -> str:
     pair = Pair(row["instruction"], row["input"], row["response"])
     place = row["sample_id"], row["parent_id"], row["round"], row["phase"], row["candidate"]
@@ -236,7 +293,7 @@ def _version_id(row: Row, seen: Mapping[str, int]) -> str:
 _IDS: dict[str, Callable[[Row, Mapping[str, int]], str]] = {
     "samples": _sample_id,
     "students": lambda row, seen: f"s{row['round']}",
-    "teacher_calls": lambda row, seen: TeacherCall(**{f.name: row[f.name] for f in fields(TeacherCall)}).id,
+    "teacher_calls": _call_id,
     "versions": _version_id,
 }
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
-from reflectune.state.lineage.schema import complete_views, migrations
+from reflectune.state.lineage.schema import migrations
+from reflectune.state.lineage.views import complete_views
 from reflectune.state.storage import PUT_BACK, explain_storage_errors, read_schema
 
 __all__ = ["connect", "marks", "open_database"]

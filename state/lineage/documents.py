@@ -108,6 +108,7 @@ class RoundDocument(TypedDict):
     student: str | None
     pool: int
     training: int
+    training_truncated: int  # pairs of these whose response or context was cut in training
     frozen: int  # left alone after repeated refusals
     instruction: PhaseDocument
     response: PhaseDocument
@@ -116,6 +117,7 @@ class RoundDocument(TypedDict):
     response_tokens: float | None
     evaluations: dict[str, float]
     teacher: CallSums
+    servers: dict[str, int]  # calls by the address of the server that was asked
     seconds: dict[str, float]  # by node
 
 
@@ -163,6 +165,7 @@ class VersionDocument(TypedDict):
     input: str
     response: str
     critique: str | None
+    server: str | None  # that proposed it; None where no server was asked
     scores: list[ScoreDocument]
     current: bool
 
@@ -190,6 +193,7 @@ class FailureDocument(Place):
     attempt: int
     status: CallStatus
     error: str | None
+    server: str | None
 
 
 class CallDocument(FailureDocument):

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice, product
+from itertools import product
 from typing import Any, get_args
 
 from reflectune.state.lineage.connection import marks
@@ -300,46 +300,6 @@ class LoopReader(LineageReader):
             measure = Evaluation(row["name"], row["value"], row["n"], row["low"], row["high"])
             measures.setdefault(row["round"], {})[row["name"]] = measure
         return measures
-
-    # What verifying asks
-
-    def has_begun(self, round: int, phase: Phase) -> bool:
-        """Whether a phase has asked or decided anything."""
-        tables = ("teacher_calls", "decisions")
-        return any(self._count(f"{table} WHERE round = ? AND phase = ?", [round, phase]) for table in tables)
-
-    def training_sets(self) -> dict[int, dict[str, int]]:
-        """Every training set: round -> version id -> rank."""
-        sets: dict[int, dict[str, int]] = {}
-        for row in self.db.query("SELECT round, version_id, rank FROM training_sets"):
-            sets.setdefault(row["round"], {})[row["version_id"]] = row["rank"]
-        return sets
-
-    def answers(self) -> Iterator[tuple[dict[str, Any], Pair, Pair | None]]:
-        """Every teacher call of a decided phase, the pair it was asked about, and the one it proposed."""
-        texts = ", ".join(
-            f"{side}.{name} AS {side}_{name}"
-            for side in ("incumbent", "proposed")
-            for name in ("instruction", "input", "response")
-        )
-        rows = self.db.query(
-            f"""
-            SELECT calls.*, {texts}
-            FROM teacher_calls AS calls
-            JOIN decisions ON decisions.round = calls.round AND decisions.phase = calls.phase
-                AND decisions.sample_id = calls.sample_id
-            JOIN versions AS incumbent ON incumbent.id = decisions.incumbent_id
-            LEFT JOIN versions AS proposed ON proposed.sample_id = calls.sample_id
-                AND proposed.round = calls.round AND proposed.phase = calls.phase
-                AND proposed.teacher_call_id = calls.id
-            """
-        )
-        while page := list(islice(rows, _PAGE)):
-            sides = zip(
-                page, self.read_pairs(page, "incumbent_"), self.read_pairs(page, "proposed_"), strict=True
-            )
-            for row, incumbent, proposed in sides:
-                yield row, incumbent, None if row["proposed_response"] is None else proposed
 
     # How rows are found
 

@@ -188,15 +188,26 @@ class LineageReader(SampleReader):
 
     def round(self, round: int) -> RoundDocument:
         """One round that has begun, as `show --json` prints it."""
-        row = self._one("SELECT student_id, metrics FROM rounds WHERE round = :round", round=round)
+        row = self._one(
+            "SELECT student_id, rounds.metrics, json_extract(students.metrics, '$.truncated') AS truncated "
+            "FROM rounds LEFT JOIN students ON students.id = student_id AND students.round = rounds.round "
+            "WHERE rounds.round = :round",
+            round=round,
+        )
         scores = self._pool_scores(round)
         evaluations = self.db.query("SELECT name, value FROM evaluations WHERE round = ?", [round])
+        servers = self.db.execute(
+            "SELECT address, COUNT(*) FROM teacher_calls JOIN servers ON servers.id = server_id "
+            "WHERE round = ? GROUP BY servers.id",
+            [round],
+        )
         seconds = json.loads(row["metrics"]).get("seconds", {})
         return {
             "round": round,
             "student": row["student_id"],
             "pool": self._count("pool WHERE round = ?", [round]),
             "training": self._count("training_sets WHERE round = ?", [round]),
+            "training_truncated": int(row["truncated"] or 0),
             "frozen": self._count(
                 "(SELECT DISTINCT sample_id FROM decisions JOIN samples ON samples.id = sample_id "
                 "WHERE round = ? AND reason = 'frozen' AND NOT (phase = 'instruction' AND followed))",
@@ -209,6 +220,7 @@ class LineageReader(SampleReader):
             "response_tokens": mean_and_median([score["response_tokens"] for score in scores])["mean"],
             "evaluations": {item["name"]: item["value"] for item in evaluations},
             "teacher": self.teacher(round),
+            "servers": dict(servers.fetchall()),
             "seconds": {
                 node: float(f"{seconds.get(node, 0.0):.1f}")
                 for node in ("reflect", "select", "refinetune", "evaluate")

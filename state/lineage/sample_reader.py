@@ -76,8 +76,9 @@ class SampleReader(OpenDatabase):
         versions = self._all(
             """
             SELECT versions.id, parent_id AS parent, versions.round, versions.phase,
-                versions.candidate, instruction, input, response, critique
+                versions.candidate, instruction, input, response, critique, address AS server
             FROM versions LEFT JOIN teacher_calls ON teacher_calls.id = teacher_call_id
+                LEFT JOIN servers ON servers.id = server_id
             WHERE versions.sample_id = ?
             ORDER BY versions.round, versions.phase <> 'original', versions.phase, versions.candidate
             """,
@@ -96,7 +97,8 @@ class SampleReader(OpenDatabase):
                 score["truncated"] = bool(score["truncated"])
             version["current"] = version["id"] == current
         failures = self._all(
-            "SELECT round, phase, candidate, attempt, status, error FROM teacher_calls "
+            "SELECT round, phase, candidate, attempt, status, error, address AS server FROM teacher_calls "
+            "LEFT JOIN servers ON servers.id = server_id "
             "WHERE sample_id = ? AND status <> 'ok' ORDER BY round, phase, candidate, attempt",
             sample_id,
         )
@@ -125,9 +127,10 @@ class SampleReader(OpenDatabase):
     def calls(self, sample_id: str) -> list[CallDocument]:
         """Every teacher call of a sample with its raw text, by round, phase, candidate and attempt."""
         rows = self._all(
-            "SELECT id, round, phase, candidate, attempt, engine, model, status, error, finish_reason, "
-            "critique, text, prompt_tokens, completion_tokens, cost_usd, seconds, cached "
-            "FROM teacher_calls WHERE sample_id = ? ORDER BY round, phase, candidate, attempt",
+            "SELECT teacher_calls.id, round, phase, candidate, attempt, engine, model, address AS server, "
+            "status, error, finish_reason, critique, text, prompt_tokens, completion_tokens, cost_usd, "
+            "seconds, cached FROM teacher_calls LEFT JOIN servers ON servers.id = server_id "
+            "WHERE sample_id = ? ORDER BY round, phase, candidate, attempt",
             sample_id,
         )
         return cast(list[CallDocument], [row | {"cached": bool(row["cached"])} for row in rows])

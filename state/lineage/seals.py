@@ -25,6 +25,7 @@ SEALED: dict[str, tuple[str, ...]] = {
         "finish_reason", "status", "error", "critique", "prompt_tokens", "completion_tokens", "cost_usd",
         "seconds", "cached",
     ),
+    "servers": ("id", "address"),
     "scores": ("version_id", "student_id", "term", "sum_logprob", "num_tokens", "status", "truncated"),
     "evaluations": ("round", "student_id", "name", "value", "n", "low", "high"),
     "held_out_answers": ("student_id", "sample_id", "text", "num_tokens", "verdict"),

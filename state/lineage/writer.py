@@ -168,8 +168,21 @@ class LineageWriter(LoopReader):
     def add_reflections(self, calls: Iterable[TeacherCall], proposals: Iterable[Version]) -> None:
         """Commit teacher calls with the versions they proposed."""
         with self.transaction():
-            self._insert("teacher_calls", ({"id": call.id} | _columns(call) for call in calls))
+            self._insert("teacher_calls", [self._call_row(call) for call in calls])
             self._insert("versions", map(_version_row, proposals))
+
+    def _call_row(self, call: TeacherCall) -> dict[str, Any]:
+        row = {"id": call.id} | _columns(call)
+        address = row.pop("server")
+        return row | {"server_id": None if address is None else self._server_id(address)}
+
+    def _server_id(self, address: str) -> int:
+        """The number of a server; a new one gets the next."""
+        for (id,) in self.db.execute("SELECT id FROM servers WHERE address = ?", [address]):
+            return int(id)
+        id = self._count("servers", []) + 1
+        self._insert("servers", [{"id": id, "address": address}])
+        return id
 
     def add_decisions(self, scores: Scores, student_id: str, decisions: Sequence[Decision]) -> None:
         """Commit new scores under one student with the decisions they led to."""

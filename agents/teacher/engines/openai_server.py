@@ -142,7 +142,8 @@ class OpenAIEngine:
             if answer is None:
                 self._requests.put_nowait(request)
                 return
-            answer = replace(answer, seconds=time.monotonic() - entered)
+            address = self._scrub(self._url.partition("?")[0])
+            answer = replace(answer, seconds=time.monotonic() - entered, server=address)
             if answer.error not in ("failed", "unavailable"):
                 self._pace.recover()
             elif self._config.retries:

@@ -13,6 +13,7 @@ from reflectune.loop.show.explanations import (
     explain_given,
     explain_score,
     explain_skipped,
+    list_servers,
     name_outcome,
 )
 from reflectune.state.config import flatten
@@ -55,6 +56,7 @@ def open_environment(*, utc: bool = False) -> Environment:
         "score": explain_score,
         "seconds": numbers.format_seconds,
         "sentence": numbers.as_sentence,
+        "servers": list_servers,
         "setting": numbers.format_setting,
         "share": numbers.format_share,
         "share_of": numbers.format_share_of,

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.documents import Overview, RunDocument
-from reflectune.loop.show.explanations import explain_given, explain_skipped, sum_seconds
+from reflectune.loop.show.explanations import explain_given, explain_skipped, list_servers, sum_seconds
 from reflectune.loop.show.numbers import (
     format_held_out,
     format_measure,
@@ -57,7 +57,7 @@ def render_rounds(
     called = [row for row in rounds if row["teacher"]["calls"]]
     sections = (
         _decisions(reflected), _students(rounds), _pools(reflected), _calls(called), _failures(reflected),
-        _skipped(run["skipped"]),
+        _servers(rounds), _skipped(run["skipped"]),
     )  # fmt: skip
     filled = [section for section in sections if section.rows]
     return Group(_head(run), Sections(filled[:tables]))
@@ -69,6 +69,7 @@ def _head(run: RunDocument) -> RenderableType:
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
     status = Text(f"{run['name']}: {run['status']}{stop}", style=f"bold {_STYLES.get(run['status'], '')}")
     frozen = ", ".join(f"{row['frozen']} in round {row['round']}" for row in rounds if row["frozen"])
+    cut = ", ".join(f"{n} in round {row['round']}" for row in rounds if (n := row["training_truncated"]))
     skipped = explain_skipped(run["skipped"])
     lines = (
         explain_given(run),
@@ -76,6 +77,7 @@ def _head(run: RunDocument) -> RenderableType:
         _sum_up(rounds) if rounds else "",
         _describe_progress(rounds) if run["status"] != "finished" else "",
         f"Left alone after repeated refusals: {frozen}" if frozen else "",
+        f"Training pairs whose response or context student.max_length cut: {cut}" if cut else "",
     )
     return Framed(None, status, *(Text(line) for line in lines if line))
 
@@ -178,6 +180,11 @@ def _failures(rounds: Sequence[RoundDocument]) -> Section:
     heads = ("round", "phase", "calls", "status", "message")
     title = "What most calls failed for, with the message of one"
     return Section(title, heads, rows, texts=("phase", "status", "message"))
+
+
+def _servers(rounds: Sequence[RoundDocument]) -> Section:
+    rows = [(round, one_line(server), calls) for round, server, calls in list_servers(rounds)]
+    return Section("Servers that were asked", ("round", "server", "calls"), rows, texts=("server",))
 
 
 def _skipped(skipped: Sequence[SkippedDocument]) -> Section:

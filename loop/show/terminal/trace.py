@@ -88,6 +88,7 @@ def _render_step(step: Step) -> RenderableType:
     """A phase: proposals, failures, and what was decided about them."""
     parts: list[RenderableType] = [_render_proposal(proposal, step) for proposal in step.proposals]
     parts += [Field("teacher", failure) for failure in step.failures]
+    parts += [Field("server", server) for server in step.servers]
     if step.decision:
         parts.append(Field("decision", Text(step.explanation, style="bold")))
     if step.is_trained:
