@@ -136,10 +136,12 @@ def test_batch_takes_a_refused_line_for_that_lines_failure(notes: AnswerCache) -
         "1": Reply(status=400, body='{"error": {"message": "not this text"}}'),
         "2": Reply(status=500, body='{"error": {"message": "stumbled"}}'),
         "3": Reply(body='{"error": {"message": "no room", "code": 503}}'),
+        "4": Reply(body=json.dumps({"odd": "x" * 1000})),
     }
     with serve_batches(lambda body: replies.get(given(body, "response")) or improve(body, 0)) as server:
         found = reflect(batched(server, structured=False), notes, 5)
     told = {call.sample_id[-1]: (call.status, call.error) for call, _ in found if call.error}
+    assert told.pop("4") == ("error", ('not a chat completion: \'{"odd": "' + "x" * 1000)[:500])
     assert told == {
         "1": ("refused", "HTTP 400: not this text"),
         "2": ("error", "HTTP 500: stumbled"),
@@ -211,6 +213,9 @@ def test_batch_gives_up_on_a_server_that_takes_nothing(notes: AnswerCache) -> No
         with pytest.raises(TeacherError, match="HTTP 401: wrong key"):
             reflect(batched(server), notes, 3)
         assert sum(server.done.values()) == 1
+        server.watch = lambda doing, number: Reply(status=404)
+        with pytest.raises(TeacherError, match=r"HTTP 404: .*; engine batch needs /files and /batches there"):
+            reflect(batched(server), notes, 3)
         server.watch = lambda doing, number: Reply(status=503)
         with pytest.raises(TeacherError, match="HTTP 503"):
             reflect(batched(server, wait=0.01), notes, 3)

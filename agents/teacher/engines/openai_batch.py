@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -48,6 +49,7 @@ _ENDED = ("completed", "expired", "cancelled", "failed")
 # What the server says of a request that it did not come to.
 _NOT_REACHED = ("batch_expired", "batch_cancelled")
 _LONGEST_PAUSE = 60.0  # seconds
+_MESSAGE_LENGTH = 500
 _SLICE = 0.2  # seconds within which a wish to stop is noticed
 
 _Made = TypeVar("_Made")
@@ -233,7 +235,8 @@ class BatchEngine:
             status = faults.read_error(text) or status
         if status == 200:
             self.parameters.take(body)
-            return read_completion(request.id, text)
+            answer = read_completion(request.id, text)
+            return replace(answer, message=answer.message and answer.message[:_MESSAGE_LENGTH])
         status = status if isinstance(status, int) else 500
         refused = faults.find_refused(text, body) if status in REFUSED else None
         if self.parameters.leave_out(refused):
