@@ -207,8 +207,9 @@ class BatchEngine:
                 del wanted[key]
         may_help = any(self.parameters.build(request) != body for request, body in wanted.values())
         if batch.id in self._sent and not (self._ready or may_help):
-            reasons = [error.message or "" for error in (batch.errors and batch.errors.data) or []]
-            reason = faults.read_reason(json.dumps({"errors": reasons or batch.status}), 500)
+            errors = batch.to_dict().get("errors")
+            errors = errors.get("data") if isinstance(errors, dict) else errors
+            reason = faults.read_reason(json.dumps({"errors": errors or batch.status}), 500)
             raise self._error(f"batch {batch.id} brought no answer: {scrub(reason, self._key)}")
         self._missed |= wanted.keys()
         self._gathered += [request for request, _ in wanted.values()]
