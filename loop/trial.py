@@ -15,6 +15,7 @@ from reflectune.agents.student.student import settle_student
 from reflectune.agents.teacher.engines import TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
+from reflectune.loop.progress import open_display
 from reflectune.loop.run import open_cache
 from reflectune.loop.show.numbers import format_usd
 from reflectune.loop.show.terminal.layout import Field
@@ -33,9 +34,11 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
     Returns:
         asked: for each question its position, phase and prompt, and of the last answer to it status, error,
             text, critique, instruction and response (None where none was proposed), tokens, cost, seconds.
+        parameters: by name of what a server was sent, whether it takes it; empty where nobody was asked.
         error: why not all of them were asked; None where they were.
     """
     asked: list[dict[str, Any]] = []
+    parameters: dict[str, bool] = {}
     error: str | None = None
     try:
         teacher_config = config.teacher
@@ -50,10 +53,13 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
         with open_cache(config, runs) as cache:
             model = TeacherModel("self:s0", student)
             with open_teacher(teacher_config, config.seed, model, cache) as teacher:
-                _ask(teacher, chosen, asked)
+                try:
+                    _ask(teacher, chosen, asked)
+                finally:
+                    parameters = teacher.parameters
     except ReflectuneError as fault:
         error = str(fault)
-    return {"asked": asked, "error": error}
+    return {"asked": asked, "parameters": parameters, "error": error}
 
 
 def _ask(teacher: Teacher, samples: Sequence[Sample], asked: list[dict[str, Any]]) -> None:
@@ -68,8 +74,11 @@ def _ask(teacher: Teacher, samples: Sequence[Sample], asked: list[dict[str, Any]
     questions = {(each.sample_id, each.phase): teacher.prompt(each) for each in reflections}
     answers: dict[tuple[str, str], Reflected] = {}
     try:
-        for group in teacher.reflect(reflections):
-            answers |= {(call.sample_id, call.phase): (call, version) for call, version in group}
+        with open_display().stage("check · teacher", total=len(reflections)) as stage:
+            stage.watch(lambda: teacher.waiting)
+            for group in teacher.reflect(reflections):
+                answers |= {(call.sample_id, call.phase): (call, version) for call, version in group}
+                stage.update(len(answers), len(reflections))
     finally:  # what was answered before a fault was paid for
         for question, prompt in questions.items():
             if question in answers:
@@ -100,6 +109,9 @@ def render_trial(document: dict[str, Any]) -> RenderableType:
         parts.append(Text(f"{head} ({tokens} tokens{price}, {source})", style="bold"))
         shown = ("error", "prompt", "text", "critique", "instruction", "response")
         parts += [Field(_NAMES.get(name, name), one[name]) for name in shown if one[name]]
+    for verb, taken in (("takes", True), ("does not take", False)):
+        if names := [name for name, is_taken in document["parameters"].items() if is_taken is taken]:
+            parts.append(Text(f"the server {verb}: {', '.join(names)}"))
     if document["error"]:
         parts.append(Text(f"the teacher could not be tried: {document['error']}", style="bold"))
     return Group(*parts)

@@ -57,7 +57,7 @@ def test_batch_asks_all_at_once_in_openais_format(
         settings = batched(server, api_key_env="BATCH_KEY", temperature=0.5)
         found = reflect(settings, notes, 20)
     assert statuses(found) == ["ok"] * 20
-    assert {call.engine for call, _ in found} == {"batch"}
+    assert {(call.engine, call.server) for call, _ in found} == {("batch", server.url)}
     assert {call.text[-5:] for call, _ in found} == {"[key]"}
     assert server.keys == {"Bearer sk-secret"}
     (batch,) = server.batches.values()

@@ -1,11 +1,14 @@
 """`reflectune check CONFIG` asks the teacher about the first pairs before a run is paid for."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from reflectune.loop.trial import render_trial
 from tests.teacher_server import Reply, TeacherServer, given, improve, prompt_of, serve_teacher
 from tests.worlds import reflectune, write_world
 
@@ -21,7 +24,7 @@ def test_check_asks_about_two_pairs_and_the_run_does_not_pay_them_again(tmp_path
     with serve_teacher() as server:
         served(tmp_path, server, price_in=1.0, price_out=2.0)
         result = reflectune("check", "config.toml", "--json", cwd=tmp_path)
-        assert (result.returncode, result.stderr) == (0, "")
+        assert result.returncode == 0, result.stderr
         trial = json.loads(result.stdout)["teacher"]
         asked = list(server.requests)
         assert len(asked) == 4
@@ -31,6 +34,7 @@ def test_check_asks_about_two_pairs_and_the_run_does_not_pay_them_again(tmp_path
         again = [request for request in server.requests[4:] if request in asked]
     assert again == []
     assert trial["error"] is None
+    assert trial["parameters"] == {"max_tokens": True, "response_format": True}
     assert [one["phase"] for one in trial["asked"]] == ["instruction", "response"] * 2
     assert sorted(one["prompt"] for one in trial["asked"]) == sorted(map(prompt_of, asked))
     for one in trial["asked"]:
@@ -57,10 +61,22 @@ def test_check_says_what_the_server_says_and_ends_with_1(tmp_path: Path) -> None
     assert "HTTP 404: no such model: m" in told
 
 
-def test_check_shows_an_answer_that_is_no_proposal(tmp_path: Path) -> None:
-    with serve_teacher(lambda request, number: Reply("As you like.")) as server:
-        served(tmp_path, server)
-        trial = json.loads(reflectune("check", "config.toml", "--json", cwd=tmp_path).stdout)["teacher"]
+def test_check_shows_an_answer_that_is_no_proposal_and_what_the_server_does_not_take(tmp_path: Path) -> None:
+    def refuse(request: dict[str, Any], number: int) -> Reply:
+        refused = "temperature" in request or "response_format" in request
+        name = "temperature" if "temperature" in request else "response_format"
+        body = json.dumps({"error": {"message": f"{name} is not supported", "param": name}})
+        return Reply(status=400, body=body) if refused else Reply("As you like.")
+
+    with serve_teacher(refuse) as server:
+        served(tmp_path, server, temperature=0.5)
+        result = reflectune("check", "config.toml", "--json", cwd=tmp_path)
+        trial = json.loads(result.stdout)["teacher"]
+    assert trial["parameters"] == {"max_tokens": True, "response_format": False, "temperature": False}
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render_trial(trial))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "the server takes: max_tokens\nthe server does not take: response_format, temperature\n" in shown
     assert {(one["status"], one["text"], one["response"]) for one in trial["asked"]} == {
         ("unparsable", "As you like.", None)
     }

@@ -137,6 +137,15 @@ class Teacher(AbstractContextManager["Teacher"]):
         """What holds up all answers, and for how long by now; empty where nothing does. For any thread."""
         return self._engine.waiting
 
+    @property
+    def parameters(self) -> dict[str, bool]:
+        """Whether a server takes what it was sent, by name of the parameter; empty where none was asked."""
+        known = self._engine.parameters
+        if known is None:
+            return {}
+        refused = known.refused | ({"response_format"} if self._grants_schemas is False else set())
+        return dict.fromkeys(sorted(known.taken - refused), True) | dict.fromkeys(sorted(refused), False)
+
     def prompt(self, reflection: Reflection) -> str:
         """What the next attempt at a proposal asks, as far as is known of the engine by now."""
         return "\n".join(message["content"] for message in self._prepare(reflection).messages)

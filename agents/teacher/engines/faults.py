@@ -43,23 +43,22 @@ _RANGE = re.compile(
 )
 
 
-def read_reason(body: str | bytes, status: int) -> str:
+def read_reason(body: str, status: int) -> str:
     """The server's own words, in one line; the status's name where it says nothing."""
-    text = body.decode("utf-8", errors="replace") if isinstance(body, bytes) else body
-    parsed = _parse(text)
+    parsed = _parse(body)
     reason = _join(_walk(parsed)) if isinstance(parsed, dict | list | str) else ""
     if not reason and not isinstance(parsed, dict | list):
-        titles = _TITLE.findall(text)
-        reason = _join(titles or [_TAG.sub(" ", text)])
+        titles = _TITLE.findall(body)
+        reason = _join(titles or [_TAG.sub(" ", body)])
     if not reason:
         phrase = next((known.phrase for known in HTTPStatus if known == status), "no reason given")
-        reason = _join([text] if isinstance(parsed, dict | list) and parsed else [phrase])
+        reason = _join([body] if isinstance(parsed, dict | list) and parsed else [phrase])
     return reason
 
 
-def read_error(body: str | bytes) -> int | None:
+def read_error(body: str) -> int | None:
     """The status that a reply means which is an error inside a success; None for any other reply."""
-    parsed = _parse(body.decode("utf-8", errors="replace") if isinstance(body, bytes) else body)
+    parsed = _parse(body)
     if not isinstance(parsed, dict) or parsed.get("choices") or not parsed.get("error"):
         return None
     error = parsed["error"]
@@ -79,18 +78,17 @@ def is_about_schema(reason: str) -> bool:
     return _SCHEMA.search(reason) is not None
 
 
-def find_refused(body: str | bytes, sent: Collection[str]) -> str | None:
+def find_refused(body: str, sent: Collection[str]) -> str | None:
     """Which of the parameters sent the server refuses by name; None where it minds something else."""
-    text = body.decode("utf-8", errors="replace") if isinstance(body, bytes) else body
-    parsed = _parse(text)
+    parsed = _parse(body)
     named = {name for name, unsupported in _named(parsed) if unsupported}
     if found := next((name for name in sent if name in named), None):
         return found
-    if not _UNSUPPORTED.search(text) or _RANGE.search(text):
+    if not _UNSUPPORTED.search(body) or _RANGE.search(body):
         return None
     named = {name for name, _ in _named(parsed)}
-    places = {name: match.start() for name in sent if (match := re.search(rf"\b{re.escape(name)}\b", text))}
-    if "cannot both" in text and "top_p" in places:
+    places = {name: match.start() for name in sent if (match := re.search(rf"\b{re.escape(name)}\b", body))}
+    if "cannot both" in body and "top_p" in places:
         return "top_p"  # Anthropic's newer models take one of the two; temperature is what says more
     return next((name for name in places if name in named), None) or min(
         places, key=lambda name: places[name], default=None

@@ -200,10 +200,12 @@ class BatchEngine:
         """Take in what an ended batch brought; what it did not come to is gathered again."""
         wanted = self._open.pop(batch.id)
         self.waiting = ""
+        address = scrub(self._url.partition("?")[0], self._key)
         for line in self._read_lines(batch):
             key = str(line.get("custom_id"))
             if key in wanted and (answer := self._read(line, *wanted[key])):
-                self._ready.append(answer)
+                message = answer.message and answer.message[:_MESSAGE_LENGTH]
+                self._ready.append(replace(answer, message=message, server=address))
                 del wanted[key]
         may_help = any(self.parameters.build(request) != body for request, body in wanted.values())
         if batch.id in self._sent and not (self._ready or may_help):
@@ -236,8 +238,7 @@ class BatchEngine:
             status = faults.read_error(text) or status
         if status == 200:
             self.parameters.take(body)
-            answer = read_completion(request.id, text)
-            return replace(answer, message=answer.message and answer.message[:_MESSAGE_LENGTH])
+            return read_completion(request.id, text)
         status = status if isinstance(status, int) else 500
         refused = faults.find_refused(text, body) if status in REFUSED else None
         if self.parameters.leave_out(refused):

@@ -57,9 +57,9 @@ class OpenAIEngine:
     """Keeps up to `teacher.concurrency` requests under way, on an event loop in a thread of its own.
 
     A server that is too busy, or that has answered and now takes no connection, gets fewer at once, and is
-    asked again until it takes them, unless somebody is `stopping`. A failure is handed over after a pause, so
-    that it is not asked for again at once. After a fault that no request can get round, nothing more is sent,
-    and what is under way is still handed over.
+    asked again until it takes them. A failure is handed over after a pause, so that it is not asked for again
+    at once. After a fault that no request can get round, nothing more is sent, and what is under way is still
+    handed over; that a server took nothing for `teacher.wait`, or while somebody is `stopping`, is one.
     """
 
     name = "openai"
@@ -176,7 +176,8 @@ class OpenAIEngine:
         except openai.APIConnectionError as error:
             unavailable = type(error.__cause__).__name__ in _NOT_CONNECTED
             message = f"{self._url}: {error.message} {_first_cause(error)!r}"
-            if unavailable and self._url in _answered and self._postpone(entered, message):
+            if unavailable and self._url in _answered:
+                self._postpone(entered, message)
                 return None
             return Answer(request.id, error="unavailable" if unavailable else "failed", message=message)
         body = response.content.decode("utf-8", errors="replace")
@@ -196,10 +197,14 @@ class OpenAIEngine:
         rest = {key: value for key, value in body.items() if key not in arguments}
         return arguments | {"extra_body": rest, "extra_headers": self._headers}
 
-    def _postpone(self, entered: float, message: str, retry_after: float | None = None) -> bool:
-        """Have a request that nobody took sent later; False where that has lasted too long."""
+    def _postpone(self, entered: float, message: str, retry_after: float | None = None) -> None:
+        """Have a request that nobody took sent later; TeacherError where that lasts too long."""
         self._postponed_for = self._scrub_message(message)
-        return self._pace.narrow(entered, retry_after) and not self._stopping()
+        if not self._pace.narrow(entered, retry_after) or self._stopping():
+            raise TeacherError(
+                f"teacher {self.model} at {self._url}: takes no request within {self._config.wait:g} s "
+                f"(teacher.wait): {self._postponed_for}; once mended, resume the run"
+            ) from None
 
     def _read_fault(
         self, request: Request, entered: float, status: int, body: str, headers: Mapping[str, str]
@@ -210,9 +215,8 @@ class OpenAIEngine:
         is_broke = status == 429 and _NO_CREDIT in body
         about_schema = request.schema is not None and faults.is_about_schema(reason)
         if not is_broke and faults.is_busy(status, reason):
-            if self._postpone(entered, message, parse_retry_after(headers.get("retry-after"))):
-                return None
-            return Answer(request.id, error="unavailable", message=message)
+            self._postpone(entered, message, parse_retry_after(headers.get("retry-after")))
+            return None
         if status not in _UNAVAILABLE:
             self._pace.widen()
         # 403 with a key that is good: this one text is not wanted there.
