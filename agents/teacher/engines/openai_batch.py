@@ -282,7 +282,7 @@ class BatchEngine:
             raise TeacherError(left)
 
     def _error(self, message: str) -> TeacherError:
-        return TeacherError(f"teacher {self.model} at {self._url}: {message}; once mended, resume the run")
+        return TeacherError(f"teacher {self.model} at {self._url}: {message}")
 
 
 def _split(requests: Mapping[str, _Sent]) -> Iterator[dict[str, bytes]]:
