@@ -5,14 +5,14 @@ CREATE TABLE "_sqlite_migrations" (
    "name" TEXT,
    "applied_at" TEXT
 );
-INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-29 03:25:36.383188+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-29 03:25:36.507734+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-29 03:25:36.521294+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-29 03:25:36.528610+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-29 03:25:36.549468+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-29 03:25:36.678463+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-29 03:25:36.830662+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(8,'reflectune','0008_conversations_and_answers','2026-11-29 03:25:36.870355+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-29 03:54:10.933899+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-29 03:54:10.973950+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-29 03:54:10.976324+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-29 03:54:10.984849+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-29 03:54:10.999397+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-29 03:54:11.078126+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-29 03:54:11.136560+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(8,'reflectune','0008_conversations_and_answers','2026-11-29 03:54:11.151702+00:00');
 CREATE TABLE config_changes (
             changed_at TEXT NOT NULL,
             key TEXT NOT NULL,
@@ -123,9 +123,9 @@ CREATE TABLE rounds (
             stop_reason TEXT,
             metrics TEXT NOT NULL
         ) STRICT;
-INSERT INTO "rounds" VALUES(0,'s0','2026-11-29T03:25:37+00:00','2026-11-29T03:25:43+00:00','finished',NULL,'{"seconds":{"evaluate":6.1652315829997}}');
-INSERT INTO "rounds" VALUES(1,'s1','2026-11-29T03:25:43+00:00','2026-11-29T03:26:03+00:00','finished',NULL,'{"seconds":{"reflect":0.135537816982833,"select":2.00162892200751,"refinetune":9.02129190000414,"evaluate":8.65441632400325},"frozen":10}');
-INSERT INTO "rounds" VALUES(2,'s2','2026-11-29T03:26:03+00:00','2026-11-29T03:26:11+00:00','finished','rounds','{"seconds":{"reflect":0.139934935999918,"select":2.5450638950133,"refinetune":2.31332253399887,"evaluate":3.38600108599349},"frozen":10}');
+INSERT INTO "rounds" VALUES(0,'s0','2026-11-29T03:54:11+00:00','2026-11-29T03:54:12+00:00','finished',NULL,'{"seconds":{"evaluate":1.08798436900543}}');
+INSERT INTO "rounds" VALUES(1,'s1','2026-11-29T03:54:12+00:00','2026-11-29T03:54:19+00:00','finished',NULL,'{"seconds":{"reflect":0.0919501099997433,"select":1.09523096302291,"refinetune":4.90258631600591,"evaluate":1.1417658559949},"frozen":10}');
+INSERT INTO "rounds" VALUES(2,'s2','2026-11-29T03:54:19+00:00','2026-11-29T03:54:23+00:00','finished','rounds','{"seconds":{"reflect":0.0843133840098744,"select":1.36278481699992,"refinetune":1.34931114499341,"evaluate":1.02761519998603},"frozen":10}');
 CREATE TABLE runs (
             name TEXT PRIMARY KEY,
             created_at TEXT NOT NULL,
@@ -136,7 +136,7 @@ CREATE TABLE runs (
             status TEXT NOT NULL CHECK (status IN ('running', 'interrupted', 'budget', 'failed', 'finished')),
             seed INTEGER NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "runs" VALUES('finished','2026-11-29T03:25:37+00:00','{"name": "finished", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "subset": null, "split": "train", "format": "auto", "columns": {}, "roles": {}, "turns": "last", "limit": null, "holdout": 2, "ignore": [], "odd": {}}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "temperature": null, "top_p": null, "send_seed": false, "extra_body": {}, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "wait": 600.0, "retries": 2, "structured": true, "price_in": null, "price_out": null, "budget_tokens": null, "budget_usd": null, "freeze_after": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "load_in_4bit": false, "device": "auto", "batch_tokens": 2048, "threads": 2}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "turns": "recycled", "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "answers": 500, "max_tokens": 8, "base_samples": 1000}, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null, "max_failures": 0.5}}','3a45221c17527ec752c172d157a4329b','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "3a45221c17527ec752c172d157a4329b", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','finished',0,148774389293407219);
+INSERT INTO "runs" VALUES('finished','2026-11-29T03:54:11+00:00','{"name": "finished", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "subset": null, "split": "train", "format": "auto", "columns": {}, "roles": {}, "turns": "last", "limit": null, "holdout": 2, "ignore": [], "odd": {}}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "temperature": null, "top_p": null, "send_seed": false, "extra_body": {}, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "wait": 600.0, "retries": 2, "structured": true, "price_in": null, "price_out": null, "budget_tokens": null, "budget_usd": null, "freeze_after": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "load_in_4bit": false, "device": "auto", "batch_tokens": 2048, "threads": 2}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "turns": "recycled", "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "answers": 500, "max_tokens": 8, "base_samples": 1000}, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null, "max_failures": 0.5}}','0aca8e3fa4da4a3a7159e7cac8b8c4e7','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "0aca8e3fa4da4a3a7159e7cac8b8c4e7", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','finished',0,4130453458471392328);
 CREATE TABLE samples (
             id TEXT PRIMARY KEY,
             position INTEGER NOT NULL UNIQUE,
@@ -410,9 +410,9 @@ CREATE TABLE students (
             parent_id TEXT REFERENCES students(id),
             metrics TEXT NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',6159224763368613169);
-INSERT INTO "students" VALUES('s1',1,'/world/student',NULL,'adapters/round-01','13946ad668df3893d152b3688763e108','s0','{"train_loss": 6.004015684127808, "steps": 2, "tokens": 515, "target_tokens": 264, "pairs": 6, "truncated": 0, "left_out": 0, "seconds": 8.666485596011626}',4097189630500888145);
-INSERT INTO "students" VALUES('s2',2,'/world/student',NULL,'adapters/round-02','9021a6fa7e40a3489facce9b1b3fa4a3','s0','{"train_loss": 6.003851652145386, "steps": 2, "tokens": 691, "target_tokens": 354, "pairs": 8, "truncated": 0, "left_out": 0, "seconds": 2.2158586669975193}',2211813270734484893);
+INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',4827881771814832235);
+INSERT INTO "students" VALUES('s1',1,'/world/student',NULL,'adapters/round-01','95b4e677b67bba4cfd393f181d9bc86d','s0','{"train_loss": 6.004015684127808, "steps": 2, "tokens": 515, "target_tokens": 264, "pairs": 6, "truncated": 0, "left_out": 0, "seconds": 4.766190185997402}',3698232555242900857);
+INSERT INTO "students" VALUES('s2',2,'/world/student',NULL,'adapters/round-02','9843db91b9343a065eafbf6f222afb87','s0','{"train_loss": 6.003851652145386, "steps": 2, "tokens": 691, "target_tokens": 354, "pairs": 8, "truncated": 0, "left_out": 0, "seconds": 1.22012171499955}',1045686563451289307);
 CREATE TABLE teacher_calls (
             id TEXT PRIMARY KEY,
             round INTEGER NOT NULL,

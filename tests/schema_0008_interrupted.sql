@@ -5,14 +5,14 @@ CREATE TABLE "_sqlite_migrations" (
    "name" TEXT,
    "applied_at" TEXT
 );
-INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-29 03:26:21.011372+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-29 03:26:21.137849+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-29 03:26:21.145536+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-29 03:26:21.149375+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-29 03:26:21.169462+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-29 03:26:21.295079+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-29 03:26:21.462789+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(8,'reflectune','0008_conversations_and_answers','2026-11-29 03:26:21.505059+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-29 03:54:24.897349+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-29 03:54:24.930496+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-29 03:54:24.932911+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-29 03:54:24.934910+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-29 03:54:24.945401+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-29 03:54:24.993800+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-29 03:54:25.047937+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(8,'reflectune','0008_conversations_and_answers','2026-11-29 03:54:25.076902+00:00');
 CREATE TABLE config_changes (
             changed_at TEXT NOT NULL,
             key TEXT NOT NULL,
@@ -85,8 +85,8 @@ CREATE TABLE rounds (
             stop_reason TEXT,
             metrics TEXT NOT NULL
         ) STRICT;
-INSERT INTO "rounds" VALUES(0,'s0','2026-11-29T03:26:21+00:00','2026-11-29T03:26:24+00:00','finished',NULL,'{"seconds":{"evaluate":2.58158715500031}}');
-INSERT INTO "rounds" VALUES(1,NULL,'2026-11-29T03:26:24+00:00',NULL,'running',NULL,'{"seconds":{"reflect":0.168385936005507,"select":0.439267783003743}}');
+INSERT INTO "rounds" VALUES(0,'s0','2026-11-29T03:54:25+00:00','2026-11-29T03:54:25+00:00','finished',NULL,'{"seconds":{"evaluate":0.412938548994134}}');
+INSERT INTO "rounds" VALUES(1,NULL,'2026-11-29T03:54:25+00:00',NULL,'running',NULL,'{"seconds":{"reflect":0.086201186015387,"select":0.189867353998125}}');
 CREATE TABLE runs (
             name TEXT PRIMARY KEY,
             created_at TEXT NOT NULL,
@@ -97,7 +97,7 @@ CREATE TABLE runs (
             status TEXT NOT NULL CHECK (status IN ('running', 'interrupted', 'budget', 'failed', 'finished')),
             seed INTEGER NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "runs" VALUES('interrupted','2026-11-29T03:26:21+00:00','{"name": "interrupted", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "subset": null, "split": "train", "format": "auto", "columns": {}, "roles": {}, "turns": "last", "limit": null, "holdout": 2, "ignore": [], "odd": {}}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "temperature": null, "top_p": null, "send_seed": false, "extra_body": {}, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "wait": 600.0, "retries": 2, "structured": true, "price_in": null, "price_out": null, "budget_tokens": null, "budget_usd": null, "freeze_after": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "load_in_4bit": false, "device": "auto", "batch_tokens": 2048, "threads": 2}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "turns": "recycled", "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "answers": 500, "max_tokens": 8, "base_samples": 1000}, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null, "max_failures": 0.5}}','57dd7743169b973a319be428aa061230','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "57dd7743169b973a319be428aa061230", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','interrupted',0,4763127793582871649);
+INSERT INTO "runs" VALUES('interrupted','2026-11-29T03:54:25+00:00','{"name": "interrupted", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "subset": null, "split": "train", "format": "auto", "columns": {}, "roles": {}, "turns": "last", "limit": null, "holdout": 2, "ignore": [], "odd": {}}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "temperature": null, "top_p": null, "send_seed": false, "extra_body": {}, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "wait": 600.0, "retries": 2, "structured": true, "price_in": null, "price_out": null, "budget_tokens": null, "budget_usd": null, "freeze_after": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "load_in_4bit": false, "device": "auto", "batch_tokens": 2048, "threads": 2}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "turns": "recycled", "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "answers": 500, "max_tokens": 8, "base_samples": 1000}, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null, "max_failures": 0.5}}','44fbc02e5a0d3ab61663e23752f008fa','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "44fbc02e5a0d3ab61663e23752f008fa", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','interrupted',0,2316594053718314754);
 CREATE TABLE samples (
             id TEXT PRIMARY KEY,
             position INTEGER NOT NULL UNIQUE,
@@ -183,7 +183,7 @@ CREATE TABLE students (
             parent_id TEXT REFERENCES students(id),
             metrics TEXT NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',6159224763368613169);
+INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',4827881771814832235);
 CREATE TABLE teacher_calls (
             id TEXT PRIMARY KEY,
             round INTEGER NOT NULL,

@@ -228,7 +228,7 @@ def test_server_busy_for_longer_than_wait_ends_the_run_and_uses_up_no_attempt() 
         open_teacher(config(server.url, wait=0.3, retries=2), 0) as teacher,
     ):
         groups = teacher.reflect(asked(number) for number in range(50))
-        message = r"within 0\.3 s \(teacher\.wait\): HTTP 503: Loading model; once mended, resume the run"
+        message = r"within 0\.3 s \(teacher\.wait\): HTTP 503: Loading model"
         assert take_until_error(message, groups) == []
 
 

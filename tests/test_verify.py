@@ -40,6 +40,7 @@ _NAMES = defaultdict(lambda: "id") | {
     "evaluations": "round || '/' || name",
     "held_out_answers": "student_id || '/' || sample_id",
     "rounds": "CAST(round AS TEXT)",
+    "servers": "CAST(id AS TEXT)",
     "runs": "name",
     "conversations": "CAST(id AS TEXT)",
     "skipped_rows": "kind",
@@ -65,7 +66,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         patch.chdir(folder)
         assert invoke("run", "config.toml", "--set", "rounds=1") == 0
         assert invoke("resume", "tiny", "--set", "rounds=2") == 0
-    return RunFolder(folder / "runs/tiny")
+    run = RunFolder(folder / "runs/tiny")
+    with LineageWriter.open(run.lineage) as lineage:  # which a recording has none of
+        lineage._server_id("http://asked/v1")
+    return run
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def refinetune_student(
             shutil.rmtree(partial)
             raise AdapterError(f"{out}: {error}; try a lower refinetune.lr") from error
         except torch.OutOfMemoryError as error:
-            advice = "end what else uses the student's device, then resume"
+            advice = "end what else uses the student's device"
             raise AdapterError(f"{out}: {error}; {advice}") from error
         except (OSError, SafetensorError, RuntimeError) as error:
             if type(error) is RuntimeError and not any(words in str(error) for words in _UNWRITTEN):

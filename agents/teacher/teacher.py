@@ -290,7 +290,7 @@ class Teacher(AbstractContextManager["Teacher"]):
     def _error(self, what: str, answer: Answer) -> TeacherError:
         silence = f"no text in the answer, finish reason {answer.finish_reason}"
         message = clean_text(answer.message or ("no reason given" if answer.error else silence))
-        return TeacherError(f"teacher {self._engine.model}: {what}: {message}; once mended, resume the run")
+        return TeacherError(f"teacher {self._engine.model}: {what}: {message}")
 
 
 def _refuses_schema(request: Request, answer: Answer) -> bool:

@@ -107,8 +107,7 @@ class TransformersEngine:
             )
         except torch.OutOfMemoryError as error:
             raise TeacherError(
-                f"teacher {self.model}: out of memory writing a single answer; end what else uses its "
-                "device, then resume"
+                f"teacher {self.model}: out of memory writing a single answer; end what else uses its device"
             ) from error
 
     def _answer(self, request: Request, prompt: list[int], tokens: list[int], seconds: float) -> Answer:

@@ -203,7 +203,7 @@ class OpenAIEngine:
         if not self._pace.narrow(entered, retry_after) or self._stopping():
             raise TeacherError(
                 f"teacher {self.model} at {self._url}: takes no request within {self._config.wait:g} s "
-                f"(teacher.wait): {self._postponed_for}; once mended, resume the run"
+                f"(teacher.wait): {self._postponed_for}"
             ) from None
 
     def _read_fault(
