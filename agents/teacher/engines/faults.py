@@ -59,7 +59,7 @@ def read_reason(body: str, status: int) -> str:
 def read_error(body: str) -> int | None:
     """The status that a reply means which is an error inside a success; None for any other reply."""
     parsed = _parse(body)
-    if not isinstance(parsed, dict) or parsed.get("choices") or not parsed.get("error"):
+    if not isinstance(parsed, dict) or not parsed.get("error"):
         return None
     error = parsed["error"]
     code = error.get("code") if isinstance(error, dict) else None
