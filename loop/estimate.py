@@ -8,6 +8,7 @@ import random
 import statistics
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.config import RunConfig, TeacherConfig
+from reflectune.state.config.prices import find_prices
 from reflectune.state.data.datasets import assign_samples, read_dataset
 from reflectune.state.records import PHASES, Pair, Phase
 
@@ -45,10 +47,11 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
     Every round asks for `candidates` proposals for each training pair in each phase, but for no instruction
     that later turns depend on. Tokens of a call are means over up to 200 pairs drawn by the run's seed; an
     answer has at most `max_tokens`. A budget is not taken into account. `most_calls` is with every retry,
-    `cost_usd` None where a price is unknown.
+    `cost_usd` None where a price is unknown; `prices` are USD per million tokens, and where they are written.
     """
     teacher = config.teacher
     prompts = open_prompts(None if teacher.prompts is None else Path(teacher.prompts))
+    prices = find_prices(teacher)
     check_student(config.student)
     dataset = read_dataset(config.data)
     asked: dict[Phase, array[int]] = {phase: array("L") for phase in PHASES}  # positions
@@ -86,8 +89,8 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
     )
     cache = teacher.cache if kind.is_cached else "off"
     cost = 0.0 if cache == "only" else None
-    if cost is None and teacher.price_in is not None and teacher.price_out is not None:
-        cost = (teacher.price_in * prompt_tokens + teacher.price_out * completion_tokens) / 1e6
+    if cost is None and prices is not None:
+        cost = prices.cost(prompt_tokens, completion_tokens)
     return {
         "name": config.name,
         "samples": given,
@@ -98,6 +101,7 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "cost_usd": cost,
+        "prices": None if prices is None else asdict(prices),
         "phases": phases,
         "measured_pairs": min(given, _MAX_MEASURED),
         "tokenizer": config.student.model,
@@ -119,8 +123,11 @@ def render_estimate(document: dict[str, Any]) -> RenderableType:
         f"{document['calls']:,d} calls (at most {document['most_calls']:,d} with every retry), "
         f"{document['prompt_tokens']:,d} prompt and {document['completion_tokens']:,d} completion tokens"
     )
-    usd = document["cost_usd"]
+    usd, prices = document["cost_usd"], document["prices"]
     cost = "unknown; set the teacher's prices" if usd is None else f"USD {usd:,.2f}"
+    if prices is not None:
+        each = f"{prices['prompt']:g} for prompts and {prices['completion']:g} for answers"
+        cost += f"; USD per million tokens: {each}, from {prices['source']}"
     return Group(
         Text(head, style="bold"),
         tabulate(("phase", "calls", "tokens of a prompt", "tokens of an answer"), rows),

@@ -26,6 +26,7 @@ __all__ = ["BarDisplay", "Display", "LineDisplay", "Stage", "open_display"]
 
 # Seconds between two plain lines of one stage.
 _LINE_EVERY = 10.0
+_LINE_AT_LEAST_EVERY = 600.0
 
 
 class BarDisplay:
@@ -121,9 +122,13 @@ class _Line:
         threading.Thread(target=self._write_while_held_up, name="progress", daemon=True).start()
 
     def _write_while_held_up(self) -> None:
-        while not self.ended.wait(_LINE_EVERY):
+        pause = _LINE_EVERY
+        while not self.ended.wait(pause):
             if self.hold_up():
                 self.write()
+                pause = min(2 * pause, _LINE_AT_LEAST_EVERY)  # it may last a day
+            else:
+                pause = _LINE_EVERY
 
     def write(self) -> None:
         self.written, self.unwritten = time.monotonic(), False

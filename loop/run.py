@@ -160,7 +160,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             lineage=lineage,
             display=display,
             checker=checker,
-            open_teacher=lambda student: _open_teacher(config, folder, student, cache, base),
+            open_teacher=lambda student: _open_teacher(config, folder, student, cache, base, stopping),
             open_student=lambda adapter: Student(base, adapter),
             refinetune_student=partial(refinetune_student, base=base),
             find_writer=partial(_find_writer, config, base),
@@ -176,14 +176,19 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
 
 
 def _open_teacher(
-    config: RunConfig, folder: RunFolder, student: StudentRecord, cache: AnswerCache | None, base: StudentBase
+    config: RunConfig,
+    folder: RunFolder,
+    student: StudentRecord,
+    cache: AnswerCache | None,
+    base: StudentBase,
+    stopping: Callable[[], bool],
 ) -> Teacher:
     if ENGINES[config.teacher.engine].is_local:
         base.close()  # there may not be memory for both
     # Only a teacher that is the student itself opens the adapter.
     adapter = find_adapter(folder, student) if config.teacher.model == SELF else None
     itself = TeacherModel(f"self:{student.id}", config.student, adapter, student.adapter_hash)
-    return open_teacher(config.teacher, config.seed, itself, cache)
+    return open_teacher(config.teacher, config.seed, itself, cache, stopping)
 
 
 def _find_writer(

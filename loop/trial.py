@@ -42,7 +42,10 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
     parameters: dict[str, bool] = {}
     error: str | None = None
     try:
-        check_teacher(config.teacher)
+        teacher_config = config.teacher
+        if teacher_config.engine == "batch":  # which may take a day; what is answered at once counts as much
+            teacher_config = teacher_config.model_copy(update={"engine": "openai"})
+        check_teacher(teacher_config)
         dataset = read_dataset(config.data)
         open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
@@ -50,7 +53,7 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
         student = settle_student(config.student)
         with open_cache(config, runs) as cache:
             model = TeacherModel("self:s0", student)
-            with open_teacher(config.teacher, config.seed, model, cache) as teacher:
+            with open_teacher(teacher_config, config.seed, model, cache) as teacher:
                 try:
                     _ask(teacher, chosen, asked)
                 finally:

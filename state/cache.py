@@ -1,13 +1,14 @@
 """The teacher's answers of all runs of a folder, in one file, so that none is paid for twice.
 
 It holds copies only: the lineage of a run has every answer that the run used, so the file may be deleted
-while no run is going on. Any number of processes of one machine use it at once. Machines that share a network
-folder need a runs folder each, or `teacher.cache = "off"`: write-ahead logging needs memory that all share.
+while no run is going on; what a server has in a batch then is asked, and paid for, once more. Any number of
+processes of one machine use it at once. Machines that share a network folder need a runs folder each, or
+`teacher.cache = "off"`: write-ahead logging needs memory that all share.
 """
 
 import fcntl
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -70,6 +71,24 @@ def _create_refused_parameters(db: Database) -> None:
             name TEXT NOT NULL,
             seen_at TEXT NOT NULL,
             PRIMARY KEY (key, name)
+        ) STRICT, WITHOUT ROWID;
+    """)
+
+
+@_migrations(name="0003_batches")
+def _add_batches(db: Database) -> None:
+    db.executescript("""
+        -- Batches at servers. The tag is in a batch's metadata there; its id is NULL until it is known.
+        CREATE TABLE batches (
+            tag TEXT PRIMARY KEY,
+            id TEXT,
+            begun_at TEXT NOT NULL
+        ) STRICT, WITHOUT ROWID;
+
+        -- The last batch that a request went into, by a hash of its address, body and seed.
+        CREATE TABLE batch_requests (
+            request TEXT PRIMARY KEY,
+            tag TEXT NOT NULL
         ) STRICT, WITHOUT ROWID;
     """)
 
@@ -143,6 +162,23 @@ class AnswerCache(OpenDatabase):
     def add_refused_parameter(self, key: str, name: str) -> None:
         """Note that a server refused a parameter."""
         self._write("INSERT OR REPLACE INTO refused_parameters VALUES (?, ?, ?)", key, name)
+
+    def begin_batch(self, tag: str, requests: Iterable[str]) -> None:
+        """Note that these requests are about to be sent as a batch that carries a tag."""
+        with _explained(self.path), self.db.atomic():
+            self._write("INSERT INTO batches VALUES (?, ?, ?)", tag, None)
+            insert = "INSERT OR REPLACE INTO batch_requests VALUES (?, ?)"
+            self.db.conn.executemany(insert, ((request, tag) for request in requests))
+
+    def set_batch(self, tag: str, id: str) -> None:
+        """Note the id that the server gave the batch with a tag."""
+        self._write("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", tag, id)
+
+    def find_batch(self, request: str) -> tuple[str, str | None] | None:
+        """Tag and id of the last batch that a request went into; no id where it was not noted."""
+        query = "SELECT tag, id FROM batch_requests JOIN batches USING (tag) WHERE request = ?"
+        row = self._read(query, request)
+        return row and (str(row[0]), row[1])
 
     def _read(self, query: str, *key: str) -> Any:
         with _explained(self.path):

@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(request, reply)
 
     def _send(self, request: Mapping[str, Any], reply: Reply) -> None:
-        body = reply.body if reply.body is not None else _body(request, reply)
+        body = reply.body if reply.body is not None else reply_body(request, reply)
         body = body.encode() if isinstance(body, str) else body
         try:
             if reply.drip or reply.reset:
@@ -194,7 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _body(request: Mapping[str, Any], reply: Reply) -> str:
+def reply_body(request: Mapping[str, Any], reply: Reply) -> str:
+    """The body of a reply: a chat completion, or an error."""
     if reply.status != 200:
         return json.dumps({"error": {"message": f"status {reply.status}", "type": "fake"}})
     message = {"role": "assistant", "content": reply.text}

@@ -227,7 +227,7 @@ class Opened:
         self.answer: Callable[[Request], Answer] = well
         self.engines: list[ScriptedEngine] = []
 
-    def __call__(self, config: TeacherConfig, model: TeacherModel) -> ScriptedEngine:
+    def __call__(self, config: TeacherConfig, model: TeacherModel, *rest: object) -> ScriptedEngine:
         self.engines.append(ScriptedEngine(self.answer))
         return self.engines[-1]
 
@@ -687,7 +687,10 @@ def test_cache_on_a_full_disk_ends_the_run_and_loses_nothing(
     message = capsys.readouterr().err.splitlines()[-1]
     assert "runs/cache.db: database or disk is full; make room on the disk" in message
     one = document(capsys, "show", "other")["rounds"][1]
-    assert one["instruction"]["teacher"]["calls"] == 5  # the fifth is committed, if not kept
+    assert one["instruction"]["teacher"]["calls"] in (
+        5,
+        6,
+    )  # the fifth is committed, if not kept; two may come at once
     assert invoke("resume", "other") == 0
     assert rows(world / "runs/other") == rows(world / "runs/tiny")
     assert counts(capsys, "other")["cached"] == [0, 0]

@@ -100,7 +100,11 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("data.holdout=0 stop.patience=1", "need held-out pairs"),
         ("refinetune.tokens=5000 refinetune.epochs=3", "refinetune: set epochs or tokens, not both"),
         (f"{OPENAI} teacher.candidates=2 teacher.temperature=0", "candidates > 1 needs temperature > 0"),
-        (f"{OPENAI} teacher.budget_usd=5 teacher.price_in=1", "budget_usd needs price_in and price_out"),
+        (
+            f"{OPENAI} teacher.budget_usd=5 teacher.price_in=1",
+            "budget_usd needs price_in and price_out, or prices",
+        ),
+        (f"{OPENAI} teacher.engine=batch teacher.cache=off", "keeps notes of its batches in the cache"),
         (
             f'{OPENAI} teacher.extra_headers={{X-Api-Key="sk-1"}}',
             "teacher: extra_headers may not hold X-Api-Key; a key's variable goes into api_key_env",

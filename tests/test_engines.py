@@ -20,6 +20,7 @@ from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
 from reflectune.agents.teacher.engines.recorded import RecordedEngine
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.agents.teacher.forms import answer_schema
+from reflectune.state.cache import AnswerCache
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import AdapterError, ConfigError, TeacherError
 from reflectune.state.records import Answer, Pair, Phase, Turn
@@ -531,16 +532,18 @@ def test_registry_opens_every_configurable_engine(tmp_path: Path, alphabet: Path
     settings = [
         TeacherConfig(engine="recorded", path=str(tmp_path / "r.jsonl")),
         config(),
+        config(engine="batch"),
         TeacherConfig(engine="transformers", model=str(alphabet)),
     ]
     assert {each.engine for each in settings} | {"vllm"} == ENGINES.keys()  # test_vllm.py opens that one
+    model = TeacherModel("m", StudentConfig(model=str(alphabet)))
     for each in settings:
         kind = ENGINES[each.engine]
-        with closing(kind.open(each, TeacherModel("m", StudentConfig(model=str(alphabet))))) as engine:
+        with AnswerCache.open(tmp_path) as cache, closing(kind.open(each, model, cache)) as engine:
             assert (engine.name, engine.structured) == (each.engine, kind.structured)
 
 
 def test_a_schema_holds_no_model_on_this_machine_that_thinks_first() -> None:
     for thinking in (False, True):
         taking = {name for name, kind in ENGINES.items() if kind.takes_schemas(thinking=thinking)}
-        assert taking == {"openai", "recorded"} | (set() if thinking else {"vllm"})
+        assert taking == {"batch", "openai", "recorded"} | (set() if thinking else {"vllm"})

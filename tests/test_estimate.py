@@ -93,5 +93,11 @@ def test_estimate_asks_no_teacher_and_makes_no_run(tmp_path: Path) -> None:
     assert shown["tokenizer"] == str(tmp_path / "student")
     told = " ".join(printed(tmp_path, "estimate", "config.toml").split())
     assert "cost: unknown; set the teacher's prices" in told
+    (tmp_path / "prices.toml").write_text("[m]\nin = 1.5\nout = 3")
+    told = " ".join(
+        printed(tmp_path, "estimate", "config.toml", "--set", "teacher.prices=prices.toml").split()
+    )
+    assert f"USD per million tokens: 1.5 for prompts and 3 for answers, from {tmp_path}/prices.toml" in told
+    (tmp_path / "prices.toml").unlink()
     assert "counted by the student's tokenizer, a stand-in for the teacher's" in told
     assert sorted(tmp_path.rglob("*")) == before

@@ -32,7 +32,9 @@ def said(content: Any, **fields: Any) -> dict[str, Any]:
 MISTRAL = {"type": "thinking", "thinking": [{"type": "text", "text": HM}]}
 DETAILS = [{"type": "reasoning.text", "text": HM, "format": "unknown", "index": 0}]
 HARMONY = f"<|channel|>analysis<|message|>{HM}<|end|><|start|>assistant<|channel|>final<|message|>{SAID}"
-# Server and shape -> body, text, finish reason, status.
+# Server and shape -> body, text, finish reason, status. As reports to the projects or their docs quote
+# them: where vllm, sglang, deepseek, mistral, ollama, llama.cpp and openrouter put thoughts, harmony with and
+# without marks, and openrouter's two reasons. The rest is from memory.
 ROWS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "openai, string": (body(said(SAID, refusal=None)), SAID, "stop", "ok"),
     "openai, refusal": (body(said(None, refusal="No.")), "No.", "refusal", "declined"),
@@ -63,9 +65,9 @@ ROWS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "vllm, whole harmony, no final channel": (
         body(said(f"<|start|>assistant{HARMONY.split('<|end|>')[0]}"), "length"),
         f"<|start|>assistant{HARMONY.split('<|end|>')[0]}", "length", "thought"),
-    "lm studio, harmony without marks": (
+    "sglang, harmony without marks": (
         body(said(f"analysis{HM}assistantfinal{SAID}")), f"analysis{HM}assistantfinal{SAID}", "stop", "ok"),
-    "lm studio, harmony without marks or final": (
+    "sglang, harmony without marks or final": (
         body(said(f"analysis{HM}")), f"analysis{HM}", "stop", "thought"),
     "sglang": (body(said(SAID, reasoning_content=None), "stop", matched_stop=2), SAID, "stop", "ok"),
     "tgi": (body(said(SAID), "eos_token"), SAID, "stop", "ok"),
@@ -73,7 +75,9 @@ ROWS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "a text completion": (
         {"choices": [{"text": SAID, "finish_reason": "stop_sequence"}],
          "usage": {"prompt_tokens": 9, "completion_tokens": 4}}, SAID, "stop", "ok"),
-    "ollama": (body(said("", thinking=HM), "length"), THOUGHT, "length", "thought"),
+    "ollama": (body(said("", reasoning=HM), "length"), THOUGHT, "length", "thought"),
+    "a proxy of ollama's own api": (
+        body(said("", thinking=HM), "length"), THOUGHT, "length", "thought"),
     "ollama, a mark in the thought": (
         body(said("", reasoning=f"I end </think> {DRAFT}")), f"<think>\nI end   {DRAFT}", "stop", "thought"),
     "llama.cpp": (body(said(SAID, reasoning_content=HM)), SAID, "stop", "ok"),

@@ -31,38 +31,79 @@ def openai_body(message: str, param: str | None = None, code: str | None = None)
 
 
 USE_THE_NEW = (
-    "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+    "Unsupported parameter: 'max_tokens' is not supported with this model. "
+    "Use 'max_completion_tokens' instead."
 )
-DEFAULT_ONLY = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is."
+DEFAULT_ONLY = (
+    "Unsupported value: 'temperature' does not support 0 with this model. "
+    "Only the default (1) value is supported."
+)
 TOO_LARGE = "max_tokens is too large: 50000. This model supports at most 16384 completion tokens."
-VLLM_TOO_LARGE = "'max_tokens' is too large: 9000. This model's maximum context length is 8192 tokens."
+VLLM_TOO_LARGE = (
+    "This model's maximum context length is 2048 tokens. However, your request has 8 input tokens plus 2045 "
+    "'max_tokens'. Please reduce one or the other. (parameter=input_tokens, max_tokens, value=(8, 2045))"
+)
+VLLM_TEXT = {"object": "error", "type": "BadRequestError", "param": None, "code": 400}
+SEED = [FORBIDDEN | {"loc": ["body", "seed"]}]
+ONE_OF_TWO = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+GPT_5 = (
+    "gpt-5-nano doesn't support temperature=0.1 while reasoning is active. Only temperature=1 is supported"
+)
+# As people quote them in reports to the projects named, but for the two marked "from memory".
 REFUSALS: dict[str, tuple[str, str | None]] = {
     "OpenAI": (openai_body(USE_THE_NEW, "max_tokens", "unsupported_parameter"), "max_tokens"),
     "OpenAI, one value": (openai_body(DEFAULT_ONLY, "temperature", "unsupported_value"), "temperature"),
-    "OpenAI, too large": (openai_body(TOO_LARGE, "max_tokens", "invalid_value"), None),
-    "Mistral": (json.dumps({"detail": [FORBIDDEN | {"loc": ["body", "seed"]}]}), "seed"),
-    "vLLM, text": (
-        json.dumps({"object": "error", "message": str([FORBIDDEN | {"loc": ("body", "seed")}])}),
-        "seed",
+    "OpenAI, too large (from memory)": (openai_body(TOO_LARGE, "max_tokens", "invalid_value"), None),
+    "GitHub Copilot": (
+        json.dumps({"error": {"message": USE_THE_NEW, "code": "invalid_request_body"}}),
+        "max_tokens",
     ),
-    "vLLM, too large": (json.dumps({"object": "error", "message": VLLM_TOO_LARGE, "code": 400}), None),
-    "LiteLLM": (
-        openai_body("litellm.UnsupportedParamsError: xai does not support parameters: ['seed'], for model=m"),
-        "seed",
-    ),
-    "Anthropic": (
+    "Mistral": (
         json.dumps(
-            {"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}
+            {
+                "object": "Error",
+                "detail": SEED,
+                "message": SEED,
+                "type": "invalid_request_error",
+                "code": 3001,
+            }
+        ),
+        "seed",
+    ),
+    "vLLM, text": (
+        json.dumps(VLLM_TEXT | {"message": str([FORBIDDEN | {"loc": ("body", "seed")}])}),
+        "seed",
+    ),
+    "vLLM, too large": (openai_body(VLLM_TOO_LARGE, "input_tokens, max_tokens"), None),
+    "vLLM, nothing left": (
+        json.dumps(VLLM_TEXT | {"message": "max_tokens must be at least 1, got -186."}),
+        None,
+    ),
+    "LiteLLM": (
+        openai_body(
+            "litellm.UnsupportedParamsError: anthropic does not support parameters: ['seed'], for model=m. "
+            "To drop these, set `litellm.drop_params=True`"
+        ),
+        "seed",
+    ),
+    "LiteLLM, one value": (openai_body(f"litellm.UnsupportedParamsError: {GPT_5}"), "temperature"),
+    "Fireworks": (openai_body("Extra inputs are not permitted, field: 'seed'"), "seed"),
+    "Anthropic": (json.dumps({"type": "error", "error": {"type": "x", "message": ONE_OF_TWO}}), "top_p"),
+    "Anthropic, through LiteLLM": (
+        openai_body(
+            f'litellm.BadRequestError: AnthropicException - {{"error":{{"message":"{ONE_OF_TWO}"}}}}'
         ),
         "top_p",
     ),
     "Bedrock": (openai_body("This model doesn't support the seed field. Remove seed and try again."), "seed"),
     "xAI": (openai_body("Argument not supported on this model: seed"), "seed"),
     "TGI, a range": (
-        json.dumps({"error": "Input validation error: `temperature` must be strictly positive"}),
+        json.dumps(
+            {"error": "Input validation error: `top_p` must be > 0.0 and < 1.0", "error_type": "validation"}
+        ),
         None,
     ),
-    "a prompt's own words": (openai_body("content policy: not allowed here"), None),
+    "a prompt's own words (from memory)": (openai_body("content policy: not allowed here"), None),
 }
 
 
@@ -157,16 +198,26 @@ def test_value_out_of_range_is_told_and_not_left_out() -> None:
     assert (call.status, call.error) == ("refused", f"HTTP 400: {VLLM_TOO_LARGE}")
 
 
+LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+LIMITED = {
+    "message": "Provider returned error",
+    "code": 429,
+    "metadata": {"raw": "m is temporarily rate-limited upstream. Please retry shortly", "provider_name": "p"},
+}
+EMPTY = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
+# Quoted like REFUSALS; TGI's by its source.
 BUSY = {
-    "llama.cpp loads": Reply(status=503, body='{"error": {"code": 503, "message": "Loading model"}}'),
+    "llama.cpp loads": Reply(status=503, body=json.dumps(LOADING)),
     "Anthropic": Reply(status=529, body='{"type": "error", "error": {"type": "overloaded_error"}}'),
-    "TGI": Reply(status=424, body='{"error": "Model is overloaded", "error_type": "overloaded"}'),
+    "TGI": Reply(status=429, body='{"error": "Model is overloaded", "error_type": "overloaded"}'),
     "proxy's 500": Reply(status=500, body='{"error": {"message": "The engine is currently overloaded"}}'),
     "vLLM's router": Reply(status=500, body='{"error": "no capacity available for this model"}'),
-    "OpenRouter in a 200": Reply(body='{"error": {"code": 429, "message": "Rate limit exceeded"}}'),
+    "OpenRouter in a 200": Reply(body=json.dumps({"error": LIMITED, "user_id": "u"})),
+    "OpenRouter beside an empty answer": Reply(body=json.dumps({"choices": [EMPTY], "error": LIMITED})),
     "OpenRouter in a choice": Reply(
         body='{"choices": [{"error": {"code": 429, "message": "Slow down"}, "message": {"content": ""}}]}'
     ),
+    "a code alone in a 200": Reply(body='{"error": {"code": 429}}'),
     "FastAPI in a 200": Reply(body='{"detail": "Model is loading"}'),
 }
 

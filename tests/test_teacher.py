@@ -640,7 +640,7 @@ def test_student_says_whether_a_teacher_on_this_machine_thinks_and_which_day_it_
 ) -> None:
     opened: list[TeacherModel] = []
 
-    def open_engine(config: TeacherConfig, model: TeacherModel) -> ScriptedEngine:
+    def open_engine(config: TeacherConfig, model: TeacherModel, *rest: object) -> ScriptedEngine:
         opened.append(model)
         return ScriptedEngine(well)
 

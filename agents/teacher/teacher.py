@@ -20,6 +20,7 @@ from reflectune.agents.teacher.forms import answer_schema, clean_text
 from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.state.config import SELF, StudentConfig, TeacherConfig
+from reflectune.state.config.prices import find_prices
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.records import (
     Answer,
@@ -57,6 +58,7 @@ class Teacher(AbstractContextManager["Teacher"]):
         self._engine, self._prompts, self._config = engine, prompts, config
         self._seed, self._cache = seed, cache
         self._attempts = config.attempts
+        self._prices = find_prices(config)
         self._request_ids = map(str, count())
         self._server = config.base_url or "", engine.model
         # None until the server has shown it
@@ -279,11 +281,10 @@ class Teacher(AbstractContextManager["Teacher"]):
         """Price of one call in USD; None where a price or a count is unknown, 0 for one from the cache."""
         if answer.cached:
             return 0.0
-        price_in, price_out = self._config.price_in, self._config.price_out
         tokens_in, tokens_out = answer.prompt_tokens, answer.completion_tokens
-        if price_in is None or price_out is None or tokens_in is None or tokens_out is None:
+        if self._prices is None or tokens_in is None or tokens_out is None:
             return None
-        return (price_in * tokens_in + price_out * tokens_out) / 1e6
+        return self._prices.cost(tokens_in, tokens_out)
 
     def _error(self, what: str, answer: Answer) -> TeacherError:
         silence = f"no text in the answer, finish reason {answer.finish_reason}"
@@ -309,22 +310,26 @@ def _explain(parsed: Proposal | CallStatus, answer: Answer) -> str | None:
 
 
 def open_teacher(
-    config: TeacherConfig, seed: int, student: TeacherModel | None = None, cache: Cache | None = None
+    config: TeacherConfig,
+    seed: int,
+    student: TeacherModel | None = None,
+    cache: Cache | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Teacher:
     """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
 
     What is asked and drawn follows from the run's `seed`; `student` teaches where `teacher.model` is "self",
     and says how other models on this machine are prompted.
     With a cache the engine is opened when the first answer is missing, if ever; None asks for every answer.
+    What may wait for hours leaves where somebody is `stopping`.
     """
     prompts = open_prompts(config.prompts)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
     if cache is None or config.cache == "off" or not kind.is_cached:
         assert config.cache != "only" or not kind.is_cached, "whoever may not ask is given a cache"
-        return Teacher(kind.open(config, model), prompts, config, seed)
-    return Teacher(
-        CachedEngine(config, model, cache), prompts, config, seed, None if kind.is_local else cache
-    )
+        return Teacher(kind.open(config, model, None, stopping), prompts, config, seed)
+    engine = CachedEngine(config, model, cache, stopping)
+    return Teacher(engine, prompts, config, seed, None if kind.is_local else cache)
 
 
 def check_teacher(config: TeacherConfig) -> None:
@@ -333,6 +338,7 @@ def check_teacher(config: TeacherConfig) -> None:
     One that answers from the cache alone needs no more than its prompts.
     """
     open_prompts(config.prompts)
+    find_prices(config)
     if config.cache == "only" and ENGINES[config.engine].is_cached:
         return
     match config.engine:
@@ -340,7 +346,7 @@ def check_teacher(config: TeacherConfig) -> None:
             from reflectune.agents.teacher.engines.recorded import read_recording
 
             read_recording(Path(config.path or ""))
-        case "openai":
+        case "openai" | "batch":
             from reflectune.agents.teacher.engines.connection import read_api_key
 
             read_api_key(config)

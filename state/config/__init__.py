@@ -56,6 +56,7 @@ CHANGEABLE = (
     "teacher.max_tokens",
     "teacher.price_in",
     "teacher.price_out",
+    "teacher.prices",
     "teacher.retries",
     "teacher.structured",
     "teacher.tensor_parallel_size",
@@ -81,7 +82,7 @@ _ADDED: dict[str, Any] = {"evaluate.answers": 2**31 - 1, "teacher.send_seed": Tr
 _PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
 
 # Keys that name a file, and keys that name a folder or else something on the hub; values that name neither.
-_FILES = ("data.path", "teacher.path", "teacher.prompts", "student.template")
+_FILES = ("data.path", "teacher.path", "teacher.prompts", "teacher.prices", "student.template")
 _ON_HUB = ("data.hf", "teacher.model", "student.model")
 _NO_PATHS = {"teacher.model": (SELF,), "student.template": ("chat", "plain")}
 
@@ -140,6 +141,8 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
 def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The config of a run that has begun with some keys changed; the value `unset` unsets a key.
 
+    Relative paths are relative to the working directory.
+
     Raises:
         ConfigError: a key that a run keeps from its beginning, or an impossible value.
     """
@@ -152,7 +155,11 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             )
         if key == "teacher.cache" and value.strip("'\"") == "only":
             raise ConfigError("--set teacher.cache=only: a run that has begun goes on asking; want on or off")
-        _assign(values, override)
+        changed: dict[str, Any] = {}
+        _assign(changed, override)
+        resolve_paths(changed, Path())
+        for changed_key, changed_value in flatten(changed).items():
+            set_key(values, changed_key, changed_value)
         if value == "unset" and key not in ("rounds", "teacher.cache", "teacher.timeout"):
             set_key(values, key, None)
     return parse_config(values, source="--set")

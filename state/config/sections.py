@@ -85,8 +85,8 @@ class DataConfig(Section):
 class TeacherConfig(Section):
     """The language model that criticises each pair and proposes a better one."""
 
-    engine: Literal["vllm", "openai", "transformers", "recorded"]
-    """Where answers come from: vLLM or transformers on this machine, an OpenAI-compatible server, a file."""
+    engine: Literal["vllm", "openai", "batch", "transformers", "recorded"]
+    """vLLM or transformers on this machine, an OpenAI-compatible server, its Batch API, recorded answers."""
     model: str | None = None
     """Folder or hub name of a local model, or a server's name for it; self: the newest student itself."""
     revision: str | None = None
@@ -116,7 +116,7 @@ class TeacherConfig(Section):
     max_tokens: int = Field(default=2048, ge=1)
     """Longest answer, in tokens."""
     concurrency: int | None = Field(default=None, ge=1)
-    """Most requests under way at once; unset takes 16, with vllm 256. A busy server gets fewer."""
+    """Most requests under way at once; unset takes 16, vllm 256, batch 50000. A busy server gets fewer."""
     timeout: float = Field(default=600.0, gt=0.0, allow_inf_nan=False)
     """Most seconds for one answer of a server, at most 10 of them to connect."""
     wait: float = Field(default=600.0, ge=0.0, allow_inf_nan=False)
@@ -129,10 +129,12 @@ class TeacherConfig(Section):
     """Price of prompt tokens, USD per million; unset leaves the cost unknown."""
     price_out: float | None = Field(default=None, ge=0.0)
     """Price of completion tokens, USD per million; unset leaves the cost unknown."""
+    prices: str | None = None
+    """TOML file of prices by model, for where price_in or price_out is unset. Relative to this file."""
     budget_tokens: int | None = Field(default=None, ge=1)
     """Ask no more once the run's calls took so many tokens, prompts and answers; the round is finished."""
     budget_usd: float | None = Field(default=None, gt=0.0)
-    """Ask no more once the run's calls cost so much; needs price_in and price_out."""
+    """Ask no more once the run's calls cost so much; needs price_in and price_out, or prices."""
     freeze_after: int | None = Field(default=None, ge=1)
     """Ask no more about a pair after so many rounds of refused proposals since its last accepted one."""
     cache: Literal["on", "off", "only"] = "on"
@@ -151,7 +153,12 @@ class TeacherConfig(Section):
     @property
     def capacity(self) -> int:
         """Most requests under way at once."""
-        return self.concurrency or (256 if self.engine == "vllm" else 16)
+        return self.concurrency or {"vllm": 256, "batch": 50_000}.get(self.engine, 16)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server answers."""
+        return self.engine in ("openai", "batch")
 
     @property
     def sampling(self) -> tuple[float, float]:
@@ -161,7 +168,7 @@ class TeacherConfig(Section):
     @property
     def draws(self) -> bool:
         """Whether answers are drawn, as far as is known: a server's own default may be to draw."""
-        is_unknown = self.engine == "openai" and self.temperature is None
+        is_unknown = self.is_served and self.temperature is None
         return is_unknown or bool(self.temperature)
 
     @property
@@ -177,8 +184,8 @@ class TeacherConfig(Section):
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
         is_recorded, is_student, is_capped = self.engine == "recorded", self.model == SELF, bool(self.caps)
-        is_priced = self.price_in is not None and self.price_out is not None
-        has_revision, is_served = self.revision is not None, self.engine == "openai"
+        is_priced = None not in (self.price_in, self.price_out) or self.prices is not None
+        has_revision, is_unnoted = self.revision is not None, (self.engine, self.cache) == ("batch", "off")
         is_greedy = not self.draws and not is_recorded
         asked_elsewhere = sorted({"model", "messages", "stream", "n"} & self.extra_body.keys())
         headers = self.extra_headers.items()
@@ -187,10 +194,11 @@ class TeacherConfig(Section):
         faults = [
             (is_recorded and self.path is None, 'engine = "recorded" needs path, a file of recorded answers'),
             (not is_recorded and self.model is None, f'engine = "{self.engine}" needs model'),
-            (is_student and is_served, 'model = "self" needs engine = "vllm" or "transformers"'),
+            (is_student and self.is_served, 'model = "self" needs engine = "vllm" or "transformers"'),
             (is_greedy and self.candidates > 1, "candidates > 1 needs temperature > 0, or all are the same"),
             (is_student and has_revision, 'revision is the student\'s own where model = "self"; unset it'),
             (is_recorded and self.cache == "only", "a recording is asked without a cache; unset cache"),
+            (is_unnoted, 'engine = "batch" keeps notes of its batches in the cache; unset cache'),
             (is_recorded and is_capped, "a recording costs nothing that could be counted; unset the budget"),
             (bool(asked_elsewhere), f"extra_body may not hold {', '.join(asked_elsewhere)}"),
             (
@@ -198,7 +206,10 @@ class TeacherConfig(Section):
                 f"extra_headers may not hold {secret}; a key's variable goes into api_key_env",
             ),
             (odd is not None, f"extra_headers: {odd!r} is no header of one line in ASCII"),
-            (self.budget_usd is not None and not is_priced, "budget_usd needs price_in and price_out"),
+            (
+                self.budget_usd is not None and not is_priced,
+                "budget_usd needs price_in and price_out, or prices",
+            ),
         ]
         for key, engines in _ENGINE_KEYS.items():
             is_foreign = self.engine not in engines and getattr(self, key) not in (None, "auto")

@@ -4,7 +4,7 @@ An engine knows nothing of reflection: it takes requests and gives each answer b
 `ENGINES` maps the names of `teacher.engine` to their kinds; opening an engine imports its libraries.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,7 @@ from reflectune.state.records import Answer, Reflection
 if TYPE_CHECKING:
     from reflectune.agents.teacher.engines.parameters import Parameters
 
-__all__ = ["ENGINES", "Engine", "EngineKind", "Request", "TeacherModel"]
+__all__ = ["ENGINES", "Batches", "Engine", "EngineKind", "Request", "TeacherModel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,35 @@ class Engine(Protocol):
         """Drop what is under way and give back memory, threads and connections. Never waits for it."""
 
 
-def _open(config: TeacherConfig, model: TeacherModel) -> Engine:
+class Batches(Protocol):
+    """Notes of the batches at a server, kept from one life of a run to the next."""
+
+    def begin_batch(self, tag: str, requests: Iterable[str]) -> None:
+        """Note that these requests are about to be sent as a batch that carries a tag."""
+
+    def set_batch(self, tag: str, id: str) -> None:
+        """Note the id that the server gave the batch with a tag."""
+
+    def find_batch(self, request: str) -> tuple[str, str | None] | None:
+        """Tag and id of the last batch that a request went into; no id where it was not noted."""
+
+
+def _open(
+    config: TeacherConfig,
+    model: TeacherModel,
+    batches: Batches | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Engine:
     match config.engine:
+        case "batch":
+            from reflectune.agents.teacher.engines.openai_batch import BatchEngine
+
+            assert batches is not None, "the config refuses to go without notes"
+            return BatchEngine(config, batches, stopping)
         case "openai":
             from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
 
-            return OpenAIEngine(config)
+            return OpenAIEngine(config, stopping)
         case "recorded":
             from reflectune.agents.teacher.engines.recorded import RecordedEngine
 
@@ -100,7 +123,7 @@ def _open(config: TeacherConfig, model: TeacherModel) -> Engine:
 class EngineKind:
     """What is known of an engine before it is opened."""
 
-    open: Callable[[TeacherConfig, TeacherModel], Engine] = _open  # the one that `teacher.engine` names
+    open: Callable[..., Engine] = _open  # the one that `teacher.engine` names; what it takes is there
     structured: bool = True  # whether its requests may carry a schema
     is_local: bool = True  # whether it opens a model on this machine
     is_cached: bool = True  # whether its answers cost enough to be kept
@@ -111,6 +134,7 @@ class EngineKind:
 
 
 ENGINES = {
+    "batch": EngineKind(is_local=False),
     "openai": EngineKind(is_local=False),
     "recorded": EngineKind(is_local=False, is_cached=False),
     "transformers": EngineKind(structured=False),

@@ -5,12 +5,13 @@ model, sampled in the same way, is the same request, whichever engine or address
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
+from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, Request, TeacherModel
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.forms import clean_text
 from reflectune.state.config import TeacherConfig
@@ -19,8 +20,8 @@ from reflectune.state.records import Answer, AnswerError, content_hash
 __all__ = ["Cache", "CachedEngine"]
 
 
-class Cache(Protocol):
-    """Where answers are kept, by the hash of all that they depend on."""
+class Cache(Batches, Protocol):
+    """Where answers are kept, by the hash of all that they depend on, and notes of what is at servers."""
 
     def get(self, key: str, request_id: str) -> Answer | None:
         """The answer kept under a key, as one to this request."""
@@ -58,12 +59,18 @@ class CachedEngine:
     finds no answer of its own that its books lack.
     """
 
-    def __init__(self, config: TeacherConfig, model: TeacherModel, cache: Cache) -> None:
+    def __init__(
+        self,
+        config: TeacherConfig,
+        model: TeacherModel,
+        cache: Cache,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         kind = ENGINES[config.engine]
         self.name: str = config.engine
         self.model = model.name
         self.structured, self.capacity = kind.takes_schemas(thinking=model.source.thinking), config.capacity
-        self._config, self._teacher, self._cache = config, model, cache
+        self._config, self._teacher, self._cache, self._stopping = config, model, cache, stopping
         self._sampling = (_identify(config, model, cache), *_sampling(config))
         self._engine: Engine | None = None
         self._hits: deque[Answer] = deque()
@@ -94,7 +101,8 @@ class CachedEngine:
             self._hits.append(Answer(request.id, error=error, message=message))
         else:
             if self._engine is None:
-                self._engine = ENGINES[self._config.engine].open(self._config, self._teacher)
+                kind = ENGINES[self._config.engine]
+                self._engine = kind.open(self._config, self._teacher, self._cache, self._stopping)
                 self._recall()
             self._asked[request.id] = key
             self._engine.submit(request)

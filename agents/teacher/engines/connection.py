@@ -14,7 +14,14 @@ import openai
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError
 
-__all__ = ["OPENAI_URL", "OversizedReplyError", "open_client", "read_api_key", "request_headers"]
+__all__ = [
+    "OPENAI_URL",
+    "OversizedReplyError",
+    "open_client",
+    "open_file_client",
+    "read_api_key",
+    "request_headers",
+]
 
 # A config without base_url must not be redirected by OPENAI_BASE_URL, which the client would read.
 OPENAI_URL = "https://api.openai.com/v1"
@@ -30,21 +37,31 @@ class OversizedReplyError(openai.OpenAIError):
 
 def open_client(config: TeacherConfig, key: str) -> openai.AsyncOpenAI:
     """A client of the config's server, which retries nothing; give each request its `request_headers`."""
+    settings, transport = _connect(config, key)
+    hooks = {"response": [_take_in_hand]}
+    http_client = openai.DefaultAsyncHttpxClient(**transport, event_hooks=hooks)
+    return openai.AsyncOpenAI(**settings, http_client=http_client)
+
+
+def open_file_client(config: TeacherConfig, key: str) -> openai.OpenAI:
+    """The same for files, which may be of any size; it waits for each reply."""
+    settings, transport = _connect(config, key)
+    return openai.OpenAI(**settings, http_client=openai.DefaultHttpxClient(**transport))
+
+
+def _connect(config: TeacherConfig, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of a client, and of what connects it."""
     url, query = _split_address(config)
     timeout = httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_TIMEOUT))
-    return openai.AsyncOpenAI(
-        api_key=key or "none",  # without any it would not start
-        base_url=url,
-        max_retries=0,
-        timeout=timeout,
-        default_query=query,
-        http_client=openai.DefaultAsyncHttpxClient(
-            timeout=timeout,
-            event_hooks={"response": [_take_in_hand]},
-            # To another host httpx sends no Authorization on, but it would send api-key.
-            follow_redirects=not _is_azure(url, query),
-        ),
-    )
+    settings = {
+        "api_key": key or "none",  # without any it would not start
+        "base_url": url,
+        "max_retries": 0,
+        "timeout": timeout,
+        "default_query": query,
+    }
+    # To another host httpx sends no Authorization on, but it would send api-key.
+    return settings, {"timeout": timeout, "follow_redirects": not _is_azure(url, query)}
 
 
 def request_headers(config: TeacherConfig, key: str) -> dict[str, Any]:

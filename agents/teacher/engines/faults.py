@@ -81,8 +81,8 @@ def read_error(body: str) -> int | None:
         case None | []:
             error = parsed.get("error") or parsed
         case _:
-            return None
-    if not _join(_walk(error)):
+            error = parsed.get("error")
+    if not error or (error is parsed and not _join(_walk(error))):
         return None
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, str) and code.isascii() and code.isdecimal():

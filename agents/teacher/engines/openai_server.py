@@ -31,7 +31,7 @@ from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.records import Answer, AnswerError
 
-__all__ = ["OpenAIEngine"]
+__all__ = ["REFUSED", "OpenAIEngine", "scrub"]
 
 # Statuses that no request of this run can get round, and what to check then.
 _FATAL = {
@@ -40,7 +40,7 @@ _FATAL = {
     403: "the rights of the key that teacher.api_key_env names",
     404: "teacher.base_url and teacher.model",
 }
-_REFUSED = (400, 413, 422)
+REFUSED = (400, 413, 422)
 # Nobody behind the address took the request. With a 504 somebody may have, and took too long: it is a failure
 # like our own timeout.
 _UNAVAILABLE = 502
@@ -171,7 +171,7 @@ class OpenAIEngine:
             return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
             body, headers = error.response.text, error.response.headers
-            if error.status_code in _REFUSED and self.parameters.leave_out(faults.find_refused(body, sent)):
+            if error.status_code in REFUSED and self.parameters.leave_out(faults.find_refused(body, sent)):
                 return await self._ask(request, entered)
             return self._read_fault(request, entered, error.status_code, body, headers)
         except openai.APIConnectionError as error:
@@ -224,7 +224,7 @@ class OpenAIEngine:
             self._pace.widen()
         # 403 with a key that is good: this one text is not wanted there.
         if not is_broke and (
-            status in _REFUSED
+            status in REFUSED
             or is_too_large
             or (status == 403 and self._has_answered)
             or (status in (403, 404) and about_schema)
@@ -249,10 +249,12 @@ class OpenAIEngine:
         return " ".join(self._scrub(message).split())[:_MESSAGE_LENGTH]
 
     def _scrub(self, text: str) -> str:
-        """A text without the key, which servers and libraries may quote; some escape its slashes."""
-        if not self._key:
-            return text
-        return re.sub(re.escape(self._key).replace("/", r"\\*/"), "[key]", text)
+        return scrub(text, self._key)
+
+
+def scrub(text: str, key: str) -> str:
+    """A text without the key, which servers and libraries may quote; some escape its slashes."""
+    return re.sub(re.escape(key).replace("/", r"\\*/"), "[key]", text) if key else text
 
 
 def _first_cause(error: BaseException) -> BaseException:
