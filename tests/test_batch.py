@@ -141,7 +141,7 @@ def test_batch_takes_a_refused_line_for_that_lines_failure(notes: AnswerCache) -
     with serve_batches(lambda body: replies.get(given(body, "response")) or improve(body, 0)) as server:
         found = reflect(batched(server, structured=False), notes, 5)
     told = {call.sample_id[-1]: (call.status, call.error) for call, _ in found if call.error}
-    assert told.pop("4") == ("error", ('not a chat completion: \'{"odd": "' + "x" * 1000)[:500])
+    assert told.pop("4") == ("error", "not a chat completion: " + ('{"odd": "' + "x" * 1000)[:400])
     assert told == {
         "1": ("refused", "HTTP 400: not this text"),
         "2": ("error", "HTTP 500: stumbled"),

@@ -41,6 +41,9 @@ ROWS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "openai, filtered": (body(said(None), "content_filter"), "", "content_filter", "declined"),
     "openai, cut": (body(said(SAID[:20]), "length"), SAID[:20], "length", "cut"),
     "azure, output_text part": (body(said([{"type": "output_text", "text": SAID}])), SAID, "stop", "ok"),
+    "texts as parts": (body(said([SAID[:9], SAID[9:]])), SAID, "stop", "ok"),
+    "JSON that was read already": (
+        body(said({"critique": "c", "response": "4"})), '{"critique": "c", "response": "4"}', "stop", "ok"),
     "a part without a type": (body(said([{"text": SAID}])), SAID, "stop", "ok"),
     "azure, refusal part": (
         body(said([{"type": "refusal", "refusal": "No."}])), "No.", "refusal", "declined"),

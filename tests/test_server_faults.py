@@ -129,6 +129,8 @@ def test_refused_parameter_is_found_by_its_name(body: str, name: str | None) -> 
             '{"error": {"message": "Failed", "metadata": {"raw": "{\\"detail\\": \\"busy\\"}"}}}',
             "Failed; busy",  # OpenRouter
         ),
+        ('{"choices": [{"error": {"message": "Lost"}, "message": {"content": ""}}]}', "Lost"),  # OpenRouter
+        ('{"base_resp": {"status_code": 1008, "status_msg": "low"}}', "low"),  # MiniMax
         ("upstream connect error\n", "upstream connect error"),
         ("<html><head><title>502 Bad\nGateway</title></head><body>nginx</body></html>", "502 Bad Gateway"),
         ("<p>gone <b>away</b></p>", "gone away"),
@@ -304,6 +306,54 @@ def test_nobody_is_waited_for_once_somebody_asked_to_stop() -> None:
         engine.submit(request)
         with pytest.raises(TeacherError):
             engine.next_answer()
+
+
+def test_pause_of_a_busy_server_ends_once_somebody_asks_to_stop() -> None:
+    request = Request("0", asked(), ({"role": "user", "content": "Do."},), None, 0)
+    asks = threading.Event()
+    busy = replace(BUSY["llama.cpp loads"], headers={"Retry-After": "100"})
+    with (
+        serve_teacher(lambda r, n: busy) as server,
+        closing(OpenAIEngine(config(server.url), stopping=asks.is_set)) as engine,
+    ):
+        engine.submit(request)
+        threading.Timer(0.3, asks.set).start()
+        with pytest.raises(TeacherError, match="Loading model"):
+            engine.next_answer()
+        assert len(server.requests) == 1
+
+
+def test_pair_that_is_put_off_while_others_are_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_PAUSE", 0.01)
+
+    def answer(request: dict[str, Any], number: int) -> Reply:
+        return BUSY["TGI"] if "Say 1." in str(request) else replace(improve(request, number), delay=0.02)
+
+    with serve_teacher(answer) as server:
+        found = ask(config(server.url, concurrency=3, wait=0.2, retries=2), 40)
+    assert sorted(statuses(found)) == ["ok"] * 39 + ["refused"]
+    assert {call.attempt for call, _ in found} == {1}
+
+
+def test_longer_pause_than_wait_is_told_as_the_server_asks_for_it() -> None:
+    busy = Reply(status=429, body=openai_body("Slow down"), headers={"Retry-After": "700"})
+    with (
+        serve_teacher(lambda r, n: busy) as server,
+        open_teacher(config(server.url, wait=5), 0) as teacher,
+    ):
+        message = r"wants no request for 700 s \(teacher\.wait\): HTTP 429: Slow down"
+        assert take_until_error(message, teacher.reflect([asked()])) == []
+
+
+def test_parameter_that_was_taken_is_not_left_out_for_a_quoted_word() -> None:
+    def blocked(request: dict[str, Any], number: int) -> Reply:
+        quoted = "blocked: 'which temperature is not allowed in a fridge?'"
+        return Reply(status=400, body=openai_body(quoted)) if number == 1 else improve(request, number)
+
+    with serve_teacher(blocked) as server:
+        found = ask(config(server.url, concurrency=1, temperature=0.5, structured=False), 3)
+    assert sorted(statuses(found)) == ["ok", "ok", "refused"]
+    assert all(request["temperature"] == 0.5 for request in server.requests)
 
 
 @pytest.mark.parametrize("status", [403, 404])

@@ -169,10 +169,11 @@ def test_why_failed_is_also_a_teacher_that_never_answered() -> None:
     assert not failed("no-entry", "instruction")  # a recording may be of responses alone
 
 
-def test_failures_are_grouped_by_what_is_left_without_names_and_numbers() -> None:
-    refused = "request req_8f3 refused, status 400"
+def test_failures_are_grouped_by_what_is_left_without_names_numbers_and_quotations() -> None:
+    refused = "request req_8f3 refused, status 400: 'this prompt'"
+    other = "request req_77a refused, status 400: 'another'"
     rows: list[tuple[CallStatus, str | None, int]] = [
-        ("cut", None, 4), ("refused", refused, 2), ("refused", refused.replace("8f3", "77a"), 3),
+        ("cut", None, 4), ("refused", refused, 2), ("refused", other, 3),
         ("error", refused, 1),
     ]  # fmt: skip
     assert group_failures(rows) == [

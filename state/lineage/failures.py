@@ -1,4 +1,4 @@
-"""Why teacher calls failed: what differs in names and numbers alone is one reason."""
+"""Why teacher calls failed: what differs in names, numbers and quoted texts alone is one reason."""
 
 import re
 from collections import Counter
@@ -9,7 +9,8 @@ from reflectune.state.records import CallStatus
 
 __all__ = ["group_failures"]
 
-_ID = re.compile(r"[\w-]*\d[\w-]*")  # a number, or a name with one in it
+# A number, a name with one in it, or a text in quotation marks.
+_ID = re.compile(r"[\w-]*\d[\w-]*|(?<!\w)([\"'`]).*?\1(?!\w)")
 _LONGEST = 500  # characters of a message that are compared
 
 

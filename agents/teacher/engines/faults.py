@@ -7,27 +7,39 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from reflectune.agents.teacher.forms import clean_text
 
-__all__ = [
-    "find_refused",
-    "is_about_schema",
-    "is_broke",
-    "is_busy",
-    "is_too_large",
-    "read_error",
-    "read_reason",
-]
+__all__ = ["REFUSED", "Fault", "find_refused", "is_about_schema", "judge", "read_error", "read_reason"]
+
+# What a request met that was not answered: a server that takes it later, an account without credit, a refusal
+# of this request, a wrong key, model or address, a gateway with nobody behind it, or some other failure.
+Fault = Literal["busy", "broke", "refused", "denied", "gone", "failed"]
+
+REFUSED = (400, 413, 422)
 
 _REASON_LENGTH = 400
 _MAX_DEPTH = 8
 # Where a reason stands, the most telling first. OpenRouter hands its provider's on as metadata.raw.
-_REASON_KEYS = ("message", "error", "detail", "msg", "errors", "error_message", "reason", "title")
+_REASON_KEYS = (
+    "message",
+    "error",
+    "detail",
+    "msg",
+    "errors",
+    "error_message",
+    "reason",
+    "title",
+    "base_resp",
+    "status_msg",
+)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
+_DENIED = (401, 403, 404)
+# With a 504 somebody behind the gateway may have taken the request, and took too long, as will the next time.
+_GONE = 502
 _BUSY_STATUSES = (408, 425, 429, 503, 529)
 _BUSY = re.compile(
     r"overloaded|(over|at( maximum)?|no) capacity|rate.?limit|too many requests|server is busy|too busy"
@@ -60,7 +72,7 @@ _RANGE = re.compile(
 def read_reason(body: str, status: int) -> str:
     """The server's own words, in one line; the status's name where it says nothing."""
     parsed = _parse(body)
-    reason = _join(_walk(parsed)) if isinstance(parsed, dict | list | str) else ""
+    reason = _join(_walk(_open_choice(parsed))) if isinstance(parsed, dict | list | str) else ""
     if not reason and not isinstance(parsed, dict | list):
         titles = _TITLE.findall(body)
         reason = _join(titles or [_TAG.sub(" ", body)])
@@ -75,34 +87,31 @@ def read_error(body: str) -> int | None:
     parsed = _parse(body)
     if not isinstance(parsed, dict):
         return None
-    match parsed.get("choices"):
-        case [{"error": error}, *_] if error:  # OpenRouter's provider failed while it wrote
-            pass
-        case None | []:
-            error = parsed.get("error") or parsed
-        case _:
-            error = parsed.get("error")
-    if not error or (error is parsed and not _join(_walk(error))):
-        return None
+    error = _open_choice(parsed)
+    if error is parsed:
+        error = parsed.get("error") or ({} if parsed.get("choices") else parsed)
+        if not error or (error is parsed and not _join(_walk(error))):
+            return None
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, str) and code.isascii() and code.isdecimal():
         code = int(code[:4])
     return code if type(code) is int and 400 <= code < 600 else 500
 
 
-def is_busy(status: int, reason: str) -> bool:
-    """Whether the server would take the same request later."""
-    return status in _BUSY_STATUSES or _BUSY.search(reason) is not None
-
-
-def is_too_large(reason: str) -> bool:
-    """Whether a request is larger than all that a minute allows, so that no waiting makes it fit."""
-    return "request too large" in reason.lower()
-
-
-def is_broke(status: int, body: str) -> bool:
-    """Whether the account has no credit, which some servers say with another status than 402."""
-    return status == 402 or (status in (400, 403, 429) and _BROKE.search(body) is not None)
+def judge(status: int, body: str) -> Fault:
+    """What a reply without an answer means, by its status and the server's words."""
+    reason = read_reason(body, status)
+    if status == 402 or (status in (400, 403, 429) and _BROKE.search(body)):
+        return "broke"
+    if "request too large" in reason.lower():  # than all that a minute allows: no waiting makes it fit
+        return "refused"
+    if status in _BUSY_STATUSES or _BUSY.search(reason):
+        return "busy"
+    if status in REFUSED:
+        return "refused"
+    if status in _DENIED:
+        return "denied"
+    return "gone" if status == _GONE else "failed"
 
 
 def is_about_schema(reason: str) -> bool:
@@ -110,8 +119,11 @@ def is_about_schema(reason: str) -> bool:
     return _SCHEMA.search(reason) is not None
 
 
-def find_refused(body: str, sent: Collection[str]) -> str | None:
-    """Which of the parameters sent the server refuses by name; None where it minds something else."""
+def find_refused(body: str, sent: Collection[str], taken: Collection[str] = ()) -> str | None:
+    """Which of the parameters sent the server refuses by name; None where it minds something else.
+
+    What it has `taken` before is not found by words alone, which may be quoted from the request.
+    """
     parsed = _parse(body)
     named = {name for name, unsupported in _named(parsed) if unsupported}
     if found := next((name for name in sent if name in named), None):
@@ -122,7 +134,8 @@ def find_refused(body: str, sent: Collection[str]) -> str | None:
     places = {
         name: match.start()
         for name in sent
-        if name != "model"  # "this model does not support seed": a word of the sentence
+        if name not in taken
+        and name != "model"  # "this model does not support seed": a word of the sentence
         and (match := re.search(rf"\b{re.escape(name)}\b", body))
     }
     if "cannot both" in body and "top_p" in places:
@@ -130,6 +143,14 @@ def find_refused(body: str, sent: Collection[str]) -> str | None:
     return next((name for name in places if name in named), None) or min(
         places, key=lambda name: places[name], default=None
     )
+
+
+def _open_choice(parsed: Any) -> Any:
+    """The error in a completion's choice, as where OpenRouter's provider failed; else the whole body."""
+    match parsed:
+        case {"choices": [{"error": error}, *_]} if error:
+            return error
+    return parsed
 
 
 def _parse(text: str) -> Any:

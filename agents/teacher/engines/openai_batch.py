@@ -28,7 +28,7 @@ from reflectune.agents.teacher.engines.connection import (
     read_api_key,
     request_headers,
 )
-from reflectune.agents.teacher.engines.openai_server import REFUSED, scrub
+from reflectune.agents.teacher.engines.openai_server import scrub
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
@@ -240,11 +240,11 @@ class BatchEngine:
             self.parameters.take(body)
             return read_completion(request.id, text)
         status = status if isinstance(status, int) else 500
-        refused = faults.find_refused(text, body) if status in REFUSED else None
+        refused = faults.find_refused(text, body) if status in faults.REFUSED else None
         if self.parameters.leave_out(refused):
             return None
         reason = faults.read_reason(text, status)
-        is_final = 400 <= status < 500 and not faults.is_busy(status, reason)
+        is_final = faults.judge(status, text) in ("refused", "denied", "broke")
         what: AnswerError = "refused-request" if is_final else "failed"
         return Answer(request.id, error=what, message=f"HTTP {status}: {reason}")
 
@@ -255,8 +255,9 @@ class BatchEngine:
             try:
                 return ask()
             except openai.APIStatusError as error:
-                reason = faults.read_reason(scrub(error.response.text, self._key), error.status_code)
-                is_passing = error.status_code >= 500 or faults.is_busy(error.status_code, reason)
+                body = scrub(error.response.text, self._key)
+                reason = faults.read_reason(body, error.status_code)
+                is_passing = faults.judge(error.status_code, body) in ("busy", "gone", "failed")
                 needs = f"; engine {self.name} needs /files and /batches there" * (error.status_code == 404)
                 message = f"HTTP {error.status_code}: {reason}{needs}"
             except openai.APIConnectionError as error:

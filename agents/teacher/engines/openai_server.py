@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -29,26 +29,33 @@ from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
-from reflectune.state.records import Answer, AnswerError
+from reflectune.state.records import Answer
 
-__all__ = ["REFUSED", "OpenAIEngine", "scrub"]
+__all__ = ["OpenAIEngine", "scrub"]
 
-# Statuses that no request of this run can get round, and what to check then.
-_FATAL = {
+# What to check where a server denies all requests.
+_DENIED = {
     401: "the key that teacher.api_key_env names",
-    402: "the account's credit",
     403: "the rights of the key that teacher.api_key_env names",
     404: "teacher.base_url and teacher.model",
 }
-REFUSED = (400, 413, 422)
-# Nobody behind the address took the request. With a 504 somebody may have, and took too long: it is a failure
-# like our own timeout.
-_UNAVAILABLE = 502
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
 _MESSAGE_LENGTH = 500
 _SHOWN_LENGTH = 100  # of the same where it is shown while the server is waited for
 _SHOWN_AFTER = 1.0  # seconds; a server that lets something pass now and then is not waited for
+_SLICE = 0.2  # seconds within which a wish to stop is noticed
+_PASSED_OVER = 3  # times that a request was put off while others were taken
+
+
+@dataclass(slots=True)
+class _Postponed:
+    """A request that was put off."""
+
+    since: float  # time.monotonic()
+    taken: int  # requests that the server had taken by the last time
+    passed_over: int = 0  # how often it had taken others meanwhile
+
 
 # Addresses that have answered in this process: one that is gone may be starting again.
 _answered: set[str] = set()
@@ -79,6 +86,7 @@ class OpenAIEngine:
         self.parameters = Parameters(config)
         self._pace = Pace(config.capacity, give_up_after=config.wait)
         self._postponed_for = ""  # the last reason
+        self._postponed: dict[str, _Postponed] = {}  # by request id
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
@@ -132,9 +140,15 @@ class OpenAIEngine:
     async def _send(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             request = await self._requests.get()
-            entered = await self._pace.enter()
-            if self._fault.done():
-                return  # the reply that says so may have let this request pass
+            entered = None
+            while entered is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_SLICE):
+                        entered = await self._pace.enter()
+                if self._pace.busy_since is not None and self._stopping() and not self._fault.done():
+                    self._fault.set_result(self._give_up("takes no request"))
+                if self._fault.done():
+                    return  # the reply that says so may have let this request pass
             tasks.create_task(self._answer(request, entered))
 
     async def _answer(self, request: Request, entered: float) -> None:
@@ -143,6 +157,7 @@ class OpenAIEngine:
             if answer is None:
                 self._requests.put_nowait(request)
                 return
+            self._postponed.pop(request.id, None)
             address = self._scrub(self._url.partition("?")[0])
             answer = replace(answer, seconds=time.monotonic() - entered, server=address)
             if answer.error not in ("failed", "unavailable"):
@@ -171,15 +186,15 @@ class OpenAIEngine:
             return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
             body, headers = error.response.text, error.response.headers
-            if error.status_code in REFUSED and self.parameters.leave_out(faults.find_refused(body, sent)):
+            refused = faults.find_refused(body, sent, self.parameters.taken)
+            if error.status_code in faults.REFUSED and self.parameters.leave_out(refused):
                 return await self._ask(request, entered)
             return self._read_fault(request, entered, error.status_code, body, headers)
         except openai.APIConnectionError as error:
             unavailable = type(error.__cause__).__name__ in _NOT_CONNECTED
             message = f"{self._url}: {error.message} {_first_cause(error)!r}"
             if unavailable and self._url in _answered:
-                self._postpone(entered, message)
-                return None
+                return self._postpone(request, entered, message)
             return Answer(request.id, error="unavailable" if unavailable else "failed", message=message)
         body = response.content.decode("utf-8", errors="replace")
         if (status := faults.read_error(body)) is not None:
@@ -198,44 +213,54 @@ class OpenAIEngine:
         rest = {key: value for key, value in body.items() if key not in arguments}
         return arguments | {"extra_body": rest, "extra_headers": self._headers}
 
-    def _postpone(self, entered: float, message: str, retry_after: float | None = None) -> None:
-        """Have a request that nobody took sent later; TeacherError where that lasts too long."""
+    def _postpone(
+        self, request: Request, entered: float, message: str, retry_after: float | None = None
+    ) -> Answer | None:
+        """Have a request that nobody took sent later; TeacherError where that lasts too long.
+
+        A request that was put off for as long, while others were taken time and again, is at fault itself.
+        """
         self._postponed_for = self._scrub_message(message)
+        known = self._postponed.setdefault(request.id, _Postponed(entered, self._pace.taken))
+        if self._pace.taken > known.taken:
+            known.taken, known.passed_over = self._pace.taken, known.passed_over + 1
+        is_late = time.monotonic() > known.since + self._config.wait
+        if known.passed_over >= _PASSED_OVER and is_late:
+            return Answer(request.id, error="refused-request", message=message)
         if not self._pace.narrow(entered, retry_after) or self._stopping():
-            raise TeacherError(
-                f"teacher {self.model} at {self._url}: takes no request within {self._config.wait:g} s "
-                f"(teacher.wait): {self._postponed_for}"
-            ) from None
+            if retry_after is not None and retry_after > self._config.wait:
+                raise self._give_up(f"wants no request for {retry_after:g} s") from None
+            raise self._give_up(f"takes no request within {self._config.wait:g} s") from None
+        return None
+
+    def _give_up(self, why: str) -> TeacherError:
+        where = f"teacher {self.model} at {self._url}"
+        return TeacherError(f"{where}: {why} (teacher.wait): {self._postponed_for}")
 
     def _read_fault(
         self, request: Request, entered: float, status: int, body: str, headers: Mapping[str, str]
     ) -> Answer | None:
         """What became of a request that the server did not answer; None where it may come later."""
-        reason = faults.read_reason(self._scrub(body), status)  # before a cut leaves a part of the key
+        body = self._scrub(body)  # before a cut leaves a part of the key
+        reason = faults.read_reason(body, status)
         message = f"HTTP {status}: {reason}"
-        is_broke = faults.is_broke(status, body)
-        is_too_large = faults.is_too_large(reason)
-        about_schema = request.schema is not None and faults.is_about_schema(reason)
-        is_gone = status == _UNAVAILABLE and self._url in _answered
-        if is_gone or (faults.is_busy(status, reason) and not (is_broke or is_too_large)):
-            self._postpone(entered, message, parse_retry_after(headers.get("retry-after")))
-            return None
-        if status != _UNAVAILABLE:
-            self._pace.widen()
-        # 403 with a key that is good: this one text is not wanted there.
-        if not is_broke and (
-            status in REFUSED
-            or is_too_large
-            or (status == 403 and self._has_answered)
-            or (status in (403, 404) and about_schema)
-        ):
+        fault = faults.judge(status, body)
+        if fault == "denied" and status != 401:
+            about_schema = request.schema is not None and faults.is_about_schema(reason)
+            # 403 with a key that is good: this one text is not wanted there.
+            fault = "refused" if about_schema or (status == 403 and self._has_answered) else fault
+        if fault == "busy" or (fault == "gone" and self._url in _answered):
+            return self._postpone(request, entered, message, parse_retry_after(headers.get("retry-after")))
+        if fault == "gone":
+            return Answer(request.id, error="unavailable", message=message)
+        self._pace.widen()
+        if fault == "refused":
             return Answer(request.id, error="refused-request", message=message)
-        if is_broke or status in _FATAL:
-            advice = _FATAL[402 if is_broke else status]
+        if fault in ("broke", "denied"):
+            advice = "the account's credit" if fault == "broke" else _DENIED[status]
             shown = self._scrub_message(message)
             raise TeacherError(f"teacher {self.model} at {self._url}: {shown}; check {advice}") from None
-        what: AnswerError = "unavailable" if status == _UNAVAILABLE else "failed"
-        return Answer(request.id, error=what, message=message)
+        return Answer(request.id, error="failed", message=message)
 
     def _scrub_answer(self, answer: Answer) -> Answer:
         return replace(

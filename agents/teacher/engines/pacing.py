@@ -32,6 +32,7 @@ class Pace:
         self._resume_at = 0.0  # time.monotonic()
         self._shrunk_at = -math.inf
         self._shrunk = 0  # how often in a row
+        self.taken = 0  # requests that the server took
         self.busy_since: float | None = None  # time.monotonic(); None while the server takes requests
         self._stumbles = 0  # in a row
         self._steady_at = 0.0  # time.monotonic(): what entered earlier belongs to the last stumble
@@ -55,6 +56,7 @@ class Pace:
 
     def widen(self) -> None:
         """The server took a request: about `limit` of these let one more under way."""
+        self.taken += 1
         self.limit = min(float(self.max_limit), self.limit + 1 / self.limit)
         self._shrunk = 0
         self.busy_since = None

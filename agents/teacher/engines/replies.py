@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from reflectune.agents.teacher.engines.faults import read_reason
 from reflectune.agents.teacher.forms import clean_text
 from reflectune.agents.thoughts import mark_thought
 from reflectune.state.records import Answer
@@ -47,7 +48,7 @@ def read_completion(request_id: str, body: str) -> Answer:
         counts = [_read_count(usage.get(key)) for key in ("prompt_tokens", "completion_tokens")]
         reason = _read_reason(choice)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return Answer(request_id, error="failed", message=f"not a chat completion: {body!r}")
+        return Answer(request_id, error="failed", message=f"not a chat completion: {read_reason(body, 200)}")
     text, declined = _read_text(content)
     refusal = declined or (refusal if isinstance(refusal, str) else "")
     if not text.strip():
@@ -81,6 +82,10 @@ def _read_text(content: object) -> tuple[str, str]:
     """Text and refusal in a message's content. Where it comes in parts, thoughts are parts of other types."""
     if isinstance(content, str):
         return content, ""
+    if isinstance(content, dict):  # JSON that was asked for, already read
+        return json.dumps(content, ensure_ascii=False), ""
+    if isinstance(content, list) and all(isinstance(part, str) for part in content):
+        return "".join(content), ""
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
     text = (part.get("text") for part in parts if part.get("type", "text") in ("text", "output_text"))
     refusal = (part.get("refusal") for part in parts if part.get("type") == "refusal")
