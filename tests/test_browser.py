@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = [
+    pytest.mark.no_cover,
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: `make .venv/chromium` installs Debian's"),
 ]

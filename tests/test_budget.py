@@ -15,7 +15,7 @@ from tests.teacher_server import Reply, TeacherServer, improve, serve_teacher
 from tests.test_cli import complaint, document, invoke
 from tests.worlds import write_world
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 CAP = 3000  # a call takes some 230 to 290 tokens of the fake teacher, so a cap inside the first phase
 

@@ -20,7 +20,7 @@ from reflectune.state.lineage.evolution import STATES
 from reflectune.state.records import OUTCOMES
 from tests.lineages import make_store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 ALL = ["acceptance", "flow", "scores", "held-out", "length", "cost"]
 
@@ -183,7 +183,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[Figure, list[tuple[str, Bbox]
 
 
 @pytest.mark.parametrize(("rounds", "one_scorer"), [(1, True), (3, False), (10, True), (10, False)])
-@pytest.mark.no_cover
 def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
     rounds: int, one_scorer: bool, drawn: dict[Figure, list[tuple[str, Bbox]]]
 ) -> None:

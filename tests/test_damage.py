@@ -40,7 +40,7 @@ from tests.tiny_models import save_tiny_llama
 from tests.torture import read_tables
 from tests.worlds import write_world
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 
 class Reached(KeyboardInterrupt):

@@ -12,7 +12,7 @@ import pytest
 from reflectune.loop.demo.demo import open_demo
 from reflectune.state.config import load_config
 from reflectune.state.records import PHASES
-from tests.worlds import child_environment, reflectune
+from tests.worlds import child_environment, reflectune, run_process
 
 SMALL = ("demo", "--rounds", "2", "--samples", "160", "--json")
 
@@ -54,7 +54,7 @@ def test_demo_refuses_in_one_line_and_leaves_alone_what_is_there(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of a small demo, and what it said."""
     folder = tmp_path_factory.mktemp("demo")
-    result = reflectune(*SMALL, cwd=folder)
+    result = run_process(*SMALL, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, json.loads(result.stdout)
 

@@ -94,10 +94,9 @@ def test_estimate_asks_no_teacher_and_makes_no_run(tmp_path: Path) -> None:
     told = " ".join(printed(tmp_path, "estimate", "config.toml").split())
     assert "cost: unknown; set the teacher's prices" in told
     (tmp_path / "prices.toml").write_text("[m]\nin = 1.5\nout = 3")
-    told = " ".join(
-        printed(tmp_path, "estimate", "config.toml", "--set", "teacher.prices=prices.toml").split()
-    )
-    assert f"USD per million tokens: 1.5 for prompts and 3 for answers, from {tmp_path}/prices.toml" in told
+    priced = printed(tmp_path, "estimate", "config.toml", "--set", "teacher.prices=prices.toml")
+    prices = f"USD per million tokens: 1.5 for prompts and 3 for answers, from {tmp_path}/prices.toml"
+    assert "".join(prices.split()) in "".join(priced.split())  # a long path is broken
     (tmp_path / "prices.toml").unlink()
     assert "counted by the student's tokenizer, a stand-in for the teacher's" in told
     assert sorted(tmp_path.rglob("*")) == before

@@ -36,7 +36,7 @@ needs_gpu = [
 ]
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 PAIRS = [
     Pair("Name three primary colours.", "", "The three primary colours are red, yellow and blue."),

@@ -13,7 +13,7 @@ from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES
 from tests.large_run import make_large_run, vocabulary
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 SAMPLES, HELD_OUT, ROUNDS = 600, 6, 3
 

@@ -24,7 +24,7 @@ from tests.teacher_server import (
 from tests.tiny_models import save_tiny_llama
 from tests.worlds import reflectune, run_process, write_world
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 SAMPLES, TRAIN = 40, 34
 

@@ -26,6 +26,8 @@ from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.writer import LineageWriter
 from tests.worlds import write_world
 
+pytestmark = pytest.mark.no_cover
+
 TESTS = Path(__file__).parent
 SCHEMAS = [path.name.split("_")[1] for path in sorted(TESTS.glob("schema_*_finished.sql"))]
 WORLD = "/world"  # where the dumps say that their world is

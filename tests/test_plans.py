@@ -10,7 +10,7 @@ from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import PHASES
 from tests.bench.loop import measure_loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 ROUNDS = 3
 # Tables that are as long as the data; the others have a row or a few a round.

@@ -16,7 +16,8 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.records import TERMS, Pair
 from tests.real_models import FAMILIES, real_model
 
-pytestmark = pytest.mark.slow  # the largest tokenizers take seconds to open
+# The largest tokenizers take seconds to open.
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 PAIRS = [
     Pair("Name three primary colours.", "", "Red"),

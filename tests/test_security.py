@@ -23,6 +23,8 @@ from tests.lineages import exchange, make_store
 from tests.tiny_models import save_tiny_llama
 from tests.worlds import ROOT, child_environment, command, invoke, make_recording, write_world
 
+pytestmark = pytest.mark.no_cover
+
 # Sets the window's title, clears the screen, switches colours, writes from right to left.
 STEERING = "\x1b]0;owned\x07 \x1b[2J\x1b[31mred \x9b1mbold \u202erab\u2066 \r over \x08\x7f"
 MARKUP = "[red]not red[/red] [link=file:///etc/passwd]here[/link] [/] <script>alert(1)</script>"

@@ -38,6 +38,8 @@ from tests.tiny_models import save_tiny_llama
 from tests.torture import read_tables
 from tests.worlds import reflectune, write_world
 
+pytestmark = pytest.mark.no_cover
+
 NOTICE = "stopping after the batch in flight; once more leaves at once"
 HINT = "interrupted; go on with `reflectune resume tiny`"
 CONCURRENCY = 4

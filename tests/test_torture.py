@@ -12,6 +12,8 @@ from tests.lineages import make_store
 from tests.teacher_server import TeacherServer, serve_teacher
 from tests.torture import NAME, PLACES, WORLDS, Torture, TortureError, answer
 
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.mark.slow
 def test_a_run_killed_once_in_every_kind_of_place_ends_like_an_undisturbed_one(tmp_path: Path) -> None:

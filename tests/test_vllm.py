@@ -44,6 +44,7 @@ CPUINFO = Path("/proc/cpuinfo")
 HAS_AVX2 = CPUINFO.exists() and "avx2" in CPUINFO.read_text().split()
 
 pytestmark = [
+    pytest.mark.no_cover,
     pytest.mark.slow,
     pytest.mark.skipif(not HAS_AVX2, reason="vLLM for CPUs needs AVX2, which this one lacks"),
     pytest.mark.skipif(
