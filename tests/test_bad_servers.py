@@ -43,7 +43,7 @@ BAD_REPLIES: dict[str, tuple[Reply, str, str | None]] = {
     "no text": (Reply(body=b"\xff\xfe\x00"), "error", "not a chat completion"),
     "no choices": (Reply(body='{"choices": []}'), "error", "not a chat completion"),
     "null": (Reply(None), "unparsable", None),
-    "null, thought too long": (Reply(None, finish_reason="length"), "cut", None),
+    "null, thought too long": (Reply(None, finish_reason="length"), "cut", "teacher.max_tokens"),
     "declines": (Reply(body=REFUSAL), "declined", None),
     "filtered": (Reply(None, finish_reason="content_filter"), "declined", None),
     "huge": (Reply(body=HUGE), "error", "larger than"),
