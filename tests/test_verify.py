@@ -58,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("world")
     shutil.copyfile(SHIPPED, folder / "prompts.toml")
     data = {"turns": "each", "odd": {"invalid": "skip"}}
-    write_world(folder, samples=30, data=data, refinetune={"epochs": 1}, teacher={"prompts": "prompts.toml"})
+    write_world(folder, samples=20, data=data, refinetune={"epochs": 1}, teacher={"prompts": "prompts.toml"})
     records = json.loads((folder / "data.json").read_text())
     said = [{"role": role, "content": text} for text in "ab" for role in ("user", "assistant")]
     (folder / "data.json").write_text(json.dumps([*records, {"messages": said}, {}]))
