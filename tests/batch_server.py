@@ -8,17 +8,15 @@ with serve_batches(answer, work) as server: ...  # what becomes of a line, and o
 
 import email
 import json
-import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import policy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from tests.teacher_server import Reply, improve, reply_body
+from tests.teacher_server import LoopbackServer, Reply, improve, reply_body, running
 
 Line = dict[str, Any]
 # What becomes of one request's body; None: the batch ends before it comes to it.
@@ -103,24 +101,12 @@ def serve_batches(answer: AnswerFunction | None = None, **settings: Any) -> Iter
     httpd = _Server(("127.0.0.1", 0), _Handler)
     url = f"http://127.0.0.1:{httpd.server_port}/v1"
     httpd.state = BatchServer(url, answer or (lambda body: improve(body, 0)), **settings)
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with running(httpd):
         yield httpd.state
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(LoopbackServer):
     state: BatchServer
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exception(), OSError):  # a client that has gone is no fault
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,13 +6,14 @@ It has one revision of one dataset: its number, the files of each folder, and fi
 import hashlib
 import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.teacher_server import running
 
 __all__ = ["serve_dataset"]
 
@@ -27,13 +28,8 @@ def serve_dataset(name: str, files: Mapping[str, bytes]) -> Iterator[tuple[str, 
     """
     sent: Counter[str] = Counter()
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), _make_handler(name, files, sent))
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with running(httpd):
         yield f"http://127.0.0.1:{httpd.server_port}", sent
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
 
 
 def _make_handler(name: str, files: Mapping[str, bytes], sent: Counter[str]) -> type[BaseHTTPRequestHandler]:

@@ -60,10 +60,17 @@ def serve_teacher(reply: ReplyFunction | None = None, port: int = 0) -> Iterator
         reply: gets the request's JSON and its number, from 0; by default every pair is improved.
     """
     httpd = _Server(reply or improve, port)
+    with running(httpd):
+        yield httpd.state
+
+
+@contextmanager
+def running(httpd: ThreadingHTTPServer) -> Iterator[None]:
+    """Serve in a thread of its own until the block ends."""
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield httpd.state
+        yield
     finally:
         httpd.shutdown()
         httpd.server_close()
@@ -113,19 +120,23 @@ def improve(request: dict[str, Any], number: int) -> Reply:
     return Reply(answer_text(request, instruction=instruction, response=response))
 
 
-class _Server(ThreadingHTTPServer):
+class LoopbackServer(ThreadingHTTPServer):
+    """Serves many clients at once, any of which may go at any time."""
+
     daemon_threads = True
     block_on_close = False  # a slow reply must not hold up the test that gave up on it
     request_queue_size = 128  # many clients come at once
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client that has gone is no fault
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class _Server(LoopbackServer):
     def __init__(self, reply: ReplyFunction, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.reply = reply
         self.state = TeacherServer(f"http://127.0.0.1:{self.server_port}/v1")
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exception(), OSError):  # a client that has gone is no fault
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -54,9 +54,8 @@ class CachedEngine:
     With `teacher.cache = "only"` none is ever opened: what is missing has no entry.
 
     Kept is every answer that was paid for, of use or not; failures are not, but what a server refuses by name
-    is. It is kept when the next request
-    is submitted, or on closing. By then its reader has committed it, so that a run killed at any instant
-    finds no answer of its own that its books lack.
+    is. It is kept when the next request is submitted, or on closing. By then its reader has committed it, so
+    that a run killed at any instant finds no answer of its own that its books lack.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ The key comes from the environment, goes into a request's header and nowhere els
 """
 
 import os
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -19,8 +20,10 @@ __all__ = [
     "OversizedReplyError",
     "open_client",
     "open_file_client",
+    "public_address",
     "read_api_key",
     "request_headers",
+    "scrub",
 ]
 
 # A config without base_url must not be redirected by OPENAI_BASE_URL, which the client would read.
@@ -85,6 +88,16 @@ def read_api_key(config: TeacherConfig) -> str:
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"teacher.api_key_env: {config.api_key_env} holds characters no key can have")
     return key
+
+
+def public_address(config: TeacherConfig, key: str) -> str:
+    """The server's address as calls are recorded under it: without query and key."""
+    return scrub(_split_address(config)[0], key)
+
+
+def scrub(text: str, key: str) -> str:
+    """A text without the key, which servers and libraries may quote; some escape its slashes."""
+    return re.sub(re.escape(key).replace("/", r"\\*/"), "[key]", text) if key else text
 
 
 def _check_address(address: str) -> None:

@@ -25,10 +25,11 @@ from reflectune.agents.teacher.engines import Batches, Request, faults
 from reflectune.agents.teacher.engines.connection import (
     OPENAI_URL,
     open_file_client,
+    public_address,
     read_api_key,
     request_headers,
+    scrub,
 )
-from reflectune.agents.teacher.engines.openai_server import scrub
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
@@ -200,7 +201,7 @@ class BatchEngine:
         """Take in what an ended batch brought; what it did not come to is gathered again."""
         wanted = self._open.pop(batch.id)
         self.waiting = ""
-        address = scrub(self._url.partition("?")[0], self._key)
+        address = public_address(self._config, self._key)
         for line in self._read_lines(batch):
             key = str(line.get("custom_id"))
             if key in wanted and (answer := self._read(line, *wanted[key])):
@@ -244,7 +245,7 @@ class BatchEngine:
         if self.parameters.leave_out(refused):
             return None
         reason = faults.read_reason(text, status)
-        is_final = faults.judge(status, text) in ("refused", "denied", "broke")
+        is_final = 400 <= status < 500 and faults.judge(status, text) != "busy"
         what: AnswerError = "refused-request" if is_final else "failed"
         return Answer(request.id, error=what, message=f"HTTP {status}: {reason}")
 
@@ -257,7 +258,7 @@ class BatchEngine:
             except openai.APIStatusError as error:
                 body = scrub(error.response.text, self._key)
                 reason = faults.read_reason(body, error.status_code)
-                is_passing = faults.judge(error.status_code, body) in ("busy", "gone", "failed")
+                is_passing = error.status_code >= 500 or faults.judge(error.status_code, body) == "busy"
                 needs = f"; engine {self.name} needs /files and /batches there" * (error.status_code == 404)
                 message = f"HTTP {error.status_code}: {reason}{needs}"
             except openai.APIConnectionError as error:

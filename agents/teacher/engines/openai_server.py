@@ -5,7 +5,6 @@ server may be asked concerns every request, and pacing.py knows it.
 """
 
 import asyncio
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,8 +20,10 @@ from reflectune.agents.teacher.engines.connection import (
     OPENAI_URL,
     OversizedReplyError,
     open_client,
+    public_address,
     read_api_key,
     request_headers,
+    scrub,
 )
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
 from reflectune.agents.teacher.engines.parameters import Parameters
@@ -31,7 +32,7 @@ from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.records import Answer
 
-__all__ = ["OpenAIEngine", "scrub"]
+__all__ = ["OpenAIEngine"]
 
 # What to check where a server denies all requests.
 _DENIED = {
@@ -80,6 +81,7 @@ class OpenAIEngine:
         self._config, self._stopping = config, stopping
         self._url = config.base_url or OPENAI_URL
         self._key = read_api_key(config)
+        self._address = public_address(config, self._key)
         self._client = open_client(config, self._key)
         self._headers = request_headers(config, self._key)
         self._has_answered = False
@@ -158,8 +160,7 @@ class OpenAIEngine:
                 self._requests.put_nowait(request)
                 return
             self._postponed.pop(request.id, None)
-            address = self._scrub(self._url.partition("?")[0])
-            answer = replace(answer, seconds=time.monotonic() - entered, server=address)
+            answer = replace(answer, seconds=time.monotonic() - entered, server=self._address)
             if answer.error not in ("failed", "unavailable"):
                 self._pace.recover()
             elif self._config.retries:
@@ -186,9 +187,10 @@ class OpenAIEngine:
             return Answer(request.id, error="failed", message=f"{self._url}: {str(error) or late}")
         except openai.APIStatusError as error:
             body, headers = error.response.text, error.response.headers
-            refused = faults.find_refused(body, sent, self.parameters.taken)
-            if error.status_code in faults.REFUSED and self.parameters.leave_out(refused):
-                return await self._ask(request, entered)
+            if error.status_code in faults.REFUSED:
+                refused = faults.find_refused(body, sent, self.parameters.taken)
+                if self.parameters.leave_out(refused):
+                    return await self._ask(request, entered)
             return self._read_fault(request, entered, error.status_code, body, headers)
         except openai.APIConnectionError as error:
             unavailable = type(error.__cause__).__name__ in _NOT_CONNECTED
@@ -227,7 +229,7 @@ class OpenAIEngine:
         is_late = time.monotonic() > known.since + self._config.wait
         if known.passed_over >= _PASSED_OVER and is_late:
             return Answer(request.id, error="refused-request", message=message)
-        if not self._pace.narrow(entered, retry_after) or self._stopping():
+        if not self._pace.narrow(entered, retry_after):
             if retry_after is not None and retry_after > self._config.wait:
                 raise self._give_up(f"wants no request for {retry_after:g} s") from None
             raise self._give_up(f"takes no request within {self._config.wait:g} s") from None
@@ -275,11 +277,6 @@ class OpenAIEngine:
 
     def _scrub(self, text: str) -> str:
         return scrub(text, self._key)
-
-
-def scrub(text: str, key: str) -> str:
-    """A text without the key, which servers and libraries may quote; some escape its slashes."""
-    return re.sub(re.escape(key).replace("/", r"\\*/"), "[key]", text) if key else text
 
 
 def _first_cause(error: BaseException) -> BaseException:
