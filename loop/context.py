@@ -1,17 +1,17 @@
-"""What the nodes work with: counters, lineage and models, and a student that scores what is missing."""
+"""What the nodes work with: counters, lineage, models, and the scores that are missing."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
+from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.adapters import check_adapter
 from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import Checker
 from reflectune.agents.student.refinetune import refinetune_student
-from reflectune.agents.student.student import Prepared, Student
 from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.progress import Display
 from reflectune.loop.signals import Interrupted
@@ -20,14 +20,16 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, Term
 
-__all__ = ["SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "Texts", "find_adapter"]
+__all__ = [
+    "SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "Wanted", "find_adapter", "score_missing",
+    "unscored",
+]  # fmt: skip
 
 # How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
 # scores may differ in their last bits with what they are computed beside.
 SAMPLES_AT_ONCE = 32
 
 Wanted = tuple[str, Pair, Term]  # version id, its pair, which score
-Texts = Mapping[tuple[str, Term], Prepared]  # by version id and which score
 
 
 class LoopState(TypedDict):
@@ -50,7 +52,7 @@ class LoopContext:
     display: Display
     checker: Checker | None
     open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
-    open_student: Callable[[Path | None], Student]
+    open_students: Callable[[Path | None], StudentPool]  # those with an adapter; None: the base model
     # What opens a faster writer of so many answers than the student, once that is closed; None: nothing does.
     find_writer: Callable[[Path | None, int], Callable[[], Writer] | None] = lambda adapter, answers: None
     refinetune_student: Callable[..., dict[str, float]] = refinetune_student
@@ -67,9 +69,9 @@ class LoopContext:
         assert student is not None, f"round {round} has no student"
         return student
 
-    def open_with_adapter(self, student: StudentRecord) -> Student:
-        """Open a student as it was trained; AdapterError: its adapter is another now."""
-        return self.open_student(find_adapter(self.folder, student))
+    def open_pool(self, student: StudentRecord) -> StudentPool:
+        """Students as one was trained; AdapterError: its adapter is another now."""
+        return self.open_students(find_adapter(self.folder, student))
 
     @contextmanager
     def timed(self, round: int, node: str) -> Iterator[None]:
@@ -81,36 +83,28 @@ class LoopContext:
             self.lineage.add_seconds(round, node, time.monotonic() - began)
 
 
-class Scorer:
-    """Scores with one student, opened when the first score is really missing."""
+class Scorer(Protocol):
+    """What scores targets, in the given order: an open student."""
 
-    def __init__(self, context: LoopContext, student: StudentRecord, stack: ExitStack) -> None:
-        self.context, self.student, self.stack = context, student, stack
-        self.model: Student | None = None
+    def score(self, targets: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        """One score for each target."""
 
-    def open(self) -> Student:
-        """The open student."""
-        if self.model is None:
-            self.model = self.stack.enter_context(self.context.open_with_adapter(self.student))
-            self.context.leave_if_asked()
-        return self.model
 
-    def prepare(self, wanted: Iterable[Wanted], known: Scores) -> Texts:
-        """What is wanted and not known, as the student takes it."""
-        missing = [item for item in wanted if item[2] not in known.get(item[0], {})]
-        if not missing:
-            return {}
-        prepared = self.open().prepare([(pair, term) for _, pair, term in missing])
-        return {(version, term): each for (version, _, term), each in zip(missing, prepared, strict=True)}
+def unscored(wanted: Iterable[Wanted], known: Scores) -> list[Wanted]:
+    """What is wanted and not known."""
+    return [item for item in wanted if item[2] not in known.get(item[0], {})]
 
-    def compute(self, texts: Texts) -> Scores:
-        """Score what `prepare` gave: version id -> term -> score."""
-        scores: dict[str, dict[Term, Score]] = {}
-        if texts:
-            assert self.model is not None  # it has prepared them
-            for (version, term), score in zip(texts, self.model.compute([*texts.values()]), strict=True):
-                scores.setdefault(version, {})[term] = score
-        return scores
+
+def score_missing(wanted: Iterable[Wanted], known: Scores, scorer: Scorer | None) -> Scores:
+    """Score what is wanted and not known: version id -> term -> score. Nobody need be there where all is."""
+    missing = unscored(wanted, known)
+    scores: dict[str, dict[Term, Score]] = {}
+    if missing:
+        assert scorer is not None
+        found = scorer.score([(pair, term) for _, pair, term in missing])
+        for (version, _, term), score in zip(missing, found, strict=True):
+            scores.setdefault(version, {})[term] = score
+    return scores
 
 
 def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:

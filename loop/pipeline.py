@@ -1,46 +1,55 @@
-"""Groups of work, one after the other: one is computed while the next is prepared and the last is committed.
+"""Groups of work: some are computed while the next are prepared and the last committed, in their order.
 
-Nothing here knows what a group is.
+Nothing here knows what a group is, or who computes it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
-__all__ = ["compute_groups"]
+__all__ = ["completed", "compute_groups"]
 
 Group = TypeVar("Group")
-Prepared = TypeVar("Prepared")
 Computed = TypeVar("Computed")
 
 
 def compute_groups(
     groups: Iterable[Group],
-    prepare: Callable[[Group], Prepared],
-    compute: Callable[[Prepared], Computed],
+    begin: Callable[[Group], Future[Computed]],
     commit: Callable[[Computed], None],
+    at_once: int,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Prepare, compute and commit groups in their order; at most one is ahead of the one in flight.
+    """Begin groups and commit what they come to, in their order; at most `at_once` are under way.
 
-    A thread of its own computes, and has ended on return; the rest is done where this is called. Once
-    `is_stopping` says yes the group in flight is computed and committed, and no other is begun. What a step
-    raises ends it: the groups before are committed.
+    Groups are read, begun and committed on the calling thread. Once `is_stopping` says yes the groups under
+    way are waited for and committed, and no other is begun. What a step raises ends it: the groups before
+    are committed.
     """
-    computing: list[Future[Computed]] = []  # one, or none
-    with ThreadPoolExecutor(1, "compute") as worker:
+    under_way: deque[Future[Computed]] = deque()
+
+    def commit_first() -> None:
+        try:
+            commit(under_way.popleft().result())
+        except BaseException:
+            under_way.clear()  # no group may be committed behind a gap
+            raise
+
+    try:
         for group in groups:
-            try:
-                prepared = prepare(group)
-            except BaseException:
-                for future in computing:
-                    commit(future.result())
-                raise
-            computed = [future.result() for future in computing]
-            computing = [] if is_stopping() else [worker.submit(compute, prepared)]
-            for each in computed:
-                commit(each)
-            if not computing:
-                return
-        for future in computing:
-            commit(future.result())
+            under_way.append(begin(group))
+            while under_way and (len(under_way) >= at_once or under_way[0].done()):
+                commit_first()
+            if is_stopping():
+                break
+    finally:
+        while under_way:
+            commit_first()
+
+
+def completed(result: Computed) -> Future[Computed]:
+    """A group that nobody need compute."""
+    future: Future[Computed] = Future()
+    future.set_result(result)
+    return future

@@ -12,6 +12,7 @@ from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
+from reflectune.agents.pool import LocalPool
 from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
@@ -161,7 +162,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             display=display,
             checker=checker,
             open_teacher=lambda student: _open_teacher(config, folder, student, cache, base, stopping),
-            open_student=lambda adapter: Student(base, adapter),
+            open_students=lambda adapter: LocalPool(lambda: Student(base, adapter)),
             refinetune_student=partial(refinetune_student, base=base),
             find_writer=partial(_find_writer, config, base),
             stopping=stopping,

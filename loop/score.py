@@ -5,14 +5,17 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import islice
+from operator import methodcaller
 from pathlib import Path
 from typing import IO, Any
 
+from reflectune.agents.pool import LocalPool
 from reflectune.agents.student.formulas import ifd, ifd_loss, nll, r_ifd, r_ifd_loss
-from reflectune.agents.student.student import Prepared, Student, check_contexts
+from reflectune.agents.student.student import Student, check_contexts
 from reflectune.loop.pipeline import compute_groups
 from reflectune.loop.progress import Display
 from reflectune.state.config import DataConfig, StudentConfig
@@ -131,10 +134,14 @@ def score_dataset(
                 yield record.pair
 
     check_contexts(student, dataset.account.contexts)
-    with Student.open(student, adapter) as model, display.stage("score", total=len(dataset)) as stage:
+    with (
+        LocalPool(lambda: Student.open(student, adapter)) as pool,
+        display.stage("score", total=len(dataset)) as stage,
+    ):
 
-        def prepare(pairs: Sequence[Pair]) -> list[Prepared]:
-            return model.prepare([(pair, term) for pair in pairs for term in TERMS])
+        def begin(pairs: Sequence[Pair]) -> Future[list[Score]]:
+            targets = [(pair, term) for pair in pairs for term in TERMS]
+            return pool.submit(methodcaller("score", targets))
 
         def write(scores: Sequence[Score]) -> None:
             nonlocal scored
@@ -152,7 +159,8 @@ def score_dataset(
             stage.update(len(values["ifd"]), len(dataset))
 
         pairs = read_pairs()
-        compute_groups(iter(lambda: list(islice(pairs, _AT_ONCE)), []), prepare, model.compute, write)
+        groups = iter(lambda: list(islice(pairs, _AT_ONCE)), [])
+        compute_groups(groups, begin, write, pool.at_once)
     summary = {"records": dataset.account.kept, "pairs": len(dataset), "scored": scored}
     means = {name: mean_and_median(found) for name, found in values.items()}
     return summary | means | {"skipped": {rows.kind: rows.number for rows in dataset.skipped}}, measured

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from reflectune.agents.pool import LocalPool
 from reflectune.agents.student.answering import Response
 from reflectune.agents.teacher.teacher import Reflected
 from reflectune.loop.context import LoopContext
@@ -115,7 +116,7 @@ def _run_loop(config: RunConfig, run: RunFolder, store: LineageWriter, samples: 
         display=LineDisplay(),
         checker=None,
         open_teacher=lambda student: _Teacher(texts),  # type: ignore[arg-type, return-value]
-        open_student=lambda adapter: _Student("base" if adapter is None else adapter.name),  # type: ignore[arg-type, return-value]
+        open_students=lambda adapter: LocalPool(lambda: _Student(adapter.name if adapter else "base")),
         refinetune_student=_train,
     )
     evaluate_round(context, 0)
@@ -217,15 +218,9 @@ class _Student(_Opened):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
-        return list(questions)
-
-    def compute(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
         known = cache(self._scores)
         return [known(pair)[term] for pair, term in questions]
-
-    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
-        return self.compute(self.prepare(questions))
 
     def _scores(self, pair: Pair) -> dict[Term, Score]:
         """IFD and r-IFD drawn by the pair and the student; one in 300 pairs cannot be scored by any."""

@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 from langgraph.runtime import Runtime
 
+from reflectune.agents.pool import LocalPool
 from reflectune.agents.student.answering import Response
 from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.loop.context import LoopContext, LoopState
@@ -53,19 +54,13 @@ class FakeStudent:
     fails_after: int | None = None  # calls of score
     answered: list[Pair] = field(default_factory=list)
 
-    def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
-        return list(questions)
-
-    def compute(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
         if self.fails_after is not None:
             self.fails_after -= 1
             if self.fails_after < 0:
                 raise KeyboardInterrupt
         self.asked += questions
         return [self.scorer(pair, term) for pair, term in questions]
-
-    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
-        return self.compute(self.prepare(questions))
 
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
         self.answered += pairs
@@ -143,7 +138,7 @@ def make_world(folder: Path, student: FakeStudent | None = None, **sections: Any
         display=LineDisplay(),
         checker=None,
         open_teacher=lambda student: open_teacher(config.teacher, config.seed),
-        open_student=open_student,
+        open_students=lambda adapter: LocalPool(lambda: open_student(adapter)),
         refinetune_student=train,
     )
     return world
@@ -247,17 +242,14 @@ def test_select_reads_the_next_group_while_one_is_scored(tmp_path: Path) -> None
     second = threading.Event()
 
     class Slow(FakeStudent):
-        prepared = 0
+        called = 0
 
-        def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
-            self.prepared += 1
-            if self.prepared == 2:
+        def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+            self.called += 1
+            if self.called == 2:
                 second.set()
-            return super().prepare(questions)
-
-        def compute(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
             assert second.wait(10.0), "the second group was not read while the first was scored"
-            return super().compute(questions)
+            return super().score(questions)
 
     world = make_world(tmp_path, Slow())
     reflect(state(), world.runtime())

@@ -1,10 +1,11 @@
 """Groups computed while others are prepared and committed."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reflectune.loop.pipeline import compute_groups
+from reflectune.loop.pipeline import completed, compute_groups
 
 SECONDS = 10.0  # to wait at most for another thread
 
@@ -14,7 +15,7 @@ class Steps:
 
     def __init__(self, number):
         self.groups, self.said, self.lock = range(number), [], threading.Lock()
-        self.reached = {name: threading.Event() for name in ("prepared 1", "committed 0")}
+        self.reached = {name: threading.Event() for name in ("began 1", "began 2", "committed 0")}
         self.held = {}  # group -> what has to be reached before it is computed
 
     def say(self, text):
@@ -23,13 +24,12 @@ class Steps:
         if text in self.reached:
             self.reached[text].set()
 
-    def prepare(self, group):
+    def begin(self, group):
         assert threading.current_thread() is threading.main_thread()
-        self.say(f"prepared {group}")
-        return group
+        self.say(f"began {group}")
+        return self.threads.submit(self.compute, group)
 
     def compute(self, group):
-        assert threading.current_thread() is not threading.main_thread()
         for name in self.held.get(group, ()):
             assert self.reached[name].wait(SECONDS), f"{name} was not reached meanwhile"
         self.say(f"computed {group}")
@@ -39,38 +39,42 @@ class Steps:
         assert threading.current_thread() is threading.main_thread()
         self.say(f"committed {group}")
 
-    def run(self, **options):
-        compute_groups(self.groups, self.prepare, self.compute, self.commit, **options)
+    def run(self, at_once=2, **options):
+        with ThreadPoolExecutor(at_once) as self.threads:
+            compute_groups(self.groups, self.begin, self.commit, at_once, **options)
         return self.said
 
     def committed(self):
         return [text for text in self.said if text.startswith("committed")]
 
 
-def test_the_next_group_is_prepared_and_the_last_committed_while_one_is_computed():
-    steps = Steps(2)
-    steps.held = {0: ["prepared 1"], 1: ["committed 0"]}
-    assert steps.run() == [
-        "prepared 0",
-        "prepared 1",
-        "computed 0",
-        "committed 0",
-        "computed 1",
-        "committed 1",
-    ]
+def test_the_next_group_is_begun_and_the_last_committed_while_one_is_computed():
+    steps = Steps(3)
+    steps.held = {0: ["began 1"], 1: ["committed 0", "began 2"]}
+    assert steps.run()[:2] == ["began 0", "began 1"]
+    assert steps.committed() == ["committed 0", "committed 1", "committed 2"]
 
 
-def test_at_most_one_group_is_ahead_and_all_are_committed_in_order():
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_no_more_than_so_many_groups_are_under_way_and_all_are_committed_in_order(at_once):
     steps = Steps(50)
-    said = steps.run()
-    for group in range(2, 50):
-        assert said.index(f"prepared {group}") > said.index(f"computed {group - 2}")
+    said = steps.run(at_once)
+    for group in range(at_once, 50):
+        assert said.index(f"began {group}") > said.index(f"committed {group - at_once}")
     assert steps.committed() == [f"committed {group}" for group in range(50)]
     assert Steps(0).run() == []
 
 
-@pytest.mark.parametrize("step", ["prepare", "compute", "commit"])
-def test_what_a_step_raises_ends_it_at_once_and_leaves_no_thread(step, monkeypatch):
+def test_a_group_that_is_computed_before_others_waits_for_them():
+    steps = Steps(3)
+    steps.reached["computed 1"] = threading.Event()
+    steps.held = {0: ["computed 1"]}
+    steps.run(3)
+    assert steps.committed() == ["committed 0", "committed 1", "committed 2"]
+
+
+@pytest.mark.parametrize("step", ["begin", "compute", "commit"])
+def test_what_a_step_raises_ends_it_with_the_groups_before_committed(step, monkeypatch):
     steps = Steps(9)
     whole = getattr(steps, step)
 
@@ -83,13 +87,18 @@ def test_what_a_step_raises_ends_it_at_once_and_leaves_no_thread(step, monkeypat
     with pytest.raises(OSError, match="no space is left"):
         steps.run()
     assert steps.committed() == [f"committed {group}" for group in range(3)]
-    assert "prepared 6" not in steps.said
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("compute")] == []
+    assert "began 6" not in steps.said
 
 
-def test_asked_to_stop_it_commits_what_is_in_flight_and_begins_nothing():
+def test_asked_to_stop_it_commits_what_is_under_way_and_begins_nothing():
     steps = Steps(9)
     steps.run(is_stopping=lambda: "computed 3" in steps.said)
-    assert steps.committed()[-1] in ("committed 3", "committed 4")
+    assert steps.committed()[-1] in ("committed 3", "committed 4", "committed 5")
     computed = [text for text in steps.said if text.startswith("computed")]
     assert len(computed) == len(steps.committed())
+
+
+def test_a_group_that_nobody_need_compute_is_committed_in_its_place():
+    said = []
+    compute_groups(range(3), completed, said.append, at_once=2)
+    assert said == [0, 1, 2]

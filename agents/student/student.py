@@ -4,6 +4,7 @@ Nothing here decides anything about a pair.
 """
 
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +29,6 @@ from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair, Score, Term, Turn
 
 __all__ = [
-    "Prepared",
     "Response",
     "Student",
     "StudentBase",
@@ -94,7 +94,10 @@ def open_encoder(model: Any, tokenizer: Any, template: Template, config: Student
 
 
 class Student(AbstractContextManager["Student"]):
-    """One open model, the base or with an adapter. A context manager; closing gives memory back."""
+    """One open model, the base or with an adapter. A context manager; closing gives memory back.
+
+    Several threads may ask it at once: the texts of one are encoded while those of another are computed.
+    """
 
     def __init__(self, base: StudentBase, adapter: Path | None = None) -> None:
         """Take a base that is not in use otherwise; a LoRA adapter is attached to it until this is closed."""
@@ -102,6 +105,8 @@ class Student(AbstractContextManager["Student"]):
         model, tokenizer, template = base.open()
         self._adapted = None if adapter is None else models.attach_adapter(model, adapter)
         self._close = ExitStack()
+        # The only thread that computes: each would keep memory and CPU threads of its own.
+        self._computing = ThreadPoolExecutor(1, "student")
         self._model = model
         self._tokenizer = tokenizer
         self._template = template
@@ -124,18 +129,13 @@ class Student(AbstractContextManager["Student"]):
         return student
 
     def score(self, targets: Sequence[tuple[Pair, Term]]) -> list[Score]:
-        """Score targets, in the given order."""
-        return self.compute(self.prepare(targets))
-
-    def prepare(self, targets: Sequence[tuple[Pair, Term]]) -> list[Prepared]:
-        """Targets as token ids, in the given order; `compute` may be at work on others meanwhile."""
-        return self._pairs.encode(targets)
-
-    def compute(self, items: Sequence[Prepared]) -> list[Score]:
-        """Score what `prepare` gave, in order; equal sequences of tokens are computed once.
+        """Score targets, in the given order; equal sequences of tokens are computed once.
 
         A target that cannot be scored says so in its status and has no sums.
         """
+        return self._computing.submit(self._compute, self._pairs.encode(targets)).result()
+
+    def _compute(self, items: Sequence[Prepared]) -> list[Score]:
         sequences = {_key(item): item for item in items if isinstance(item, Encoded)}
         computed = score_with_first(self._model, list(sequences.values()), self._packing, self._first)
         scores = dict(zip(sequences, computed, strict=True))
@@ -155,9 +155,9 @@ class Student(AbstractContextManager["Student"]):
         try:
             return self._answering.respond(
                 pairs,
-                lambda prompts: generate_greedy(
-                    self._model, prompts, self._stops, max_tokens, self._batch_tokens
-                ),
+                lambda prompts: self._computing.submit(
+                    generate_greedy, self._model, prompts, self._stops, max_tokens, self._batch_tokens
+                ).result(),
             )
         except torch.OutOfMemoryError as error:
             raise StudentError(
@@ -166,6 +166,7 @@ class Student(AbstractContextManager["Student"]):
 
     def close(self) -> None:
         """Take the adapter off; drop the model where nobody else has it. Of no use afterwards."""
+        self._computing.shutdown(cancel_futures=True)
         if self._adapted is not None:
             self._adapted.unload()
         self._model = self._adapted = None

@@ -1,15 +1,28 @@
 """The node that measures a round, and says whether the loop ends."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from operator import attrgetter
 
 from langgraph.runtime import Runtime
 
-from reflectune.agents.student.answering import Writer
-from reflectune.agents.student.evaluation import judge, measure_held_out
-from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer, Texts, find_adapter
+from reflectune.agents.pool import LocalPool, StudentPool
+from reflectune.agents.student.answering import Response, Writer
+from reflectune.agents.student.evaluation import Checker, judge, measure_held_out
+from reflectune.loop.context import (
+    SAMPLES_AT_ONCE,
+    LoopContext,
+    LoopState,
+    Scorer,
+    Wanted,
+    find_adapter,
+    score_missing,
+    unscored,
+)
 from reflectune.loop.nodes.reflect import count_wanted
-from reflectune.loop.pipeline import compute_groups
+from reflectune.loop.pipeline import completed, compute_groups
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
@@ -100,52 +113,76 @@ def _measure(context: LoopContext, round: int, student: StudentRecord) -> list[E
             nonlocal done
             stage.update(done := done + number, total)
 
-        scorer = Scorer(context, student, stack)
+        pool = stack.enter_context(context.open_pool(student))
         groups = ((len(pairs), pairs) for pairs in lineage.held_out_pairs(_SCORED_AT_ONCE))
-        _score(context, scorer, groups, ("response_given_instruction",), count)
-        _write_answers(context, scorer, chosen, count)
+        _score(context, pool, student, groups, ("response_given_instruction",), count)
+        _write_answers(context, pool, student, chosen, count)
         evaluations = derive_measures(lineage, student.id)
         stage.update(total, total, **{item.name: f"{item.value:.3f}" for item in evaluations})
     return evaluations
 
 
 def _write_answers(
-    context: LoopContext, scorer: Scorer, chosen: Sequence[str], count: Callable[[int], None]
+    context: LoopContext,
+    pool: StudentPool,
+    student: StudentRecord,
+    chosen: Sequence[str],
+    count: Callable[[int], None],
 ) -> None:
     """Commit the student's answers to some samples; `count` is told how many each group has.
 
     A group is the same samples whether or not a run was interrupted: an answer may differ in its rounding
     with what is written beside it.
     """
-    lineage, student = context.lineage, scorer.student
+    lineage = context.lineage
     answered = {answer.sample_id for answer in lineage.held_out_answers(student.id)}
     if answered.issuperset(chosen):
         return
-    writer = _open_writer(context, scorer, len(chosen))
-    for start in range(0, len(chosen), writer.at_once):
+    with _open_writers(context, pool, student, len(chosen)) as writers:
+        size = writers.submit(attrgetter("at_once")).result()
+        groups = (chosen[start : start + size] for start in range(0, len(chosen), size))
+
+        def begin(group: Sequence[str]) -> Future[_Written]:
+            pairs = lineage.given_pairs([sample for sample in group if sample not in answered])
+            if not pairs:
+                return completed((len(group), pairs, []))
+            return writers.submit(partial(_respond, len(group), pairs, context.config.evaluate.max_tokens))
+
+        def commit(written: _Written) -> None:
+            number, pairs, responses = written
+            lineage.add_answers(student.id, [*_judge(context.checker, pairs, responses)])
+            count(number)
+
+        compute_groups(groups, begin, commit, writers.at_once, context.stopping)
         context.leave_if_asked()
-        group = chosen[start : start + writer.at_once]
-        if pairs := lineage.given_pairs([sample for sample in group if sample not in answered]):
-            lineage.add_answers(student.id, [*_answer(context, writer, pairs)])
-        count(len(group))
 
 
-def _open_writer(context: LoopContext, scorer: Scorer, answers: int) -> Writer:
-    open_faster = context.find_writer(find_adapter(context.folder, scorer.student), answers)
+_Written = tuple[int, Mapping[str, Pair], Sequence[Response | None]]  # a group's size, whom it asked, answers
+
+
+def _respond(number: int, pairs: Mapping[str, Pair], max_tokens: int, writer: Writer) -> _Written:
+    return number, pairs, writer.respond([*pairs.values()], max_tokens)
+
+
+def _open_writers(
+    context: LoopContext, pool: StudentPool, student: StudentRecord, answers: int
+) -> AbstractContextManager[StudentPool]:
+    open_faster = context.find_writer(find_adapter(context.folder, student), answers)
     if open_faster is None:
-        return scorer.open()
-    scorer.stack.close()  # the student
-    return scorer.stack.enter_context(open_faster())
+        return nullcontext(pool)
+    pool.close()
+    return LocalPool(open_faster, at_once=1)
 
 
-def _answer(context: LoopContext, writer: Writer, pairs: Mapping[str, Pair]) -> Iterator[HeldOutAnswer]:
+def _judge(
+    checker: Checker | None, pairs: Mapping[str, Pair], responses: Sequence[Response | None]
+) -> Iterator[HeldOutAnswer]:
     """A student's answers to some samples' pairs, with what the checker says of them."""
-    responses = writer.respond([*pairs.values()], context.config.evaluate.max_tokens)
     for (sample, pair), response in zip(pairs.items(), responses, strict=True):
         if response is None:
             yield HeldOutAnswer(sample, None, None, None)
             continue
-        verdict = None if context.checker is None else judge(context.checker, pair, response.text)
+        verdict = None if checker is None else judge(checker, pair, response.text)
         yield HeldOutAnswer(sample, response.text, response.num_tokens, verdict)
 
 
@@ -166,37 +203,40 @@ def score_base_samples(context: LoopContext, round: int) -> None:
             nonlocal done
             stage.update(done := done + number, len(sample_ids))
 
+        pool = stack.enter_context(context.open_pool(base))
         at = range(0, len(sample_ids), SAMPLES_AT_ONCE)
         groups = (sample_ids[start : start + SAMPLES_AT_ONCE] for start in at)
         pairs = ((len(ids), lineage.pool_pairs(0, ids) | lineage.pool_pairs(round, ids)) for ids in groups)
-        _score(context, Scorer(context, base, stack), pairs, TERMS, count)
+        _score(context, pool, base, pairs, TERMS, count)
         lineage.set_base_samples(round, len(sample_ids))
 
 
 def _score(
     context: LoopContext,
-    scorer: Scorer,
+    pool: StudentPool,
+    student: StudentRecord,
     groups: Iterable[tuple[int, Mapping[str, Pair]]],
     terms: Sequence[Term],
     count: Callable[[int], None],
 ) -> None:
     """Commit those of some versions' scores that are missing, and count each group's number."""
-    lineage, student_id = context.lineage, scorer.student.id
+    lineage = context.lineage
 
-    def prepare(group: tuple[int, Mapping[str, Pair]]) -> tuple[int, Texts]:
+    def begin(group: tuple[int, Mapping[str, Pair]]) -> Future[tuple[int, Scores]]:
         number, pairs = group
         wanted = ((version, pair, term) for version, pair in pairs.items() for term in terms)
-        return number, scorer.prepare(wanted, lineage.scores([*pairs], student_id))
-
-    def compute(group: tuple[int, Texts]) -> tuple[int, Scores]:
-        number, texts = group
-        return number, scorer.compute(texts)
+        missing = unscored(wanted, lineage.scores([*pairs], student.id))
+        return pool.submit(partial(_score_group, number, missing)) if missing else completed((number, {}))
 
     def commit(group: tuple[int, Scores]) -> None:
         number, scores = group
-        lineage.add_scores(scores, student_id)
+        lineage.add_scores(scores, student.id)
         count(number)
 
     context.leave_if_asked()
-    compute_groups(groups, prepare, compute, commit, context.stopping)
+    compute_groups(groups, begin, commit, pool.at_once, context.stopping)
     context.leave_if_asked()
+
+
+def _score_group(number: int, missing: Sequence[Wanted], scorer: Scorer) -> tuple[int, Scores]:
+    return number, score_missing(missing, {}, scorer)

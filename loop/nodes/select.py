@@ -1,16 +1,27 @@
 """The node in which the student decides."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from langgraph.runtime import Runtime
 
-from reflectune.loop.context import SAMPLES_AT_ONCE, LoopContext, LoopState, Scorer, Texts
-from reflectune.loop.pipeline import compute_groups
+from reflectune.agents.pool import StudentPool
+from reflectune.loop.context import (
+    SAMPLES_AT_ONCE,
+    LoopContext,
+    LoopState,
+    Scorer,
+    Wanted,
+    score_missing,
+    unscored,
+)
+from reflectune.loop.pipeline import completed, compute_groups
 from reflectune.loop.selection import decide, needed_scores
 from reflectune.state.config import RunConfig
-from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Phase, Scores, Term
+from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Phase, Scores, StudentRecord, Term
 
 __all__ = ["select"]
 
@@ -19,7 +30,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     """Let the student of the last round decide every contest of a phase.
 
     After the phase response every pair that goes on has all four scores under this student: what the
-    training filter needs. While a group is scored and decided the next is read, and the last committed.
+    training filter needs. While groups are scored and decided the next is read, and the last committed.
     """
     context, round, phase = runtime.context, state["round"], state["phase"]
     context.leave_if_asked()
@@ -32,9 +43,9 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
         stage = stack.enter_context(
             context.display.stage(f"round {round} · select · {phase}", total=total, done=done)
         )
-        judge = _Judge(Scorer(context, student, stack), context.config, round, phase)
+        pool = stack.enter_context(context.open_pool(student))
 
-        def commit(decided: tuple[Scores, Sequence[Decision]]) -> None:
+        def commit(decided: Decided) -> None:
             nonlocal done, compared, accepted
             scores, decisions = decided
             lineage.add_decisions(scores, student.id, decisions)
@@ -45,62 +56,67 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
 
         freeze_after = context.config.teacher.freeze_after
         contests = lineage.contests(round, phase, SAMPLES_AT_ONCE, freeze_after=freeze_after)
-        compute_groups(contests, judge.prepare, judge.decide, commit, context.stopping)
+        begin = partial(_begin, context, pool, round, phase, student)
+        compute_groups(contests, begin, commit, pool.at_once, context.stopping)
         context.leave_if_asked()
     return {"phase": "response" if phase == "instruction" else "instruction"}
 
 
+Decided = tuple[Scores, Sequence[Decision]]  # the new scores, and the decisions they led to
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Contests that are scored and decided at once."""
+    """Contests of a phase that are scored and decided at once, wherever the student is."""
 
     contests: Sequence[Contest]
     known: Scores
-    texts: Texts  # what may have to be scored
-
-
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    """Decides groups of contests of a phase."""
-
-    scorer: Scorer
     config: RunConfig
     round: int
     phase: Phase
+    student_id: str
 
-    def prepare(self, contests: Sequence[Contest]) -> _Group:
-        """Read what is known of a group, and encode what is not."""
-        versions = [version for contest in contests for version in contest.pairs]
-        known = self.scorer.context.lineage.scores(versions, self.scorer.student.id)
-        wanted = [
-            (version, contest.pairs[version], term)
-            for contest in contests
-            for version, term in dict.fromkeys([*self._needed(contest), *self._goes_on(contest.pairs)])
-        ]
-        return _Group(contests, known, self.scorer.prepare(wanted, known))
+    def needed(self) -> Iterator[Wanted]:
+        """What the decisions rest on."""
+        for contest in self.contests:
+            for version, term in needed_scores(contest, self.config.selection.policy, self.phase):
+                yield version, contest.pairs[version], term
 
-    def decide(self, group: _Group) -> tuple[Scores, Sequence[Decision]]:
-        """Score and decide a group, and score what is still missing of the pairs that go on."""
-        fresh = self._score(group, (key for contest in group.contests for key in self._needed(contest)))
-        scores = _union(group.known, fresh)
-        student_id = self.scorer.student.id
-        decisions = [
-            decide(each, scores, self.config, round=self.round, phase=self.phase, student_id=student_id)
-            for each in group.contests
-        ]
-        winners = self._goes_on(decision.winner_id for decision in decisions)
-        missing = (key for key in winners if key[1] not in scores.get(key[0], {}))
-        return _union(fresh, self._score(group, missing)), decisions
-
-    def _score(self, group: _Group, keys: Iterable[tuple[str, Term]]) -> Scores:
-        return self.scorer.compute({key: group.texts[key] for key in keys if key in group.texts})
-
-    def _needed(self, contest: Contest) -> Iterable[tuple[str, Term]]:
-        return needed_scores(contest, self.config.selection.policy, self.phase)
-
-    def _goes_on(self, versions: Iterable[str]) -> Iterable[tuple[str, Term]]:
+    def goes_on(self, versions: Iterable[str]) -> Iterator[Wanted]:
         """What has to be known of pairs that may go on to the training set."""
-        return [(version, term) for version in versions for term in TERMS if self.phase == "response"]
+        pairs = {version: pair for contest in self.contests for version, pair in contest.pairs.items()}
+        terms: Sequence[Term] = TERMS if self.phase == "response" else ()
+        return ((version, pairs[version], term) for version in versions for term in terms)
+
+
+def _begin(
+    context: LoopContext,
+    pool: StudentPool,
+    round: int,
+    phase: Phase,
+    student: StudentRecord,
+    contests: Sequence[Contest],
+) -> Future[Decided]:
+    """Have a group decided: by the pool, unless all that it may need is known."""
+    versions = [version for contest in contests for version in contest.pairs]
+    known = context.lineage.scores(versions, student.id)
+    group = _Group(contests, known, context.config, round, phase, student.id)
+    if not unscored([*group.needed(), *group.goes_on(versions)], known):
+        return completed(_decide(group, None))
+    return pool.submit(partial(_decide, group))
+
+
+def _decide(group: _Group, scorer: Scorer | None) -> Decided:
+    """Score and decide a group, and score what is still missing of the pairs that go on."""
+    fresh = score_missing(group.needed(), group.known, scorer)
+    scores = _union(group.known, fresh)
+    round, phase, student_id = group.round, group.phase, group.student_id
+    decisions = [
+        decide(each, scores, group.config, round=round, phase=phase, student_id=student_id)
+        for each in group.contests
+    ]
+    winners = group.goes_on(decision.winner_id for decision in decisions)
+    return _union(fresh, score_missing(winners, scores, scorer)), decisions
 
 
 def _union(known: Scores, fresh: Scores) -> Scores:

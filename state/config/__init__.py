@@ -21,6 +21,7 @@ from reflectune.state.config.sections import (
     OddKind,
     RefinetuneConfig,
     RunConfig,
+    ScaleConfig,
     Section,
     SelectionConfig,
     StudentConfig,
@@ -30,14 +31,23 @@ from reflectune.state.errors import ConfigError
 
 __all__ = [
     "CHANGEABLE", "SELF", "Column", "DataConfig", "OddKind", "RefinetuneConfig", "RunConfig",
-    "SelectionConfig", "StudentConfig", "TeacherConfig", "change_config", "flatten", "load_begun_config",
-    "load_config", "parse_config", "read_toml", "resolve_paths", "set_key", "upgrade_config",
+    "ScaleConfig", "SelectionConfig", "StudentConfig", "TeacherConfig", "change_config", "flatten",
+    "load_begun_config", "load_config", "parse_config", "read_toml", "resolve_paths", "set_key",
+    "upgrade_config",
 ]  # fmt: skip
 
 # The keys that may change while a run goes on: none of them alters what a stored row means.
 CHANGEABLE = (
     "rounds",
     "refinetune.gradient_checkpointing",
+    "scale.address",
+    "scale.engine",
+    "scale.gpus_per_student",
+    "scale.gpus_per_teacher",
+    "scale.overlap",
+    "scale.students",
+    "scale.teachers",
+    "scale.trainers",
     "student.batch_tokens",
     "student.device",
     "student.threads",

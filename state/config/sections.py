@@ -342,6 +342,27 @@ class StopConfig(Section):
     """Fail, resumably, when more than this share of a phase's proposals fail for one reason; 1: never."""
 
 
+class ScaleConfig(Section):
+    """How many models work at once, and where. Nothing here alters a row of the lineage."""
+
+    engine: Literal["local", "ray"] = "local"
+    """local: one student and one teacher on this machine; ray: many on a cluster; needs the extra ray."""
+    address: str | None = None
+    """Address of the Ray cluster; unset takes RAY_ADDRESS, a cluster that runs here, or else starts one."""
+    students: int = Field(default=1, ge=1)
+    """Students that score at once."""
+    gpus_per_student: float | None = Field(default=None, ge=0.0)
+    """GPUs of each student and trainer; unset takes one where the cluster has any."""
+    teachers: int = Field(default=1, ge=1)
+    """Replicas of a vllm or transformers teacher."""
+    gpus_per_teacher: float | None = Field(default=None, ge=0.0)
+    """GPUs of each teacher; unset takes teacher.tensor_parallel_size where the cluster has any."""
+    trainers: int = Field(default=1, ge=1)
+    """Workers that train one student together; 1 trains on this machine unless engine is ray."""
+    overlap: bool = False
+    """Let teacher and student work at once where they do not share a device: it costs memory for both."""
+
+
 class RunConfig(Section):
     """Everything a run depends on."""
 
@@ -358,6 +379,7 @@ class RunConfig(Section):
     refinetune: RefinetuneConfig = RefinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     stop: StopConfig = StopConfig()
+    scale: ScaleConfig = ScaleConfig()
 
     @model_validator(mode="after")
     def _stopping_has_a_measure(self) -> Self:

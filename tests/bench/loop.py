@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 from zlib import crc32
 
+from reflectune.agents.pool import LocalPool
 from reflectune.agents.student.student import Response
 from reflectune.agents.teacher.teacher import Reflected
 from reflectune.loop.context import LoopContext, LoopState
@@ -135,7 +136,7 @@ def _run_loop(config: RunConfig, run: RunFolder, lineage: LineageWriter, clock: 
         display=LineDisplay(),
         checker=None,
         open_teacher=lambda student: _Teacher(),  # type: ignore[arg-type, return-value]
-        open_student=lambda adapter: _Student(),  # type: ignore[arg-type, return-value]
+        open_students=lambda adapter: LocalPool(_Student),
         refinetune_student=train,
     )
     with clock.times("evaluate"):

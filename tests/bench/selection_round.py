@@ -12,8 +12,10 @@ from pathlib import Path
 
 from langgraph.runtime import Runtime
 
+from reflectune.agents.pool import LocalPool
 from reflectune.agents.student.formulas import nll
-from reflectune.agents.student.student import Prepared, Student
+from reflectune.agents.student.pairs import Prepared
+from reflectune.agents.student.student import Student
 from reflectune.loop.context import LoopContext
 from reflectune.loop.nodes.select import select
 from reflectune.loop.progress import LineDisplay
@@ -66,7 +68,7 @@ def select_round(
         student = Student.open(config.student, adapter)
         if meter is not None:
             meter.attach(student._model)
-        compute, close = student.compute, student.close
+        compute, close = student._compute, student.close
 
         def counted(items: Sequence[Prepared]) -> list[Score]:
             result.texts += len({repr(item) for item in items})
@@ -77,7 +79,7 @@ def select_round(
             close()
             result.opening_seconds += time.perf_counter() - closing
 
-        student.compute, student.close = counted, timed_close  # type: ignore[method-assign]
+        student._compute, student.close = counted, timed_close  # type: ignore[method-assign]
         result.opening_seconds += time.perf_counter() - began
         return student
 
@@ -90,7 +92,7 @@ def select_round(
             display=LineDisplay(),
             checker=None,
             open_teacher=None,  # a selection asks no teacher
-            open_student=open_student,
+            open_students=lambda adapter: LocalPool(lambda: open_student(adapter)),
         )
         for phase in PHASES:
             _propose(store, records, phase)

@@ -14,10 +14,12 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM, LlamaModel
 
+from reflectune.agents import pool
 from reflectune.agents.student import scoring, student
+from reflectune.agents.student.pairs import PairEncoder
 from reflectune.agents.student.student import Student
 from reflectune.agents.student.targets import TargetEncoder
-from reflectune.loop.nodes import select as select_node
+from reflectune.loop.pipeline import completed
 from reflectune.state.lineage.writer import LineageWriter
 from tests.bench import selection_round
 
@@ -31,8 +33,8 @@ _PARTS: Sequence[Part] = (
     (selection_round, "select", "database reading, decisions, the node"),
     (Student, "open", "opening and closing the student"),
     (Student, "close", "opening and closing the student"),
-    (Student, "prepare", "rendering of texts"),
-    (Student, "compute", "sorting, packing, summing"),
+    (PairEncoder, "encode", "rendering of texts"),
+    (Student, "_compute", "sorting, packing, summing"),
     (TargetEncoder, "encode", "tokenisation"),
     (student, "score_sequences", "sorting, packing, summing"),
     (scoring, "build_row", "rows and masks"),
@@ -59,13 +61,13 @@ _KINDS = {
 
 def measure_parts(run: Callable[[], object]) -> dict[str, float]:
     """Seconds of a round's selection by part of the program, one after the other."""
-    at_once = select_node.compute_groups
-    select_node.compute_groups = _compute_in_turn  # type: ignore[assignment]
+    threads = pool.ThreadPoolExecutor, student.ThreadPoolExecutor
+    pool.ThreadPoolExecutor = student.ThreadPoolExecutor = _InTurn  # type: ignore[assignment, misc]
     try:
         with stopwatch(_PARTS, _OUTSIDE) as seconds:
             run()
     finally:
-        select_node.compute_groups = at_once
+        pool.ThreadPoolExecutor, student.ThreadPoolExecutor = threads  # type: ignore[misc]
     return {part: value for part, value in seconds.items() if part != _OUTSIDE}
 
 
@@ -83,9 +85,17 @@ def measure_operations(run: Callable[[], object]) -> dict[str, float]:
     return seconds
 
 
-def _compute_in_turn(groups: Any, prepare: Any, compute: Any, commit: Any, is_stopping: Any) -> None:
-    for group in groups:
-        commit(compute(prepare(group)))
+class _InTurn:
+    """In the place of threads: whoever asks does the work."""
+
+    def __init__(self, number: int, name: str) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return completed(function(*arguments))
+
+    def shutdown(self, **how: Any) -> None:
+        pass
 
 
 @contextmanager

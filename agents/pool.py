@@ -1,0 +1,60 @@
+"""Students at work on jobs, several jobs at once: one in this process, or many on a cluster.
+
+Nothing here knows what a job is.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self, TypeVar
+
+__all__ = ["LocalPool", "StudentPool"]
+
+Result = TypeVar("Result")
+
+# While the student computes one job's texts it encodes the other's.
+_AT_ONCE = 2
+
+
+class StudentPool(Protocol):
+    """Students that are all alike, opened with the first job. A context manager."""
+
+    at_once: int  # how many jobs it is worth having under way
+
+    def submit(self, job: Callable[[Any], Result]) -> "Future[Result]":
+        """Give a job to a student; what it returns depends on the job alone, not on which student it was."""
+
+    def close(self) -> None:
+        """Let the jobs that have begun end, drop the others, give memory back. Once more does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+class LocalPool(AbstractContextManager["LocalPool"]):
+    """The pool of one student, in this process."""
+
+    def __init__(
+        self, open_student: Callable[[], AbstractContextManager[Any]], at_once: int = _AT_ONCE
+    ) -> None:
+        self.at_once = at_once
+        self._open_student = open_student
+        self._student: Any = None
+        self._threads = ThreadPoolExecutor(at_once, "pool")
+
+    def submit(self, job: Callable[[Any], Result]) -> "Future[Result]":
+        """Give the student a job; the first one opens it, on the calling thread."""
+        if self._student is None:
+            self._student = self._open_student().__enter__()
+        return self._threads.submit(job, self._student)
+
+    def close(self) -> None:
+        """Let the jobs that have begun end, drop the others, close the student."""
+        self._threads.shutdown(cancel_futures=True)
+        if self._student is not None:
+            self._student.__exit__(None, None, None)
+            self._student = None
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
