@@ -238,10 +238,7 @@ class _Teacher(_Opened):
 class _Student(_Opened):
     at_once = 64
 
-    def prepare(self, questions: Sequence[tuple[Pair, Term]]) -> list[tuple[Pair, Term]]:
-        return list(questions)
-
-    def compute(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
         return [Score(-10 - 20 * _draw(pair.response, term), 12, "ok") for pair, term in questions]
 
     def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
