@@ -7,7 +7,7 @@ from pathlib import Path
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import content_hash
 
-__all__ = ["find_fault", "fingerprint", "has_chat_template"]
+__all__ = ["files_read", "find_fault", "fingerprint", "has_chat_template"]
 
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
@@ -59,6 +59,15 @@ def has_chat_template(folder: Path) -> bool:
     )
 
 
+def files_read(folder: Path) -> list[Path]:
+    """The files of a model's or adapter's folder that opening it reads, in their order."""
+    return sorted(
+        path
+        for path in {*folder.iterdir(), *(folder / file for file in _CHAT_TEMPLATES)}
+        if (path.name in _READ or path.name.endswith(_READ_SUFFIXES)) and path.is_file()
+    )
+
+
 def fingerprint(folder: Path) -> str:
     """Hash of a model's or adapter's files, 32 hex digits: another one means another content.
 
@@ -67,11 +76,7 @@ def fingerprint(folder: Path) -> str:
     keeps its size and lies between two blocks is not noticed, such as one of a single small matrix.
     """
     try:
-        files = sorted(
-            path
-            for path in {*folder.iterdir(), *(folder / file for file in _CHAT_TEMPLATES)}
-            if (path.name in _READ or path.name.endswith(_READ_SUFFIXES)) and path.is_file()
-        )
+        files = files_read(folder)
         return content_hash(*((path.name, path.stat().st_size, _hash_blocks(path)) for path in files))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error}") from error

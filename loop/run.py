@@ -6,19 +6,15 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
-from reflectune.agents.pool import LocalPool
-from reflectune.agents.student.answering import Writer
+from reflectune.agents.machines import Machines, open_machines
 from reflectune.agents.student.evaluation import load_checker
-from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
-from reflectune.agents.student.student import Student, StudentBase, check_contexts, settle_student
+from reflectune.agents.student.student import check_contexts
 from reflectune.agents.student.templates import check_student
-from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
@@ -66,9 +62,10 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
         _judge_data(dataset, accept_few)
         open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
-        config = config.model_copy(update={"student": settle_student(config.student)})
-        check_contexts(config.student, dataset.account.contexts)
-        check_refinetune(config)  # last: it opens the model
+        with open_machines(config) as machines:
+            config = config.model_copy(update={"student": machines.settle_student()})
+            check_contexts(config.student, dataset.account.contexts)
+            machines.check_refinetune(config)  # last: it opens the model
         folder.write_config(config.to_toml())
         with LineageWriter.create(folder.lineage) as lineage:
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
@@ -146,7 +143,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
         open_cache(config, folder.path.parent) as cache,
-        StudentBase(config.student) as base,
+        open_machines(config) as machines,
     ):
         if lineage.settings()["versions"]["graph"] != hash_graph():
             raise StoreError(
@@ -161,10 +158,10 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             lineage=lineage,
             display=display,
             checker=checker,
-            open_teacher=lambda student: _open_teacher(config, folder, student, cache, base, stopping),
-            open_students=lambda adapter: LocalPool(lambda: Student(base, adapter)),
-            refinetune_student=partial(refinetune_student, base=base),
-            find_writer=partial(_find_writer, config, base),
+            open_teacher=lambda student: _open_teacher(config, folder, student, cache, machines, stopping),
+            open_students=machines.open_students,
+            refinetune_student=machines.refinetune,
+            find_writer=machines.find_writer,
             stopping=stopping,
         )
         with _status(lineage):
@@ -181,30 +178,13 @@ def _open_teacher(
     folder: RunFolder,
     student: StudentRecord,
     cache: AnswerCache | None,
-    base: StudentBase,
+    machines: Machines,
     stopping: Callable[[], bool],
 ) -> Teacher:
-    if ENGINES[config.teacher.engine].is_local:
-        base.close()  # there may not be memory for both
     # Only a teacher that is the student itself opens the adapter.
     adapter = find_adapter(folder, student) if config.teacher.model == SELF else None
     itself = TeacherModel(f"self:{student.id}", config.student, adapter, student.adapter_hash)
-    return open_teacher(config.teacher, config.seed, itself, cache, stopping)
-
-
-def _find_writer(
-    config: RunConfig, base: StudentBase, adapter: Path | None, answers: int
-) -> Callable[[], Writer] | None:
-    share = config.teacher.gpu_memory_utilization
-    open_vllm = find_vllm_writer(config.student, adapter, answers, config.evaluate.max_tokens, share)
-    if open_vllm is None:
-        return None
-
-    def open_writer() -> Writer:
-        base.close()  # there may not be memory for both
-        return open_vllm()
-
-    return open_writer
+    return open_teacher(config.teacher, config.seed, itself, cache, stopping, machines.open_engine)
 
 
 def open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:

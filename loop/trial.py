@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from reflectune.agents.student.student import settle_student
+from reflectune.agents.machines import open_machines
 from reflectune.agents.teacher.engines import TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
@@ -50,10 +50,11 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
         open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
         chosen = list(islice((sample for sample in samples if sample.split == "train"), pairs))
-        student = settle_student(config.student)
-        with open_cache(config, runs) as cache:
-            model = TeacherModel("self:s0", student)
-            with open_teacher(teacher_config, config.seed, model, cache) as teacher:
+        with open_cache(config, runs) as cache, open_machines(config) as machines:
+            model = TeacherModel("self:s0", machines.settle_student())
+            with open_teacher(
+                teacher_config, config.seed, model, cache, open_engine=machines.open_engine
+            ) as teacher:
                 try:
                     _ask(teacher, chosen, asked)
                 finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODEL_LIBRARIES = {"torch", "transformers", "peft", "vllm", "accelerate"}
+MODEL_LIBRARIES = {"torch", "transformers", "peft", "vllm", "accelerate", "ray"}
 FORBIDDEN = {
     "state": {"reflectune.agents", "reflectune.loop", "langgraph", "rich", "typer"} | MODEL_LIBRARIES,
     "agents": {
@@ -78,7 +78,7 @@ def test_help_is_fast_and_loads_no_model_library() -> None:
         "from reflectune.loop.cli import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0\n"
-        "print(sorted(set(sys.modules) & {'torch', 'transformers', 'vllm', 'langgraph', 'datasets'}))"
+        "print(sorted(set(sys.modules) & {'torch', 'transformers', 'vllm', 'ray', 'langgraph', 'datasets'}))"
     )
     fastest = float("inf")  # seconds of a processor, which others on the machine need not share
     for _ in range(3):

@@ -13,7 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from reflectune.agents.model_files import find_fault
-from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel
+from reflectune.agents.teacher.engines import ENGINES, Engine, OpenEngine, Request, TeacherModel, open_engine
 from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
 from reflectune.agents.teacher.engines.faults import is_about_schema
 from reflectune.agents.teacher.forms import answer_schema, clean_text
@@ -315,20 +315,21 @@ def open_teacher(
     student: TeacherModel | None = None,
     cache: Cache | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    open_engine: OpenEngine = open_engine,
 ) -> Teacher:
     """Open the configured prompts and engine, and a teacher on them; close the teacher after use.
 
     What is asked and drawn follows from the run's `seed`; `student` teaches where `teacher.model` is "self",
     and says how other models on this machine are prompted.
     With a cache the engine is opened when the first answer is missing, if ever; None asks for every answer.
-    What may wait for hours leaves where somebody is `stopping`.
+    What may wait for hours leaves where somebody is `stopping`. `open_engine` says where the engine is.
     """
     prompts = open_prompts(config.prompts)
     kind, model = ENGINES[config.engine], _teacher_model(config, student)
     if cache is None or config.cache == "off" or not kind.is_cached:
         assert config.cache != "only" or not kind.is_cached, "whoever may not ask is given a cache"
-        return Teacher(kind.open(config, model, None, stopping), prompts, config, seed)
-    engine = CachedEngine(config, model, cache, stopping)
+        return Teacher(open_engine(config, model, None, stopping), prompts, config, seed)
+    engine = CachedEngine(config, model, cache, stopping, open_engine)
     return Teacher(engine, prompts, config, seed, None if kind.is_local else cache)
 
 

@@ -15,7 +15,9 @@ from reflectune.state.records import Answer, Reflection
 if TYPE_CHECKING:
     from reflectune.agents.teacher.engines.parameters import Parameters
 
-__all__ = ["ENGINES", "Batches", "Engine", "EngineKind", "Request", "TeacherModel"]
+__all__ = [
+    "ENGINES", "Batches", "Engine", "EngineKind", "OpenEngine", "Request", "TeacherModel", "open_engine",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +142,16 @@ ENGINES = {
     "transformers": EngineKind(structured=False),
     "vllm": EngineKind(),
 }
+
+# What a teacher opens its engine with: config, model, batches, stopping.
+OpenEngine = Callable[[TeacherConfig, TeacherModel, Batches | None, Callable[[], bool]], Engine]
+
+
+def open_engine(
+    config: TeacherConfig,
+    model: TeacherModel,
+    batches: Batches | None,
+    stopping: Callable[[], bool],
+) -> Engine:
+    """Open the engine that `teacher.engine` names, its model on this machine if it has one."""
+    return ENGINES[config.engine].open(config, model, batches, stopping)

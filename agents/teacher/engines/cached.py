@@ -7,11 +7,20 @@ model, sampled in the same way, is the same request, whichever engine or address
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, Request, TeacherModel
+from reflectune.agents.teacher.engines import (
+    ENGINES,
+    Batches,
+    Engine,
+    OpenEngine,
+    Request,
+    TeacherModel,
+    open_engine,
+)
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.forms import clean_text
 from reflectune.state.config import TeacherConfig
@@ -64,12 +73,14 @@ class CachedEngine:
         model: TeacherModel,
         cache: Cache,
         stopping: Callable[[], bool] = lambda: False,
+        open_engine: OpenEngine = open_engine,
     ) -> None:
         kind = ENGINES[config.engine]
         self.name: str = config.engine
         self.model = model.name
         self.structured, self.capacity = kind.takes_schemas(thinking=model.source.thinking), config.capacity
-        self._config, self._teacher, self._cache, self._stopping = config, model, cache, stopping
+        self._config, self._cache = config, cache
+        self._open: Callable[[], Engine] = partial(open_engine, config, model, cache, stopping)
         self._sampling = (_identify(config, model, cache), *_sampling(config))
         self._engine: Engine | None = None
         self._hits: deque[Answer] = deque()
@@ -100,8 +111,7 @@ class CachedEngine:
             self._hits.append(Answer(request.id, error=error, message=message))
         else:
             if self._engine is None:
-                kind = ENGINES[self._config.engine]
-                self._engine = kind.open(self._config, self._teacher, self._cache, self._stopping)
+                self._engine = self._open()
                 self._recall()
             self._asked[request.id] = key
             self._engine.submit(request)

@@ -1,0 +1,124 @@
+"""Where a run's models are: on this machine, or on a cluster. Whoever asks for one need not know.
+
+Nothing here knows what the models are asked.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Protocol, Self
+
+from reflectune.agents.pool import LocalPool, StudentPool
+from reflectune.agents.student.answering import Writer
+from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
+from reflectune.agents.student.student import Student, StudentBase, settle_student
+from reflectune.agents.student.trainer import OnStep
+from reflectune.agents.student.vllm_writer import find_vllm_writer
+from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel, open_engine
+from reflectune.state.config import RunConfig, StudentConfig, TeacherConfig
+from reflectune.state.records import Pairs
+
+__all__ = ["LocalMachines", "Machines", "open_machines"]
+
+
+class Machines(Protocol):
+    """The models of one run. A context manager; closing gives back all that they hold."""
+
+    def settle_student(self) -> StudentConfig:
+        """The run's student as `settle_student` makes it, where students will be."""
+
+    def check_refinetune(self, config: RunConfig) -> None:
+        """Do as `check_refinetune` does, where students will be trained."""
+
+    def open_students(self, adapter: Path | None) -> StudentPool:
+        """Students with an adapter, or without one."""
+
+    def find_writer(self, adapter: Path | None, answers: int) -> Callable[[], Writer] | None:
+        """What opens a faster writer of so many answers than a student, once that is closed; None: no use."""
+
+    def open_engine(
+        self,
+        config: TeacherConfig,
+        model: TeacherModel,
+        batches: Batches | None,
+        stopping: Callable[[], bool],
+    ) -> Engine:
+        """Open the teacher's engine. One with a model of its own may close the students first."""
+
+    def refinetune(
+        self,
+        config: RunConfig,
+        pairs: Pairs,
+        out: Path,
+        *,
+        previous: Path | None,
+        round: int,
+        on_step: OnStep,
+        is_stopping: Callable[[], bool],
+    ) -> dict[str, float]:
+        """Train a student, as `refinetune_student` does."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def open_machines(config: RunConfig) -> Machines:
+    """The machines that `scale.engine` names."""
+    if config.scale.engine == "local":
+        return LocalMachines(config)
+    from reflectune.agents.cluster.machines import ClusterMachines
+
+    return ClusterMachines(config)
+
+
+class LocalMachines(AbstractContextManager["LocalMachines"]):
+    """This machine, on which one base model stays open and adapters take turns.
+
+    Whatever else wants a model of its own closes the base first: there may not be memory for both.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config, self._base = config, StudentBase(config.student)
+        self.refinetune = partial(refinetune_student, base=self._base)
+
+    def settle_student(self) -> StudentConfig:
+        """The run's student, settled on this machine."""
+        return settle_student(self._config.student)
+
+    def check_refinetune(self, config: RunConfig) -> None:
+        """Train on one text, on this machine."""
+        check_refinetune(config)
+
+    def open_students(self, adapter: Path | None) -> StudentPool:
+        """The pool of one student."""
+        return LocalPool(lambda: Student(self._base, adapter))
+
+    def find_writer(self, adapter: Path | None, answers: int) -> Callable[[], Writer] | None:
+        """What opens vLLM, where that is worth it."""
+        config, share = self._config, self._config.teacher.gpu_memory_utilization
+        open_vllm = find_vllm_writer(config.student, adapter, answers, config.evaluate.max_tokens, share)
+        if open_vllm is None:
+            return None
+
+        def open_writer() -> Writer:
+            self._base.close()
+            return open_vllm()
+
+        return open_writer
+
+    def open_engine(
+        self,
+        config: TeacherConfig,
+        model: TeacherModel,
+        batches: Batches | None,
+        stopping: Callable[[], bool],
+    ) -> Engine:
+        """The engine, with its model on this machine if it has one."""
+        if ENGINES[config.engine].is_local:
+            self._base.close()
+        return open_engine(config, model, batches, stopping)
+
+    def __exit__(self, *error: object) -> None:
+        self._base.close()
