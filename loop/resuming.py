@@ -10,9 +10,11 @@ from reflectune.agents.teacher.engines import ENGINES
 from reflectune.state.config import CHANGEABLE, SELF, RunConfig, flatten, load_begun_config, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
+from reflectune.state.functions import hash_module
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.policies import is_own
 from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["hash_files", "refuse_changed_config", "refuse_changed_files", "restore_config"]
@@ -69,6 +71,8 @@ def hash_files(config: RunConfig) -> dict[str, str]:
                 hashes[key] = sha256(Path(file).read_bytes()).hexdigest()[:32]
             except OSError as error:
                 raise ConfigError(f"{key}: {file}: cannot be read: {error.strerror}") from error
+    if is_own(config.selection.policy):
+        hashes["selection.policy"] = hash_module("selection.policy", config.selection.policy)
     return hashes
 
 

@@ -12,7 +12,6 @@ from typing import cast
 from langchain_core.runnables import RunnableConfig
 
 from reflectune.agents.machines import Machines, open_machines
-from reflectune.agents.student.evaluation import load_checker
 from reflectune.agents.student.student import check_contexts
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES, TeacherModel
@@ -29,7 +28,9 @@ from reflectune.state.config import SELF, RunConfig, change_config, flatten, par
 from reflectune.state.data.datasets import Dataset, assign_samples, dataset_hash, read_dataset
 from reflectune.state.errors import ConfigError, DatasetError, StoreError
 from reflectune.state.folder import RunFolder
+from reflectune.state.functions import load_function
 from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.policies import is_own
 from reflectune.state.records import Sample, StudentRecord
 from reflectune.state.storage import explain_storage_errors
 from reflectune.state.text import one_line
@@ -57,7 +58,9 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
                 pass
         check_student(config.student)
         if config.evaluate.checker:
-            load_checker(config.evaluate.checker)
+            load_function("evaluate.checker", config.evaluate.checker)
+        if is_own(config.selection.policy):
+            load_function("selection.policy", config.selection.policy)
         dataset = read_dataset(config.data)
         _judge_data(dataset, accept_few)
         open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
@@ -137,7 +140,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
     raised. Whatever ended the run early, it can be resumed.
     """
     config = restore_config(folder)
-    checker = load_checker(config.evaluate.checker) if config.evaluate.checker else None
+    checker = load_function("evaluate.checker", config.evaluate.checker) if config.evaluate.checker else None
     with (
         explain_storage_errors(folder.path, f"`reflectune resume {folder.path.name}`"),
         folder.lock(),

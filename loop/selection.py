@@ -7,11 +7,14 @@ decision can be derived again from the rows it was taken on.
 import itertools
 import math
 import random
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from reflectune.agents.student.formulas import ifd, perplexity, r_ifd
+from reflectune.agents.student.formulas import ifd, nll, perplexity, pmi, r_ifd
 from reflectune.state.config import RunConfig, SelectionConfig
-from reflectune.state.policies import COMPARED, Measure, MeasureKey
+from reflectune.state.errors import ConfigError
+from reflectune.state.functions import describe_error, load_function
+from reflectune.state.policies import Measure, MeasureKey, Policy, find_policy
 from reflectune.state.records import (
     Contest,
     Decision,
@@ -32,10 +35,10 @@ _VALUES: Mapping[MeasureKey, Callable[[TermScores], float | None]] = {
     "ifd": ifd,
     "r_ifd": r_ifd,
     "perplexity": lambda scores: perplexity(scores, "response_given_instruction"),
+    "nll": lambda scores: nll(scores, "response_given_instruction"),
+    "pmi": pmi,
     "response_tokens": lambda scores: scores["response_given_instruction"].num_tokens,
 }
-# What a policy that compares nothing needs all the same: a failure never wins.
-_SCORABLE: tuple[Term, ...] = ("response_given_instruction",)
 
 
 def decide(
@@ -46,18 +49,21 @@ def decide(
     The incumbent wins ties. A candidate replaces it only by more than `selection.margin`, or where the
     incumbent itself cannot be scored; an unscorable candidate never wins. Among equal candidates the
     first wins. With `selection.ifd_cap`, where the highest IFD wins, any pair below the cap beats any that is
-    not, by whatever margin.
+    not, by whatever margin. A policy that compares at like length takes no proposal whose response has more
+    than `selection.length_band` times the incumbent's tokens, or less than that part of them.
 
     All scores are of the one student `student_id`. Policy `random` draws from (seed, round, phase, sample).
     """
     selection = config.selection
-    measure = COMPARED[selection.policy][phase]
+    policy = find_policy(selection.policy)
+    measure = policy.measure(phase)
     if measure is None:  # nothing is compared
         values = {}
-        scorable = [each for each in contest.candidate_ids if _are_scored(_SCORABLE, scores.get(each, {}))]
+        terms = policy.terms(phase)
+        scorable = [id for id in contest.candidate_ids if _are_scored(terms, scores.get(id, {}))]
     else:
-        values = {version: _value(measure, scores.get(version, {})) for version in contest.pairs}
-        scorable = [each for each in contest.candidate_ids if values[each] is not None]
+        values = {id: _value(policy, measure, phase, scores.get(id, {})) for id in contest.pairs}
+        scorable = [id for id in contest.candidate_ids if values[id] is not None]
     challenger, sample = None, content_part(contest.sample_id)
     reason: Reason
     if not contest.candidate_ids:
@@ -69,12 +75,16 @@ def decide(
     elif measure is None:
         reason, challenger = "accepted", scorable[0]
     else:
-        cap = math.inf if selection.ifd_cap is None or measure.key != "ifd" else selection.ifd_cap
+        is_free = measure.key != "ifd" or policy.at_like_length
+        cap = math.inf if selection.ifd_cap is None or is_free else selection.ifd_cap
         ranks = {
             each: (value < cap, measure.sign * value) for each, value in values.items() if value is not None
         }
-        challenger = max(scorable, key=lambda version: ranks[version])
-        reason = _compare(ranks[challenger], ranks.get(contest.incumbent_id), selection.margin)
+        band = selection.length_band if policy.at_like_length else math.inf
+        alike = [id for id in scorable if _is_alike(contest, id, scores, band)]
+        challenger = max(alike or scorable, key=lambda version: ranks[version])
+        incumbent = ranks.get(contest.incumbent_id)
+        reason = _compare(ranks[challenger], incumbent, selection.margin) if alike else "refused"
     winner = challenger if challenger and reason == "accepted" else contest.incumbent_id
     return Decision(
         round=round,
@@ -112,14 +122,21 @@ def _compare(challenger: Rank, incumbent: Rank | None, margin: float) -> Reason:
     return "accepted" if gain > margin else "tie" if gain >= 0 else "refused"
 
 
+def _is_alike(contest: Contest, candidate: str, scores: Scores, band: float) -> bool:
+    """Whether neither response has more than `band` times the other's tokens, as far as both are known."""
+    term: Term = "response_given_instruction"
+    found = [scores.get(id, {}).get(term) for id in (candidate, contest.incumbent_id)]
+    new, old = (None if score is None else score.num_tokens for score in found)
+    return not new or not old or max(new / old, old / new) <= band
+
+
 def needed_scores(contest: Contest, policy: str, phase: Phase) -> Iterator[tuple[str, Term]]:
     """The scores that the decision about a contest rests on, as (version id, term)."""
     if not contest.candidate_ids:
         return iter(())
-    measure = COMPARED[policy][phase]
-    if measure is None:
-        return itertools.product(contest.candidate_ids, _SCORABLE)
-    return itertools.product(contest.pairs, measure.terms)
+    found = find_policy(policy)
+    compared = contest.candidate_ids if found.measure(phase) is None else contest.pairs
+    return itertools.product(compared, found.terms(phase))
 
 
 def choose_training_set(
@@ -158,9 +175,25 @@ def choose_training_set(
     return chosen + drawn[: max(missing, 0)]
 
 
-def _value(measure: Measure, scores: TermScores) -> float | None:
+def _value(policy: Policy, measure: Measure, phase: Phase, scores: TermScores) -> float | None:
     """A pair's value in the measure's unit; None where it cannot be compared."""
-    return _VALUES[measure.key](scores) if _are_scored(measure.terms, scores) else None
+    if not _are_scored(policy.terms(phase), scores):
+        return None
+    return _own_value(measure.title, phase, scores) if measure.key == "own" else _VALUES[measure.key](scores)
+
+
+def _own_value(name: str, phase: Phase, scores: TermScores) -> float | None:
+    """What a function of the user's own says of a pair: function(scores, phase)."""
+    function = load_function("selection.policy", name)
+    try:
+        value = function(scores, phase)
+    except Exception as error:
+        raise ConfigError(f"selection.policy: {name} failed: {describe_error(error)}") from error
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"selection.policy: {name} said {reprlib.repr(value)}; want a number or None")
+    return float(value) if math.isfinite(value) else None
 
 
 def _are_scored(terms: Iterable[Term], scores: TermScores) -> bool:

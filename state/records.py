@@ -32,8 +32,9 @@ CallStatus = Literal[
 ]
 AnswerError = Literal["refused-request", "no-entry", "unavailable", "failed"]
 PolicyName = Literal[
-    "ifd+r-ifd", "ifd", "r-ifd", "perplexity", "longest", "random", "accept-all", "reject-all"
-]
+    "ifd+r-ifd", "ifd", "r-ifd", "lc-ifd", "lc-r-ifd", "pmi", "surprise", "perplexity", "longest", "random",
+    "accept-all", "reject-all",
+]  # fmt: skip
 Reason = Literal["accepted", "refused", "tie", "unscorable", "no-candidate", "frozen", "policy"]
 # What a phase came to for a sample, as the view `outcomes` derives it: a proposal was taken; none was
 # (refused, tie, unscorable or policy); the teacher found nothing to improve; it brought no proposal; the

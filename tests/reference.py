@@ -1,4 +1,4 @@
-"""The tables of commands and config keys in the folders' READMEs, written from the code.
+"""The tables of commands, policies and config keys in the folders' READMEs, written from the code.
 
 python -m tests.reference
 """
@@ -12,6 +12,7 @@ from typer._click.core import Context
 
 from reflectune.loop.cli import app
 from reflectune.state.config.reference import list_keys
+from reflectune.state.policies import POLICIES, Measure
 
 ROOT = Path(__file__).parent.parent
 # Options that most commands have: the page says so once.
@@ -22,16 +23,24 @@ Row = tuple[str, ...]
 
 def write_pages() -> dict[Path, str]:
     """Each page with a table, as it must be."""
-    tables = {ROOT / "loop/README.md": describe_commands(), ROOT / "state/README.md": describe_keys()}
-    return {page: _put(page.read_text(encoding="utf-8"), list(rows)) for page, rows in tables.items()}
+    pages: dict[Path, str] = {}
+    for name, table, rows in (
+        ("loop/README.md", "policies", describe_policies()),
+        ("loop/README.md", "commands", describe_commands()),
+        ("state/README.md", "config", describe_keys()),
+    ):
+        page = ROOT / name
+        pages[page] = _put(pages.get(page) or page.read_text(encoding="utf-8"), table, list(rows))
+    return pages
 
 
-def _put(page: str, rows: list[Row]) -> str:
+def _put(page: str, name: str, rows: list[Row]) -> str:
     """The page with a table between its two comments."""
     head, *body = ("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
     table = "\n".join((head, "|---" * len(rows[0]) + "|", *body))
-    start, _, end = re.split(r"(?<=make reference` -->\n)(.*)(?=<!-- end -->)", page, flags=re.DOTALL)
-    return f"{start}\n{table}\n\n{end}"
+    start = f"<!-- {name}: written by `make reference` -->\n"
+    before, after = page.split(start)
+    return f"{before}{start}\n{table}\n\n{after[after.index('<!-- end -->') :]}"
 
 
 def describe_commands() -> Iterator[Row]:
@@ -46,6 +55,20 @@ def describe_commands() -> Iterator[Row]:
                 option, text = parameter.get_help_record(context)
                 if option.startswith("-") and option not in SHARED:
                     yield f"`{option}`", text
+
+
+def describe_policies() -> Iterator[Row]:
+    """A row for each policy."""
+    yield "policy", "instruction", "response", "what"
+    for name, policy in POLICIES.items():
+        yield f"`{name}`", *map(_name_measure, (policy.instruction, policy.response)), policy.what
+
+
+def _name_measure(measure: Measure | None) -> str:
+    if measure is None:
+        return ""
+    unit = f" ({measure.unit})" if measure.unit else ""
+    return f"{'highest' if measure.sign > 0 else 'lowest'} {measure.title}{unit}"
 
 
 def describe_keys() -> Iterator[Row]:

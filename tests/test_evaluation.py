@@ -1,11 +1,10 @@
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from reflectune.agents.student.evaluation import judge, load_checker, measure_held_out
+from reflectune.agents.student.evaluation import judge, measure_held_out
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import HeldOutAnswer, Pair, Score
 
@@ -126,35 +125,3 @@ def test_evaluate_refuses_verdicts_that_are_no_numbers_of_pythons_in_a_line(verd
     )
     assert "\n" not in message
     assert len(message) < 200
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
-
-
-def test_load_checker_imports_from_the_working_directory(here):
-    (here / "my_checker_a.py").write_text(
-        "def check(i, n, response, reference): return response == reference"
-    )
-    assert load_checker("my_checker_a:check")("", "", "1", "1") is True
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("my_checker_b", "want module:function"),
-        (":check", "want module:function"),
-        ("my_checker_b:missing", "module my_checker_b has no missing"),
-        ("my_checker_b:NUMBER", "my_checker_b:NUMBER is not a function"),
-        ("no_such_module:check", "cannot import no_such_module: ModuleNotFoundError"),
-        ("my_checker_c:check", "cannot import my_checker_c: SyntaxError"),
-    ],
-)
-def test_load_checker_says_what_it_could_not_use(here, name, message):
-    (here / "my_checker_b.py").write_text("NUMBER = 3")
-    (here / "my_checker_c.py").write_text("def check(")
-    with pytest.raises(ConfigError, match=message):
-        load_checker(name)

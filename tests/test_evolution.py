@@ -10,7 +10,7 @@ import pytest
 
 from reflectune.state.lineage.evolution import STATES, read_evolution
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.policies import COMPARED
+from reflectune.state.policies import POLICIES
 from reflectune.state.records import OUTCOMES, PHASES, Pair, Phase, PolicyName, Sample, StudentRecord
 from tests.lineages import call, decided, make_store, name, original, propose, scores_of
 
@@ -295,9 +295,9 @@ def test_evolution_tells_narrow_refusals_and_none_by_a_cap(
     assert told(document, "narrow") == narrow
 
 
-@pytest.mark.parametrize("policy", [policy for policy in COMPARED if COMPARED[policy]["response"]])
+@pytest.mark.parametrize("policy", [name for name, policy in POLICIES.items() if policy.response])
 def test_evolution_gains_have_the_sign_of_the_policy(tmp_path: Path, policy: PolicyName) -> None:
-    signs = {phase: measure.sign for phase in PHASES if (measure := COMPARED[policy][phase])}
+    signs = {phase: measure.sign for phase in PHASES if (measure := POLICIES[policy].measure(phase))}
     course: Course = {
         (1, phase): {name(index): ("accepted", "ok", 20.0, 20.0 + sign * (index + 1)) for index in range(3)}
         for phase, sign in signs.items()

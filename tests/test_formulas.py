@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectune.agents.student.formulas import ifd, ifd_loss, nll, perplexity, r_ifd, r_ifd_loss
+from reflectune.agents.student.formulas import ifd, ifd_loss, nll, perplexity, pmi, r_ifd, r_ifd_loss
 from reflectune.state.records import TERMS, Score
 
 MEASURES = (ifd, r_ifd, ifd_loss, r_ifd_loss)
@@ -32,6 +32,12 @@ def test_ifd_is_the_ratio_of_perplexities():
 def test_r_ifd_is_the_ratio_of_perplexities():
     # nll(x|y) = 1/1, nll(x) = 6/3: r-IFD = e^1 / e^2 = e^-1
     assert r_ifd(scored()) == pytest.approx(math.exp(-1.0))
+
+
+def test_pmi_is_the_difference_of_the_sums_over_the_same_tokens():
+    # log p(y|x) = -3 and log p(y) = -8, both of two tokens: x makes y e^5 times as likely
+    assert pmi(scored(given=(-3.0, 2), alone=(-8.0, 2))) == pytest.approx(5.0)
+    assert pmi(scored() | {"response_alone": Score(None, None, "non-finite")}) is None
 
 
 def test_loss_ratios_divide_nats_not_perplexities():

@@ -1,12 +1,16 @@
+import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from reflectune.loop.selection import choose_training_set, decide, needed_scores
 from reflectune.state.config import RefinetuneConfig, RunConfig, SelectionConfig
-from reflectune.state.policies import COMPARED
+from reflectune.state.errors import ConfigError
+from reflectune.state.policies import POLICIES
 from reflectune.state.records import (
     PHASES,
     Contest,
@@ -36,7 +40,7 @@ def decide_between(
     old: dict[Term, Score],
     *new: dict[Term, Score],
     phase: Phase = "response",
-    policy: PolicyName = "ifd+r-ifd",
+    policy: str = "ifd+r-ifd",
     margin: float = 0.0,
     rate: float = 0.5,
     seed: int = 0,
@@ -100,13 +104,13 @@ def test_decide_wants_more_than_the_margin(new: float, margin: float, reason: st
 
 
 def test_decide_without_candidates_has_its_own_reason() -> None:
-    for policy in COMPARED:
+    for policy in POLICIES:
         decision = decide_between(scores_of(), policy=policy)
         assert (decision.reason, decision.winner_id, decision.student_id) == ("no-candidate", "old", None)
 
 
 @pytest.mark.parametrize("status", FAILURES)
-@pytest.mark.parametrize("policy", list(COMPARED))
+@pytest.mark.parametrize("policy", list(POLICIES))
 @pytest.mark.parametrize("phase", PHASES)
 def test_decide_never_lets_a_failure_win(status: str, policy: PolicyName, phase: Phase) -> None:
     for _, term in needed_scores(contest(1), policy, phase):
@@ -198,15 +202,74 @@ def test_needed_scores_leave_out_what_the_policy_does_not_compare() -> None:
     assert needed(0, "r-ifd") == []
 
 
+LIKED = {
+    "ifd": scores_of(ifd=2.0),
+    "r_ifd": scores_of(r_ifd=0.5),
+    "perplexity": scores_of(ifd=0.5),
+    "nll": scores_of(ifd=2.0),
+    "pmi": scores_of(ifd=0.5),
+    "response_tokens": scores_of(tokens=20),
+}
+
+
 def test_every_policy_says_what_it_compares_and_decides_by_it() -> None:
-    assert set(COMPARED) == set(get_args(PolicyName))
-    better = {+1: scores_of(2.0, 2.0, 20), -1: scores_of(0.5, 0.5, 2)}
-    for policy, of in COMPARED.items():
-        for phase, measure in of.items():
-            if measure is not None:
-                decision = decide_between(scores_of(), better[measure.sign], phase=phase, policy=policy)
-                assert decision.reason == "accepted"
+    assert set(POLICIES) == set(get_args(PolicyName))
+    for name, policy in POLICIES.items():
+        for phase in PHASES:
+            if (measure := policy.measure(phase)) is not None:
+                decision = decide_between(scores_of(), LIKED[measure.key], phase=phase, policy=name)
+                assert decision.reason == "accepted", name
                 assert measure.sign * (decision.challenger_value - decision.incumbent_value) > 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("policy", ["lc-ifd", "lc-r-ifd", "surprise"])
+@pytest.mark.parametrize(
+    ("tokens", "reason"), [(6, "accepted"), (7, "refused"), (3, "accepted"), (2, "refused")]
+)
+def test_decide_at_like_length_takes_no_response_that_is_far_longer_or_shorter(
+    policy: str, tokens: int, reason: str
+) -> None:
+    # The incumbent has 4 tokens: 1.5 times as many are 6, and as few 2.67.
+    decision = decide_between(scores_of(), scores_of(ifd=2.0, r_ifd=0.5, tokens=tokens), policy=policy)
+    assert (decision.reason, decision.challenger_id) == (reason, "new0")
+
+
+def test_decide_at_like_length_takes_the_best_of_those_that_are_and_needs_lengths() -> None:
+    new = [scores_of(ifd=9.0, tokens=40), scores_of(ifd=2.0, tokens=5), scores_of(ifd=1.5)]
+    assert decide_between(scores_of(), *new, policy="lc-ifd").winner_id == "new1"
+    unknown = failed(scores_of(), "response_given_instruction", "empty")
+    assert decide_between(unknown, *new, policy="lc-r-ifd").winner_id == "new0"  # nothing to be alike to
+    needed = {term for _, term in needed_scores(contest(1), "lc-r-ifd", "response")}
+    assert needed == {"instruction_given_response", "instruction_alone", "response_given_instruction"}
+
+
+def test_decide_by_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("my_rule.py").write_text(
+        "def shortest(scores, phase):\n"
+        "    return -scores['response_given_instruction'].num_tokens if phase == 'response' else None\n"
+        "def broken(scores, phase):\n    return 1 / 0\n"
+        "def odd(scores, phase):\n    return 'good'\n"
+        "def infinite(scores, phase):\n    return float('inf')\n"
+    )
+    new = scores_of(tokens=6), scores_of(tokens=3), scores_of(tokens=2)
+    decision = decide_between(scores_of(), *new, policy="my_rule:shortest")
+    assert (decision.reason, decision.winner_id, decision.winner_value) == ("accepted", "new2", -2.0)
+    assert (
+        decide_between(scores_of(), *new, policy="my_rule:shortest", phase="instruction").reason
+        == "unscorable"
+    )
+    assert decide_between(scores_of(), *new, policy="my_rule:infinite").reason == "unscorable"
+    with pytest.raises(ConfigError, match=r"my_rule:broken failed: ZeroDivisionError"):
+        decide_between(scores_of(), *new, policy="my_rule:broken")
+    with pytest.raises(ConfigError, match=r"my_rule:odd said 'good'; want a number or None"):
+        decide_between(scores_of(), *new, policy="my_rule:odd")
+
+
+def test_a_policy_that_does_not_exist_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValidationError, match=r"'lc_ifd' is no policy; .*did you mean lc-ifd"):
+        SelectionConfig(policy="lc_ifd")
 
 
 def pool_pair(name: str, ifd: float, r_ifd: float, improved: bool = True) -> PoolPair:

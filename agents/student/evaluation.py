@@ -3,19 +3,18 @@
 A sample that cannot be measured is left out of n, never counted as 0.
 """
 
-import importlib
 import math
 import reprlib
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from reflectune.agents.student.formulas import nll
 from reflectune.state.errors import ConfigError
+from reflectune.state.functions import describe_error
 from reflectune.state.records import Evaluation, HeldOutAnswer, Pair, Score, Term
+from reflectune.state.text import one_line
 
-__all__ = ["Checker", "judge", "load_checker", "measure_held_out", "summarise"]
+__all__ = ["Checker", "judge", "measure_held_out", "summarise"]
 
 Checker = Callable[[str, str, str, str], bool | float | None]
 """Says how right an answer is: checker(instruction, input, response, reference).
@@ -56,42 +55,15 @@ def judge(checker: Checker, pair: Pair, response: str) -> float | None:
     try:
         verdict = checker(pair.instruction, pair.input, response, pair.response)
     except Exception as error:
-        raise ConfigError(f"evaluate.checker failed {where}: {_describe(error)}") from error
+        raise ConfigError(f"evaluate.checker failed {where}: {describe_error(error)}") from error
     if verdict is None:
         return None
     if not isinstance(verdict, int | float) or not math.isfinite(verdict):
         raise ConfigError(
-            f"evaluate.checker said {_one_line(reprlib.repr(verdict))} {where}; "
+            f"evaluate.checker said {one_line(reprlib.repr(verdict))} {where}; "
             "want true, false, a number or None, in Python's own types"
         )
     return float(verdict)
-
-
-def load_checker(name: str) -> Checker:
-    """Import the function that "module:function" names; the working directory is importable."""
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise ConfigError(f"evaluate.checker = {name!r}: want module:function")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        checker = getattr(importlib.import_module(module_name), function_name)
-    except AttributeError:
-        raise ConfigError(f"evaluate.checker: module {module_name} has no {function_name}") from None
-    except Exception as error:  # whatever the module does when it is imported
-        raise ConfigError(f"evaluate.checker: cannot import {module_name}: {_describe(error)}") from error
-    if not callable(checker):
-        raise ConfigError(f"evaluate.checker: {name} is not a function")
-    return checker  # type: ignore[no-any-return]  # its annotations, if any, are the user's
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {_one_line(str(error))}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def summarise(name: str, values: Sequence[float]) -> Evaluation:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from reflectune.state.records import Score, Term
 
-__all__ = ["ifd", "ifd_loss", "nll", "perplexity", "r_ifd", "r_ifd_loss"]
+__all__ = ["ifd", "ifd_loss", "nll", "perplexity", "pmi", "r_ifd", "r_ifd_loss"]
 
 Scores = Mapping[Term, Score]
 
@@ -46,6 +46,17 @@ def r_ifd(scores: Scores) -> float | None:
     Formula: r-IFD = ppl(x|y) / ppl(x) = exp(nll(x|y) - nll(x)). No unit. Source: arXiv 2402.10110.
     """
     return _exp(_difference(scores, "instruction_given_response", "instruction_alone"))
+
+
+def pmi(scores: Scores) -> float | None:
+    """Pointwise mutual information of a pair, nats: how much likelier x makes the whole of y.
+
+    Formula: pmi = log p(y|x) - log p(y) = num_tokens(y) * (nll(y) - nll(y|x)). It grows with the length of y.
+    Source: Church and Hanks 1990.
+    """
+    difference = _difference(scores, "response_alone", "response_given_instruction")
+    tokens = None if difference is None else scores["response_given_instruction"].num_tokens
+    return None if difference is None or tokens is None else _finite(difference * tokens)
 
 
 def ifd_loss(scores: Scores) -> float | None:

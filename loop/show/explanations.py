@@ -15,7 +15,7 @@ from reflectune.state.lineage.documents import (
     SkippedDocument,
     Trace,
 )
-from reflectune.state.policies import COMPARED
+from reflectune.state.policies import find_policy
 
 __all__ = [
     "count_things", "explain_call", "explain_given", "explain_place", "explain_reason", "explain_rule",
@@ -39,7 +39,7 @@ def _selection(settings: Settings) -> dict[str, Any]:
 
 def unit_of(policy: str, phase: str) -> str:
     """What a policy compares in a phase."""
-    measure = COMPARED[policy][phase]
+    measure = find_policy(policy).measure(phase)
     return "value" if measure is None else measure.title
 
 
@@ -136,10 +136,13 @@ def explain_reason(decision: DecisionDocument, later_turns: int = 0) -> str:
 def _explain_numbers(decision: DecisionDocument) -> str:
     """The two values that were compared; what falls against the policy's order was decided by its cap."""
     incumbent, challenger = decision["incumbent_value"], decision["challenger_value"]
-    measure, student = COMPARED[decision["policy"]][decision["phase"]], decision["student"]
+    policy, student = find_policy(decision["policy"]), decision["student"]
+    measure = policy.measure(decision["phase"])
     assert measure is not None
     old, new = format_apart(incumbent, challenger)
     gain = measure.sign * ((challenger or 0.0) - (incumbent or 0.0))
+    if policy.at_like_length and decision["reason"] == "refused" and gain > decision["margin"]:
+        return f"its response is not of like length; {measure.title} {new} against {old} under {student}"
     if decision["reason"] == "accepted" and gain < 0:
         above, below = f"the incumbent's {measure.title} {old}", f"the proposal's {new}"
     elif decision["reason"] == "refused" and gain > 0:
@@ -167,10 +170,14 @@ def list_servers(rounds: Sequence[RoundDocument]) -> list[tuple[int, str, int]]:
 
 def explain_rule(settings: Settings, phase: str) -> str:
     """Which pair stays in a phase."""
-    policy, cap = policy_of(settings), _selection(settings).get("ifd_cap")
-    if (measure := COMPARED[policy][phase]) is None:
-        return f"Policy {policy} decides."
+    name, cap = policy_of(settings), _selection(settings).get("ifd_cap")
+    policy = find_policy(name)
+    if (measure := policy.measure(phase)) is None:
+        return f"Policy {name} decides."
     best = f"The pair with the {'highest' if measure.sign > 0 else 'lowest'} {measure.title}"
+    if policy.at_like_length:
+        band = _selection(settings).get("length_band")
+        return f"{best} stays, where the responses' lengths differ by no more than {band} times."
     if measure.key != "ifd" or cap is None:
         return f"{best} stays."
     return f"{best} below {cap} stays (selection.ifd_cap); where none is below, the pair with the highest."

@@ -17,6 +17,7 @@ from reflectune.state.lineage.documents import (
     Trace,
     VersionDocument,
 )
+from reflectune.state.policies import find_policy
 from reflectune.state.records import Outcome
 
 __all__ = ["TEXTS", "Contestant", "Journey", "Proposal", "Step", "build_journey"]
@@ -161,7 +162,8 @@ def _explain_not_compared(
     score = _score_under(version, student)
     if score is None or score["status"] != "ok":
         return f"cannot be scored under {student}: it cannot win"
-    return f"{best} was as good or better under {student}, and was compared with the incumbent"
+    length = ", or its response nearer in length" if find_policy(decision["policy"]).at_like_length else ""
+    return f"{best} was as good or better under {student}{length}, and was compared with the incumbent"
 
 
 def _contestants(

@@ -5,13 +5,15 @@ the key, and the table of keys is made from it.
 """
 
 import datetime
+import difflib
 import re
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator, model_validator
 
-from reflectune.state.records import Column, DataFormat, OddKind, PolicyName, Turns, content_hash
+from reflectune.state.policies import POLICIES
+from reflectune.state.records import Column, DataFormat, OddKind, Turns, content_hash
 
 __all__ = [
     "SELF", "Column", "DataConfig", "OddKind", "RefinetuneConfig", "RunConfig", "Section",
@@ -33,6 +35,9 @@ _ENGINE_KEYS = {
 # Headers that hold a key; and what any header may hold: a name, and a value in one line.
 _SECRET = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
 _HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+: [ -~]*", re.ASCII)
+
+# A function of the user's own.
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -252,10 +257,12 @@ class StudentConfig(Section):
 class SelectionConfig(Section):
     """Which proposals the student takes, and which pairs it trains on."""
 
-    policy: PolicyName = "ifd+r-ifd"
-    """Rule of both phases; ifd+r-ifd is the method, the others are control arms."""
+    policy: str = "ifd+r-ifd"
+    """Rule of both phases: a name of the README's table, or module:function of your own."""
     margin: float = Field(default=0.0, ge=0.0)
     """A proposal must be better by more than this, in the policy's unit."""
+    length_band: float = Field(default=1.5, gt=1.0)
+    """lc-ifd, lc-r-ifd, surprise: most times the incumbent's response tokens, and that the proposal's."""
     train_max_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with an IFD below this."""
     ifd_cap: float | None = Field(default=None, gt=0.0)
@@ -268,6 +275,17 @@ class SelectionConfig(Section):
     """Then train on this share only, hardest (highest IFD) first."""
     random_rate: Share = 0.5
     """Share of proposals that policy random takes."""
+
+    @field_validator("policy")
+    @classmethod
+    def _policy_is_known(cls, name: str) -> str:
+        if name not in POLICIES and not _FUNCTION.fullmatch(name):
+            near = difflib.get_close_matches(name, POLICIES, 1)
+            raise ValueError(
+                f"{name!r} is no policy; want {', '.join(POLICIES)} or module:function"
+                + (f" (did you mean {near[0]}?)" if near else "")
+            )
+        return name
 
 
 class RefinetuneConfig(Section):

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from reflectune.state.lineage.documents import Highlight, Kind
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.policies import COMPARED
+from reflectune.state.policies import POLICIES
 from reflectune.state.records import PHASES, Phase
 
 __all__ = ["choose_highlights"]
@@ -83,12 +83,9 @@ def _by_gain(lineage: LineageReader, condition: str) -> list[dict[str, Any]]:
 
 def _gain(phase: Phase) -> str:
     """By how much the proposal's value is better than the incumbent's, in the policy's unit; else NULL."""
-    cases = (
-        f"WHEN '{policy}' THEN {measure.sign} * (challenger_value - incumbent_value)"
-        for policy, of in COMPARED.items()
-        if (measure := of[phase]) is not None
-    )
-    return f"CASE policy {' '.join(cases)} END"
+    measures = ((name, policy.measure(phase)) for name, policy in POLICIES.items())
+    lowest = ", ".join(f"'{name}'" for name, measure in measures if measure is not None and measure.sign < 0)
+    return f"CASE WHEN policy IN ({lowest}) THEN -1 ELSE 1 END * (challenger_value - incumbent_value)"
 
 
 def _alternate(lists: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:

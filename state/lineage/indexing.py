@@ -12,7 +12,7 @@ from sqlite_utils.db import Database
 
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.sample_reader import read_ids
-from reflectune.state.policies import COMPARED
+from reflectune.state.policies import POLICIES
 from reflectune.state.records import PHASES, Phase
 
 __all__ = ["SHIFT", "prepare_index", "update_index"]
@@ -239,7 +239,8 @@ def _known(db: Database, round: int, phase: Phase) -> int:
 
 def _measured(phase: Phase, measure: str, value: str) -> str:
     """A decision's value where its policy compares this measure in the phase; else NULL."""
-    policies = [f"'{policy}'" for policy, of in COMPARED.items() if (by := of[phase]) and by.key == measure]
+    by = ((name, policy.measure(phase)) for name, policy in POLICIES.items())
+    policies = [f"'{name}'" for name, compared in by if compared is not None and compared.key == measure]
     return f"CASE WHEN decisions.policy IN ({', '.join(policies)}) THEN decisions.{value} END"
 
 
