@@ -21,8 +21,11 @@ class StudentPool(Protocol):
 
     at_once: int  # how many jobs it is worth having under way
 
-    def submit(self, job: Callable[[Any], Result]) -> "Future[Result]":
-        """Give a job to a student; what it returns depends on the job alone, not on which student it was."""
+    def submit(self, job: Callable[[Any], Result], about: str = "") -> "Future[Result]":
+        """Give a job to a student; what it returns depends on the job alone, not on which student it was.
+
+        What a failure calls the job is `about`, such as the samples it is of.
+        """
 
     def close(self) -> None:
         """Let the jobs that have begun end, drop the others, give memory back. Once more does nothing."""
@@ -43,7 +46,7 @@ class LocalPool(AbstractContextManager["LocalPool"]):
         self._student: Any = None
         self._threads = ThreadPoolExecutor(at_once, "pool")
 
-    def submit(self, job: Callable[[Any], Result]) -> "Future[Result]":
+    def submit(self, job: Callable[[Any], Result], about: str = "") -> "Future[Result]":
         """Give the student a job; the first one opens it, on the calling thread."""
         if self._student is None:
             self._student = self._open_student().__enter__()

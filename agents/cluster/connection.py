@@ -1,6 +1,7 @@
 """The way to a Ray cluster: connecting, what it has room for, and whether its software is this machine's."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import signal
@@ -41,13 +42,14 @@ def connect(scale: ScaleConfig) -> Iterator[None]:
             f"scale.address = {address}: a run cannot be a client of Ray; start it on a node of the "
             "cluster, or by `ray job submit`, with an address such as HOST:6379"
         )
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its lines would break into our own display
     try:
         with _own_signals():
             ray.init(
                 address=address,
                 namespace=f"reflectune-{uuid4().hex}",
                 include_dashboard=False,
-                configure_logging=False,  # its lines would break into our own display
+                configure_logging=False,
                 log_to_driver=False,
             )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:

@@ -2,17 +2,27 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Self
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from reflectune.agents.cluster.connection import connect, gpus_each, own_versions, refuse_other_versions
+from reflectune.agents.cluster.connection import (
+    connect,
+    gpus_each,
+    own_versions,
+    refuse_lack,
+    refuse_other_versions,
+)
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
+from reflectune.agents.cluster.students import RayPool, StudentWorkers
 from reflectune.agents.machines import LocalMachines
+from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import settle_student
-from reflectune.state.config import RunConfig, StudentConfig
+from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel
+from reflectune.state.config import RunConfig, StudentConfig, TeacherConfig
 from reflectune.state.errors import StudentError
 
 __all__ = ["ClusterMachines"]
@@ -26,9 +36,15 @@ class ClusterMachines(LocalMachines):
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        scale, threads = self._config.scale, self._config.student.threads
         with ExitStack() as stack:
-            stack.enter_context(connect(self._config.scale))
+            stack.enter_context(connect(scale))
+            gpus = gpus_each(scale.gpus_per_student)
+            cpus = 1 if gpus else threads or 1
+            refuse_lack("students", scale.students, gpus=gpus, cpus=cpus)
             self._sender = Sender()
+            self._workers = StudentWorkers(scale.students, cpus=cpus, gpus=gpus)
+            stack.callback(self._workers.close)
             self._stack = stack.pop_all()
         return self
 
@@ -41,6 +57,25 @@ class ClusterMachines(LocalMachines):
     def check_refinetune(self, config: RunConfig) -> None:
         """Train on one text, on a worker."""
         self._ask_worker(_check, self._sender.ship_student(config.student, None), config)
+
+    def open_students(self, adapter: Path | None) -> StudentPool:
+        """The pool of the workers' students."""
+        return RayPool(self._workers, self._sender.ship_student(self._config.student, adapter))
+
+    def find_writer(self, adapter: Path | None, answers: int) -> None:
+        """Nothing: the students of many workers write at once."""
+
+    def open_engine(
+        self,
+        config: TeacherConfig,
+        model: TeacherModel,
+        batches: Batches | None,
+        stopping: Callable[[], bool],
+    ) -> Engine:
+        """The engine; a model of its own has the place of the students, unless both shall be there."""
+        if ENGINES[config.engine].is_local and not self._config.scale.overlap:
+            self._workers.close()
+        return super().open_engine(config, model, batches, stopping)
 
     def _ask_worker(self, work: Callable[..., Any], *arguments: object) -> Any:
         """What a function returns that runs on a worker, where a student finds room."""

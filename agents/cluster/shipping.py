@@ -98,6 +98,7 @@ class Sender:
 
     def ship(self, path: Path) -> Shipment:
         """A model's or adapter's folder, or a file, as it is now."""
+        path = path.absolute()  # the reader has another working directory
         root = path if path.is_dir() else path.parent
         files = files_read(path) if path.is_dir() else [path]
         named = [(str(file.relative_to(root)), file.stat().st_size) for file in files]

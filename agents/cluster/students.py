@@ -1,0 +1,218 @@
+"""Students on a Ray cluster: workers with one each, and the pool that gives them jobs.
+
+A worker that dies, alone or with its node, is replaced, and its jobs are given again.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayTaskError
+
+from reflectune.agents.cluster.connection import own_versions, refuse_other_versions
+from reflectune.agents.cluster.shipping import ShippedStudent
+from reflectune.agents.student.student import Student, StudentBase
+from reflectune.state.errors import StudentError
+
+__all__ = ["RayPool", "StudentWorkers"]
+
+Result = TypeVar("Result")
+
+_JOBS = 2  # at one worker: while it computes one job's texts it encodes the other's
+_LIVES = 3  # workers that may die of a job, or one after the other before any has begun
+
+
+class RayPool(AbstractContextManager["RayPool"]):
+    """The pool of the workers' students. Closed, it leaves them open for the next one."""
+
+    def __init__(self, workers: "StudentWorkers", student: ShippedStudent) -> None:
+        self.at_once = _JOBS * workers.number
+        self._workers, self._student = workers, student
+        self._under_way: set[Future[Any]] = set()
+
+    def submit(self, job: Callable[[Any], Result], about: str = "") -> "Future[Result]":
+        """Give the job to a worker; the first one starts them."""
+        future: Future[Result] = Future()
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        self._workers.give(_Job(cloudpickle.dumps(job), about, self._student, future))
+        return future
+
+    def close(self) -> None:
+        """Let the jobs that have begun end, drop the others."""
+        wait([future for future in [*self._under_way] if not future.cancel()])
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+@dataclass(eq=False)
+class _Job:
+    pickled: bytes
+    about: str
+    student: ShippedStudent
+    future: Future[Any]
+    deaths: int = 0  # of workers that had it
+
+
+@dataclass(eq=False)
+class _Worker:
+    actor: Any
+    jobs: list[_Job] = field(default_factory=list)
+
+    def has_room(self, job: _Job) -> bool:
+        """A job that a worker died with has one for itself: nothing else shall be suspected."""
+        is_suspect = job.deaths or any(each.deaths for each in self.jobs)
+        return len(self.jobs) < (1 if is_suspect else _JOBS)
+
+
+class StudentWorkers:
+    """So many workers on the cluster, started by the first job; those that are there already begin.
+
+    One thread decides what becomes of jobs and workers: whatever happens is told to it in a queue.
+    """
+
+    def __init__(self, number: int, *, cpus: float, gpus: float) -> None:
+        self.number = number
+        self._open_actor = ray.remote(
+            num_cpus=cpus, num_gpus=gpus, max_concurrency=_JOBS, max_restarts=0, max_task_retries=0
+        )(_OpenStudent).remote
+        self._thread: threading.Thread | None = None
+
+    def give(self, job: _Job) -> None:
+        """Have a job done by the worker that has least to do."""
+        if self._thread is None:
+            self._events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+            self._waiting: deque[_Job] = deque()
+            self._workers: list[_Worker] = []
+            self._starting: set[_Worker] = set()
+            self._failures = 0  # to start, one after the other
+            self._thread = threading.Thread(target=self._watch, name="students", daemon=True)
+            self._thread.start()
+        self._events.put(partial(self._take, job))
+
+    def close(self) -> None:
+        """End the workers; only call with no job under way. Another job starts others."""
+        if self._thread is None:
+            return
+        self._events.put(None)
+        self._thread.join()
+        self._thread = None
+        for worker in [*self._workers, *self._starting]:
+            ray.kill(worker.actor)
+
+    def _watch(self) -> None:
+        for _ in range(self.number):
+            self._start()
+        while (event := self._events.get()) is not None:
+            event()
+            self._hand_out()
+
+    def _take(self, job: _Job) -> None:
+        self._waiting.append(job)
+
+    def _start(self) -> None:
+        worker = _Worker(self._open_actor(own_versions()))
+        self._starting.add(worker)
+        self._when_done(worker.actor.wait_for.remote(), partial(self._enlist, worker))
+
+    def _when_done(self, reference: Any, then: Callable[[Future[Any]], None]) -> None:
+        reference.future().add_done_callback(lambda outcome: self._events.put(partial(then, outcome)))
+
+    def _enlist(self, worker: _Worker, outcome: Future[Any]) -> None:
+        self._starting.remove(worker)
+        if (error := outcome.exception()) is None:
+            self._failures = 0
+            self._workers.append(worker)
+            return
+        self._failures += 1
+        if self._failures < _LIVES or self._workers:
+            self._start()
+            return
+        failure = StudentError(f"no worker starts on the cluster: {_last_line(error)}")
+        while self._waiting:
+            self._waiting.popleft().future.set_exception(failure)
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            job = self._waiting[0]
+            fit = [worker for worker in self._workers if worker.has_room(job)]
+            if not fit:
+                return
+            self._waiting.popleft()
+            if job.deaths == 0 and not job.future.set_running_or_notify_cancel():
+                continue
+            worker = min(fit, key=lambda worker: len(worker.jobs))
+            worker.jobs.append(job)
+            reference = worker.actor.work.remote(job.student, job.pickled)
+            self._when_done(reference, partial(self._finish, worker, job))
+
+    def _finish(self, worker: _Worker, job: _Job, outcome: Future[Any]) -> None:
+        worker.jobs.remove(job)
+        error = outcome.exception()
+        if error is None:
+            job.future.set_result(outcome.result())
+        elif isinstance(error, RayTaskError):  # of the job itself
+            job.future.set_exception(error.cause)
+        else:
+            self._replace(worker)
+            job.deaths += 1
+            if job.deaths < _LIVES:
+                self._waiting.appendleft(job)
+            else:
+                job.future.set_exception(_explain_deaths(job, error))
+
+    def _replace(self, worker: _Worker) -> None:
+        if worker in self._workers:
+            self._workers.remove(worker)
+            ray.kill(worker.actor)  # it may only be out of reach
+            self._start()
+
+
+def _explain_deaths(job: _Job, error: BaseException) -> StudentError:
+    return StudentError(
+        f"{job.about or 'a job'}: {_LIVES} workers died of it, the last one with: {_last_line(error)}; lower "
+        "student.batch_tokens, or give workers more memory"
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+
+
+class _OpenStudent:
+    """A student on a node, which as many threads ask as it has jobs."""
+
+    def __init__(self, versions: dict[str, str]) -> None:
+        self._versions = versions  # of the driver
+        self._opening = threading.Lock()
+        self._base: StudentBase | None = None
+        self._opened: tuple[ShippedStudent, Student] | None = None
+
+    def wait_for(self) -> None:
+        """Return once the worker is there."""
+
+    def work(self, shipped: ShippedStudent, pickled: bytes) -> Any:
+        """What a job comes to with a student."""
+        return cloudpickle.loads(pickled)(self._open(shipped))
+
+    def _open(self, shipped: ShippedStudent) -> Student:
+        """The student that was asked for last, or another on the same base: nobody asks that one any more."""
+        with self._opening:
+            if self._opened is None or self._opened[0] != shipped:
+                refuse_other_versions(self._versions)
+                config, adapter = shipped.receive()
+                if self._opened is not None:
+                    self._opened[1].close()
+                    self._opened = None
+                self._base = self._base or StudentBase(config)
+                self._opened = shipped, Student(self._base, adapter)
+            return self._opened[1]

@@ -1,0 +1,41 @@
+"""Ray clusters of several nodes on this machine, each node with a folder for what it receives."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before ray is imported: nobody else shall use the cluster, or be told of it.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@contextmanager
+def cluster(cpus: Sequence[int] = (1, 1)) -> Iterator[Any]:
+    """A cluster with a node for each number of CPUs, the first one its head. Skips where ray is missing."""
+    pytest.importorskip("ray", reason="ray is not installed; `pip install 'reflectune[ray]'`")
+    from ray.cluster_utils import Cluster
+
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # paths of sockets must be short
+    started = Cluster()
+    try:
+        for number, count in enumerate(cpus):
+            head = {"temp_dir": str(folder), "include_dashboard": False} if number == 0 else {}
+            add_node(started, folder / f"node-{number}", num_cpus=count, **head)
+        yield started
+    finally:
+        started.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_node(started: Any, received: Path, **how: Any) -> Any:
+    """Another node, which keeps what it receives in a folder of its own."""
+    settings = {"num_gpus": 0, "object_store_memory": 80 * 2**20}
+    return started.add_node(env_vars={"XDG_CACHE_HOME": str(received)}, **settings | how)
