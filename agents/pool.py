@@ -3,10 +3,14 @@
 Nothing here knows what a job is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from threading import Lock
 from typing import Any, Protocol, Self, TypeVar
+
+from reflectune.agents.memory import describe_process
+from reflectune.state.live import Worker
 
 __all__ = ["LocalPool", "StudentPool"]
 
@@ -27,6 +31,9 @@ class StudentPool(Protocol):
         What a failure calls the job is `about`, such as the samples it is of.
         """
 
+    def workers(self) -> Sequence[Worker]:
+        """What each student does now. For any thread, at any time; returns at once."""
+
     def close(self) -> None:
         """Let the jobs that have begun end, drop the others, give memory back. Once more does nothing."""
 
@@ -45,12 +52,23 @@ class LocalPool(AbstractContextManager["LocalPool"]):
         self._open_student = open_student
         self._student: Any = None
         self._threads = ThreadPoolExecutor(at_once, "pool")
+        self._given = self._under_way = self._done = 0  # jobs
+        self._counting = Lock()
 
     def submit(self, job: Callable[[Any], Result], about: str = "") -> "Future[Result]":
         """Give the student a job; the first one opens it, on the calling thread."""
         if self._student is None:
             self._student = self._open_student().__enter__()
-        return self._threads.submit(job, self._student)
+        self._given += 1
+        return self._threads.submit(self._work, job)
+
+    def workers(self) -> Sequence[Worker]:
+        """The one student, once it is open."""
+        if (student := self._student) is None:
+            return ()
+        device = getattr(student, "device", None)  # who writes in its place tells none
+        counts = self._under_way, self._done, self._given - self._under_way - self._done
+        return (Worker("student", "1", *counts, device=device, **describe_process()),)
 
     def close(self) -> None:
         """Let the jobs that have begun end, drop the others, close the student."""
@@ -58,6 +76,15 @@ class LocalPool(AbstractContextManager["LocalPool"]):
         if self._student is not None:
             self._student.__exit__(None, None, None)
             self._student = None
+
+    def _work(self, job: Callable[[Any], Result]) -> Result:
+        with self._counting:
+            self._under_way += 1
+        try:
+            return job(self._student)
+        finally:
+            with self._counting:
+                self._under_way, self._done = self._under_way - 1, self._done + 1
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -1,10 +1,13 @@
 """Groups computed while others are prepared and committed."""
 
+import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 
 import pytest
 
+from reflectune.agents.pool import LocalPool
 from reflectune.loop.pipeline import completed, compute_groups
 
 SECONDS = 10.0  # to wait at most for another thread
@@ -102,3 +105,25 @@ def test_a_group_that_nobody_need_compute_is_committed_in_its_place():
     said = []
     compute_groups(range(3), completed, said.append, at_once=2)
     assert said == [0, 1, 2]
+
+
+def test_a_pool_tells_what_its_student_does():
+    begun, going_on = threading.Semaphore(0), threading.Event()
+
+    def job(student):
+        begun.release()
+        assert going_on.wait(SECONDS)
+
+    with LocalPool(lambda: nullcontext("student")) as pool:
+        assert pool.workers() == ()  # nobody is there before the first job
+        jobs = [pool.submit(job) for _ in range(3)]
+        assert begun.acquire(timeout=SECONDS)
+        assert begun.acquire(timeout=SECONDS)
+        (at_work,) = pool.workers()
+        going_on.set()
+        wait(jobs)
+        (done,) = pool.workers()
+    assert (at_work.under_way, at_work.queued, at_work.done) == (2, 1, 0)
+    assert (done.under_way, done.queued, done.done) == (0, 0, 3)
+    assert done.node == socket.gethostname()
+    assert done.memory_bytes > 1e6

@@ -107,6 +107,7 @@ class Student(AbstractContextManager["Student"]):
         self._close = ExitStack()
         # The only thread that computes: each would keep memory and CPU threads of its own.
         self._computing = ThreadPoolExecutor(1, "student")
+        self.device = str(model.device)
         self._model = model
         self._tokenizer = tokenizer
         self._template = template

@@ -5,7 +5,7 @@ are there. It stores no call: how often one was already asked comes in with the 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
@@ -22,6 +22,7 @@ from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.state.config import SELF, StudentConfig, TeacherConfig
 from reflectune.state.config.prices import find_prices
 from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.live import Worker
 from reflectune.state.records import (
     Answer,
     CallStatus,
@@ -136,6 +137,10 @@ class Teacher(AbstractContextManager["Teacher"]):
     def waiting(self) -> str:
         """What holds up all answers, and for how long by now; empty where nothing does. For any thread."""
         return self._engine.waiting
+
+    def workers(self) -> Sequence[Worker]:
+        """What each server or replica does now. For any thread."""
+        return self._engine.workers()
 
     @property
     def parameters(self) -> dict[str, bool]:

@@ -4,12 +4,13 @@ An engine knows nothing of reflection: it takes requests and gives each answer b
 `ENGINES` maps the names of `teacher.engine` to their kinds; opening an engine imports its libraries.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.live import Worker
 from reflectune.state.records import Answer, Reflection
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ class Engine(Protocol):
     @property
     def waiting(self) -> str:
         """What holds up all requests, and for how long by now; empty where nothing does."""
+
+    def workers(self) -> Sequence[Worker]:
+        """What each server or replica does now. For any thread, at any time; returns at once."""
 
     def submit(self, request: Request) -> None:
         """Take one request. Returns at once. By now the answers given so far have been committed."""

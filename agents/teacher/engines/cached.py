@@ -5,7 +5,7 @@ model, sampled in the same way, is the same request, whichever engine or address
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from reflectune.agents.teacher.engines import (
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.forms import clean_text
 from reflectune.state.config import TeacherConfig
+from reflectune.state.live import Worker
 from reflectune.state.records import Answer, AnswerError, content_hash
 
 __all__ = ["Cache", "CachedEngine"]
@@ -97,6 +98,10 @@ class CachedEngine:
     def waiting(self) -> str:
         """What holds up all requests that are not in the cache."""
         return "" if self._engine is None else self._engine.waiting
+
+    def workers(self) -> Sequence[Worker]:
+        """Those of the engine; none where it was not opened."""
+        return () if self._engine is None else self._engine.workers()
 
     def submit(self, request: Request) -> None:
         """Find the request's answer, or hand it on; opening the engine for it can fail."""

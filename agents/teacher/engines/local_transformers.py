@@ -6,18 +6,20 @@ things out and for machines without a server: a server batches better. It cannot
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from reflectune.agents import generation, models
 from reflectune.agents.architecture import context_length
-from reflectune.agents.memory import free_memory
+from reflectune.agents.memory import describe_process, free_memory
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.local_chat import LocalChat
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import StudentError, TeacherError
+from reflectune.state.live import Worker
 from reflectune.state.records import Answer
 
 __all__ = ["TransformersEngine"]
@@ -49,6 +51,13 @@ class TransformersEngine:
         self._opening: Any = generation.Opening()  # all prompts of a phase begin with the task
         self._waiting: deque[tuple[Request, list[int]]] = deque()
         self._answers: deque[Answer] = deque()
+        self._device = str(self._network.device)
+        self._under_way = self._done = 0  # requests
+
+    def workers(self) -> Sequence[Worker]:
+        """The one model."""
+        counts = self._under_way, self._done, len(self._waiting)
+        return (Worker("teacher", "1", *counts, device=self._device, **describe_process()),)
 
     def submit(self, request: Request) -> None:
         """Tokenise the request and put it in line; one that the model cannot take is refused."""
@@ -67,7 +76,9 @@ class TransformersEngine:
         """The next answer of the last batch, or the first of a new one."""
         if not self._answers:
             began, batch = time.monotonic(), self._next_batch()
+            self._under_way = len(batch)
             written = self._write(batch)
+            self._under_way, self._done = 0, self._done + len(batch)
             seconds = time.monotonic() - began
             for (request, prompt), tokens in zip(batch, written, strict=True):
                 self._answers.append(self._answer(request, prompt, tokens, seconds))

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,7 @@ from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
+from reflectune.state.live import Worker
 from reflectune.state.records import Answer, AnswerError, content_hash
 
 __all__ = ["BatchEngine"]
@@ -91,6 +92,13 @@ class BatchEngine:
         self._missed: set[str] = set()  # custom ids that their batch did not come to
         self._open: dict[str, dict[str, _Sent]] = {}  # batch id -> custom id -> what it is to answer
         self._ready: deque[Answer] = deque()
+        self._done = 0  # answers handed over
+
+    def workers(self) -> Sequence[Worker]:
+        """The server; what is at it may be asked and not answered."""
+        address = public_address(self._config, self._key)
+        under_way = sum(map(len, [*self._open.values()]))
+        return (Worker("teacher", address, under_way, self._done, len(self._gathered)),)
 
     def submit(self, request: Request) -> None:
         """Have the request sent with all others, once an answer is waited for."""
@@ -101,6 +109,7 @@ class BatchEngine:
         while not self._ready:
             self._place()
             self._take_in(self._wait())
+        self._done += 1
         return self._ready.popleft()
 
     def has_answer(self) -> bool:

@@ -7,7 +7,7 @@ server may be asked concerns every request, and pacing.py knows it.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -30,6 +30,7 @@ from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import TeacherError
+from reflectune.state.live import Worker
 from reflectune.state.records import Answer
 
 __all__ = ["OpenAIEngine"]
@@ -112,6 +113,11 @@ class OpenAIEngine:
     def has_answer(self) -> bool:
         """Whether an answer, or the fault, has arrived."""
         return not self._answers.empty()
+
+    def workers(self) -> Sequence[Worker]:
+        """The server."""
+        pace = self._pace
+        return (Worker("teacher", self._address, pace.under_way, pace.taken, self._requests.qsize()),)
 
     @property
     def waiting(self) -> str:

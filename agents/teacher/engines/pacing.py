@@ -27,7 +27,7 @@ class Pace:
         self.max_limit = max_limit
         self.limit = float(max_limit)
         self._give_up_after = give_up_after  # seconds that a server may take nothing
-        self._under_way = 0
+        self.under_way = 0
         self._changed = asyncio.Event()
         self._resume_at = 0.0  # time.monotonic()
         self._shrunk_at = -math.inf
@@ -43,15 +43,15 @@ class Pace:
             self._changed.clear()
             if (pause := self._resume_at - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
-            elif self._under_way >= int(self.limit):
+            elif self.under_way >= int(self.limit):
                 await self._changed.wait()
             else:
-                self._under_way += 1
+                self.under_way += 1
                 return time.monotonic()
 
     def leave(self) -> None:
         """A request is no longer under way."""
-        self._under_way -= 1
+        self.under_way -= 1
         self._changed.set()
 
     def widen(self) -> None:

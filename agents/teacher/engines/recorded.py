@@ -45,6 +45,10 @@ class RecordedEngine:
         self._recording = read_recording(Path(config.path))
         self._answers: deque[Answer] = deque()
 
+    def workers(self) -> tuple[()]:
+        """Nobody is at work."""
+        return ()
+
     def submit(self, request: Request) -> None:
         """Look the answer up."""
         candidates = self._find(request.reflection)[request.reflection.candidate :]

@@ -9,21 +9,24 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import tempfile
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from reflectune.agents.memory import resident_bytes
 from reflectune.agents.teacher.engines import ENGINES, Request, TeacherModel
 from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Word, serve
 from reflectune.state.config import TeacherConfig
 from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.live import Worker
 from reflectune.state.records import Answer
 
 __all__ = ["VllmEngine", "check_vllm"]
@@ -65,7 +68,16 @@ class VllmEngine:
         self._culprits: set[_Subject] = set()
         self._fatal: set[_Subject] = set()  # culprits since anything was answered
         self._answers: deque[Answer] = deque()
+        self._done = 0  # requests
+        self._replaced = 0  # processes
         self._process = self._start()
+
+    def workers(self) -> Sequence[Worker]:
+        """The one process, with vLLM's own; how much of its GPUs they hold is not known here."""
+        counts = len(self._under_way), self._done, len(self._waiting)
+        memory = resident_bytes(self._process.pid)
+        node = socket.gethostname()
+        return (Worker("teacher", "1", *counts, node=node, memory_bytes=memory, replaced=self._replaced),)
 
     def submit(self, request: Request) -> None:
         """Hand the request to vLLM, or let it wait while suspects are tried; a culprit's is refused."""
@@ -116,6 +128,7 @@ class VllmEngine:
     def _take(self, answer: Answer) -> None:
         request = self._under_way.pop(answer.request_id)
         self._answers.append(answer)
+        self._done += 1
         self._deaths.pop(_subject(request), None)
         self._fatal.clear()
         self._feed()
@@ -141,6 +154,7 @@ class VllmEngine:
     def _replace(self, why: str) -> None:
         _logger.warning("teacher %s: vLLM starts again: %s", self.model, why)
         self._process.end()
+        self._replaced += 1
         self._process = self._start()
 
     def _start(self) -> "_Process":
@@ -190,6 +204,11 @@ class _Process:
         """Send a request; where the process has died, its next word tells."""
         with suppress(BrokenPipeError):
             self._requests.send(request)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return self._process.pid
 
     def next_word(self) -> Word:
         """Wait for what it says next; a Fault where it has died."""
