@@ -5,7 +5,7 @@ A worker that dies, alone or with its node, is replaced, and its jobs are given 
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from reflectune.agents.cluster.connection import own_versions, refuse_other_vers
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.student.student import Student, StudentBase
 from reflectune.state.errors import StudentError
+from reflectune.state.live import Worker
 
 __all__ = ["RayPool", "StudentWorkers"]
 
@@ -46,6 +47,10 @@ class RayPool(AbstractContextManager["RayPool"]):
         self._workers.give(_Job(cloudpickle.dumps(job), about, self._student, future))
         return future
 
+    def workers(self) -> Sequence[Worker]:
+        """The workers that are there."""
+        return self._workers.describe()
+
     def close(self) -> None:
         """Let the jobs that have begun end, drop the others."""
         wait([future for future in [*self._under_way] if not future.cancel()])
@@ -67,6 +72,7 @@ class _Job:
 class _Worker:
     actor: Any
     jobs: list[_Job] = field(default_factory=list)
+    done: int = 0  # jobs
 
     def has_room(self, job: _Job) -> bool:
         """A job that a worker died with has one for itself: nothing else shall be suspected."""
@@ -98,6 +104,11 @@ class StudentWorkers:
             self._thread = threading.Thread(target=self._watch, name="students", daemon=True)
             self._thread.start()
         self._events.put(partial(self._take, job))
+
+    def describe(self) -> Sequence[Worker]:
+        """What each worker does that is there. For any thread."""
+        there = [] if self._thread is None else [*self._workers]
+        return [Worker("student", str(at), len(each.jobs), each.done) for at, each in enumerate(there, 1)]
 
     def close(self) -> None:
         """End the workers; only call with no job under way. Another job starts others."""
@@ -157,6 +168,7 @@ class StudentWorkers:
 
     def _finish(self, worker: _Worker, job: _Job, outcome: Future[Any]) -> None:
         worker.jobs.remove(job)
+        worker.done += 1
         error = outcome.exception()
         if error is None:
             job.future.set_result(outcome.result())
