@@ -14,7 +14,7 @@ from reflectune.agents.student.formulas import ifd, nll, perplexity, pmi, r_ifd
 from reflectune.state.config import RunConfig, SelectionConfig
 from reflectune.state.errors import ConfigError
 from reflectune.state.functions import describe_error, load_function
-from reflectune.state.policies import Measure, MeasureKey, Policy, find_policy
+from reflectune.state.policies import MeasureKey, Policy, find_policy
 from reflectune.state.records import (
     Contest,
     Decision,
@@ -27,7 +27,7 @@ from reflectune.state.records import (
     content_part,
 )
 
-__all__ = ["choose_training_set", "decide", "needed_scores"]
+__all__ = ["are_alike", "choose_training_set", "decide", "needed_scores", "value_of"]
 
 TermScores = Mapping[Term, Score]
 
@@ -62,7 +62,7 @@ def decide(
         terms = policy.terms(phase)
         scorable = [id for id in contest.candidate_ids if _are_scored(terms, scores.get(id, {}))]
     else:
-        values = {id: _value(policy, measure, phase, scores.get(id, {})) for id in contest.pairs}
+        values = {id: value_of(policy, phase, scores.get(id, {})) for id in contest.pairs}
         scorable = [id for id in contest.candidate_ids if values[id] is not None]
     challenger, sample = None, content_part(contest.sample_id)
     reason: Reason
@@ -81,7 +81,8 @@ def decide(
             each: (value < cap, measure.sign * value) for each, value in values.items() if value is not None
         }
         band = selection.length_band if policy.at_like_length else math.inf
-        alike = [id for id in scorable if _is_alike(contest, id, scores, band)]
+        given = scores.get(contest.incumbent_id, {})
+        alike = [id for id in scorable if are_alike(scores[id], given, band)]
         challenger = max(alike or scorable, key=lambda version: ranks[version])
         incumbent = ranks.get(contest.incumbent_id)
         reason = _compare(ranks[challenger], incumbent, selection.margin) if alike else "refused"
@@ -122,12 +123,11 @@ def _compare(challenger: Rank, incumbent: Rank | None, margin: float) -> Reason:
     return "accepted" if gain > margin else "tie" if gain >= 0 else "refused"
 
 
-def _is_alike(contest: Contest, candidate: str, scores: Scores, band: float) -> bool:
+def are_alike(one: TermScores, other: TermScores, band: float) -> bool:
     """Whether neither response has more than `band` times the other's tokens, as far as both are known."""
     term: Term = "response_given_instruction"
-    found = [scores.get(id, {}).get(term) for id in (candidate, contest.incumbent_id)]
-    new, old = (None if score is None else score.num_tokens for score in found)
-    return not new or not old or max(new / old, old / new) <= band
+    counts = [scores[term].num_tokens for scores in (one, other) if term in scores]
+    return len(counts) < 2 or not all(counts) or max(counts) <= band * min(counts)  # type: ignore[type-var, operator]
 
 
 def needed_scores(contest: Contest, policy: str, phase: Phase) -> Iterator[tuple[str, Term]]:
@@ -175,9 +175,10 @@ def choose_training_set(
     return chosen + drawn[: max(missing, 0)]
 
 
-def _value(policy: Policy, measure: Measure, phase: Phase, scores: TermScores) -> float | None:
-    """A pair's value in the measure's unit; None where it cannot be compared."""
-    if not _are_scored(policy.terms(phase), scores):
+def value_of(policy: Policy, phase: Phase, scores: TermScores) -> float | None:
+    """A pair's value by what a policy compares, in its unit; None where it cannot be compared."""
+    measure = policy.measure(phase)
+    if measure is None or not _are_scored(policy.terms(phase), scores):
         return None
     return _own_value(measure.title, phase, scores) if measure.key == "own" else _VALUES[measure.key](scores)
 

@@ -14,7 +14,7 @@ from reflectune.state.functions import describe_error
 from reflectune.state.records import Evaluation, HeldOutAnswer, Pair, Score, Term
 from reflectune.state.text import one_line
 
-__all__ = ["Checker", "judge", "measure_held_out", "summarise"]
+__all__ = ["Checker", "judge", "measure_held_out", "summarise", "wilson"]
 
 Checker = Callable[[str, str, str, str], bool | float | None]
 """Says how right an answer is: checker(instruction, input, response, reference).
@@ -72,18 +72,18 @@ def summarise(name: str, values: Sequence[float]) -> Evaluation:
     if count < 2:
         return Evaluation(name, mean, count, None, None)
     if name == "accuracy" and set(values) <= {0.0, 1.0}:
-        return Evaluation(name, mean, count, *_wilson(mean, count))
+        return Evaluation(name, mean, count, *wilson(mean, count))
     half = _Z * statistics.stdev(values) / math.sqrt(count)
     return Evaluation(name, mean, count, mean - half, mean + half)
 
 
-def _wilson(share: float, count: int) -> tuple[float, float]:
+def wilson(share: float, count: int, z: float = _Z) -> tuple[float, float]:
     """Interval of a proportion p over n trials, within [0, 1] also where p is 0 or 1 (Wilson 1927).
 
     Formula: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
     """
-    squared = _Z * _Z / count
+    squared = z * z / count
     centre = share + squared / 2
-    half = _Z * math.sqrt(share * (1 - share) / count + squared / (4 * count))
+    half = z * math.sqrt(share * (1 - share) / count + squared / (4 * count))
     # Rounding may put a bound an ulp outside.
     return max(0.0, (centre - half) / (1 + squared)), min(1.0, (centre + half) / (1 + squared))
