@@ -69,6 +69,10 @@ class LoopContext:
         assert student is not None, f"round {round} has no student"
         return student
 
+    def is_decided(self, round: int, phase: Phase) -> bool:
+        """Whether every sample of a phase is decided."""
+        return self.lineage.count_decisions(round, phase) == self.lineage.samples()["train"]
+
     def open_pool(self, student: StudentRecord) -> StudentPool:
         """Students as one was trained; AdapterError: its adapter is another now."""
         return self.open_students(find_adapter(self.folder, student))

@@ -3,15 +3,67 @@
 Nothing here knows what a group is, or who computes it.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from typing import TypeVar
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
-__all__ = ["completed", "compute_groups"]
+__all__ = ["Pipeline", "completed", "compute_groups"]
 
 Group = TypeVar("Group")
 Computed = TypeVar("Computed")
+
+
+class Pipeline(AbstractContextManager["Pipeline"]):
+    """Groups under way, at most `at_once`. They are committed in the order in which they were begun.
+
+    What a commit raises ends it: the groups behind are dropped. Those that are under way when the block ends,
+    however it does, are waited for and committed.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._under_way: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
+
+    def __len__(self) -> int:
+        """How many groups are under way."""
+        return len(self._under_way)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another group may be begun."""
+        return len(self) < self._at_once
+
+    def add(self, group: Future[Computed], commit: Callable[[Computed], None]) -> None:
+        """Take in a group that has begun, and what will commit it."""
+        self._under_way.append((group, commit))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the group that was begun first is computed."""
+        return bool(self) and self._under_way[0][0].done()
+
+    def pause(self, seconds: float) -> None:
+        """Wait until the group that was begun first is computed, so many seconds at most."""
+        if self:
+            wait([self._under_way[0][0]], seconds)
+        else:
+            time.sleep(seconds)
+
+    def commit_first(self) -> None:
+        """Wait for the group that was begun first, and commit it."""
+        group, commit = self._under_way.popleft()
+        try:
+            commit(group.result())
+        except BaseException:
+            self._under_way.clear()  # no group may be committed behind a gap
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        while self:
+            self.commit_first()
 
 
 def compute_groups(
@@ -27,25 +79,13 @@ def compute_groups(
     way are waited for and committed, and no other is begun. What a step raises ends it: the groups before
     are committed.
     """
-    under_way: deque[Future[Computed]] = deque()
-
-    def commit_first() -> None:
-        try:
-            commit(under_way.popleft().result())
-        except BaseException:
-            under_way.clear()  # no group may be committed behind a gap
-            raise
-
-    try:
+    with Pipeline(at_once) as pipeline:
         for group in groups:
-            under_way.append(begin(group))
-            while under_way and (len(under_way) >= at_once or under_way[0].done()):
-                commit_first()
+            pipeline.add(begin(group), commit)
+            while not pipeline.has_room or pipeline.is_ready:
+                pipeline.commit_first()
             if is_stopping():
                 break
-    finally:
-        while under_way:
-            commit_first()
 
 
 def completed(result: Computed) -> Future[Computed]:

@@ -30,14 +30,25 @@ _LINE_AT_LEAST_EVERY = 600.0
 
 
 class BarDisplay:
-    """Bars that are redrawn in place."""
+    """Bars that are redrawn in place; stages that run at once are below one another."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._progress: Progress | None = None  # of the stages that run now
 
     @contextmanager
     def stage(self, title: str, *, total: int, done: int = 0) -> "Iterator[Stage]":
         """Show one stage of a round while the block runs; `done` of `total` were done before."""
+        with self._open_progress() as progress:
+            task = progress.add_task(title, total=total, completed=done, facts="", hold_up=str)
+            yield _Bar(progress, task)
+
+    @contextmanager
+    def _open_progress(self) -> Iterator[Progress]:
+        """The bars of the stages that run now; the first of them ends last."""
+        if self._progress is not None:
+            yield self._progress
+            return
         progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -49,8 +60,11 @@ class BarDisplay:
             console=self.console,
         )
         with progress:
-            task = progress.add_task(title, total=total, completed=done, facts="", hold_up=str)
-            yield _Bar(progress, task)
+            self._progress = progress
+            try:
+                yield progress
+            finally:
+                self._progress = None
 
     def say(self, text: str) -> None:
         """Show one line that stays."""

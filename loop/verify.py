@@ -205,8 +205,7 @@ class _Replay:
             if (student := self.students.get(round - 1)) is None:
                 continue
             for phase in PHASES:
-                if self._is_over(round, phase):
-                    self._check_calls(round, phase)
+                self._check_calls(round, phase)
                 self._check_decisions(round, phase, student)
             if round in self.chosen:
                 self._check_training_set(round, student)
@@ -216,13 +215,9 @@ class _Replay:
         self._check_evaluations()
         self._check_stop()
 
-    def _is_over(self, round: int, phase: Phase) -> bool:
-        """Whether a phase must have all its calls and decisions."""
-        return (
-            round < self.last
-            or round in self.chosen
-            or (phase == "instruction" and checks.has_begun(self.lineage, round, "response"))
-        )
+    def _is_decided(self, round: int) -> bool:
+        """Whether a round must have all its decisions."""
+        return round < self.last or round in self.chosen
 
     def _add_derived(self, table: str, row: str, fault: str) -> None:
         """Note what is not as it is derived; a fault only where the version that began the run does so."""
@@ -262,14 +257,14 @@ class _Replay:
         return None
 
     def _check_calls(self, round: int, phase: Phase) -> None:
-        """All proposals of a phase that is over were asked for, unless there has ever been a budget."""
+        """All proposals of what is decided were asked for, unless there has ever been a budget."""
         teacher = self.config.teacher
         if teacher.budget_tokens is not None or teacher.budget_usd is not None or self.has_had_budget:
             return
         attempts = min(config.teacher.attempts for config in self.configs)  # when it was asked
         for missing in self.lineage.pending_reflections(
             round, phase, candidates=teacher.candidates, attempts=attempts,
-            freeze_after=teacher.freeze_after,
+            freeze_after=teacher.freeze_after, decided=True,
         ):  # fmt: skip
             place = f"{round}/{phase}/{missing.sample_id}/{missing.candidate}/{missing.attempts + 1}"
             self.faults.add("teacher_calls", place, "is missing")
@@ -281,7 +276,7 @@ class _Replay:
             round, phase, SAMPLES_AT_ONCE, freeze_after=self.config.teacher.freeze_after, decided=True
         ):
             stored = self.lineage.decisions(round, phase, [contest.sample_id for contest in contests])
-            if not stored and not self._is_over(round, phase):
+            if not stored and not self._is_decided(round):
                 continue  # the group that the run would decide next
             scores = self.lineage.scores([version for it in contests for version in it.pairs], student)
             for contest in contests:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.nodes import reflect as reflect_node
+from reflectune.loop import asking
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import TeacherCall
 from tests.teacher_server import Reply, TeacherServer, improve, serve_teacher
@@ -121,7 +121,7 @@ def test_budget_counts_nothing_twice_after_an_interruption(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(reflect_node, "_refuse_uncounted", interrupt)
+        patch.setattr(asking, "_refuse_uncounted", interrupt)
         assert invoke("run", "config.toml") == 130
     assert len(calls(world / "runs/tiny")) == 5
     assert invoke("resume", "tiny") == 0

@@ -6,7 +6,7 @@ import pytest
 from reflectune.loop.stopping import is_spent, quality, stop_reason, why_failed
 from reflectune.state.config import RunConfig, TeacherConfig
 from reflectune.state.lineage.documents import ReasonDocument
-from reflectune.state.lineage.failures import group_failures
+from reflectune.state.lineage.failures import Failures
 from reflectune.state.records import CallStatus, Evaluation, Phase, Spending
 
 
@@ -176,6 +176,6 @@ def test_failures_are_grouped_by_what_is_left_without_names_numbers_and_quotatio
         ("cut", None, 4), ("refused", refused, 2), ("refused", other, 3),
         ("error", refused, 1),
     ]  # fmt: skip
-    assert group_failures(rows) == [
+    assert Failures(rows).reasons == [
         failing(5, "refused", refused), failing(4, "cut"), failing(1, "error", refused),
     ]  # fmt: skip

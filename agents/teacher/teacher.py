@@ -40,6 +40,7 @@ Reflected = tuple[TeacherCall, Version | None]  # a finished call, and the versi
 # So many calls in a row may bring no text, or the engine's capacity if that is more.
 _MAX_TEXTLESS = 8
 _MAX_AT_ONCE = 64  # finished calls that are handed over together
+_NO_MORE = object()  # reflections
 _ASKED_FOR = attrgetter("round", "phase", "sample_id", "candidate")  # of a call: which proposal
 _FAILED: dict[str, CallStatus] = {"refused-request": "refused", "no-entry": "no-entry"}  # others: "error"
 
@@ -71,7 +72,11 @@ class Teacher(AbstractContextManager["Teacher"]):
         self._unavailable = 0  # requests in a row that nobody took
 
     def reflect(
-        self, reflections: Iterable[Reflection], may_ask: Callable[[], bool] = lambda: True
+        self,
+        reflections: Iterable[Reflection | None],
+        may_ask: Callable[[], bool] = lambda: True,
+        *,
+        waits: bool = True,
     ) -> Iterator[list[Reflected]]:
         """Ask for every reflection, again where an answer is no use, and yield all finished calls, in groups.
 
@@ -79,26 +84,31 @@ class Teacher(AbstractContextManager["Teacher"]):
         committed it: only then are more reflections pulled, as many as there is room for, unless `may_ask`
         says no. Then nothing more is asked; calls under way are still taken in.
 
-        Failures in a row are held back until the teacher answers something: they may be its fault rather than
-        the pairs'. An answer without a text is no better than a failure, but has been paid for: it is yielded
-        at once, and so is a failure that was counted.
+        Unless it `waits`, an empty group says that no answer is there, and a reflection may be None: there is
+        none for now, but may be later.
+
+        Failures in a row are held back until the teacher answers something or nothing is under way: they may
+        be its fault rather than the pairs'. An answer without a text is no better than a failure, but has
+        been paid for: it is yielded at once, and so is a failure that was counted.
 
         Raises:
             TeacherError: the teacher cannot be reached, or answers nothing, not even what was under way when
                 that showed. Calls not yielded cost nothing: ask for their reflections again.
         """
-        new = (asked for asked in reflections if asked.attempts < asked.spared + self._attempts)
+        new = (
+            asked for asked in reflections if asked is None or asked.attempts < asked.spared + self._attempts
+        )
         again: deque[Reflection] = deque()
         under_way: dict[str, Request] = {}
         held: list[Reflected] = []
         fault: TeacherError | None = None
         while True:
-            while (
-                fault is None
-                and len(under_way) < self._engine.capacity
-                and may_ask()
-                and (reflection := again.popleft() if again else next(new, None))
-            ):
+            may_come = False
+            while fault is None and len(under_way) < self._engine.capacity and may_ask():
+                reflection = again.popleft() if again else next(new, _NO_MORE)
+                if not isinstance(reflection, Reflection):
+                    may_come = reflection is None
+                    break
                 request = self._prepare(reflection)
                 under_way[request.id] = request
                 self._engine.submit(request)
@@ -107,7 +117,12 @@ class Teacher(AbstractContextManager["Teacher"]):
                     raise fault
                 if held:
                     yield held
-                return
+                    held = []
+                if not may_come:
+                    return
+            if not (waits or self._engine.has_answer()):
+                yield []
+                continue
             finished: list[Reflected] = []
             others = len(under_way) - 1
             try:

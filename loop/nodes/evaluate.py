@@ -11,6 +11,7 @@ from langgraph.runtime import Runtime
 from reflectune.agents.pool import LocalPool, StudentPool
 from reflectune.agents.student.answering import Response, Writer
 from reflectune.agents.student.evaluation import Checker, judge, measure_held_out
+from reflectune.loop.asking import count_wanted
 from reflectune.loop.context import (
     SAMPLES_AT_ONCE,
     LoopContext,
@@ -21,7 +22,6 @@ from reflectune.loop.context import (
     score_missing,
     unscored,
 )
-from reflectune.loop.nodes.reflect import count_wanted
 from reflectune.loop.pipeline import completed, compute_groups
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig

@@ -19,11 +19,12 @@ from reflectune.loop.context import (
     unscored,
 )
 from reflectune.loop.pipeline import completed, compute_groups
+from reflectune.loop.progress import Stage
 from reflectune.loop.selection import decide, needed_scores
 from reflectune.state.config import RunConfig
-from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Phase, Scores, StudentRecord, Term
+from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Phase, Scores, Term
 
-__all__ = ["select"]
+__all__ = ["Deciding", "select"]
 
 
 def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
@@ -34,31 +35,13 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     """
     context, round, phase = runtime.context, state["round"], state["phase"]
     context.leave_if_asked()
-    lineage = context.lineage
-    student = context.round_student(round - 1)
-    total, done = lineage.samples()["train"], lineage.count_decisions(round, phase)
-    accepted = lineage.count_decisions(round, phase, "accepted")
-    compared = done - sum(lineage.count_decisions(round, phase, reason) for reason in UNCONTESTED)
-    with context.timed(round, "select"), ExitStack() as stack:
-        stage = stack.enter_context(
-            context.display.stage(f"round {round} · select · {phase}", total=total, done=done)
-        )
-        pool = stack.enter_context(context.open_pool(student))
-
-        def commit(decided: Decided) -> None:
-            nonlocal done, compared, accepted
-            scores, decisions = decided
-            lineage.add_decisions(scores, student.id, decisions)
-            done += len(decisions)
-            compared += sum(decision.reason not in UNCONTESTED for decision in decisions)
-            accepted += sum(decision.reason == "accepted" for decision in decisions)
-            stage.update(done, total, accepted=f"{accepted} of {compared}")
-
-        freeze_after = context.config.teacher.freeze_after
-        contests = lineage.contests(round, phase, SAMPLES_AT_ONCE, freeze_after=freeze_after)
-        begin = partial(_begin, context, pool, round, phase, student)
-        compute_groups(contests, begin, commit, pool.at_once, context.stopping)
-        context.leave_if_asked()
+    if not context.is_decided(round, phase):
+        with context.timed(round, "select"), ExitStack() as stack:
+            pool = stack.enter_context(context.open_pool(context.round_student(round - 1)))
+            deciding = Deciding(context, pool, round, phase)
+            deciding.show(stack)
+            compute_groups(deciding.groups, deciding.begin, deciding.commit, pool.at_once, context.stopping)
+            context.leave_if_asked()
     return {"phase": "response" if phase == "instruction" else "instruction"}
 
 
@@ -89,21 +72,42 @@ class _Group:
         return ((version, pairs[version], term) for version in versions for term in terms)
 
 
-def _begin(
-    context: LoopContext,
-    pool: StudentPool,
-    round: int,
-    phase: Phase,
-    student: StudentRecord,
-    contests: Sequence[Contest],
-) -> Future[Decided]:
-    """Have a group decided: by the pool, unless all that it may need is known."""
-    versions = [version for contest in contests for version in contest.pairs]
-    known = context.lineage.scores(versions, student.id)
-    group = _Group(contests, known, context.config, round, phase, student.id)
-    if not unscored([*group.needed(), *group.goes_on(versions)], known):
-        return completed(_decide(group, None))
-    return pool.submit(partial(_decide, group))
+class Deciding:
+    """The decisions of a phase: groups that are begun on students, and committed in their order."""
+
+    stage: Stage
+
+    def __init__(self, context: LoopContext, pool: StudentPool, round: int, phase: Phase) -> None:
+        lineage, freeze_after = context.lineage, context.config.teacher.freeze_after
+        self._context, self._pool, self._round, self.phase = context, pool, round, phase
+        self._student_id = context.round_student(round - 1).id
+        self._accepted = lineage.count_decisions(round, phase, "accepted")
+        self.total, self.done = lineage.samples()["train"], lineage.count_decisions(round, phase)
+        self._compared = self.done - sum(lineage.count_decisions(round, phase, it) for it in UNCONTESTED)
+        self.groups = lineage.contests(round, phase, SAMPLES_AT_ONCE, freeze_after=freeze_after)
+
+    def show(self, stack: ExitStack) -> None:
+        """Show how the phase gets on for as long as the stack lasts."""
+        title = f"round {self._round} · select · {self.phase}"
+        self.stage = stack.enter_context(self._context.display.stage(title, total=self.total, done=self.done))
+
+    def begin(self, contests: Sequence[Contest]) -> Future[Decided]:
+        """Have a group decided: by the pool, unless all that it may need is known."""
+        versions = [version for contest in contests for version in contest.pairs]
+        known = self._context.lineage.scores(versions, self._student_id)
+        group = _Group(contests, known, self._context.config, self._round, self.phase, self._student_id)
+        if not unscored([*group.needed(), *group.goes_on(versions)], known):
+            return completed(_decide(group, None))
+        return self._pool.submit(partial(_decide, group))
+
+    def commit(self, decided: Decided) -> None:
+        """Commit a group's decisions with the scores they rest on."""
+        scores, decisions = decided
+        self._context.lineage.add_decisions(scores, self._student_id, decisions)
+        self.done += len(decisions)
+        self._compared += sum(decision.reason not in UNCONTESTED for decision in decisions)
+        self._accepted += sum(decision.reason == "accepted" for decision in decisions)
+        self.stage.update(self.done, self.total, accepted=f"{self._accepted} of {self._compared}")
 
 
 def _decide(group: _Group, scorer: Scorer | None) -> Decided:

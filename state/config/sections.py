@@ -23,9 +23,12 @@ __all__ = [
 # What teacher.model says where the student is its own teacher.
 SELF = "self"
 
+# Engines that open a model themselves.
+_ON_A_DEVICE = ("vllm", "transformers")
+
 # Keys that only some engines know.
 _ENGINE_KEYS = {
-    "dtype": ("vllm", "transformers"),
+    "dtype": _ON_A_DEVICE,
     "quantization": ("vllm",),
     "tensor_parallel_size": ("vllm",),
     "gpu_memory_utilization": ("vllm",),
@@ -378,7 +381,7 @@ class ScaleConfig(Section):
     trainers: int = Field(default=1, ge=1)
     """Workers that train one student together; 1 trains on this machine unless engine is ray."""
     overlap: bool = False
-    """Let teacher and student work at once where they do not share a device: it costs memory for both."""
+    """Reflect and select at once, for both phases: for a teacher on a server, or on GPUs of its own (ray)."""
 
 
 class RunConfig(Section):
@@ -420,6 +423,17 @@ class RunConfig(Section):
             raise ValueError(
                 "student.load_in_4bit: vLLM would teach with other weights than the student's; set "
                 'teacher.engine = "transformers", or another teacher.model'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_has_two_devices(self) -> Self:
+        if self.scale.overlap and self.teacher.engine == "batch":
+            raise ValueError('scale.overlap: engine "batch" answers whole phases only; unset it')
+        if self.scale.overlap and self.teacher.engine in _ON_A_DEVICE and self.scale.engine != "ray":
+            raise ValueError(
+                f'scale.overlap: engine "{self.teacher.engine}" takes the device of the student; set '
+                'scale.engine = "ray", or ask a server'
             )
         return self
 

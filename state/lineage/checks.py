@@ -21,7 +21,6 @@ from reflectune.state.lineage.seals import SEALED, find_seal
 from reflectune.state.records import (
     FINAL_STATUSES,
     Pair,
-    Phase,
     TeacherCall,
     Version,
     content_part,
@@ -29,7 +28,7 @@ from reflectune.state.records import (
 )
 
 __all__ = [
-    "Fault", "answers", "differences", "file_faults", "has_begun", "row_faults", "rows", "training_sets",
+    "Fault", "answers", "differences", "file_faults", "row_faults", "rows", "training_sets",
 ]  # fmt: skip
 
 Fault = tuple[str, str, str]  # table, name of the row, what is wrong
@@ -60,6 +59,10 @@ _CALL = "SELECT 1 FROM teacher_calls AS other WHERE other.candidate = it.candida
 _ASKED_NO_MORE = tuple(status for status in FINAL_STATUSES if status != "unchanged")
 _SAME_PLACE = "other.round = it.round AND other.phase = it.phase AND other.sample_id = it.sample_id"
 _HELD_OUT = "sample_id IN (SELECT id FROM samples WHERE split = 'holdout')"
+_TOO_EARLY = (
+    "it.phase = 'response' AND NOT EXISTS (SELECT 1 FROM decisions AS other WHERE other.round = it.round "
+    "AND other.phase = 'instruction' AND other.sample_id = it.sample_id)"
+)
 _LATER = "EXISTS (SELECT 1 FROM rounds AS other WHERE other.round > it.round)"
 # (table, what is wrong, the rows `it` of which that is true).
 _RULES = (
@@ -97,7 +100,9 @@ _RULES = (
         "teacher_calls", "asks about a pair that is left alone",
         f"{_HELD_OUT} OR EXISTS (SELECT 1 FROM decisions AS other WHERE {_SAME_PLACE} AND reason = 'frozen')",
     ),
+    ("teacher_calls", "asks for a response before its instruction was decided", _TOO_EARLY),
     ("decisions", "is about a held-out sample", _HELD_OUT),
+    ("decisions", "is about a response whose instruction was not decided", _TOO_EARLY),
     (
         "rounds", "follows a round that is missing",
         "round <> 0 AND round - 1 NOT IN (SELECT round FROM rounds)",
@@ -149,13 +154,6 @@ def training_sets(lineage: LineageReader) -> dict[int, dict[str, int]]:
     for row in rows(lineage, "training_sets"):
         sets.setdefault(row["round"], {})[row["version_id"]] = row["rank"]
     return sets
-
-
-def has_begun(lineage: LineageReader, round: int, phase: Phase) -> bool:
-    """Whether a phase has asked or decided anything."""
-    return bool(
-        lineage.count_calls(round=round, phase=phase)["calls"] or lineage.count_decisions(round, phase)
-    )
 
 
 def answers(lineage: LineageReader) -> Iterator[tuple[Row, Pair, Pair | None]]:

@@ -7,12 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from typing import Any, get_args
 
 from reflectune.state.lineage.connection import marks
-from reflectune.state.lineage.documents import ReasonDocument
-from reflectune.state.lineage.failures import group_failures
+from reflectune.state.lineage.failures import Failures
 from reflectune.state.lineage.reader import ABOUT_A_PROPOSAL, LineageReader
 from reflectune.state.records import (
     ANSWERED,
@@ -49,16 +48,19 @@ _IS_LEFT_ALONE = f"""
                     AND taken.reason = 'accepted'), 0))
 """
 
-# Of the last call for a proposal: that nothing more is asked for it.
-_IS_SETTLED = (
-    f"(status IN {ANSWERED} "
-    f"OR attempt > :spared AND (status IN {FINAL_STATUSES} OR attempt >= :spared + :attempts))"
-)
+# Of the last of some calls for a proposal: that nothing more is asked for it. A failure that is spared is
+# final where its sample was decided before the phase failed.
+_IS_SETTLED = f"""
+    (status IN {ANSWERED} OR CASE WHEN attempt > :spared
+        THEN status IN {FINAL_STATUSES} OR attempt >= :spared + :attempts
+        ELSE EXISTS (SELECT 1 FROM decisions WHERE decisions.round = :round AND decisions.phase = :phase
+            AND decisions.sample_id = calls.sample_id) END)
+"""
 
 # A phase's last calls, one for each proposal: a column beside a single MAX() is of the row that has it.
 _LAST_CALLS = (
-    "SELECT status, error, MAX(attempt) AS attempt FROM teacher_calls "
-    "WHERE round = :round AND phase = :phase GROUP BY sample_id, candidate"
+    "(SELECT sample_id, status, error, MAX(attempt) AS attempt FROM teacher_calls "
+    "WHERE round = :round AND phase = :phase GROUP BY sample_id, candidate) AS calls"
 )
 
 # How many samples one question to the database reads at a time.
@@ -86,40 +88,65 @@ class LoopReader(LineageReader):
 
     # Reflection
 
-    def pending_reflections(
-        self, round: int, phase: Phase, *, candidates: int, attempts: int, freeze_after: int | None = None
-    ) -> Iterator[Reflection]:
-        """Proposals still to be asked for in a phase, in the order of the samples; none of frozen ones.
+    def pending_reflections(self, round: int, phase: Phase, **asked: Any) -> Iterator[Reflection]:
+        """The proposals of `pending_groups`, one after another."""
+        return chain.from_iterable(self.pending_groups(round, phase, _PAGE, **asked))
 
-        A proposal is settled once a call for it is answered, once its failure is final, or after
-        `attempts` calls; failures that are spared count for nothing. Samples are read page by page, so rows
-        may be written meanwhile.
+    def pending_groups(
+        self,
+        round: int,
+        phase: Phase,
+        size: int,
+        *,
+        candidates: int,
+        attempts: int,
+        freeze_after: int | None = None,
+        decided: bool = False,
+    ) -> Iterator[list[Reflection]]:
+        """Proposals still to be asked for of the samples that a phase has not decided yet, or of all it has.
+
+        They come in the order of the samples, those of at most `size` samples at once, and are read so, so
+        that rows may be written meanwhile. Frozen samples have none. A proposal is settled once a call for it
+        is answered, once its failure is final, or after `attempts` calls; spared failures count for nothing.
         """
         place = self._settling(round, phase, attempts)
         spared = place["spared"]
-        for page in self._incumbents(round, phase, _PAGE):
+        for page in self._incumbents(round, phase, size):
             sample_ids = [row["sample_id"] for row in page]
+            among = {"samples": json.dumps(sample_ids)}
+            known = self.db.execute(
+                "SELECT sample_id FROM decisions WHERE round = :round AND phase = :phase "
+                "AND sample_id IN (SELECT value FROM json_each(:samples))",
+                {"round": round, "phase": phase} | among,
+            )
+            is_decided = {sample_id for (sample_id,) in known}
+            rows = [row for row in page if (row["sample_id"] in is_decided) == decided]
+            if not rows:
+                continue
             frozen = self._frozen(round, phase, freeze_after, sample_ids)
-            pairs = self.read_pairs(page)
             calls = self.db.execute(
-                f"SELECT sample_id, candidate, {_IS_SETTLED}, MAX(attempt) FROM teacher_calls "
+                f"SELECT sample_id, candidate, {_IS_SETTLED}, MAX(attempt) FROM teacher_calls AS calls "
                 "WHERE round = :round AND phase = :phase "
                 "AND sample_id IN (SELECT value FROM json_each(:samples)) GROUP BY 1, 2",
-                place | {"samples": json.dumps(sample_ids)},
+                place | among,
             )
             attempted = {(sample, candidate): (settled, made) for sample, candidate, settled, made in calls}
-            for (row, pair), candidate in product(zip(page, pairs, strict=True), range(candidates)):
+            group = []
+            for (row, pair), candidate in product(
+                zip(rows, self.read_pairs(rows), strict=True), range(candidates)
+            ):
                 sample_id = row["sample_id"]
                 settled, made = attempted.get((sample_id, candidate), (False, 0))
                 if not settled and sample_id not in frozen:
                     asked = Reflection(sample_id, row["version_id"], pair, round, phase, candidate)
-                    yield replace(asked, attempts=max(made, spared), spared=spared)
+                    group.append(replace(asked, attempts=max(made, spared), spared=spared))
+            yield group
 
     def count_settled(self, round: int, phase: Phase, *, attempts: int) -> Counter[CallStatus]:
         """How many of a phase's proposals need no further call, by the status of their last one."""
         counts = ", ".join(f"SUM(status = '{status}') AS '{status}'" for status in get_args(CallStatus))
         row = self._one(
-            f"SELECT {counts} FROM ({_LAST_CALLS}) WHERE {_IS_SETTLED}",
+            f"SELECT {counts} FROM {_LAST_CALLS} WHERE {_IS_SETTLED}",
             **self._settling(round, phase, attempts),
         )
         return Counter({status: row[status] for status in get_args(CallStatus) if row[status]})
@@ -130,14 +157,14 @@ class LoopReader(LineageReader):
         row = self.db.execute(query, [f"$.spared.{phase}[#-1]", round]).fetchone()
         return (row and row[0]) or 0
 
-    def last_failures(self, round: int, phase: Phase, *, attempts: int) -> list[ReasonDocument]:
-        """What a phase's settled proposals failed for, by how many did; spared failures are left out."""
+    def last_failures(self, round: int, phase: Phase, *, attempts: int) -> Failures:
+        """What a phase's settled proposals failed for; spared failures are left out."""
         rows = self.db.execute(
-            f"SELECT status, error, COUNT(*) FROM ({_LAST_CALLS}) "
-            f"WHERE {_IS_SETTLED} AND status NOT IN {ANSWERED} GROUP BY 1, 2",
+            f"SELECT status, error, COUNT(*) FROM {_LAST_CALLS} "
+            f"WHERE {_IS_SETTLED} AND status NOT IN {ANSWERED} AND attempt > :spared GROUP BY 1, 2",
             self._settling(round, phase, attempts),
         )
-        return group_failures(rows)
+        return Failures(rows)
 
     def has_answers(self) -> bool:
         """Whether the teacher has ever said anything."""

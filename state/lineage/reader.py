@@ -26,7 +26,7 @@ from reflectune.state.lineage.documents import (
     RunHead,
     Settings,
 )
-from reflectune.state.lineage.failures import group_failures
+from reflectune.state.lineage.failures import Failures
 from reflectune.state.lineage.sample_reader import SampleReader
 from reflectune.state.records import (
     ANSWERED,
@@ -255,7 +255,7 @@ class LineageReader(SampleReader):
             "GROUP BY 1, 2",
             place,
         )
-        reasons = group_failures(failures)[:_REASONS]
+        reasons = Failures(failures).reasons[:_REASONS]
         more = {"teacher": self.count_calls(**place), "statuses": calls, "reasons": reasons}
         return cast(PhaseDocument, samples | more)
 
