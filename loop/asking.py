@@ -117,19 +117,24 @@ class Asking:
         settled, reasons = asked.settled.total(), asked.failures.reasons
         return why_failed(reasons, settled, most, phase, has_answers=self._has_answers)
 
-    def refuse_failure(self, phase: Phase) -> None:
-        """A phase that failed as a whole ends the run; once resumed it asks again for what failed."""
-        failure, teacher = self.failure(phase), self._context.config.teacher
-        if failure is None:
-            return
-        self._context.lineage.spare_failures(self._round, phase)
-        reason = failure["status"] + (f": {failure['message']}" if failure["message"] else "")
-        raise TeacherError(
-            f"teacher {teacher.model or teacher.engine}: {failure['number']} of "
-            f"{self.phases[phase].settled.total()} proposals failed in round {self._round}, phase {phase}, "
-            f"{reason}; once mended, resume the run and they are asked for again; "
-            "--set stop.max_failures=1 goes on without those that fail"
-        )
+    def refuse_failure(self) -> None:
+        """A phase that failed as a whole ends the run; once resumed it asks again for what failed.
+
+        Raises:
+            TeacherError: why the first of the phases failed that did.
+        """
+        found = {phase: failure for phase in self.phases if (failure := self.failure(phase))}
+        undecided = {it: why for it, why in found.items() if not self._context.is_decided(self._round, it)}
+        for phase in undecided:
+            self._context.lineage.spare_failures(self._round, phase)
+        for phase, failure in undecided.items():
+            teacher, settled = self._context.config.teacher, self.phases[phase].settled.total()
+            reason = failure["status"] + (f": {failure['message']}" if failure["message"] else "")
+            raise TeacherError(
+                f"teacher {teacher.model or teacher.engine}: {failure['number']} of {settled} proposals "
+                f"failed in round {self._round}, phase {phase}, {reason}; once mended, resume the run and "
+                "they are asked for again; --set stop.max_failures=1 goes on without those that fail"
+            )
 
 
 def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:

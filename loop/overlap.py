@@ -53,6 +53,8 @@ def work_at_once(context: LoopContext, round: int) -> None:
                 pipeline.commit_first()
             elif not (group or has_begun):
                 pipeline.pause(_PAUSE)
+    context.leave_if_asked()
+    asking.refuse_failure()
 
 
 class _Lane:

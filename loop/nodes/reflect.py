@@ -29,7 +29,6 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
     with context.timed(round, "reflect"), _excused_by_a_signal(context), ExitStack() as stack:
         if context.config.scale.overlap and phase == PHASES[0]:
             work_at_once(context, round)
-            context.leave_if_asked()
         if context.is_decided(round, phase):
             return {}
         asking = Asking(context, round, [phase])
@@ -42,7 +41,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
             for group in teacher.reflect(chain([first], missing), asking.may_ask):
                 asking.commit(group)
         context.leave_if_asked()
-        asking.refuse_failure(phase)
+        asking.refuse_failure()
     return {}
 
 
