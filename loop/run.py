@@ -153,6 +153,11 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
                 "this run was begun by a version of Reflectune whose machine has other nodes; "
                 "resume it with that version"
             )
+        if replayed := lineage.settings()["versions"].get("replay_of"):
+            raise ConfigError(
+                f"{folder.path.name} is a replay of {replayed}: nothing goes on in it; start a run with its "
+                "config.toml, under another name"
+            )
         refuse_changed_config(lineage, config, folder.path.name)
         refuse_changed_files(lineage, config)
         context = LoopContext(

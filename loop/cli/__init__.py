@@ -26,7 +26,8 @@ app = typer.Typer(
 COMMANDS: tuple[Callable[..., None], ...] = (
     running.init, running.check, running.estimate, running.run, running.resume, showing.list_runs,
     showing.show, showing.trace, showing.search, showing.compare, showing.diff, showing.serve,
-    showing.report, showing.verify, data.export, data.score, measuring.signal, running.prompts, running.demo,
+    showing.report, showing.verify, data.export, data.score, measuring.signal, measuring.replay,
+    running.prompts, running.demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command.__name__.removeprefix("list_"))(command)

@@ -1,11 +1,12 @@
-"""The command that says what a student's scores can tell."""
+"""Commands that say what choices are worth: what scores tell, what another policy would have chosen."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reflectune.loop.cli.common import RUNS, Json, Runs, show_document, stoppable
+from reflectune.loop.cli.common import RUNS, Json, Name, Runs, Settings, show_document, stoppable
 from reflectune.loop.cli.data import read_columns
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
@@ -14,7 +15,7 @@ from reflectune.state.records import DataFormat
 if TYPE_CHECKING:
     pass
 
-__all__ = ["signal"]
+__all__ = ["replay", "signal"]
 
 
 def signal(
@@ -52,3 +53,40 @@ def signal(
         else:
             evidence = measure_run(RunFolder.find(runs, source), round, pairs, seed, open_display())
     show_document(evidence, render_evidence(evidence), as_json)
+
+
+def replay(
+    name: Name,
+    policy: Annotated[
+        str, typer.Option(help="Another policy; see selection.policy.", show_default="the run's")
+    ] = "",
+    margin: Annotated[
+        float | None, typer.Option(min=0, help="Another selection.margin.", show_default="the run's")
+    ] = None,
+    settings: Settings = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Let each round's student compute scores that are lacking.")
+    ] = False,
+    keep_as: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="Name to keep it under.", show_default="NAME.POLICY")
+    ] = "",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Take a run's decisions anew by another policy, from its stored scores, and keep that beside it."""
+    from reflectune.loop.progress import open_display
+    from reflectune.loop.replay import replay_run
+    from reflectune.loop.resuming import restore_config
+    from reflectune.loop.show.terminal.evidence import render_replayed
+
+    folder = RunFolder.find(runs, name)
+    changes = [*(settings or [])]
+    if foreign := next((item for item in changes if not item.startswith("selection.")), None):
+        raise ConfigError(f"--set {foreign}: a replay changes keys of the section selection alone")
+    changes += [f"selection.policy={policy!r}"] * bool(policy)
+    changes += [f"selection.margin={margin}"] * (margin is not None)
+    config = restore_config(folder)
+    kept = keep_as or f"{name}.{re.sub('[^A-Za-z0-9.-]', '-', policy or config.selection.policy)}"
+    with stoppable():
+        document = replay_run(folder, config, kept, changes, score=score, display=open_display())
+    show_document(document, render_replayed(document), as_json)

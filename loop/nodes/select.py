@@ -24,7 +24,7 @@ from reflectune.loop.selection import decide, needed_scores
 from reflectune.state.config import RunConfig
 from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Phase, Scores, Term
 
-__all__ = ["Deciding", "select"]
+__all__ = ["Decided", "Deciding", "Group", "decide_group", "select"]
 
 
 def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
@@ -49,7 +49,7 @@ Decided = tuple[Scores, Sequence[Decision]]  # the new scores, and the decisions
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Group:
     """Contests of a phase that are scored and decided at once, wherever the student is."""
 
     contests: Sequence[Contest]
@@ -70,6 +70,14 @@ class _Group:
         pairs = {version: pair for contest in self.contests for version, pair in contest.pairs.items()}
         terms: Sequence[Term] = TERMS if self.phase == "response" else ()
         return ((version, pairs[version], term) for version in versions for term in terms)
+
+    def decide(self, scores: Scores) -> list[Decision]:
+        """What the scores come to."""
+        round, phase, student_id = self.round, self.phase, self.student_id
+        return [
+            decide(each, scores, self.config, round=round, phase=phase, student_id=student_id)
+            for each in self.contests
+        ]
 
 
 class Deciding:
@@ -95,10 +103,10 @@ class Deciding:
         """Have a group decided: by the pool, unless all that it may need is known."""
         versions = [version for contest in contests for version in contest.pairs]
         known = self._context.lineage.scores(versions, self._student_id)
-        group = _Group(contests, known, self._context.config, self._round, self.phase, self._student_id)
+        group = Group(contests, known, self._context.config, self._round, self.phase, self._student_id)
         if not unscored([*group.needed(), *group.goes_on(versions)], known):
-            return completed(_decide(group, None))
-        return self._pool.submit(partial(_decide, group))
+            return completed(decide_group(group, None))
+        return self._pool.submit(partial(decide_group, group))
 
     def commit(self, decided: Decided) -> None:
         """Commit a group's decisions with the scores they rest on."""
@@ -110,15 +118,11 @@ class Deciding:
         self.stage.update(self.done, self.total, accepted=f"{self._accepted} of {self._compared}")
 
 
-def _decide(group: _Group, scorer: Scorer | None) -> Decided:
+def decide_group(group: Group, scorer: Scorer | None) -> Decided:
     """Score and decide a group, and score what is still missing of the pairs that go on."""
     fresh = score_missing(group.needed(), group.known, scorer)
     scores = _union(group.known, fresh)
-    round, phase, student_id = group.round, group.phase, group.student_id
-    decisions = [
-        decide(each, scores, group.config, round=round, phase=phase, student_id=student_id)
-        for each in group.contests
-    ]
+    decisions = group.decide(scores)
     winners = group.goes_on(decision.winner_id for decision in decisions)
     return _union(fresh, score_missing(winners, scores, scorer)), decisions
 

@@ -31,7 +31,7 @@ from reflectune.state.errors import ConfigError
 
 __all__ = [
     "CHANGEABLE", "SELF", "Column", "DataConfig", "OddKind", "RefinetuneConfig", "RunConfig",
-    "ScaleConfig", "SelectionConfig", "StudentConfig", "TeacherConfig", "change_config", "flatten",
+    "ScaleConfig", "SelectionConfig", "StudentConfig", "TeacherConfig", "assign", "change_config", "flatten",
     "load_begun_config", "load_config", "parse_config", "read_toml", "resolve_paths", "set_key",
     "upgrade_config",
 ]  # fmt: skip
@@ -110,7 +110,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     values = _read_values(path)
     changed: dict[str, Any] = {}
     for override in overrides:
-        _assign(changed, override)
+        assign(changed, override)
     resolve_paths(changed, Path())
     for key, value in flatten(changed).items():
         before = _get_key(values, key)
@@ -166,7 +166,7 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         if key == "teacher.cache" and value.strip("'\"") == "only":
             raise ConfigError("--set teacher.cache=only: a run that has begun goes on asking; want on or off")
         changed: dict[str, Any] = {}
-        _assign(changed, override)
+        assign(changed, override)
         resolve_paths(changed, Path())
         for changed_key, changed_value in flatten(changed).items():
             set_key(values, changed_key, changed_value)
@@ -228,7 +228,8 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[name] = value
 
 
-def _assign(values: dict[str, Any], override: str) -> None:
+def assign(values: dict[str, Any], override: str) -> None:
+    """Set what "section.key=value" says; a value is read as TOML, else as text. ConfigError for other words."""
     dotted, equals, text = override.partition("=")
     if not equals or not all(dotted.strip().split(".")):
         raise ConfigError(f"--set {override}: want section.key=value, such as refinetune.lr=1e-4")

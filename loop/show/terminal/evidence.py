@@ -1,17 +1,23 @@
-"""How what a student's scores tell looks on a terminal. Takes the document that --json prints."""
+"""What choices are worth, on a terminal: what scores tell, a replay. Takes the documents of --json."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from reflectune.loop.evidence import Evidence, Share
+from reflectune.loop.replay import Replayed
 from reflectune.loop.show.numbers import format_measure
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.text import inert_document
 
-__all__ = ["render_evidence"]
+__all__ = ["render_evidence", "render_replayed"]
 
+_SHOWN = 20  # changes that are listed
+_COUNTS: tuple[Literal["decisions", "changed", "lacking", "forked"], ...] = (
+    "decisions", "changed", "lacking", "forked",
+)  # fmt: skip
 _TITLES = {"ifd": "IFD", "r_ifd": "r-IFD", "nll": "nll"}
 
 
@@ -73,3 +79,58 @@ def _tell(share: Share) -> str:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
+
+
+def render_replayed(document: Replayed) -> RenderableType:
+    """What would have been otherwise, and where the road forks."""
+    document = inert_document(document)
+    selection, changes = document["selection"], document["changes"]
+    rows = (
+        (
+            f"{round['round']}",
+            phase["phase"],
+            *(
+                f"{number:,}"
+                for number in (phase["decisions"], phase["changed"], phase["lacking"], phase["forked"])
+            ),
+        )
+        for round in document["rounds"]
+        for phase in round["phases"]
+    )
+    trained = (
+        f"round {each['round']}: trained on {each['trained_before']:,} pairs, now {each['trained']:,}, "
+        f"{each['trained_both']:,} of them the same"
+        for each in document["rounds"]
+    )
+    return Group(
+        Text(
+            f"{document['name']} by policy {selection['policy']}, margin {selection['margin']:g}",
+            style="bold",
+        ),
+        tabulate(("round", "phase", "decisions", "otherwise", "lack scores", "not asked"), rows),
+        *map(Text, trained if document["replay"] else ()),
+        *map(Text, _tell_changes(document)),
+        *(Text(f"and {len(changes) - _SHOWN:,} more; see --json") for _ in changes[_SHOWN : _SHOWN + 1]),
+        *map(Text, _tell_end(document)),
+    )
+
+
+def _tell_changes(document: Replayed) -> Iterator[str]:
+    for change in document["changes"][:_SHOWN]:
+        place = f"sample {change['position']}, round {change['round']}, {change['phase']}"
+        yield f"{place}: {change['before']}, now {change['after']}"
+
+
+def _tell_end(document: Replayed) -> Iterator[str]:
+    if document["forks_after"] is not None:
+        yield (
+            f"The road forks in round {document['forks_after']}: the next student would be another one. What "
+            "the run did afterwards says nothing of this policy."
+        )
+    if document["replay"] is None:
+        yield (
+            "Decisions that lack scores were taken as they were, so nothing is kept. --score lets each "
+            "round's student compute them."
+        )
+        return
+    yield f"kept as {document['replay']}: reflectune compare {document['name']} {document['replay']}"
