@@ -7,7 +7,7 @@ another one: there the road forks, and what the run did afterwards says nothing.
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -178,7 +178,8 @@ class _Replay:
             for phase in PHASES:
                 replayed = self._replay_phase(round, phase, student.id, scorer)
                 phases.append(replayed)
-                if phase == "instruction":
+                if phase == "instruction" and self.forked:
+                    forget_after(self.lineage, round)
                     for page in _pages(sorted(self.forked)):
                         forget_proposals(self.lineage, round, page)
         before, chosen = training_ids(self.stored, round), list[str]()
@@ -216,6 +217,10 @@ class _Replay:
                     except _LackingError:
                         counts["lacking"] += 1
                         fresh, decision = {}, before if contest.candidate_ids else made.decide(scores)[0]
+                    if not contest.candidate_ids:  # what is known by now of the incumbent was not compared
+                        is_same = before.policy == decision.policy and before.winner_id == decision.winner_id
+                        same = before.incumbent_value if is_same else None
+                        decision = replace(decision, incumbent_value=same, winner_value=same)
                     self.lineage.add_decisions(fresh, student_id, [decision])
                     self._count(counts, before, decision, positions[contest.sample_id])
                 stage.update(counts["decisions"], total, changed=str(counts["changed"]))

@@ -128,6 +128,8 @@ def _check_run(folder: RunFolder, lineage: LoopReader, faults: Faults) -> list[R
     except (ValueError, TypeError, AttributeError, ConfigError) as error:
         faults.add("runs", run["name"], f"cannot be read: {error}")
         return []
+    if replayed := versions.get("replay_of"):
+        raise ConfigError(f"{folder.path.name} is a replay of {replayed}, made by what would verify it")
     faults.is_own_run = version == importlib.metadata.version("reflectune")
     if content_hash(values) != run["config_hash"]:
         faults.add("runs", run["name"], "its config is not what its config_hash is of")

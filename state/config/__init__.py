@@ -229,7 +229,7 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def assign(values: dict[str, Any], override: str) -> None:
-    """Set what "section.key=value" says; a value is read as TOML, else as text. ConfigError for other words."""
+    """Set what "section.key=value" says, the value read as TOML or else as text; ConfigError for others."""
     dotted, equals, text = override.partition("=")
     if not equals or not all(dotted.strip().split(".")):
         raise ConfigError(f"--set {override}: want section.key=value, such as refinetune.lr=1e-4")

@@ -12,6 +12,7 @@ from typing import Any
 from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import content_hash
 
 __all__ = [
     "begin_replay",
@@ -36,7 +37,7 @@ def begin_replay(lineage: LineageWriter, config: Mapping[str, Any], replay_of: s
     with lineage.transaction() as db:
         for table in ("runs", "config_changes", "training_sets", "decisions"):
             db.execute(f"DELETE FROM {table}")
-        versions = settings["versions"] | {"replay_of": replay_of}
+        versions = settings["versions"] | {"replay_of": replay_of, "config": content_hash(config)}
         lineage.add_run(config, data_hash=settings["data_hash"], versions=versions)
         lineage.set_run_status("finished")
 
