@@ -1,6 +1,7 @@
 """Both phases of a round at once: the same rows as one after the other, whatever happens meanwhile."""
 
 import itertools
+import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,10 +13,14 @@ import pytest
 from reflectune.agents.teacher.engines import Request
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher
+from reflectune.loop.progress import LineDisplay
+from reflectune.loop.run import create_run, run_loop
 from reflectune.loop.signals import Interrupted
+from reflectune.loop.verify import verify_run
 from reflectune.state.config import load_config
 from reflectune.state.errors import ConfigError, TeacherError
-from reflectune.state.records import Answer, Pair, Score, Term
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import PHASES, Answer, Pair, Score, Term
 from tests.teachers import ScriptedEngine, fail, well
 from tests.test_nodes import FakeStudent, World, make_world
 from tests.torture import read_tables
@@ -153,6 +158,39 @@ def test_groups_are_decided_and_asked_about_further_while_others_are_under_way(t
     assert world.store.count_decisions() == 2 * 70
 
 
+def test_the_time_of_both_is_told_of_one_node_and_every_stage_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = open_world(tmp_path)
+    through(world)
+    (row,) = world.rows("SELECT metrics FROM rounds WHERE round = 1")
+    assert [*json.loads(row["metrics"])["seconds"]] == ["reflect"]
+    begun = [line for line in capsys.readouterr().err.splitlines() if line.endswith(": 0/70")]
+    stages = [f"{node} · {phase}" for phase in PHASES for node in ("reflect", "select")]
+    assert begun == [f"round 1 · {stage}: 0/70" for stage in stages]
+
+
+@pytest.mark.slow
+def test_verify_finds_a_run_whole_wherever_it_stops(tmp_path: Path) -> None:
+    config = write_world(
+        tmp_path / "world", samples=46, refinetune={"epochs": 1}, scale={"overlap": True}, data={"holdout": 2}
+    )
+    run = create_run(load_config(config, ["rounds=1"]), tmp_path / "runs")
+    responses: set[str] = set()
+    for life in itertools.count(1):
+        asked = iter(range(6))  # so often the run may ask whether to stop
+        with pytest.raises(Interrupted):
+            run_loop(run, LineDisplay(), lambda asked=asked: next(asked, None) is None)
+        assert verify_run(run)["faults"] == []
+        with LineageWriter.open(run.lineage) as lineage:
+            rows = lineage.db.query("SELECT id FROM teacher_calls WHERE phase = 'response'")
+            if responses := {row["id"] for row in rows}:
+                lineage.db.execute("DELETE FROM decisions WHERE phase = 'instruction'")
+                break
+        assert life < 20
+    assert {fault["row"] for fault in verify_run(run)["faults"]} >= responses
+
+
 def refuse_some(refused: Callable[[int], bool]) -> Callable[[Request], Answer]:
     """Refuse requests by their number."""
 
@@ -177,6 +215,7 @@ def test_nothing_is_decided_while_a_phase_has_failed_and_all_that_failed_is_aske
     assert world.store.count_decisions(1, reason="accepted") == 2 * 70
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_what_was_decided_before_a_phase_failed_stays_and_the_rest_is_asked_again(
     tmp_path: Path, goes_on: bool
@@ -216,6 +255,7 @@ def test_a_share_of_failures_that_gets_smaller_only_delays(tmp_path: Path) -> No
     assert world.store.count_decisions() == 2 * 70
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", [600, 1000])
 def test_a_budget_is_spent_on_the_same_proposals(tmp_path: Path, cap: int) -> None:
     teacher = {"engine": "openai", "model": "m", "path": None, "budget_tokens": cap}

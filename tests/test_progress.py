@@ -1,4 +1,5 @@
 import io
+import itertools
 import time
 
 import pytest
@@ -40,6 +41,22 @@ def test_bar_display_shows_count_rate_and_facts() -> None:
     assert "10/10" in text
     assert "failed 3" in text
     assert "round 1: [no] pair" in text
+
+
+def test_bar_display_shows_stages_that_run_at_once_below_one_another() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    shown = BarDisplay(console)
+    with shown.stage("reflect", total=10) as reflect:
+        with shown.stage("select", total=10) as select:
+            reflect.update(7, 10)
+            select.update(3, 10)
+        reflect.update(8, 10)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert any("reflect" in one and "select" in other for one, other in itertools.pairwise(lines))
+    assert "8/10" in lines[-2] + lines[-1] + lines[-3]
+    with shown.stage("evaluate", total=2):
+        pass
+    assert "select" not in console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
 
 
 HOLD_UP = "waiting for the server: 12 s (\x1b[1mHTTP 503)"

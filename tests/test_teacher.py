@@ -162,6 +162,32 @@ def test_reflect_asks_no_more_once_it_may_not_and_takes_in_what_is_under_way() -
     assert len(engine.requests) == 4
 
 
+def test_reflect_that_does_not_wait_says_that_nothing_is_there() -> None:
+    class Ponderous(ScriptedEngine):
+        """Has an answer whenever it was looked at in vain before."""
+
+        has_pondered = True
+
+        def has_answer(self) -> bool:
+            self.has_pondered = not self.has_pondered
+            return self.has_pondered and bool(self.under_way)
+
+        def next_answer(self) -> Answer:
+            assert self.has_pondered, "it was waited for"
+            return super().next_answer()
+
+    # The last but one turn has nothing under way, and the last asks again.
+    reflections = iter([asked(0), None, None, None, asked(1)])
+    groups = list(scripted(Ponderous(well)).reflect(reflections, waits=False))
+    assert [len(group) for group in groups] == [0, 1, 0, 1]
+
+
+def test_reflect_that_has_nothing_under_way_hands_over_what_it_held_back() -> None:
+    engine = ScriptedEngine(fail, prompt=True)
+    groups = scripted(engine).reflect(iter([asked(0), asked(1), None, None, asked(2)]), waits=False)
+    assert [statuses(group) for group in groups if group] == [["error"] * 2, ["error"]]
+
+
 @pytest.mark.parametrize("granted", [True, False])
 @pytest.mark.parametrize("wanted", [True, False])
 def test_reflect_asks_in_the_form_that_is_set_and_can_be(wanted: bool, granted: bool) -> None:
