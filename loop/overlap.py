@@ -20,7 +20,7 @@ from reflectune.state.records import PHASES, Reflection, TeacherCall
 
 __all__ = ["work_at_once"]
 
-_PAUSE = 0.01  # seconds at most, while neither teacher nor student has anything to tell
+_PAUSE = 0.01  # seconds between two looks at the teacher while the student is at work
 
 Proposal = tuple[str, int]  # sample id, candidate
 
@@ -44,8 +44,12 @@ def work_at_once(context: LoopContext, round: int) -> None:
         for lane in lanes.values():
             lane.watch(teacher)
         pipeline = stack.enter_context(Pipeline(pool.at_once))
+
+        def is_idle() -> bool:
+            return context.stopping() or not (pipeline or any(lane.may_begin for lane in lanes.values()))
+
         reflections = _reflections(lanes["instruction"], lanes["response"], pipeline)
-        for group in teacher.reflect(reflections, asking.may_ask, waits=False):
+        for group in teacher.reflect(reflections, asking.may_ask, waits=is_idle):
             for call in asking.commit(group):
                 lanes[call.phase].settle(call)
             has_begun = not context.stopping() and any(lane.begin(pipeline) for lane in lanes.values())

@@ -3,11 +3,11 @@
 Nothing here knows what a group is, or who computes it.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any, TypeVar
 
 __all__ = ["Pipeline", "completed", "compute_groups"]
@@ -46,11 +46,8 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         return bool(self) and self._under_way[0][0].done()
 
     def pause(self, seconds: float) -> None:
-        """Wait until the group that was begun first is computed, so many seconds at most."""
-        if self:
-            wait([self._under_way[0][0]], seconds)
-        else:
-            time.sleep(seconds)
+        """Wait until the group that was begun first is computed, if there is one, so many seconds at most."""
+        wait([group for group, _ in islice(self._under_way, 1)], seconds)
 
     def commit_first(self) -> None:
         """Wait for the group that was begun first, and commit it."""

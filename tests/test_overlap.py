@@ -49,11 +49,6 @@ def set_overlap(world: World, overlap: bool) -> None:
     world.context = replace(world.context, config=config.model_copy(update={"scale": scale}))
 
 
-def there(answer: Callable[[Request], Answer], **options: Any) -> ScriptedEngine:
-    """An engine whose answers are there at once."""
-    return ScriptedEngine(answer, prompt=True, **options)
-
-
 def ask_with(world: World, engine: Any) -> None:
     """Let an engine be the teacher's."""
     config = world.context.config
@@ -93,6 +88,22 @@ def test_rows_are_those_of_one_phase_after_the_other(tmp_path: Path, kind: str) 
     assert {dict(row)["reason"] for row in expected["decisions"]} > {"no-candidate", "accepted"}
     assert_same(through(at_once, rounds), expected)
     assert at_once.student.closed <= len(at_once.student.opened) == rounds  # no node had anything left
+
+
+@pytest.mark.slow
+def test_rows_are_the_same_where_some_is_asked_again(tmp_path: Path) -> None:
+    def answer(request: Request) -> Answer:
+        return well(request, text="") if request.seed % 3 == 0 else well(request)
+
+    teacher = {"engine": "openai", "model": "m", "path": None, "retries": 1}
+    found = []
+    for overlap in (True, False):
+        world = open_world(tmp_path / str(overlap), overlap=overlap, teacher=teacher)
+        ask_with(world, ScriptedEngine(answer))
+        found.append(through(world))
+    attempts = [dict(call)["attempt"] for call in found[0]["teacher_calls"]]
+    assert attempts.count(2) > 10
+    assert_same(*found)
 
 
 @pytest.mark.slow
@@ -204,11 +215,11 @@ def test_nothing_is_decided_while_a_phase_has_failed_and_all_that_failed_is_aske
     tmp_path: Path,
 ) -> None:
     world = open_world(tmp_path, selection={"policy": "accept-all"})
-    ask_with(world, there(refuse_some(lambda number: number % 10 > 0), structured=False))
+    ask_with(world, ScriptedEngine(refuse_some(lambda number: number % 10 > 0), structured=False))
     with pytest.raises(TeacherError, match="63 of 70 proposals failed in round 1, phase instruction"):
         through(world)
     assert world.store.count_decisions() == 0
-    engine = there(well)
+    engine = ScriptedEngine(well)
     ask_with(world, engine)
     through(world)
     assert len(engine.requests) == 63 + 70
@@ -222,13 +233,13 @@ def test_what_was_decided_before_a_phase_failed_stays_and_the_rest_is_asked_agai
 ) -> None:
     world = open_world(tmp_path, selection={"policy": "accept-all"})
     late = refuse_some(lambda number: number >= 32 or number % 4 == 0)  # 8 of the first 32, and all behind
-    ask_with(world, there(late, structured=False, capacity=1))
+    ask_with(world, ScriptedEngine(late, structured=False, capacity=1))
     with pytest.raises(TeacherError, match="46 of 70 proposals failed in round 1, phase instruction"):
         through(world)
     assert world.store.count_decisions(1, "instruction", "accepted") == 24
     assert world.store.count_decisions(1, "instruction", "no-candidate") == 8
     decided = world.rows("SELECT * FROM decisions")
-    engine = there(well)
+    engine = ScriptedEngine(well)
     ask_with(world, engine)
     set_overlap(world, goes_on)
     through(world)
@@ -248,7 +259,7 @@ def test_a_share_of_failures_that_gets_smaller_only_delays(tmp_path: Path) -> No
         return fail(request, "refused-request") if is_refused else well(request)
 
     world = open_world(tmp_path)
-    ask_with(world, there(answer, structured=False, capacity=1))
+    ask_with(world, ScriptedEngine(answer, structured=False, capacity=1))
     through(world)
     assert decided[41] == 0  # 21 of 41 have failed
     assert decided[60] == 32
@@ -263,7 +274,7 @@ def test_a_budget_is_spent_on_the_same_proposals(tmp_path: Path, cap: int) -> No
     for overlap in (True, False):
         world = open_world(tmp_path / str(overlap), overlap=overlap, teacher=teacher)
         counted = lambda request: well(request, prompt_tokens=6, completion_tokens=4)  # noqa: E731
-        ask_with(world, there(counted, capacity=1))
+        ask_with(world, ScriptedEngine(counted, capacity=1))
         found.append(through(world))
         assert len(found[-1]["teacher_calls"]) == cap // 10
     assert_same(*found)
@@ -275,7 +286,7 @@ def test_a_student_that_fails_ends_it_with_the_answers_kept(tmp_path: Path) -> N
             raise ConfigError("no memory")
 
     world = make_world(tmp_path, Student(), samples=SAMPLES, scale={"overlap": True})
-    engine = there(well)
+    engine = ScriptedEngine(well)
     ask_with(world, engine)
     with pytest.raises(ConfigError, match="no memory"):
         through(world)

@@ -176,15 +176,15 @@ def test_reflect_that_does_not_wait_says_that_nothing_is_there() -> None:
             assert self.has_pondered, "it was waited for"
             return super().next_answer()
 
-    # The last but one turn has nothing under way, and the last asks again.
+    # In the last but one turn nothing is under way.
     reflections = iter([asked(0), None, None, None, asked(1)])
-    groups = list(scripted(Ponderous(well)).reflect(reflections, waits=False))
-    assert [len(group) for group in groups] == [0, 1, 0, 1]
+    groups = list(scripted(Ponderous(well)).reflect(reflections, waits=lambda: False))
+    assert [len(group) for group in groups] == [0, 1, 0, 0, 1]
 
 
 def test_reflect_that_has_nothing_under_way_hands_over_what_it_held_back() -> None:
     engine = ScriptedEngine(fail, prompt=True)
-    groups = scripted(engine).reflect(iter([asked(0), asked(1), None, None, asked(2)]), waits=False)
+    groups = scripted(engine).reflect(iter([asked(0), asked(1), None, None, asked(2)]), waits=lambda: False)
     assert [statuses(group) for group in groups if group] == [["error"] * 2, ["error"]]
 
 

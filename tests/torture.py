@@ -36,14 +36,19 @@ ROUNDS = 2  # of the worlds
 SAMPLES, HOLDOUT = 36, 8
 CONCURRENCY = 4
 KEY = "TORTURE_KEY"  # environment variable that tells the teacher who asks
-# What runs take turns in: chats, answers that are kept or not, several proposals, adapters that go on.
+# What runs take turns in: chats, answers that are kept or not, several proposals, adapters that go on, both
+# phases at once.
 WORLDS: tuple[dict[str, dict[str, Any]], ...] = (
     {"teacher": {"cache": "off"}, "data": {"turns": "each"}},
     {
         "teacher": {"cache": "on", "candidates": 2, "temperature": 1.0},
         "refinetune": {"start_from": "previous"},
     },
-    {"teacher": {"cache": "on", "freeze_after": 1}, "selection": {"policy": "r-ifd"}},
+    {
+        "teacher": {"cache": "on", "freeze_after": 1},
+        "selection": {"policy": "r-ifd"},
+        "scale": {"overlap": True},
+    },
 )
 # Times, and what is computed of them; they differ between any two runs.
 _TIMES = {

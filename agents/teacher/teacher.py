@@ -76,7 +76,7 @@ class Teacher(AbstractContextManager["Teacher"]):
         reflections: Iterable[Reflection | None],
         may_ask: Callable[[], bool] = lambda: True,
         *,
-        waits: bool = True,
+        waits: Callable[[], bool] = lambda: True,
     ) -> Iterator[list[Reflected]]:
         """Ask for every reflection, again where an answer is no use, and yield all finished calls, in groups.
 
@@ -84,8 +84,9 @@ class Teacher(AbstractContextManager["Teacher"]):
         committed it: only then are more reflections pulled, as many as there is room for, unless `may_ask`
         says no. Then nothing more is asked; calls under way are still taken in.
 
-        Unless it `waits`, an empty group says that no answer is there, and a reflection may be None: there is
-        none for now, but may be later.
+        Whoever has other work meanwhile says by `waits` whether an answer is waited for; else an empty group
+        says that none is there. A reflection may be None: there is none for now, but may be later. Then an
+        empty group also says that nothing is under way.
 
         Failures in a row are held back until the teacher answers something or nothing is under way: they may
         be its fault rather than the pairs'. An answer without a text is no better than a failure, but has
@@ -120,7 +121,7 @@ class Teacher(AbstractContextManager["Teacher"]):
                     held = []
                 if not may_come:
                     return
-            if not (waits or self._engine.has_answer()):
+            if not under_way or not (waits() or self._engine.has_answer()):
                 yield []
                 continue
             finished: list[Reflected] = []

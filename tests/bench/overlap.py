@@ -30,8 +30,8 @@ from reflectune.state.records import PHASES, Pair, Sample, Score, StudentRecord,
 from tests.bench.results import options, publish, table
 from tests.teacher_server import Reply, improve, serve_teacher
 
-_SAMPLES = 256
-_RATE = 50.0  # answers a second
+_SAMPLES = 320
+_RATE = 64.0  # answers a second
 _STUDENTS = (0.5, 1.0, 2.0)  # the student's time, as a part of the teacher's
 _MOST = 1.1  # times the slower of the two
 
