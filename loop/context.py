@@ -13,6 +13,7 @@ from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import Checker
 from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.teacher.teacher import Teacher
+from reflectune.loop.live import LiveDisplay
 from reflectune.loop.progress import Display
 from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
@@ -49,7 +50,7 @@ class LoopContext:
     config: RunConfig
     folder: RunFolder
     lineage: LineageWriter
-    display: Display
+    display: Display | LiveDisplay
     checker: Checker | None
     open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
     open_students: Callable[[Path | None], StudentPool]  # those with an adapter; None: the base model

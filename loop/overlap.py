@@ -85,7 +85,7 @@ class _Lane:
 
     def watch(self, teacher: Teacher) -> None:
         """Show what holds up the teacher while the phase waits for it."""
-        self._asked.stage.watch(lambda: teacher.waiting if self.unsettled else "")
+        self._asked.stage.watch(teacher.workers, lambda: teacher.waiting if self.unsettled else "")
 
     def read_group(self) -> list[Reflection]:
         """What is to be asked about the next group."""

@@ -3,7 +3,8 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,13 +14,13 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
+from reflectune.state.live import Worker
 from reflectune.state.text import one_line
 
 __all__ = ["BarDisplay", "Display", "LineDisplay", "Stage", "open_display"]
@@ -27,6 +28,29 @@ __all__ = ["BarDisplay", "Display", "LineDisplay", "Stage", "open_display"]
 # Seconds between two plain lines of one stage.
 _LINE_EVERY = 10.0
 _LINE_AT_LEAST_EVERY = 600.0
+
+
+class Stage:
+    """One stage of a round: how much is done, who does it, and what holds it up. Displays show it."""
+
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self.title, self.total, self.done = title, total, done
+        self.facts: dict[str, str] = {}
+        self.workers: Callable[[], Sequence[Worker]] = tuple
+        self.hold_up: Callable[[], str] = str
+
+    def update(self, done: int, total: int, **facts: str) -> None:
+        """Say how much is done; facts, such as acceptance so far, are shown beside the count."""
+        self.done, self.total, self.facts = done, total, facts
+
+    def watch(self, workers: Callable[[], Sequence[Worker]], hold_up: Callable[[], str] = str) -> None:
+        """Show who works on it; and what holds it up, in place of the facts, while that tells something."""
+        self.workers, self.hold_up = workers, hold_up
+
+    def tell(self) -> str:
+        """Facts and workers in a line."""
+        facts = [f"{name.replace('_', ' ')} {value}" for name, value in self.facts.items()]
+        return ", ".join([*facts, *_describe(self.workers())])
 
 
 class BarDisplay:
@@ -37,11 +61,10 @@ class BarDisplay:
         self._progress: Progress | None = None  # of the stages that run now
 
     @contextmanager
-    def stage(self, title: str, *, total: int, done: int = 0) -> "Iterator[Stage]":
+    def stage(self, title: str, *, total: int, done: int = 0) -> Iterator[Stage]:
         """Show one stage of a round while the block runs; `done` of `total` were done before."""
         with self._open_progress() as progress:
-            task = progress.add_task(title, total=total, completed=done, facts="", hold_up=str)
-            yield _Bar(progress, task)
+            yield _Bar(title, total, done, progress)
 
     @contextmanager
     def _open_progress(self) -> Iterator[Progress]:
@@ -75,7 +98,7 @@ class LineDisplay:
     """One line when a stage begins, one every few seconds, one when it ends."""
 
     @contextmanager
-    def stage(self, title: str, *, total: int, done: int = 0) -> "Iterator[Stage]":
+    def stage(self, title: str, *, total: int, done: int = 0) -> Iterator[Stage]:
         """Show one stage of a round while the block runs; `done` of `total` were done before."""
         line = _Line(title, total, done)
         line.write()
@@ -98,41 +121,39 @@ class _RateColumn(ProgressColumn):
 
 class _FactsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        if hold_up := task.fields["hold_up"]():
+        stage: Stage = task.fields["stage"]
+        if hold_up := stage.hold_up():
             return Text(one_line(hold_up), style="yellow")
-        return Text(task.fields["facts"], style="cyan")
+        return Text(stage.tell(), style="cyan")
 
 
-class _Bar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self.progress, self.task = progress, task
+class _Bar(Stage):
+    def __init__(self, title: str, total: int, done: int, progress: Progress) -> None:
+        super().__init__(title, total, done)
+        self.progress = progress
+        self.task = progress.add_task(title, total=total, completed=done, stage=self)
 
     def update(self, done: int, total: int, **facts: str) -> None:
-        """Say how much is done; facts, such as acceptance so far, are shown beside the count."""
-        self.progress.update(self.task, completed=done, total=total, facts=_list(facts))
-
-    def watch(self, hold_up: Callable[[], str]) -> None:
-        """Show what holds up the work, in place of the facts, for as long as this tells something."""
-        self.progress.update(self.task, hold_up=hold_up)
+        super().update(done, total, **facts)
+        self.progress.update(self.task, completed=done, total=total)
 
 
-class _Line:
+class _Line(Stage):
     def __init__(self, title: str, total: int, done: int) -> None:
-        self.title, self.total, self.done = title, total, done
-        self.facts: dict[str, str] = {}
+        super().__init__(title, total, done)
         self.unwritten = False
         self.began = self.written = time.monotonic()
         self.before = done
-        self.hold_up: Callable[[], str] = str
         self.ended = threading.Event()
 
     def update(self, done: int, total: int, **facts: str) -> None:
-        self.done, self.total, self.facts, self.unwritten = done, total, facts, True
+        super().update(done, total, **facts)
+        self.unwritten = True
         if time.monotonic() - self.written >= _LINE_EVERY:
             self.write()
 
-    def watch(self, hold_up: Callable[[], str]) -> None:
-        self.hold_up = hold_up
+    def watch(self, workers: Callable[[], Sequence[Worker]], hold_up: Callable[[], str] = str) -> None:
+        super().watch(workers, hold_up)
         threading.Thread(target=self._write_while_held_up, name="progress", daemon=True).start()
 
     def _write_while_held_up(self) -> None:
@@ -152,15 +173,14 @@ class _Line:
             parts.append(f"{rate:.1f}/s")
             if self.done < self.total:
                 parts.append(f"{(self.total - self.done) / rate:.0f} s left")
-        if self.facts:
-            parts.append(_list(self.facts))
+        if told := self.tell():
+            parts.append(told)
         if hold_up := self.hold_up():
             parts.append(one_line(hold_up))
         print(", ".join(parts), file=sys.stderr, flush=True)  # noqa: T201
 
 
 Display = BarDisplay | LineDisplay
-Stage = _Bar | _Line
 
 
 def open_display() -> Display:
@@ -169,5 +189,13 @@ def open_display() -> Display:
     return BarDisplay(console) if console.is_terminal else LineDisplay()
 
 
-def _list(facts: dict[str, str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+def _describe(workers: Sequence[Worker]) -> list[str]:
+    """So many workers of a kind, and what they have to do; one that never died goes without saying."""
+    told = []
+    for kind, number in Counter(worker.kind for worker in workers).items():
+        its = [worker for worker in workers if worker.kind == kind]
+        if number > 1:
+            told.append(f"{number} {kind}s, {sum(w.under_way + w.queued for w in its)} under way")
+        if replaced := sum(worker.replaced for worker in its):
+            told.append(f"{replaced} {kind}{'s' if replaced > 1 else ''} replaced")
+    return told

@@ -20,6 +20,7 @@ from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teach
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
+from reflectune.loop.live import LiveDisplay
 from reflectune.loop.progress import Display, open_display
 from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
 from reflectune.loop.signals import Interrupted
@@ -147,6 +148,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         LineageWriter.open(folder.lineage) as lineage,
         open_cache(config, folder.path.parent) as cache,
         open_machines(config) as machines,
+        LiveDisplay(display, folder) as live,
     ):
         if lineage.settings()["versions"]["graph"] != hash_graph():
             raise StoreError(
@@ -164,7 +166,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             config=config,
             folder=folder,
             lineage=lineage,
-            display=display,
+            display=live,
             checker=checker,
             open_teacher=lambda student: _open_teacher(config, folder, student, cache, machines, stopping),
             open_students=machines.open_students,

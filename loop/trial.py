@@ -76,7 +76,7 @@ def _ask(teacher: Teacher, samples: Sequence[Sample], asked: list[dict[str, Any]
     answers: dict[tuple[str, str], Reflected] = {}
     try:
         with open_display().stage("check · teacher", total=len(reflections)) as stage:
-            stage.watch(lambda: teacher.waiting)
+            stage.watch(teacher.workers, lambda: teacher.waiting)
             for group in teacher.reflect(reflections):
                 answers |= {(call.sample_id, call.phase): (call, version) for call, version in group}
                 stage.update(len(answers), len(reflections))

@@ -39,6 +39,11 @@ class RunFolder:
         """What the lineage's samples are found by; derived from it."""
         return self.path / "index.db"
 
+    @property
+    def live(self) -> Path:
+        """What a process that works on the run does now; there only while it does."""
+        return self.path / "live.json"
+
     def adapter(self, round: int) -> Path:
         """The adapter folder of a round."""
         return self.path / "adapters" / f"round-{round:02d}"

@@ -114,6 +114,7 @@ def _measure(context: LoopContext, round: int, student: StudentRecord) -> list[E
             stage.update(done := done + number, total)
 
         pool = stack.enter_context(context.open_pool(student))
+        stage.watch(pool.workers)
         groups = ((len(pairs), pairs) for pairs in lineage.held_out_pairs(_SCORED_AT_ONCE))
         _score(context, pool, student, groups, ("response_given_instruction",), count)
         _write_answers(context, pool, student, chosen, count)
@@ -204,6 +205,7 @@ def score_base_samples(context: LoopContext, round: int) -> None:
             stage.update(done := done + number, len(sample_ids))
 
         pool = stack.enter_context(context.open_pool(base))
+        stage.watch(pool.workers)
         at = range(0, len(sample_ids), SAMPLES_AT_ONCE)
         groups = (sample_ids[start : start + SAMPLES_AT_ONCE] for start in at)
         pairs = ((len(ids), lineage.pool_pairs(0, ids) | lineage.pool_pairs(round, ids)) for ids in groups)

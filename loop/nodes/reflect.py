@@ -37,7 +37,7 @@ def reflect(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object
         missing = chain.from_iterable(asked.missing(_PAGE))
         if not asked.is_settled and asking.may_ask() and (first := next(missing, None)) is not None:
             teacher = stack.enter_context(context.open_teacher(context.round_student(round - 1)))
-            asked.stage.watch(lambda: teacher.waiting)
+            asked.stage.watch(teacher.workers, lambda: teacher.waiting)
             for group in teacher.reflect(chain([first], missing), asking.may_ask):
                 asking.commit(group)
         context.leave_if_asked()

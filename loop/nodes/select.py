@@ -98,6 +98,7 @@ class Deciding:
         """Show how the phase gets on for as long as the stack lasts."""
         title = f"round {self._round} · select · {self.phase}"
         self.stage = stack.enter_context(self._context.display.stage(title, total=self.total, done=self.done))
+        self.stage.watch(self._pool.workers)
 
     def begin(self, contests: Sequence[Contest]) -> Future[Decided]:
         """Have a group decided: by the pool, unless all that it may need is known."""

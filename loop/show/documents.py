@@ -1,7 +1,7 @@
 """Runs as documents: what commands print with --json, and what every view of a run begins with."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NotRequired, TypedDict
 
@@ -20,6 +20,7 @@ from reflectune.state.lineage.documents import (
 )
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.run_comparison import compare_runs
+from reflectune.state.live import StageDocument, WorkerDocument, read_live
 from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
@@ -49,6 +50,8 @@ class RunDocument(GivenDocument):
     status: str
     stop_reason: str | None
     rounds: list[RoundDocument]
+    stages: NotRequired[Sequence[StageDocument] | None]  # under way now; None where nothing is
+    workers: NotRequired[Sequence[WorkerDocument] | None]  # of these stages
 
 
 class RunEvolution(RunDocument, Evolution):
@@ -123,6 +126,7 @@ def describe_run(folder: RunFolder, known: RunDocument | None = None) -> RunDocu
     over = known["rounds"] if known else []
     with open_run(folder) as (lineage, run):
         given: GivenDocument = known or lineage.given()
+        live = read_live(folder) if run["status"] == "running" else None
         return {
             "name": run["name"],
             "status": run["status"],
@@ -132,6 +136,8 @@ def describe_run(folder: RunFolder, known: RunDocument | None = None) -> RunDocu
             "exchanges": given["exchanges"],
             "followed": given["followed"],
             "skipped": given["skipped"],
+            "stages": live and live["stages"],
+            "workers": live and live["workers"],
         }
 
 
