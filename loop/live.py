@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from typing import cast
 
 from reflectune.loop.progress import Display, Stage
 from reflectune.state.folder import RunFolder
@@ -74,7 +75,7 @@ class LiveDisplay(AbstractContextManager["LiveDisplay"]):
             for worker in stage.workers():
                 if (place := (worker.kind, worker.name)) not in workers:  # two stages may share it
                     rate = self._measure(seen, place, worker.done)
-                    workers[place] = WorkerDocument(**asdict(worker), per_second=rate)
+                    workers[place] = cast(WorkerDocument, asdict(worker) | {"per_second": rate})
         return stages, [*workers.values()]
 
     def _measure(

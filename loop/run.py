@@ -19,8 +19,8 @@ from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
-from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.live import LiveDisplay
+from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
 from reflectune.loop.progress import Display, open_display
 from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
 from reflectune.loop.signals import Interrupted

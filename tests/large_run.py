@@ -181,7 +181,7 @@ class _Texts:
 
 
 class _Teacher(_Opened):
-    waiting = ""
+    waiting, workers = "", tuple
 
     def __init__(self, texts: _Texts) -> None:
         self.texts = texts

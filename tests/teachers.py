@@ -66,7 +66,7 @@ class ScriptedEngine:
     name = "scripted"
     model = "script"
     parameters = None
-    waiting = ""
+    waiting, workers = "", tuple
 
     def __init__(
         self,

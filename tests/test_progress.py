@@ -69,7 +69,7 @@ def test_line_display_tells_what_holds_up_the_work_while_it_does(
     monkeypatch.setattr(progress, "_LINE_EVERY", 0.01)
     told, text = HOLD_UP, ""
     with LineDisplay().stage("reflect", total=4) as stage:
-        stage.watch(lambda: told)
+        stage.watch(tuple, lambda: told)
         until = time.monotonic() + 10
         while f"reflect: 0/4, {SHOWN}\n" not in text and time.monotonic() < until:
             text += capsys.readouterr().err
@@ -83,7 +83,7 @@ def test_bar_display_tells_what_holds_up_the_work_in_place_of_the_facts() -> Non
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     told = HOLD_UP
     with BarDisplay(console).stage("reflect", total=4) as stage:
-        stage.watch(lambda: told)
+        stage.watch(tuple, lambda: told)
         stage.update(1, 4, failed="3")
         stage.progress.refresh()
         held_up = console.file.getvalue()  # type: ignore[attr-defined]

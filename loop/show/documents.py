@@ -43,18 +43,23 @@ class Overview(TypedDict):
     error: NotRequired[str]
 
 
-class RunDocument(GivenDocument):
-    """One run with its rounds, as `show` has it."""
+class RunHistory(GivenDocument):
+    """One run with its rounds."""
 
     name: str
     status: str
     stop_reason: str | None
     rounds: list[RoundDocument]
-    stages: NotRequired[Sequence[StageDocument] | None]  # under way now; None where nothing is
-    workers: NotRequired[Sequence[WorkerDocument] | None]  # of these stages
 
 
-class RunEvolution(RunDocument, Evolution):
+class RunDocument(RunHistory):
+    """One run with its rounds, as `show` has it, and what it does now."""
+
+    stages: Sequence[StageDocument] | None  # under way now; None where nothing is
+    workers: Sequence[WorkerDocument] | None  # of these stages
+
+
+class RunEvolution(RunHistory, Evolution):
     """A run with what its samples went through, as `report` has it."""
 
     created_at: str

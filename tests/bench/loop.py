@@ -209,7 +209,7 @@ class _Opened:
 
 
 class _Teacher(_Opened):
-    waiting = ""
+    waiting, workers = "", tuple
 
     def reflect(
         self, reflections: Iterable[Reflection], may_ask: Callable[[], bool]

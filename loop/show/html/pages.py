@@ -17,6 +17,7 @@ from reflectune.loop.show.html.site import missing, site_of
 from reflectune.loop.show.html.texts import cut_text, cut_texts, shorten_turns
 from reflectune.loop.show.html.watcher import Snapshot
 from reflectune.loop.show.journey import TEXTS, build_journey
+from reflectune.loop.show.workers import tabulate_workers
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex
@@ -79,6 +80,7 @@ def _overview(request: Request, snapshot: Snapshot) -> Response:
         request,
         "overview.html",
         snapshot=snapshot,
+        workers=tabulate_workers(snapshot.workers),
         questions=questions,
         unknown=_explain_unknown(snapshot).values(),
         seconds=sum(map(sum_seconds, snapshot.rounds)),

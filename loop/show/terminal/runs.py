@@ -18,8 +18,8 @@ from reflectune.loop.show.numbers import (
     name_held_out,
 )
 from reflectune.loop.show.terminal.layout import BAD, GOOD, NEUTRAL, Framed, Sections, tabulate
+from reflectune.loop.show.workers import tabulate_workers
 from reflectune.state.lineage.documents import RoundDocument, SkippedDocument
-from reflectune.state.live import WorkerDocument
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
 
@@ -61,26 +61,8 @@ def render_rounds(
         _servers(rounds), _skipped(run["skipped"]),
     )  # fmt: skip
     filled = [section for section in sections if section.rows]
-    return Group(_head(run), Sections(_workers(run.get("workers") or ())), Sections(filled[:tables]))
-
-
-def _workers(workers: Sequence[WorkerDocument]) -> list[Section]:
-    rows = [
-        (
-            f"{worker['kind']} {one_line(worker['name'])}",
-            one_line(worker["node"] or "-"),
-            worker["device"] or "-",
-            worker["under_way"],
-            worker["queued"],
-            worker["done"],
-            format_number(worker["per_second"], ".1f"),
-            format_gib(worker["memory_bytes"]),
-            format_gib(worker["gpu_memory_bytes"]),
-            worker["replaced"],
-        )
-        for worker in workers
-    ]
-    return [Section("Workers", WORKER_HEADS, rows, texts=("node", "device"))]
+    workers = Sections([tabulate_workers(run["workers"])])
+    return Group(_head(run), workers, Sections(filled[:tables]))
 
 
 def _head(run: RunDocument) -> RenderableType:

@@ -1,0 +1,93 @@
+"""What a run under way tells of its workers, and where it is shown."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from reflectune.loop.live import LiveDisplay
+from reflectune.loop.progress import BarDisplay, LineDisplay
+from reflectune.loop.show.html.environment import open_environment
+from reflectune.loop.show.workers import tabulate_workers
+from reflectune.state.folder import RunFolder
+from reflectune.state.live import Worker, read_live, write_live
+
+
+def crew(done: int) -> list[Worker]:
+    first = Worker("student", "1", 2, done, 1, "node-a", "cuda:0", 3 * 2**30, 2**30)
+    return [first, Worker("student", "2", 1, 7, replaced=1)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def test_stages_and_workers_are_told_with_their_rates_while_they_last(folder, monkeypatch) -> None:
+    clock = iter([100.0, 100.0, 100.0, 110.0, 110.0, 110.0])
+    display = LiveDisplay(LineDisplay(), folder)
+    with display.stage("select", total=100) as stage:
+        stage.watch(lambda: crew(done), lambda: "waiting\n for it")
+        monkeypatch.setattr("reflectune.loop.live.time.monotonic", lambda: next(clock))
+        done = 4
+        display.look()
+        stage.done, done = 30, 9
+        stages, workers = display.look()
+    assert stages == [
+        {"title": "select", "done": 30, "total": 100, "per_second": 3.0, "hold_up": "waiting for it"}
+    ]
+    assert [worker["per_second"] for worker in workers] == [0.5, 0.0]  # (9 - 4) / 10 s
+    assert display.look() == ([], [])
+
+
+def test_the_file_is_there_while_the_run_goes_on(folder, monkeypatch) -> None:
+    monkeypatch.setattr("reflectune.loop.live._EVERY", 0.01)
+    with LiveDisplay(LineDisplay(), folder) as display, display.stage("select", total=1) as stage:
+        stage.watch(lambda: crew(4))
+        until = time.monotonic() + 10
+        while not ((live := read_live(folder)) and live["workers"]) and time.monotonic() < until:
+            time.sleep(0.01)
+    assert live is not None
+    assert [worker["done"] for worker in live["workers"]] == [4, 7]
+    assert [*folder.path.iterdir()] == []
+
+
+def test_what_a_killed_run_left_is_known_as_old(folder) -> None:
+    assert read_live(folder) is None
+    write_live(folder, {"stages": [], "workers": []})
+    assert read_live(folder) == {"stages": [], "workers": []}
+    written = json.loads(folder.live.read_text())
+    folder.live.write_text(json.dumps(written | {"written_at": time.time() - 60}))
+    assert read_live(folder) is None
+    folder.live.write_text("{")
+    assert read_live(folder) is None
+
+
+def test_a_display_tells_of_more_workers_than_one() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    with BarDisplay(console).stage("select", total=4) as stage:
+        stage.watch(lambda: crew(4))
+        stage.update(1, 4, accepted="1 of 1")
+        assert stage.tell() == "accepted 1 of 1, 2 students, 4 under way, 1 student replaced"
+        stage.watch(lambda: crew(4)[:1])
+        assert stage.tell() == "accepted 1 of 1"
+
+
+def test_workers_are_a_table_of_a_page_and_of_a_terminal(folder) -> None:
+    with LiveDisplay(LineDisplay(), folder).stage("select", total=1):
+        pass
+    display = LiveDisplay(LineDisplay(), folder)
+    with display.stage("select", total=1) as stage:
+        stage.watch(lambda: [Worker("teacher", "<b>", 3, 9), *crew(4)])
+        _, workers = display.look()
+    table = tabulate_workers(workers)
+    assert table.rows[1] == ("student 1", "node-a", "cuda:0", 2, 1, 4, "-", "3.0", "1.0", 0)
+    template = (
+        '{% import "parts.html" as parts %}{{ parts.numbers(t.title, t.heads, t.rows, texts=t.texts) }}'
+    )
+    page = open_environment().from_string(template).render(t=table)
+    assert '<th scope="row">teacher &lt;b&gt;</th>' in page
+    assert tabulate_workers(None).rows == []
