@@ -32,7 +32,18 @@ def shown(renderable: Any, width: int = 100, **options: Any) -> str:
 
 
 def rounds_shown(*rounds: dict[str, Any], width: int = 80, terminal: bool = False, **given: Any) -> list[str]:
-    run: Any = GIVEN | {"name": "r", "status": "running", "stop_reason": None, "rounds": list(rounds)} | given
+    run: Any = (
+        GIVEN
+        | {
+            "name": "r",
+            "status": "running",
+            "stages": None,
+            "workers": None,
+            "stop_reason": None,
+            "rounds": list(rounds),
+        }
+        | given
+    )
     return shown(render_rounds(run), width, force_terminal=terminal).splitlines()
 
 
