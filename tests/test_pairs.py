@@ -7,7 +7,7 @@ import pytest
 
 from reflectune.agents.chat import open_chat
 from reflectune.agents.student.pairs import PairEncoder, cut_context
-from reflectune.agents.student.refinetune import _with_earlier_turns
+from reflectune.agents.student.steps import with_earlier_turns
 from reflectune.agents.student.targets import Encoded, TargetEncoder
 from reflectune.agents.student.templates import Template, open_template
 from reflectune.state.config import StudentConfig
@@ -203,12 +203,12 @@ def test_special_tokens_in_a_context_stay_text() -> None:
 
 
 def test_earlier_answers_are_responses_of_their_own() -> None:
-    assert list(_with_earlier_turns([PAIR])) == [PAIR, Pair("Name a colour.", "", "Red.", (RULES,))]
+    assert list(with_earlier_turns([PAIR])) == [PAIR, Pair("Name a colour.", "", "Red.", (RULES,))]
     calling = Turn("assistant", "Let me look.", '{"tool_calls": [{"function": {"name": "look"}}]}')
     asked = Pair("So?", "", "Rain.", (ASKED, calling))
-    assert list(_with_earlier_turns([asked])) == [asked]
+    assert list(with_earlier_turns([asked])) == [asked]
     single = Pair("Hi.", "", "Hello.")
-    assert list(_with_earlier_turns([single])) == [single]
+    assert list(with_earlier_turns([single])) == [single]
 
 
 def test_chat_knows_whether_its_template_takes_system_messages() -> None:

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaRMSNorm
 
 from reflectune.agents.student.adapters import hash_adapter
-from reflectune.agents.student.refinetune import TrainingSteps, check_refinetune, refinetune_student
+from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
+from reflectune.agents.student.steps import TrainingSteps
 from reflectune.agents.student.student import Student
 from reflectune.agents.student.targets import Encoded, EncodedTexts
 from reflectune.agents.student.trainer import _keep_device, train_steps

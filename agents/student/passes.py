@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from reflectune.agents.memory import alike_when_exhausted, free_memory
+from reflectune.agents.student.ranks import share, sum_gradients
 from reflectune.agents.student.rows import build_row, pack
 from reflectune.agents.student.scoring import target_logprobs
 from reflectune.agents.student.targets import Encoded
@@ -27,20 +28,22 @@ class Passes:
         """Compute the gradients of a step that has none yet; its loss, detached.
 
         Formula: mean negative log-likelihood over all targets, nats per token, however they are cut into
-        rows. A bfloat16 base computes its adapter's branches in bfloat16 too. Where memory runs out, rows are
-        halved down to single sequences, then layers are computed again in the backward pass; a
-        torch.OutOfMemoryError where that is not enough.
+        rows and shared by ranks, which all call this with the same sequences. A bfloat16 base computes its
+        adapter's branches in bfloat16 too. Where memory runs out, rows are halved down to single sequences,
+        then layers are computed again in the backward pass, on all ranks alike; a torch.OutOfMemoryError
+        where that is not enough.
         """
         self._model.train()  # in eval mode no layer is computed again
-        while (loss := self._try_rows(sequences)) is None:
+        own, targets = share(sequences), sum(sequence.num_targets for sequence in sequences)
+        while (loss := sum_gradients(self._model, self._try_rows(own, targets))) is None:
             self._model.zero_grad()
             self._save_memory(max(len(sequence.ids) for sequence in sequences))
             free_memory()
         return loss
 
-    def _try_rows(self, sequences: Sequence[Encoded]) -> torch.Tensor | None:
-        """The loss; None where memory runs out."""
-        device, targets = self._model.device, sum(sequence.num_targets for sequence in sequences)
+    def _try_rows(self, sequences: Sequence[Encoded], targets: int) -> torch.Tensor | None:
+        """Their part in the loss of a step of so many targets; None where memory runs out."""
+        device = self._model.device
         in_half = torch.autocast(device.type, torch.bfloat16, enabled=self._model.dtype == torch.bfloat16)
         total = torch.zeros((), device=device)
         try:

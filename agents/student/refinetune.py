@@ -1,18 +1,16 @@
 """The LoRA refinetune that ends a round: pairs in, a PEFT adapter folder out.
 
-Until the adapter is whole everything lives in a hidden folder beside it. Nothing here chooses the pairs.
+Until the adapter is whole everything lives in a hidden folder beside it. Where it is trained is one thing,
+how it gets into its place another. Nothing here chooses the pairs.
 """
 
-import itertools
-import random
+import functools
 import shutil
 import statistics
 import time
 import warnings
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +22,19 @@ from transformers import set_seed
 from reflectune.agents import models
 from reflectune.agents.memory import free_memory
 from reflectune.agents.student.adapters import claim, finished_metrics, hash_adapter, publish
-from reflectune.agents.student.pairs import PairEncoder
 from reflectune.agents.student.passes import Passes
+from reflectune.agents.student.ranks import first_says
 from reflectune.agents.student.scoring import choose_packing
+from reflectune.agents.student.steps import NO_END, TrainingSteps, encode_pairs, with_earlier_turns
 from reflectune.agents.student.student import StudentBase, open_encoder
-from reflectune.agents.student.targets import Encoded, EncodedTexts, TargetEncoder
-from reflectune.agents.student.templates import Template
+from reflectune.agents.student.targets import Encoded
 from reflectune.agents.student.trainer import NotFiniteError, OnStep, StoppedError, save_adapter, train_steps
 from reflectune.state.config import CHANGEABLE, RefinetuneConfig, RunConfig, StudentConfig, flatten
 from reflectune.state.errors import AdapterError, StudentError
 from reflectune.state.records import Pair, Pairs, content_hash, hash_stream
 
-__all__ = ["adapt", "check_refinetune", "encode_pairs", "refinetune_student"]
+__all__ = ["adapt", "check_refinetune", "make_adapter", "refinetune_student", "train_adapter"]
 
-_AT_ONCE = 512  # pairs encoded at a time
-_NO_END = "the student's tokenizer has no EOS token to end a response with"
 # What torch.save says where a file cannot be written to its end, as on a full disk.
 _UNWRITTEN = ("inline_container", "iostream error")
 
@@ -82,14 +78,42 @@ def refinetune_student(
             `check_refinetune` finds.
         StudentError: the base model cannot be opened.
     """
+
+    train = functools.partial(
+        train_adapter,
+        config,
+        pairs,
+        base=base,
+        previous=previous,
+        round=round,
+        on_step=on_step,
+        is_stopping=is_stopping,
+    )
+    return make_adapter(config, pairs, out, previous=previous, round=round, train=train)
+
+
+def make_adapter(
+    config: RunConfig,
+    pairs: Pairs,
+    out: Path,
+    *,
+    previous: Path | None,
+    round: int,
+    train: Callable[[Path], dict[str, float]],
+) -> dict[str, float]:
+    """Have an adapter trained in the hidden folder, and put it into its place when it is whole.
+
+    `train` is `train_adapter`, wherever it runs; the hidden folder keeps its checkpoints until it is done.
+    Arguments, metrics and errors are those of `refinetune_student`.
+    """
+    started = time.monotonic()
     partial = out.with_name(f".{out.name}.partial")
     fingerprint = _fingerprint(config, pairs, previous, round)
     metrics = finished_metrics(out, fingerprint)
     if metrics is None:
         try:
             claim(out, partial, fingerprint)
-            with _open_base(config.student, base) as trained:
-                metrics = _train(config, trained, pairs, partial, previous, round, on_step, is_stopping)
+            metrics = train(partial) | {"seconds": time.monotonic() - started}
             publish(partial / "adapter", metrics, fingerprint, out)
         except NotFiniteError as error:
             shutil.rmtree(partial)
@@ -114,7 +138,7 @@ def check_refinetune(config: RunConfig) -> None:
         base, tokenizer, template = opened.open()
         encoder = open_encoder(base, tokenizer, template, config.student)
         if template.end_id(tokenizer) is None:
-            raise StudentError(_NO_END)
+            raise StudentError(NO_END)
         longest = Encoded([encoder.separator] * encoder.max_length, 1)
         with _adapted(base, config.refinetune) as model:
             try:
@@ -147,39 +171,47 @@ def _row_tokens(base: Any, config: StudentConfig) -> int:
     return choose_packing(base, config.batch_tokens, share_prefixes=False).row_tokens
 
 
-def _train(
+def train_adapter(
     config: RunConfig,
-    opened: StudentBase,
-    pairs: Pairs,
-    partial: Path,
+    pairs: Iterable[Pair],
+    folder: Path,
+    *,
+    base: StudentBase | None = None,
     previous: Path | None,
     round: int,
     on_step: OnStep,
     is_stopping: Callable[[], bool],
 ) -> dict[str, float]:
-    started = time.monotonic()
-    base, tokenizer, template = opened.open()
-    encoder = open_encoder(base, tokenizer, template, config.student)
-    every = _with_earlier_turns(pairs) if config.refinetune.turns == "all" else pairs
-    texts, truncated, left_out = encode_pairs(encoder, template, template.end_id(tokenizer), every)
-    seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
-    steps = TrainingSteps(texts, seed, config.refinetune)
-    row_tokens = _row_tokens(base, config.student)
-    set_seed(seed)
-    with _adapted(base, config.refinetune, previous) as model:
-        if is_stopping():
-            raise StoppedError("stopped before its first step")
-        losses = train_steps(
-            model,
-            steps,
-            row_tokens,
-            partial,
-            config=config.refinetune,
-            seed=seed,
-            on_step=on_step,
-            is_stopping=is_stopping,
-        )
-        save_adapter(model, partial / "adapter")
+    """Train in a folder, going on from its newest whole checkpoint, and leave the folder `adapter` there.
+
+    On several ranks all call this alike, each with a folder of its own; the first one's is of use.
+
+    Raises:
+        StoppedError, NotFiniteError, torch.OutOfMemoryError, OSError: as they come up.
+    """
+    with _open_base(config.student, base) as opened:
+        model, tokenizer, template = opened.open()
+        encoder = open_encoder(model, tokenizer, template, config.student)
+        every = with_earlier_turns(pairs) if config.refinetune.turns == "all" else pairs
+        texts, truncated, left_out = encode_pairs(encoder, template, template.end_id(tokenizer), every)
+        seed = int(content_hash("refinetune", config.seed, round)[:7], 16)
+        steps = TrainingSteps(texts, seed, config.refinetune)
+        row_tokens = _row_tokens(model, config.student)
+        set_seed(seed)
+        with _adapted(model, config.refinetune, previous) as adapted:
+            if first_says(is_stopping()):
+                raise StoppedError("stopped before its first step")
+            losses = train_steps(
+                adapted,
+                steps,
+                row_tokens,
+                folder,
+                config=config.refinetune,
+                seed=seed,
+                on_step=on_step,
+                is_stopping=is_stopping,
+            )
+            save_adapter(adapted, folder / "adapter")
     return {
         "train_loss": statistics.fmean(losses),
         "steps": len(losses),
@@ -188,80 +220,7 @@ def _train(
         "pairs": len(texts),
         "truncated": truncated,
         "left_out": left_out,
-        "seconds": time.monotonic() - started,
     }
-
-
-def encode_pairs(
-    encoder: TargetEncoder, template: Template, end: int | None, pairs: Iterable[Pair]
-) -> tuple[EncodedTexts, int, int]:
-    """Prompt, response and end of every pair of which max_length leaves some response; it must of one.
-
-    And how many of these max_length cut, the response or turns of the context; how many are left out.
-    """
-    if end is None:
-        raise StudentError(_NO_END)
-    texts, rest, truncated, left_out = EncodedTexts(), iter(pairs), 0, 0
-    encode = PairEncoder(template, encoder).encode
-    while group := list(itertools.islice(rest, _AT_ONCE)):
-        for item in encode([(pair, "response_given_instruction") for pair in group]):
-            if isinstance(item, Encoded):
-                truncated += item.truncated
-                texts.append(replace(item, ids=[*item.ids, end][: encoder.max_length]))
-            else:
-                left_out += 1
-    if not len(texts):
-        raise AdapterError(
-            f"none of {left_out} pairs can be trained on: no response fits behind its prompt "
-            f"into {encoder.max_length} tokens; raise student.max_length"
-        )
-    return texts, truncated, left_out
-
-
-def _with_earlier_turns(pairs: Iterable[Pair]) -> Iterator[Pair]:
-    """Pairs, and every earlier answer of an assistant in their contexts as the response of one."""
-    for pair in pairs:
-        yield pair
-        for place, turn in enumerate(pair.context[1:], start=1):
-            asked = pair.context[place - 1]
-            is_answer = (asked.role, turn.role) == ("user", "assistant") and turn.content.strip()
-            if is_answer and not turn.calls_tools:
-                yield Pair(asked.content, "", turn.content, pair.context[: place - 1])
-
-
-class TrainingSteps:
-    """The texts of every optimizer step: `batch_tokens` of them, for so many epochs or so many tokens.
-
-    Texts come in an order drawn anew for every epoch. The last text is the one that reaches `config.tokens`.
-    """
-
-    def __init__(self, texts: EncodedTexts, seed: int, config: RefinetuneConfig) -> None:
-        self._texts = texts
-        self._steps: list[array[int]] = []
-        self.tokens = self.target_tokens = 0
-        room = 0
-        for index in self._draw(seed, config):
-            length = texts.num_tokens(index)
-            if length > room:
-                self._steps.append(array("i"))
-                room = config.batch_tokens
-            self._steps[-1].append(index)
-            room -= length
-            self.tokens += length
-            self.target_tokens += texts.num_targets(index)
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __getitem__(self, step: int) -> list[Encoded]:
-        return [self._texts[index] for index in self._steps[step]]
-
-    def _draw(self, seed: int, config: RefinetuneConfig) -> Iterator[int]:
-        for epoch in itertools.count() if config.epochs is None else range(config.epochs):
-            for index in random.Random(f"{seed}-{epoch}").sample(range(len(self._texts)), len(self._texts)):
-                yield index
-                if config.tokens is not None and self.tokens >= config.tokens:
-                    return
 
 
 @contextmanager

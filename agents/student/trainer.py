@@ -19,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from reflectune.agents.models import not_finite
 from reflectune.agents.student.passes import Passes, checkpoint_layers
+from reflectune.agents.student.ranks import first_says, is_first
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.config import RefinetuneConfig
 
@@ -61,6 +62,7 @@ def train_steps(
 ) -> list[float]:
     """Train a PEFT model in place, once over the steps, in order; go on from a checkpoint in `folder`.
 
+    On several ranks all call this alike, each with a folder of its own: the first writes checkpoints.
     AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. Rows have `row_tokens` tokens at most.
     The trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping` are
     those of `refinetune_student`, after every step. Returns the loss of every step: mean over its target
@@ -137,14 +139,17 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self._saved_at = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint every fifth of the steps, after five minutes, and before stopping."""
+        """Ask for a checkpoint every fifth of the steps, after five minutes, and before stopping.
+
+        One rank writes it: it is the same for all.
+        """
         if state.global_step >= state.max_steps:
             return
         now = time.monotonic()
         due = state.global_step % math.ceil(state.max_steps / _SAVES) == 0
-        control.should_training_stop = self._is_stopping()
+        control.should_training_stop = first_says(self._is_stopping())
         if due or now - self._saved_at > _SAVE_SECONDS or control.should_training_stop:
-            control.should_save = True
+            control.should_save = is_first()
             self._saved_at = now
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

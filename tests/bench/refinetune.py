@@ -29,7 +29,8 @@ from transformers import (
     set_seed,
 )
 
-from reflectune.agents.student.refinetune import adapt, encode_pairs, refinetune_student
+from reflectune.agents.student.refinetune import adapt, refinetune_student
+from reflectune.agents.student.steps import encode_pairs
 from reflectune.agents.student.student import Student, open_encoder
 from reflectune.agents.student.targets import Encoded
 from reflectune.agents.student.templates import open_template
