@@ -81,7 +81,7 @@ class LocalMachines(AbstractContextManager["LocalMachines"]):
 
     def __init__(self, config: RunConfig) -> None:
         self._config, self._base = config, StudentBase(config.student)
-        self.refinetune = partial(refinetune_student, base=self._base)
+        self.refinetune: Callable[..., dict[str, float]] = partial(refinetune_student, base=self._base)
 
     def settle_student(self) -> StudentConfig:
         """The run's student, settled on this machine."""

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from reflectune.agents.model_files import fingerprint
 from reflectune.agents.student.adapters import hash_adapter
 from reflectune.agents.student.refinetune import refinetune_student
-from reflectune.agents.student.trainer import _checkpoints, _last_whole_checkpoint
+from reflectune.agents.student.trainer import _checkpoints, last_whole_checkpoint
 from reflectune.agents.teacher.prompts import SHIPPED
 from reflectune.loop.progress import LineDisplay, Stage
 from reflectune.loop.resuming import hash_files
@@ -393,7 +393,7 @@ def test_checkpoint_that_is_damaged_is_passed_over(cut_training: Path, tmp_path:
         for damaged in (flip_a_bit(content, middle), content[:middle], None):
             shutil.copytree(cut_training / "cut", tmp_path, dirs_exist_ok=True)
             file.unlink() if damaged is None else file.write_bytes(damaged)
-            assert _last_whole_checkpoint(partial) == str(before)
+            assert last_whole_checkpoint(partial) == before
     config, out = configure(cut_training / "tiny", epochs=5), tmp_path / "adapter"
     _, steps = train(config, out)
     assert steps[0][0] == int(before.name.partition("-")[2]) + 1

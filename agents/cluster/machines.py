@@ -46,6 +46,7 @@ class ClusterMachines(LocalMachines):
             self._workers = StudentWorkers(scale.students, cpus=cpus, gpus=gpus)
             stack.callback(self._workers.close)
             self._stack = stack.pop_all()
+        self.refinetune = self._refinetune
         return self
 
     def settle_student(self) -> StudentConfig:
@@ -76,6 +77,13 @@ class ClusterMachines(LocalMachines):
         if ENGINES[config.engine].is_local and not self._config.scale.overlap:
             self._workers.close()
         return super().open_engine(config, model, batches, stopping)
+
+    def _refinetune(self, *training: Any, **how: Any) -> dict[str, float]:
+        """Train on workers, which have the place of the students."""
+        from reflectune.agents.cluster.training import refinetune_on_cluster  # importing it takes seconds
+
+        self._workers.close()
+        return refinetune_on_cluster(*training, sender=self._sender, **how)
 
     def _ask_worker(self, work: Callable[..., Any], *arguments: object) -> Any:
         """What a function returns that runs on a worker, where a student finds room."""

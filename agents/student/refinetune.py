@@ -28,7 +28,14 @@ from reflectune.agents.student.scoring import choose_packing
 from reflectune.agents.student.steps import NO_END, TrainingSteps, encode_pairs, with_earlier_turns
 from reflectune.agents.student.student import StudentBase, open_encoder
 from reflectune.agents.student.targets import Encoded
-from reflectune.agents.student.trainer import NotFiniteError, OnStep, StoppedError, save_adapter, train_steps
+from reflectune.agents.student.trainer import (
+    NotFiniteError,
+    OnCheckpoint,
+    OnStep,
+    StoppedError,
+    save_adapter,
+    train_steps,
+)
 from reflectune.state.config import CHANGEABLE, RefinetuneConfig, RunConfig, StudentConfig, flatten
 from reflectune.state.errors import AdapterError, StudentError
 from reflectune.state.records import Pair, Pairs, content_hash, hash_stream
@@ -181,6 +188,7 @@ def train_adapter(
     round: int,
     on_step: OnStep,
     is_stopping: Callable[[], bool],
+    on_checkpoint: OnCheckpoint = lambda checkpoint: None,
 ) -> dict[str, float]:
     """Train in a folder, going on from its newest whole checkpoint, and leave the folder `adapter` there.
 
@@ -210,6 +218,7 @@ def train_adapter(
                 seed=seed,
                 on_step=on_step,
                 is_stopping=is_stopping,
+                on_checkpoint=on_checkpoint,
             )
             save_adapter(adapted, folder / "adapter")
     return {

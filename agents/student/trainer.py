@@ -23,9 +23,20 @@ from reflectune.agents.student.ranks import first_says, is_first
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.config import RefinetuneConfig
 
-__all__ = ["NotFiniteError", "OnStep", "Steps", "StoppedError", "save_adapter", "train_steps"]
+__all__ = [
+    "NotFiniteError",
+    "OnCheckpoint",
+    "OnStep",
+    "Steps",
+    "StoppedError",
+    "keep_newest",
+    "last_whole_checkpoint",
+    "save_adapter",
+    "train_steps",
+]
 
 OnStep = Callable[[int, int, float | None], None]
+OnCheckpoint = Callable[[Path], None]
 
 _MANIFEST = "manifest.json"
 _KEPT = 2  # newest checkpoints
@@ -59,14 +70,15 @@ def train_steps(
     seed: int,
     on_step: OnStep,
     is_stopping: Callable[[], bool],
+    on_checkpoint: OnCheckpoint,
 ) -> list[float]:
     """Train a PEFT model in place, once over the steps, in order; go on from a checkpoint in `folder`.
 
     On several ranks all call this alike, each with a folder of its own: the first writes checkpoints.
     AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. Rows have `row_tokens` tokens at most.
     The trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping` are
-    those of `refinetune_student`, after every step. Returns the loss of every step: mean over its target
-    tokens, nats per token.
+    those of `refinetune_student`, after every step; `on_checkpoint` is told of each checkpoint that is whole.
+    Returns the loss of every step: mean over its target tokens, nats per token.
     """
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -98,10 +110,11 @@ def train_steps(
         args=arguments,
         train_dataset=steps,
         data_collator=lambda batch: {"sequences": batch[0]},
-        callbacks=[_Watch(on_step, is_stopping, folder)],
+        callbacks=[_Watch(on_step, is_stopping, on_checkpoint, folder)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
+    checkpoint = last_whole_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.state.global_step < trainer.state.max_steps:
         raise StoppedError(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -134,8 +147,11 @@ class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Reports steps, asks for checkpoints, and stops training that was asked to or has broken down."""
 
-    def __init__(self, on_step: OnStep, is_stopping: Callable[[], bool], folder: Path) -> None:
-        self._on_step, self._is_stopping, self._folder = on_step, is_stopping, folder
+    def __init__(
+        self, on_step: OnStep, is_stopping: Callable[[], bool], on_checkpoint: OnCheckpoint, folder: Path
+    ) -> None:
+        self._on_step, self._is_stopping, self._on_checkpoint = on_step, is_stopping, on_checkpoint
+        self._folder = folder
         self._saved_at = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -153,11 +169,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             self._saved_at = now
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Call the checkpoint whole, and remove all but the newest by step: the clock may jump back."""
+        """Call the checkpoint whole, and let the oldest go."""
         checkpoint = self._folder / f"checkpoint-{state.global_step}"
         (checkpoint / _MANIFEST).write_bytes(_manifest(checkpoint))
-        for path in _checkpoints(self._folder)[_KEPT:]:
-            shutil.rmtree(path)
+        self._on_checkpoint(checkpoint)
+        keep_newest(self._folder)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Report a step, before a checkpoint of it is written."""
@@ -177,12 +193,18 @@ def _keep_device(arguments: Any, device: torch.device) -> None:
         arguments.__dict__["_setup_devices"] = device
 
 
-def _last_whole_checkpoint(folder: Path) -> str | None:
+def keep_newest(folder: Path) -> None:
+    """Remove all checkpoints but the newest by step: the clock may jump back."""
+    for path in _checkpoints(folder)[_KEPT:]:
+        shutil.rmtree(path)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint with every byte that was written; those cut short or damaged are removed."""
     for path in _checkpoints(folder):
         with suppress(OSError):  # something is missing, or cannot be read
             if (path / _MANIFEST).read_bytes() == _manifest(path):
-                return str(path)
+                return path
         shutil.rmtree(path)
     return None
 
