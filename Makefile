@@ -20,7 +20,7 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[dev,ray]'
 	touch $@
 
 # vLLM as this machine can run it: for CUDA, or else for CPUs. It works without torchvision and its kin, whose

@@ -147,7 +147,8 @@ def _write_answers(
             pairs = lineage.given_pairs([sample for sample in group if sample not in answered])
             if not pairs:
                 return completed((len(group), pairs, []))
-            return writers.submit(partial(_respond, len(group), pairs, context.config.evaluate.max_tokens))
+            job = partial(_respond, len(group), pairs, context.config.evaluate.max_tokens)
+            return writers.submit(job, f"answering samples {group[0]} to {group[-1]}")
 
         def commit(written: _Written) -> None:
             number, pairs, responses = written
@@ -228,7 +229,10 @@ def _score(
         number, pairs = group
         wanted = ((version, pair, term) for version, pair in pairs.items() for term in terms)
         missing = unscored(wanted, lineage.scores([*pairs], student.id))
-        return pool.submit(partial(_score_group, number, missing)) if missing else completed((number, {}))
+        if not missing:
+            return completed((number, {}))
+        about = f"scoring versions {missing[0][0]} to {missing[-1][0]}"
+        return pool.submit(partial(_score_group, number, missing), about)
 
     def commit(group: tuple[int, Scores]) -> None:
         number, scores = group

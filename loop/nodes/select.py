@@ -107,7 +107,9 @@ class Deciding:
         group = Group(contests, known, self._context.config, self._round, self.phase, self._student_id)
         if not unscored([*group.needed(), *group.goes_on(versions)], known):
             return completed(decide_group(group, None))
-        return self._pool.submit(partial(decide_group, group))
+        place = f"round {self._round}, {self.phase}"
+        about = f"{place}, samples {contests[0].sample_id} to {contests[-1].sample_id}"
+        return self._pool.submit(partial(decide_group, group), about)
 
     def commit(self, decided: Decided) -> None:
         """Commit a group's decisions with the scores they rest on."""
