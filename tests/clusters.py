@@ -23,16 +23,19 @@ def cluster(cpus: Sequence[int] = (1, 1)) -> Iterator[Any]:
     pytest.importorskip("ray", reason="ray is not installed; `pip install 'reflectune[ray]'`")
     from ray.cluster_utils import Cluster
 
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # paths of sockets must be short
-    started = Cluster()
-    try:
-        for number, count in enumerate(cpus):
-            head = {"temp_dir": str(folder), "include_dashboard": False} if number == 0 else {}
-            add_node(started, folder / f"node-{number}", num_cpus=count, **head)
-        yield started
-    finally:
-        started.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="r-"))  # paths of sockets must be short
+    (folder / "ray").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(folder))  # also for the note of which cluster is the newest
+        started = Cluster()
+        try:
+            for number, count in enumerate(cpus):
+                head = {"include_dashboard": False} if number == 0 else {}
+                add_node(started, folder / f"node-{number}", num_cpus=count, **head)
+            yield started
+        finally:
+            started.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def add_node(started: Any, received: Path, **how: Any) -> Any:

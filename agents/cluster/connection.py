@@ -17,8 +17,12 @@ from reflectune.state.errors import ConfigError
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 try:
     import ray
+    from ray._private import worker as _ray_worker
 except ImportError as error:
     raise ConfigError('scale.engine = "ray" needs Ray; `pip install "reflectune[ray]"`') from error
+
+# Of a worker's death Ray tells on stdout, where our documents go. Pools tell it by themselves.
+_ray_worker.print_to_stdstream = lambda data, ignore_prefix=False: None
 
 __all__ = ["connect", "gpus_each", "own_versions", "refuse_lack", "refuse_other_versions"]
 
