@@ -1,4 +1,4 @@
-"""What a run's teacher will be asked and may cost, before it starts.
+"""What a run's teacher will be asked and may cost, and how long it takes on given GPUs, before it starts.
 
 Asks no teacher, opens no student's weights and writes nothing. The student's tokenizer stands in for the
 teacher's, and the given pairs for those of later rounds.
@@ -7,7 +7,7 @@ teacher's, and the given pairs for those of later rounds.
 import random
 import statistics
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,17 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from reflectune.agents.model_size import measure_size
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import ENGINES
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.agents.tokenizers import open_tokenizer
+from reflectune.loop.planning import Hours, Lengths, Plan, TeacherLoad, find_gpus, plan_run, scored_tokens
 from reflectune.loop.show.terminal.layout import tabulate
-from reflectune.state.config import RunConfig, TeacherConfig
+from reflectune.state.config import SELF, RunConfig, StudentConfig, TeacherConfig
 from reflectune.state.config.prices import find_prices
 from reflectune.state.data.datasets import assign_samples, read_dataset
+from reflectune.state.policies import find_policy
 from reflectune.state.records import PHASES, Pair, Phase
 
 __all__ = ["estimate_run", "render_estimate"]
@@ -35,20 +38,32 @@ _ASSUMPTIONS = (
     "pairs of later rounds are as long as the given ones",
     "no call is repeated and no pair is frozen",
 )
+_PLAN_ASSUMPTIONS = (
+    "a round's parts follow each other, with no overlap; opening models and held-out measures take no time",
+    "every pair is trained on, and every score that a decision rests on is computed anew",
+    "the student reads no more than the pairs: its template's own words are not counted",
+    "GPUs reach 40 % of their FLOPs in scoring, 30 % in training and 50 % of their bandwidth in decoding",
+)
 _CACHE_ASSUMPTIONS = {
     "on": "the cache has none of the answers yet",
     "only": "the cache has every answer, and none of them costs anything",
 }
 
 
-def estimate_run(config: RunConfig) -> dict[str, Any]:
+def estimate_run(config: RunConfig, on: str | None = None) -> dict[str, Any]:
     """Calls, tokens and cost of a whole run, as `estimate --json` prints them.
 
     Every round asks for `candidates` proposals for each training pair in each phase, but for no instruction
     that later turns depend on. Tokens of a call are means over up to 200 pairs drawn by the run's seed; an
     answer has at most `max_tokens`. A budget is not taken into account. `most_calls` is with every retry,
     `cost_usd` None where a price is unknown; `prices` are USD per million tokens, and where they are written.
+    `plan` is None unless `on` names GPUs, such as "8xH100".
+
+    Raises:
+        ConfigError: nobody knows these GPUs.
     """
+    if on is not None:
+        find_gpus(on)
     teacher = config.teacher
     prompts = open_prompts(None if teacher.prompts is None else Path(teacher.prompts))
     prices = find_prices(teacher)
@@ -73,9 +88,15 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def measure(phase: Phase) -> dict[str, float]:
-        measured = [pairs[position] for position in drawn[phase]]
-        return _measure_phase(teacher, structured, prompts, measured, phase, count)
+        given = [pairs[position] for position in drawn[phase]]
+        return _measure_phase(teacher, structured, prompts, given, phase, count)
 
+    measured = [pairs[position] for position in drawn["response"]]
+    lengths = Lengths(
+        statistics.fmean(count("\n".join(filter(None, (pair.instruction, pair.input)))) for pair in measured),
+        statistics.fmean(count(pair.response) for pair in measured),
+    )
+    samples = {phase: len(positions) for phase, positions in asked.items()}
     kind = ENGINES[teacher.engine]
     structured = teacher.structured and kind.takes_schemas(thinking=config.student.thinking)
     per_pair = teacher.candidates * config.rounds
@@ -103,9 +124,14 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         "cost_usd": cost,
         "prices": None if prices is None else asdict(prices),
         "phases": phases,
+        "plan": None if on is None else _plan(config, on, phases, lengths, samples),
         "measured_pairs": min(given, _MAX_MEASURED),
         "tokenizer": config.student.model,
-        "assumptions": [*_ASSUMPTIONS, *([_CACHE_ASSUMPTIONS[cache]] if cache != "off" else [])],
+        "assumptions": [
+            *_ASSUMPTIONS,
+            *([_CACHE_ASSUMPTIONS[cache]] if cache != "off" else []),
+            *(_PLAN_ASSUMPTIONS if on is not None else ()),
+        ],
     }
 
 
@@ -133,9 +159,82 @@ def render_estimate(document: dict[str, Any]) -> RenderableType:
         tabulate(("phase", "calls", "tokens of a prompt", "tokens of an answer"), rows),
         Text(f"total: {totals}"),
         Text(f"cost: {cost}"),
+        *(Text(line) for line in _plan_lines(document["plan"])),
         Text(f"An estimate from {document['measured_pairs']} pairs. It assumes:", style="dim"),
         *(Text(f"- {assumption}", style="dim") for assumption in document["assumptions"]),
     )
+
+
+def _plan(
+    config: RunConfig,
+    on: str,
+    phases: dict[str, dict[str, Any]],
+    lengths: Lengths,
+    samples: Mapping[Phase, int],
+) -> Plan:
+    """The run's rounds on given GPUs."""
+    teacher, training = config.teacher, config.refinetune
+    given = samples["response"]
+    load = None
+    if ENGINES[teacher.engine].is_local:
+        own = StudentConfig(model=teacher.model or "", revision=teacher.revision, dtype=teacher.dtype)
+        calls = sum(phase["calls"] for phase in phases.values())
+        prompt_tokens, completion_tokens = (
+            sum(phase["calls"] * phase[name] for phase in phases.values()) / max(calls, 1)
+            for name in ("prompt_tokens", "completion_tokens")
+        )
+        load = TeacherLoad(
+            size=measure_size(config.student if teacher.model == SELF else own),
+            calls=calls / config.rounds,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            at_once=teacher.concurrency or (256 if teacher.engine == "vllm" else 16),
+            gpus=teacher.tensor_parallel_size if teacher.engine == "vllm" else 1,
+        )
+    follows = 1 - samples["instruction"] / given
+    pair_tokens = lengths.instruction + lengths.response
+    return plan_run(
+        on,
+        student=measure_size(config.student),
+        teacher=load,
+        rounds=config.rounds,
+        samples=given,
+        tokens_per_sample=scored_tokens(
+            find_policy(config.selection.policy), lengths, teacher.candidates, follows=follows
+        ),
+        trained_tokens=training.tokens or (training.epochs or 0) * given * pair_tokens,
+        recomputes=training.gradient_checkpointing,
+    )
+
+
+def _plan_lines(plan: Plan | None) -> list[str]:
+    """What a terminal shows of a plan."""
+    if plan is None:
+        return []
+    each, run, scale = plan["hours_per_round"], plan["hours"], plan["scale"]
+    server = "does not fit" if plan["teacher_gb"] else "by its server or recording"
+
+    def tell(part: float | None, unknown: str) -> str:
+        return unknown if part is None else f"{part:,.1f}" if part >= 0.1 else f"{part:.2g}"
+
+    def hours(parts: Hours) -> str:
+        return (
+            f"teacher {tell(parts['teacher'], server)}, scoring {tell(parts['scoring'], 'does not fit')}, "
+            f"training {tell(parts['training'], 'does not fit')}"
+        )
+
+    teacher = "" if plan["teacher_gb"] is None else f", of the teacher {plan['teacher_gb']:,.1f} GB"
+    keys = ", ".join(f"{key} = {number}" for key, number in scale.items() if number is not None)
+    rate = plan["samples_per_second"]
+    lines = [
+        f"on {plan['on']}, {plan['gpu']['memory_gb']:g} GB each: "
+        f"weights of the student {plan['student_gb']:,.1f} GB{teacher}",
+        f"hours per round: {hours(each)}",
+        f"hours of the run: {hours(run)}",
+    ]
+    if rate is not None:
+        lines.append(f"scored per second: {rate:,.3g} samples, both phases together")
+    return lines + ([f"in [scale]: {keys}"] if keys else [])
 
 
 def _measure_phase(

@@ -81,14 +81,21 @@ def resume(
     common.show_rounds(folder, as_json)
 
 
-def estimate(config: common.ConfigFile, set_: common.Settings = None, as_json: common.Json = False) -> None:
+def estimate(
+    config: common.ConfigFile,
+    set_: common.Settings = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="NxGPU", help="Plan the rounds on such GPUs, as 8xH100.")
+    ] = None,
+    as_json: common.Json = False,
+) -> None:
     """Estimate a run's teacher calls, tokens and cost; asks no teacher and creates no run."""
     from reflectune.state.config import load_config
 
     settings = load_config(config, set_ or [])
     from reflectune.loop.estimate import estimate_run, render_estimate
 
-    document = estimate_run(settings)
+    document = estimate_run(settings, on)
     common.show_document(document, render_estimate(document), as_json)
 
 
