@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from reflectune.state.records import Answer, AnswerError, Pair, Phase, Reflectio
 PROMPTS = open_prompts(None)
 
 
-def config(url: str = "http://unused", **changes: Any) -> TeacherConfig:
+def config(url: str | list[str] | None = "http://unused", **changes: Any) -> TeacherConfig:
     return TeacherConfig(**{"engine": "openai", "model": "fake", "base_url": url, "retries": 0} | changes)
 
 
@@ -65,7 +66,7 @@ class ScriptedEngine:
 
     name = "scripted"
     model = "script"
-    parameters = None
+    parameters = ()
     waiting, workers = "", tuple
 
     def __init__(
@@ -75,8 +76,10 @@ class ScriptedEngine:
         structured: bool = True,
         capacity: int = 4,
         prompt: bool = False,
+        server: str | None = None,
     ):
         self.answer, self.structured, self.capacity, self.prompt = answer, structured, capacity, prompt
+        self.server = server
         self.requests: list[Request] = []
         self.under_way: deque[Request] = deque()
         self.closed = False
@@ -87,7 +90,7 @@ class ScriptedEngine:
         self.under_way.append(request)
 
     def next_answer(self) -> Answer:
-        return self.answer(self.under_way.popleft())
+        return replace(self.answer(self.under_way.popleft()), server=self.server)
 
     def has_answer(self) -> bool:
         return self.prompt and bool(self.under_way)

@@ -15,6 +15,7 @@ import pytest
 
 from reflectune.agents.model_files import fingerprint
 from reflectune.agents.teacher.engines import ENGINES, EngineKind, Request, TeacherModel
+from reflectune.agents.teacher.engines.addresses import list_addresses
 from reflectune.agents.teacher.engines.cached import CachedEngine
 from reflectune.agents.teacher.teacher import check_teacher
 from reflectune.state import cache as cache_module
@@ -228,7 +229,8 @@ class Opened:
         self.engines: list[ScriptedEngine] = []
 
     def __call__(self, config: TeacherConfig, model: TeacherModel, *rest: object) -> ScriptedEngine:
-        self.engines.append(ScriptedEngine(self.answer))
+        server = list_addresses(config)[0].name if config.is_served else None
+        self.engines.append(ScriptedEngine(self.answer, server=server))
         return self.engines[-1]
 
     @property
@@ -273,7 +275,7 @@ def test_cached_engine_asks_once_and_says_which_answers_it_knew(opened: Opened) 
     first = ask(opened, config(), make_request())
     again = ask(opened, config(), make_request(id="1", reflection=asked(round=2, candidate=1)))
     assert not first.cached
-    assert again == replace(first, request_id="1", seconds=0.0, cached=True)
+    assert again == replace(first, request_id="1", seconds=0.0, cached=True, server=None)
     assert (opened.asked, len(opened.engines)) == (1, 1)
     assert opened.engines[0].closed
 
@@ -417,7 +419,7 @@ def test_teacher_counts_a_cached_call_without_cost_or_time(opened: Opened) -> No
     first, again = ask_teacher(settings, 3, opened.cache), ask_teacher(settings, 3, opened.cache)
     assert [call.cost_usd for call, _ in first] == [20e-6] * 3  # 10 * 1 + 5 * 2 millionths
     assert [call for call, _ in again] == [
-        replace(call, cached=True, cost_usd=0.0, seconds=0.0) for call, _ in first
+        replace(call, cached=True, cost_usd=0.0, seconds=0.0, server=None) for call, _ in first
     ]
     assert [version for _, version in again] == [version for _, version in first]
     assert ask_teacher(config(), 3, opened.cache)[0][0].cost_usd == 0.0  # whatever the price

@@ -197,8 +197,9 @@ def test_openai_sends_what_is_configured() -> None:
 def test_openai_asks_openai_itself_without_a_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://somewhere.else")
     engine = OpenAIEngine(config(None, max_tokens=11))
-    assert str(engine._client.base_url) == "https://api.openai.com/v1/"
-    assert engine.parameters.build(request())["max_completion_tokens"] == 11
+    (server,) = engine._servers
+    assert str(server.client.base_url) == "https://api.openai.com/v1/"
+    assert server.parameters.build(request())["max_completion_tokens"] == 11
     engine.close()
 
 
@@ -311,7 +312,7 @@ def test_openai_close_does_not_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 60.0)
     with served(lambda r, n: Reply(status=500), retries=1) as (_, engine):
         engine.submit(request())
-        while not engine._pace._stumbles:
+        while not engine._servers[0].pace._stumbles:
             time.sleep(0.01)
         engine.close()
         began = time.monotonic()

@@ -116,7 +116,7 @@ def test_server_that_is_another_on_resume_is_followed(
     asked = len(server.requests)
     with serve_teacher() as other:
         changes = {
-            "base_url": f'"{other.url}"', "retries": 4, "structured": "false", "max_tokens": 100,
+            "base_url": f'["{other.url}"]', "retries": 4, "structured": "false", "max_tokens": 100,
             "concurrency": 2,
         }  # fmt: skip
         options = (part for key, value in changes.items() for part in ("--set", f"teacher.{key}={value}"))

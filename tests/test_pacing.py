@@ -1,5 +1,5 @@
-import asyncio
 import email.utils
+import math
 import random
 import time
 
@@ -61,7 +61,7 @@ def test_pace_pauses_double_by_chance_up_to_half_less(monkeypatch: pytest.Monkey
     monkeypatch.setattr(time, "monotonic", lambda: now)
     pace = Pace(16)
     for pause in (0.5, 1.0, 2.0, 4.0):
-        assert pace.narrow(now + 100, None)
+        pace.narrow(now + 100, None)
         assert pause / 2 <= pace._resume_at - now <= pause
     for _ in range(100):
         pace.narrow(now + 100, None)
@@ -76,10 +76,15 @@ def test_pace_gives_up_a_server_that_takes_nothing(monkeypatch: pytest.MonkeyPat
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     pace = Pace(4, give_up_after=10.0)
-    assert pace.narrow(now, 9.0)
-    assert not pace.narrow(now, 11.0)
-    assert not pace.narrow(now, float("inf"))
-    assert pace._resume_at == now + 9, "what is not waited for holds nobody up"
+    assert not pace.is_given_up
+    pace.narrow(now, 9.0)
+    assert not pace.is_given_up
+    pace.narrow(now, 11.0)
+    assert pace.is_given_up
+    now += 11.0
+    assert pace.is_given_up, "nothing was taken meanwhile"
+    pace.widen()
+    assert not pace.is_given_up
 
 
 def test_pace_pauses_after_a_stumble_double_up_to_sixteen_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,34 +128,21 @@ def test_pace_holds_a_request_by_its_own_attempts(monkeypatch: pytest.MonkeyPatc
     assert pace.stumble(now - 0.1, 2) == 2.0, "within that pause, by its second attempt"
 
 
-def test_pace_lets_so_many_pass_and_then_waits() -> None:
-    told = []
-
-    async def enter(pace: Pace, number: int) -> None:
-        await pace.enter()
-        told.append(f"{number} enters")
-
-    async def enter_three() -> None:
-        pace = Pace(2)
-        third = asyncio.gather(*(enter(pace, number) for number in (1, 2, 3)))
-        await asyncio.sleep(0.1)
-        told.append("one leaves")
-        pace.leave()
-        await third
-
-    asyncio.run(enter_three())
-    assert told == ["1 enters", "2 enters", "one leaves", "3 enters"]
+def test_pace_lets_so_many_pass_until_one_leaves() -> None:
+    pace = Pace(2)
+    pace.enter()
+    assert pace.pause == 0
+    pace.enter()
+    assert pace.pause == math.inf
+    pace.leave()
+    assert pace.pause == 0
 
 
 @pytest.mark.parametrize(("retry_after", "fewest"), [(None, 0.25), (0.0, 0.25), (0.6, 0.6)])
 def test_pace_holds_everybody_for_its_pause_or_the_one_asked_for(
     retry_after: float | None, fewest: float
 ) -> None:
-    async def wait() -> float:
-        pace = Pace(4)
-        entered = await pace.enter()
-        assert pace.narrow(entered, retry_after)
-        pace.leave()
-        return await pace.enter() - entered
-
-    assert fewest - 0.01 <= asyncio.run(wait()) < fewest + 20
+    pace = Pace(4)
+    pace.narrow(pace.enter(), retry_after)
+    pace.leave()
+    assert fewest - 0.01 <= pace.pause <= max(fewest, 0.5)

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from reflectune.agents.teacher.engines import ENGINES, EngineKind, Request, TeacherModel
+from reflectune.agents.teacher.engines.addresses import list_addresses
 from reflectune.agents.teacher.engines.connection import request_headers
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
@@ -595,10 +596,12 @@ def test_azure_is_asked_at_its_address_with_its_header(
 
 
 def test_azures_newer_address_needs_no_version() -> None:
-    headers = request_headers(config("https://mine.openai.azure.com/openai/v1/"), "sk-1")
-    assert headers["api-key"] == "sk-1"
-    assert isinstance(headers["Authorization"], openai.Omit)
-    assert "api-key" not in request_headers(config("https://openai.azure.com.example.org/v1"), "sk-1")
+    urls = ["https://mine.openai.azure.com/openai/v1/", "https://openai.azure.com.example.org/v1"]
+    settings = config(urls)
+    azure, other = (request_headers(settings, address) for address in list_addresses(settings, "sk-1"))
+    assert azure["api-key"] == "sk-1"
+    assert isinstance(azure["Authorization"], openai.Omit)
+    assert "api-key" not in other
 
 
 def test_check_teacher_wants_the_key_to_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -630,8 +633,9 @@ def test_check_teacher_wants_a_web_address() -> None:
         with pytest.raises(ConfigError, match=r"base_url holds a query.*api_key_env") as caught:
             check_teacher(config(f"http://a.b/v1{query}"))
         assert "sk-1" not in str(caught.value)
-    with pytest.raises(ConfigError, match=r"base_url = 'localhost:8000': want http"):
-        check_teacher(config("localhost:8000"))
+    for urls in ("localhost:8000", ["http://a.b/v1", "localhost:8000"]):
+        with pytest.raises(ConfigError, match=r"base_url = 'localhost:8000': want http"):
+            check_teacher(config(urls))
 
 
 def test_check_teacher_wants_a_recording(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reflectune.agents.model_files import find_fault
 from reflectune.agents.teacher.engines import ENGINES, Engine, OpenEngine, Request, TeacherModel, open_engine
+from reflectune.agents.teacher.engines.addresses import list_addresses, read_addresses
 from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
 from reflectune.agents.teacher.engines.faults import is_about_schema
 from reflectune.agents.teacher.forms import answer_schema, clean_text
@@ -62,10 +63,12 @@ class Teacher(AbstractContextManager["Teacher"]):
         self._attempts = config.attempts
         self._prices = find_prices(config)
         self._request_ids = map(str, count())
-        self._server = config.base_url or "", engine.model
-        # None until the server has shown it
-        self._grants_schemas = None if cache is None else cache.grants_schemas(*self._server)
-        self._schema_refused: set[Reflection] = set()  # in the attempt that is next or under way
+        self._grants_schemas: dict[str | None, bool | None] = {}  # by server; None until it has shown it
+        if cache is not None:
+            names = (address.name for address in list_addresses(config))
+            self._grants_schemas = {name: cache.grants_schemas(name, engine.model) for name in names}
+        # In the attempt that is next or under way, by this server.
+        self._schema_refused: dict[Reflection, str | None] = {}
         self._blames_schema = False  # whether a refusal said that it is the schema
         self._has_answered = False
         self._failures = 0  # calls in a row without a text
@@ -135,7 +138,7 @@ class Teacher(AbstractContextManager["Teacher"]):
                     reflection = request.reflection
                     if answer.error == "unavailable" or _refuses_schema(request, answer):
                         if answer.error == "refused-request":
-                            self._schema_refused.add(reflection)
+                            self._schema_refused[reflection] = answer.server
                             self._blames_schema |= is_about_schema(answer.message or "")
                         again.append(reflection)
                         continue
@@ -162,10 +165,11 @@ class Teacher(AbstractContextManager["Teacher"]):
     def parameters(self) -> dict[str, bool]:
         """Whether a server takes what it was sent, by name of the parameter; empty where none was asked."""
         known = self._engine.parameters
-        if known is None:
-            return {}
-        refused = known.refused | ({"response_format"} if self._grants_schemas is False else set())
-        return dict.fromkeys(sorted(known.taken - refused), True) | dict.fromkeys(sorted(refused), False)
+        taken = {name for each in known for name in each.taken}
+        refused = {name for each in known for name in each.refused}
+        if known and not self._may_ask_for_schemas:
+            refused.add("response_format")
+        return dict.fromkeys(sorted(taken - refused), True) | dict.fromkeys(sorted(refused), False)
 
     def prompt(self, reflection: Reflection) -> str:
         """What the next attempt at a proposal asks, as far as is known of the engine by now."""
@@ -192,7 +196,7 @@ class Teacher(AbstractContextManager["Teacher"]):
             and asked not in self._schema_refused
             and self._config.structured
             and self._engine.structured
-            and self._grants_schemas is not False
+            and self._may_ask_for_schemas
         )
         # Candidates of a pair share their whole prompt, so that engines compute it once.
         place = self._place(asked)
@@ -201,6 +205,11 @@ class Teacher(AbstractContextManager["Teacher"]):
         schema = answer_schema(asked.phase) if by_schema else None
         seed = content_hash("seed", *place, asked.candidate)
         return Request(next(self._request_ids), asked, messages, schema, int(seed[:8], 16) >> 1)  # 31 bits
+
+    @property
+    def _may_ask_for_schemas(self) -> bool:
+        """Whether no server is known to refuse them: any of several may be asked."""
+        return False not in self._grants_schemas.values()
 
     def _place(self, asked: Reflection) -> tuple[object, ...]:
         """What tells the prompt of one attempt from any other, in whatever order the data is."""
@@ -248,16 +257,18 @@ class Teacher(AbstractContextManager["Teacher"]):
         return ready, [made for made in held if made not in ready]
 
     def _learn_schemas(self, request: Request, answer: Answer) -> None:
-        """Note whether the server takes schemas, as an answer of its own shows it. Once granted they stay."""
+        """Note whether a server takes schemas, as an answer shows it. Once granted they stay."""
         granted = request.schema is not None
-        refused = request.reflection in self._schema_refused and self._grants_schemas is None
-        self._schema_refused.discard(request.reflection)
-        if answer.error is not None or answer.cached or not (granted or refused):
+        is_refused = request.reflection in self._schema_refused
+        refuser = self._schema_refused.pop(request.reflection, None)
+        server = answer.server if granted else refuser
+        known = self._grants_schemas.get(server)
+        if answer.error is not None or answer.cached or not (granted or (is_refused and known is None)):
             return
         is_sure = granted or self._blames_schema  # the cache tells runs to come
-        if is_sure and granted != self._grants_schemas and self._cache is not None:
-            self._cache.set_grants_schemas(*self._server, granted)
-        self._grants_schemas = granted
+        if is_sure and granted != known and self._cache is not None and server is not None:
+            self._cache.set_grants_schemas(server, self._engine.model, granted)
+        self._grants_schemas[server] = granted
 
     def _conclude(self, request: Request, answer: Answer) -> Reflected:
         """Make a call's record of an answer, with the version it proposes."""
@@ -369,9 +380,7 @@ def check_teacher(config: TeacherConfig) -> None:
 
             read_recording(Path(config.path or ""))
         case "openai" | "batch":
-            from reflectune.agents.teacher.engines.connection import read_api_key
-
-            read_api_key(config)
+            read_addresses(config)
         case "vllm":
             from reflectune.agents.teacher.engines.vllm_engine import check_vllm
 

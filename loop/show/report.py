@@ -115,13 +115,18 @@ def _count_proposals(document: RunEvolution) -> tuple[int, int]:
 
 
 def _without_credentials(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without name and password in the server's address: a report is sent around."""
+    """The config without name and password in the servers' addresses: a report is sent around."""
     teacher = config.get("teacher", {})
-    address = urlsplit(teacher.get("base_url") or "")
-    if "@" not in address.netloc:
+    urls = teacher.get("base_url") or []
+    hosts = [_without_user(url) for url in ([urls] if isinstance(urls, str) else urls)]
+    if not hosts:
         return config
-    host = address.netloc.rpartition("@")[2]
-    return config | {"teacher": teacher | {"base_url": urlunsplit(address._replace(netloc=host))}}
+    return config | {"teacher": teacher | {"base_url": hosts[0] if isinstance(urls, str) else hosts}}
+
+
+def _without_user(url: str) -> str:
+    address = urlsplit(url)
+    return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
 
 
 def _explain_choice(item: Highlight, policy: str) -> str:

@@ -99,8 +99,8 @@ class TeacherConfig(Section):
     """Folder or hub name of a local model, or a server's name for it; self: the newest student itself."""
     revision: str | None = None
     """Revision of a hub model; for a server any text that tells the model from others of its name."""
-    base_url: str | None = None
-    """Address of the server, such as http://localhost:8000/v1; unset means OpenAI's own."""
+    base_url: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Address of the server, such as http://localhost:8000/v1, or of several; unset means OpenAI's own."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key; unset sends none."""
     api_version: str | None = None
@@ -124,7 +124,7 @@ class TeacherConfig(Section):
     max_tokens: int = Field(default=2048, ge=1)
     """Longest answer, in tokens."""
     concurrency: int | None = Field(default=None, ge=1)
-    """Most requests under way at once; unset takes 16, vllm 256, batch 50000. A busy server gets fewer."""
+    """Most requests under way at once, at all servers together; unset takes 16, vllm 256, batch 50000."""
     timeout: float = Field(default=600.0, gt=0.0, allow_inf_nan=False)
     """Most seconds for one answer of a server, at most 10 of them to connect."""
     wait: float = Field(default=600.0, ge=0.0, allow_inf_nan=False)
@@ -196,6 +196,7 @@ class TeacherConfig(Section):
         has_revision, is_unnoted = self.revision is not None, (self.engine, self.cache) == ("batch", "off")
         is_greedy = not self.draws and not is_recorded
         asked_elsewhere = sorted({"model", "messages", "stream", "n"} & self.extra_body.keys())
+        is_split = self.engine == "batch" and isinstance(self.base_url, list) and len(self.base_url) > 1
         headers = self.extra_headers.items()
         secret = next(filter(_SECRET.search, self.extra_headers), None)
         odd = next((name for name, value in headers if not _HEADER.fullmatch(f"{name}: {value}")), None)
@@ -208,6 +209,7 @@ class TeacherConfig(Section):
             (is_recorded and self.cache == "only", "a recording is asked without a cache; unset cache"),
             (is_unnoted, 'engine = "batch" keeps notes of its batches in the cache; unset cache'),
             (is_recorded and is_capped, "a recording costs nothing that could be counted; unset the budget"),
+            (is_split, 'engine = "batch" has its batches at one server: give base_url one address'),
             (bool(asked_elsewhere), f"extra_body may not hold {', '.join(asked_elsewhere)}"),
             (
                 secret is not None,

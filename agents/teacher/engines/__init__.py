@@ -56,8 +56,8 @@ class Engine(Protocol):
     capacity: int  # how many requests it is worth having under way
 
     @property
-    def parameters(self) -> "Parameters | None":
-        """What a server takes of requests; None for what is no server."""
+    def parameters(self) -> "Sequence[Parameters]":
+        """What each of its servers takes of requests; empty for what is no server."""
 
     @property
     def waiting(self) -> str:

@@ -87,12 +87,12 @@ class CachedEngine:
         self._hits: deque[Answer] = deque()
         self._asked: dict[str, str] = {}  # request id -> key
         self._handed_out: dict[str, Answer] = {}  # by key
-        self._refused: frozenset[str] = frozenset()  # parameters, as the cache knows them
+        self._refused: dict[str, frozenset[str]] = {}  # key of a server's parameters -> what the cache knows
 
     @property
-    def parameters(self) -> Parameters | None:
-        """What the server takes; None where it was not asked."""
-        return None if self._engine is None else self._engine.parameters
+    def parameters(self) -> Sequence[Parameters]:
+        """What each server takes; empty where none was asked."""
+        return () if self._engine is None else self._engine.parameters
 
     @property
     def waiting(self) -> str:
@@ -147,19 +147,19 @@ class CachedEngine:
                 self._engine.close()
 
     def _recall(self) -> None:
-        """Tell an engine that was opened now what its server refused before."""
-        if self.parameters is not None:
-            self._refused = self._cache.refused_parameters(self.parameters.key)
-            self.parameters.refused |= self._refused
+        """Tell an engine that was opened now what its servers refused before."""
+        for known in self.parameters:
+            self._refused[known.key] = self._cache.refused_parameters(known.key)
+            known.refused |= self._refused[known.key]
 
     def _keep(self) -> None:
         handed_out, self._handed_out = self._handed_out, {}
         for key, answer in handed_out.items():
             self._cache.put(key, clean_text(self.model), answer)
-        if self.parameters is not None and (new := self.parameters.refused - self._refused):
-            self._refused |= new
-            for name in new:
-                self._cache.add_refused_parameter(self.parameters.key, name)
+        for known in self.parameters:
+            for name in known.refused - self._refused[known.key]:
+                self._refused[known.key] |= {name}
+                self._cache.add_refused_parameter(known.key, name)
 
     def _key(self, request: Request) -> str:
         """Hash of all that an answer depends on."""

@@ -30,7 +30,7 @@ class TransformersEngine:
 
     name = "transformers"
     structured = False
-    parameters = None
+    parameters = ()
     waiting = ""
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:

@@ -22,14 +22,8 @@ import openai
 from openai.types import Batch
 
 from reflectune.agents.teacher.engines import Batches, Request, faults
-from reflectune.agents.teacher.engines.connection import (
-    OPENAI_URL,
-    open_file_client,
-    public_address,
-    read_api_key,
-    request_headers,
-    scrub,
-)
+from reflectune.agents.teacher.engines.addresses import read_addresses
+from reflectune.agents.teacher.engines.connection import open_file_client, request_headers
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
 from reflectune.state.config import TeacherConfig
@@ -81,12 +75,13 @@ class BatchEngine:
         self.waiting = ""  # for what, in words
         self._config, self._batches, self._stopping = config, batches, stopping
         self._first_pause = first_pause  # seconds; each is twice the one before
-        self._url = config.base_url or OPENAI_URL
-        self._key = read_api_key(config)
-        self._client = open_file_client(config, self._key)
-        self._headers = request_headers(config, self._key)
-        self.parameters = Parameters(config)
-        self._whole = Parameters(config)  # by what these build requests are known, whatever is left out
+        (self._address,) = read_addresses(config)
+        self._client = open_file_client(config, self._address)
+        self._headers = request_headers(config, self._address)
+        self._parameters = Parameters(config, self._address.url)
+        self.parameters = (self._parameters,)
+        # By what these build requests are known, whatever is left out.
+        self._whole = Parameters(config, self._address.url)
         self._gathered: list[Request] = []
         self._sent: set[str] = set()  # ids of batches, by this engine
         self._missed: set[str] = set()  # custom ids that their batch did not come to
@@ -96,9 +91,8 @@ class BatchEngine:
 
     def workers(self) -> Sequence[Worker]:
         """The server; what is at it may be asked and not answered."""
-        address = public_address(self._config, self._key)
         under_way = sum(map(len, [*self._open.values()]))
-        return (Worker("teacher", address, under_way, self._done, len(self._gathered)),)
+        return (Worker("teacher", self._address.name, under_way, self._done, len(self._gathered)),)
 
     def submit(self, request: Request) -> None:
         """Have the request sent with all others, once an answer is waited for."""
@@ -125,8 +119,8 @@ class BatchEngine:
         unsent: dict[str, _Sent] = {}
         lost: set[str] = set()  # tags that the server has never seen
         for request in self._gathered:
-            body = self.parameters.build(request)
-            key = content_hash("batch", self._url, self._whole.build(request), request.seed)
+            body = self._parameters.build(request)
+            key = content_hash("batch", self._address.url, self._whole.build(request), request.seed)
             tag, batch = self._batches.find_batch(key) or (None, None)
             if tag is not None and batch is None and tag not in lost:  # killed before the id was noted
                 batch = self._insist(partial(self._find, tag))
@@ -210,19 +204,18 @@ class BatchEngine:
         """Take in what an ended batch brought; what it did not come to is gathered again."""
         wanted = self._open.pop(batch.id)
         self.waiting = ""
-        address = public_address(self._config, self._key)
         for line in self._read_lines(batch):
             key = str(line.get("custom_id"))
             if key in wanted and (answer := self._read(line, *wanted[key])):
                 message = answer.message and answer.message[:_MESSAGE_LENGTH]
-                self._ready.append(replace(answer, message=message, server=address))
+                self._ready.append(replace(answer, message=message, server=self._address.name))
                 del wanted[key]
-        may_help = any(self.parameters.build(request) != body for request, body in wanted.values())
+        may_help = any(self._parameters.build(request) != body for request, body in wanted.values())
         if batch.id in self._sent and not (self._ready or may_help):
             errors = batch.to_dict().get("errors")
             errors = errors.get("data") if isinstance(errors, dict) else errors
             reason = faults.read_reason(json.dumps({"errors": errors or batch.status}), 500)
-            raise self._error(f"batch {batch.id} brought no answer: {scrub(reason, self._key)}")
+            raise self._error(f"batch {batch.id} brought no answer: {self._address.scrub(reason)}")
         self._missed |= wanted.keys()
         self._gathered += [request for request, _ in wanted.values()]
 
@@ -243,15 +236,15 @@ class BatchEngine:
             if isinstance(error, dict) and error.get("code") in _NOT_REACHED:
                 return None
             response = {"status_code": 500, "body": {"error": error}}
-        text, status = scrub(json.dumps(response.get("body")), self._key), response.get("status_code")
+        text, status = self._address.scrub(json.dumps(response.get("body"))), response.get("status_code")
         if status == 200:
             status = faults.read_error(text) or status
         if status == 200:
-            self.parameters.take(body)
+            self._parameters.take(body)
             return read_completion(request.id, text)
         status = status if isinstance(status, int) else 500
         refused = faults.find_refused(text, body) if status in faults.REFUSED else None
-        if self.parameters.leave_out(refused):
+        if self._parameters.leave_out(refused):
             return None
         reason = faults.read_reason(text, status)
         is_final = 400 <= status < 500 and faults.judge(status, text) != "busy"
@@ -265,7 +258,7 @@ class BatchEngine:
             try:
                 return ask()
             except openai.APIStatusError as error:
-                body = scrub(error.response.text, self._key)
+                body = self._address.scrub(error.response.text)
                 reason = faults.read_reason(body, error.status_code)
                 is_passing = error.status_code >= 500 or faults.judge(error.status_code, body) == "busy"
                 needs = f"; engine {self.name} needs /files and /batches there" * (error.status_code == 404)
@@ -288,12 +281,12 @@ class BatchEngine:
     def _leave_if_asked(self) -> None:
         if self._stopping():
             ids = ", ".join(self._open) or "none"
-            left = f"batches that go on at {self._url}: {ids}; a resumed run takes their answers in"
+            left = f"batches that go on at {self._address.url}: {ids}; a resumed run takes their answers in"
             _logger.warning("%s", left)
             raise TeacherError(left)
 
     def _error(self, message: str) -> TeacherError:
-        return TeacherError(f"teacher {self.model} at {self._url}: {message}")
+        return TeacherError(f"teacher {self.model} at {self._address.url}: {message}")
 
 
 def _split(requests: Mapping[str, _Sent]) -> Iterator[dict[str, bytes]]:

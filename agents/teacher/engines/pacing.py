@@ -5,7 +5,6 @@ being busy halves it. Failures lead to pauses, which double until the server ans
 but the Retry-After header.
 """
 
-import asyncio
 import email.utils
 import math
 import random
@@ -21,14 +20,13 @@ _LONGEST_STUMBLE = 16.0  # seconds
 
 
 class Pace:
-    """Lets requests to one server pass, between 1 and `max_limit` at once; for one event loop."""
+    """Says when requests to one server may pass, between 1 and `max_limit` at once."""
 
     def __init__(self, max_limit: int, give_up_after: float = 600.0) -> None:
         self.max_limit = max_limit
         self.limit = float(max_limit)
         self._give_up_after = give_up_after  # seconds that a server may take nothing
         self.under_way = 0
-        self._changed = asyncio.Event()
         self._resume_at = 0.0  # time.monotonic()
         self._shrunk_at = -math.inf
         self._shrunk = 0  # how often in a row
@@ -37,22 +35,28 @@ class Pace:
         self._stumbles = 0  # in a row
         self._steady_at = 0.0  # time.monotonic(): what entered earlier belongs to the last stumble
 
-    async def enter(self) -> float:
-        """Wait until another request may be sent; returns when that was. Follow it by one leave()."""
-        while True:
-            self._changed.clear()
-            if (pause := self._resume_at - time.monotonic()) > 0:
-                await asyncio.sleep(pause)
-            elif self.under_way >= int(self.limit):
-                await self._changed.wait()
-            else:
-                self.under_way += 1
-                return time.monotonic()
+    @property
+    def pause(self) -> float:
+        """Seconds until another request may be sent, 0 for now; inf until one leaves."""
+        if self.under_way >= int(self.limit):
+            return math.inf
+        return max(0.0, self._resume_at - time.monotonic())
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the server takes nothing for longer than it is worth waiting for."""
+        if self.busy_since is None:
+            return False
+        return max(self._resume_at, time.monotonic()) > self.busy_since + self._give_up_after
+
+    def enter(self) -> float:
+        """Note that a request is sent; returns when that was. Follow it by one leave()."""
+        self.under_way += 1
+        return time.monotonic()
 
     def leave(self) -> None:
         """A request is no longer under way."""
         self.under_way -= 1
-        self._changed.set()
 
     def widen(self) -> None:
         """The server took a request: about `limit` of these let one more under way."""
@@ -60,9 +64,8 @@ class Pace:
         self.limit = min(float(self.max_limit), self.limit + 1 / self.limit)
         self._shrunk = 0
         self.busy_since = None
-        self._changed.set()
 
-    def narrow(self, entered: float, retry_after: float | None) -> bool:
+    def narrow(self, entered: float, retry_after: float | None) -> None:
         """The server was too busy for a request that entered at this time: halve the limit, and pause.
 
         Requests sent before the last halving tell nothing new, and halve no further. The pause doubles from
@@ -78,10 +81,7 @@ class Pace:
             pause = max(pause, longest * random.uniform(0.5, 1))
             self._shrunk += 1
             self._shrunk_at = now
-        if now + pause > self.busy_since + self._give_up_after:
-            return False
         self._resume_at = max(self._resume_at, now + pause)
-        return True
 
     def stumble(self, entered: float, attempt: int) -> float:
         """Seconds to wait after a request failed, by no fault of its own, at this attempt (from 1).

@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from reflectune.agents.teacher.engines import Request
+from reflectune.agents.teacher.engines.addresses import OPENAI_URL
 from reflectune.state.config import TeacherConfig
 from reflectune.state.records import content_hash
 
@@ -20,13 +21,13 @@ _KEPT = ("model", "messages", "response_format")  # nothing is asked without the
 
 
 class Parameters:
-    """Builds the bodies of requests, and learns from what the server refuses."""
+    """Builds the bodies of requests to the server at an address, and learns from what it refuses."""
 
-    def __init__(self, config: TeacherConfig) -> None:
-        self._config = config
+    def __init__(self, config: TeacherConfig, url: str) -> None:
+        self._config, self._url = config, url
         # OpenAI's newer models refuse the old name, many other servers do not know the new one.
         names = ["max_completion_tokens", "max_tokens"]
-        self._limits = names[::-1] if config.base_url else names
+        self._limits = names if url == OPENAI_URL else names[::-1]
         # Whole sets take each other's place: other threads read them.
         self.taken: frozenset[str] = frozenset()  # what was sent with a request that was answered
         self.refused: frozenset[str] = frozenset()
@@ -35,7 +36,7 @@ class Parameters:
     def key(self) -> str:
         """Hash of all that a refusal may depend on: another value of a parameter may be taken."""
         config = self._config
-        server = config.base_url, config.api_version, config.extra_headers, config.model
+        server = self._url, config.api_version, config.extra_headers, config.model
         sampling = config.temperature, config.top_p, config.send_seed, config.max_tokens
         return content_hash("parameters", *server, *sampling, config.extra_body)
 
@@ -58,8 +59,7 @@ class Parameters:
         for name in body.keys() & self.refused:
             value = body.pop(name)
             told = name if name == "seed" else f"{name} = {value!r}"
-            where = config.base_url or "OpenAI"
-            _warn(f"teacher {config.model} at {where}: the server does not take {told}; it is left out")
+            _warn(f"teacher {config.model} at {self._url}: the server does not take {told}; it is left out")
         return body
 
     def take(self, sent: dict[str, Any]) -> None:

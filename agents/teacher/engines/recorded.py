@@ -34,7 +34,7 @@ class RecordedEngine:
     """Answers at once and always the same."""
 
     name = "recorded"
-    parameters = None
+    parameters = ()
     waiting = ""
     model = "recorded"
     structured = True

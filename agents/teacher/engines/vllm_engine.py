@@ -46,7 +46,7 @@ class VllmEngine:
     """Keeps up to `teacher.concurrency` sequences under way in vLLM."""
 
     name = "vllm"
-    parameters = None
+    parameters = ()
     waiting = ""
 
     def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:

@@ -1,0 +1,221 @@
+"""A teacher at several addresses: real servers on loopback that share the work, die and come back."""
+
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from pydantic import ValidationError
+
+from reflectune.agents.teacher.engines import pacing
+from reflectune.agents.teacher.teacher import open_teacher
+from reflectune.state.cache import AnswerCache
+from reflectune.state.config import TeacherConfig, change_config, load_config
+from reflectune.state.errors import TeacherError
+from tests.teacher_server import Reply, TeacherServer, given, improve, is_structured, serve_teacher
+from tests.teachers import ask, asked, config, flat, statuses, take_until_error
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 0.05)
+
+
+def port_of(server: TeacherServer) -> int:
+    return urlsplit(server.url).port or 0
+
+
+def pairs_asked(*servers: TeacherServer) -> Counter[str]:
+    return Counter(given(request, "response") for server in servers for request in server.requests)
+
+
+def answer_and_hang_up(request: dict[str, Any], number: int) -> Reply:
+    return replace(improve(request, number), headers={"Connection": "close"})
+
+
+def test_the_server_with_the_fewest_requests_under_way_is_asked() -> None:
+    def held(request: dict[str, Any], number: int) -> Reply:
+        deadline = time.monotonic() + 20
+        while slow.under_way + quick.under_way < 6 and not full.is_set() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        full.set()
+        return improve(request, number)
+
+    full, done = threading.Event(), threading.Event()
+
+    def never_first(request: dict[str, Any], number: int) -> Reply:
+        reply = held(request, number)
+        assert done.wait(20)
+        return reply
+
+    with serve_teacher(never_first) as slow, serve_teacher(held) as quick:
+        with open_teacher(config([slow.url, quick.url], concurrency=6), 0) as teacher:
+            made = []
+            for group in teacher.reflect(asked(number) for number in range(12)):
+                made += group
+                if len(made) == 9:
+                    done.set()
+        assert statuses(made) == ["ok"] * 12
+        assert (slow.most_at_once, len(slow.requests), len(quick.requests)) == (3, 3, 9)
+        assert Counter(call.server for call, _ in made) == {slow.url: 3, quick.url: 9}
+
+
+def test_server_that_dies_loses_nothing_and_is_asked_again_once_it_is_back() -> None:
+    dies, is_back = threading.Event(), threading.Event()
+
+    def until_it_dies(request: dict[str, Any], number: int) -> Reply:
+        reply = improve(request, number)
+        if number < 3:
+            return reply
+        dies.set()
+        return Reply(reply.text, reset=True)  # it breaks all connections
+
+    def slowly_until(request: dict[str, Any], number: int) -> Reply:
+        if number > 30:
+            assert is_back.wait(20)
+        return improve(request, number)
+
+    def again(request: dict[str, Any], number: int) -> Reply:
+        is_back.set()
+        return improve(request, number)
+
+    with ExitStack() as first, ExitStack() as second, serve_teacher(slowly_until) as other:
+        mortal = first.enter_context(serve_teacher(until_it_dies))
+        with open_teacher(config([mortal.url, other.url], concurrency=6), 0) as teacher:
+            groups = teacher.reflect(asked(number) for number in range(60))
+            made = list(next(groups))
+            while not dies.is_set():
+                made += next(groups)
+            first.close()
+            while len(made) < 20:
+                made += next(groups)
+            reborn = second.enter_context(serve_teacher(again, port_of(mortal)))
+            made += flat(groups)
+        assert [(call.status, call.attempt) for call, _ in made] == [("ok", 1)] * 60
+        answered = Counter(call.server for call, _ in made)
+        assert answered[mortal.url] == 3 + len(reborn.requests)
+        assert reborn.requests
+        assert set(pairs_asked(other, reborn).values()) == {1}, "what was answered is asked nobody again"
+        assert (
+            not {given(each, "response") for each in mortal.requests[:3]} & pairs_asked(other, reborn).keys()
+        )
+
+
+def test_all_servers_gone_for_longer_than_wait_end_the_run() -> None:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(serve_teacher(answer_and_hang_up)) for _ in range(2)]
+        settings = config([server.url for server in servers], concurrency=2, wait=0.4, retries=2)
+        with open_teacher(settings, 0) as teacher:
+            groups = teacher.reflect(asked(number) for number in range(50))
+            made = list(next(groups))
+            stack.close()
+            made += take_until_error(r"takes no request within 0\.4 s \(teacher\.wait\)", groups)
+    assert {(call.status, call.attempt) for call, _ in made} == {("ok", 1)}
+
+
+def test_nobody_at_any_address_is_told_within_seconds() -> None:
+    with serve_teacher() as one, serve_teacher() as two:
+        urls = [one.url, two.url]
+    began = time.monotonic()
+    with pytest.raises(TeacherError, match="cannot be reached"):
+        ask(config(urls, retries=2), 20)
+    assert time.monotonic() - began < 10
+
+
+def test_address_where_nobody_ever_was_uses_up_no_attempt() -> None:
+    with serve_teacher() as gone:
+        pass
+    with serve_teacher() as there:
+        made = ask(config([gone.url, there.url], concurrency=4), 12)
+    assert [(call.status, call.attempt, call.server) for call, _ in made] == [("ok", 1, there.url)] * 12
+
+
+@pytest.mark.parametrize("number_broken", [1, 2])
+def test_attempt_is_used_up_where_every_server_failed(number_broken: int) -> None:
+    replies = [lambda r, n: Reply(status=500)] * number_broken + [improve] * (2 - number_broken)
+    with serve_teacher(replies[0]) as one, serve_teacher(replies[1]) as two:
+        ((call, _),) = ask(config([one.url, two.url]), 1)
+        assert (len(one.requests), len(two.requests)) == (1, 1)
+    assert (call.status, call.attempt) == (("ok", 1), ("error", 1))[number_broken - 1]
+
+
+def test_busy_server_of_two_is_not_waited_for() -> None:
+    busy = Reply(status=429, headers={"Retry-After": "1000"})
+    with serve_teacher(lambda r, n: busy) as one, serve_teacher() as two:
+        made = ask(config([one.url, two.url], concurrency=4, wait=5.0), 20)
+        assert len(one.requests) <= 2
+    assert [(call.status, call.attempt) for call, _ in made] == [("ok", 1)] * 20
+
+
+def test_each_server_is_sent_what_it_takes() -> None:
+    def picky(request: dict[str, Any], number: int) -> Reply:
+        if "temperature" not in request:
+            return improve(request, number)
+        body = '{"error": {"message": "no", "param": "temperature", "code": "unsupported_parameter"}}'
+        return Reply(status=400, body=body)
+
+    with serve_teacher(picky) as one, serve_teacher() as two:
+        settings = config([one.url, two.url], temperature=0.5, concurrency=2)
+        assert set(statuses(ask(settings, 8))) == {"ok"}
+        assert sum("temperature" in request for request in one.requests) <= 2
+        assert all("temperature" in request for request in two.requests)
+
+
+def test_answers_of_a_list_are_found_again_in_any_order_and_number(tmp_path: Path) -> None:
+    def without_schemas(request: dict[str, Any], number: int) -> Reply:
+        refusal = Reply(status=400, body='{"error": {"message": "response_format is not supported"}}')
+        return refusal if is_structured(request) else improve(request, number)
+
+    with serve_teacher(without_schemas) as one, serve_teacher(without_schemas) as two:
+        urls = [one.url, two.url]
+        for others in (urls, urls[::-1], urls[:1], urls[1], [*urls, "http://127.0.0.1:9/v1"]):
+            with AnswerCache.open(tmp_path) as cache:
+                made = ask(config(others), 6, cache)
+            assert statuses(made) == ["ok"] * 6
+            assert [call.cached for call, _ in made] == [others is not urls] * 6
+        plain = [each for each in (*one.requests, *two.requests) if not is_structured(each)]
+        assert len(plain) == 6
+
+
+def test_schemas_are_asked_for_where_every_server_takes_them(tmp_path: Path) -> None:
+    def without_schemas(request: dict[str, Any], number: int) -> Reply:
+        refusal = Reply(status=400, body='{"error": {"message": "response_format is not supported"}}')
+        return refusal if is_structured(request) else improve(request, number)
+
+    with serve_teacher() as one, serve_teacher(without_schemas) as two, AnswerCache.open(tmp_path) as cache:
+        settings = config([one.url, two.url], concurrency=2)
+        assert set(statuses(ask(settings, 10, cache))) == {"ok"}
+        assert (cache.grants_schemas(one.url, "fake"), cache.grants_schemas(two.url, "fake")) == (True, False)
+        before = len(one.requests)
+        assert set(statuses(ask(settings, [asked(number) for number in range(10, 20)], cache))) == {"ok"}
+        assert not any(map(is_structured, one.requests[before:]))
+
+
+def test_batches_are_at_one_address() -> None:
+    fields = {"engine": "batch", "model": "m"}
+    TeacherConfig(**fields, base_url=["http://a"])
+    with pytest.raises(ValidationError, match="give base_url one address"):
+        TeacherConfig(**fields, base_url=["http://a", "http://b"])
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        TeacherConfig(engine="openai", model="m", base_url=[])
+
+
+def test_addresses_change_on_resume_and_are_written_as_toml(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        'name = "r"\n[data]\nhf = "d"\n[student]\nmodel = "s"\n'
+        '[teacher]\nengine = "openai"\nmodel = "m"\nbase_url = "http://a/v1"\n'
+    )
+    begun = load_config(path)
+    assert begun.teacher.base_url == "http://a/v1"
+    changed = change_config(begun, ['teacher.base_url=["http://b/v1", "http://a/v1"]'])
+    assert changed.teacher.base_url == ["http://b/v1", "http://a/v1"]
+    path.write_text(changed.to_toml())
+    assert load_config(path) == changed
+    assert change_config(changed, ["teacher.base_url=http://c/v1"]).teacher.base_url == "http://c/v1"
