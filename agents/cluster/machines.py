@@ -17,6 +17,7 @@ from reflectune.agents.cluster.connection import (
 )
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
 from reflectune.agents.cluster.students import RayPool, StudentWorkers
+from reflectune.agents.cluster.teachers import ReplicaEngine
 from reflectune.agents.machines import LocalMachines
 from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.refinetune import check_refinetune
@@ -73,10 +74,16 @@ class ClusterMachines(LocalMachines):
         batches: Batches | None,
         stopping: Callable[[], bool],
     ) -> Engine:
-        """The engine; a model of its own has the place of the students, unless both shall be there."""
-        if ENGINES[config.engine].is_local and not self._config.scale.overlap:
+        """The engine; replicas with models of their own take the students' place, unless both overlap."""
+        if not ENGINES[config.engine].is_local:
+            return super().open_engine(config, model, batches, stopping)
+        scale = self._config.scale
+        if not scale.overlap:
             self._workers.close()
-        return super().open_engine(config, model, batches, stopping)
+        gpus = gpus_each(scale.gpus_per_teacher, unset=config.tensor_parallel_size or 1)
+        refuse_lack("teachers", scale.teachers, gpus=gpus, cpus=1)
+        shipped = self._sender.ship_student(model.source, model.adapter)
+        return ReplicaEngine(config, model, shipped, number=scale.teachers, gpus=gpus)
 
     def _refinetune(self, *training: Any, **how: Any) -> dict[str, float]:
         """Train on workers, which have the place of the students."""

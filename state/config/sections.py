@@ -373,11 +373,11 @@ class ScaleConfig(Section):
     address: str | None = None
     """Address of the Ray cluster; unset takes RAY_ADDRESS, a cluster that runs here, or else starts one."""
     students: int = Field(default=1, ge=1)
-    """Students that score at once."""
+    """Students of a cluster that score at once."""
     gpus_per_student: float | None = Field(default=None, ge=0.0)
     """GPUs of each student and trainer; unset takes one where the cluster has any."""
     teachers: int = Field(default=1, ge=1)
-    """Replicas of a vllm or transformers teacher."""
+    """Replicas of a vllm or transformers teacher on a cluster."""
     gpus_per_teacher: float | None = Field(default=None, ge=0.0)
     """GPUs of each teacher; unset takes teacher.tensor_parallel_size where the cluster has any."""
     trainers: int = Field(default=1, ge=1)
