@@ -15,7 +15,10 @@ __all__ = ["NoModel", "open_echo"]
 
 
 class EchoEngine:
-    """Says what it is asked and which process says it, in 50 ms; dies or fails where it is asked to."""
+    """Says what it is asked, of how many, and which process says it, in 50 ms.
+
+    Dies or fails where it is asked to.
+    """
 
     name, model, structured, capacity = "transformers", "echo", False, 8
     parameters, waiting, workers = (), "", tuple
@@ -27,6 +30,7 @@ class EchoEngine:
         self._requests.append(request)
 
     def next_answer(self) -> Answer:
+        number = len(self._requests)
         request = self._requests.pop(0)
         text = request.messages[0]["content"]
         word, _, path = text.partition(" ")
@@ -36,7 +40,7 @@ class EchoEngine:
         if word == "fail":
             raise TeacherError("teacher echo: it has no voice")
         time.sleep(0.05)
-        return Answer(request.id, text=f"{text}|{os.getpid()}", prompt_tokens=1, completion_tokens=1)
+        return Answer(request.id, text=f"{text}|{number}|{os.getpid()}", prompt_tokens=1, completion_tokens=1)
 
     def has_answer(self) -> bool:
         return False
@@ -45,7 +49,10 @@ class EchoEngine:
         pass
 
 
-def open_echo(*settings: Any) -> EchoEngine:
+def open_echo(hold: Path, *settings: Any) -> EchoEngine:
+    """Open one, once a file is gone."""
+    while hold.exists():
+        time.sleep(0.02)
     return EchoEngine()
 
 

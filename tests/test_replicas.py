@@ -4,6 +4,8 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    """Two replicas on two nodes."""
+def hold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While this file is there, no replica opens."""
+    return tmp_path_factory.mktemp("replicas") / "hold"
+
+
+@pytest.fixture(scope="module")
+def open_replicas(hold: Path) -> Iterator[Any]:
+    """Opens so many replicas on two nodes."""
     with cluster((1, 1)) as nodes:
         from reflectune.agents.cluster.connection import connect
         from reflectune.agents.cluster.teachers import ReplicaEngine
@@ -30,9 +38,15 @@ def engine() -> Iterator[Any]:
         config = TeacherConfig(engine="transformers", model="echo")
         model = TeacherModel("echo", StudentConfig(model="none"))
         with connect(ScaleConfig(engine="ray", address=nodes.address)):
-            replicas = ReplicaEngine(config, model, NoModel(), number=2, gpus=0, open_one=open_echo)  # type: ignore[arg-type]
-            yield replicas
-            replicas.close()
+            yield lambda number: ReplicaEngine(
+                config, model, NoModel(), number=number, gpus=0, open_one=partial(open_echo, hold)
+            )  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def engine(open_replicas: Any) -> Iterator[Any]:
+    with closing(open_replicas(2)) as replicas:
+        yield replicas
 
 
 numbers = count()
@@ -57,33 +71,49 @@ def test_replicas_share_the_requests(engine: Any) -> None:
     assert engine.capacity == 32  # 16 each
     given = submit(engine, *(f"say {number}" for number in range(12)))
     found = answers(engine, given)
-    who = Counter(answer.text.partition("|")[2] for answer in found.values())
+    who = Counter(answer.text.rpartition("|")[2] for answer in found.values())
     assert all(answer.text.startswith(f"{text}|") for text, answer in found.items())
     assert len(who) == 2
     assert [worker.done for worker in engine.workers()] == [6, 6]
     assert not engine.has_answer()
 
 
-def test_a_replica_that_dies_is_replaced_and_its_requests_are_asked_again(engine: Any) -> None:
-    pid = int(answers(engine, submit(engine, "who"))["who"].text.partition("|")[2])
+def test_a_replica_is_sent_at_once_all_that_it_is_to_answer(engine: Any) -> None:
+    given = submit(engine, *map(str, range(8)))
+    sizes = Counter(answer.text.split("|")[1] for answer in answers(engine, given).values())
+    assert sizes == {"4": 2, "3": 2, "2": 2, "1": 2}
+
+
+def test_a_replica_that_dies_is_replaced_and_its_requests_go_to_another(engine: Any, hold: Path) -> None:
+    pid = int(answers(engine, submit(engine, "who"))["who"].text.rpartition("|")[2])
+    hold.touch()  # as if a model took long to open
     given = submit(engine, *(f"tell {number}" for number in range(8)))
     os.kill(pid, signal.SIGKILL)
     found = answers(engine, given)
     assert all(answer.error is None for answer in found.values())
-    assert str(pid) not in {answer.text.partition("|")[2] for answer in found.values()}
-
-
-def test_a_request_that_kills_three_replicas_is_refused_and_no_other(engine: Any, tmp_path: Path) -> None:
-    given = submit(engine, f"die {tmp_path / 'always'}", f"once {tmp_path / 'accident'}", *map(str, range(6)))
-    found = answers(engine, given)
-    refused = {text: answer for text, answer in found.items() if answer.error}
-    assert [*refused] == [f"die {tmp_path / 'always'}"]
-    (answer,) = refused.values()
-    assert answer.error == "refused-request"
-    assert answer.message.startswith("3 replicas died with it")
+    (other,) = {answer.text.rpartition("|")[2] for answer in found.values()} - {str(pid)}
+    hold.unlink()
+    while not all(replica.is_open for replica in engine._replicas):
+        assert not engine.has_answer()
+    found = answers(engine, submit(engine, "one", "two"))
+    assert len({answer.text.rpartition("|")[2] for answer in found.values()} - {other}) == 1
 
 
 def test_what_ends_an_engine_ends_the_teacher(engine: Any) -> None:
     submit(engine, "fail now")
     with pytest.raises(TeacherError, match=r"^teacher echo: it has no voice$"):
         engine.next_answer()
+
+
+def test_a_request_that_kills_three_replicas_is_refused_and_no_other(
+    open_replicas: Any, engine: Any, tmp_path: Path
+) -> None:
+    engine.close()  # there is one CPU for each
+    with closing(open_replicas(1)) as replica:
+        kills = f"die {tmp_path / 'always'}"
+        given = submit(replica, f"once {tmp_path / 'accident'}", kills, *map(str, range(6)))
+        found = answers(replica, given)
+    refused = {text: answer for text, answer in found.items() if answer.error}
+    assert [*refused] == [kills]
+    assert refused[kills].error == "refused-request"
+    assert refused[kills].message.startswith("3 replicas died with it")

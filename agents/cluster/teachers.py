@@ -23,7 +23,7 @@ from reflectune.state.records import Answer
 
 __all__ = ["ReplicaEngine"]
 
-_LIVES = 3  # replicas that may die of a request, or one after the other before any has answered
+_LIVES = 3  # replicas that may die of a request, the last one of it alone
 
 
 @dataclass(eq=False)
@@ -32,11 +32,12 @@ class _Replica:
     requests: dict[str, Request] = field(default_factory=dict)  # its own that are not answered
     unsent: list[Request] = field(default_factory=list)  # of these
     exchange: Any = None  # what it is asked now; it returns with the answers that are there
+    is_open: bool = False
     done: int = 0
 
 
 class ReplicaEngine:
-    """Gives each request to the replica with the fewest, and its answers back as they finish."""
+    """Gives each request to the open replica with the fewest, and its answers back as they finish."""
 
     name: str
     parameters = ()
@@ -58,17 +59,16 @@ class ReplicaEngine:
         self.capacity = config.concurrency or number * config.capacity
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Teacher)
         self._open_actor = partial(actor.remote, config, model, shipped, own_versions(), open_one)
-        self._replicas = [_Replica(self._open_actor()) for _ in range(number)]
+        self._replicas = [self._start() for _ in range(number)]
         self._answers: deque[Answer] = deque()
         self._deaths: Counter[str] = Counter()  # request id -> replicas that died with it
         self._silent_deaths = 0  # in a row, with nothing answered
 
     def submit(self, request: Request) -> None:
-        """Give the request to a replica."""
-        replica = min(self._replicas, key=lambda each: len(each.requests))
+        """Give the request to a replica, which is sent it with all others once an answer is waited for."""
+        replica = min(self._replicas, key=lambda each: (not each.is_open, len(each.requests)))
         replica.requests[request.id] = request
         replica.unsent.append(request)
-        self._exchange(replica)
 
     def next_answer(self) -> Answer:
         """The next answer that a replica finishes."""
@@ -77,8 +77,9 @@ class ReplicaEngine:
         return self._answers.popleft()
 
     def has_answer(self) -> bool:
-        """Whether an answer is there; takes in what the replicas have by now."""
-        self._take(timeout=0)
+        """Whether an answer is there; where none is, takes in what the replicas have by now."""
+        if not self._answers:
+            self._take(timeout=0)
         return bool(self._answers)
 
     def workers(self) -> Sequence[Worker]:
@@ -93,28 +94,31 @@ class ReplicaEngine:
         for replica in self._replicas:
             ray.kill(replica.actor)
 
+    def _start(self) -> _Replica:
+        actor = self._open_actor()
+        return _Replica(actor, exchange=actor.exchange.remote([]))
+
     def _exchange(self, replica: _Replica) -> None:
         """Hand over what was not sent, unless the replica still has something to tell.
 
-        What a replica died with is sent by itself: nothing else shall be suspected.
+        What all replicas but the last died with is sent by itself: nothing else shall be suspected.
         """
         if replica.exchange is not None or not replica.requests:
             return
         sent = replica.unsent
-        if suspects := [request for request in sent if self._deaths[request.id]]:
+        if suspects := [request for request in sent if self._deaths[request.id] == _LIVES - 1]:
             is_idle = len(replica.unsent) == len(replica.requests)
             sent = suspects[:1] if is_idle else []
         replica.unsent = [request for request in replica.unsent if request not in sent]
         replica.exchange = replica.actor.exchange.remote(sent)
 
     def _take(self, timeout: float | None) -> None:
-        """Take in what replicas tell, once one does."""
+        """Send what there is to send, and take in what replicas tell, once one does."""
+        for replica in self._replicas:
+            self._exchange(replica)
         asked = {each.exchange: each for each in self._replicas if each.exchange is not None}
-        if not asked:
-            return
-        for told in ray.wait([*asked], timeout=timeout)[0]:
+        for told in ray.wait([*asked], timeout=timeout)[0] if asked else ():
             replica = asked[told]
-            replica.exchange = None
             try:
                 answers: list[Answer] = ray.get(told)
             except RayTaskError as error:
@@ -122,32 +126,29 @@ class ReplicaEngine:
             except ray.exceptions.RayError as error:
                 self._replace(replica, error)
                 continue
+            replica.exchange, replica.is_open = None, True
             for answer in answers:
                 del replica.requests[answer.request_id]
                 self._silent_deaths = 0
             replica.done += len(answers)
             self._answers += answers
-            self._exchange(replica)
 
     def _replace(self, replica: _Replica, error: Exception) -> None:
-        """Start another in the place of a replica that died, and ask again what it had."""
+        """Start another in the place of a replica that died, and ask others what it had not answered."""
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         self._silent_deaths += 1
-        if self._silent_deaths >= _LIVES * len(self._replicas):
+        if self._silent_deaths > _LIVES * len(self._replicas):
             message = f"teacher {self.model}: its replicas die one after the other: {reason}"
             raise TeacherError(message) from error
-        had = list(replica.requests.values())
-        sent = {request.id for request in had} - {request.id for request in replica.unsent}
-        self._deaths.update(sent)
-        replica.actor, replica.unsent = self._open_actor(), []
-        for request in had:
+        ray.kill(replica.actor)  # it may only be out of reach
+        self._replicas[self._replicas.index(replica)] = self._start()
+        self._deaths.update(replica.requests.keys() - {request.id for request in replica.unsent})
+        for request in replica.requests.values():
             if self._deaths[request.id] < _LIVES:
-                replica.unsent.append(request)
+                self.submit(request)
                 continue
-            del replica.requests[request.id]
             message = f"{_LIVES} replicas died with it, the last one with: {reason}"
             self._answers.append(Answer(request.id, error="refused-request", message=message))
-        self._exchange(replica)
 
 
 class _Teacher:
@@ -167,14 +168,14 @@ class _Teacher:
         self._under_way = 0
 
     def exchange(self, requests: Sequence[Request]) -> list[Answer]:
-        """Take more requests, and tell the answers that are there once one is."""
+        """Take more requests, and tell the answers that are there once one is; none where none is due."""
         if self._engine is None:
             self._engine = self._open()
         for request in requests:
             self._engine.submit(request)
         self._under_way += len(requests)
-        answers = [self._engine.next_answer()]
-        while len(answers) < self._under_way and self._engine.has_answer():
+        answers: list[Answer] = []
+        while len(answers) < self._under_way and (not answers or self._engine.has_answer()):
             answers.append(self._engine.next_answer())
         self._under_way -= len(answers)
         return answers
