@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from reflectune.agents.teacher.engines import Request, TeacherModel
+from reflectune.agents.teacher.engines import Request, TeacherModel, open_engine
 from reflectune.state.config import ScaleConfig, StudentConfig, TeacherConfig
 from reflectune.state.errors import TeacherError
 from tests.clusters import cluster
 from tests.replica_engine import NoModel, open_echo
 from tests.teachers import asked
+from tests.tiny_models import save_tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -117,3 +118,23 @@ def test_a_request_that_kills_three_replicas_is_refused_and_no_other(
     assert [*refused] == [kills]
     assert refused[kills].error == "refused-request"
     assert refused[kills].message.startswith("3 replicas died with it")
+
+
+def test_a_replica_of_a_model_that_was_shipped_answers_as_one_here_does(
+    open_replicas: Any, engine: Any, tmp_path: Path
+) -> None:
+    from reflectune.agents.cluster.shipping import Sender
+    from reflectune.agents.cluster.teachers import ReplicaEngine
+
+    engine.close()  # there is one CPU for each
+    folder = save_tiny_llama(tmp_path / "llama", chat=True, context=512)
+    model = TeacherModel("tiny", StudentConfig(model=str(folder)))
+    config = TeacherConfig(engine="transformers", model="tiny", temperature=1.0, max_tokens=8)
+    shipped = Sender().ship_student(model.source, None)
+    here = open_engine(config, model, None, lambda: False)
+    found = []
+    for opened in (here, ReplicaEngine(config, model, shipped, number=1, gpus=0)):
+        with closing(opened):
+            found.append({text: each.text for text, each in answers(opened, submit(opened, *"abc")).items()})
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) == 3
