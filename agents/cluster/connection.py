@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ _ray_worker.print_to_stdstream = lambda data, ignore_prefix=False: None
 
 __all__ = ["connect", "gpus_each", "own_versions", "refuse_lack", "refuse_other_versions"]
 
+_KNOCK_SECONDS = 10.0
 _LIBRARIES = ("reflectune", "torch", "transformers", "peft")  # which scores and training depend on
 
 
@@ -48,6 +50,7 @@ def connect(scale: ScaleConfig) -> Iterator[None]:
         )
     logging.getLogger("ray").setLevel(logging.ERROR)  # its lines would break into our own display
     try:
+        _knock(address)
         with _own_signals():
             ray.init(
                 address=address,
@@ -66,6 +69,13 @@ def connect(scale: ScaleConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise an OSError where nobody listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
 
 
 @contextmanager
