@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from reflectune.state.errors import StudentError
 
 # Before ray is imported: nobody else shall use the cluster, or be told of it.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -42,3 +45,41 @@ def add_node(started: Any, received: Path, **how: Any) -> Any:
     """Another node, which keeps what it receives in a folder of its own."""
     settings = {"num_gpus": 0, "object_store_memory": 80 * 2**20}
     return started.add_node(env_vars={"XDG_CACHE_HOME": str(received)}, **settings | how)
+
+
+# What workers do for tests: of a module that they can import
+
+
+def give(number: int, student: Any) -> int:
+    return number
+
+
+def fail(student: Any) -> None:
+    raise StudentError("out of memory; lower student.batch_tokens")
+
+
+def kill_worker(deaths: Path, most: int, student: Any) -> str:
+    """Kill the worker that does this, so many times at most."""
+    died = len(list(deaths.iterdir())) if deaths.exists() else 0
+    if died < most:
+        deaths.mkdir(exist_ok=True)
+        (deaths / str(died)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"survived {died}"
+
+
+def receive_elsewhere(shipment: Any) -> tuple[str, list[str]]:
+    """Where a node keeps what it has received, as if it had no disk in common with the driver."""
+    from unittest import mock
+
+    from reflectune.agents.cluster import shipping
+
+    has_content = shipping._has_content
+
+    def has_received(path: Path, wanted: str) -> bool:
+        return path != shipment.path and has_content(path, wanted)
+
+    with mock.patch.object(shipping, "_has_content", has_received):
+        received = [shipment.receive() for _ in range(2)]
+    assert received[0] == received[1]
+    return str(received[0]), sorted(file.read_bytes().hex() for file in received[0].iterdir())

@@ -1,0 +1,117 @@
+"""Students on a Ray cluster of two nodes: the lineage of a run, workers that die, and what is shipped."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reflectune.state.config import RunConfig, load_config
+from reflectune.state.errors import ConfigError, StudentError
+from tests.clusters import cluster, fail, give, kill_worker, receive_elsewhere
+from tests.torture import read_tables
+from tests.worlds import reflectune, write_world
+
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with cluster() as started:
+        yield started.address
+
+
+def configure(folder: Path, **scale: Any) -> RunConfig:
+    return load_config(write_world(folder, scale={"engine": "ray"} | scale))
+
+
+def test_a_run_on_two_nodes_has_the_lineage_of_one_on_this_machine(
+    address: str, finished_world: Path, tmp_path: Path
+) -> None:
+    scale = {"engine": '"ray"', "address": f'"{address}"', "students": "2"}
+    words = [word for key, value in scale.items() for word in ("--set", f"scale.{key}={value}")]
+    result = reflectune("run", "config.toml", "--runs", tmp_path, *words, cwd=finished_world)
+    assert result.returncode == 0, result.stderr
+    local, there = read_tables(finished_world / "runs/tiny"), read_tables(tmp_path / "tiny")
+    assert len(local["decisions"]) > 100
+    for table in local.keys() - {"runs"}:  # which holds the config
+        assert there[table] == local[table], table
+
+
+def test_a_worker_that_dies_is_replaced_and_a_job_that_kills_three_is_named(
+    address: str, tmp_path: Path
+) -> None:
+    from reflectune.agents.cluster.machines import ClusterMachines
+
+    config = configure(tmp_path, address=address, students=2)
+    with ClusterMachines(config) as machines, machines.open_students(None) as pool:
+        assert pool.at_once == 4
+        killing = pool.submit(partial(kill_worker, tmp_path / "once", 1), "samples a to b")
+        given = [pool.submit(partial(give, number)) for number in range(20)]
+        assert [future.result(120) for future in given] == list(range(20))
+        assert killing.result(120) == "survived 1"
+        with pytest.raises(StudentError, match=r"^out of memory; lower student.batch_tokens$"):
+            pool.submit(fail).result(60)
+        deadly = pool.submit(partial(kill_worker, tmp_path / "always", 9), "samples c to d")
+        with pytest.raises(StudentError, match="samples c to d: 3 workers died of it"):
+            deadly.result(180)
+        assert len(list((tmp_path / "always").iterdir())) == 3
+        assert pool.submit(partial(give, 7)).result(120) == 7
+
+
+def test_what_a_node_lacks_is_sent_once_and_what_it_has_is_used(address: str, tmp_path: Path) -> None:
+    import ray
+
+    from reflectune.agents.cluster.connection import connect
+    from reflectune.agents.cluster.shipping import Sender
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "model.safetensors").write_bytes(os.urandom(17 * 2**20))  # more than one message
+    (folder / "notes.txt").write_bytes(b"not read by whoever opens a model")
+    with connect(configure(tmp_path / "world", address=address).scale):
+        shipment = Sender().ship(folder)
+        ask = ray.remote(num_cpus=1, num_gpus=0)(receive_elsewhere)
+        received, content = ray.get(ask.remote(shipment))
+        assert received != str(folder)
+        assert content == sorted((folder / name).read_bytes().hex() for name, _ in shipment.files)
+        assert [name for name, _ in shipment.files] == ["config.json", "model.safetensors"]
+        assert shipment.receive() == folder
+
+
+def test_a_cluster_that_cannot_be_used_is_told_in_one_line(address: str, tmp_path: Path) -> None:
+    from reflectune.agents.machines import open_machines
+
+    faults = {
+        ("ray://127.0.0.1:10001", 1): "cannot be a client of Ray",
+        (address, 3): r"scale.students = 3 with 1 CPU each: the cluster has 2 CPU on 2 nodes, room for 2",
+    }
+    for (where, students), message in faults.items():
+        config = configure(tmp_path, address=where, students=students)
+        with pytest.raises(ConfigError, match=message), open_machines(config):
+            pass
+
+
+def test_a_driver_that_is_killed_leaves_no_workers(address: str, tmp_path: Path) -> None:
+    import ray
+
+    from reflectune.agents.cluster.connection import connect
+    from tests.lives import started
+
+    write_world(tmp_path, scale={"engine": "ray", "address": address, "students": 2})
+    with started("run", "config.toml", folder=tmp_path) as life:
+        assert life.live_until(lambda life: "round 1 · select" in life.text), life.text
+        life.send(signal.SIGKILL)
+        assert life.end() == -signal.SIGKILL
+    with connect(configure(tmp_path / "again", address=address).scale):
+        deadline = time.monotonic() + 60
+        while ray.available_resources().get("CPU") != 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    result = reflectune("resume", "tiny", "--set", "scale.engine=local", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
