@@ -89,6 +89,7 @@ def test_a_cluster_that_cannot_be_used_is_told_in_one_line(address: str, tmp_pat
 
     faults = {
         ("ray://127.0.0.1:10001", 1): "cannot be a client of Ray",
+        ("127.0.0.1:1", 1): r"the Ray cluster 127.0.0.1:1 cannot be used: .*refused; see scale.address",
         (address, 3): r"scale.students = 3 with 1 CPU each: the cluster has 2 CPU on 2 nodes, room for 2",
     }
     for (where, students), message in faults.items():
