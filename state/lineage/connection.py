@@ -38,9 +38,9 @@ def connect(path: Path) -> Database:
     database.execute("PRAGMA foreign_keys = ON")
     # What is committed has been paid for: it must outlast a machine that loses its power too.
     database.execute("PRAGMA synchronous = FULL")
-    # At most, in KiB. Ids of earlier versions are random, and so are the pages of indexes that a group of
-    # samples changes: with too few of them in memory each is written and read again within one transaction.
-    database.execute("PRAGMA cache_size = -131072")
+    # At most, in KiB. Enough for the pages that a group of samples changes, also where ids are of earlier
+    # versions and random. The loop walks through the samples in order: more is slower (bench/loop.py).
+    database.execute("PRAGMA cache_size = -16384")
     return _with_mathematics(database)
 
 
