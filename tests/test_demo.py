@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.demo.demo import open_demo
-from reflectune.state.config import load_config
+from reflectune.loop.demo import demo
+from reflectune.loop.demo.demo import demo_config, open_demo
+from reflectune.state.config import RunConfig, load_config
 from reflectune.state.records import PHASES
 from tests.worlds import child_environment, reflectune, run_process
 
@@ -50,10 +51,19 @@ def test_demo_refuses_in_one_line_and_leaves_alone_what_is_there(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def config_with_less_training(*place: Any, **settings: Any) -> RunConfig:
+    """The demo's, with a third of the training: enough to see what must come out of it."""
+    config = demo_config(*place, **settings)
+    return config.model_copy(update={"refinetune": config.refinetune.model_copy(update={"tokens": 25_000})})
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of a small demo, and what it said."""
     folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "demo_config", config_with_less_training)
+        open_demo(folder / "runs", rounds=2, samples=160)
     result = run_process(*SMALL, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, json.loads(result.stdout)
