@@ -121,14 +121,25 @@ class StudentWorkers:
             ray.kill(worker.actor)
 
     def _watch(self) -> None:
-        for _ in range(self.number):
-            self._start()
         while (event := self._events.get()) is not None:
-            event()
-            self._hand_out()
+            try:
+                event()
+                self._hand_out()
+            except Exception as error:  # noqa: BLE001 - such as a lost cluster: jobs must hear of it
+                self._fail(f"the cluster does not answer: {_last_line(error)}")
 
     def _take(self, job: _Job) -> None:
         self._waiting.append(job)
+        if not self._workers and not self._starting:
+            for _ in range(self.number):
+                self._start()
+
+    def _fail(self, why: str) -> None:
+        """Have all jobs end with an error."""
+        for job in [*self._waiting, *(job for worker in self._workers for job in worker.jobs)]:
+            if not job.future.done():
+                job.future.set_exception(StudentError(why))
+        self._waiting.clear()
 
     def _start(self) -> None:
         worker = _Worker(self._open_actor(own_versions()))
@@ -148,9 +159,8 @@ class StudentWorkers:
         if self._failures < _LIVES or self._workers:
             self._start()
             return
-        failure = StudentError(f"no worker starts on the cluster: {_last_line(error)}")
-        while self._waiting:
-            self._waiting.popleft().future.set_exception(failure)
+        self._failures = 0
+        self._fail(f"no worker starts on the cluster: {_last_line(error)}")
 
     def _hand_out(self) -> None:
         while self._waiting:
@@ -168,19 +178,22 @@ class StudentWorkers:
 
     def _finish(self, worker: _Worker, job: _Job, outcome: Future[Any]) -> None:
         worker.jobs.remove(job)
-        worker.done += 1
         error = outcome.exception()
+        is_dead = error is not None and not isinstance(error, RayTaskError)
+        worker.done += not is_dead
+        if is_dead:
+            self._replace(worker)
+        if job.future.done():  # it was given up
+            return
         if error is None:
             job.future.set_result(outcome.result())
         elif isinstance(error, RayTaskError):  # of the job itself
             job.future.set_exception(error.cause)
-        else:
-            self._replace(worker)
+        elif job.deaths + 1 < _LIVES:
             job.deaths += 1
-            if job.deaths < _LIVES:
-                self._waiting.appendleft(job)
-            else:
-                job.future.set_exception(_explain_deaths(job, error))
+            self._waiting.appendleft(job)
+        else:
+            job.future.set_exception(_explain_deaths(job, error))
 
     def _replace(self, worker: _Worker) -> None:
         if worker in self._workers:
