@@ -192,7 +192,8 @@ def _auc(lower: Sequence[float], higher: Sequence[float]) -> Share:
     """How often one of the first is below one of the second; a tie counts half.
 
     The interval is Hanley and McNeil's (1982). With A the share, Q1 = A / (2 - A) and Q2 = 2A² / (1 + A), its
-    variance is (A(1 - A) + (m - 1)(Q1 - A²) + (n - 1)(Q2 - A²)) / mn.
+    variance is (A(1 - A) + (m - 1)(Q1 - A²) + (n - 1)(Q2 - A²)) / mn. It is a point where A is 0 or 1, and
+    takes the samples for independent; so it is at least as wide as Wilson's of as many pairs.
     """
     m, n = len(lower), len(higher)
     if not m or not n:
@@ -201,7 +202,10 @@ def _auc(lower: Sequence[float], higher: Sequence[float]) -> Share:
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
     half = 1.96 * math.sqrt(max(variance, 0.0))
-    return Share(value=area, low=max(area - half, 0.0), high=min(area + half, 1.0), n=min(m, n))
+    low, high = wilson(area, min(m, n))
+    return Share(
+        value=area, low=max(min(area - half, low), 0.0), high=min(max(area + half, high), 1.0), n=min(m, n)
+    )
 
 
 def _share(said: Sequence[bool]) -> Share:

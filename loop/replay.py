@@ -5,7 +5,7 @@ another one: there the road forks, and what the run did afterwards says nothing.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from reflectune.loop.context import SAMPLES_AT_ONCE, Scorer, find_adapter
 from reflectune.loop.nodes.refinetune import choose_for_round
 from reflectune.loop.nodes.select import Group, decide_group
 from reflectune.loop.progress import Display
+from reflectune.loop.resuming import hash_files, refuse_changed_files
 from reflectune.state.config import RunConfig, assign, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
@@ -29,7 +30,8 @@ from reflectune.state.lineage.replays import (
     training_ids,
 )
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import PHASES, Decision, Pair, Phase, Reason, Score, Term
+from reflectune.state.records import PHASES, Contest, Decision, Pair, Phase, Reason, Score, Term
+from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["Change", "PhaseReplayed", "Replayed", "RoundReplayed", "replay_run"]
 
@@ -50,8 +52,8 @@ class RoundReplayed(TypedDict):
     round: int
     phases: list[PhaseReplayed]
     trained_before: int  # pairs of the training set
-    trained: int
-    trained_both: int
+    trained: int | None  # None where scores lack
+    trained_both: int | None
 
 
 class Change(TypedDict):
@@ -99,7 +101,7 @@ def replay_run(
         folder: of the run, which stays as it is and may go on meanwhile.
         config: of the run.
         name: of the replay.
-        settings: "selection.key=value" of what is other than in the run.
+        settings: what is other than in the run, as `--set` takes it.
         score: whether the round's student computes what is lacking; else such decisions stay as they were,
             are counted, and nothing is kept.
         display: progress.
@@ -118,10 +120,14 @@ def replay_run(
         changes=[],
     )
     try:
-        with RunFolder.create(folder.path.parent, name) as made:
+        with (
+            RunFolder.create(folder.path.parent, name) as made,
+            explain_storage_errors(folder.path.parent, "replay again"),
+        ):
             copy_lineage(folder.lineage, made.lineage)
             with LoopReader.open(folder.lineage) as stored, LineageWriter.open(made.lineage) as lineage:
-                begin_replay(lineage, changed.model_dump(mode="json"), config.name)
+                refuse_changed_files(stored, config)
+                begin_replay(lineage, changed.model_dump(mode="json"), config.name, hash_files(changed))
                 _Replay(folder, stored, lineage, changed, result, score, display).run()
             if any(phase["lacking"] for round in result["rounds"] for phase in round["phases"]) and not score:
                 raise _NotKeptError
@@ -153,7 +159,9 @@ class _Replay:
 
     def run(self) -> None:
         """Replay rounds until the road forks."""
-        rounds = [round for round in range(1, self.stored.newest_round() + 1) if self._is_complete(round)]
+        # Of the copy: the run may have come further meanwhile.
+        complete = self.lineage.newest_round() + 1
+        rounds = [it for it in range(1, complete) if self.lineage.round_student(it) is not None]
         if not rounds:
             raise ConfigError(f"run {self.result['name']} has no round that is decided yet")
         for round in rounds:
@@ -164,9 +172,6 @@ class _Replay:
                 self.result["forks_after"] = round
                 return
         forget_after(self.lineage, rounds[-1], student=False)
-
-    def _is_complete(self, round: int) -> bool:
-        return self.stored.round_student(round) is not None
 
     def _replay_round(self, round: int) -> None:
         student = self.stored.round_student(round - 1)
@@ -182,18 +187,19 @@ class _Replay:
                     forget_after(self.lineage, round)
                     for page in _pages(sorted(self.forked)):
                         forget_proposals(self.lineage, round, page)
-        before, chosen = training_ids(self.stored, round), list[str]()
-        if not any(phase["lacking"] for phase in phases) or self.score:
+        before, chosen = training_ids(self.stored, round), None
+        if self.score or not any(phase["lacking"] for phase in phases):
             chosen = choose_for_round(self.lineage, self.config, round, student.id)
             self.lineage.set_training_set(round, chosen)
-        self.own = self.own and chosen == before and not any(phase["changed"] for phase in phases)
+        has_changed = any(phase["changed"] for phase in phases) or chosen not in (None, before)
+        self.own = self.own and not has_changed
         self.result["rounds"].append(
             RoundReplayed(
                 round=round,
                 phases=phases,
                 trained_before=len(before),
-                trained=len(chosen),
-                trained_both=len({*before} & {*chosen}),
+                trained=None if chosen is None else len(chosen),
+                trained_both=None if chosen is None else len({*before} & {*chosen}),
             )
         )
 
@@ -210,41 +216,57 @@ class _Replay:
                 stored = self.stored.decisions(round, phase, sample_ids)
                 positions = find_positions(self.lineage, sample_ids)
                 scores = self.lineage.scores([id for each in group for id in each.pairs], student_id)
-                for contest in group:
-                    before, made = stored[contest.sample_id], Group([contest], scores, *place, student_id)
+                # A student scores what a run scores at once; what is lacking is found contest by contest.
+                for part in [group] if self.score else [[contest] for contest in group]:
+                    made = Group(part, scores, *place, student_id)
                     try:
-                        fresh, (decision,) = decide_group(made, scorer)
+                        fresh, decisions = decide_group(made, scorer)
                     except _LackingError:
                         counts["lacking"] += 1
-                        fresh, decision = {}, before if contest.candidate_ids else made.decide(scores)[0]
-                    if not contest.candidate_ids:  # what is known by now of the incumbent was not compared
-                        is_same = before.policy == decision.policy and before.winner_id == decision.winner_id
-                        same = before.incumbent_value if is_same else None
-                        decision = replace(decision, incumbent_value=same, winner_value=same)
-                    self.lineage.add_decisions(fresh, student_id, [decision])
-                    self._count(counts, before, decision, positions[contest.sample_id])
+                        fresh = {}
+                        decisions = (
+                            [stored[part[0].sample_id]] if part[0].candidate_ids else made.decide(scores)
+                        )
+                    kept = [
+                        self._count(counts, contest, stored[contest.sample_id], decision, positions)
+                        for contest, decision in zip(part, decisions, strict=True)
+                    ]
+                    self.lineage.add_decisions(fresh, student_id, kept)
                 stage.update(counts["decisions"], total, changed=str(counts["changed"]))
         return counts
 
-    def _count(self, counts: PhaseReplayed, before: Decision, after: Decision, position: int) -> None:
+    def _count(
+        self,
+        counts: PhaseReplayed,
+        contest: Contest,
+        before: Decision,
+        after: Decision,
+        positions: Mapping[str, int],
+    ) -> Decision:
+        """Count a decision; returns it as it is stored."""
         counts["decisions"] += 1
-        if before.winner_id == after.winner_id:
-            return
+        is_same = before.winner_id == after.winner_id
+        if not contest.candidate_ids:  # what is known by now of the incumbent was not compared
+            value = before.incumbent_value if is_same and before.policy == after.policy else None
+            after = replace(after, incumbent_value=value, winner_value=value)
+        if is_same:
+            return after
         if after.sample_id in self.forked:
             counts["forked"] += 1
-            return
+            return after
         counts["changed"] += 1
         if after.phase == "instruction":
             self.forked.add(after.sample_id)
         self.result["changes"].append(
             Change(
-                position=position,
+                position=positions[after.sample_id],
                 round=after.round,
                 phase=after.phase,
                 before=before.reason,
                 after=after.reason,
             )
         )
+        return after
 
 
 class _Refusing:

@@ -13,7 +13,6 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.functions import hash_module
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.policies import is_own
 from reflectune.state.storage import explain_storage_errors
 
@@ -76,7 +75,7 @@ def hash_files(config: RunConfig) -> dict[str, str]:
     return hashes
 
 
-def refuse_changed_files(lineage: LineageWriter, config: RunConfig) -> None:
+def refuse_changed_files(lineage: LoopReader, config: RunConfig) -> None:
     """What a config names has to stay as well: another model under the same name is another student.
 
     What is gone is for those to say who open it. A run begun before hashes were kept is not checked.

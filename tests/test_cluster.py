@@ -34,12 +34,21 @@ def test_a_run_on_two_nodes_has_the_lineage_of_one_on_this_machine(
 ) -> None:
     scale = {"engine": '"ray"', "address": f'"{address}"', "students": "2"}
     words = [word for key, value in scale.items() for word in ("--set", f"scale.{key}={value}")]
+    words += ["--set", "rounds=1"]
     result = reflectune("run", "config.toml", "--runs", tmp_path, *words, cwd=finished_world)
     assert result.returncode == 0, result.stderr
-    local, there = read_tables(finished_world / "runs/tiny"), read_tables(tmp_path / "tiny")
-    assert len(local["decisions"]) > 100
-    for table in local.keys() - {"runs"}:  # which holds the config
+    local, there = (
+        {table: [row for row in rows if dict(row).get("round", 0) < 2] for table, rows in tables.items()}
+        for tables in (read_tables(finished_world / "runs/tiny"), read_tables(tmp_path / "tiny"))
+    )
+    assert len(local["decisions"]) == len(there["decisions"]) > 50
+    for table in ("samples", "teacher_calls", "versions", "decisions", "training_sets", "evaluations"):
         assert there[table] == local[table], table
+    assert set(there["scores"]) <= set(local["scores"])
+    assert len(there["scores"]) > 300
+    assert (tmp_path / "tiny/adapters/round-01/adapter_model.safetensors").read_bytes() == (
+        finished_world / "runs/tiny/adapters/round-01/adapter_model.safetensors"
+    ).read_bytes()
 
 
 def test_a_worker_that_dies_is_replaced_and_a_job_that_kills_three_is_named(

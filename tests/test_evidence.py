@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reflectune.agents.student.evaluation import wilson
 from reflectune.loop.evidence import _auc, measure_evidence, rank_correlation
 from reflectune.state.config import DataConfig
 from reflectune.state.data.labels import read_preferences
@@ -18,9 +19,15 @@ from tests.worlds import copy_world, reflectune
 def test_auc_counts_ties_half_and_has_the_interval_of_hanley_and_mcneil() -> None:
     # 1 is below 2 and 3, 2 ties with 2 and is below 3: 3.5 of 4
     share = _auc([1.0, 2.0], [2.0, 3.0])
-    # A = 7/8: Q1 = 7/9, Q2 = 49/60; (7/64 + (Q1 - A²) + (Q2 - A²)) / 4 = 0.0430
+    # Hanley and McNeil's is narrower for so few: A = 7/8, Q1 = 7/9, Q2 = 49/60.
     deviation = math.sqrt((7 / 64 + 7 / 9 + 49 / 60 - 2 * 49 / 64) / 4)
-    assert share == {"value": 0.875, "low": pytest.approx(0.875 - 1.96 * deviation), "high": 1.0, "n": 2}
+    assert 0.875 - 1.96 * deviation > wilson(0.875, 2)[0]
+    assert share == {"value": 0.875, "low": wilson(0.875, 2)[0], "high": 1.0, "n": 2}
+    assert _auc([1.0] * 3, [2.0] * 3)["low"] == wilson(1.0, 3)[0] < 0.5  # three pairs prove nothing
+    many = _auc([1.0, 3.0] * 50, [2.0, 4.0] * 50)
+    # A = 3/4, Q1 = 3/5, Q2 = 9/14
+    wide = math.sqrt((3 / 16 + 99 * (3 / 5 - 9 / 16) + 99 * (9 / 14 - 9 / 16)) / 10_000)
+    assert many["low"] == pytest.approx(min(0.75 - 1.96 * wide, wilson(0.75, 100)[0]))
     assert _auc([], [1.0])["value"] is None
 
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import math
 import os
 import platform
 import signal
@@ -98,7 +99,10 @@ def refuse_lack(key: str, number: int, *, gpus: float, cpus: float) -> None:
     """Raise a ConfigError where the cluster has no room for so many workers, even with nobody else there."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needed = {name: share for name, share in (("GPU", gpus), ("CPU", cpus)) if share}
-    rooms = (min(node.get(name, 0) // share for name, share in needed.items()) for node in nodes)
+    # In floating point 1 / 0.1 is a little less than 10.
+    rooms = (
+        min(math.floor(node.get(name, 0) / share + 1e-9) for name, share in needed.items()) for node in nodes
+    )
     room = sum(rooms) if needed else number
     if room >= number:
         return

@@ -110,7 +110,7 @@ class Sender:
         return ShippedStudent(
             config,
             self.ship(model) if model.is_dir() else None,
-            self.ship(template) if template.is_file() else None,
+            self.ship(template) if template.is_absolute() else None,
             self.ship(adapter) if adapter is not None else None,
         )
 

@@ -156,8 +156,10 @@ class StudentWorkers:
             self._workers.append(worker)
             return
         self._failures += 1
-        if self._failures < _LIVES or self._workers:
+        if self._failures < _LIVES:
             self._start()
+            return
+        if self._workers:  # those that are there do without
             return
         self._failures = 0
         self._fail(f"no worker starts on the cluster: {_last_line(error)}")

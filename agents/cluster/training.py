@@ -179,6 +179,7 @@ class _Attempt:
             while group.is_alive():
                 group.join(_PAUSE)
                 self._clear_desk()
+            self._clear_desk()  # its last words may have come in between
         finally:
             ray.kill(self._work.desk)  # who is still at work ends when it asks whether to stop
             group.join(_GOODBYE)
@@ -206,6 +207,7 @@ class _Attempt:
         is_stopping = self._is_stopping()
         if is_stopping and not self._has_begun:  # there may be no worker to stop
             raise StoppedError("stopped before its first step")
+        error: BaseException | None = None
         for kind, *what in ray.get(self._work.desk.take.remote(is_stopping)):
             self._has_begun = True
             if kind == "step":
@@ -217,7 +219,9 @@ class _Attempt:
                 _write(self._folder / "adapter", what[0])
                 self._metrics = what[1]
             else:
-                raise what[0]
+                error = error or what[0]
+        if error is not None:  # a checkpoint may have come with it
+            raise error
 
 
 def _train_on_worker(given: dict[str, _Work]) -> None:

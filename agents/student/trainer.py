@@ -116,6 +116,7 @@ def train_steps(
     checkpoint = last_whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.state.global_step < trainer.state.max_steps:
+        first_says(True)  # by then it has handed its checkpoint over: no other rank may end the group before
         raise StoppedError(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from reflectune.loop.cli.data import read_columns
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import DataFormat
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["replay", "signal"]
 
@@ -41,7 +38,7 @@ def signal(
     from reflectune.loop.show.terminal.evidence import render_evidence
 
     with stoppable():
-        if Path(source).exists():
+        if source not in {folder.path.name for folder in RunFolder.all(runs)} and Path(source).exists():
             if not student:
                 raise ConfigError(f"{source} is data: say with --student MODEL who scores it")
             from reflectune.state.config import DataConfig, StudentConfig, resolve_paths

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator, model_validator
 
-from reflectune.state.policies import POLICIES
+from reflectune.state.policies import POLICIES, is_own
 from reflectune.state.records import Column, DataFormat, OddKind, Turns, content_hash
 
 __all__ = [
@@ -271,7 +271,7 @@ class SelectionConfig(Section):
     train_max_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with an IFD below this."""
     ifd_cap: float | None = Field(default=None, gt=0.0)
-    """Where the highest IFD wins, pairs below this beat all others, whatever the margin; unset: no cap."""
+    """Policies ifd and ifd+r-ifd: pairs with an IFD below this beat all others, whatever the margin."""
     train_max_r_ifd: float = Field(default=1.0, gt=0.0)
     """Train only on pairs with a reversed IFD below this."""
     keep: Literal["improved", "all"] = "improved"
@@ -430,6 +430,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _overlap_has_two_devices(self) -> Self:
+        if self.scale.engine == "ray" and is_own(self.selection.policy):
+            raise ValueError(
+                f"selection.policy = {self.selection.policy}: your own function is not sent to a cluster: "
+                'set scale.engine = "local"'
+            )
         if self.scale.overlap and self.teacher.engine == "batch":
             raise ValueError('scale.overlap: engine "batch" answers whole phases only; unset it')
         if self.scale.overlap and self.teacher.engine in _ON_A_DEVICE and self.scale.engine != "ray":

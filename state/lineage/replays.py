@@ -31,13 +31,15 @@ def copy_lineage(source: Path, to: Path) -> None:
         given.backup(copy)
 
 
-def begin_replay(lineage: LineageWriter, config: Mapping[str, Any], replay_of: str) -> None:
-    """Make a copy the lineage of a replay: another config, and nothing decided."""
+def begin_replay(
+    lineage: LineageWriter, config: Mapping[str, Any], replay_of: str, files: Mapping[str, str]
+) -> None:
+    """Make a copy the lineage of a replay: another config, hashes of its files, and nothing decided."""
     settings = lineage.settings()
     with lineage.transaction() as db:
         for table in ("runs", "config_changes", "training_sets", "decisions"):
             db.execute(f"DELETE FROM {table}")
-        versions = settings["versions"] | {"replay_of": replay_of, "config": content_hash(config)}
+        versions = settings["versions"] | {**files, "replay_of": replay_of, "config": content_hash(config)}
         lineage.add_run(config, data_hash=settings["data_hash"], versions=versions)
         lineage.set_run_status("finished")
 

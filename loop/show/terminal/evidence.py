@@ -101,6 +101,7 @@ def render_replayed(document: Replayed) -> RenderableType:
         f"round {each['round']}: trained on {each['trained_before']:,} pairs, now {each['trained']:,}, "
         f"{each['trained_both']:,} of them the same"
         for each in document["rounds"]
+        if each["trained"] is not None
     )
     return Group(
         Text(
@@ -108,7 +109,7 @@ def render_replayed(document: Replayed) -> RenderableType:
             style="bold",
         ),
         tabulate(("round", "phase", "decisions", "otherwise", "lack scores", "not asked"), rows),
-        *map(Text, trained if document["replay"] else ()),
+        *map(Text, trained),
         *map(Text, _tell_changes(document)),
         *(Text(f"and {len(changes) - _SHOWN:,} more; see --json") for _ in changes[_SHOWN : _SHOWN + 1]),
         *map(Text, _tell_end(document)),
