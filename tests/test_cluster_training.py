@@ -41,7 +41,7 @@ def test_training_outlives_a_worker_and_goes_on_after_a_stop_with_another_number
     address,
     tmp_path,
 ):
-    config = configure(folder, epochs=60)
+    config = configure(folder, epochs=180, lr=1e-3)  # long enough to be stopped
     _, calm = train(config, tmp_path / "calm")
     told, killed = [], []
 
