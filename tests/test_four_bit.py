@@ -14,16 +14,23 @@ from reflectune.agents.student.student import Student
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Pair
-from tests.test_refinetune import configure, folder  # noqa: F401 - a fixture
+from tests.test_refinetune import configure
+from tests.tiny_models import save_tiny_llama
 from tests.worlds import reflectune, write_world
 
 HERE = find_spec("bitsandbytes") is not None
+WIDTH = 64  # on CPUs with AVX512-BF16 bitsandbytes packs the weights of so many inputs together
 
 
 def four_bit(test):
     """Of a test that needs bitsandbytes."""
     reason = "no bitsandbytes on the path: `make test` runs this with it"
     return pytest.mark.alone(pytest.mark.skipif(not HERE, reason=reason)(test))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny", width=WIDTH)
 
 
 def open_plainly(model):
@@ -39,7 +46,7 @@ def open_plainly(model):
 
 
 @pytest.mark.skipif(HERE, reason="bitsandbytes is here")
-def test_four_bit_student_without_bitsandbytes_is_refused(folder):  # noqa: F811
+def test_four_bit_student_without_bitsandbytes_is_refused(folder):
     config = configure(folder, student={"load_in_4bit": True, "device": "cpu"})
     for refused in (lambda: Student.open(config.student), lambda: check_refinetune(config)):
         with pytest.raises(StudentError, match="needs bitsandbytes; `pip install bitsandbytes`"):
@@ -47,7 +54,7 @@ def test_four_bit_student_without_bitsandbytes_is_refused(folder):  # noqa: F811
 
 
 @four_bit
-def test_four_bit_scores_are_those_of_the_four_bit_weights(folder):  # noqa: F811
+def test_four_bit_scores_are_those_of_the_four_bit_weights(folder):
     config = configure(folder, student={"load_in_4bit": True, "device": "cpu"}).student
     pair = Pair("Add 1 and 2.", "", "The sum is 3.")
     with Student.open(config) as student:
@@ -68,6 +75,7 @@ def test_four_bit_scores_are_those_of_the_four_bit_weights(folder):  # noqa: F81
 def test_four_bit_student_scores_trains_and_writes_in_a_whole_run(tmp_path):
     config = write_world(tmp_path, samples=12, student={"load_in_4bit": True, "device": "cpu"})
     config.write_text(config.read_text().replace("rounds = 2", "rounds = 1"))
+    save_tiny_llama(tmp_path / "student", width=WIDTH)
     assert reflectune("run", config, cwd=tmp_path).returncode == 0
     shown = json.loads(reflectune("show", "tiny", "--json", cwd=tmp_path).stdout)
     assert [each["round"] for each in shown["rounds"]] == [0, 1]
@@ -76,7 +84,7 @@ def test_four_bit_student_scores_trains_and_writes_in_a_whole_run(tmp_path):
 
 
 @four_bit
-def test_first_token_alone_is_predicted_in_float32_on_four_bit_weights(folder):  # noqa: F811
+def test_first_token_alone_is_predicted_in_float32_on_four_bit_weights(folder):
     settings = {"load_in_4bit": True, "device": "cpu", "dtype": "bfloat16"}
     model = open_model(configure(folder, student=settings).student)
     layers = [part for part in model.modules() if hasattr(part, "compute_dtype")]
