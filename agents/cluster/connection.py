@@ -26,7 +26,7 @@ except ImportError as error:
 # Of a worker's death Ray tells on stdout, where our documents go. Pools tell it by themselves.
 _ray_worker.print_to_stdstream = lambda data, ignore_prefix=False: None
 
-__all__ = ["connect", "gpus_each", "own_versions", "refuse_lack", "refuse_other_versions"]
+__all__ = ["connect", "gpus_each", "last_line", "own_versions", "refuse_lack", "refuse_other_versions"]
 
 _KNOCK_SECONDS = 10.0
 _LIBRARIES = ("reflectune", "torch", "transformers", "peft")  # which scores and training depend on
@@ -112,6 +112,11 @@ def refuse_lack(key: str, number: int, *, gpus: float, cpus: float) -> None:
         f"scale.{key} = {number} with {each} each: the cluster has {there} on {len(nodes)} nodes, room for "
         f"{room:g}; lower scale.{key} or what each asks for, or add nodes"
     )
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of Ray's comes to: the end of a text that may be a whole traceback."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def own_versions() -> dict[str, str]:

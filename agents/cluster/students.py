@@ -17,7 +17,7 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
-from reflectune.agents.cluster.connection import own_versions, refuse_other_versions
+from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.student.student import Student, StudentBase
 from reflectune.state.errors import StudentError
@@ -126,7 +126,7 @@ class StudentWorkers:
                 event()
                 self._hand_out()
             except Exception as error:  # noqa: BLE001 - such as a lost cluster: jobs must hear of it
-                self._fail(f"the cluster does not answer: {_last_line(error)}")
+                self._fail(f"the cluster does not answer: {last_line(error)}")
 
     def _take(self, job: _Job) -> None:
         self._waiting.append(job)
@@ -162,7 +162,7 @@ class StudentWorkers:
         if self._workers:  # those that are there do without
             return
         self._failures = 0
-        self._fail(f"no worker starts on the cluster: {_last_line(error)}")
+        self._fail(f"no worker starts on the cluster: {last_line(error)}")
 
     def _hand_out(self) -> None:
         while self._waiting:
@@ -206,13 +206,9 @@ class StudentWorkers:
 
 def _explain_deaths(job: _Job, error: BaseException) -> StudentError:
     return StudentError(
-        f"{job.about or 'a job'}: {_LIVES} workers died of it, the last one with: {_last_line(error)}; lower "
+        f"{job.about or 'a job'}: {_LIVES} workers died of it, the last one with: {last_line(error)}; lower "
         "student.batch_tokens, or give workers more memory"
     )
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 class _OpenStudent:

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from reflectune.agents.cluster.connection import own_versions, refuse_other_versions
+from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.teacher.engines import ENGINES, Engine, OpenEngine, Request, TeacherModel, open_engine
 from reflectune.state.config import TeacherConfig
@@ -135,7 +135,7 @@ class ReplicaEngine:
 
     def _replace(self, replica: _Replica, error: Exception) -> None:
         """Start another in the place of a replica that died, and ask others what it had not answered."""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        reason = last_line(error)
         self._silent_deaths += 1
         if self._silent_deaths > _LIVES * len(self._replicas):
             message = f"teacher {self.model}: its replicas die one after the other: {reason}"

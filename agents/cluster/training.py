@@ -21,7 +21,13 @@ import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from reflectune.agents.cluster.connection import gpus_each, own_versions, refuse_lack, refuse_other_versions
+from reflectune.agents.cluster.connection import (
+    gpus_each,
+    last_line,
+    own_versions,
+    refuse_lack,
+    refuse_other_versions,
+)
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
 from reflectune.agents.student.ranks import is_first
 from reflectune.agents.student.refinetune import make_adapter, train_adapter
@@ -127,7 +133,7 @@ def _train(
         try:
             metrics = attempt.run()
         except RayError as error:
-            raise AdapterError(f"{folder}: the Ray cluster is lost: {_last_line(error)}") from error
+            raise AdapterError(f"{folder}: the Ray cluster is lost: {last_line(error)}") from error
         if metrics is not None:
             return metrics
         failures = failures + 1 if last_whole_checkpoint(folder) == newest else 1
@@ -201,7 +207,7 @@ class _Attempt:
             try:
                 trainer.fit()
             except (ray.train.TrainingFailedError, RayError) as error:
-                self.failure = _last_line(error)
+                self.failure = last_line(error)
 
     def _clear_desk(self) -> None:
         is_stopping = self._is_stopping()
@@ -279,7 +285,3 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

@@ -69,8 +69,7 @@ class Pace:
         """The server was too busy for a request that entered at this time: halve the limit, and pause.
 
         Requests sent before the last halving tell nothing new, and halve no further. The pause doubles from
-        half a second, less up to half of it by chance; it is at least `retry_after` seconds. Returns whether
-        waiting is worth it: not where it would last over `give_up_after` since the server took something.
+        half a second, less up to half of it by chance; it is at least `retry_after` seconds.
         """
         now = time.monotonic()
         self.busy_since = self.busy_since or now
