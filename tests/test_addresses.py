@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import ValidationError
 
-from reflectune.agents.teacher.engines import pacing
+from reflectune.agents.teacher.engines import Request, openai_server, pacing
+from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
 from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.state.cache import AnswerCache
 from reflectune.state.config import TeacherConfig, change_config, load_config
@@ -151,6 +152,77 @@ def test_busy_server_of_two_is_not_waited_for() -> None:
         made = ask(config([one.url, two.url], concurrency=4, wait=5.0), 20)
         assert len(one.requests) <= 2
     assert [(call.status, call.attempt) for call, _ in made] == [("ok", 1)] * 20
+
+
+def test_failures_of_one_server_are_one_and_a_busy_one_is_waited_for() -> None:
+    busy = Reply(status=429, headers={"Retry-After": "0.4"})
+    with (
+        serve_teacher(lambda r, n: Reply(status=500)) as broken,
+        serve_teacher(lambda r, n: improve(r, n) if n else busy) as other,
+    ):
+        made = ask(config([other.url, broken.url], concurrency=4), 4)
+        assert len(broken.requests) <= 4, "it is not asked twice about one pair"
+    assert [(call.status, call.attempt, call.server) for call, _ in made] == [("ok", 1, other.url)] * 4
+
+
+def test_what_waits_for_a_busy_server_does_not_hold_up_what_another_takes() -> None:
+    """One pair fails at the free server, and has to wait for the other; all others are answered meanwhile."""
+
+    def picky(request: dict[str, Any], number: int) -> Reply:
+        return Reply(status=500) if "Say 0." in str(request) else improve(request, number)
+
+    is_free = threading.Event()
+
+    def late_reply(request: dict[str, Any], number: int) -> Reply:
+        return improve(request, number) if is_free.is_set() else Reply(status=429)
+
+    with (
+        serve_teacher(late_reply) as late,
+        serve_teacher(picky) as free,
+        open_teacher(config([late.url, free.url], concurrency=2), 0) as teacher,
+    ):
+        groups = teacher.reflect(asked(number) for number in range(20))
+        made = [made for _ in range(10) for made in next(groups)]
+        assert {call.server for call, _ in made} == {free.url}
+        is_free.set()
+        made += flat(groups)
+    assert [(call.status, call.attempt) for call, _ in made] == [("ok", 1)] * 20
+    assert [call.server for call, _ in made if call.sample_id == "sample-0"] == [late.url]
+
+
+def test_server_that_fails_at_once_is_asked_after_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 60.0)
+    monkeypatch.setattr(pacing, "_LONGEST_STUMBLE", 60.0)
+
+    def slowly(request: dict[str, Any], number: int) -> Reply:
+        return replace(improve(request, number), delay=0.01)
+
+    with serve_teacher(lambda r, n: Reply(status=500)) as broken, serve_teacher(slowly) as sound:
+        made = ask(config([broken.url, sound.url], concurrency=3), 30)
+        assert len(broken.requests) <= 3
+    assert [(call.status, call.attempt) for call, _ in made] == [("ok", 1)] * 30
+
+
+def test_stop_does_not_wait_for_a_busy_server_where_the_others_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openai_server, "_SHOWN_AFTER", 0.0)
+    asks = threading.Event()
+    busy = Reply(status=429, headers={"Retry-After": "100"})
+    with (
+        serve_teacher(lambda r, n: busy) as late,
+        serve_teacher(lambda r, n: Reply(status=500)) as broken,
+        closing(OpenAIEngine(config([late.url, broken.url]), stopping=asks.is_set)) as engine,
+    ):
+        engine.submit(Request("0", asked(), ({"role": "user", "content": "Do."},), None, 0))
+        deadline = time.monotonic() + 20
+        while not engine.waiting.startswith("waiting for 1 of 2 servers"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        asks.set()
+        with pytest.raises(TeacherError, match="takes no request"):
+            engine.next_answer()
+        assert (len(late.requests), len(broken.requests)) == (1, 1)
 
 
 def test_each_server_is_sent_what_it_takes() -> None:

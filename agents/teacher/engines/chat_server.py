@@ -56,6 +56,11 @@ class ChatServer:
         self._config = config
         self._headers = request_headers(config, address)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is there, and will take requests in a while that is worth waiting for."""
+        return not (self.is_gone or self.pace.is_given_up)
+
     async def ask(self, request: Request) -> Answer | Untaken:
         """Send the request and understand the reply; TeacherError where no request can succeed."""
         outcome = await self._send(request)

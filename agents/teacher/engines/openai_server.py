@@ -7,7 +7,7 @@ decided here, and pacing.py knows how each has fared.
 import asyncio
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -46,8 +46,9 @@ class OpenAIEngine:
     """Keeps up to `teacher.concurrency` requests under way, on an event loop in a thread of its own.
 
     Of several servers the one with the fewest requests under way gets the next. One that is too busy, or
-    takes no connection, gets fewer at once, after a pause. What a server did not take or failed at goes to
-    another; it has failed after so many servers failed as there are. A failure is handed over after a pause,
+    takes no connection, gets fewer at once, after a pause. What a server did not take goes to any other, what
+    it failed at to one that has not; that has failed once every server did that is worth waiting for.
+    After a failure its place at the server stays taken for a pause; one that is handed over is so after it,
     so that it is not asked for again at once. After a fault that no request can get round, nothing more is
     sent, and what is under way is still handed over; that no server took anything for `teacher.wait`, or
     while somebody is `stopping`, is one. Servers of which none has ever answered are not waited for.
@@ -66,11 +67,12 @@ class OpenAIEngine:
         self._where = ", ".join(server.address.url for server in self._servers)
         self._untaken_for = ""  # the last reason
         self._postponed: dict[str, dict[ChatServer, _Postponed]] = defaultdict(dict)  # by request id
-        self._failed: dict[str, list[ChatServer]] = defaultdict(list)  # request id -> who failed at it
-        self._requests: asyncio.Queue[Request] = asyncio.Queue()
+        self._failed: dict[str, set[ChatServer]] = defaultdict(set)  # request id -> who failed at it
+        self._unsent: deque[Request] = deque()
+        self._waited_for: Sequence[ChatServer] = ()  # too busy, and nobody else is there
         self._answers: SimpleQueue[Answer | Exception] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
-        self._has_left = asyncio.Event()  # a request: there is room for another
+        self._has_changed = asyncio.Event()  # there is another request, or room for one
         self._fault: asyncio.Future[Exception] = self._loop.create_future()  # no request can succeed
         self._serving = self._loop.create_task(self._serve())
         # A daemon: Python does not wait for it when it exits.
@@ -78,7 +80,7 @@ class OpenAIEngine:
 
     def submit(self, request: Request) -> None:
         """Have the request sent as soon as a server bears another one."""
-        self._loop.call_soon_threadsafe(self._requests.put_nowait, request)
+        self._loop.call_soon_threadsafe(self._put, request)
 
     def next_answer(self) -> Answer:
         """The next answer that arrives; the fault that ends all comes last."""
@@ -94,7 +96,7 @@ class OpenAIEngine:
 
     def workers(self) -> Sequence[Worker]:
         """The servers; what is queued is queued for all of them, and told where there is one."""
-        queued = self._requests.qsize() if len(self._servers) == 1 else 0
+        queued = len(self._unsent) if len(self._servers) == 1 else 0
         return tuple(
             Worker("teacher", each.address.name, each.pace.under_way, each.pace.taken, queued)
             for each in self._servers
@@ -103,22 +105,18 @@ class OpenAIEngine:
     @property
     def waiting(self) -> str:
         """What a server says while none takes a request, and for how long none has taken any."""
-        since = self._busy_since
-        if since is None or (seconds := time.monotonic() - since) < _SHOWN_AFTER:
+        since = [server.pace.busy_since for server in self._waited_for]
+        if not since or None in since:
             return ""
-        whom = "the server" if len(self._servers) == 1 else f"all {len(self._servers)} servers"
+        if (seconds := time.monotonic() - max(filter(None, since))) < _SHOWN_AFTER:
+            return ""
+        whom = "the server" if len(self._servers) == 1 else f"{len(since)} of {len(self._servers)} servers"
         return f"waiting for {whom}: {seconds:.0f} s ({self._untaken_for[:_SHOWN_LENGTH]})"
 
     def close(self) -> None:
         """Send nothing more and forget what is under way."""
         with suppress(RuntimeError):  # closed before
             self._loop.call_soon_threadsafe(self._serving.cancel)
-
-    @property
-    def _busy_since(self) -> float | None:
-        """Since when no server has taken anything, by time.monotonic(); None while one takes requests."""
-        since = [server.pace.busy_since for server in self._servers]
-        return None if None in since else max(filter(None, since))
 
     def _work(self) -> None:
         with suppress(asyncio.CancelledError):
@@ -135,29 +133,50 @@ class OpenAIEngine:
             self._answers.put(self._fault.result())
             await self._loop.create_future()  # requests may still be submitted, until close()
 
-    async def _send(self, tasks: asyncio.TaskGroup) -> None:
-        while True:
-            request = await self._requests.get()
-            server = None
-            while server is None:
-                server = await self._choose(request)
-                if self._busy_since is not None and self._stopping() and not self._fault.done():
-                    self._fault.set_result(self._give_up("takes no request"))
-                if self._fault.done():
-                    return  # the reply that says so may have let this request pass
-            tasks.create_task(self._answer(request, server, server.pace.enter()))
+    def _put(self, request: Request) -> None:
+        self._unsent.append(request)
+        self._has_changed.set()
 
-    async def _choose(self, request: Request) -> ChatServer | None:
-        """The server that is to be asked next; where none takes a request now, None after a while."""
-        self._has_left.clear()
-        ready = [server for server in self._servers if server.pace.pause == 0]
-        if ready:
-            failed = self._failed.get(request.id, ())
-            return min(ready, key=lambda server: (server in failed, server.pace.under_way))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min(_SLICE, *(server.pace.pause for server in self._servers))):
-                await self._has_left.wait()
+    async def _send(self, tasks: asyncio.TaskGroup) -> None:
+        while not self._fault.done():  # the reply that says so may have let a request pass
+            self._has_changed.clear()
+            if (found := self._find_next()) is not None:
+                request, server = found
+                self._unsent.remove(request)
+                tasks.create_task(self._answer(request, server, server.pace.enter()))
+                continue
+            self._waited_for = self._find_busy()
+            if self._waited_for and self._stopping():
+                self._fault.set_result(self._give_up("takes no request"))
+                return
+            pauses = [pause for server in self._servers if (pause := server.pace.pause) > 0]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_SLICE, *pauses) if self._unsent else None):
+                    await self._has_changed.wait()
+
+    def _find_next(self) -> tuple[Request, ChatServer] | None:
+        """The first request that a server takes now, and the one of these that has least to do."""
+        if all(server.pace.pause > 0 for server in self._servers):
+            return None
+        for request in self._unsent:
+            if ready := [server for server in self._may_ask(request) if server.pace.pause == 0]:
+                return request, min(ready, key=lambda server: server.pace.under_way)
         return None
+
+    def _find_busy(self) -> Sequence[ChatServer]:
+        """The servers that all requests wait for; empty where one need not."""
+        asked = {server for request in self._unsent for server in self._may_ask(request)}
+        asked |= {server for server in self._servers if server.pace.under_way}
+        return () if any(server.pace.busy_since is None for server in asked) else [*asked]
+
+    def _may_ask(self, request: Request) -> Sequence[ChatServer]:
+        return self._untried(request) or self._servers
+
+    def _untried(self, request: Request) -> Sequence[ChatServer]:
+        """The servers that have not failed at a request; empty where none of them is worth waiting for."""
+        failed = self._failed.get(request.id, ())
+        others = [server for server in self._servers if server not in failed]
+        return others if any(server.is_awaited for server in others) else ()
 
     async def _answer(self, request: Request, server: ChatServer, entered: float) -> None:
         try:
@@ -165,7 +184,9 @@ class OpenAIEngine:
             if isinstance(outcome, Untaken):
                 outcome = self._judge(request, server, entered, outcome)
             if outcome is None:
-                self._requests.put_nowait(request)
+                self._put(request)
+                if server in self._failed.get(request.id, ()):
+                    await self._pause(request, server, entered)
                 return
             self._postponed.pop(request.id, None)
             self._failed.pop(request.id, None)
@@ -176,24 +197,26 @@ class OpenAIEngine:
             if answer.error not in ("failed", "unavailable"):
                 server.pace.recover()
             elif self._config.retries:
-                # Keeps a place under way busy, unless nothing more is sent anyway.
-                pause = server.pace.stumble(entered, request.reflection.attempts + 1)
-                await asyncio.wait([self._fault], timeout=pause)
+                await self._pause(request, server, entered)
             self._answers.put(answer)
         except Exception as error:  # noqa: BLE001 - next_answer raises it where it can be seen
             if not self._fault.done():
                 self._fault.set_result(error)
         finally:
             server.pace.leave()
-            self._has_left.set()
+            self._has_changed.set()
+
+    async def _pause(self, request: Request, server: ChatServer, entered: float) -> None:
+        """Keep a place at a server that failed for a while, unless nothing more is sent anyway."""
+        pause = server.pace.stumble(entered, request.reflection.attempts + 1)
+        await asyncio.wait([self._fault], timeout=pause)
 
     def _judge(self, request: Request, server: ChatServer, entered: float, untaken: Untaken) -> Answer | None:
         """What becomes of a request that a server did not take; None where it is to be sent again."""
         message = untaken.message
         if untaken.why == "failed":
-            self._failed[request.id].append(server)
-            is_tried = len(self._failed[request.id]) >= len(self._servers)
-            return Answer(request.id, error="failed", message=message) if is_tried else None
+            self._failed[request.id].add(server)
+            return None if self._untried(request) else Answer(request.id, error="failed", message=message)
         may_start_again = any(each.address.url in _answered for each in self._servers)
         if not may_start_again and all(each.is_gone for each in self._servers):
             return Answer(request.id, error="unavailable", message=message)
