@@ -16,7 +16,7 @@ from reflectune.agents.student.student import Student, StudentBase, settle_stude
 from reflectune.agents.student.trainer import OnStep
 from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel, open_engine
-from reflectune.state.config import RunConfig, StudentConfig, TeacherConfig
+from reflectune.state.config import EngineConfig, RunConfig, StudentConfig
 from reflectune.state.records import Pairs
 
 __all__ = ["LocalMachines", "Machines", "open_machines"]
@@ -39,7 +39,7 @@ class Machines(Protocol):
 
     def open_engine(
         self,
-        config: TeacherConfig,
+        config: EngineConfig,
         model: TeacherModel,
         batches: Batches | None,
         stopping: Callable[[], bool],
@@ -110,7 +110,7 @@ class LocalMachines(AbstractContextManager["LocalMachines"]):
 
     def open_engine(
         self,
-        config: TeacherConfig,
+        config: EngineConfig,
         model: TeacherModel,
         batches: Batches | None,
         stopping: Callable[[], bool],

@@ -38,7 +38,8 @@ def refuse_changed_config(lineage: LoopReader, config: RunConfig, name: str) -> 
     """A run is one experiment: scores and decisions of different settings must not mix in it."""
     stored = parse_config(lineage.settings()["config"], source="the lineage")  # with defaults of newer keys
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
-    changed = [f"{key} {_show(begun[key])} -> {_show(now[key])}" for key in begun if begun[key] != now[key]]
+    differing = [key for key in begun | now if begun.get(key) != now.get(key)]
+    changed = [f"{key} {_show(begun.get(key))} -> {_show(now.get(key))}" for key in differing]
     if changed:
         more = [f"and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
         raise ConfigError(

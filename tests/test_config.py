@@ -1,4 +1,5 @@
 import codecs
+import re
 import tomllib
 from pathlib import Path
 
@@ -219,11 +220,13 @@ def test_commented_config_loads_and_documents_every_key(tmp_path: Path) -> None:
     keys = {item.key: item for item in list_keys()}
     for item in keys.values():
         assert f"\n# {item.doc}" in path.read_text(), f"{item.key} has no documentation"
+    assert load_config(path).judge is None, "a section that need not be there is commented out"
+    path.write_text(re.sub(r"(?m)^# (?=\[judge|[a-z_]+ = [^(]|    |\])", "", path.read_text()))
     flat = flatten(load_config(path).model_dump())
     assert list(keys) == list(flat)
     unlike = {key for key, item in keys.items() if item.default != flat[key]}
-    required = {"name", "teacher.engine", "student.model"}
-    assert unlike == required | {"data.path", "teacher.model", "teacher.base_url"}
+    required = {"name", "teacher.engine", "student.model", "judge.engine"}
+    assert unlike == required | {"data.path", "teacher.model", "teacher.base_url", "judge.model"}
     assert keys["data.holdout"].type == "integer or float"
     assert keys["refinetune.target_modules"].type == "string or array of strings"
     assert (keys["teacher.cache"].type, keys["teacher.cache"].choices) == ("string", ("on", "off", "only"))

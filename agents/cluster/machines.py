@@ -23,7 +23,7 @@ from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import settle_student
 from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel
-from reflectune.state.config import RunConfig, StudentConfig, TeacherConfig
+from reflectune.state.config import EngineConfig, RunConfig, StudentConfig
 from reflectune.state.errors import StudentError
 
 __all__ = ["ClusterMachines"]
@@ -69,7 +69,7 @@ class ClusterMachines(LocalMachines):
 
     def open_engine(
         self,
-        config: TeacherConfig,
+        config: EngineConfig,
         model: TeacherModel,
         batches: Batches | None,
         stopping: Callable[[], bool],

@@ -16,7 +16,7 @@ from ray.exceptions import RayTaskError
 from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.teacher.engines import ENGINES, Engine, OpenEngine, Request, TeacherModel, open_engine
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer
@@ -45,7 +45,7 @@ class ReplicaEngine:
 
     def __init__(
         self,
-        config: TeacherConfig,
+        config: EngineConfig,
         model: TeacherModel,
         shipped: ShippedStudent,
         *,
@@ -54,7 +54,7 @@ class ReplicaEngine:
         open_one: OpenEngine = open_engine,
     ) -> None:
         """Start so many replicas of a model, each with so many GPUs of one node."""
-        self.name, self.model = config.engine, model.name
+        self.name, self.model, self._section = config.engine, model.name, config.section
         self.structured = ENGINES[config.engine].takes_schemas(thinking=model.source.thinking)
         self.capacity = config.concurrency or number * config.capacity
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Teacher)
@@ -138,7 +138,7 @@ class ReplicaEngine:
         reason = last_line(error)
         self._silent_deaths += 1
         if self._silent_deaths > _LIVES * len(self._replicas):
-            message = f"teacher {self.model}: its replicas die one after the other: {reason}"
+            message = f"{self._section} {self.model}: its replicas die one after the other: {reason}"
             raise TeacherError(message) from error
         ray.kill(replica.actor)  # it may only be out of reach
         self._replicas[self._replicas.index(replica)] = self._start()
@@ -156,7 +156,7 @@ class _Teacher:
 
     def __init__(
         self,
-        config: TeacherConfig,
+        config: EngineConfig,
         model: TeacherModel,
         shipped: ShippedStudent,
         versions: dict[str, str],

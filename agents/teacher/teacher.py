@@ -384,7 +384,7 @@ def check_teacher(config: TeacherConfig) -> None:
         case "vllm":
             from reflectune.agents.teacher.engines.vllm_engine import check_vllm
 
-            check_vllm()
+            check_vllm(config.section)
     is_on_disk = ENGINES[config.engine].is_local and config.model != SELF
     if is_on_disk and (fault := find_fault(config.model or "")):
         raise ConfigError(f"teacher.model: {fault}")

@@ -18,6 +18,8 @@ from reflectune.state.config.sections import (
     SELF,
     Column,
     DataConfig,
+    EngineConfig,
+    JudgeConfig,
     OddKind,
     RefinetuneConfig,
     RunConfig,
@@ -30,12 +32,18 @@ from reflectune.state.config.sections import (
 from reflectune.state.errors import ConfigError
 
 __all__ = [
-    "CHANGEABLE", "SELF", "Column", "DataConfig", "OddKind", "RefinetuneConfig", "RunConfig",
-    "ScaleConfig", "SelectionConfig", "StudentConfig", "TeacherConfig", "assign", "change_config", "flatten",
-    "load_begun_config", "load_config", "parse_config", "read_toml", "resolve_paths", "set_key",
-    "upgrade_config",
+    "CHANGEABLE", "SELF", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
+    "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig", "TeacherConfig",
+    "assign", "change_config", "flatten", "load_begun_config", "load_config", "parse_config", "read_toml",
+    "resolve_paths", "set_key", "upgrade_config",
 ]  # fmt: skip
 
+# Keys of a model that is asked that say how, and not what: those of teacher and judge.
+_ASKING = (
+    "api_key_env", "api_version", "base_url", "budget_tokens", "budget_usd", "cache", "concurrency",
+    "extra_body", "extra_headers", "gpu_memory_utilization", "max_model_len", "max_tokens",
+    "price_in", "price_out", "prices", "retries", "tensor_parallel_size", "timeout", "wait",
+)  # fmt: skip
 # The keys that may change while a run goes on: none of them alters what a stored row means.
 CHANGEABLE = (
     "rounds",
@@ -52,26 +60,8 @@ CHANGEABLE = (
     "student.device",
     "student.threads",
     "stop.max_failures",
-    "teacher.api_key_env",
-    "teacher.api_version",
-    "teacher.base_url",
-    "teacher.budget_tokens",
-    "teacher.budget_usd",
-    "teacher.cache",
-    "teacher.concurrency",
-    "teacher.extra_body",
-    "teacher.extra_headers",
-    "teacher.gpu_memory_utilization",
-    "teacher.max_model_len",
-    "teacher.max_tokens",
-    "teacher.price_in",
-    "teacher.price_out",
-    "teacher.prices",
-    "teacher.retries",
     "teacher.structured",
-    "teacher.tensor_parallel_size",
-    "teacher.timeout",
-    "teacher.wait",
+    *(f"{section}.{name}" for section in ("teacher", "judge") for name in _ASKING),
 )
 
 # Keys of earlier versions, and what they are called now.
@@ -92,8 +82,16 @@ _ADDED: dict[str, Any] = {"evaluate.answers": 2**31 - 1, "teacher.send_seed": Tr
 _PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
 
 # Keys that name a file, and keys that name a folder or else something on the hub; values that name neither.
-_FILES = ("data.path", "teacher.path", "teacher.prompts", "teacher.prices", "student.template")
-_ON_HUB = ("data.hf", "teacher.model", "student.model")
+_FILES = (
+    "data.path",
+    "teacher.path",
+    "teacher.prompts",
+    "teacher.prices",
+    "judge.prompts",
+    "judge.prices",
+    "student.template",
+)
+_ON_HUB = ("data.hf", "teacher.model", "judge.model", "student.model")
 _NO_PATHS = {"teacher.model": (SELF,), "student.template": ("chat", "plain")}
 
 
@@ -163,14 +161,17 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             raise ConfigError(
                 f"--set {key}: a run that has begun keeps it; what may change: {', '.join(CHANGEABLE)}"
             )
-        if key == "teacher.cache" and value.strip("'\"") == "only":
-            raise ConfigError("--set teacher.cache=only: a run that has begun goes on asking; want on or off")
+        section, _, name = key.rpartition(".")
+        if name == "cache" and value.strip("'\"") == "only":
+            raise ConfigError(f"--set {key}=only: a run that has begun goes on asking; want on or off")
+        if section and values[section] is None:
+            raise ConfigError(f"--set {key}: the run has no [{section}]")
         changed: dict[str, Any] = {}
         assign(changed, override)
         resolve_paths(changed, Path())
         for changed_key, changed_value in flatten(changed).items():
             set_key(values, changed_key, changed_value)
-        if value == "unset" and key not in ("rounds", "teacher.cache", "teacher.timeout"):
+        if value == "unset" and name not in ("rounds", "cache", "timeout"):
             set_key(values, key, None)
     return parse_config(values, source="--set")
 

@@ -1,4 +1,4 @@
-"""What a teacher's tokens cost: as the config says, or a table of models that its user keeps.
+"""What tokens of a teacher or judge cost: as the config says, or a table of models that its user keeps.
 
 ["gpt-5-mini"]     # USD per million tokens; quotes, for names hold dots
 in = 0.25          # of prompts
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from reflectune.state.config import TeacherConfig, read_toml
+from reflectune.state.config import EngineConfig, read_toml
 from reflectune.state.errors import ConfigError
 
 __all__ = ["Prices", "find_prices"]
@@ -36,48 +36,51 @@ class Prices:
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
-def find_prices(teacher: TeacherConfig) -> Prices | None:
-    """What the teacher's tokens cost; None where nobody says so.
+def find_prices(config: EngineConfig) -> Prices | None:
+    """What the tokens of a model that is asked cost; None where nobody says so.
 
     `price_in` and `price_out` go before the table in `prices`.
 
     Raises:
         ConfigError: a file that is no table of prices, or has none for the model.
     """
-    own = {"in": teacher.price_in, "out": teacher.price_out}
+    own = {"in": config.price_in, "out": config.price_out}
     prices = {name: price for name, price in own.items() if price is not None}
-    sources = [f"teacher.price_{name}" for name in prices]
+    sources = [f"{config.section}.price_{name}" for name in prices]
     if len(prices) < len(own):
-        if teacher.prices is None:
+        if config.prices is None:
             return None
-        sources.append(teacher.prices)
-        table = _read_table(Path(teacher.prices), teacher.model)
-        if teacher.engine == "batch":
+        sources.append(config.prices)
+        table = _read_table(Path(config.prices), config)
+        if config.engine == "batch":
             table |= {name: table[f"batch_{name}"] for name in own if f"batch_{name}" in table}
         prices = table | prices
     if lacking := own.keys() - prices:
-        raise ConfigError(f'teacher.prices: {teacher.prices}: ["{teacher.model}"] lacks {min(lacking)}')
+        raise ConfigError(
+            f'{config.section}.prices: {config.prices}: ["{config.model}"] lacks {min(lacking)}'
+        )
     return Prices(prices["in"], prices["out"], " and ".join(sources))
 
 
-def _read_table(path: Path, model: str | None) -> dict[str, float]:
+def _read_table(path: Path, config: EngineConfig) -> dict[str, float]:
     """What a file says of one model."""
+    key, model = f"{config.section}.prices", config.model
     try:
         tables = _TABLES.validate_python(read_toml(path))
     except FileNotFoundError:
-        raise ConfigError(f"teacher.prices: {path}: no such file") from None
+        raise ConfigError(f"{key}: {path}: no such file") from None
     except ConfigError as error:
-        raise ConfigError(f"teacher.prices: {error}") from None
+        raise ConfigError(f"{key}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where, got = ".".join(map(str, first["loc"])), reprlib.repr(first["input"])
         raise ConfigError(
-            f'teacher.prices: {path}: {where} = {got}; want tables such as ["gpt-5-mini"], in quotes, with '
+            f'{key}: {path}: {where} = {got}; want tables such as ["gpt-5-mini"], in quotes, with '
             "in, out, batch_in, batch_out: USD per million tokens, 0 or more"
         ) from None
     if model not in tables:
         raise ConfigError(
-            f'teacher.prices: {path}: no table ["{model}"], which is teacher.model; it has '
+            f'{key}: {path}: no table ["{model}"], which is {config.section}.model; it has '
             f"{', '.join(tables) or 'none'}"
         )
     return {str(name): price for name, price in tables[model].items()}

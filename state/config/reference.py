@@ -23,6 +23,8 @@ _EXAMPLES = {
     "teacher.model": "my-teacher",
     "teacher.base_url": "http://localhost:8000/v1",
     "student.model": "path/to/student",
+    "judge.engine": "openai",
+    "judge.model": "my-judge",
 }
 
 
@@ -59,23 +61,25 @@ def list_keys() -> Iterator[ConfigKey]:
 def commented_config() -> str:
     """A config file with every key, its default and its documentation as a comment.
 
-    Keys that must be filled in or chosen carry an example; keys unset by default are commented out.
+    Keys that must be filled in or chosen carry an example; keys unset by default are commented out, and so
+    is all of a section that need not be there.
     """
     lines = ["# Reflectune run: edit, then `reflectune run` this file."]
     sections = RunConfig.sections()
-    begun = ""
+    begun = mark = ""
     for item in list_keys():
         section, _, name = item.key.rpartition(".")
         if section != begun:
-            lines += ["", f"# {sections[section].__doc__}", f"[{section}]"]
-            begun = section
+            begun, mark = section, "# " if RunConfig.model_fields[section].default is None else ""
+            lines += ["", f"# {sections[section].__doc__}", f"{mark}[{section}]"]
         choices = f" One of: {', '.join(item.choices)}." if item.choices else ""
         value = _EXAMPLES.get(item.key, item.default)
         lines.append(f"# {item.doc}{choices}")
         if value is None:
             lines.append(f"# {name} = (unset)")
         else:
-            lines.append(tomli_w.dumps({name: value}).strip() if value != {} else f"{name} = {{}}")
+            text = tomli_w.dumps({name: value}).strip() if value != {} else f"{name} = {{}}"
+            lines += [mark + line for line in text.splitlines()]
     return "\n".join(lines) + "\n"
 
 

@@ -7,48 +7,31 @@ the key, and the table of keys is made from it.
 import datetime
 import difflib
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
 
+from reflectune.state.config.engines import (
+    ON_A_DEVICE,
+    SELF,
+    EngineConfig,
+    JudgeConfig,
+    Section,
+    TeacherConfig,
+)
 from reflectune.state.policies import POLICIES, is_own
 from reflectune.state.records import Column, DataFormat, OddKind, Turns, content_hash
 
 __all__ = [
-    "SELF", "Column", "DataConfig", "OddKind", "RefinetuneConfig", "RunConfig", "Section",
-    "SelectionConfig", "StudentConfig", "TeacherConfig",
+    "SELF", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
+    "RefinetuneConfig", "RunConfig", "Section", "SelectionConfig", "StudentConfig", "TeacherConfig",
 ]  # fmt: skip
-
-# What teacher.model says where the student is its own teacher.
-SELF = "self"
-
-# Engines that open a model themselves.
-_ON_A_DEVICE = ("vllm", "transformers")
-
-# Keys that only some engines know.
-_ENGINE_KEYS = {
-    "dtype": _ON_A_DEVICE,
-    "quantization": ("vllm",),
-    "tensor_parallel_size": ("vllm",),
-    "gpu_memory_utilization": ("vllm",),
-    "max_model_len": ("vllm",),
-}
-
-# Headers that hold a key; and what any header may hold: a name, and a value in one line.
-_SECRET = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
-_HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+: [ -~]*", re.ASCII)
 
 # A function of the user's own.
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Keys that belong together; unknown ones are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -87,146 +70,6 @@ class DataConfig(Section):
             raise ValueError("subset is for hf only; unset it")
         if isinstance(self.holdout, float) and self.holdout >= 1:
             raise ValueError("a holdout share must be below 1; write a whole number for a count")
-        return self
-
-
-class TeacherConfig(Section):
-    """The language model that criticises each pair and proposes a better one."""
-
-    engine: Literal["vllm", "openai", "batch", "transformers", "recorded"]
-    """vLLM or transformers on this machine, an OpenAI-compatible server, its Batch API, recorded answers."""
-    model: str | None = None
-    """Folder or hub name of a local model, or a server's name for it; self: the newest student itself."""
-    revision: str | None = None
-    """Revision of a hub model; for a server any text that tells the model from others of its name."""
-    base_url: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """Address of the server, such as http://localhost:8000/v1, or of several; unset means OpenAI's own."""
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the server's key; unset sends none."""
-    api_version: str | None = None
-    """Azure's api-version, such as 2024-10-21; the key is then sent as Azure reads it."""
-    path: str | None = None
-    """File of recorded answers (engine recorded). Relative to this file."""
-    prompts: str | None = None
-    """TOML file of your own prompts; unset takes what `reflectune prompts` prints. Relative to this file."""
-    candidates: int = Field(default=1, ge=1)
-    """Proposals per pair and phase; the student takes the best."""
-    temperature: float | None = Field(default=None, ge=0.0)
-    """Sampling temperature; 0 is greedy. Unset: greedy on this machine, a server's own default."""
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Nucleus sampling: share of the probability mass to draw from. Unset: 1, or a server's own default."""
-    send_seed: bool = False
-    """Send a server each request's seed; some draw the same again by it, many refuse it."""
-    extra_body: dict[str, Any] = {}
-    """More for the body of a server's requests, such as {reasoning_effort = "low"}."""
-    extra_headers: dict[str, str] = {}
-    """More headers for a server's requests, such as {X-Title = "mine"}. They are stored: no keys."""
-    max_tokens: int = Field(default=2048, ge=1)
-    """Longest answer, in tokens."""
-    concurrency: int | None = Field(default=None, ge=1)
-    """Most requests under way at once, at all servers together; unset takes 16, vllm 256, batch 50000."""
-    timeout: float = Field(default=600.0, gt=0.0, allow_inf_nan=False)
-    """Most seconds for one answer of a server, at most 10 of them to connect."""
-    wait: float = Field(default=600.0, ge=0.0, allow_inf_nan=False)
-    """Most seconds to wait for a server that is busy or loads its model, since it last took a request."""
-    retries: int = Field(default=2, ge=0)
-    """How often a failed or unreadable answer is asked for again; a recording is never asked again."""
-    structured: bool = True
-    """Ask for JSON by schema where the engine grants it; false asks for tagged text, if `prompts` has it."""
-    price_in: float | None = Field(default=None, ge=0.0)
-    """Price of prompt tokens, USD per million; unset leaves the cost unknown."""
-    price_out: float | None = Field(default=None, ge=0.0)
-    """Price of completion tokens, USD per million; unset leaves the cost unknown."""
-    prices: str | None = None
-    """TOML file of prices by model, for where price_in or price_out is unset. Relative to this file."""
-    budget_tokens: int | None = Field(default=None, ge=1)
-    """Ask no more once the run's calls took so many tokens, prompts and answers; the round is finished."""
-    budget_usd: float | None = Field(default=None, gt=0.0)
-    """Ask no more once the run's calls cost so much; needs price_in and price_out, or prices."""
-    freeze_after: int | None = Field(default=None, ge=1)
-    """Ask no more about a pair after so many rounds of refused proposals since its last accepted one."""
-    cache: Literal["on", "off", "only"] = "on"
-    """Keep answers in the runs folder's cache.db and take them from there; only: ask nobody else."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of a local model; auto takes its own, and the student's for model = "self"."""
-    quantization: str | None = None
-    """vLLM's name of a way to quantise the model, such as fp8; unset takes what its config.json says."""
-    tensor_parallel_size: int | None = Field(default=None, ge=1)
-    """GPUs that vLLM spreads the model over; unset takes one."""
-    gpu_memory_utilization: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Share of the device's memory that vLLM takes; unset takes vLLM's default."""
-    max_model_len: int | None = Field(default=None, ge=8)
-    """Most tokens of a prompt and its answer that vLLM makes room for; unset takes what fits into memory."""
-
-    @property
-    def capacity(self) -> int:
-        """Most requests under way at once."""
-        return self.concurrency or {"vllm": 256, "batch": 50_000}.get(self.engine, 16)
-
-    @property
-    def is_served(self) -> bool:
-        """Whether a server answers."""
-        return self.engine in ("openai", "batch")
-
-    @property
-    def sampling(self) -> tuple[float, float]:
-        """Temperature and top_p of a model on this machine."""
-        return self.temperature or 0.0, 1.0 if self.top_p is None else self.top_p
-
-    @property
-    def draws(self) -> bool:
-        """Whether answers are drawn, as far as is known: a server's own default may be to draw."""
-        is_unknown = self.is_served and self.temperature is None
-        return is_unknown or bool(self.temperature)
-
-    @property
-    def caps(self) -> list[str]:
-        """The keys of its budget that are set."""
-        return [key for key in ("budget_tokens", "budget_usd") if getattr(self, key) is not None]
-
-    @property
-    def attempts(self) -> int:
-        """Most calls for one proposal. A recording says the same again, so it is asked once."""
-        return 1 if self.engine == "recorded" else 1 + self.retries
-
-    @model_validator(mode="after")
-    def _keys_fit_together(self) -> Self:
-        is_recorded, is_student, is_capped = self.engine == "recorded", self.model == SELF, bool(self.caps)
-        is_priced = None not in (self.price_in, self.price_out) or self.prices is not None
-        has_revision, is_unnoted = self.revision is not None, (self.engine, self.cache) == ("batch", "off")
-        is_greedy = not self.draws and not is_recorded
-        asked_elsewhere = sorted({"model", "messages", "stream", "n"} & self.extra_body.keys())
-        is_split = self.engine == "batch" and isinstance(self.base_url, list) and len(self.base_url) > 1
-        headers = self.extra_headers.items()
-        secret = next(filter(_SECRET.search, self.extra_headers), None)
-        odd = next((name for name, value in headers if not _HEADER.fullmatch(f"{name}: {value}")), None)
-        faults = [
-            (is_recorded and self.path is None, 'engine = "recorded" needs path, a file of recorded answers'),
-            (not is_recorded and self.model is None, f'engine = "{self.engine}" needs model'),
-            (is_student and self.is_served, 'model = "self" needs engine = "vllm" or "transformers"'),
-            (is_greedy and self.candidates > 1, "candidates > 1 needs temperature > 0, or all are the same"),
-            (is_student and has_revision, 'revision is the student\'s own where model = "self"; unset it'),
-            (is_recorded and self.cache == "only", "a recording is asked without a cache; unset cache"),
-            (is_unnoted, 'engine = "batch" keeps notes of its batches in the cache; unset cache'),
-            (is_recorded and is_capped, "a recording costs nothing that could be counted; unset the budget"),
-            (is_split, 'engine = "batch" has its batches at one server: give base_url one address'),
-            (bool(asked_elsewhere), f"extra_body may not hold {', '.join(asked_elsewhere)}"),
-            (
-                secret is not None,
-                f"extra_headers may not hold {secret}; a key's variable goes into api_key_env",
-            ),
-            (odd is not None, f"extra_headers: {odd!r} is no header of one line in ASCII"),
-            (
-                self.budget_usd is not None and not is_priced,
-                "budget_usd needs price_in and price_out, or prices",
-            ),
-        ]
-        for key, engines in _ENGINE_KEYS.items():
-            is_foreign = self.engine not in engines and getattr(self, key) not in (None, "auto")
-            faults.append((is_foreign, f"{key} is for engine {' or '.join(engines)} only; unset it"))
-        for is_there, fault in faults:
-            if is_there:
-                raise ValueError(fault)
         return self
 
 
@@ -401,6 +244,7 @@ class RunConfig(Section):
     selection: SelectionConfig = SelectionConfig()
     refinetune: RefinetuneConfig = RefinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    judge: JudgeConfig | None = None
     stop: StopConfig = StopConfig()
     scale: ScaleConfig = ScaleConfig()
 
@@ -408,6 +252,12 @@ class RunConfig(Section):
     def _stopping_has_a_measure(self) -> Self:
         if self.data.holdout == 0 and (self.stop.patience or self.stop.max_drop is not None):
             raise ValueError("stop.patience and stop.max_drop need held-out pairs; set data.holdout")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_has_answers(self) -> Self:
+        if self.judge is not None and not (self.data.holdout and self.evaluate.answers):
+            raise ValueError("judge needs held-out answers; set data.holdout and evaluate.answers")
         return self
 
     @model_validator(mode="after")
@@ -437,7 +287,7 @@ class RunConfig(Section):
             )
         if self.scale.overlap and self.teacher.engine == "batch":
             raise ValueError('scale.overlap: engine "batch" answers whole phases only; unset it')
-        if self.scale.overlap and self.teacher.engine in _ON_A_DEVICE and self.scale.engine != "ray":
+        if self.scale.overlap and self.teacher.engine in ON_A_DEVICE and self.scale.engine != "ray":
             raise ValueError(
                 f'scale.overlap: engine "{self.teacher.engine}" takes the device of the student; set '
                 'scale.engine = "ray", or ask a server'
@@ -448,9 +298,10 @@ class RunConfig(Section):
     def sections(cls) -> dict[str, type[Section]]:
         """Name of a section -> its model, in the order of the file."""
         return {
-            name: field.annotation
+            name: part
             for name, field in cls.model_fields.items()
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+            for part in (field.annotation, *get_args(field.annotation))
+            if isinstance(part, type) and issubclass(part, Section)
         }
 
     def content_hash(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.config import EngineConfig, StudentConfig, TeacherConfig
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer, Reflection
 
@@ -96,7 +96,7 @@ class Batches(Protocol):
 
 
 def _open(
-    config: TeacherConfig,
+    config: EngineConfig,
     model: TeacherModel,
     batches: Batches | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -114,6 +114,7 @@ def _open(
         case "recorded":
             from reflectune.agents.teacher.engines.recorded import RecordedEngine
 
+            assert isinstance(config, TeacherConfig), "only a teacher plays a recording"
             return RecordedEngine(config)
         case "transformers":
             from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
@@ -148,11 +149,11 @@ ENGINES = {
 }
 
 # What a teacher opens its engine with: config, model, batches, stopping.
-OpenEngine = Callable[[TeacherConfig, TeacherModel, Batches | None, Callable[[], bool]], Engine]
+OpenEngine = Callable[[EngineConfig, TeacherModel, Batches | None, Callable[[], bool]], Engine]
 
 
 def open_engine(
-    config: TeacherConfig,
+    config: EngineConfig,
     model: TeacherModel,
     batches: Batches | None,
     stopping: Callable[[], bool],

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.errors import ConfigError
 
 __all__ = ["OPENAI_URL", "Address", "list_addresses", "read_addresses"]
@@ -43,28 +43,32 @@ class Address:
         return re.sub(re.escape(self.key).replace("/", r"\\*/"), "[key]", text) if self.key else text
 
 
-def read_addresses(config: TeacherConfig) -> list[Address]:
+def read_addresses(config: EngineConfig) -> list[Address]:
     """The servers' addresses, with the key from the environment; ConfigError where either cannot be used."""
     addresses = list_addresses(config)
     for address in addresses:
-        _check_address(address.url)
+        _check_address(address.url, config.section)
     if config.api_key_env is None:
         return addresses
     key = os.environ.get(config.api_key_env, "").strip()
     if not key:
-        raise ConfigError(f"teacher.api_key_env: the variable {config.api_key_env} is not set; export it")
+        raise ConfigError(
+            f"{config.section}.api_key_env: the variable {config.api_key_env} is not set; export it"
+        )
     if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"teacher.api_key_env: {config.api_key_env} holds characters no key can have")
+        raise ConfigError(
+            f"{config.section}.api_key_env: {config.api_key_env} holds characters no key can have"
+        )
     return list_addresses(config, key)
 
 
-def list_addresses(config: TeacherConfig, key: str = "") -> list[Address]:
+def list_addresses(config: EngineConfig, key: str = "") -> list[Address]:
     """The servers' addresses as they are written, with a key."""
     urls = config.base_url or OPENAI_URL
     return [_split_address(url, config, key) for url in ([urls] if isinstance(urls, str) else urls)]
 
 
-def _split_address(url: str, config: TeacherConfig, key: str) -> Address:
+def _split_address(url: str, config: EngineConfig, key: str) -> Address:
     parts = urlsplit(url)
     query = _read_query(parts.query)
     if config.api_version is not None:
@@ -72,15 +76,17 @@ def _split_address(url: str, config: TeacherConfig, key: str) -> Address:
     return Address(url, urlunsplit(parts._replace(query="")), query, key)
 
 
-def _check_address(url: str) -> None:
+def _check_address(url: str, section: str) -> None:
     """An address is stored and shown: what may be a key has no place in it."""
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"teacher.base_url = {url!r}: want http://... or https://...")
+        raise ConfigError(f"{section}.base_url = {url!r}: want http://... or https://...")
     parts = urlsplit(url)
     odd_query = set(_read_query(parts.query)) - {"api-version"}
     held = {"user name": "@" in parts.netloc, "query": odd_query, "fragment": parts.fragment}
     if what := next(filter(held.get, held), None):
-        raise ConfigError(f"teacher.base_url holds a {what}; name a key's variable in teacher.api_key_env")
+        raise ConfigError(
+            f"{section}.base_url holds a {what}; name a key's variable in {section}.api_key_env"
+        )
 
 
 def _read_query(query: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from reflectune.agents.teacher.engines import (
 )
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.forms import clean_text
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer, AnswerError, content_hash
 
@@ -70,7 +70,7 @@ class CachedEngine:
 
     def __init__(
         self,
-        config: TeacherConfig,
+        config: EngineConfig,
         model: TeacherModel,
         cache: Cache,
         stopping: Callable[[], bool] = lambda: False,
@@ -112,7 +112,7 @@ class CachedEngine:
         elif self._config.cache == "only":
             # It may have the answer to the prompt without a schema.
             error: AnswerError = "no-entry" if request.schema is None else "refused-request"
-            message = 'not in the cache, and teacher.cache = "only"'
+            message = f'not in the cache, and {self._config.section}.cache = "only"'
             self._hits.append(Answer(request.id, error=error, message=message))
         else:
             if self._engine is None:
@@ -173,7 +173,7 @@ class CachedEngine:
         )
 
 
-def _sampling(config: TeacherConfig) -> tuple[object, ...]:
+def _sampling(config: EngineConfig) -> tuple[object, ...]:
     """What is told a model about how to draw."""
     if ENGINES[config.engine].is_local:
         return config.sampling
@@ -181,7 +181,7 @@ def _sampling(config: TeacherConfig) -> tuple[object, ...]:
     return config.temperature, config.top_p, *extra
 
 
-def _identify(config: TeacherConfig, model: TeacherModel, cache: Cache) -> tuple[object, ...]:
+def _identify(config: EngineConfig, model: TeacherModel, cache: Cache) -> tuple[object, ...]:
     """What tells a model from every other, as far as it can be known without opening it.
 
     A server's model goes by its name and `teacher.revision`, and so does one from the hub; a model folder by

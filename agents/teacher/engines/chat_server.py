@@ -17,7 +17,7 @@ from reflectune.agents.teacher.engines.connection import OversizedReplyError, op
 from reflectune.agents.teacher.engines.pacing import Pace, parse_retry_after
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.records import Answer
 
@@ -25,9 +25,9 @@ __all__ = ["ChatServer", "Untaken"]
 
 # What to check where a server denies all requests.
 _DENIED = {
-    401: "the key that teacher.api_key_env names",
-    403: "the rights of the key that teacher.api_key_env names",
-    404: "teacher.base_url and teacher.model",
+    401: "the key that {section}.api_key_env names",
+    403: "the rights of the key that {section}.api_key_env names",
+    404: "{section}.base_url and {section}.model",
 }
 # Causes that say nobody took the request, as httpx names them.
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")
@@ -46,7 +46,7 @@ class Untaken:
 class ChatServer:
     """A server, what it takes and how fast, as its replies have shown so far."""
 
-    def __init__(self, config: TeacherConfig, address: Address) -> None:
+    def __init__(self, config: EngineConfig, address: Address) -> None:
         self.address = address
         self.client = open_client(config, address)
         self.parameters = Parameters(config, address.url)
@@ -82,7 +82,7 @@ class ChatServer:
             async with asyncio.timeout(self._config.timeout):
                 response = await create(**self._arguments(sent))
         except (TimeoutError, OversizedReplyError) as error:
-            late = f"no whole answer within {self._config.timeout:g} s (teacher.timeout)"
+            late = f"no whole answer within {self._config.timeout:g} s ({self._config.section}.timeout)"
             return Answer(request.id, error="failed", message=f"{self.address.url}: {str(error) or late}")
         except openai.APIStatusError as error:
             body, headers = error.response.text, error.response.headers
@@ -132,8 +132,9 @@ class ChatServer:
         if fault == "refused":
             return Answer(request.id, error="refused-request", message=message)
         if fault in ("broke", "denied"):
-            advice = "the account's credit" if fault == "broke" else _DENIED[status]
-            where = f"teacher {self._config.model} at {self.address.url}"
+            section = self._config.section
+            advice = "the account's credit" if fault == "broke" else _DENIED[status].format(section=section)
+            where = f"{section} {self._config.model} at {self.address.url}"
             raise TeacherError(f"{where}: {self._shorten(message)}; check {advice}") from None
         if status == 504:  # somebody took it, and took too long, as will the next one
             return Answer(request.id, error="failed", message=message)

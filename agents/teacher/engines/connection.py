@@ -7,7 +7,7 @@ import httpx2
 import openai
 
 from reflectune.agents.teacher.engines.addresses import Address
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 
 __all__ = ["OversizedReplyError", "open_client", "open_file_client", "request_headers"]
 
@@ -20,7 +20,7 @@ class OversizedReplyError(openai.OpenAIError):
     """A reply is larger than any answer."""
 
 
-def open_client(config: TeacherConfig, address: Address) -> openai.AsyncOpenAI:
+def open_client(config: EngineConfig, address: Address) -> openai.AsyncOpenAI:
     """A client of a server, which retries nothing; give each request its `request_headers`."""
     settings, transport = _connect(config, address)
     hooks = {"response": [_take_in_hand]}
@@ -28,13 +28,13 @@ def open_client(config: TeacherConfig, address: Address) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(**settings, http_client=http_client)
 
 
-def open_file_client(config: TeacherConfig, address: Address) -> openai.OpenAI:
+def open_file_client(config: EngineConfig, address: Address) -> openai.OpenAI:
     """The same for files, which may be of any size; it waits for each reply."""
     settings, transport = _connect(config, address)
     return openai.OpenAI(**settings, http_client=openai.DefaultHttpxClient(**transport))
 
 
-def _connect(config: TeacherConfig, address: Address) -> tuple[dict[str, Any], dict[str, Any]]:
+def _connect(config: EngineConfig, address: Address) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of a client, and of what connects it."""
     timeout = httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_TIMEOUT))
     settings = {
@@ -48,7 +48,7 @@ def _connect(config: TeacherConfig, address: Address) -> tuple[dict[str, Any], d
     return settings, {"timeout": timeout, "follow_redirects": not address.is_azure}
 
 
-def request_headers(config: TeacherConfig, address: Address) -> dict[str, Any]:
+def request_headers(config: EngineConfig, address: Address) -> dict[str, Any]:
     """The headers of a request besides the client's own; the key in the one that the server reads."""
     headers: dict[str, Any] = {**config.extra_headers, "Accept-Encoding": "identity"}
     if address.is_azure or not address.key:

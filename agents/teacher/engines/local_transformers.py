@@ -17,7 +17,7 @@ from reflectune.agents.memory import describe_process, free_memory
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.local_chat import LocalChat
 from reflectune.agents.tokenizers import open_tokenizer
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.errors import StudentError, TeacherError
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer
@@ -33,7 +33,7 @@ class TransformersEngine:
     parameters = ()
     waiting = ""
 
-    def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
+    def __init__(self, config: EngineConfig, model: TeacherModel) -> None:
         self.model = model.name
         self.capacity = config.capacity
         self._config = config
@@ -43,7 +43,7 @@ class TransformersEngine:
             self._chat: Any = LocalChat(tokenizer, model.source, models.count_embeddings(model.source))
             self._network = models.open_model(model.source)
         except StudentError as error:
-            raise TeacherError(f"teacher {error}; check teacher.model") from error
+            raise TeacherError(f"{config.section} {error}; check {config.section}.model") from error
         if model.adapter is not None:
             self._network = models.attach_adapter(self._network, model.adapter).get_base_model()
         self._context: int | None = context_length(self._network)
@@ -117,8 +117,9 @@ class TransformersEngine:
                 self._network, prompts, self._stops, room, sampling, self._opening
             )
         except torch.OutOfMemoryError as error:
+            who = f"{self._config.section} {self.model}"
             raise TeacherError(
-                f"teacher {self.model}: out of memory writing a single answer; end what else uses its device"
+                f"{who}: out of memory writing a single answer; end what else uses its device"
             ) from error
 
     def _answer(self, request: Request, prompt: list[int], tokens: list[int], seconds: float) -> Answer:

