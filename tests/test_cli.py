@@ -117,10 +117,32 @@ def test_export_writes_pool_training_and_preferences(world: Path, tmp_path: Path
         record = json.loads(line)
         assert set(record) == {"prompt", "chosen", "rejected"}
         assert record["chosen"] != record["rejected"]
+    written = as_json(world, "export", "tiny", *options[:2], "--scores", "-o", preferences)
+    for line in preferences.read_text().splitlines():
+        record = json.loads(line)  # the lowest r-IFD wins
+        assert record["margin"] == record["score_chosen"] - record["score_rejected"] > 0
+    refusal = refused(world, "export", "tiny", "--format", "ultrafeedback", "-o", preferences)
+    assert "--format ultrafeedback: is of preferences alone" in refusal
     printed(world, "export", "tiny", "--round", 0, "-o", pool)
     given = json.loads((world / "data.json").read_text())
     assert all(record in given for record in json.loads(pool.read_text()))
     assert "round 3 is not complete" in refused(world, "export", "tiny", "--round", 3, "-o", pool)
+
+
+def test_export_for_a_trainer_says_how_to_train(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "to train"
+    told = as_json(world, "export", "tiny", "--for", "llama-factory", "--full", "-o", out)
+    assert (told["written"], told["trainer"], told["command"]) == (
+        34,
+        "llama-factory",
+        "llamafactory-cli train train.yaml",
+    )
+    assert {path.name for path in out.iterdir()} == {"train.jsonl", "train.yaml", "dataset_info.json"}
+    line = printed(world, "export", "tiny", "--for", "trl", "--what", "preferences", "-o", out)
+    assert f"train with `cd '{out}' && trl dpo --config train.yaml`" in line
+    assert "--full: is for a trainer's config" in refused(world, "export", "tiny", "--full", "-o", out)
+    refusal = refused(world, "export", "tiny", "--for", "trl", "--format", "alpaca", "-o", out)
+    assert "--for trl: has a format of its own" in refusal
 
 
 def test_score_writes_a_line_per_record(world: Path, tmp_path: Path) -> None:

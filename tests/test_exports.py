@@ -166,6 +166,22 @@ def test_alpaca_has_the_context_in_system_and_history(
     assert rows_of(tmp_path / "out") == [expected]
 
 
+SCORED = Exported(CONVERSATION, rejected=Turn("assistant", "4"), sample_ids=("5ab3",), scores=(-0.25, -0.75))
+
+
+def test_formats_of_preferences_hold_whole_conversations_and_scores(tmp_path: Path) -> None:
+    chosen = [turn.as_message() for turn in CONVERSATION]
+    rejected = [*chosen[:-1], {"role": "assistant", "content": "4"}]
+    scores = {"score_chosen": -0.25, "score_rejected": -0.75, "margin": 0.5}
+    write_records(tmp_path / "i", "implicit", lambda: [SCORED], is_preferences=True)
+    assert rows_of(tmp_path / "i") == [{"chosen": chosen, "rejected": rejected}]
+    write_records(tmp_path / "u", "ultrafeedback", lambda: [SCORED], is_preferences=True)
+    asked = {"prompt": "Add.\n\n1 2", "prompt_id": "5ab3", "messages": chosen}
+    assert rows_of(tmp_path / "u") == [{**asked, "chosen": chosen, "rejected": rejected, **scores}]
+    write_records(tmp_path / "m", "messages", lambda: [SCORED], is_preferences=True, also=["scores"])
+    assert rows_of(tmp_path / "m")[0].items() >= scores.items()
+
+
 def test_alpaca_leaves_out_what_no_text_depends_on(tmp_path: Path) -> None:
     turns = (EXCHANGE[0], Turn("assistant", "3", '{"weight": 0, "id": 7, "tool_calls": []}'))
     write_records(tmp_path / "out", "alpaca", lambda: [Exported(turns, ("Add.", "1 2"))])

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,13 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, say, show_document, stoppable
-from reflectune.state.data.exports import Also, ExportFormat, write_records
+from reflectune.state.data.exports import (
+    PREFERENCE_FORMATS,
+    Also,
+    ExportFormat,
+    TrainerName,
+    write_records,
+)
 from reflectune.state.data.sources import find_kind
 from reflectune.state.data.writing import (
     check_table,
@@ -33,7 +40,9 @@ _STUDENT_KEY = re.compile(r"""(?<![\w./-])student\.([a-z_0-9]+)(?: = ["']?([^\s"
 
 def export(
     name: Name,
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="File to write; with --for a folder.", show_default=False)
+    ],
     round: Annotated[
         int | None, typer.Option(min=0, help="Round to export.", show_default="the last complete one")
     ] = None,
@@ -48,7 +57,17 @@ def export(
             show_default="alpaca",
         ),
     ] = None,
+    trainer: Annotated[
+        TrainerName | None,
+        typer.Option("--for", help="Write what this trainer reads, and a config that trains on it."),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --for: train all weights, not a LoRA adapter.")
+    ] = False,
     meta: Annotated[bool, typer.Option("--meta", help="Also the other fields of each given record.")] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Also score_chosen, score_rejected and margin of preferences.")
+    ] = False,
     ids: Annotated[bool, typer.Option("--ids", help="Also sample_ids, version_ids and round.")] = False,
     holdout: Annotated[
         bool, typer.Option("--holdout", help="Also held-out records, as given; the field split marks them.")
@@ -57,29 +76,55 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a round's pool, training set or preference pairs to a file."""
-    from reflectune.state.lineage.recycled import read_pool, read_preferences, read_training
+    from reflectune.state.config import parse_config
+    from reflectune.state.lineage.recycled import (
+        read_pool,
+        read_pool_pairs,
+        read_preferences,
+        read_training,
+    )
 
     if holdout and what != "pool":
         raise ConfigError(f"--holdout: held-out records are in no {what}; leave --holdout or --what out")
-    options: dict[Also, bool] = {"meta": meta, "ids": ids, "split": holdout}
+    if what != "preferences" and (scores or format in PREFERENCE_FORMATS):
+        wanted = "--scores" if scores else f"--format {format}"
+        raise ConfigError(f"{wanted}: is of preferences alone; add --what preferences")
+    options: dict[Also, bool] = {"meta": meta, "ids": ids, "split": holdout, "scores": scores}
+    if trainer is not None and (holdout or format is not None):
+        raise ConfigError(f"--for {trainer}: has a format of its own, without held-out records")
+    if full and trainer is None:
+        raise ConfigError("--full: is for a trainer's config; say with --for which one")
+    also = [option for option, is_on in options.items() if is_on]
+    is_preferences = what == "preferences"
     with read_run(runs, name) as lineage:
         last = lineage.last_round()
         chosen = last if round is None else round
         if chosen > last:
             raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
         sources = {
-            "pool": partial(read_pool, lineage, chosen, holdout=holdout),
+            "pool": partial(read_pool, lineage, chosen, holdout=holdout)
+            if trainer is None
+            else partial(read_pool_pairs, lineage, chosen),
             "training": partial(read_training, lineage, chosen),
             "preferences": partial(read_preferences, lineage, chosen),
         }
-        also = [option for option, is_on in options.items() if is_on]
-        is_preferences = what == "preferences"
-        written = write_records(out, format, sources[what], is_preferences=is_preferences, also=also)
-    if format is None:
-        format = "parquet" if out.suffix.lower() == ".parquet" else "alpaca"
-    document = {"name": name, "round": chosen, "what": what, "format": format, "written": written}
-    line = f"wrote {written} records to {out} ({what} of round {chosen})"
-    show_document(document | {"out": str(out)}, line, as_json)
+        document = {"name": name, "round": chosen, "what": what, "out": str(out)}
+        if trainer is not None:
+            from reflectune.loop.trainers import write_for_trainer
+
+            config = parse_config(lineage.settings()["config"], source=name)
+            written, command = write_for_trainer(
+                out, trainer, config, sources[what], is_preferences=is_preferences, full=full, also=also
+            )
+            document |= {"trainer": trainer, "command": command}
+            line = f"; train with `cd {shlex.quote(str(out))} && {command}`"
+        else:
+            written = write_records(out, format, sources[what], is_preferences=is_preferences, also=also)
+            default = "parquet" if out.suffix.lower() == ".parquet" else "alpaca"
+            document["format"] = format or default
+            line = ""
+    document["written"] = written
+    show_document(document, f"wrote {written} records to {out} ({what} of round {chosen}){line}", as_json)
 
 
 def score(

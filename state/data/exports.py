@@ -13,11 +13,24 @@ from reflectune.state.data.writing import Container, find_container, put_into_pl
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Split, Turn
 
-__all__ = ["Also", "ExportFormat", "Exported", "add_given", "retell", "user_turn", "write_records"]
+__all__ = [
+    "PREFERENCE_FORMATS",
+    "Also",
+    "ExportFormat",
+    "Exported",
+    "TrainerName",
+    "add_given",
+    "retell",
+    "user_turn",
+    "with_labels",
+    "write_records",
+]
 
-ExportFormat = Literal["alpaca", "messages", "sharegpt", "parquet"]
-Also = Literal["meta", "ids", "split"]
-Layout = Literal["alpaca", "messages", "sharegpt"]
+ExportFormat = Literal["alpaca", "messages", "sharegpt", "parquet", "implicit", "ultrafeedback"]
+TrainerName = Literal["trl", "llama-factory", "axolotl", "verl"]
+Also = Literal["meta", "ids", "split", "scores"]
+Layout = Literal["alpaca", "messages", "sharegpt", "implicit", "ultrafeedback"]
+PREFERENCE_FORMATS = ("implicit", "ultrafeedback")  # which hold nothing else
 Row = dict[str, Any]
 
 _SHAREGPT = {"user": "human", "assistant": "gpt"}
@@ -27,10 +40,13 @@ _FIELDS = {
     "alpaca": (("instruction", "input", "output"), ("prompt", "chosen", "rejected")),
     "messages": ((_TURNS["messages"],), ("prompt", "chosen", "rejected")),
     "sharegpt": ((_TURNS["sharegpt"],), (_TURNS["sharegpt"], "chosen", "rejected")),
+    "implicit": ((), ("chosen", "rejected")),
+    "ultrafeedback": ((), ("prompt", "prompt_id", "chosen", "rejected", "messages")),
 }
 _CONTEXT = ("system", "history")  # of alpaca, where there is a context: names of LLaMA-Factory's
 _IDS = ("sample_ids", "version_ids", "round")
 _SPLIT = "split"
+_SCORES = ("score_chosen", "score_rejected")  # UltraFeedback's names
 _NEEDED = ("name", "tool_calls", "function_call")  # fields of turns without which others may make no sense
 _LASTING = ("name", "weight")  # fields of a turn that hold whatever it says
 
@@ -59,6 +75,8 @@ class Exported:
     version_ids: tuple[str, ...] = ()  # one a sample; of a preference the chosen one, then the rejected one
     round: int = 0
     split: Split = "train"
+    # Of a preference, what the policy compared: chosen and rejected, the higher the better.
+    scores: tuple[float, float] | None = None
 
     @classmethod
     def of_pair(
@@ -94,7 +112,8 @@ def write_records(
     with their other fields, such as weights, which alpaca leaves out; the input is part of the user's.
     Preferences are prompt, chosen and rejected as DPO trainers read them: texts in alpaca, lists of
     messages in messages (TRL's conversational form), in sharegpt conversations with a turn each in chosen and
-    rejected.
+    rejected. Two formats are of preferences alone: implicit has the whole conversation in chosen and in
+    rejected (TRL's implicit prompt), ultrafeedback the columns of ultrafeedback_binarized, with its scores.
 
     The path's suffix says what file it is: JSON, JSON Lines or Parquet. Without one, alpaca is a JSON array,
     parquet is alpaca's columns in Parquet, the others are JSON Lines. No format is alpaca.
@@ -105,13 +124,17 @@ def write_records(
         records: all of them, from the first, the same at every call.
         is_preferences: whether they are, which matters where there are none.
         also: further fields. meta: those of the given record under their own names, or with `given_` in front
-            where the record has such a field otherwise; ids: sample_ids, version_ids, round; split.
+            where the record has such a field otherwise; ids: sample_ids, version_ids, round; split; scores:
+            score_chosen and score_rejected of preferences, the policy's values, negated where the lowest is
+            the best, and margin, by how much the first is higher.
 
     Raises:
         DatasetError: the target cannot be written, or ends as no such file does; a conversation that alpaca
             cannot hold.
     """
     layout: Layout = "alpaca" if format is None or format == "parquet" else format
+    if layout == "ultrafeedback":
+        also = {*also, "scores"}
     own = [*_FIELDS[layout][is_preferences], *(_CONTEXT if layout == "alpaca" else ())]
 
     def rows() -> Iterator[Row]:
@@ -134,13 +157,28 @@ def _container(path: Path, format: ExportFormat | None) -> Container:
 
 
 def _row(record: Exported, layout: Layout, own: Sequence[str], also: Collection[Also]) -> Row:
+    row = _alpaca(record) if layout == "alpaca" else _conversation(record, layout)
+    return with_labels(row, record, own, also)
+
+
+def with_labels(row: Row, record: Exported, own: Sequence[str], also: Collection[Also]) -> Row:
+    """A row with what else is known of its record, as `write_records` says of `also`.
+
+    Args:
+        row: of the record, in some layout.
+        record: what the row is of.
+        own: names of fields that rows of the layout may have.
+        also: further fields.
+    """
     labels: Row = {}
     if "ids" in also:
         values = list(record.sample_ids), list(record.version_ids), record.round
         labels |= dict(zip(_IDS, values, strict=True))
     if "split" in also:
         labels[_SPLIT] = record.split
-    row = _alpaca(record) if layout == "alpaca" else _conversation(record, layout)
+    if "scores" in also and record.scores is not None:
+        labels |= dict(zip(_SCORES, record.scores, strict=True))
+        labels["margin"] = record.scores[0] - record.scores[1]
     if "meta" in also:
         add_given(row, record.meta, taken=[*own, *labels])
     return row | labels
@@ -162,12 +200,18 @@ def _conversation(record: Exported, layout: Layout) -> Row:
     rejected = _turn(record.rejected, layout)
     if layout == "messages":
         return {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
+    if layout in PREFERENCE_FORMATS:
+        whole = {"chosen": turns, "rejected": [*prompt, rejected]}
+        if layout == "implicit":
+            return whole
+        asked = {"prompt": record.turns[-2].content, "prompt_id": "".join(record.sample_ids)}
+        return asked | whole | {"messages": turns}
     return {_TURNS[layout]: prompt, "chosen": chosen, "rejected": rejected}
 
 
 def _turn(turn: Turn, layout: Layout) -> Row:
     message = turn.as_message()
-    if layout == "messages":
+    if layout != "sharegpt":
         return message
     more = {name: value for name, value in message.items() if name not in ("role", "content")}
     row = {"from": _SHAREGPT.get(turn.role, turn.role), "value": turn.content}

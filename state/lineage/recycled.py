@@ -7,12 +7,22 @@ from typing import Any
 
 from reflectune.state.data.exports import Exported, retell, user_turn
 from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.policies import find_policy
 from reflectune.state.records import Turn
 
-__all__ = ["read_pool", "read_preferences", "read_training"]
+__all__ = ["read_pool", "read_pool_pairs", "read_preferences", "read_training"]
 
 _AT_ONCE = 500  # rows whose contexts one question asks about
 Row = Mapping[str, Any]
+
+# What the view `pool` says, looked up sample by sample in the order of the data.
+_POOL = """
+    samples CROSS JOIN versions ON versions.id = CASE WHEN samples.split = 'train' AND :round > 0
+        THEN (SELECT winner_id FROM decisions
+            WHERE round = :round AND phase = 'response' AND sample_id = samples.id)
+        ELSE (SELECT id FROM versions
+            WHERE sample_id = samples.id AND round = 0 AND phase = 'original') END
+"""
 
 
 def read_pool(lineage: LineageReader, round: int, *, holdout: bool = False) -> Iterator[Exported]:
@@ -33,13 +43,7 @@ def read_pool(lineage: LineageReader, round: int, *, holdout: bool = False) -> I
             COALESCE(samples.conversation_id, -1 - samples.position) AS record,
             CASE WHEN samples.conversation_id = samples.position THEN conversations.turns END AS turns,
             versions.id AS version, versions.instruction, versions.input, versions.response
-        FROM samples
-        -- What the view `pool` says, looked up sample by sample in the order of the data.
-        CROSS JOIN versions ON versions.id = CASE WHEN samples.split = 'train' AND :round > 0
-            THEN (SELECT winner_id FROM decisions
-                WHERE round = :round AND phase = 'response' AND sample_id = samples.id)
-            ELSE (SELECT id FROM versions
-                WHERE sample_id = samples.id AND round = 0 AND phase = 'original') END
+        FROM {_POOL}
         LEFT JOIN conversations ON conversations.id = samples.conversation_id
         WHERE samples.split IN {splits} ORDER BY samples.position
         """,
@@ -72,17 +76,32 @@ def _join(samples: Sequence[Row], round: int) -> Exported:
     )
 
 
+def read_pool_pairs(lineage: LineageReader, round: int) -> Iterator[Exported]:
+    """The pairs of the pool D[r] with their contexts, one a sample, in the order of the data."""
+    return _read_pairs(
+        lineage,
+        f"""
+        SELECT :round AS round, samples.id AS sample_id, samples.meta, versions.id AS version,
+            versions.instruction, versions.input, versions.response, NULL AS rejected, NULL AS loser,
+            NULL AS policy
+        FROM {_POOL} WHERE samples.split = 'train' ORDER BY samples.position
+        """,
+        round,
+    )
+
+
 def read_training(lineage: LineageReader, round: int) -> Iterator[Exported]:
     """The pairs of the training set T[r] with their contexts, as they were trained on, by rank."""
     return _read_pairs(
         lineage,
         """
         SELECT training_sets.round, samples.id AS sample_id, samples.meta, versions.id AS version,
-            versions.instruction, versions.input, versions.response, NULL AS rejected, NULL AS loser
+            versions.instruction, versions.input, versions.response, NULL AS rejected, NULL AS loser,
+            NULL AS policy
         FROM training_sets
         JOIN versions ON versions.id = training_sets.version_id
         JOIN samples ON samples.id = versions.sample_id
-        WHERE training_sets.round = ? ORDER BY training_sets.rank
+        WHERE training_sets.round = :round ORDER BY training_sets.rank
         """,
         round,
     )
@@ -98,14 +117,16 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
         lineage,
         """
         SELECT decisions.round, samples.id AS sample_id, samples.meta, winner.id AS version,
-            winner.instruction, winner.input, winner.response, loser.response AS rejected, loser.id AS loser
+            winner.instruction, winner.input, winner.response, loser.response AS rejected, loser.id AS loser,
+            decisions.policy, decisions.winner_value, CASE decisions.reason WHEN 'accepted'
+                THEN decisions.incumbent_value ELSE decisions.challenger_value END AS loser_value
         FROM decisions
         JOIN samples ON samples.id = decisions.sample_id
         JOIN versions AS winner ON winner.id = decisions.winner_id
         JOIN versions AS loser ON loser.id = CASE decisions.reason
             WHEN 'accepted' THEN decisions.incumbent_id ELSE decisions.challenger_id END
         WHERE decisions.phase = 'response' AND decisions.reason IN ('accepted', 'refused')
-            AND decisions.incumbent_value IS NOT NULL AND decisions.round <= ?
+            AND decisions.incumbent_value IS NOT NULL AND decisions.round <= :round
         ORDER BY decisions.round, samples.position
         """,
         round,
@@ -113,7 +134,7 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
 
 
 def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Exported]:
-    rows = lineage.db.query(query, [round])
+    rows = lineage.db.query(query, {"round": round})
     while page := list(islice(rows, _AT_ONCE)):
         for row, (pair, given) in zip(page, lineage.read_exchanges(page), strict=True):
             yield Exported.of_pair(
@@ -124,4 +145,13 @@ def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Expo
                 sample_ids=(row["sample_id"],),
                 version_ids=tuple(filter(None, (row["version"], row["loser"]))),
                 round=row["round"],
+                scores=_scores(row),
             )
+
+
+def _scores(row: Row) -> tuple[float, float] | None:
+    """What the policy compared, chosen and rejected, with the sign that makes the higher one the better."""
+    measure = None if row["policy"] is None else find_policy(row["policy"]).measure("response")
+    if measure is None:
+        return None
+    return measure.sign * row["winner_value"], measure.sign * row["loser_value"]
