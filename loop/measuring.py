@@ -46,6 +46,8 @@ def measure_run(folder: RunFolder, round: int, number: int, seed: int, display: 
 
     The choices are between incumbents and proposals of phase response.
     """
+    if round == 0:
+        raise ConfigError("--round 0: the given data has no proposals; name a round from 1 on")
     config = restore_config(folder)
     with LoopReader.open(folder.lineage) as lineage:
         student = lineage.round_student(round - 1)

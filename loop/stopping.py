@@ -1,13 +1,17 @@
-"""When the loop stops: pure functions of counts, spending and held-out measures."""
+"""When the loop stops, and with which round: functions of counts, spending and held-out measures."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 from reflectune.state.config import RunConfig, TeacherConfig
 from reflectune.state.lineage.documents import ReasonDocument
+from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import ANSWERLESS, PHASES, Evaluation, Phase, Spending
 
-__all__ = ["is_spent", "quality", "stop_reason", "why_failed"]
+__all__ = [
+    "best_round", "final_round", "is_rolled_back", "is_spent", "quality", "stop_reason", "stopping_measure",
+    "why_failed",
+]  # fmt: skip
 
 _FEW = 3  # proposals: fewer that fail may do so by chance
 
@@ -56,6 +60,43 @@ def quality(measure: Evaluation | None, most: int) -> float:
     return measure.value if measure.name == "accuracy" else -measure.value
 
 
+def stopping_measure(measures: Mapping[int, Mapping[str, Evaluation]]) -> str:
+    """The held-out measure that stopping goes by: a checker's accuracy where any round has one, else nll."""
+    return "accuracy" if any("accuracy" in named for named in measures.values()) else "nll"
+
+
+def _qualities(measures: Mapping[int, Mapping[str, Evaluation]]) -> dict[int, float]:
+    """How good each measured round's student is, rounds ascending."""
+    name = stopping_measure(measures)
+    by_round = {round: measures[round].get(name) for round in sorted(measures)}
+    most = max((item.n for item in by_round.values() if item), default=0)
+    return {round: quality(item, most) for round, item in by_round.items()}
+
+
+def best_round(measures: Mapping[int, Mapping[str, Evaluation]]) -> int | None:
+    """The round whose student is best by the measure that stopping goes by; the earliest among equals.
+
+    None where no round has the measure.
+    """
+    qualities = _qualities(measures)
+    best = max(qualities.values(), default=-math.inf)
+    return next((round for round, found in qualities.items() if found == best > -math.inf), None)
+
+
+def final_round(lineage: LineageReader) -> int:
+    """The round that a run ends with, as far as it has come: its pool and its student are the outcome.
+
+    That is the last whose pool is complete, or with `stop.rollback` the best one that is measured.
+    """
+    best = best_round(lineage.held_out_measures()) if is_rolled_back(lineage) else None
+    return lineage.last_round() if best is None else best
+
+
+def is_rolled_back(lineage: LineageReader) -> bool:
+    """Whether a run ends with its best round."""
+    return bool(lineage.settings()["config"].get("stop", {}).get("rollback", False))
+
+
 def stop_reason(
     config: RunConfig,
     round: int,
@@ -87,10 +128,7 @@ def stop_reason(
         if accepted / proposals < config.stop.min_acceptance:
             return "min-acceptance"
     if round in measures and len(measures) > 1:
-        name = "accuracy" if any("accuracy" in named for named in measures.values()) else "nll"
-        by_round = [measures[at].get(name) for at in sorted(measures)]
-        most = max((item.n for item in by_round if item), default=0)
-        values = [quality(item, most) for item in by_round]
+        values = [*_qualities(measures).values()]
         best = max(values)
         drop = best - values[-1]
         relative = drop / abs(best) if best and math.isfinite(drop) else drop

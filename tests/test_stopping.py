@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.stopping import is_spent, quality, stop_reason, why_failed
+from reflectune.loop.stopping import best_round, is_spent, quality, stop_reason, why_failed
 from reflectune.state.config import RunConfig, TeacherConfig
 from reflectune.state.lineage.documents import ReasonDocument
 from reflectune.state.lineage.failures import Failures
@@ -93,6 +93,24 @@ def test_stop_goes_by_accuracy_where_there_is_one_and_by_nll_elsewhere(
         measures = {0: before, 1: after}
         found = stop_reason(config_with(**stop), 1, proposals=2, accepted=1, measures=measures)
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("measures", "best"),
+    [
+        (measured(3.0, 2.0, 2.5), 1),
+        (measured(2.0, 2.5, 2.0), 0),  # the earliest of equals
+        ({0: BEFORE, 2: with_accuracy(3.0, 0.6, n=4)}, 2),
+        ({0: BEFORE, 1: with_accuracy(1.0, 0.9, n=3)}, 0),  # failed on one of four samples
+        ({1: measured(2.0)[0], 2: with_accuracy(3.0, 0.1, n=9)}, 2),  # the one with the measure
+        ({1: {}}, None),
+        ({}, None),
+    ],
+)
+def test_best_round_goes_by_what_stopping_goes_by(
+    measures: dict[int, dict[str, Evaluation]], best: int | None
+) -> None:
+    assert best_round(measures) == best
 
 
 @pytest.mark.parametrize(

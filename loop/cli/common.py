@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from reflectune.loop.show.terminal.layout import open_console
 from reflectune.loop.signals import Interrupted, Interruption, catch_signals
+from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.text import inert, one_line, to_json
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from reflectune.state.lineage.reader import LineageReader
 
 __all__ = [
-    "RUNS", "ConfigFile", "Json", "Name", "Runs", "Settings", "read_run", "say", "show_document",
-    "show_rounds", "stoppable",
+    "RUNS", "ConfigFile", "Json", "Name", "RoundOption", "Runs", "Settings", "find_round", "read_run", "say",
+    "show_document", "show_rounds", "stoppable",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -29,6 +31,7 @@ ConfigFile = Annotated[Path, typer.Argument(help="Config file.", show_default=Fa
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable.")
 ]
+RoundOption = partial(typer.Option, "--round", metavar="N|best")  # its text is for `find_round`
 RUNS = Path("runs")
 
 
@@ -39,6 +42,23 @@ def read_run(runs: Path, name: str) -> "Iterator[LineageReader]":
 
     with open_lineage(RunFolder.find(runs, name)) as lineage:
         yield lineage
+
+
+def find_round(lineage: "LineageReader", text: str) -> int:
+    """The round that an option names: a number, 0 for the given data, or best.
+
+    Whether the run has come as far is for the command to say.
+    """
+    from reflectune.loop.stopping import best_round
+
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    if text != "best":
+        raise ConfigError(f"{text or 'nothing'} is no round; want a number such as 2, or best")
+    best = best_round(lineage.held_out_measures())
+    if best is None:
+        raise ConfigError("no round is the best: none has a held-out measure; name a round by its number")
+    return best
 
 
 def show_document(document: object, rendered: "RenderableType", as_json: bool) -> None:
@@ -60,13 +80,16 @@ def show_document(document: object, rendered: "RenderableType", as_json: bool) -
         typer.echo(line.rstrip())
 
 
-def show_rounds(folder: RunFolder, as_json: bool) -> None:
-    """Print the rounds of one run."""
+def show_rounds(folder: RunFolder, as_json: bool, only: int | None = None) -> None:
+    """Print the rounds of one run, or only one of them."""
     from reflectune.loop.show.documents import describe_run
     from reflectune.loop.show.terminal.runs import render_rounds
 
     document = describe_run(folder)
-    show_document(document, render_rounds(document), as_json)
+    rendered = render_rounds(document, only=only)
+    if only is not None:
+        document["rounds"] = [row for row in document["rounds"] if row["round"] == only]
+    show_document(document, rendered, as_json)
 
 
 def say(text: str) -> None:

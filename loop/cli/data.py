@@ -12,7 +12,18 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, say, show_document, stoppable
+from reflectune.loop.cli.common import (
+    RUNS,
+    Json,
+    Name,
+    RoundOption,
+    Runs,
+    find_round,
+    read_run,
+    say,
+    show_document,
+    stoppable,
+)
 from reflectune.state.data.exports import (
     PREFERENCE_FORMATS,
     Also,
@@ -44,7 +55,8 @@ def export(
         Path, typer.Option("-o", "--out", help="File to write; with --for a folder.", show_default=False)
     ],
     round: Annotated[
-        int | None, typer.Option(min=0, help="Round to export.", show_default="the last complete one")
+        str | None,
+        RoundOption(help="Round to export.", show_default="the last complete one; best with stop.rollback"),
     ] = None,
     what: Annotated[
         Literal["pool", "training", "preferences"],
@@ -76,6 +88,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a round's pool, training set or preference pairs to a file."""
+    from reflectune.loop.stopping import final_round
     from reflectune.state.config import parse_config
     from reflectune.state.lineage.recycled import (
         read_pool,
@@ -97,9 +110,8 @@ def export(
     also = [option for option, is_on in options.items() if is_on]
     is_preferences = what == "preferences"
     with read_run(runs, name) as lineage:
-        last = lineage.last_round()
-        chosen = last if round is None else round
-        if chosen > last:
+        chosen = final_round(lineage) if round is None else find_round(lineage, round)
+        if chosen > (last := lineage.last_round()):
             raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
         sources = {
             "pool": partial(read_pool, lineage, chosen, holdout=holdout)

@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from reflectune.loop.cli.common import RUNS, Json, Name, Runs, Settings, show_document, stoppable
+from reflectune.loop.cli.common import (
+    RUNS,
+    Json,
+    Name,
+    RoundOption,
+    Runs,
+    Settings,
+    find_round,
+    read_run,
+    show_document,
+    stoppable,
+)
 from reflectune.loop.cli.data import read_columns
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
@@ -22,7 +33,7 @@ def signal(
     ] = "",
     template: Annotated[str, typer.Option(help="chat, plain, or a template file.")] = "chat",
     pairs: Annotated[int, typer.Option(min=2, help="Pairs to measure, and choices of two responses.")] = 200,
-    round: Annotated[int, typer.Option(min=1, help="Of a run: whose student, and which proposals.")] = 1,
+    round: Annotated[str, RoundOption(help="Of a run: whose proposals, and who decided; from 1.")] = "1",
     seed: Annotated[int, typer.Option(min=0, help="Of which pairs are drawn.")] = 0,
     format: Annotated[DataFormat, typer.Option(help="How a record holds its pair.")] = "auto",
     columns: Annotated[
@@ -48,7 +59,9 @@ def signal(
             data = DataConfig(path=source, format=format, columns=read_columns(columns))
             evidence = measure_data(data, StudentConfig(**settings), pairs, seed, open_display())
         else:
-            evidence = measure_run(RunFolder.find(runs, source), round, pairs, seed, open_display())
+            with read_run(runs, source) as lineage:
+                chosen = find_round(lineage, round)
+            evidence = measure_run(RunFolder.find(runs, source), chosen, pairs, seed, open_display())
     show_document(evidence, render_evidence(evidence), as_json)
 
 

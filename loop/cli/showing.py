@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from reflectune.loop.cli.common import RUNS, Json, Name, Runs, read_run, say, show_document, show_rounds
+from reflectune.loop.cli.common import (
+    RUNS,
+    Json,
+    Name,
+    RoundOption,
+    Runs,
+    find_round,
+    read_run,
+    say,
+    show_document,
+    show_rounds,
+)
 from reflectune.loop.show.terminal.layout import open_console
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
@@ -23,6 +34,9 @@ __all__ = ["compare", "diff", "list_runs", "report", "search", "serve", "show", 
 # Without a default to show.
 _argument, _option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
 
+Round = Annotated[
+    str | None, RoundOption(help="Only this round; 0 is the given data.", show_default="every one")
+]
 Limit = Annotated[int, typer.Option(min=0, help="Of two rounds: most changed samples to show.")]
 Sort = Annotated[
     Literal["r-ifd-change", "length-change", "position"],
@@ -47,19 +61,31 @@ def show(
     watch: Annotated[
         bool, typer.Option("--watch", help="Redraw every few seconds while the run goes on; Ctrl-C leaves.")
     ] = False,
+    round: Round = None,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
     """Show the rounds of one run."""
     folder = RunFolder.find(runs, name)
     if not watch:
-        show_rounds(folder, as_json)
+        show_rounds(folder, as_json, None if round is None else _find_begun(runs, name, round))
         return
+    if round is not None:
+        raise ConfigError("--watch shows the newest rounds; leave it or --round out")
     from reflectune.loop.show.terminal.runs import render_rounds
     from reflectune.loop.show.terminal.watch import watch_rounds
 
     run = watch_rounds(folder, open_console(), as_json)
     show_document(run, render_rounds(run), as_json)
+
+
+def _find_begun(runs: Path, name: str, round: str) -> int:
+    """The round of a run that an option names; ConfigError where it has not begun."""
+    with read_run(runs, name) as lineage:
+        found, newest = find_round(lineage, round), lineage.newest_round()
+    if found > newest:
+        raise ConfigError(f"{name}: there is no round {found}; the last one is {newest}")
+    return found
 
 
 def trace(
@@ -86,7 +112,9 @@ def trace(
 
 
 def compare(
-    first: Annotated[str, _argument(metavar="A[@R]", help="Name of a run, or a round of one: alpaca@2.")],
+    first: Annotated[
+        str, _argument(metavar="A[@R]", help="A run, or a round of one: alpaca@2, alpaca@best.")
+    ],
     second: Annotated[str, _argument(metavar="B[@R]", help="Another run, or another round of it.")],
     limit: Limit = 5,
     sort: Sort = "r-ifd-change",
@@ -110,18 +138,16 @@ def compare(
     show_document(document, render_runs_compared(document), as_json)
 
 
-def _parse_place(text: str) -> tuple[str, int | None]:
+def _parse_place(text: str) -> tuple[str, str | None]:
     """A run, and its round if one is named; no run's name has an @ in it."""
-    name, _, round = text.partition("@")
-    if "@" in text and not round.isdecimal():
-        raise ConfigError(f"{text}: {round or 'nothing'} is no round; write a round as {name}@2")
-    return name, int(round) if round else None
+    name, at, round = text.partition("@")
+    return name, round if at else None
 
 
 def diff(
     name: Name,
-    before: Annotated[int, _argument(metavar="A", help="A round; 0 is the given data.")],
-    after: Annotated[int, _argument(metavar="B", help="Another round.")],
+    before: Annotated[str, _argument(metavar="A", help="A round; 0 is the given data, or best.")],
+    after: Annotated[str, _argument(metavar="B", help="Another round.")],
     limit: Limit = 5,
     sort: Sort = "r-ifd-change",
     runs: Runs = RUNS,
@@ -132,7 +158,8 @@ def diff(
     from reflectune.state.lineage.round_comparison import compare_rounds
 
     with read_run(runs, name) as lineage:
-        compared = compare_rounds(lineage, before, after, order=sort, limit=limit)
+        rounds = (find_round(lineage, round) for round in (before, after))
+        compared = compare_rounds(lineage, *rounds, order=sort, limit=limit)
     document: RoundsCompared = {"name": name, **compared}
     show_document(document, render_rounds_compared(document), as_json)
 
@@ -205,9 +232,6 @@ Words = Annotated[
         "Japanese) by the beginning of a run of characters only."
     ),
 ]
-Round = Annotated[
-    int | None, typer.Option(min=0, help="Only this round; 0 is the given data.", show_default="every one")
-]
 InPhase = Annotated[Phase | None, typer.Option(help="Where the outcome was.", show_default="either")]
 WithOutcome = Annotated[
     Literal["accepted", "refused", "unchanged", "failed", "frozen", "unasked"] | None,
@@ -254,7 +278,7 @@ def search(
     key: SortKey = sort.replace("-", "_")  # type: ignore[assignment]
     query = SampleQuery(
         text=" ".join(text or []),
-        round=round,
+        round=None if round is None else _find_begun(runs, name, round),
         phase=phase,
         outcome=outcome,
         min_ifd_change=min_ifd_change,
@@ -282,9 +306,6 @@ def _find(folder: RunFolder, query: "SampleQuery") -> "Found":
     name = folder.path.name
     with explain_storage_errors(folder.path, "try again"), SampleIndex.open(folder) as index:
         index.update()
-        last = max((row["round"] for row in index.rounds()), default=0)
-        if query.round is not None and query.round > last:
-            raise ConfigError(f"{name}: there is no round {query.round}; the last one is {last}")
         rows = index.find(query)
         found = len(rows) if len(rows) < query.limit else index.count(query, at_most=_UNCOUNTED)
         known = index.known()

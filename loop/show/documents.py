@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NotRequired, TypedDict
 
+from reflectune.loop.stopping import best_round, is_rolled_back, stopping_measure
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import (
+    BestDocument,
     CallSums,
     EvaluationDocument,
     Evolution,
@@ -24,7 +26,7 @@ from reflectune.state.live import StageDocument, WorkerDocument, read_live
 from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
-    "Found", "Overview", "RunDocument", "RunEvolution", "describe_comparison", "describe_run",
+    "Found", "Overview", "RunDocument", "RunEvolution", "describe_comparison", "describe_run", "find_best",
     "open_lineage", "open_run", "overview", "readable_overview",
 ]  # fmt: skip
 
@@ -49,6 +51,7 @@ class RunHistory(GivenDocument):
     name: str
     status: str
     stop_reason: str | None
+    best: BestDocument | None  # None before anything is measured
     rounds: list[RoundDocument]
 
 
@@ -136,6 +139,7 @@ def describe_run(folder: RunFolder, known: RunDocument | None = None) -> RunDocu
             "name": run["name"],
             "status": run["status"],
             "stop_reason": run["stop_reason"],
+            "best": find_best(lineage),
             "rounds": [*over[:-1], *lineage.rounds(since=over[-1]["round"] if over else 0)],
             "conversations": given["conversations"],
             "exchanges": given["exchanges"],
@@ -144,6 +148,16 @@ def describe_run(folder: RunFolder, known: RunDocument | None = None) -> RunDocu
             "stages": live and live["stages"],
             "workers": live and live["workers"],
         }
+
+
+def find_best(lineage: LineageReader) -> BestDocument | None:
+    """The best round of a run by its measure; None before anything is measured."""
+    measures = lineage.held_out_measures()
+    best, name = best_round(measures), stopping_measure(measures)
+    for row in lineage.evaluations():
+        if (row["round"], row["name"]) == (best, name):
+            return {**row, "is_end": is_rolled_back(lineage)}
+    return None
 
 
 def describe_comparison(one: RunFolder, other: RunFolder) -> RunsCompared:

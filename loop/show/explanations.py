@@ -4,8 +4,9 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from reflectune.loop.show.numbers import format_apart, format_measure
+from reflectune.loop.show.numbers import format_apart, format_measure, format_with_interval, name_held_out
 from reflectune.state.lineage.documents import (
+    BestDocument,
     DecisionDocument,
     FailureDocument,
     GivenDocument,
@@ -18,9 +19,9 @@ from reflectune.state.lineage.documents import (
 from reflectune.state.policies import find_policy
 
 __all__ = [
-    "count_things", "explain_call", "explain_given", "explain_place", "explain_reason", "explain_rule",
-    "explain_score", "explain_skipped", "explain_unknown", "list_servers", "name_outcome", "policy_of",
-    "sum_seconds", "unit_of",
+    "count_things", "explain_best", "explain_call", "explain_given", "explain_place", "explain_reason",
+    "explain_rule", "explain_score", "explain_skipped", "explain_unknown", "list_servers", "name_outcome",
+    "policy_of", "sum_seconds", "unit_of",
 ]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
@@ -63,6 +64,15 @@ def explain_given(given: GivenDocument) -> str:
         return said
     followed = count_things(given["followed"], "instruction")
     return f"{said}; later turns depend on {followed}, left as given"
+
+
+def explain_best(best: BestDocument | None) -> str:
+    """Which round is the best, by what, and whether the run ends with it; empty before one is measured."""
+    if best is None:
+        return ""
+    measure = f"held-out {name_held_out(best['name'])} {format_with_interval(best)}"
+    end = "; the run ends with its best round" if best["is_end"] else ""
+    return f"best: round {best['round']}, student {best['student']}, {measure}{end}"
 
 
 def explain_skipped(skipped: Sequence[SkippedDocument]) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from reflectune.loop.show.charts import draw_charts, explain_missing
-from reflectune.loop.show.documents import RunEvolution, open_run
-from reflectune.loop.show.explanations import policy_of, sum_seconds, unit_of
+from reflectune.loop.show.documents import RunEvolution, find_best, open_run
+from reflectune.loop.show.explanations import explain_best, policy_of, sum_seconds, unit_of
 from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.html.texts import fold_text, fold_texts, shorten_turns
 from reflectune.loop.show.journey import Journey, build_journey
-from reflectune.loop.show.numbers import format_apart, format_with_interval
+from reflectune.loop.show.numbers import as_sentence, format_apart, format_with_interval
 from reflectune.state.data.writing import put_into_place
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import Highlight, RunHead
@@ -43,6 +43,7 @@ def _describe(lineage: LineageReader, run: RunHead) -> RunEvolution:
         "name": run["name"],
         "status": run["status"],
         "stop_reason": run["stop_reason"],
+        "best": find_best(lineage),
         "created_at": run["created_at"],
         "settings": settings | {"config": _without_credentials(settings["config"])},
         "samples": lineage.samples(),
@@ -106,6 +107,8 @@ def _lead(document: RunEvolution, accepted: int, proposed: int) -> Iterator[str]
             first, last = format_with_interval(items[0]), format_with_interval(items[-1])
             yield f"Held-out {name} went from {first} to {last}; in brackets 95 % intervals."
             break
+    if best := explain_best(document["best"]):
+        yield as_sentence(best)
 
 
 def _count_proposals(document: RunEvolution) -> tuple[int, int]:

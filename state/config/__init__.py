@@ -60,6 +60,7 @@ CHANGEABLE = (
     "student.device",
     "student.threads",
     "stop.max_failures",
+    "stop.rollback",
     "teacher.structured",
     *(f"{section}.{name}" for section in ("teacher", "judge") for name in _ASKING),
 )

@@ -204,6 +204,8 @@ class StopConfig(Section):
     """Stop when a round accepts a smaller share of its proposals than this."""
     max_drop: float | None = Field(default=None, ge=0.0)
     """Stop when the held-out measure is worse than its best by more than this, relative to the best."""
+    rollback: bool = False
+    """End with the round of the best held-out measure, its pool and student; later rounds stay stored."""
     max_failures: Share = 0.5
     """Fail, resumably, when more than this share of a phase's proposals fail for one reason; 1: never."""
 
@@ -250,8 +252,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _stopping_has_a_measure(self) -> Self:
-        if self.data.holdout == 0 and (self.stop.patience or self.stop.max_drop is not None):
-            raise ValueError("stop.patience and stop.max_drop need held-out pairs; set data.holdout")
+        stop = self.stop
+        if self.data.holdout == 0 and (stop.patience or stop.max_drop is not None or stop.rollback):
+            raise ValueError(
+                "stop.patience, stop.max_drop and stop.rollback need held-out pairs; set data.holdout"
+            )
         return self
 
     @model_validator(mode="after")

@@ -133,6 +133,12 @@ class EvaluationDocument(TypedDict):
     high: float | None
 
 
+class BestDocument(EvaluationDocument):
+    """The best round's student by the held-out measure that stopping goes by."""
+
+    is_end: bool  # whether the run ends with its best round (stop.rollback), else with its last one
+
+
 class Measures(TypedDict):
     """What one student makes of a version."""
 

@@ -20,7 +20,6 @@ from reflectune.state.records import (
     CallStatus,
     Contest,
     Decision,
-    Evaluation,
     HeldOutAnswer,
     Pair,
     Phase,
@@ -77,10 +76,6 @@ class LoopReader(LineageReader):
             row.pop("seal")
             return StudentRecord(**row | {"metrics": json.loads(row["metrics"])})
         return None
-
-    def newest_round(self) -> int:
-        """The newest round that has begun."""
-        return int(self.db.execute("SELECT MAX(round) FROM rounds").fetchone()[0])
 
     def is_round_finished(self, round: int) -> bool:
         """Whether a round has gone through its evaluation."""
@@ -319,14 +314,6 @@ class LoopReader(LineageReader):
         pairs = self.read_pairs(rows)
         found = {row["sample_id"]: pair for row, pair in zip(rows, pairs, strict=True)}
         return {sample: found[sample] for sample in sample_ids}
-
-    def held_out_measures(self) -> dict[int, dict[str, Evaluation]]:
-        """All held-out measures: round -> name -> measure, rounds ascending."""
-        measures: dict[int, dict[str, Evaluation]] = {}
-        for row in self.evaluations():
-            measure = Evaluation(row["name"], row["value"], row["n"], row["low"], row["high"])
-            measures.setdefault(row["round"], {})[row["name"]] = measure
-        return measures
 
     # How rows are found
 

@@ -32,6 +32,7 @@ from reflectune.state.records import (
     ANSWERED,
     ANSWERLESS,
     UNCONTESTED,
+    Evaluation,
     Pair,
     Phase,
     Reason,
@@ -135,6 +136,10 @@ class LineageReader(SampleReader):
             counts.setdefault(phase, {})[outcome] = number
         return counts
 
+    def newest_round(self) -> int:
+        """The newest round that has begun."""
+        return int(self.db.execute("SELECT MAX(round) FROM rounds").fetchone()[0])
+
     def last_round(self) -> int:
         """The last round whose pool is complete; 0 is the given data."""
         row = self._one(
@@ -185,6 +190,14 @@ class LineageReader(SampleReader):
         """All held-out measures with their 95 % intervals, by round and name."""
         query = "SELECT round, student_id AS student, name, value, n, low, high FROM evaluations"
         return cast(list[EvaluationDocument], self._all(f"{query} ORDER BY round, name"))
+
+    def held_out_measures(self) -> dict[int, dict[str, Evaluation]]:
+        """All held-out measures: round -> name -> measure, rounds ascending."""
+        measures: dict[int, dict[str, Evaluation]] = {}
+        for row in self.evaluations():
+            measure = Evaluation(row["name"], row["value"], row["n"], row["low"], row["high"])
+            measures.setdefault(row["round"], {})[row["name"]] = measure
+        return measures
 
     def round(self, round: int) -> RoundDocument:
         """One round that has begun, as `show --json` prints it."""

@@ -10,7 +10,13 @@ from starlette.staticfiles import StaticFiles
 
 from reflectune.loop.show.comparison import explain_comparable, tabulate_runs
 from reflectune.loop.show.documents import open_lineage
-from reflectune.loop.show.explanations import explain_rule, explain_unknown, policy_of, sum_seconds
+from reflectune.loop.show.explanations import (
+    explain_best,
+    explain_rule,
+    explain_unknown,
+    policy_of,
+    sum_seconds,
+)
 from reflectune.loop.show.html.environment import STATIC
 from reflectune.loop.show.html.sample_search import LABELS, MAX_COUNTED, PAGE_ROWS, SampleSearch, address
 from reflectune.loop.show.html.site import missing, site_of
@@ -81,6 +87,7 @@ def _overview(request: Request, snapshot: Snapshot) -> Response:
         "overview.html",
         snapshot=snapshot,
         workers=tabulate_workers(snapshot.workers),
+        best=explain_best(snapshot.best),
         questions=questions,
         unknown=_explain_unknown(snapshot).values(),
         seconds=sum(map(sum_seconds, snapshot.rounds)),

@@ -10,10 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reflectune.loop.show.documents import Overview, open_lineage, overview, readable_overview
+from reflectune.loop.show.documents import Overview, find_best, open_lineage, overview, readable_overview
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import (
+    BestDocument,
     CallSums,
     EvaluationDocument,
     GivenDocument,
@@ -43,6 +44,7 @@ class Snapshot:
     as_of: datetime
     run: Overview
     stop_reason: str | None
+    best: BestDocument | None
     split: Mapping[str, int]  # samples
     given: GivenDocument
     settings: Settings
@@ -122,6 +124,7 @@ class Watcher:
                 as_of=now,
                 run=run,
                 stop_reason=lineage.run()["stop_reason"],
+                best=find_best(lineage),
                 split=lineage.samples(),
                 given=self.snapshot.given if self.snapshot else lineage.given(),
                 settings=lineage.settings(),

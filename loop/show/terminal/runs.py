@@ -8,7 +8,13 @@ from rich.text import Text
 
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.documents import Overview, RunDocument
-from reflectune.loop.show.explanations import explain_given, explain_skipped, list_servers, sum_seconds
+from reflectune.loop.show.explanations import (
+    explain_best,
+    explain_given,
+    explain_skipped,
+    list_servers,
+    sum_seconds,
+)
 from reflectune.loop.show.numbers import (
     format_held_out,
     format_measure,
@@ -49,11 +55,12 @@ def render_runs(runs: Sequence[Overview]) -> RenderableType:
 
 
 def render_rounds(
-    run: RunDocument, *, newest: int | None = None, tables: int | None = None
+    run: RunDocument, *, only: int | None = None, newest: int | None = None, tables: int | None = None
 ) -> RenderableType:
-    """The newest rounds of one run in the first tables: what was decided, and what came of it."""
+    """One round of a run or its newest ones in the first tables: what was decided, and what came of it."""
     run = inert_document(run)
     rounds = run["rounds"] if newest is None else run["rounds"][-newest:]
+    rounds = [row for row in rounds if only in (None, row["round"])]
     reflected = [row for row in rounds if row["round"]]
     called = [row for row in rounds if row["teacher"]["calls"]]
     sections = (
@@ -77,6 +84,7 @@ def _head(run: RunDocument) -> RenderableType:
         explain_given(run),
         f"{skipped[:1].upper()}{skipped[1:]}",
         _sum_up(rounds) if rounds else "",
+        explain_best(run["best"]),
         _describe_progress(rounds) if run["status"] != "finished" else "",
         f"Left alone after repeated refusals: {frozen}" if frozen else "",
         f"Training pairs whose response or context student.max_length cut: {cut}" if cut else "",
