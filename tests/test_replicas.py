@@ -1,7 +1,10 @@
 """Replicas of a teacher on a real Ray cluster: who is asked, and what a death costs."""
 
 import os
+import re
 import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -39,15 +42,24 @@ def open_replicas(hold: Path) -> Iterator[Any]:
         config = TeacherConfig(engine="transformers", model="echo")
         model = TeacherModel("echo", StudentConfig(model="none"))
         with connect(ScaleConfig(engine="ray", address=nodes.address)):
-            yield lambda number: ReplicaEngine(
-                config, model, NoModel(), number=number, gpus=0, open_one=partial(open_echo, hold)
+            yield lambda number, stopping=lambda: False: ReplicaEngine(
+                config, model, NoModel(), stopping, number=number, gpus=0, open_one=partial(open_echo, hold)
             )  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def engine(open_replicas: Any) -> Iterator[Any]:
     with closing(open_replicas(2)) as replicas:
+        wait_until_open(replicas)
         yield replicas
+
+
+def wait_until_open(engine: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not all(replica.is_open for replica in engine._replicas):
+        assert not engine.has_answer()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 numbers = count()
@@ -94,16 +106,44 @@ def test_a_replica_that_dies_is_replaced_and_its_requests_go_to_another(engine: 
     assert all(answer.error is None for answer in found.values())
     (other,) = {answer.text.rpartition("|")[2] for answer in found.values()} - {str(pid)}
     hold.unlink()
-    while not all(replica.is_open for replica in engine._replicas):
-        assert not engine.has_answer()
+    wait_until_open(engine)
     found = answers(engine, submit(engine, "one", "two"))
     assert len({answer.text.rpartition("|")[2] for answer in found.values()} - {other}) == 1
+
+
+def test_replica_without_room_is_told_and_a_stop_is_heard(open_replicas: Any, engine: Any) -> None:
+    asks = threading.Event()
+    assert engine.waiting == ""
+    with closing(open_replicas(1, asks.is_set)) as third:  # there are two CPUs
+        submit(third, "hello")
+        assert not third.has_answer()
+        waiting = r"waiting for room on the cluster: \d+ s"
+        assert re.fullmatch(rf"{waiting} \(a replica asks for 1 CPU of one node\)", third.waiting)
+        threading.Timer(0.3, asks.set).start()
+        with pytest.raises(TeacherError, match=f"^teacher echo: {waiting}"):
+            third.next_answer()
 
 
 def test_what_ends_an_engine_ends_the_teacher(engine: Any) -> None:
     submit(engine, "fail now")
     with pytest.raises(TeacherError, match=r"^teacher echo: it has no voice$"):
         engine.next_answer()
+
+
+def test_replicas_that_are_open_do_the_work_of_those_that_never_are(
+    open_replicas: Any, engine: Any, hold: Path
+) -> None:
+    engine.close()
+    hold.touch()
+    with closing(open_replicas(3)) as replicas:  # there are two CPUs, as if a node was lost meanwhile
+        given = submit(replicas, *map(str, range(40)))
+        deadline = time.monotonic() + 60
+        while not replicas.waiting.startswith("waiting for the model to open"):
+            assert not replicas.has_answer()
+            assert time.monotonic() < deadline
+        hold.unlink()
+        assert all(answer.error is None for answer in answers(replicas, given).values())
+        assert sorted(worker.done > 0 for worker in replicas.workers()) == [False, True, True]
 
 
 def test_a_request_that_kills_three_replicas_is_refused_and_no_other(

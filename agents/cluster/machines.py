@@ -83,7 +83,7 @@ class ClusterMachines(LocalMachines):
         gpus = gpus_each(scale.gpus_per_teacher, unset=config.tensor_parallel_size or 1)
         refuse_lack("teachers", scale.teachers, gpus=gpus, cpus=1)
         shipped = self._sender.ship_student(model.source, model.adapter)
-        return ReplicaEngine(config, model, shipped, number=scale.teachers, gpus=gpus)
+        return ReplicaEngine(config, model, shipped, stopping, number=scale.teachers, gpus=gpus)
 
     def _refinetune(self, *training: Any, **how: Any) -> dict[str, float]:
         """Train on workers, which have the place of the students."""

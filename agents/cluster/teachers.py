@@ -4,8 +4,10 @@ Each replica is an actor with an engine of its own, which does the batching. A r
 with its node, is replaced, and what it had not answered is asked again.
 """
 
+import math
+import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +17,7 @@ from ray.exceptions import RayTaskError
 
 from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
 from reflectune.agents.cluster.shipping import ShippedStudent
-from reflectune.agents.teacher.engines import ENGINES, Engine, OpenEngine, Request, TeacherModel, open_engine
+from reflectune.agents.teacher.engines import ENGINES, OpenEngine, Request, TeacherModel, open_engine
 from reflectune.state.config import EngineConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.live import Worker
@@ -23,57 +25,65 @@ from reflectune.state.records import Answer
 
 __all__ = ["ReplicaEngine"]
 
+_SLICE = 0.2  # seconds within which a wish to stop is noticed
 _LIVES = 3  # replicas that may die of a request, the last one of it alone
 
 
 @dataclass(eq=False)
 class _Replica:
     actor: Any
-    requests: dict[str, Request] = field(default_factory=dict)  # its own that are not answered
-    unsent: list[Request] = field(default_factory=list)  # of these
-    exchange: Any = None  # what it is asked now; it returns with the answers that are there
+    asked: Any  # what it is doing; it returns with the answers that are there
+    requests: dict[str, Request] = field(default_factory=dict)  # sent to it, and not answered
+    is_placed: bool = False  # on a node that has room
     is_open: bool = False
     done: int = 0
 
 
 class ReplicaEngine:
-    """Gives each request to the open replica with the fewest, and its answers back as they finish."""
+    """One queue, from which each open replica takes its share, and gives answers back as they finish."""
 
     name: str
     parameters = ()
-    waiting = ""
 
     def __init__(
         self,
         config: EngineConfig,
         model: TeacherModel,
         shipped: ShippedStudent,
+        stopping: Callable[[], bool] = lambda: False,
         *,
         number: int,
         gpus: float,
         open_one: OpenEngine = open_engine,
     ) -> None:
-        """Start so many replicas of a model, each with so many GPUs of one node."""
-        self.name, self.model, self._section = config.engine, model.name, config.section
+        """Start so many replicas of a model, each with so many GPUs of one node.
+
+        While somebody is `stopping`, nobody waits for a replica to open.
+        """
+        self.name, self.model = config.engine, model.name
         self.structured = ENGINES[config.engine].takes_schemas(thinking=model.source.thinking)
         self.capacity = config.concurrency or number * config.capacity
+        self._stopping, self._gpus = stopping, gpus
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Teacher)
         self._open_actor = partial(actor.remote, config, model, shipped, own_versions(), open_one)
         self._replicas = [self._start() for _ in range(number)]
+        self._none_open_since = time.monotonic()
+        self._queue: deque[Request] = deque()
+        self._suspects: deque[Request] = deque()  # that all replicas but the last died with
         self._answers: deque[Answer] = deque()
         self._deaths: Counter[str] = Counter()  # request id -> replicas that died with it
         self._silent_deaths = 0  # in a row, with nothing answered
 
     def submit(self, request: Request) -> None:
-        """Give the request to a replica, which is sent it with all others once an answer is waited for."""
-        replica = min(self._replicas, key=lambda each: (not each.is_open, len(each.requests)))
-        replica.requests[request.id] = request
-        replica.unsent.append(request)
+        """Queue the request; it is sent with all others once an answer is waited for."""
+        self._queue.append(request)
 
     def next_answer(self) -> Answer:
         """The next answer that a replica finishes."""
         while not self._answers:
-            self._take(timeout=None)
+            self._take(_SLICE)
+            if self._stopping() and not self._is_open:
+                raise TeacherError(f"teacher {self.model}: {self.waiting}")
         return self._answers.popleft()
 
     def has_answer(self) -> bool:
@@ -83,40 +93,42 @@ class ReplicaEngine:
         return bool(self._answers)
 
     def workers(self) -> Sequence[Worker]:
-        """The replicas."""
+        """The replicas; what is queued is queued for all of them, and told where there is one."""
+        replicas = [*self._replicas]
+        queued = len(self._queue) if len(replicas) == 1 else 0
         return tuple(
-            Worker("teacher", str(place), len(each.requests) - len(each.unsent), each.done, len(each.unsent))
-            for place, each in enumerate([*self._replicas], start=1)
+            Worker("teacher", str(place), len(each.requests), each.done, queued)
+            for place, each in enumerate(replicas, start=1)
         )
+
+    @property
+    def waiting(self) -> str:
+        """What keeps all replicas from opening, and for how long by now; empty once one is open."""
+        if self._is_open:
+            return ""
+        seconds = time.monotonic() - self._none_open_since
+        if any(replica.is_placed for replica in self._replicas):
+            return f"waiting for the model to open: {seconds:.0f} s"
+        each = f"{self._gpus:g} GPU and 1 CPU" if self._gpus else "1 CPU"
+        return f"waiting for room on the cluster: {seconds:.0f} s (a replica asks for {each} of one node)"
 
     def close(self) -> None:
         """End the replicas."""
         for replica in self._replicas:
             ray.kill(replica.actor)
 
+    @property
+    def _is_open(self) -> bool:
+        return any(replica.is_open for replica in self._replicas)
+
     def _start(self) -> _Replica:
         actor = self._open_actor()
-        return _Replica(actor, exchange=actor.exchange.remote([]))
+        return _Replica(actor, asked=actor.wait_for.remote())
 
-    def _exchange(self, replica: _Replica) -> None:
-        """Hand over what was not sent, unless the replica still has something to tell.
-
-        What all replicas but the last died with is sent by itself: nothing else shall be suspected.
-        """
-        if replica.exchange is not None or not replica.requests:
-            return
-        sent = replica.unsent
-        if suspects := [request for request in sent if self._deaths[request.id] == _LIVES - 1]:
-            is_idle = len(replica.unsent) == len(replica.requests)
-            sent = suspects[:1] if is_idle else []
-        replica.unsent = [request for request in replica.unsent if request not in sent]
-        replica.exchange = replica.actor.exchange.remote(sent)
-
-    def _take(self, timeout: float | None) -> None:
+    def _take(self, timeout: float) -> None:
         """Send what there is to send, and take in what replicas tell, once one does."""
-        for replica in self._replicas:
-            self._exchange(replica)
-        asked = {each.exchange: each for each in self._replicas if each.exchange is not None}
+        self._hand_out()
+        asked = {each.asked: each for each in self._replicas if each.asked is not None}
         for told in ray.wait([*asked], timeout=timeout)[0] if asked else ():
             replica = asked[told]
             try:
@@ -126,29 +138,60 @@ class ReplicaEngine:
             except ray.exceptions.RayError as error:
                 self._replace(replica, error)
                 continue
-            replica.exchange, replica.is_open = None, True
+            if not replica.is_placed:
+                replica.is_placed, replica.asked = True, replica.actor.open.remote()
+                continue
+            replica.asked, replica.is_open = None, True
             for answer in answers:
                 del replica.requests[answer.request_id]
+                self._deaths.pop(answer.request_id, None)
                 self._silent_deaths = 0
             replica.done += len(answers)
             self._answers += answers
 
+    def _hand_out(self) -> None:
+        """Give each open replica that has told what it had its share of all that is unanswered."""
+        opened = [replica for replica in self._replicas if replica.is_open]
+        unanswered = len(self._queue) + sum(len(replica.requests) for replica in opened)
+        most = math.ceil(self.capacity / len(self._replicas))
+        for replica in opened:
+            if replica.asked is None:
+                share = min(most, math.ceil(unanswered / len(opened)))
+                sent = self._next_for(replica, share)
+                replica.requests |= {request.id: request for request in sent}
+                if replica.requests:
+                    replica.asked = replica.actor.exchange.remote(sent)
+
+    def _next_for(self, replica: _Replica, share: int) -> list[Request]:
+        """What a replica is sent. A suspect is sent by itself: nothing else shall be suspected."""
+        if self._suspects:
+            return [] if replica.requests else [self._suspects.popleft()]
+        if any(self._is_suspect(id) for id in replica.requests):
+            return []
+        number = min(len(self._queue), share - len(replica.requests))
+        return [self._queue.popleft() for _ in range(number)]
+
+    def _is_suspect(self, request_id: str) -> bool:
+        return self._deaths[request_id] == _LIVES - 1
+
     def _replace(self, replica: _Replica, error: Exception) -> None:
-        """Start another in the place of a replica that died, and ask others what it had not answered."""
+        """Start another in the place of a replica that died, and queue what it had not answered."""
         reason = last_line(error)
         self._silent_deaths += 1
         if self._silent_deaths > _LIVES * len(self._replicas):
-            message = f"{self._section} {self.model}: its replicas die one after the other: {reason}"
+            message = f"teacher {self.model}: its replicas die one after the other: {reason}"
             raise TeacherError(message) from error
         ray.kill(replica.actor)  # it may only be out of reach
         self._replicas[self._replicas.index(replica)] = self._start()
-        self._deaths.update(replica.requests.keys() - {request.id for request in replica.unsent})
-        for request in replica.requests.values():
-            if self._deaths[request.id] < _LIVES:
-                self.submit(request)
-                continue
-            message = f"{_LIVES} replicas died with it, the last one with: {reason}"
-            self._answers.append(Answer(request.id, error="refused-request", message=message))
+        if replica.is_open and not self._is_open:
+            self._none_open_since = time.monotonic()
+        for request in reversed(replica.requests.values()):
+            self._deaths[request.id] += 1
+            if self._deaths[request.id] == _LIVES:
+                message = f"{_LIVES} replicas died with it, the last one with: {reason}"
+                self._answers.append(Answer(request.id, error="refused-request", message=message))
+            else:
+                (self._suspects if self._is_suspect(request.id) else self._queue).appendleft(request)
 
 
 class _Teacher:
@@ -164,13 +207,21 @@ class _Teacher:
     ) -> None:
         self._config, self._model, self._shipped = config, model, shipped
         self._versions, self._open_one = versions, open_one
-        self._engine: Engine | None = None
         self._under_way = 0
 
+    def wait_for(self) -> None:
+        """Return once the replica is there."""
+
+    def open(self) -> list[Answer]:
+        """Open the engine; there are no answers yet."""
+        refuse_other_versions(self._versions)
+        source, adapter = self._shipped.receive()
+        model = TeacherModel(self._model.name, source, adapter, self._model.adapter_hash)
+        self._engine = self._open_one(self._config, model, None, lambda: False)
+        return []
+
     def exchange(self, requests: Sequence[Request]) -> list[Answer]:
-        """Take more requests, and tell the answers that are there once one is; none where none is due."""
-        if self._engine is None:
-            self._engine = self._open()
+        """Take more requests, and tell the answers that are there once one is."""
         for request in requests:
             self._engine.submit(request)
         self._under_way += len(requests)
@@ -179,9 +230,3 @@ class _Teacher:
             answers.append(self._engine.next_answer())
         self._under_way -= len(answers)
         return answers
-
-    def _open(self) -> Engine:
-        refuse_other_versions(self._versions)
-        source, adapter = self._shipped.receive()
-        model = TeacherModel(self._model.name, source, adapter, self._model.adapter_hash)
-        return self._open_one(self._config, model, None, lambda: False)
