@@ -4,36 +4,29 @@ Can it tell a pair from one whose response belongs to another instruction? How f
 length? What do the policies choose, and is that what people prefer?
 """
 
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, combinations
 from typing import TypedDict
 
 from reflectune.agents.student.evaluation import wilson
-from reflectune.agents.student.formulas import ifd, nll, r_ifd
+from reflectune.loop.matching import (
+    TITLES,
+    Scoring,
+    TermScores,
+    measure_matching,
+    score_pairs,
+    share_of,
+    shuffle,
+)
 from reflectune.loop.selection import are_alike, value_of
+from reflectune.state.lineage.documents import Matching, Share
 from reflectune.state.policies import POLICIES
-from reflectune.state.records import TERMS, Pair, Score, Term
+from reflectune.state.records import Pair
 
-__all__ = ["Choice", "Evidence", "PolicyEvidence", "Share", "measure_evidence"]
+__all__ = ["Choice", "Evidence", "PolicyEvidence", "measure_evidence"]
 
-TermScores = Mapping[Term, Score]
 Choice = tuple[Pair, Pair]  # two of one instruction
-Scoring = Callable[[Sequence[tuple[Pair, Term]]], Sequence[Score]]
-
-_AT_ONCE = 32  # pairs that are scored together
-_MEASURES = {"ifd": ifd, "r_ifd": r_ifd}
-
-
-class Share(TypedDict):
-    """A share of n, with its 95 % interval; None where n is 0."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
 
 
 class PolicyEvidence(TypedDict):
@@ -45,16 +38,11 @@ class PolicyEvidence(TypedDict):
     right_at_like_length: Share | None  # the same where lengths differ by selection.length_band at most
 
 
-class Evidence(TypedDict):
+class Evidence(Matching):
     """What a student's scores tell, as `signal --json` prints it."""
 
     source: str
     student: str
-    pairs: int  # that could be scored
-    matched: dict[str, Share]  # by measure: how often a pair is below one with another pair's response
-    below_one: dict[str, float | None]  # by measure: share of the pairs
-    below_one_shuffled: dict[str, float | None]  # of pairs with another's response
-    follows_length: dict[str, float | None]  # by measure: rank correlation with the response's tokens
     choices: int  # of two responses
     labelled: bool  # whether it is known which of the two is preferred
     policies: list[PolicyEvidence]
@@ -86,21 +74,9 @@ def measure_evidence(
         on_scored: told how many pairs each group had.
     """
 
-    def score_pairs(asked: Iterable[Pair]) -> list[TermScores]:
-        rest, found = list(asked), list[TermScores]()
-        for start in range(0, len(rest), _AT_ONCE):
-            group = rest[start : start + _AT_ONCE]
-            scores = iter(score([(pair, term) for pair in group for term in TERMS]))
-            found += [{term: next(scores) for term in TERMS} for _ in group]
-            on_scored(len(group))
-        return found
-
-    shuffled = [
-        replace(pair, response=other.response)
-        for pair, other in zip(pairs, [*pairs[1:], *pairs[:1]], strict=True)
-    ]
-    given, mixed = score_pairs(pairs), score_pairs(shuffled)
-    firsts, seconds = (score_pairs(choice[side] for choice in choices) for side in (0, 1))
+    # Side by side: texts alone are the same in both, and computed once.
+    both = score_pairs(chain.from_iterable(zip(pairs, shuffle(pairs), strict=True)), score, on_scored)
+    firsts, seconds = (score_pairs((choice[side] for choice in choices), score, on_scored) for side in (0, 1))
     sides = list(zip(firsts, seconds, strict=True))
     chosen = {
         name: [_choose(name, *two, band) for two in sides]
@@ -110,13 +86,9 @@ def measure_evidence(
     lengths = [_difference(*two) for two in sides]
     alike = [are_alike(*two, band) for two in sides]
     evidence = Evidence(
+        **measure_matching(both[::2], both[1::2]),
         source=source,
         student=student,
-        pairs=sum(ifd(scores) is not None and r_ifd(scores) is not None for scores in given),
-        matched={name: _auc(_values(name, given), _values(name, mixed)) for name in _MEASURES},
-        below_one={name: _below_one(_values(name, given)) for name in _MEASURES},
-        below_one_shuffled={name: _below_one(_values(name, mixed)) for name in _MEASURES},
-        follows_length={name: _follow_length(name, given) for name in (*_MEASURES, "nll")},
         choices=len(choices),
         labelled=labelled and bool(choices),
         policies=[
@@ -134,9 +106,9 @@ def _judge_policy(
     decided = [said for said in zip(signs, lengths, alike, strict=True) if said[0]]
     return PolicyEvidence(
         policy=name,
-        longer=_share([sign == long for sign, long, _ in decided if long]),
-        right=_share([sign > 0 for sign, _, _ in decided]) if labelled else None,
-        right_at_like_length=_share([sign > 0 for sign, _, like in decided if like]) if labelled else None,
+        longer=share_of([sign == long for sign, long, _ in decided if long]),
+        right=share_of([sign > 0 for sign, _, _ in decided]) if labelled else None,
+        right_at_like_length=share_of([sign > 0 for sign, _, like in decided if like]) if labelled else None,
     )
 
 
@@ -156,66 +128,6 @@ def _difference(first: TermScores, second: TermScores) -> int:
     return (one > other) - (one < other)
 
 
-def _values(name: str, scores: Iterable[TermScores]) -> list[float]:
-    return [value for each in scores if (value := _MEASURES[name](each)) is not None]
-
-
-def _below_one(values: Sequence[float]) -> float | None:
-    return sum(value < 1 for value in values) / len(values) if values else None
-
-
-def _follow_length(name: str, scores: Iterable[TermScores]) -> float | None:
-    term: Term = "response_given_instruction"
-    known = [
-        (value, each[term].num_tokens or 0)
-        for each in scores
-        if (value := nll(each, term) if name == "nll" else _MEASURES[name](each)) is not None
-    ]
-    return rank_correlation([value for value, _ in known], [tokens for _, tokens in known])
-
-
-def rank_correlation(ones: Sequence[float], others: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, from -1 to 1; equal values share their mean rank. None for constants."""
-    if len(set(ones)) < 2 or len(set(others)) < 2:
-        return None
-    return statistics.correlation(_rank(ones), _rank(others))
-
-
-def _rank(values: Sequence[float]) -> list[float]:
-    places: dict[float, list[int]] = {}
-    for place, value in enumerate(sorted(values)):
-        places.setdefault(value, []).append(place)
-    return [statistics.fmean(places[value]) for value in values]
-
-
-def _auc(lower: Sequence[float], higher: Sequence[float]) -> Share:
-    """How often one of the first is below one of the second; a tie counts half.
-
-    The interval is Hanley and McNeil's (1982). With A the share, Q1 = A / (2 - A) and Q2 = 2A² / (1 + A), its
-    variance is (A(1 - A) + (m - 1)(Q1 - A²) + (n - 1)(Q2 - A²)) / mn. It is a point where A is 0 or 1, and
-    takes the samples for independent; so it is at least as wide as Wilson's of as many pairs.
-    """
-    m, n = len(lower), len(higher)
-    if not m or not n:
-        return Share(value=None, low=None, high=None, n=0)
-    area = statistics.fmean((a < b) + (a == b) / 2 for a in lower for b in higher)
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
-    half = 1.96 * math.sqrt(max(variance, 0.0))
-    low, high = wilson(area, min(m, n))
-    return Share(
-        value=area, low=max(min(area - half, low), 0.0), high=min(max(area + half, high), 1.0), n=min(m, n)
-    )
-
-
-def _share(said: Sequence[bool]) -> Share:
-    if not said:
-        return Share(value=None, low=None, high=None, n=0)
-    share = statistics.fmean(said)
-    low, high = wilson(share, len(said))
-    return Share(value=share, low=low, high=high, n=len(said))
-
-
 def _compare_policies(chosen: Mapping[str, Sequence[int]]) -> dict[str, dict[str, float | None]]:
     agreement: dict[str, dict[str, float | None]] = {name: {} for name in chosen}
     for one, other in combinations(chosen, 2):
@@ -228,9 +140,8 @@ def _conclude(evidence: Evidence) -> str:
     """The findings in a sentence."""
     if not evidence["pairs"]:
         return "No pair could be scored: nothing is known."
-    titles = {"ifd": "IFD", "r_ifd": "r-IFD"}
     telling = [
-        f"{titles[name]} (right in {share['value']:.0%})"
+        f"{TITLES[name]} (right in {share['value']:.0%})"
         for name, share in evidence["matched"].items()
         if share["low"] is not None and share["low"] > 0.5
     ]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from reflectune.agents.student.evaluation import wilson
-from reflectune.loop.evidence import _auc, measure_evidence, rank_correlation
+from reflectune.loop.evidence import measure_evidence
+from reflectune.loop.matching import _auc, rank_correlation
 from reflectune.state.config import DataConfig
 from reflectune.state.data.labels import read_preferences
 from reflectune.state.records import Pair, Score, Term

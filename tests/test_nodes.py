@@ -20,6 +20,7 @@ from reflectune.loop.nodes.refinetune import refinetune
 from reflectune.loop.nodes.reflect import reflect
 from reflectune.loop.nodes.select import select
 from reflectune.loop.progress import LineDisplay
+from reflectune.loop.show.documents import describe_signal
 from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig, load_config
 from reflectune.state.data.datasets import assign_samples, read_dataset
@@ -170,7 +171,10 @@ def test_reflect_stores_every_call_and_proposal_once(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_a_round_asks_about_the_pool_only_and_decides_each_sample_once_with_few_scores(world: World) -> None:
+def test_a_round_asks_about_the_pool_only_and_decides_each_sample_once_with_few_scores(
+    tmp_path: Path,
+) -> None:
+    world = make_world(tmp_path, evaluate={"base_samples": 0})
     world.through(1)
     asked = "SELECT split FROM teacher_calls JOIN samples ON samples.id = sample_id"
     assert {row["split"] for row in world.rows(asked)} == {"train"}
@@ -200,7 +204,7 @@ def test_select_opens_no_student_where_nothing_needs_scores(tmp_path: Path) -> N
 
 
 def test_select_goes_on_after_an_interruption_where_it_stopped(tmp_path: Path) -> None:
-    world = make_world(tmp_path, FakeStudent(fails_after=1))
+    world = make_world(tmp_path, FakeStudent(fails_after=1), evaluate={"base_samples": 0})
     reflect(state(), world.runtime())
     with pytest.raises(KeyboardInterrupt):
         select(state(), world.runtime())
@@ -211,6 +215,45 @@ def test_select_goes_on_after_an_interruption_where_it_stopped(tmp_path: Path) -
     select(state(), world.runtime())
     assert world.store.count_decisions(1, "instruction") == 34
     assert len(world.student.asked) - asked <= 2 * 4
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_before_the_first_decision_the_student_tells_pairs_from_shuffled_ones(
+    tmp_path: Path, overlap: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def score(pair: Pair, term: Term) -> Score:
+        colour = pair.instruction.rstrip(".").split()[-1]
+        fits = term != "instruction_given_response" or colour in pair.response or is_proposed(pair)
+        return Score(-10 * (2 + (not fits)), 10, "ok")
+
+    world = make_world(tmp_path, FakeStudent(score), scale={"overlap": overlap})
+    world.student.fails_after = 1  # of all that is decided
+    with pytest.raises(KeyboardInterrupt):
+        world.through(1)
+    assert world.rows("SELECT * FROM decisions") == []
+    asked = len(world.student.asked)
+    assert asked == 34 * 8  # each with another's response too
+    world.student.fails_after = None
+    world.through(1)
+    assert not {*world.student.asked[:asked]} & {*world.student.asked[asked:]}
+    (tmp_path / "without").mkdir()
+    without = make_world(tmp_path / "without", FakeStudent(score), evaluate={"base_samples": 0})
+    without.through(1)
+    assert describe_signal(without.store) is None
+    assert world.rows("SELECT * FROM decisions") == without.rows("SELECT * FROM decisions")
+    found = describe_signal(world.store)
+    assert found is not None
+    assert found["pairs"] == 34
+    blind, telling = found["matched"]["ifd"], found["matched"]["r_ifd"]
+    assert blind["value"] == 0.5  # IFD is 1 everywhere
+    assert telling["value"] is not None and telling["value"] > 0.9  # noqa: PT018
+    # All proposals of the phase are longer; by equal values none is taken.
+    assert found["longer"]["response"]["value"] == 0.0
+    (warning,) = found["warnings"]
+    assert "cannot tell those from shuffled ones by IFD (right in 50%, 34% to 66%): what" in warning
+    assert capsys.readouterr().err.count(warning) == 1
+    world.store.db.close()
+    without.store.db.close()
 
 
 @pytest.mark.slow
@@ -251,7 +294,7 @@ def test_select_reads_the_next_group_while_one_is_scored(tmp_path: Path) -> None
             assert second.wait(10.0), "the second group was not read while the first was scored"
             return super().score(questions)
 
-    world = make_world(tmp_path, Slow())
+    world = make_world(tmp_path, Slow(), evaluate={"base_samples": 0})
     reflect(state(), world.runtime())
     select(state(), world.runtime())
     assert world.store.count_decisions(1, "instruction") == 34

@@ -163,7 +163,8 @@ def test_groups_are_decided_and_asked_about_further_while_others_are_under_way(t
             assert self.has_answer(), "it was waited for, though nothing was decided"
             return super().next_answer()
 
-    world = make_world(tmp_path, Student(scorer), samples=SAMPLES, scale={"overlap": True})
+    sections = {"scale": {"overlap": True}, "evaluate": {"base_samples": 0}}
+    world = make_world(tmp_path, Student(scorer), samples=SAMPLES, **sections)
     ask_with(world, Engine(well, capacity=200))
     through(world)
     assert world.store.count_decisions() == 2 * 70

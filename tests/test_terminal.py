@@ -11,7 +11,9 @@ from reflectune.loop.show.terminal.runs import render_rounds, render_runs
 from reflectune.loop.show.terminal.search import render_found
 
 NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0, "frozen": 0, "reasons": []}
-GIVEN: dict[str, Any] = {"conversations": 0, "exchanges": 0, "followed": 0, "skipped": []}
+GIVEN: dict[str, Any] = {
+    "signal": None, "conversations": 0, "exchanges": 0, "followed": 0, "skipped": [],
+}  # fmt: skip
 UNKNOWN = {"mean": None, "median": None}
 ROUND: dict[str, Any] = {
     "round": 1, "student": "s1", "pool": 9, "training": 0, "training_truncated": 0, "frozen": 0,

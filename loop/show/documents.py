@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NotRequired, TypedDict
 
+from reflectune.loop.matching import share_of, warn_of
 from reflectune.loop.stopping import best_round, is_rolled_back, stopping_measure
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
@@ -19,15 +20,18 @@ from reflectune.state.lineage.documents import (
     RunHead,
     RunsCompared,
     Settings,
+    SignalDocument,
 )
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.run_comparison import compare_runs
+from reflectune.state.lineage.signals import read_lengths, read_signal
 from reflectune.state.live import StageDocument, WorkerDocument, read_live
+from reflectune.state.records import PHASES
 from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
-    "Found", "Overview", "RunDocument", "RunEvolution", "describe_comparison", "describe_run", "find_best",
-    "open_lineage", "open_run", "overview", "readable_overview",
+    "Found", "Overview", "RunDocument", "RunEvolution", "describe_comparison", "describe_run",
+    "describe_signal", "find_best", "open_lineage", "open_run", "overview", "readable_overview",
 ]  # fmt: skip
 
 
@@ -52,6 +56,7 @@ class RunHistory(GivenDocument):
     status: str
     stop_reason: str | None
     best: BestDocument | None  # None before anything is measured
+    signal: SignalDocument | None  # None before the first decision, and in runs of earlier versions
     rounds: list[RoundDocument]
 
 
@@ -140,6 +145,7 @@ def describe_run(folder: RunFolder, known: RunDocument | None = None) -> RunDocu
             "status": run["status"],
             "stop_reason": run["stop_reason"],
             "best": find_best(lineage),
+            "signal": describe_signal(lineage),
             "rounds": [*over[:-1], *lineage.rounds(since=over[-1]["round"] if over else 0)],
             "conversations": given["conversations"],
             "exchanges": given["exchanges"],
@@ -158,6 +164,26 @@ def find_best(lineage: LineageReader) -> BestDocument | None:
         if (row["round"], row["name"]) == (best, name):
             return {**row, "is_end": is_rolled_back(lineage)}
     return None
+
+
+def describe_signal(lineage: LineageReader) -> SignalDocument | None:
+    """What s[0] told before its first decision, and what became of the pairs it told it of."""
+    found = read_signal(lineage)
+    if found is None:
+        return None
+    lengths = {phase: read_lengths(lineage, phase, found["positions"]) for phase in PHASES}
+    return {
+        "pairs": found["pairs"],
+        "matched": found["matched"],
+        "below_one": found["below_one"],
+        "below_one_shuffled": found["below_one_shuffled"],
+        "follows_length": found["follows_length"],
+        "longer": {
+            phase: share_of([accepted == (more > 0) for accepted, more in proposals if more])
+            for phase, proposals in lengths.items()
+        },
+        "warnings": warn_of(found),
+    }
 
 
 def describe_comparison(one: RunFolder, other: RunFolder) -> RunsCompared:

@@ -4,7 +4,14 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from reflectune.loop.show.numbers import format_apart, format_measure, format_with_interval, name_held_out
+from reflectune.loop.matching import TITLES
+from reflectune.loop.show.numbers import (
+    format_apart,
+    format_measure,
+    format_share,
+    format_with_interval,
+    name_held_out,
+)
 from reflectune.state.lineage.documents import (
     BestDocument,
     DecisionDocument,
@@ -13,6 +20,7 @@ from reflectune.state.lineage.documents import (
     RoundDocument,
     ScoreDocument,
     Settings,
+    SignalDocument,
     SkippedDocument,
     Trace,
 )
@@ -20,8 +28,8 @@ from reflectune.state.policies import find_policy
 
 __all__ = [
     "count_things", "explain_best", "explain_call", "explain_given", "explain_place", "explain_reason",
-    "explain_rule", "explain_score", "explain_skipped", "explain_unknown", "list_servers", "name_outcome",
-    "policy_of", "sum_seconds", "unit_of",
+    "explain_rule", "explain_score", "explain_signal", "explain_skipped", "explain_unknown", "list_servers",
+    "name_outcome", "policy_of", "sum_seconds", "unit_of",
 ]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
@@ -73,6 +81,26 @@ def explain_best(best: BestDocument | None) -> str:
     measure = f"held-out {name_held_out(best['name'])} {format_with_interval(best)}"
     end = "; the run ends with its best round" if best["is_end"] else ""
     return f"best: round {best['round']}, student {best['student']}, {measure}{end}"
+
+
+def explain_signal(signal: SignalDocument | None) -> list[str]:
+    """What the base student told of a few given pairs before its first decision, and what it warns of."""
+    if signal is None:
+        return []
+    told = [
+        f"{TITLES[name]} ({format_share(share['value'])}, {format_share(share['low'])} to "
+        f"{format_share(share['high'])})"
+        for name, share in signal["matched"].items()
+    ]
+    went_on = [
+        f"{format_share(share['value'])} in phase {phase}"
+        for phase, share in signal["longer"].items()
+        if share["n"]
+    ]
+    longer = f"; in round 1 the longer response went on in {' and '.join(went_on)}" if went_on else ""
+    pairs = count_things(signal["pairs"], "given pair")
+    first = f"of {pairs} s0 told so many from shuffled ones: by {' and '.join(told)}{longer}"
+    return [first, *signal["warnings"]]
 
 
 def explain_skipped(skipped: Sequence[SkippedDocument]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from reflectune.loop.show.charts import draw_charts, explain_missing
-from reflectune.loop.show.documents import RunEvolution, find_best, open_run
+from reflectune.loop.show.documents import RunEvolution, describe_signal, find_best, open_run
 from reflectune.loop.show.explanations import explain_best, policy_of, sum_seconds, unit_of
 from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.html.texts import fold_text, fold_texts, shorten_turns
@@ -48,6 +48,7 @@ def _describe(lineage: LineageReader, run: RunHead) -> RunEvolution:
         "settings": settings | {"config": _without_credentials(settings["config"])},
         "samples": lineage.samples(),
         **lineage.given(),
+        "signal": describe_signal(lineage),
         "rounds": lineage.rounds(),
         "evaluations": lineage.evaluations(),
         "teacher": lineage.teacher(),

@@ -31,6 +31,32 @@ class MeanMedian(TypedDict):
     median: float | None
 
 
+class Share(TypedDict):
+    """A share of n, with its 95 % interval; None where n is 0."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class Matching(TypedDict):
+    """Whether a student tells pairs from the same with another's response, by measure: ifd and r_ifd."""
+
+    pairs: int  # that could be scored
+    matched: dict[str, Share]  # how often a pair is below one with another pair's response
+    below_one: dict[str, float | None]  # share of the pairs
+    below_one_shuffled: dict[str, float | None]  # of pairs with another's response
+    follows_length: dict[str, float | None]  # rank correlation with the response's tokens; of nll too
+
+
+class SignalDocument(Matching):
+    """What s[0] told of a few given pairs before it decided about anything."""
+
+    longer: dict[Phase, Share]  # of their contests in round 1: how often the one of more characters went on
+    warnings: list[str]
+
+
 class RunHead(TypedDict):
     """A run in a line: its status as last written, and why the loop stopped."""
 

@@ -11,7 +11,8 @@ from typing import Any, Self
 from sqlite_utils.db import Database
 
 from reflectune.state.config import set_key
-from reflectune.state.lineage.connection import connect, open_database
+from reflectune.state.lineage.connection import connect, marks, open_database
+from reflectune.state.lineage.documents import Matching
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.seals import seal_row
@@ -134,6 +135,14 @@ class LineageWriter(LoopReader):
         """Say of how many samples s[0] has scored the given pair and that of the pool D[r]."""
         query = "rounds SET metrics = json_set(metrics, '$.frozen', ?) WHERE round = ?"
         self._update(query, [samples, round])
+
+    def set_signal(self, round: int, sample_ids: Sequence[str], matching: Matching) -> None:
+        """Say what the student that decides in a round tells of the given pairs of some samples."""
+        where = f"id IN ({marks(sample_ids)})"
+        positions = self.db.execute(f"SELECT position FROM samples WHERE {where}", list(sample_ids))
+        found = json.dumps({"positions": [position for (position,) in positions], **matching})
+        query = "rounds SET metrics = json_set(metrics, '$.signal', json(?)) WHERE round = ?"
+        self._update(query, [found, round])
 
     # Samples, proposals and decisions
 

@@ -10,7 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reflectune.loop.show.documents import Overview, find_best, open_lineage, overview, readable_overview
+from reflectune.loop.show.documents import (
+    Overview,
+    describe_signal,
+    find_best,
+    open_lineage,
+    overview,
+    readable_overview,
+)
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import (
@@ -20,6 +27,7 @@ from reflectune.state.lineage.documents import (
     GivenDocument,
     RoundDocument,
     Settings,
+    SignalDocument,
 )
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.live import WorkerDocument, read_live
@@ -47,6 +55,7 @@ class Snapshot:
     best: BestDocument | None
     split: Mapping[str, int]  # samples
     given: GivenDocument
+    signal: SignalDocument | None
     settings: Settings
     teacher: CallSums  # of all rounds
     rounds: Sequence[RoundDocument]
@@ -127,6 +136,7 @@ class Watcher:
                 best=find_best(lineage),
                 split=lineage.samples(),
                 given=self.snapshot.given if self.snapshot else lineage.given(),
+                signal=describe_signal(lineage),
                 settings=lineage.settings(),
                 teacher=lineage.teacher(),
                 rounds=rounds,

@@ -6,10 +6,11 @@ from typing import Literal
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from reflectune.loop.evidence import Evidence, Share
+from reflectune.loop.evidence import Evidence
 from reflectune.loop.replay import Replayed
 from reflectune.loop.show.numbers import format_measure
 from reflectune.loop.show.terminal.layout import tabulate
+from reflectune.state.lineage.documents import Share
 from reflectune.state.text import inert_document
 
 __all__ = ["render_evidence", "render_replayed"]

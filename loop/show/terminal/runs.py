@@ -11,11 +11,13 @@ from reflectune.loop.show.documents import Overview, RunDocument
 from reflectune.loop.show.explanations import (
     explain_best,
     explain_given,
+    explain_signal,
     explain_skipped,
     list_servers,
     sum_seconds,
 )
 from reflectune.loop.show.numbers import (
+    as_sentence,
     format_held_out,
     format_measure,
     format_number,
@@ -86,6 +88,7 @@ def _head(run: RunDocument) -> RenderableType:
         _sum_up(rounds) if rounds else "",
         explain_best(run["best"]),
         _describe_progress(rounds) if run["status"] != "finished" else "",
+        *map(as_sentence, explain_signal(run["signal"])),
         f"Left alone after repeated refusals: {frozen}" if frozen else "",
         f"Training pairs whose response or context student.max_length cut: {cut}" if cut else "",
     )
