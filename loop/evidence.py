@@ -6,18 +6,19 @@ length? What do the policies choose, and is that what people prefer?
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, combinations
+from itertools import combinations
 from typing import TypedDict
 
 from reflectune.agents.student.evaluation import wilson
+from reflectune.loop.bias import Bias
 from reflectune.loop.matching import (
     TITLES,
     Scoring,
     TermScores,
     measure_matching,
+    score_matching,
     score_pairs,
     share_of,
-    shuffle,
 )
 from reflectune.loop.selection import are_alike, value_of
 from reflectune.state.lineage.documents import Matching, Share
@@ -47,6 +48,7 @@ class Evidence(Matching):
     labelled: bool  # whether it is known which of the two is preferred
     policies: list[PolicyEvidence]
     agreement: dict[str, dict[str, float | None]]  # how often two policies choose the same
+    bias: Bias | None  # of a run with a second round: what its student makes of what it was trained on
     conclusion: str
 
 
@@ -74,8 +76,7 @@ def measure_evidence(
         on_scored: told how many pairs each group had.
     """
 
-    # Side by side: texts alone are the same in both, and computed once.
-    both = score_pairs(chain.from_iterable(zip(pairs, shuffle(pairs), strict=True)), score, on_scored)
+    given, mixed = score_matching(pairs, score, on_scored)
     firsts, seconds = (score_pairs((choice[side] for choice in choices), score, on_scored) for side in (0, 1))
     sides = list(zip(firsts, seconds, strict=True))
     chosen = {
@@ -86,7 +87,7 @@ def measure_evidence(
     lengths = [_difference(*two) for two in sides]
     alike = [are_alike(*two, band) for two in sides]
     evidence = Evidence(
-        **measure_matching(both[::2], both[1::2]),
+        **measure_matching(given, mixed),
         source=source,
         student=student,
         choices=len(choices),
@@ -95,6 +96,7 @@ def measure_evidence(
             _judge_policy(name, signs, lengths, alike, labelled=labelled) for name, signs in chosen.items()
         ],
         agreement=_compare_policies(chosen),
+        bias=None,
         conclusion="",
     )
     return evidence | {"conclusion": _conclude(evidence)}

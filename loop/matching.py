@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from reflectune.agents.student.evaluation import wilson
 from reflectune.agents.student.formulas import ifd, nll, r_ifd
@@ -11,8 +12,8 @@ from reflectune.state.lineage.documents import Matching, Share
 from reflectune.state.records import TERMS, Pair, Score, Term
 
 __all__ = [
-    "TITLES", "Scoring", "TermScores", "measure_matching", "rank_correlation", "score_pairs", "share_of",
-    "shuffle", "warn_of",
+    "TITLES", "Scoring", "TermScores", "measure_matching", "rank_correlation", "score_matching",
+    "score_pairs", "share_of", "warn_of",
 ]  # fmt: skip
 
 TermScores = Mapping[Term, Score]
@@ -24,10 +25,15 @@ TITLES = {"ifd": "IFD", "r_ifd": "r-IFD"}
 _STRONGLY = 0.7  # a rank correlation with length that is warned of
 
 
-def shuffle(pairs: Sequence[Pair]) -> list[Pair]:
-    """The same pairs, each with the next one's response."""
+def score_matching(
+    pairs: Sequence[Pair], score: Scoring, on_scored: Callable[[int], None] = lambda number: None
+) -> tuple[list[TermScores], list[TermScores]]:
+    """The scores of pairs, and of each with the next one's response."""
     following = [*pairs[1:], *pairs[:1]]
-    return [replace(pair, response=other.response) for pair, other in zip(pairs, following, strict=True)]
+    mixed = (replace(pair, response=other.response) for pair, other in zip(pairs, following, strict=True))
+    # Side by side: texts alone are the same in both, and computed once.
+    both = score_pairs(chain.from_iterable(zip(pairs, mixed, strict=True)), score, on_scored)
+    return both[::2], both[1::2]
 
 
 def measure_matching(given: Sequence[TermScores], mixed: Sequence[TermScores]) -> Matching:

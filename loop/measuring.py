@@ -1,24 +1,38 @@
 """Which pairs of a dataset or of a run tell what a student's scores are worth, and the student that tells."""
 
 import random
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
 from typing import TypeVar
 
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Student, StudentBase
 from reflectune.agents.student.templates import check_student
-from reflectune.loop.context import find_adapter
+from reflectune.loop.bias import Bias, compare_trained, conclude
+from reflectune.loop.context import SAMPLES_AT_ONCE, find_adapter, score_missing
 from reflectune.loop.evidence import Choice, Evidence, measure_evidence
 from reflectune.loop.progress import Display
 from reflectune.loop.resuming import restore_config
-from reflectune.state.config import DataConfig, SelectionConfig, StudentConfig
+from reflectune.state.config import DataConfig, RunConfig, SelectionConfig, StudentConfig
 from reflectune.state.data.datasets import read_dataset
 from reflectune.state.data.labels import read_preferences
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.proposals import read_proposals
-from reflectune.state.records import Pair
+from reflectune.state.lineage.signals import find_trained
+from reflectune.state.records import (
+    PHASES,
+    TERMS,
+    Contest,
+    Pair,
+    Phase,
+    Score,
+    Scores,
+    StudentRecord,
+    Term,
+    content_hash,
+)
 
 __all__ = ["measure_data", "measure_run"]
 
@@ -38,26 +52,96 @@ def measure_data(
     if not choices:
         pairs = _draw([record.pair for record in read_dataset(data)], number, seed)
     band = SelectionConfig().length_band
-    return _measure(str(data.path), student, None, pairs, choices, display, labelled=True, band=band)
+    with Student.open(student) as opened:
+        return _measure(
+            str(data.path), student.model, opened, pairs, choices, display, labelled=True, band=band
+        )
 
 
 def measure_run(folder: RunFolder, round: int, number: int, seed: int, display: Display) -> Evidence:
     """What the student that decides in a round tells about so many pairs of the pool, and about proposals.
 
-    The choices are between incumbents and proposals of phase response.
+    The choices are between incumbents and proposals of phase response. Where the round is the second or a
+    later one, or a second one was decided, it also tells what being trained on a pair does to its value.
     """
     if round == 0:
         raise ConfigError("--round 0: the given data has no proposals; name a round from 1 on")
     config = restore_config(folder)
-    with LoopReader.open(folder.lineage) as lineage:
+    with LoopReader.open(folder.lineage) as lineage, StudentBase(config.student) as base:
         student = lineage.round_student(round - 1)
         if student is None:
             raise ConfigError(f"--round {round}: no student has been trained in round {round - 1} yet")
         pairs = [*lineage.pool_pairs(round - 1, lineage.choose_samples(number, seed)).values()]
         made = [(each.incumbent, each.candidate) for each in read_proposals(lineage, round, "response")]
-    adapter, source = find_adapter(folder, student), f"{config.name}, round {round}"
-    choices, band = _draw(made, number, seed), config.selection.length_band
-    return _measure(source, config.student, adapter, pairs, choices, display, labelled=False, band=band)
+        adapter, source = find_adapter(folder, student), f"{config.name}, round {round}"
+        choices, band = _draw(made, number, seed), config.selection.length_band
+        name = config.student.model if adapter is None else f"{config.student.model} with {adapter.name}"
+        with Student(base, adapter) as opened:
+            evidence = _measure(source, name, opened, pairs, choices, display, labelled=False, band=band)
+        bias = _Bias(folder, config, lineage, base, max(round, 2), display).measure(number, seed)
+    return evidence | {"bias": bias}
+
+
+@dataclass(frozen=True, slots=True)
+class _Bias:
+    """The two students that contests of a round are scored by: s[0] and the one that decided."""
+
+    folder: RunFolder
+    config: RunConfig
+    lineage: LoopReader
+    base: StudentBase
+    round: int
+    display: Display
+
+    def measure(self, number: int, seed: int) -> Bias | None:
+        """What training does to so many contests a phase; None where nothing was trained or decided."""
+        student = self.lineage.round_student(self.round - 1)
+        if student is None or student.adapter is None:
+            return None
+        contests = {phase: self._draw(phase, number, seed) for phase in PHASES}
+        if not any(contests.values()):
+            return None
+        asked = [contest for drawn in contests.values() for contest in drawn]
+        frozen = self.lineage.round_student(0)
+        assert frozen is not None
+        before, after = self._score(asked, frozen), self._score(asked, student)
+        first = 1 if self.config.refinetune.start_from == "previous" else student.round
+        trained = find_trained(self.lineage, [it.incumbent_id for it in asked], first, student.round)
+        policies = [
+            found
+            for phase, drawn in contests.items()
+            for found in compare_trained(drawn, trained, before, after, self.config, phase)
+        ]
+        return Bias(
+            student=student.id,
+            round=self.round,
+            contests={phase: len(drawn) for phase, drawn in contests.items()},
+            policies=policies,
+            conclusion=conclude(policies, self.config.selection.policy, student.id),
+        )
+
+    def _draw(self, phase: Phase, number: int, seed: int) -> list[Contest]:
+        """By lot, of those that had a proposal."""
+        groups = self.lineage.contests(self.round, phase, SAMPLES_AT_ONCE, decided=True)
+        decided = (contest for group in groups for contest in group if contest.candidate_ids)
+        return nsmallest(number, decided, key=lambda it: content_hash("bias", seed, it.sample_id))
+
+    def _score(self, contests: Sequence[Contest], student: StudentRecord) -> Scores:
+        """All scores under a student: as they are stored, or computed."""
+        found: dict[str, Mapping[Term, Score]] = {}
+        with (
+            Student(self.base, find_adapter(self.folder, student)) as scorer,
+            self.display.stage(f"signal · {student.id}", total=len(contests)) as stage,
+        ):
+            for start in range(0, len(contests), SAMPLES_AT_ONCE):
+                group = contests[start : start + SAMPLES_AT_ONCE]
+                pairs = {id: pair for contest in group for id, pair in contest.pairs.items()}
+                known = self.lineage.scores([*pairs], student.id)
+                wanted = ((id, pair, term) for id, pair in pairs.items() for term in TERMS)
+                fresh = score_missing(wanted, known, scorer)
+                found |= {id: {**known[id], **fresh.get(id, {})} for id in pairs}
+                stage.update(start + len(group), len(contests))
+        return found
 
 
 def _draw(items: Sequence[Item], number: int, seed: int) -> list[Item]:
@@ -66,8 +150,8 @@ def _draw(items: Sequence[Item], number: int, seed: int) -> list[Item]:
 
 def _measure(
     source: str,
-    config: StudentConfig,
-    adapter: Path | None,
+    name: str,
+    student: Student,
     pairs: Sequence[Pair],
     choices: Sequence[Choice],
     display: Display,
@@ -76,13 +160,12 @@ def _measure(
     band: float,
 ) -> Evidence:
     done, total = 0, 2 * len(pairs) + 2 * len(choices)
-    with Student.open(config, adapter) as student, display.stage("signal", total=total) as stage:
+    with display.stage("signal", total=total) as stage:
 
         def count(number: int) -> None:
             nonlocal done
             stage.update(done := done + number, total)
 
-        name = config.model if adapter is None else f"{config.model} with {adapter.name}"
         return measure_evidence(
             source, name, pairs, choices, student.score, labelled=labelled, band=band, on_scored=count
         )

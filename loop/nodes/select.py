@@ -1,6 +1,6 @@
 """The node in which the student decides."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from reflectune.loop.context import (
     score_missing,
     unscored,
 )
-from reflectune.loop.matching import measure_matching, shuffle, warn_of
+from reflectune.loop.matching import measure_matching, score_matching, warn_of
 from reflectune.loop.pipeline import completed, compute_groups
 from reflectune.loop.progress import Stage
 from reflectune.loop.selection import decide, needed_scores
@@ -76,11 +76,6 @@ class Group:
         terms: Sequence[Term] = TERMS if self.phase == "response" else ()
         return ((version, pairs[version], term) for version in versions for term in terms)
 
-    def is_known(self) -> bool:
-        """Whether all that may have to be known of its pairs is."""
-        versions = [version for contest in self.contests for version in contest.pairs]
-        return not unscored([*self.needed(), *self.goes_on(versions)], self.known)
-
     def decide(self, scores: Scores) -> list[Decision]:
         """What the scores come to."""
         round, phase, student_id = self.round, self.phase, self.student_id
@@ -112,37 +107,30 @@ class Deciding:
 
     def begin(self, contests: Sequence[Contest]) -> Future[Decided]:
         """Have a group decided: by the pool, unless all that it may need is known."""
-        group = self._group(contests)
-        if group.is_known():
+        lineage = self._context.lineage
+        versions = [version for contest in contests for version in contest.pairs]
+        known = lineage.scores(versions, self._student_id)
+        group = Group(contests, known, self._context.config, self._round, self.phase, self._student_id)
+        if not unscored([*group.needed(), *group.goes_on(versions)], known):
             return completed(decide_group(group, None))
-        if self._round == 1 and read_signal(self._context.lineage) is None:
+        if self._round == 1 and read_signal(lineage) is None:
             self._measure_signal()
-            group = self._group(contests)
         place = f"round {self._round}, {self.phase}"
         about = f"{place}, samples {contests[0].sample_id} to {contests[-1].sample_id}"
         return self._pool.submit(partial(decide_group, group), about)
 
-    def _group(self, contests: Sequence[Contest]) -> Group:
-        versions = [version for contest in contests for version in contest.pairs]
-        known = self._context.lineage.scores(versions, self._student_id)
-        return Group(contests, known, self._context.config, self._round, self.phase, self._student_id)
-
     def _measure_signal(self) -> None:
-        """Before the first decision of all, measure what s[0] tells of a few given pairs, and warn.
+        """Before its first decision, measure what the student tells of a few given pairs, and warn.
 
-        No decision depends on it. The pairs are among `evaluate.base_samples`, which are scored anyway; what
-        it adds is the same pairs shuffled, two passes each.
+        That is six passes a pair. Their scores are not stored: no decision and no later score depends on it.
         """
         lineage, config = self._context.lineage, self._context.config
         number = min(_SIGNAL_PAIRS, config.evaluate.base_samples)
         if number < 2 or len(chosen := lineage.choose_samples(number, config.seed)) < 2:
             return
-        pairs = lineage.pool_pairs(0, chosen)
-        job = partial(_tell, pairs, lineage.scores([*pairs], self._student_id))
-        scores, matching = self._pool.submit(job, "telling pairs from shuffled ones").result()
-        with lineage.transaction():
-            lineage.add_scores(scores, self._student_id)
-            lineage.set_signal(self._round, chosen, matching)
+        job = partial(_tell, [*lineage.pool_pairs(0, chosen).values()])
+        matching = self._pool.submit(job, "telling pairs from shuffled ones").result()
+        lineage.set_signal(self._round, chosen, matching)
         for warning in warn_of(matching):
             self._context.display.say(f"{warning}; see `reflectune signal {config.name}`")
 
@@ -165,14 +153,8 @@ def decide_group(group: Group, scorer: Scorer | None) -> Decided:
     return _union(fresh, score_missing(winners, scores, scorer)), decisions
 
 
-def _tell(pairs: Mapping[str, Pair], known: Scores, scorer: Scorer) -> tuple[Scores, Matching]:
-    """The scores of pairs that are not known, and what all tell."""
-    mixed = {f"shuffled {id}": pair for id, pair in zip(pairs, shuffle([*pairs.values()]), strict=True)}
-    wanted = ((id, pair, term) for id, pair in {**pairs, **mixed}.items() for term in TERMS)
-    fresh = score_missing(wanted, known, scorer)
-    scores = _union(known, fresh)
-    matching = measure_matching([scores[id] for id in pairs], [scores[id] for id in mixed])
-    return {id: terms for id, terms in fresh.items() if id in pairs}, matching
+def _tell(pairs: Sequence[Pair], scorer: Scorer) -> Matching:
+    return measure_matching(*score_matching(pairs, scorer.score))
 
 
 def _union(known: Scores, fresh: Scores) -> Scores:

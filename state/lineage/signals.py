@@ -4,11 +4,12 @@ import json
 from collections.abc import Sequence
 from typing import cast
 
+from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.documents import Matching
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Phase
 
-__all__ = ["Signal", "read_lengths", "read_signal"]
+__all__ = ["Signal", "find_trained", "read_lengths", "read_signal"]
 
 
 class Signal(Matching):
@@ -41,3 +42,12 @@ def read_lengths(lineage: LineageReader, phase: Phase, positions: Sequence[int])
         {"positions": json.dumps(positions), "phase": phase},
     )
     return [(bool(accepted), difference) for accepted, difference in rows]
+
+
+def find_trained(lineage: LineageReader, version_ids: Sequence[str], first: int, last: int) -> set[str]:
+    """Those of some versions that are in a training set of some rounds."""
+    query = (
+        f"SELECT version_id FROM training_sets WHERE version_id IN ({marks(version_ids)}) "
+        "AND round BETWEEN ? AND ?"
+    )
+    return {id for (id,) in lineage.db.execute(query, [*version_ids, first, last])}

@@ -1,11 +1,12 @@
 """What choices are worth, on a terminal: what scores tell, a replay. Takes the documents of --json."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from reflectune.loop.bias import Bias, Contrast
 from reflectune.loop.evidence import Evidence
 from reflectune.loop.replay import Replayed
 from reflectune.loop.show.numbers import format_measure
@@ -48,7 +49,34 @@ def render_evidence(document: Evidence) -> RenderableType:
             Text(f"{document['choices']} choices between two responses, {said}", style="bold"),
             tabulate(tuple(head), _rows_of_policies(document)),
         ]
+    if (bias := document["bias"]) is not None:
+        parts += [
+            Text(
+                f"Round {bias['round']}: pairs that {bias['student']} was trained on beside others",
+                style="bold",
+            ),
+            Text(bias["conclusion"]),
+            tabulate(
+                ("policy", "phase", "unit", "gain (95 %)", "gain on the proposal", "proposals accepted"),
+                _rows_of_bias(bias),
+                texts=("phase", "unit"),
+            ),
+        ]
     return Group(*parts)
+
+
+def _rows_of_bias(bias: Bias) -> Iterator[tuple[str, ...]]:
+    for item in bias["policies"]:
+        gains = (_tell_contrast(found, "{:+.3g}".format) for found in (item["incumbents"], item["leads"]))
+        accepted = _tell_contrast(item["acceptance"], "{:+.0%}".format)
+        yield (item["policy"], item["phase"], item["unit"], *gains, accepted)
+
+
+def _tell_contrast(found: Contrast, write: Callable[[float], str]) -> str:
+    value, low, high = found["value"], found["low"], found["high"]
+    if value is None or low is None or high is None:
+        return "-"
+    return f"{write(value)} ({write(low)} to {write(high)})"
 
 
 def _rows_of_measures(document: Evidence) -> Iterator[tuple[str, ...]]:
