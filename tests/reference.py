@@ -13,10 +13,18 @@ from typer._click.core import Context
 from reflectune.loop.cli import app
 from reflectune.state.config.reference import list_keys
 from reflectune.state.policies import POLICIES, Measure
+from reflectune.state.records import PHASES, Term
 
 ROOT = Path(__file__).parent.parent
 # Options that most commands have: the page says so once.
 SHARED = ("--runs <path>", "--json")
+# Of an instruction x and its response y.
+_TERMS: dict[Term, str] = {
+    "response_given_instruction": "y|x",
+    "response_alone": "y",
+    "instruction_given_response": "x|y",
+    "instruction_alone": "x",
+}
 
 Row = tuple[str, ...]
 
@@ -59,9 +67,11 @@ def describe_commands() -> Iterator[Row]:
 
 def describe_policies() -> Iterator[Row]:
     """A row for each policy."""
-    yield "policy", "instruction", "response", "what"
+    yield "policy", "instruction", "response", "needs", "what"
     for name, policy in POLICIES.items():
-        yield f"`{name}`", *map(_name_measure, (policy.instruction, policy.response)), policy.what
+        needs = dict.fromkeys(term for phase in PHASES for term in policy.terms(phase))
+        measures = map(_name_measure, (policy.instruction, policy.response))
+        yield f"`{name}`", *measures, ", ".join(f"nll({_TERMS[term]})" for term in needs), policy.what
 
 
 def _name_measure(measure: Measure | None) -> str:

@@ -23,7 +23,7 @@ from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.student.trainer import _checkpoints, last_whole_checkpoint
 from reflectune.agents.teacher.prompts import SHIPPED
 from reflectune.loop.progress import LineDisplay, Stage
-from reflectune.loop.resuming import hash_files
+from reflectune.loop.resuming import hash_files, refuse_changed_files
 from reflectune.loop.run import change_run, create_run, run_loop
 from reflectune.loop.verify import verify_run
 from reflectune.state.cache import AnswerCache, cache_path
@@ -33,6 +33,7 @@ from reflectune.state.errors import AdapterError, ConfigError, ReflectuneError, 
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage import writer as lineage_writer
 from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Answer
 from tests.lives import started
 from tests.test_refinetune import PAIRS, configure, interrupt, train
@@ -246,6 +247,24 @@ def test_prompts_and_local_teacher_must_stay_the_same_too(world: Path, tmp_path:
     (teacher / "config.json").write_bytes((teacher / "config.json").read_bytes() + b"\n")
     changed = {key for key, value in hash_files(config).items() if value != before[key]}
     assert changed == {"teacher.prompts", "teacher.model"}
+
+
+def test_the_function_of_a_policy_must_stay_the_same_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rules = tmp_path / "rules_of_damage.py"
+    rules.write_text("def value(scores, phase):\n    return 1.0\n")
+    policy = {"policy": "rules_of_damage:value"}
+    config = load_config(write_world(tmp_path, samples=12, data={"holdout": 2}, selection=policy))
+    with LineageWriter.create(tmp_path / "lineage.db") as lineage:
+        lineage.add_run(config.model_dump(mode="json"), data_hash="", versions=hash_files(config))
+        refuse_changed_files(lineage, config)
+        rules.write_text("def value(scores, phase):\n    return 2.0\n")
+        with pytest.raises(
+            ConfigError, match=r"^selection.policy: what rules_of_damage:value holds was changed"
+        ):
+            refuse_changed_files(lineage, config)
 
 
 def test_what_only_vllm_reads_of_a_model_must_stay_the_same_too(tmp_path: Path) -> None:

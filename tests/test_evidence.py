@@ -136,6 +136,7 @@ def test_signal_measures_data_and_runs(finished_world: Path, tmp_path: Path) -> 
     shown = reflectune("signal", "tiny", cwd=world).stdout
     assert "tiny, round 1: " in shown
     assert "an incumbent and its proposal" in shown
+    assert "Round 2: pairs that s1 was trained on beside others" in shown
     refused = reflectune("signal", "choices.jsonl", cwd=world)
     assert refused.returncode == 2
     assert "say with --student MODEL who scores it" in refused.stderr
