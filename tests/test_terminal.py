@@ -12,7 +12,7 @@ from reflectune.loop.show.terminal.search import render_found
 
 NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0, "frozen": 0, "reasons": []}
 GIVEN: dict[str, Any] = {
-    "signal": None, "conversations": 0, "exchanges": 0, "followed": 0, "skipped": [],
+    "best": None, "signal": None, "conversations": 0, "exchanges": 0, "followed": 0, "skipped": [],
 }  # fmt: skip
 UNKNOWN = {"mean": None, "median": None}
 ROUND: dict[str, Any] = {
