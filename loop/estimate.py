@@ -37,11 +37,14 @@ _ASSUMPTIONS = (
     "an answer is as long as the texts that it replaces, and its critique is as long again",
     "pairs of later rounds are as long as the given ones",
     "no call is repeated and no pair is frozen",
-)
-_PLAN_ASSUMPTIONS = (
-    "a round's parts follow each other, with no overlap; opening models and held-out measures take no time",
     "every pair is trained on, and every score that a decision rests on is computed anew",
     "the student reads no more than the pairs: its template's own words are not counted",
+    "the disk holds each answer twice, a third time in cache.db, and 2.5 kB of rows and indexes a call",
+)
+# Of a token of an answer, and of the rows that come of one call: its own, a version, scores and a decision.
+_TOKEN_BYTES, _ROW_BYTES = 4.5, 2500
+_PLAN_ASSUMPTIONS = (
+    "a round's parts follow each other, with no overlap; opening models and held-out measures take no time",
     "GPUs reach 40 % of their FLOPs in scoring, 30 % in training and 50 % of their bandwidth in decoding",
 )
 _CACHE_ASSUMPTIONS = {
@@ -57,7 +60,8 @@ def estimate_run(config: RunConfig, on: str | None = None) -> dict[str, Any]:
     that later turns depend on. Tokens of a call are means over up to 200 pairs drawn by the run's seed; an
     answer has at most `max_tokens`. A budget is not taken into account. `most_calls` is with every retry,
     `cost_usd` None where a price is unknown; `prices` are USD per million tokens, and where they are written.
-    `plan` is None unless `on` names GPUs, such as "8xH100".
+    `student_tokens` are those it reads, in scoring and in training, prompts included. `disk_gb` is of
+    lineage, index and cache, not of adapters. `plan` is None unless `on` names GPUs, such as "8xH100".
 
     Raises:
         ConfigError: nobody knows these GPUs.
@@ -109,6 +113,8 @@ def estimate_run(config: RunConfig, on: str | None = None) -> dict[str, Any]:
         for name in ("prompt_tokens", "completion_tokens")
     )
     cache = teacher.cache if kind.is_cached else "off"
+    student_tokens = _student_tokens(config, lengths, samples)
+    answers = completion_tokens * _TOKEN_BYTES * (2 + (cache == "on"))
     cost = 0.0 if cache == "only" else None
     if cost is None and prices is not None:
         cost = prices.cost(prompt_tokens, completion_tokens)
@@ -123,8 +129,10 @@ def estimate_run(config: RunConfig, on: str | None = None) -> dict[str, Any]:
         "completion_tokens": completion_tokens,
         "cost_usd": cost,
         "prices": None if prices is None else asdict(prices),
+        "student_tokens": student_tokens,
+        "disk_gb": (answers + calls * _ROW_BYTES) / 1e9,
         "phases": phases,
-        "plan": None if on is None else _plan(config, on, phases, lengths, samples),
+        "plan": None if on is None else _plan(config, on, phases, samples["response"], student_tokens),
         "measured_pairs": min(given, _MAX_MEASURED),
         "tokenizer": config.student.model,
         "assumptions": [
@@ -159,22 +167,39 @@ def render_estimate(document: dict[str, Any]) -> RenderableType:
         tabulate(("phase", "calls", "tokens of a prompt", "tokens of an answer"), rows),
         Text(f"total: {totals}"),
         Text(f"cost: {cost}"),
+        Text(
+            f"student: {document['student_tokens']['scored']:,d} tokens scored, "
+            f"{document['student_tokens']['trained']:,d} trained on; "
+            f"disk: {document['disk_gb']:,.2g} GB and the adapters"
+        ),
         *(Text(line) for line in _plan_lines(document["plan"])),
         Text(f"An estimate from {document['measured_pairs']} pairs. It assumes:", style="dim"),
         *(Text(f"- {assumption}", style="dim") for assumption in document["assumptions"]),
     )
 
 
+def _student_tokens(config: RunConfig, lengths: Lengths, samples: Mapping[Phase, int]) -> dict[str, int]:
+    """What the student reads over the whole run."""
+    given, training = samples["response"], config.refinetune
+    scored = scored_tokens(
+        find_policy(config.selection.policy),
+        lengths,
+        config.teacher.candidates,
+        follows=1 - samples["instruction"] / given,
+    )
+    trained = training.tokens or (training.epochs or 0) * given * (lengths.instruction + lengths.response)
+    return {"scored": round(config.rounds * given * scored), "trained": round(config.rounds * trained)}
+
+
 def _plan(
     config: RunConfig,
     on: str,
     phases: dict[str, dict[str, Any]],
-    lengths: Lengths,
-    samples: Mapping[Phase, int],
+    samples: int,
+    student_tokens: Mapping[str, int],
 ) -> Plan:
     """The run's rounds on given GPUs."""
-    teacher, training = config.teacher, config.refinetune
-    given = samples["response"]
+    teacher = config.teacher
     load = None
     if ENGINES[teacher.engine].is_local:
         own = StudentConfig(model=teacher.model or "", revision=teacher.revision, dtype=teacher.dtype)
@@ -191,19 +216,15 @@ def _plan(
             at_once=teacher.concurrency or (256 if teacher.engine == "vllm" else 16),
             gpus=teacher.tensor_parallel_size if teacher.engine == "vllm" else 1,
         )
-    follows = 1 - samples["instruction"] / given
-    pair_tokens = lengths.instruction + lengths.response
     return plan_run(
         on,
         student=measure_size(config.student),
         teacher=load,
         rounds=config.rounds,
-        samples=given,
-        tokens_per_sample=scored_tokens(
-            find_policy(config.selection.policy), lengths, teacher.candidates, follows=follows
-        ),
-        trained_tokens=training.tokens or (training.epochs or 0) * given * pair_tokens,
-        recomputes=training.gradient_checkpointing,
+        samples=samples,
+        tokens_per_sample=student_tokens["scored"] / (config.rounds * samples),
+        trained_tokens=student_tokens["trained"] / config.rounds,
+        recomputes=config.refinetune.gradient_checkpointing,
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.loop.estimate import estimate_run
 from reflectune.state.config import load_config
 from tests.test_cli import as_json, printed
@@ -47,6 +48,36 @@ def test_estimate_adds_up(tmp_path: Path) -> None:
     assert document["prompt_tokens"] == pytest.approx(prompt, abs=0.5)
     assert document["completion_tokens"] == pytest.approx(completion, abs=0.5)
     assert document["cost_usd"] == pytest.approx((2 * prompt + 10 * completion) / 1e6, abs=1e-5)
+
+
+def test_estimate_counts_what_the_student_reads_and_the_disk(tmp_path: Path) -> None:
+    config_file = write_world(tmp_path, teacher={**OPENAI, "prompts": own_prompts(tmp_path)})
+    same_pairs(tmp_path, 40)
+    config = load_config(config_file)
+    document = estimate_run(config)
+    tokenizer = open_tokenizer(config.student)
+    asked, answer = (
+        len(tokenizer(text, add_special_tokens=False).input_ids) for text in ("Name 007.", "Thing.")
+    )
+    epochs = config.refinetune.epochs or 0
+    assert document["student_tokens"]["trained"] == pytest.approx(
+        2 * epochs * 34 * (asked + answer), rel=0.01
+    )
+    # Incumbent and proposal: by IFD the response with and without the instruction, by r-IFD the instruction
+    # with and without the response. What the training set's filter asks more.
+    scored = 2 * (asked + 2 * answer) + 2 * (2 * asked + answer) + (asked + 2 * answer)
+    assert document["student_tokens"]["scored"] == pytest.approx(2 * 34 * scored, rel=0.01)
+    assert document["disk_gb"] == pytest.approx(
+        (document["completion_tokens"] * 4.5 * 3 + document["calls"] * 2500) / 1e9
+    )
+
+
+@pytest.mark.slow
+def test_estimate_of_the_disk_is_near_what_a_run_takes(finished_world: Path) -> None:
+    files = ("runs/tiny/lineage.db", "runs/tiny/index.db", "runs/cache.db")
+    taken = sum((finished_world / name).stat().st_size for name in files if (finished_world / name).exists())
+    estimated = estimate_run(load_config(finished_world / "config.toml"))["disk_gb"] * 1e9
+    assert taken / 3 < estimated < 3 * taken
 
 
 @pytest.mark.slow
