@@ -52,6 +52,10 @@ Turns = Literal["last", "first", "each"]
 # Rows that are no pairs: nothing usable in them, of another format than the configured one, turns out of
 # order, speakers of unknown names, tools, images or sound.
 OddKind = Literal["invalid", "shape", "turns", "roles", "tools", "earlier_tools", "media"]
+# The files of state/config/recipes.
+Recipe = Literal[
+    "alpaca-7b", "alpaca-13b", "wizardlm-7b", "wizardlm-13b", "qwen3-0.6b-laptop", "self", "api-teacher"
+]
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

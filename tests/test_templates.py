@@ -133,7 +133,7 @@ def test_template_file_with_a_mistake_is_refused(own_file, changes, message):
 
 
 def test_template_file_that_is_missing_or_no_toml_is_refused(tmp_path):
-    with pytest.raises(StudentError, match="no such template; want chat, plain or a TOML file"):
+    with pytest.raises(StudentError, match="no such template; want chat, plain, vicuna or a TOML file"):
         open_template(student(str(tmp_path / "none.toml")), None)
     (tmp_path / "broken.toml").write_text("prompt = ", encoding="utf-8")
     with pytest.raises(StudentError, match=r"broken\.toml: not valid TOML: "):

@@ -1,6 +1,6 @@
 """Prompts that a student is trained and scored with: P(x), R(y), and x as a target; a check of its files.
 
-All wording comes from TOML: plain.toml and chat.toml in this folder, or a file of the user's. Fields
+All wording comes from TOML: files of this folder, or one of the user's. Fields
 are replaced once and literally, so that pairs may hold braces. Nothing here tokenises or scores, and
 importing it loads no torch.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from reflectune.agents.chat import Chat, open_chat
 from reflectune.agents.model_files import find_fault, has_chat_template
 from reflectune.agents.thoughts import begins_with_thought, drop_empty_thought
-from reflectune.state.config import StudentConfig, read_toml
+from reflectune.state.config import TEMPLATES, StudentConfig, read_toml
 from reflectune.state.errors import ConfigError, StudentError
 from reflectune.state.records import Pair, Term, Turn
 
@@ -123,10 +123,10 @@ class Template:
 
 
 def open_template(config: StudentConfig, tokenizer: Any) -> Template:
-    """The template that `student.template` names: "plain", "chat" (the tokenizer's own), or a TOML file."""
+    """The template that `student.template` names: a shipped one, "chat" (the tokenizer's), or a TOML file."""
     if config.template != "chat":
-        is_plain = config.template == "plain"
-        return Template(_read_texts(_SHIPPED / "plain.toml" if is_plain else Path(config.template)))
+        shipped = _SHIPPED / f"{config.template}.toml"
+        return Template(_read_texts(shipped if config.template in TEMPLATES else Path(config.template)))
     if not tokenizer.chat_template:
         raise StudentError(f"{tokenizer.name_or_path}: {_NO_CHAT_TEMPLATE}")
     chat = open_chat(tokenizer, thinking=config.thinking, date=config.date)
@@ -135,7 +135,7 @@ def open_template(config: StudentConfig, tokenizer: Any) -> Template:
 
 def check_student(config: StudentConfig) -> None:
     """Raise a StudentError for one that surely cannot be opened. Looks at files only; a hub name passes."""
-    if config.template not in ("plain", "chat"):
+    if config.template not in TEMPLATES:
         _read_texts(Path(config.template))
     if fault := find_fault(config.model):
         raise StudentError(fault)
@@ -165,7 +165,7 @@ def _read_texts(path: Path) -> dict[str, str]:
     try:
         values = read_toml(path)
     except FileNotFoundError:
-        raise StudentError(f"{path}: no such template; want chat, plain or a TOML file") from None
+        raise StudentError(f"{path}: no such template; want {', '.join(TEMPLATES)} or a TOML file") from None
     except ConfigError as error:
         raise StudentError(str(error)) from error
     if unknown := [key for key in values if key not in _FIELDS]:

@@ -143,7 +143,7 @@ def score(
     data: Annotated[Path, typer.Argument(help="File of pairs.", show_default=False)],
     student: Annotated[str, typer.Option(help="Folder or hub name of the model.", show_default=False)],
     adapter: Annotated[Path | None, typer.Option(help="LoRA adapter folder on top of it.")] = None,
-    template: Annotated[str, typer.Option(help="chat, plain, or a template file.")] = "chat",
+    template: Annotated[str, typer.Option(help="chat, plain, vicuna, or a template file.")] = "chat",
     format: Annotated[
         DataFormat,
         typer.Option(help="How a record holds its pair."),

@@ -31,7 +31,7 @@ def signal(
     student: Annotated[
         str, typer.Option(help="Folder or hub name of the model; a run has its own.", show_default=False)
     ] = "",
-    template: Annotated[str, typer.Option(help="chat, plain, or a template file.")] = "chat",
+    template: Annotated[str, typer.Option(help="chat, plain, vicuna, or a template file.")] = "chat",
     pairs: Annotated[int, typer.Option(min=2, help="Pairs to measure, and choices of two responses.")] = 200,
     round: Annotated[str, RoundOption(help="Of a run: whose proposals, and who decided; from 1.")] = "1",
     seed: Annotated[int, typer.Option(min=0, help="Of which pairs are drawn.")] = 0,

@@ -12,18 +12,24 @@ from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
 from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, StudentError, TeacherError
 from reflectune.state.folder import RunFolder
-from reflectune.state.records import DataFormat, PolicyName, Turns
+from reflectune.state.records import DataFormat, PolicyName, Recipe, Turns
 
 __all__ = ["check", "demo", "estimate", "init", "prompts", "resume", "run", "say_what_is_left_out"]
 
 
-def init(file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml")) -> None:
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("reflectune.toml"),
+    recipe: Annotated[
+        Recipe | None, typer.Option(help="A complete setting to start from, instead of every key.")
+    ] = None,
+) -> None:
     """Write a commented config file."""
-    from reflectune.state.config.reference import commented_config
+    from reflectune.state.config.reference import commented_config, read_recipe
 
+    text = commented_config() if recipe is None else read_recipe(recipe)
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(commented_config())
+            stream.write(text)
     except FileExistsError:
         raise ConfigError(f"{file} exists; name another file or remove it") from None
     except OSError as error:

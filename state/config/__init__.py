@@ -32,7 +32,7 @@ from reflectune.state.config.sections import (
 from reflectune.state.errors import ConfigError
 
 __all__ = [
-    "CHANGEABLE", "SELF", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
+    "CHANGEABLE", "SELF", "TEMPLATES", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
     "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig", "TeacherConfig",
     "assign", "change_config", "flatten", "load_begun_config", "load_config", "parse_config", "read_toml",
     "resolve_paths", "set_key", "upgrade_config",
@@ -79,6 +79,9 @@ _RENAMED = {
 # alike in all its rounds.
 _ADDED: dict[str, Any] = {"evaluate.answers": 2**31 - 1, "teacher.send_seed": True}
 
+# The templates that are shipped; "chat" is the one of the student's tokenizer.
+TEMPLATES = ("chat", "plain", "vicuna")
+
 # Where the demo's files are. The package may have been installed elsewhere when a run began.
 _PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
 
@@ -93,7 +96,7 @@ _FILES = (
     "student.template",
 )
 _ON_HUB = ("data.hf", "teacher.model", "judge.model", "student.model")
-_NO_PATHS = {"teacher.model": (SELF,), "student.template": ("chat", "plain")}
+_NO_PATHS = {"teacher.model": (SELF,), "student.template": TEMPLATES}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

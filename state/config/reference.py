@@ -3,14 +3,16 @@
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
 
 from reflectune.state.config.sections import RunConfig
+from reflectune.state.records import Recipe
 
-__all__ = ["ConfigKey", "commented_config", "list_keys"]
+__all__ = ["ConfigKey", "commented_config", "list_keys", "read_recipe"]
 
 _TYPES = {
     str: "string", int: "integer", float: "float", bool: "boolean", list[str]: "array of strings",
@@ -81,6 +83,11 @@ def commented_config() -> str:
             text = tomli_w.dumps({name: value}).strip() if value != {} else f"{name} = {{}}"
             lines += [mark + line for line in text.splitlines()]
     return "\n".join(lines) + "\n"
+
+
+def read_recipe(name: Recipe) -> str:
+    """A config file for one known setting, with what it costs as comments."""
+    return (Path(__file__).parent / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def _name_type(annotation: Any) -> str:

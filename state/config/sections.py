@@ -81,7 +81,7 @@ class StudentConfig(Section):
     revision: str | None = None
     """Revision of a hub model."""
     template: str = "chat"
-    """Prompts it is trained and scored with: chat (its own chat template), plain, or a TOML file."""
+    """Prompts it is trained and scored with: chat (its own chat template), plain, vicuna, or a TOML file."""
     thinking: bool = False
     """Let it, and a teacher on this machine, think before answering, if its chat template has that switch."""
     date: datetime.date = datetime.date(2024, 7, 26)
