@@ -27,8 +27,8 @@ from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
 
 __all__ = [
-    "attach_adapter", "check_four_bit", "check_match", "count_embeddings", "not_finite", "open_model",
-    "opening", "resolve_student", "set_threads", "source",
+    "attach_adapter", "check_four_bit", "check_match", "count_embeddings", "four_bit", "not_finite",
+    "open_model", "opening", "own_dtype", "resolve_student", "set_threads", "source",
 ]  # fmt: skip
 
 # Bars and warnings of the library would break into our own display; what goes wrong is raised.
@@ -66,7 +66,7 @@ def open_model(config: StudentConfig) -> Any:
     device, dtype, how = _device(config.device), _dtype(config), source(config)
     if config.load_in_4bit:
         check_four_bit(config)
-        how |= {"quantization_config": _four_bit(dtype)}
+        how |= {"quantization_config": four_bit(dtype)}
     if config.load_in_4bit or device.type != "cpu":
         how |= {"device_map": {"": device}}
     try:
@@ -99,9 +99,25 @@ def check_four_bit(config: StudentConfig) -> None:
         raise StudentError("student.load_in_4bit needs bitsandbytes; `pip install bitsandbytes`")
 
 
+def four_bit(dtype: str) -> BitsAndBytesConfig:
+    """What 4-bit weights are, computed with in a number format."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=None if dtype == "auto" else dtype,
+    )
+
+
 def count_embeddings(config: StudentConfig) -> int:
     """How many tokens a model can embed, by its config.json alone."""
     return int(_read_config(config).get_text_config(decoder=True).vocab_size)
+
+
+def own_dtype(config: StudentConfig) -> str:
+    """The number format that a model's config.json names, auto where it names none that students have."""
+    names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+    return names.get(_read_config(config).dtype, "auto")
 
 
 def check_match(model: Any, tokenizer: Any) -> None:
@@ -182,27 +198,13 @@ def _dtype(config: StudentConfig) -> str:
     """
     if config.dtype != "auto":
         return config.dtype
-    own, device = _read_config(config).dtype, _device(config.device)
+    own, device = own_dtype(config), _device(config.device)
     if device.type == "cpu":
         # bfloat16 would be coarser than a float16 model's own weights.
-        return "bfloat16" if own == torch.bfloat16 and prefers_bfloat16() else "float32"
-    if (
-        own == torch.float32
-        and device.type == "cuda"
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+        return "bfloat16" if own == "bfloat16" and prefers_bfloat16() else "float32"
+    if own == "float32" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bfloat16"
-    names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-    return names.get(own, "auto")
-
-
-def _four_bit(dtype: str) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=None if dtype == "auto" else dtype,
-    )
+    return own
 
 
 def _device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from reflectune.agents.models import opening, source
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import StudentError
 
-__all__ = ["open_tokenizer"]
+__all__ = ["find_file", "open_tokenizer"]
 
 # Texts that a tokenizer must give back.
 _PROBES = {
@@ -50,9 +50,17 @@ def open_tokenizer(config: StudentConfig) -> Any:
     return tokenizer
 
 
+def find_file(config: StudentConfig, name: str) -> str | None:
+    """Path of a file of the folder, or of the hub's copy on this machine; None where it has no such file."""
+    flags = ("gated_repo", "missing_entries", "connection_errors")
+    quiet = {f"_raise_exceptions_for_{flag}": False for flag in flags}
+    path: str | None = cached_file(config.model, name, revision=config.revision, **quiet)
+    return path
+
+
 def _open(config: StudentConfig) -> Any:
     """Transformers' tokenizer, or the file's own where that one reads another way than the file."""
-    path = _find(config, "tokenizer.json")
+    path = find_file(config, "tokenizer.json")
     if path is None:
         return _convert(config)
     tokenizer = AutoTokenizer.from_pretrained(config.model, **source(config))
@@ -67,7 +75,7 @@ def _open(config: StudentConfig) -> Any:
 
 def _convert(config: StudentConfig) -> Any:
     """What transformers makes of an older format. A ValueError where it takes it for another kind."""
-    path = _find(config, "tokenizer.model")
+    path = find_file(config, "tokenizer.model")
     kind, cause = "LlamaTokenizer" if path else "GPT2Tokenizer", None
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, **source(config))
@@ -92,18 +100,10 @@ def _reads_as_sentencepiece(tokenizer: Any, path: str) -> bool:
     return [_encode(tokenizer, text) for text in texts] == ids
 
 
-def _find(config: StudentConfig, name: str) -> str | None:
-    """Path of a file of the folder, or of the hub's copy on this machine; None where it has no such file."""
-    flags = ("gated_repo", "missing_entries", "connection_errors")
-    quiet = {f"_raise_exceptions_for_{flag}": False for flag in flags}
-    path: str | None = cached_file(config.model, name, revision=config.revision, **quiet)
-    return path
-
-
 def _find_chat_template(config: StudentConfig, tokenizer: Any) -> str | None:
     """The default one of several; that of chat_template.json where the tokenizer comes with none."""
     templates = tokenizer.chat_template
-    if not templates and (path := _find(config, "chat_template.json")):
+    if not templates and (path := find_file(config, "chat_template.json")):
         with open(path, encoding="utf-8") as file:
             templates = json.load(file)["chat_template"]
     return templates.get("default") if isinstance(templates, dict) else templates

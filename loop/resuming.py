@@ -76,14 +76,15 @@ def hash_files(config: RunConfig) -> dict[str, str]:
     return hashes
 
 
-def refuse_changed_files(lineage: LoopReader, config: RunConfig) -> None:
+def refuse_changed_files(lineage: LoopReader, config: RunConfig, only: str | None = None) -> None:
     """What a config names has to stay as well: another model under the same name is another student.
 
-    What is gone is for those to say who open it. A run begun before hashes were kept is not checked.
+    What is gone is for those to say who open it. A run begun before hashes were kept is not checked. Of
+    `only` one key the others do not matter.
     """
     begun, now = lineage.settings()["versions"], flatten(config.model_dump(mode="json"))
     for key, found in hash_files(config).items():
-        if begun.get(key, found) != found:
+        if only in (None, key) and begun.get(key, found) != found:
             raise ConfigError(
                 f"{key}: what {now[key]} holds was changed since the run began; put it back, "
                 "or start another run"
