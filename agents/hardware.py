@@ -12,7 +12,14 @@ from functools import cache
 
 import torch
 
-__all__ = ["fastest_count", "measure_threads", "prefers_bfloat16", "torch_threads", "visible_cpus"]
+__all__ = [
+    "fastest_count",
+    "measure_threads",
+    "prefers_bfloat16",
+    "torch_threads",
+    "visible_cpus",
+    "visible_gpus",
+]
 
 _WIDTH = 512  # of the square matrices: one product takes a core about 3 ms in float32
 _SECONDS = 0.03  # spent on each measurement; on a crowded machine one product can take longer
@@ -48,6 +55,13 @@ def fastest_count(seconds: Mapping[int, float]) -> int:
 def visible_cpus() -> int:
     """CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The CUDA devices this process may use, as CUDA_VISIBLE_DEVICES names them; none is opened."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in named.split(",") if name]
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _matmul_seconds(dtype: torch.dtype, threads: int) -> float:

@@ -36,7 +36,7 @@ from reflectune.state.records import Sample, StudentRecord
 from reflectune.state.storage import explain_storage_errors
 from reflectune.state.text import one_line
 
-__all__ = ["begin_lineage", "change_run", "create_run", "open_cache", "run_loop"]
+__all__ = ["begin_lineage", "change_run", "check_run", "create_run", "open_cache", "run_loop"]
 
 _STEPS_PER_ROUND = 6  # two reflections, two selections, refinetune, evaluate
 _ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
@@ -53,18 +53,7 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
     are read again later: a resumed run refuses others under the same names.
     """
     with RunFolder.create(runs, config.name) as folder, explain_storage_errors(runs, "start the run again"):
-        check_teacher(config.teacher)
-        if config.teacher.cache == "only" or cache_path(runs).exists():
-            with open_cache(config, runs):
-                pass
-        check_student(config.student)
-        if config.evaluate.checker:
-            load_function("evaluate.checker", config.evaluate.checker)
-        if is_own(config.selection.policy):
-            load_function("selection.policy", config.selection.policy)
-        dataset = read_dataset(config.data)
-        _judge_data(dataset, accept_few)
-        open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
+        dataset = check_run(config, runs, accept_few=accept_few)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
         with open_machines(config) as machines:
             config = config.model_copy(update={"student": machines.settle_student()})
@@ -77,6 +66,23 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
             begin_lineage(lineage, config, samples, versions)
             lineage.add_skipped(dataset.skipped)
     return RunFolder(runs / config.name)
+
+
+def check_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Dataset:
+    """Check what can be checked of a run while no model is open; returns its data."""
+    check_teacher(config.teacher)
+    if config.teacher.cache == "only" or cache_path(runs).exists():
+        with open_cache(config, runs):
+            pass
+    check_student(config.student)
+    if config.evaluate.checker:
+        load_function("evaluate.checker", config.evaluate.checker)
+    if is_own(config.selection.policy):
+        load_function("selection.policy", config.selection.policy)
+    dataset = read_dataset(config.data)
+    _judge_data(dataset, accept_few)
+    open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
+    return dataset
 
 
 def _judge_data(dataset: Dataset, accept_few: bool) -> None:

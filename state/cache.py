@@ -18,6 +18,7 @@ from sqlite_utils import Migrations
 from sqlite_utils.db import Database
 
 from reflectune.state.errors import StoreError
+from reflectune.state.folder import PLAN
 from reflectune.state.records import Answer
 from reflectune.state.storage import OpenDatabase, explain_storage_errors, read_schema
 
@@ -94,8 +95,8 @@ def _add_batches(db: Database) -> None:
 
 
 def cache_path(runs: Path) -> Path:
-    """Where the runs of a folder keep their answers."""
-    return runs / "cache.db"
+    """Where the runs of a folder keep their answers; those of an experiment do so beside its folder."""
+    return (runs.parent if (runs / PLAN).exists() else runs) / "cache.db"
 
 
 class AnswerCache(OpenDatabase):
@@ -113,7 +114,7 @@ class AnswerCache(OpenDatabase):
             raise StoreError(f"{path}: a folder, where the cache of answers belongs; move it away")
         with _explained(path):
             runs.mkdir(parents=True, exist_ok=True)
-        with _explained(path), _alone(runs):
+        with _explained(path), _alone(path.parent):
             database = Database(sqlite3.connect(path, timeout=_LOCKED_SECONDS))
             try:
                 _prepare(path, database)

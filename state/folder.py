@@ -15,7 +15,9 @@ from typing import IO, Self
 
 from reflectune.state.errors import ConfigError, StoreError
 
-__all__ = ["RunFolder"]
+__all__ = ["PLAN", "RunFolder"]
+
+PLAN = "plan.toml"  # in the folder of an experiment's runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -34,7 +34,8 @@ from reflectune.state.errors import ConfigError
 __all__ = [
     "CHANGEABLE", "SELF", "TEMPLATES", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
     "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig", "TeacherConfig",
-    "assign", "change_config", "flatten", "load_begun_config", "load_config", "parse_config", "read_toml",
+    "assign", "change_config", "flatten", "load_begun_config", "load_config", "overlay", "parse_config",
+    "parse_model", "read_toml", "read_values",
     "resolve_paths", "set_key", "upgrade_config",
 ]  # fmt: skip
 
@@ -98,6 +99,8 @@ _FILES = (
 _ON_HUB = ("data.hf", "teacher.model", "judge.model", "student.model")
 _NO_PATHS = {"teacher.model": (SELF,), "student.template": TEMPLATES}
 
+_Model = TypeVar("_Model", bound=Section)
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, override and check a config file.
@@ -109,21 +112,26 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: file missing or not TOML, unknown key, impossible value.
     """
-    values = _read_values(path)
+    values = read_values(path)
     changed: dict[str, Any] = {}
     for override in overrides:
         assign(changed, override)
     resolve_paths(changed, Path())
+    overlay(values, changed)
+    return parse_config(values, source=str(path))
+
+
+def overlay(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
+    """Change raw values by others; a table keeps the keys that are not changed."""
     for key, value in flatten(changed).items():
         before = _get_key(values, key)
         is_table = isinstance(before, dict) and isinstance(value, dict)
         set_key(values, key, before | value if is_table else value)
-    return parse_config(values, source=str(path))
 
 
 def load_begun_config(path: Path) -> RunConfig:
     """Read the config.toml of a run that has begun, whichever version wrote it."""
-    values = _read_values(path)
+    values = read_values(path)
     if _get_key(values, "refinetune.load_in_4bit") is True:
         raise ConfigError(
             f"{path}: the run was begun by a version that trained on 4-bit weights and scored on whole ones; "
@@ -201,10 +209,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     """Check values already read; a ConfigError, beginning with `source`, where they cannot be."""
+    return parse_model(RunConfig, values, source)
+
+
+def parse_model(model: type[_Model], values: Mapping[str, Any], source: str) -> _Model:
+    """The same for any model of keys."""
     try:
-        return RunConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(detail) for detail in error.errors())
+        problems = "; ".join(_explain(detail, model) for detail in error.errors())
         raise ConfigError(f"{source}: {problems}") from None
 
 
@@ -256,7 +269,8 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> None:
             set_key(values, key, path)
 
 
-def _read_values(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """The values of a config file, unchecked, with absolute paths; a ConfigError where there are none."""
     try:
         values = read_toml(path)
     except FileNotFoundError:
@@ -265,7 +279,7 @@ def _read_values(path: Path) -> dict[str, Any]:
     return values
 
 
-def _explain(detail: ErrorDetails) -> str:
+def _explain(detail: ErrorDetails, model: type[Section]) -> str:
     location = [str(part) for part in detail["loc"]]
     where = ".".join(location)
     match detail["type"]:
@@ -274,7 +288,7 @@ def _explain(detail: ErrorDetails) -> str:
         case "extra_forbidden" if where in _RENAMED:
             return f"{where} is now {_RENAMED[where]}"
         case "extra_forbidden":
-            return f"{where}: unknown key{_nearest(location)}"
+            return f"{where}: unknown key{_nearest(location, model)}"
         case "missing":
             return f"{where}: missing"
         case "value_error":
@@ -285,9 +299,9 @@ def _explain(detail: ErrorDetails) -> str:
             return f"{where}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {got}"
 
 
-def _nearest(location: list[str]) -> str:
-    sections, key = RunConfig.sections(), location[-1]
-    section: type[Section] = RunConfig if len(location) == 1 else sections[location[0]]
+def _nearest(location: list[str], model: type[Section]) -> str:
+    sections, key = model.sections(), location[-1]
+    section = model if len(location) == 1 else sections[location[0]]
     near = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.6)
     near += [f"{name}.{key}" for name, known in sections.items() if key in known.model_fields]
     return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(section.model_fields)}"

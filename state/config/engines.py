@@ -1,7 +1,7 @@
 """The keys of a language model that is asked: the teacher, and the judge of held-out answers."""
 
 import re
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,16 @@ class Section(BaseModel):
     """Keys that belong together; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def sections(cls) -> "dict[str, type[Section]]":
+        """Name of a section within -> its model, in the order of the file."""
+        return {
+            name: part
+            for name, field in cls.model_fields.items()
+            for part in (field.annotation, *get_args(field.annotation))
+            if isinstance(part, type) and issubclass(part, Section)
+        }
 
 
 class EngineConfig(Section):

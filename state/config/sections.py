@@ -7,7 +7,7 @@ the key, and the table of keys is made from it.
 import datetime
 import difflib
 import re
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
@@ -298,16 +298,6 @@ class RunConfig(Section):
                 'scale.engine = "ray", or ask a server'
             )
         return self
-
-    @classmethod
-    def sections(cls) -> dict[str, type[Section]]:
-        """Name of a section -> its model, in the order of the file."""
-        return {
-            name: part
-            for name, field in cls.model_fields.items()
-            for part in (field.annotation, *get_args(field.annotation))
-            if isinstance(part, type) and issubclass(part, Section)
-        }
 
     def content_hash(self) -> str:
         """Hash of the resolved configuration."""

@@ -1,0 +1,251 @@
+"""What an experiment came to: figures of its runs, their means over the seeds, and differences in pairs."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from reflectune.loop.experiments.plan import Experiment, PlannedRun
+from reflectune.loop.experiments.running import ENDED
+from reflectune.state.config import RunConfig, parse_config
+from reflectune.state.errors import ConfigError
+from reflectune.state.folder import RunFolder
+from reflectune.state.functions import describe_error, load_function
+from reflectune.state.lineage.distributions import distribute_scores
+from reflectune.state.lineage.loop_reader import LoopReader
+from reflectune.state.records import content_hash, content_part
+
+__all__ = [
+    "ArmDocument",
+    "Estimate",
+    "ExperimentDocument",
+    "Figures",
+    "RunOfArm",
+    "describe_experiment",
+    "estimate",
+]
+
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; for more the last, which is wider.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+Group = Literal["held_out", "data", "own"]
+# Of one run, by group and name.
+#   held_out  the measures of its last student
+#   data      acceptance, a share; pool_ifd and pool_r_ifd, medians of its last pool under the base student;
+#             response_tokens, the mean of that pool; training_pairs and training_tokens of its last student,
+#             prompts included
+#   own       what the plan's function says
+Figures = dict[Group, dict[str, float | None]]
+
+
+class Estimate(TypedDict):
+    """A mean over n seeds with its 95 % interval (Student's t); None where there are too few."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class RunOfArm(TypedDict):
+    """One arm's run with one seed. Figures are None unless it has come to its end."""
+
+    run: str
+    seed: int
+    status: str  # of the run; "none" where it has not begun
+    error: str | None  # why it failed
+    figures: Figures | None
+
+
+class ArmDocument(TypedDict):
+    """One arm over its seeds."""
+
+    arm: str
+    student: str  # its base model
+    policy: str
+    rounds: int
+    runs: list[RunOfArm]
+    figures: dict[Group, dict[str, Estimate]]
+    differences: dict[Group, dict[str, Estimate]]  # to the baseline, seed by seed; empty for itself
+    same_held_out: bool  # whether its held-out pairs are the baseline's, with every seed that both have
+
+
+class ExperimentDocument(TypedDict):
+    """An experiment, as `experiment --json` prints it."""
+
+    name: str
+    runs: str  # the folder of its runs
+    baseline: str
+    tokens: int | None
+    seeds: list[int]
+    before: dict[str, Estimate]  # held-out measures of the baseline's base student s[0]
+    arms: list[ArmDocument]
+
+
+class _Read(TypedDict):
+    """What is read of a run that has come to its end."""
+
+    figures: Figures
+    before: dict[str, float | None]
+    held_out: str  # hash of its held-out pairs
+
+
+def describe_experiment(
+    experiment: Experiment, folder: Path, failed: Mapping[str, str]
+) -> ExperimentDocument:
+    """Read what the runs in an experiment's folder came to; `failed` says why some failed.
+
+    Raises:
+        ConfigError: the plan's own function failed, or gave something else than numbers.
+    """
+    documents, reads = {}, {}
+    for run in experiment.runs:
+        documents[run.name], read = _read_run(experiment, folder, run, failed.get(run.name))
+        if read is not None:
+            reads[run.arm, run.seed] = read
+    seeds, baseline = experiment.seeds, experiment.baseline
+    of_arm = {
+        arm: {seed: reads[arm, seed] for seed in seeds if (arm, seed) in reads} for arm in experiment.arms
+    }
+    arms = []
+    for arm in experiment.arms:
+        runs = [run for run in experiment.runs if run.arm == arm]
+        pairs = [(of_arm[arm][seed], base) for seed, base in of_arm[baseline].items() if seed in of_arm[arm]]
+        mine = [read["figures"] for read in of_arm[arm].values()]
+        arms.append(
+            ArmDocument(
+                arm=arm,
+                student=runs[0].config.student.model,
+                policy=runs[0].config.selection.policy,
+                rounds=runs[0].config.rounds,
+                runs=[documents[run.name] for run in runs],
+                figures=_gather(mine),
+                differences={}
+                if arm == baseline
+                else _gather([_subtract(one["figures"], base["figures"]) for one, base in pairs]),
+                same_held_out=all(one["held_out"] == base["held_out"] for one, base in pairs),
+            )
+        )
+    before = _gather([{"held_out": read["before"]} for read in of_arm[baseline].values()])
+    return ExperimentDocument(
+        name=experiment.name,
+        runs=str(folder),
+        baseline=baseline,
+        tokens=experiment.tokens,
+        seeds=[*seeds],
+        before=before.get("held_out", {}),
+        arms=arms,
+    )
+
+
+def estimate(values: Sequence[float | None]) -> Estimate:
+    """Mean and 95 % interval of what is known: mean ± t s / √n, s the standard deviation with n - 1.
+
+    Source: Student, The probable error of a mean, Biometrika 1908.
+    """
+    known = [value for value in values if value is not None]
+    n = len(known)
+    if not n:
+        return Estimate(mean=None, low=None, high=None, n=0)
+    mean = statistics.fmean(known)
+    if n == 1:
+        return Estimate(mean=mean, low=None, high=None, n=1)
+    half = _T95[min(n - 1, len(_T95)) - 1] * statistics.stdev(known) / math.sqrt(n)
+    return Estimate(mean=mean, low=mean - half, high=mean + half, n=n)
+
+
+def _gather(runs: Sequence[Figures]) -> dict[Group, dict[str, Estimate]]:
+    """The estimate of each figure that any run has."""
+    names: dict[Group, dict[str, None]] = {}
+    for figures in runs:
+        for group, named in figures.items():
+            names.setdefault(group, {}).update(dict.fromkeys(named))
+    return {
+        group: {name: estimate([figures.get(group, {}).get(name) for figures in runs]) for name in named}
+        for group, named in names.items()
+    }
+
+
+def _subtract(one: Figures, other: Figures) -> Figures:
+    return {
+        group: {name: _minus(value, other.get(group, {}).get(name)) for name, value in named.items()}
+        for group, named in one.items()
+    }
+
+
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def _read_run(
+    experiment: Experiment, folder: Path, run: PlannedRun, error: str | None
+) -> tuple[RunOfArm, _Read | None]:
+    made, read, status = RunFolder(folder / run.name), None, "none"
+    if made.lineage.exists():
+        with LoopReader.open(made.lineage) as lineage:
+            status = lineage.run()["status"]
+            if status in ENDED and error is None:
+                read = _Read(
+                    figures={
+                        "held_out": _held_out(lineage, last=True),
+                        "data": _figures_of_data(lineage),
+                        "own": _own_figures(experiment.figures, lineage, run.name),
+                    },
+                    before=_held_out(lineage, last=False),
+                    held_out=_hash_held_out(lineage),
+                )
+    figures = read and read["figures"]
+    return RunOfArm(run=run.name, seed=run.seed, status=status, error=error, figures=figures), read
+
+
+def _held_out(lineage: LoopReader, *, last: bool) -> dict[str, float | None]:
+    """The held-out measures of the last student that was measured, or of the first."""
+    measures = lineage.evaluations()
+    rounds = [measure["round"] for measure in measures]
+    wanted = (max if last else min)(rounds, default=0)
+    return {measure["name"]: measure["value"] for measure in measures if measure["round"] == wanted}
+
+
+def _figures_of_data(lineage: LoopReader) -> dict[str, float | None]:
+    last = lineage.last_round()
+    round, student = lineage.round(last), lineage.round_student(last)
+    metrics = (student and student.metrics) or {}
+    return {
+        "acceptance": lineage.acceptance(),
+        **{
+            f"pool_{name}": _median_under_base(panels, last)
+            for name, panels in distribute_scores(lineage, last).items()
+        },
+        "response_tokens": round["response_tokens"],
+        "training_pairs": metrics.get("pairs", 0),
+        "training_tokens": metrics.get("tokens", 0),
+    }
+
+
+def _median_under_base(panels: Sequence[Mapping[str, Any]], last: int) -> float | None:
+    """The last pool's median under s[0] over the samples drawn for it; None where it did not score them."""
+    rounds = {item["round"]: item for panel in panels if panel["drawn"] for item in panel["rounds"]}
+    return rounds[last]["median"] if last in rounds else None
+
+
+def _hash_held_out(lineage: LoopReader) -> str:
+    ids = lineage.choose_samples(lineage.samples()["holdout"], 0, "holdout")
+    return content_hash(*map(content_part, ids))
+
+
+def _own_figures(function: str | None, lineage: LoopReader, name: str) -> dict[str, float | None]:
+    if function is None:
+        return {}
+    config: RunConfig = parse_config(lineage.settings()["config"], name)
+    try:
+        found = dict(load_function("figures", function)(lineage, config))
+    except Exception as error:  # whatever the function does
+        raise ConfigError(f"figures = {function!r} of {name}: {describe_error(error)}") from error
+    for key, value in found.items():
+        if not (value is None or (isinstance(value, (int, float)) and math.isfinite(value))):
+            raise ConfigError(f"figures = {function!r} of {name}: {key} is {value!r}; want a number or None")
+    return found
