@@ -11,6 +11,7 @@ import typer
 from typer._click.core import Context
 
 from reflectune.loop.cli import app
+from reflectune.loop.experiments.plan import Arm, Plan
 from reflectune.state.config.reference import list_keys
 from reflectune.state.policies import POLICIES, Measure
 from reflectune.state.records import PHASES, Term
@@ -34,6 +35,7 @@ def write_pages() -> dict[Path, str]:
     pages: dict[Path, str] = {}
     for name, table, rows in (
         ("loop/README.md", "policies", describe_policies()),
+        ("loop/README.md", "plan", describe_plan()),
         ("loop/README.md", "commands", describe_commands()),
         ("state/README.md", "config", describe_keys()),
     ):
@@ -79,6 +81,14 @@ def _name_measure(measure: Measure | None) -> str:
         return ""
     unit = f" ({measure.unit})" if measure.unit else ""
     return f"{'highest' if measure.sign > 0 else 'lowest'} {measure.title}{unit}"
+
+
+def describe_plan() -> Iterator[Row]:
+    """A row for each key of an experiment's plan."""
+    yield "key of a plan", "what"
+    for prefix, model in (("", Plan), ("arms.NAME.", Arm)):
+        for name, field in model.model_fields.items():
+            yield f"`{prefix}{name}`", field.description or ""
 
 
 def describe_keys() -> Iterator[Row]:

@@ -94,6 +94,9 @@ class _Read(TypedDict):
     held_out: str  # hash of its held-out pairs
 
 
+_Found = tuple[PlannedRun, RunOfArm, _Read | None]
+
+
 def describe_experiment(
     experiment: Experiment, folder: Path, failed: Mapping[str, str]
 ) -> ExperimentDocument:
@@ -102,43 +105,36 @@ def describe_experiment(
     Raises:
         ConfigError: the plan's own function failed, or gave something else than numbers.
     """
-    documents, reads = {}, {}
+    runs: dict[str, list[_Found]] = {arm: [] for arm in experiment.arms}
     for run in experiment.runs:
-        documents[run.name], read = _read_run(experiment, folder, run, failed.get(run.name))
-        if read is not None:
-            reads[run.arm, run.seed] = read
-    seeds, baseline = experiment.seeds, experiment.baseline
-    of_arm = {
-        arm: {seed: reads[arm, seed] for seed in seeds if (arm, seed) in reads} for arm in experiment.arms
-    }
-    arms = []
-    for arm in experiment.arms:
-        runs = [run for run in experiment.runs if run.arm == arm]
-        pairs = [(of_arm[arm][seed], base) for seed, base in of_arm[baseline].items() if seed in of_arm[arm]]
-        mine = [read["figures"] for read in of_arm[arm].values()]
-        arms.append(
-            ArmDocument(
-                arm=arm,
-                student=runs[0].config.student.model,
-                policy=runs[0].config.selection.policy,
-                rounds=runs[0].config.rounds,
-                runs=[documents[run.name] for run in runs],
-                figures=_gather(mine),
-                differences={}
-                if arm == baseline
-                else _gather([_subtract(one["figures"], base["figures"]) for one, base in pairs]),
-                same_held_out=all(one["held_out"] == base["held_out"] for one, base in pairs),
-            )
-        )
-    before = _gather([{"held_out": read["before"]} for read in of_arm[baseline].values()])
+        runs[run.arm].append(_read_run(experiment, folder, run, failed.get(run.name)))
+    base = runs[experiment.baseline]
+    before = _gather([{"held_out": read["before"]} for _, _, read in base if read])
     return ExperimentDocument(
         name=experiment.name,
         runs=str(folder),
-        baseline=baseline,
+        baseline=experiment.baseline,
         tokens=experiment.tokens,
-        seeds=[*seeds],
+        seeds=[*experiment.seeds],
         before=before.get("held_out", {}),
-        arms=arms,
+        arms=[_describe_arm(found, base) for found in runs.values()],
+    )
+
+
+def _describe_arm(runs: Sequence[_Found], base: Sequence[_Found]) -> ArmDocument:
+    """One arm against the baseline; both have their runs in the order of the seeds."""
+    planned = runs[0][0]
+    pairs = [(one, other) for (_, _, one), (_, _, other) in zip(runs, base, strict=True) if one and other]
+    less = [_subtract(one["figures"], other["figures"]) for one, other in pairs if one is not other]
+    return ArmDocument(
+        arm=planned.arm,
+        student=planned.config.student.model,
+        policy=planned.config.selection.policy,
+        rounds=planned.config.rounds,
+        runs=[document for _, document, _ in runs],
+        figures=_gather([read["figures"] for _, _, read in runs if read]),
+        differences=_gather(less),
+        same_held_out=all(one["held_out"] == other["held_out"] for one, other in pairs),
     )
 
 
@@ -181,25 +177,25 @@ def _minus(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def _read_run(
-    experiment: Experiment, folder: Path, run: PlannedRun, error: str | None
-) -> tuple[RunOfArm, _Read | None]:
-    made, read, status = RunFolder(folder / run.name), None, "none"
-    if made.lineage.exists():
-        with LoopReader.open(made.lineage) as lineage:
-            status = lineage.run()["status"]
-            if status in ENDED and error is None:
-                read = _Read(
-                    figures={
-                        "held_out": _held_out(lineage, last=True),
-                        "data": _figures_of_data(lineage),
-                        "own": _own_figures(experiment.figures, lineage, run.name),
-                    },
-                    before=_held_out(lineage, last=False),
-                    held_out=_hash_held_out(lineage),
-                )
-    figures = read and read["figures"]
-    return RunOfArm(run=run.name, seed=run.seed, status=status, error=error, figures=figures), read
+def _read_run(experiment: Experiment, folder: Path, run: PlannedRun, error: str | None) -> _Found:
+    made = RunFolder(folder / run.name)
+    document = RunOfArm(run=run.name, seed=run.seed, status="none", error=error, figures=None)
+    if not made.lineage.exists():
+        return run, document, None
+    with LoopReader.open(made.lineage) as lineage:
+        document["status"] = lineage.run()["status"]
+        if document["status"] not in ENDED or error is not None:
+            return run, document, None
+        read = _Read(
+            figures={
+                "held_out": _held_out(lineage, last=True),
+                "data": _figures_of_data(lineage),
+                "own": _own_figures(experiment.figures, lineage, run.name),
+            },
+            before=_held_out(lineage, last=False),
+            held_out=_hash_held_out(lineage),
+        )
+    return run, document | {"figures": read["figures"]}, read
 
 
 def _held_out(lineage: LoopReader, *, last: bool) -> dict[str, float | None]:

@@ -1,0 +1,148 @@
+"""Plans of experiments: what arms come to, and what is refused before anything runs."""
+
+from pathlib import Path
+
+import pytest
+
+from reflectune.loop.experiments.plan import Experiment, load_experiment, note_arms
+from reflectune.state.config import RunConfig
+from reflectune.state.errors import ConfigError
+
+BASE = """
+[data]
+path = "data-{seed}.json"
+[teacher]
+engine = "vllm"
+model = "org/teacher"
+max_model_len = 512
+[student]
+model = "org/student"
+[refinetune]
+epochs = 2
+"""
+HEAD = 'base = "base.toml"\nseeds = [3, 5]\n'
+
+
+def load(folder: Path, plan: str, head: str = HEAD) -> Experiment:
+    (folder / "base.toml").write_text(BASE)
+    (folder / "abl.toml").write_text(head + plan)
+    return load_experiment(folder / "abl.toml")
+
+
+def config_of(experiment: Experiment, name: str) -> RunConfig:
+    (config,) = (run.config for run in experiment.runs if run.name == name)
+    return config
+
+
+def test_every_arm_runs_with_every_seed_under_its_own_name_and_seed(tmp_path: Path) -> None:
+    found = load(tmp_path, "[arms.a]\n[arms.b]\nrounds = 1")
+    assert (found.name, found.baseline, found.tokens) == ("abl", "a", None)
+    assert [(run.name, run.config.seed) for run in found.runs] == [
+        ("a-3", 3), ("b-3", 3), ("a-5", 5), ("b-5", 5),
+    ]  # fmt: skip
+    assert config_of(found, "a-3").data.path == str(tmp_path / "data-3.json")
+    assert [config_of(found, f"{arm}-5").rounds for arm in "ab"] == [3, 1]
+
+
+def test_an_arm_changes_what_all_arms_change(tmp_path: Path) -> None:
+    plan = """
+        [all]
+        selection.margin = 0.25
+        student.template = "plain"
+        [arms.method]
+        [arms.v1]
+        selection.policy = "accept-all"
+        teacher = {engine = "recorded", path = "answers-{seed}.jsonl", max_model_len = "unset"}
+        student.template = "mine.toml"
+    """
+    found = load(tmp_path, plan)
+    method, v1 = config_of(found, "method-3"), config_of(found, "v1-3")
+    assert (method.selection.policy, method.selection.margin) == ("ifd+r-ifd", 0.25)
+    assert (v1.selection.policy, v1.selection.margin) == ("accept-all", 0.25)
+    assert (method.teacher.engine, method.teacher.max_model_len) == ("vllm", 512)
+    assert (v1.teacher.engine, v1.teacher.max_model_len) == ("recorded", None)
+    assert v1.teacher.path == str(tmp_path / "answers-3.jsonl")
+    assert (method.student.template, v1.student.template) == ("plain", str(tmp_path / "mine.toml"))
+
+
+def test_equal_tokens_take_the_place_of_the_bases_epochs(tmp_path: Path) -> None:
+    found = load(tmp_path, "[arms.a]\n[arms.b]\nrefinetune.lr = 1e-3", HEAD + "tokens = 999\n")
+    assert {(run.config.refinetune.tokens, run.config.refinetune.epochs) for run in found.runs} == {
+        (999, None)
+    }
+
+
+def test_a_raw_arm_asks_no_teacher_and_filters_nothing(tmp_path: Path) -> None:
+    plan = (
+        '[all]\nselection.keep = "improved"\nrounds = 4\n[arms.raw]\nraw = true\nselection.top_fraction = 0.5'
+    )
+    config = config_of(load(tmp_path, plan), "raw-3")
+    assert (config.rounds, config.selection.policy, config.selection.keep) == (1, "reject-all", "all")
+    assert (config.selection.train_max_ifd, config.selection.train_max_r_ifd) == (1e9, 1e9)
+    assert config.selection.top_fraction == 0.5
+    assert config.teacher.engine == "recorded"
+    assert Path(config.teacher.path or "").is_file()
+
+
+def test_an_arm_by_lot_waits_for_the_run_of_the_same_seed(tmp_path: Path) -> None:
+    found = load(tmp_path, '[arms.lots]\nequal_acceptance_to = "a"\nrounds = 2\n[arms.a]')
+    waits = {run.name: run.acceptance_of for run in found.runs}
+    assert waits == {"lots-3": "a-3", "lots-5": "a-5", "a-3": None, "a-5": None}
+    assert config_of(found, "lots-3").selection.policy == "random"
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("", "arms: missing"),
+        ("[arms]", "arms: dictionary should have at least 1 item"),
+        ("jops = 2\n[arms.a]", "jops: unknown key"),
+        ('bases = "x"\n[arms.a]', "bases: unknown key; did you mean base"),
+        ('baseline = "b"\n[arms.a]', "baseline: there is no arm b; the arms are a"),
+        ('figures = "count"\n[arms.a]', "figures: string should match pattern"),
+        ('[arms."a b"]', "arms.a b"),
+        ("[arms.a]\nround = 1", "arm a: round: unknown key; did you mean rounds"),
+        ('[arms.a]\nselection.policy = "ifdd"', "arm a: selection.policy: 'ifdd' is no policy"),
+        ('[arms.a]\nname = "x"', "arm a: name comes from the plan"),
+        ("[all]\nseed = 1\n[arms.a]", "arm a: seed comes from the plan"),
+        ('[arms.a]\nequal_acceptance_to = "b"', "arm a: there is no arm b"),
+        ('[arms.a]\nequal_acceptance_to = "b"\n[arms.b]\nraw = true', "arm a: equal_acceptance_to needs"),
+        (
+            '[arms.a]\nequal_acceptance_to = "b"\nselection.policy = "ifd"\n[arms.b]',
+            "arm a: equal_acceptance_to sets selection.policy",
+        ),
+    ],
+)
+def test_a_bad_plan_is_refused_in_a_line(tmp_path: Path, plan: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"abl\.toml") as refused:
+        load(tmp_path, plan)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_bad_seeds_tokens_and_files_are_refused(tmp_path: Path) -> None:
+    for head, message in {
+        'base = "base.toml"\nseeds = []\n': "seeds: list should have at least 1 item",
+        'base = "base.toml"\nseeds = [1, 1]\n': "seeds: one is named twice",
+        'base = "gone.toml"\nseeds = [1]\n': "gone.toml: no such config file",
+        HEAD + "tokens = 5\n[all]\nrefinetune.epochs = 1\n": "tokens says how long all arms train",
+    }.items():
+        with pytest.raises(ConfigError) as refused:
+            load(tmp_path, "[arms.a]", head)
+        assert message in str(refused.value)
+    with pytest.raises(ConfigError, match="no such plan"):
+        load_experiment(tmp_path / "gone.toml")
+
+
+def test_arms_may_be_added_and_left_out_but_not_changed(tmp_path: Path) -> None:
+    kept = tmp_path / "plan.toml"
+    note_arms(load(tmp_path, "[arms.a]\n[arms.b]\nrounds = 1"), kept)
+    note_arms(load(tmp_path, "[arms.a]\n[arms.c]", HEAD.replace("5", "5, 7")), kept)
+    note_arms(load(tmp_path, "[arms.a]\nstudent.batch_tokens = 64"), kept)  # alters no row
+    for changed, key in {
+        "[arms.b]\nrounds = 2": "b was changed since its runs began: rounds",
+        "[arms.c]\nselection.margin = 1.0": "c was changed since its runs began: selection.margin",
+        '[arms.b]\nrounds = 1\n[arms.a]\nequal_acceptance_to = "b"': "a was changed since its runs began",
+    }.items():
+        with pytest.raises(ConfigError, match=key):
+            note_arms(load(tmp_path, changed), kept)
