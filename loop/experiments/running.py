@@ -3,6 +3,7 @@
 What is finished is not run again, and what was interrupted goes on: the same call twice ends as one does.
 """
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -183,6 +184,7 @@ def _work(run: PlannedRun, folder: Path, device: str | None, telling: Connection
     """One run to its end, in a process of its own; tells why it failed, if it did."""
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
+    gc.freeze()  # no collection need walk through the libraries
     os.dup2(2, 1)  # the parent's output is one document
     parent = multiprocessing.parent_process()
     assert parent is not None
