@@ -54,8 +54,10 @@ def test_imports_point_down(path: Path) -> None:
 def test_every_folder_with_code_is_named_as_a_package() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT).parts for path in sources()}
-    assert set(settings["packages"]) == {".".join(("reflectune", *parts)) for parts in folders}
-    assert settings["package-dir"] == {f"reflectune.{layer}": layer for layer in FORBIDDEN}
+    packages = {".".join(("reflectune", *parts)) for parts in folders} | {"reflectune"}
+    assert set(settings["packages"]) == packages
+    layers = {f"reflectune.{layer}": layer for layer in FORBIDDEN}
+    assert settings["package-dir"] == layers | {"reflectune": ".packages/reflectune"}
 
 
 @pytest.mark.slow

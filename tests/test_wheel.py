@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     left_out = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "*.egg-info")
     source = shutil.copytree(ROOT, folder / "source", ignore=left_out)
+    shutil.copytree(ROOT / ".packages", source / ".packages", symlinks=True)
     build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, source]
     result = subprocess.run(
         [sys.executable, "-m", "pip", "--verbose", *build], capture_output=True, text=True, check=False
@@ -38,6 +40,7 @@ def test_wheel_holds_the_three_folders_file_for_file(wheel: Path) -> None:
     compiled = {path for path in files if "__pycache__" in path.parts}
     guides = {path for path in files if path.name == "README.md" and (path.parent / "__init__.py").exists()}
     expected = {f"reflectune/{path.relative_to(ROOT)}" for path in files - compiled - guides}
+    expected |= {f"reflectune/{name}" for name in ("__init__.py", "__main__.py")}
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected
     for part in ("py.typed", "prompts.toml", "templates/", "static/", "models/student/model.safetensors"):
@@ -71,6 +74,7 @@ def test_demo_of_the_wheel_runs_beside_packages_of_the_same_names(wheel: Path, t
         assert result.returncode == 0, result.stderr
         return result.stdout
 
+    assert run(python, "-m", "reflectune", "--version") == f"reflectune {metadata.version('reflectune')}\n"
     demo = json.loads(run(python.with_name("reflectune"), "demo", "--samples", 20, "--rounds", 1, "--json"))
     assert [row["round"] for row in demo["rounds"]] == [0, 1]
     assert (tmp_path / "runs" / demo["name"] / "lineage.db").is_file()

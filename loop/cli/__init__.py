@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -19,7 +20,6 @@ app = typer.Typer(
     name="reflectune",
     help="Recycle an instruction-tuning dataset: a teacher reflects, the student selects, LoRA refinetunes.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -54,8 +54,18 @@ def main() -> None:
     sys.exit(code)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"reflectune {metadata.version('reflectune')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", envvar="REFLECTUNE_DEBUG", help="Show the traceback of an error.")
     ] = False,
