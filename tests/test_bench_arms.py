@@ -1,63 +1,47 @@
-"""The comparison of policies counts and averages as its tables say."""
+"""The comparison of policies on the demo's world: its plans, its figures, and rules decided by hand."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reflectune.loop.demo.world import is_right
+from reflectune.loop.experiments.plan import load_experiment
 from reflectune.state.records import Pair
-from tests.bench.arms import ARMS, DEFAULT, EXPLORED, RANDOM, V1, Arm, Job, configure, interval, outcome_rows
-from tests.bench.rules import RULES, Contest, judge, read
+from tests.bench.arms import DATA, EXPLORED, PLAN, write_data
+from tests.bench.rules import ARM, RULES, Contest, judge, read
 
 
-def test_interval_is_students_t_over_the_seeds() -> None:
-    # Mean 60, standard deviation 10, t = 4.303 with 2 degrees of freedom: 4.303 * 10 / sqrt(3) = 24.84.
-    assert interval([0.5, 0.6, 0.7]) == "60.0 ± 24.8"
-    assert interval([0.5, None]) == "50.0"
-    assert interval([None]) == "-"
+@pytest.mark.parametrize("plan", [PLAN, EXPLORED], ids=lambda plan: plan.stem)
+def test_every_arm_trains_on_equal_tokens_and_the_data_of_its_seed(plan: Path) -> None:
+    experiment = load_experiment(plan)
+    assert len(experiment.seeds) == 5
+    assert experiment.baseline == "accept-all"
+    for run in experiment.runs:
+        config = run.config
+        assert config.refinetune.tokens == 75_000
+        assert config.rounds == (3 if "3-rounds" in run.arm else 1)
+        assert (config.selection.keep == "improved") == ("filtered" in run.arm)
+        assert (config.selection.train_max_ifd == 1.0) == ("filtered" in run.arm)
+        kind = "clean" if run.arm == "without-faults" else "noisy"
+        assert config.data.path == str(DATA / f"{kind}-{run.seed}.json")
+    if plan == PLAN:
+        assert {run.acceptance_of for run in experiment.runs if run.arm == "random"} == {
+            f"method-{seed}" for seed in experiment.seeds
+        }
+        assert ARM in experiment.arms
 
 
-@pytest.mark.parametrize(
-    "arm", sorted({*ARMS, *EXPLORED}, key=str), ids=lambda arm: f"{arm.name}-{arm.rounds}"
-)
-def test_every_arm_trains_on_equal_tokens_and_the_same_data(arm: Arm, tmp_path: Path) -> None:
-    (tmp_path / "reference").mkdir()
-    config = configure(Job(arm, 3, pairs=20, tokens=999, random_rate=0.25), tmp_path)
-    assert config.refinetune.tokens == 999
-    assert (config.selection.policy, config.rounds) == (arm.policy, arm.rounds)
-    assert (config.selection.keep == "improved") == arm.filtered
-    assert (config.selection.train_max_ifd == 1.0) == arm.filtered
-    assert (config.selection.ifd_cap == 1.0) == ("ifd_cap" in arm.name)
-    reference = configure(Job(DEFAULT, 3, pairs=20, tokens=999), tmp_path / "reference")
-    records, plain = (json.loads(Path(c.data.path or "").read_text()) for c in (config, reference))
-    if arm.clean:
-        assert all(is_right(Pair(r["instruction"], r["input"], r["output"])) for r in records)
-    else:
-        assert records == plain
-
-
-def test_outcomes_are_set_against_one_round_of_accept_all_seed_by_seed() -> None:
-    def figures(*matches: float) -> list[dict[str, Any]]:
-        rest = {"pool_right": 1.0, "training": 10, "response_tokens": 4.0}
-        return [{"exact_match": match, **rest} for match in matches]
-
-    results = {V1: figures(0.5, 0.7), replace(DEFAULT, rounds=3): figures(0.6, 0.8)}
-    assert list(outcome_rows(results)) == [
-        f"{V1.name} | 1 | 60.0 ± 127.1 | 0.0 ± 0.0 | 100.0 ± 0.0 | 10 | 4.00",
-        f"{DEFAULT.name} | 3 | 70.0 ± 127.1 | 10.0 ± 0.0 | 100.0 ± 0.0 | 10 | 4.00",
+def test_clean_data_has_no_fault_and_noisy_data_is_the_demos(tmp_path: Path) -> None:
+    write_data(tmp_path, [3], 20)
+    noisy, clean = (json.loads((tmp_path / f"{kind}-3.json").read_text()) for kind in ("noisy", "clean"))
+    right = [
+        [is_right(Pair(each["instruction"], each["input"], each["output"])) for each in records]
+        for records in (noisy, clean)
     ]
-
-
-def test_the_arms_that_others_are_set_against_are_there() -> None:
-    for arms in (ARMS, EXPLORED):
-        assert V1 in arms
-        assert len(set(arms)) == len(arms)
-    # Random takes its rate from the default.
-    assert ARMS.index(DEFAULT) < ARMS.index(RANDOM)
-    assert RANDOM not in EXPLORED
+    assert all(right[1])
+    assert not all(right[0])
 
 
 def measures(ifd: float, r_ifd: float = 0.5, length: int = 3) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """Which decisions go wrong: the contests of the default policy, decided by other rules and judged exactly.
 
-Runs of the demo's world give the contests with the scores that decided them; each rule then decides the same
-contests, all of them and those alone in which both responses are equally long.
+The runs of `tests.bench.arms` give the contests with the scores that decided them; each rule then decides the
+same contests, all of them and those alone in which both responses are equally long.
 
-    python -m tests.bench.rules
+    python -m tests.bench.arms && python -m tests.bench.rules
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from reflectune.loop.demo.world import is_right
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES, Pair, Phase
-from tests.bench.arms import DEFAULT, Job, map_jobs, run_job, world_options
-from tests.bench.results import publish, table
+from tests.bench.arms import PAIRS, ROOT
+from tests.bench.results import options, publish, table
 
+RUNS = ROOT / "runs" / "arms"
+ARM, ROUNDS = "method-3-rounds", (1, 2)
 MARGIN = 0.1
 Measures = Mapping[str, Any]  # of one version under the deciding student: ifd, r_ifd; its length
 TakesCandidate = Callable[[Measures, Measures], bool]
@@ -58,11 +62,12 @@ RULES: Mapping[Phase, Mapping[str, TakesCandidate]] = {
 MEASURE: Mapping[Phase, str] = {"instruction": "ifd", "response": "r_ifd"}
 
 
-def play(job: Job) -> list[Contest]:
-    """Run the loop and read its contests."""
-    with run_job(job) as history:
+def play(folder: RunFolder) -> list[Contest]:
+    """The contests of a run's first rounds."""
+    with LineageReader.open(folder.lineage) as history:
         positions = range(sum(history.samples().values()))
-        return [contest for position in positions for contest in read(history.trace(str(position)))]
+        contests = (contest for position in positions for contest in read(history.trace(str(position))))
+        return [contest for contest in contests if contest.round in ROUNDS]
 
 
 def read(trace: Mapping[str, Any]) -> Iterator[Contest]:
@@ -106,19 +111,21 @@ def judge(contests: Sequence[Contest], takes: TakesCandidate) -> str:
 
 
 def main() -> None:
-    arguments = world_options(__doc__).parse_args()
-    arm = replace(DEFAULT, rounds=2)
-    jobs = [Job(arm, seed, arguments.pairs, arguments.tokens) for seed in range(arguments.seeds)]
-    contests = [contest for found in map_jobs(play, jobs, arguments.threads) for contest in found]
+    parser = options(__doc__)
+    arguments = parser.parse_args()
+    folders = [folder for folder in RunFolder.all(RUNS) if folder.path.name.startswith(f"{ARM}-")]
+    if not folders:
+        parser.error("there are no runs yet; first `python -m tests.bench.arms`")
+    contests = [contest for folder in folders for contest in play(folder)]
     counts = ", ".join(
         f"{sum((c.round, c.phase) == (round, phase) for c in contests):,} in round {round} phase {phase}"
-        for round in (1, 2)
+        for round in ROUNDS
         for phase in PHASES
     )
     publish(
         "Rules",
         [
-            f"The contests of the default policy over {arguments.seeds} seeds of {arguments.pairs} pairs: "
+            f"The contests of the default policy over {len(folders)} seeds of {PAIRS} pairs: "
             f"{counts}. Round 1 is scored by the base student, round 2 by the first trained one. Each cell: "
             'pairs that are right afterwards (pairs mended, pairs damaged); "equal": contests in which both '
             "responses are equally long.",
