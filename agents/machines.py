@@ -3,12 +3,12 @@
 Nothing here knows what the models are asked.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
+from reflectune.agents.memory import describe_process
 from reflectune.agents.pool import LocalPool, StudentPool
 from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
@@ -17,6 +17,7 @@ from reflectune.agents.student.trainer import OnStep
 from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel, open_engine
 from reflectune.state.config import EngineConfig, RunConfig, StudentConfig
+from reflectune.state.live import Worker
 from reflectune.state.records import Pairs
 
 __all__ = ["LocalMachines", "Machines", "open_machines"]
@@ -59,6 +60,9 @@ class Machines(Protocol):
     ) -> dict[str, float]:
         """Train a student, as `refinetune_student` does."""
 
+    def trainers(self) -> Sequence[Worker]:
+        """What each trainer does now; none while nothing is trained. For any thread; returns at once."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
@@ -81,7 +85,7 @@ class LocalMachines(AbstractContextManager["LocalMachines"]):
 
     def __init__(self, config: RunConfig) -> None:
         self._config, self._base = config, StudentBase(config.student)
-        self.refinetune: Callable[..., dict[str, float]] = partial(refinetune_student, base=self._base)
+        self._trainers: dict[int, Worker] = {}  # by their rank
 
     def settle_student(self) -> StudentConfig:
         """The run's student, settled on this machine."""
@@ -119,6 +123,29 @@ class LocalMachines(AbstractContextManager["LocalMachines"]):
         if ENGINES[config.engine].is_local:
             self._base.close()
         return open_engine(config, model, batches, stopping)
+
+    def refinetune(
+        self, config: RunConfig, pairs: Pairs, out: Path, *, on_step: OnStep, **how: Any
+    ) -> dict[str, float]:
+        """Train in this process."""
+
+        def tell(step: int, steps: int, loss: float | None) -> None:
+            self._trainers[0] = Worker("trainer", "1", 1, step, **describe_process())
+            on_step(step, steps, loss)
+
+        with self._training():
+            return refinetune_student(config, pairs, out, on_step=tell, base=self._base, **how)
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._trainers.clear()
+
+    def trainers(self) -> Sequence[Worker]:
+        """What each trainer does."""
+        return [*self._trainers.values()]
 
     def __exit__(self, *error: object) -> None:
         self._base.close()

@@ -25,10 +25,10 @@ class StudentPool(Protocol):
 
     at_once: int  # how many jobs it is worth having under way
 
-    def submit(self, job: Callable[[Any], Result], about: str = "") -> "Future[Result]":
+    def submit(self, job: Callable[[Any], Result], about: str = "", size: int = 1) -> "Future[Result]":
         """Give a job to a student; what it returns depends on the job alone, not on which student it was.
 
-        What a failure calls the job is `about`, such as the samples it is of.
+        What a failure calls the job is `about`, such as the samples it is of; `size` is their number.
         """
 
     def workers(self) -> Sequence[Worker]:
@@ -52,15 +52,15 @@ class LocalPool(AbstractContextManager["LocalPool"]):
         self._open_student = open_student
         self._student: Any = None
         self._threads = ThreadPoolExecutor(at_once, "pool")
-        self._given = self._under_way = self._done = 0  # jobs
+        self._given = self._under_way = self._done = 0  # samples
         self._counting = Lock()
 
-    def submit(self, job: Callable[[Any], Result], about: str = "") -> "Future[Result]":
+    def submit(self, job: Callable[[Any], Result], about: str = "", size: int = 1) -> "Future[Result]":
         """Give the student a job; the first one opens it, on the calling thread."""
         if self._student is None:
             self._student = self._open_student().__enter__()
-        self._given += 1
-        return self._threads.submit(self._work, job)
+        self._given += size
+        return self._threads.submit(self._work, job, size)
 
     def workers(self) -> Sequence[Worker]:
         """The one student, once it is open."""
@@ -77,14 +77,14 @@ class LocalPool(AbstractContextManager["LocalPool"]):
             self._student.__exit__(None, None, None)
             self._student = None
 
-    def _work(self, job: Callable[[Any], Result]) -> Result:
+    def _work(self, job: Callable[[Any], Result], size: int) -> Result:
         with self._counting:
-            self._under_way += 1
+            self._under_way += size
         try:
             return job(self._student)
         finally:
             with self._counting:
-                self._under_way, self._done = self._under_way - 1, self._done + 1
+                self._under_way, self._done = self._under_way - size, self._done + size
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -19,6 +19,7 @@ from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.live import Worker
 from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, Term
 
 __all__ = [
@@ -57,6 +58,7 @@ class LoopContext:
     # What opens a faster writer of so many answers than the student, once that is closed; None: nothing does.
     find_writer: Callable[[Path | None, int], Callable[[], Writer] | None] = lambda adapter, answers: None
     refinetune_student: Callable[..., dict[str, float]] = refinetune_student
+    trainers: Callable[[], Sequence[Worker]] = tuple  # what each does while a student is trained
     stopping: Callable[[], bool] = lambda: False  # whether somebody asked to stop
 
     def leave_if_asked(self) -> None:

@@ -70,12 +70,17 @@ class LiveDisplay(AbstractContextManager["LiveDisplay"]):
                     "total": stage.total,
                     "per_second": self._measure(seen, stage.title, stage.done),
                     "hold_up": one_line(stage.hold_up()),
+                    "groups_under_way": len(stage.groups),
+                    "groups_computed": stage.groups.computed,
                 }
             )
             for worker in stage.workers():
                 if (place := (worker.kind, worker.name)) not in workers:  # two stages may share it
                     rate = self._measure(seen, place, worker.done)
-                    workers[place] = cast(WorkerDocument, asdict(worker) | {"per_second": rate})
+                    is_idle = not (worker.under_way or worker.queued)
+                    waits_for = worker.waits_for or ("work" if is_idle else "")
+                    found = asdict(worker) | {"waits_for": waits_for, "per_second": rate}
+                    workers[place] = cast(WorkerDocument, found)
         return stages, [*workers.values()]
 
     def _measure(

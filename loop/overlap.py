@@ -44,6 +44,8 @@ def work_at_once(context: LoopContext, round: int) -> None:
         for lane in lanes.values():
             lane.watch(teacher)
         pipeline = stack.enter_context(Pipeline(pool.at_once))
+        for lane in lanes.values():
+            lane.show_groups(pipeline)
 
         def is_idle() -> bool:
             return context.stopping() or not (pipeline or any(lane.may_begin for lane in lanes.values()))
@@ -86,6 +88,10 @@ class _Lane:
     def watch(self, teacher: Teacher) -> None:
         """Show what holds up the teacher while the phase waits for it."""
         self._asked.stage.watch(teacher.workers, lambda: teacher.waiting if self.unsettled else "")
+
+    def show_groups(self, groups: Pipeline) -> None:
+        """Show those of both phases: the student takes them from one line."""
+        self._deciding.stage.show_groups(groups)
 
     def read_group(self) -> list[Reflection]:
         """What is to be asked about the next group."""

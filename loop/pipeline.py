@@ -32,6 +32,11 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         return len(self._under_way)
 
     @property
+    def computed(self) -> int:
+        """How many of them wait for being committed. For any thread."""
+        return sum(group.done() for group, _ in [*self._under_way])
+
+    @property
     def has_room(self) -> bool:
         """Whether another group may be begun."""
         return len(self) < self._at_once
@@ -69,14 +74,16 @@ def compute_groups(
     commit: Callable[[Computed], None],
     at_once: int,
     is_stopping: Callable[[], bool] = lambda: False,
+    show: Callable[[Pipeline], None] = lambda pipeline: None,
 ) -> None:
     """Begin groups and commit what they come to, in their order; at most `at_once` are under way.
 
     Groups are read, begun and committed on the calling thread. Once `is_stopping` says yes the groups under
     way are waited for and committed, and no other is begun. What a step raises ends it: the groups before
-    are committed.
+    are committed. `show` gets the groups under way, to watch them.
     """
     with Pipeline(at_once) as pipeline:
+        show(pipeline)
         for group in groups:
             pipeline.add(begin(group), commit)
             while not pipeline.has_room or pipeline.is_ready:

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from reflectune.loop.pipeline import Pipeline
 from reflectune.state.live import Worker
 from reflectune.state.text import one_line
 
@@ -38,6 +39,7 @@ class Stage:
         self.facts: dict[str, str] = {}
         self.workers: Callable[[], Sequence[Worker]] = tuple
         self.hold_up: Callable[[], str] = str
+        self.groups = Pipeline(0)
 
     def update(self, done: int, total: int, **facts: str) -> None:
         """Say how much is done; facts, such as acceptance so far, are shown beside the count."""
@@ -47,10 +49,15 @@ class Stage:
         """Show who works on it; and what holds it up, in place of the facts, while that tells something."""
         self.workers, self.hold_up = workers, hold_up
 
+    def show_groups(self, groups: Pipeline) -> None:
+        """Show how many groups are under way, and how many of them are computed."""
+        self.groups = groups
+
     def tell(self) -> str:
-        """Facts and workers in a line."""
+        """Facts and workers in a line; and groups where several wait for being committed."""
         facts = [f"{name.replace('_', ' ')} {value}" for name, value in self.facts.items()]
-        return ", ".join([*facts, *_describe(self.workers())])
+        groups = [f"{computed} groups to commit"] if (computed := self.groups.computed) > 1 else []
+        return ", ".join([*facts, *_describe(self.workers()), *groups])
 
 
 class BarDisplay:

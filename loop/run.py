@@ -177,6 +177,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             open_teacher=lambda student: _open_teacher(config, folder, student, cache, machines, stopping),
             open_students=machines.open_students,
             refinetune_student=machines.refinetune,
+            trainers=machines.trainers,
             find_writer=machines.find_writer,
             stopping=stopping,
         )

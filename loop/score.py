@@ -141,7 +141,7 @@ def score_dataset(
 
         def begin(pairs: Sequence[Pair]) -> Future[list[Score]]:
             targets = [(pair, term) for pair in pairs for term in TERMS]
-            return pool.submit(methodcaller("score", targets))
+            return pool.submit(methodcaller("score", targets), size=len(pairs))
 
         def write(scores: Sequence[Score]) -> None:
             nonlocal scored

@@ -26,7 +26,7 @@ class Worker:
 
     kind: WorkerKind
     name: str  # which of its kind: its place in the pool from 1, or the address of a server
-    under_way: int  # jobs of a student, requests of a teacher, steps of a trainer
+    under_way: int  # samples of a student, requests of a teacher, steps of a trainer
     done: int  # of the same
     queued: int = 0  # of the same: given to this worker, and not begun
     node: str | None = None  # the machine it runs on
@@ -34,6 +34,7 @@ class Worker:
     memory_bytes: int | None = None  # resident
     gpu_memory_bytes: int | None = None  # that it holds of its device
     replaced: int = 0  # how often a worker in this place has died
+    waits_for: str = ""  # what it cannot work without; empty where it can
 
 
 class WorkerDocument(TypedDict):
@@ -49,6 +50,7 @@ class WorkerDocument(TypedDict):
     memory_bytes: int | None
     gpu_memory_bytes: int | None
     replaced: int
+    waits_for: str  # "work" where it has none; empty where it is at work
     per_second: float | None  # of `done`, over the last half minute at most
 
 
@@ -60,6 +62,8 @@ class StageDocument(TypedDict):
     total: int  # 0 while it is not known
     per_second: float | None  # of `done`, over the last half minute at most
     hold_up: str  # what holds up all of it; empty where nothing does
+    groups_under_way: int  # groups of samples that workers were given, and that are not committed
+    groups_computed: int  # those of them that wait for being committed
 
 
 class Live(TypedDict):

@@ -60,9 +60,16 @@ def test_a_worker_that_dies_is_replaced_and_a_job_that_kills_three_is_named(
     with ClusterMachines(config) as machines, machines.open_students(None) as pool:
         assert pool.at_once == 4
         killing = pool.submit(partial(kill_worker, tmp_path / "once", 1), "samples a to b")
-        given = [pool.submit(partial(give, number)) for number in range(20)]
+        given = [pool.submit(partial(give, number), size=2) for number in range(20)]
+        assert {(each.name, each.waits_for) for each in pool.workers()} <= {
+            (name, reason) for name in "12" for reason in ("", "its start")
+        }
         assert [future.result(120) for future in given] == list(range(20))
         assert killing.result(120) == "survived 1"
+        one, other = pool.workers()
+        assert (one.name, other.name, one.done + other.done) == ("1", "2", 20 * 2 + 1)
+        assert one.replaced + other.replaced == 1
+        assert next(each for each in (one, other) if not each.waits_for).memory_bytes > 2**20
         with pytest.raises(StudentError, match=r"^out of memory; lower student.batch_tokens$"):
             pool.submit(fail).result(60)
         deadly = pool.submit(partial(kill_worker, tmp_path / "always", 9), "samples c to d")

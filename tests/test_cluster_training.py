@@ -2,6 +2,7 @@
 
 import math
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 
 import psutil
@@ -22,11 +23,12 @@ def address():
 
 @contextmanager
 def training_on(address, config, trainers):
-    """`machines.refinetune` with so many workers."""
+    """`machines.refinetune` with so many workers, and what tells of them."""
     scale = {"engine": "ray", "address": address, "trainers": trainers}
     config = type(config).model_validate(config.model_dump() | {"scale": scale})
     with open_machines(config) as machines:
-        yield lambda out, **how: machines.refinetune(config, PAIRS, out, previous=None, round=1, **how)
+        refinetune = partial(machines.refinetune, config, PAIRS, previous=None, round=1)
+        yield refinetune, machines.trainers
 
 
 def kill_a_worker():
@@ -43,9 +45,10 @@ def test_training_outlives_a_worker_and_goes_on_after_a_stop_with_another_number
 ):
     config = configure(folder, epochs=180, lr=1e-3)  # long enough to be stopped
     _, calm = train(config, tmp_path / "calm")
-    told, killed = [], []
+    told, killed, seen = [], [], set()
 
     def on_step(step, steps, loss):
+        seen.update((each.name, each.replaced, each.done > 0, each.waits_for) for each in trainers())
         told.append((step, steps, loss))
         if not killed and step > 2 * steps // 5:  # the checkpoint of the first fifth has come
             killed.append(step)
@@ -55,8 +58,13 @@ def test_training_outlives_a_worker_and_goes_on_after_a_stop_with_another_number
         return any(later[0] <= earlier[0] for earlier, later in pairwise(told))
 
     out = tmp_path / "adapter"
-    with training_on(address, config, 2) as refinetune, pytest.raises(StoppedError, match="after step"):
+    with (
+        training_on(address, config, 2) as (refinetune, trainers),
+        pytest.raises(StoppedError, match="after step"),
+    ):
         refinetune(out, on_step=on_step, is_stopping=has_begun_again)
+    assert seen >= {(name, replaced, True, "") for name in "12" for replaced in (0, 1)}
+    assert trainers() == []
     again = next(later[0] for earlier, later in pairwise(told) if later[0] <= earlier[0])
     assert (again - 1) % math.ceil(len(calm) / 5) == 0
     assert again > 1

@@ -3,15 +3,17 @@
 import io
 import json
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from reflectune.loop.live import LiveDisplay
+from reflectune.loop.pipeline import Pipeline, completed
 from reflectune.loop.progress import BarDisplay, LineDisplay
 from reflectune.loop.show.html.environment import open_environment
-from reflectune.loop.show.workers import tabulate_workers
+from reflectune.loop.show.workers import tabulate_stages, tabulate_workers
 from reflectune.state.folder import RunFolder
 from reflectune.state.live import Worker, read_live, write_live
 
@@ -37,10 +39,44 @@ def test_stages_and_workers_are_told_with_their_rates_while_they_last(folder, mo
         stage.done, done = 30, 9
         stages, workers = display.look()
     assert stages == [
-        {"title": "select", "done": 30, "total": 100, "per_second": 3.0, "hold_up": "waiting for it"}
+        {
+            "title": "select",
+            "done": 30,
+            "total": 100,
+            "per_second": 3.0,
+            "hold_up": "waiting for it",
+            "groups_under_way": 0,
+            "groups_computed": 0,
+        }
     ]
     assert [worker["per_second"] for worker in workers] == [0.5, 0.0]  # (9 - 4) / 10 s
+    assert [worker["waits_for"] for worker in workers] == ["", ""]
     assert display.look() == ([], [])
+
+
+def test_groups_that_wait_for_being_committed_are_told(folder) -> None:
+    display, late = LiveDisplay(LineDisplay(), folder), Future()
+    with display.stage("select", total=4) as stage, Pipeline(4) as groups:
+        stage.show_groups(groups)
+        for group in (late, completed(1), completed(2)):
+            groups.add(group, lambda computed: None)
+        (one,), _ = display.look()
+        assert (one["groups_under_way"], one["groups_computed"]) == (3, 2)
+        assert stage.tell() == "2 groups to commit"
+        late.set_result(0)
+        groups.commit_first()
+        groups.commit_first()
+        assert stage.tell() == ""  # one is as it should be
+
+
+def test_a_worker_without_work_says_so_unless_it_waits_for_something_else(folder) -> None:
+    display = LiveDisplay(LineDisplay(), folder)
+    with display.stage("select", total=1) as stage:
+        stage.watch(
+            lambda: [Worker("student", "1", 0, 9), Worker("student", "2", 0, 0, waits_for="its start")]
+        )
+        _, workers = display.look()
+    assert [worker["waits_for"] for worker in workers] == ["work", "its start"]
 
 
 def test_the_file_is_there_while_the_run_goes_on(folder, monkeypatch) -> None:
@@ -76,18 +112,17 @@ def test_a_display_tells_of_more_workers_than_one() -> None:
         assert stage.tell() == "accepted 1 of 1"
 
 
-def test_workers_are_a_table_of_a_page_and_of_a_terminal(folder) -> None:
-    with LiveDisplay(LineDisplay(), folder).stage("select", total=1):
-        pass
+def test_stages_and_workers_are_tables_of_a_page_and_of_a_terminal(folder) -> None:
     display = LiveDisplay(LineDisplay(), folder)
-    with display.stage("select", total=1) as stage:
+    with display.stage("select", total=8, done=3) as stage:
         stage.watch(lambda: [Worker("teacher", "<b>", 3, 9), *crew(4)])
-        _, workers = display.look()
+        stages, workers = display.look()
+    assert tabulate_stages(stages).rows == [("select", 3, 8, "-", 0, 0, "-")]
     table = tabulate_workers(workers)
-    assert table.rows[1] == ("student 1", "node-a", "cuda:0", 2, 1, 4, "-", "3.0", "1.0", 0)
+    assert table.rows[1] == ("student 1", "node-a", "cuda:0", "-", 2, 1, 4, "-", "3.0", "1.0", 0)
     template = (
         '{% import "parts.html" as parts %}{{ parts.numbers(t.title, t.heads, t.rows, texts=t.texts) }}'
     )
     page = open_environment().from_string(template).render(t=table)
     assert '<th scope="row">teacher &lt;b&gt;</th>' in page
-    assert tabulate_workers(None).rows == []
+    assert tabulate_stages(None).rows == tabulate_workers(None).rows == []

@@ -75,7 +75,7 @@ def shape_of(statement: str) -> str:
 def watch(folder: Path, samples: int) -> Watcher:
     watcher = Watcher()
     folder.mkdir()
-    measure_loop(folder, samples, ROUNDS, watcher)
+    measure_loop(folder, samples, ROUNDS, watch=watcher)
     return watcher
 
 

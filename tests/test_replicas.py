@@ -87,7 +87,9 @@ def test_replicas_share_the_requests(engine: Any) -> None:
     who = Counter(answer.text.rpartition("|")[2] for answer in found.values())
     assert all(answer.text.startswith(f"{text}|") for text, answer in found.items())
     assert len(who) == 2
-    assert [worker.done for worker in engine.workers()] == [6, 6]
+    workers = engine.workers()
+    assert [(each.name, each.done, each.waits_for) for each in workers] == [("1", 6, ""), ("2", 6, "")]
+    assert all(each.node and each.memory_bytes > 2**20 for each in workers)
     assert not engine.has_answer()
 
 
@@ -105,6 +107,8 @@ def test_a_replica_that_dies_is_replaced_and_its_requests_go_to_another(engine: 
     found = answers(engine, given)
     assert all(answer.error is None for answer in found.values())
     (other,) = {answer.text.rpartition("|")[2] for answer in found.values()} - {str(pid)}
+    told = sorted((each.replaced, each.waits_for) for each in engine.workers())
+    assert told == [(0, ""), (1, "its model")]
     hold.unlink()
     wait_until_open(engine)
     found = answers(engine, submit(engine, "one", "two"))

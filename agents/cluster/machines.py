@@ -47,7 +47,6 @@ class ClusterMachines(LocalMachines):
             self._workers = StudentWorkers(scale.students, cpus=cpus, gpus=gpus)
             stack.callback(self._workers.close)
             self._stack = stack.pop_all()
-        self.refinetune = self._refinetune
         return self
 
     def settle_student(self) -> StudentConfig:
@@ -85,12 +84,13 @@ class ClusterMachines(LocalMachines):
         shipped = self._sender.ship_student(model.source, model.adapter)
         return ReplicaEngine(config, model, shipped, stopping, number=scale.teachers, gpus=gpus)
 
-    def _refinetune(self, *training: Any, **how: Any) -> dict[str, float]:
+    def refinetune(self, *training: Any, **how: Any) -> dict[str, float]:
         """Train on workers, which have the place of the students."""
         from reflectune.agents.cluster.training import refinetune_on_cluster  # importing it takes seconds
 
         self._workers.close()
-        return refinetune_on_cluster(*training, sender=self._sender, **how)
+        with self._training():
+            return refinetune_on_cluster(*training, sender=self._sender, trainers=self._trainers, **how)
 
     def _ask_worker(self, work: Callable[..., Any], *arguments: object) -> Any:
         """What a function returns that runs on a worker, where a student finds room."""

@@ -19,6 +19,7 @@ from ray.exceptions import RayTaskError
 
 from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
 from reflectune.agents.cluster.shipping import ShippedStudent
+from reflectune.agents.memory import describe_process
 from reflectune.agents.student.student import Student, StudentBase
 from reflectune.state.errors import StudentError
 from reflectune.state.live import Worker
@@ -39,16 +40,16 @@ class RayPool(AbstractContextManager["RayPool"]):
         self._workers, self._student = workers, student
         self._under_way: set[Future[Any]] = set()
 
-    def submit(self, job: Callable[[Any], Result], about: str = "") -> "Future[Result]":
+    def submit(self, job: Callable[[Any], Result], about: str = "", size: int = 1) -> "Future[Result]":
         """Give the job to a worker; the first one starts them."""
         future: Future[Result] = Future()
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
-        self._workers.give(_Job(cloudpickle.dumps(job), about, self._student, future))
+        self._workers.give(_Job(cloudpickle.dumps(job), about, size, self._student, future))
         return future
 
     def workers(self) -> Sequence[Worker]:
-        """The workers that are there."""
+        """The workers that are there or start."""
         return self._workers.describe()
 
     def close(self) -> None:
@@ -63,6 +64,7 @@ class RayPool(AbstractContextManager["RayPool"]):
 class _Job:
     pickled: bytes
     about: str
+    size: int  # samples
     student: ShippedStudent
     future: Future[Any]
     deaths: int = 0  # of workers that had it
@@ -71,13 +73,21 @@ class _Job:
 @dataclass(eq=False)
 class _Worker:
     actor: Any
+    place: int  # from 1
+    replaced: int  # others that died in this place
+    done: int  # samples, theirs too
+    process: dict[str, Any] = field(default_factory=dict)  # where it is and what it holds, as it last said
     jobs: list[_Job] = field(default_factory=list)
-    done: int = 0  # jobs
 
     def has_room(self, job: _Job) -> bool:
         """A job that a worker died with has one for itself: nothing else shall be suspected."""
         is_suspect = job.deaths or any(each.deaths for each in self.jobs)
         return len(self.jobs) < (1 if is_suspect else _JOBS)
+
+    def describe(self) -> Worker:
+        """What it does. For any thread."""
+        told = {"replaced": self.replaced, "waits_for": "" if self.process else "its start", **self.process}
+        return Worker("student", str(self.place), sum(job.size for job in [*self.jobs]), self.done, **told)
 
 
 class StudentWorkers:
@@ -106,9 +116,9 @@ class StudentWorkers:
         self._events.put(partial(self._take, job))
 
     def describe(self) -> Sequence[Worker]:
-        """What each worker does that is there. For any thread."""
-        there = [] if self._thread is None else [*self._workers]
-        return [Worker("student", str(at), len(each.jobs), each.done) for at, each in enumerate(there, 1)]
+        """What each worker does that is there or starts. For any thread."""
+        there = [] if self._thread is None else [*self._workers, *self._starting]
+        return [worker.describe() for worker in sorted(there, key=lambda worker: worker.place)]
 
     def close(self) -> None:
         """End the workers; only call with no job under way. Another job starts others."""
@@ -131,8 +141,8 @@ class StudentWorkers:
     def _take(self, job: _Job) -> None:
         self._waiting.append(job)
         if not self._workers and not self._starting:
-            for _ in range(self.number):
-                self._start()
+            for place in range(self.number):
+                self._start(place + 1)
 
     def _fail(self, why: str) -> None:
         """Have all jobs end with an error."""
@@ -141,10 +151,10 @@ class StudentWorkers:
                 job.future.set_exception(StudentError(why))
         self._waiting.clear()
 
-    def _start(self) -> None:
-        worker = _Worker(self._open_actor(own_versions()))
+    def _start(self, place: int, replaced: int = 0, done: int = 0) -> None:
+        worker = _Worker(self._open_actor(own_versions()), place, replaced, done)
         self._starting.add(worker)
-        self._when_done(worker.actor.wait_for.remote(), partial(self._enlist, worker))
+        self._when_done(worker.actor.describe.remote(), partial(self._enlist, worker))
 
     def _when_done(self, reference: Any, then: Callable[[Future[Any]], None]) -> None:
         reference.future().add_done_callback(lambda outcome: self._events.put(partial(then, outcome)))
@@ -153,11 +163,12 @@ class StudentWorkers:
         self._starting.remove(worker)
         if (error := outcome.exception()) is None:
             self._failures = 0
+            worker.process = outcome.result()
             self._workers.append(worker)
             return
         self._failures += 1
         if self._failures < _LIVES:
-            self._start()
+            self._start(worker.place, worker.replaced + 1, worker.done)
             return
         if self._workers:  # those that are there do without
             return
@@ -182,13 +193,15 @@ class StudentWorkers:
         worker.jobs.remove(job)
         error = outcome.exception()
         is_dead = error is not None and not isinstance(error, RayTaskError)
-        worker.done += not is_dead
         if is_dead:
             self._replace(worker)
+        else:
+            worker.done += job.size
         if job.future.done():  # it was given up
             return
         if error is None:
-            job.future.set_result(outcome.result())
+            result, worker.process = outcome.result()
+            job.future.set_result(result)
         elif isinstance(error, RayTaskError):  # of the job itself
             job.future.set_exception(error.cause)
         elif job.deaths + 1 < _LIVES:
@@ -201,7 +214,7 @@ class StudentWorkers:
         if worker in self._workers:
             self._workers.remove(worker)
             ray.kill(worker.actor)  # it may only be out of reach
-            self._start()
+            self._start(worker.place, worker.replaced + 1, worker.done)
 
 
 def _explain_deaths(job: _Job, error: BaseException) -> StudentError:
@@ -220,12 +233,14 @@ class _OpenStudent:
         self._base: StudentBase | None = None
         self._opened: tuple[ShippedStudent, Student] | None = None
 
-    def wait_for(self) -> None:
-        """Return once the worker is there."""
+    def describe(self) -> dict[str, Any]:
+        """Where it is and what it holds, by the names that a Worker has for them."""
+        device = None if self._opened is None else self._opened[1].device
+        return {"device": device, **describe_process()}
 
-    def work(self, shipped: ShippedStudent, pickled: bytes) -> Any:
-        """What a job comes to with a student."""
-        return cloudpickle.loads(pickled)(self._open(shipped))
+    def work(self, shipped: ShippedStudent, pickled: bytes) -> tuple[Any, dict[str, Any]]:
+        """What a job comes to with a student, and what the worker holds then."""
+        return cloudpickle.loads(pickled)(self._open(shipped)), self.describe()
 
     def _open(self, shipped: ShippedStudent) -> Student:
         """The student that was asked for last, or another on the same base: nobody asks that one any more."""

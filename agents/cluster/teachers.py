@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 
 from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
 from reflectune.agents.cluster.shipping import ShippedStudent
+from reflectune.agents.memory import describe_process
 from reflectune.agents.teacher.engines import ENGINES, OpenEngine, Request, TeacherModel, open_engine
 from reflectune.state.config import EngineConfig
 from reflectune.state.errors import TeacherError
@@ -26,7 +27,11 @@ from reflectune.state.records import Answer
 __all__ = ["ReplicaEngine"]
 
 _SLICE = 0.2  # seconds within which a wish to stop is noticed
+_DESCRIBED_EVERY = 2.0  # seconds
 _LIVES = 3  # replicas that may die of a request, the last one of it alone
+
+
+_UNKNOWN = Worker("teacher", "", 0, 0)
 
 
 @dataclass(eq=False)
@@ -36,7 +41,21 @@ class _Replica:
     requests: dict[str, Request] = field(default_factory=dict)  # sent to it, and not answered
     is_placed: bool = False  # on a node that has room
     is_open: bool = False
-    done: int = 0
+    replaced: int = 0  # others that died in this place
+    done: int = 0  # theirs too
+    told: Worker = _UNKNOWN  # by itself: where it is and what it holds
+
+    def describe(self, place: int, queued: int) -> Worker:
+        """What it does. For any thread."""
+        return replace(
+            self.told,
+            name=str(place),
+            under_way=len(self.requests),
+            done=self.done,
+            queued=queued,
+            replaced=self.replaced + self.told.replaced,
+            waits_for="" if self.is_open else "its model" if self.is_placed else "its start",
+        )
 
 
 class ReplicaEngine:
@@ -96,10 +115,7 @@ class ReplicaEngine:
         """The replicas; what is queued is queued for all of them, and told where there is one."""
         replicas = [*self._replicas]
         queued = len(self._queue) if len(replicas) == 1 else 0
-        return tuple(
-            Worker("teacher", str(place), len(each.requests), each.done, queued)
-            for place, each in enumerate(replicas, start=1)
-        )
+        return tuple(each.describe(place, queued) for place, each in enumerate(replicas, start=1))
 
     @property
     def waiting(self) -> str:
@@ -121,9 +137,9 @@ class ReplicaEngine:
     def _is_open(self) -> bool:
         return any(replica.is_open for replica in self._replicas)
 
-    def _start(self) -> _Replica:
+    def _start(self, replaced: int = 0, done: int = 0) -> _Replica:
         actor = self._open_actor()
-        return _Replica(actor, asked=actor.wait_for.remote())
+        return _Replica(actor, asked=actor.wait_for.remote(), replaced=replaced, done=done)
 
     def _take(self, timeout: float) -> None:
         """Send what there is to send, and take in what replicas tell, once one does."""
@@ -132,12 +148,13 @@ class ReplicaEngine:
         for told in ray.wait([*asked], timeout=timeout)[0] if asked else ():
             replica = asked[told]
             try:
-                answers: list[Answer] = ray.get(told)
+                answers, worker = ray.get(told)
             except RayTaskError as error:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
                 self._replace(replica, error)
                 continue
+            replica.told = worker or replica.told
             if not replica.is_placed:
                 replica.is_placed, replica.asked = True, replica.actor.open.remote()
                 continue
@@ -182,7 +199,8 @@ class ReplicaEngine:
             message = f"teacher {self.model}: its replicas die one after the other: {reason}"
             raise TeacherError(message) from error
         ray.kill(replica.actor)  # it may only be out of reach
-        self._replicas[self._replicas.index(replica)] = self._start()
+        another = self._start(replica.replaced + 1, replica.done)
+        self._replicas[self._replicas.index(replica)] = another
         if replica.is_open and not self._is_open:
             self._none_open_since = time.monotonic()
         for request in reversed(replica.requests.values()):
@@ -208,20 +226,25 @@ class _Teacher:
         self._config, self._model, self._shipped = config, model, shipped
         self._versions, self._open_one = versions, open_one
         self._under_way = 0
+        self._described = -math.inf  # when it last told where it is and what it holds
 
-    def wait_for(self) -> None:
+    def wait_for(self) -> tuple[list[Answer], Worker]:
         """Return once the replica is there."""
+        return [], replace(_UNKNOWN, **describe_process())
 
-    def open(self) -> list[Answer]:
+    def open(self) -> tuple[list[Answer], Worker | None]:
         """Open the engine; there are no answers yet."""
         refuse_other_versions(self._versions)
         source, adapter = self._shipped.receive()
         model = TeacherModel(self._model.name, source, adapter, self._model.adapter_hash)
         self._engine = self._open_one(self._config, model, None, lambda: False)
-        return []
+        return [], self._describe()
 
-    def exchange(self, requests: Sequence[Request]) -> list[Answer]:
-        """Take more requests, and tell the answers that are there once one is."""
+    def exchange(self, requests: Sequence[Request]) -> tuple[list[Answer], Worker | None]:
+        """Take more requests, and tell the answers that are there once one is.
+
+        Now and then it also tells where it is and what it holds.
+        """
         for request in requests:
             self._engine.submit(request)
         self._under_way += len(requests)
@@ -229,4 +252,11 @@ class _Teacher:
         while len(answers) < self._under_way and (not answers or self._engine.has_answer()):
             answers.append(self._engine.next_answer())
         self._under_way -= len(answers)
-        return answers
+        return answers, self._describe()
+
+    def _describe(self) -> Worker | None:
+        if (now := time.monotonic()) - self._described < _DESCRIBED_EVERY:
+            return None
+        self._described = now
+        found = self._engine.workers()  # an engine with one model has one
+        return found[0] if found else replace(_UNKNOWN, **describe_process())

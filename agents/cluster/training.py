@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from reflectune.agents.cluster.connection import (
     refuse_other_versions,
 )
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
+from reflectune.agents.memory import describe_process
 from reflectune.agents.student.ranks import is_first
 from reflectune.agents.student.refinetune import make_adapter, train_adapter
 from reflectune.agents.student.trainer import (
@@ -40,6 +41,7 @@ from reflectune.agents.student.trainer import (
 )
 from reflectune.state.config import RunConfig
 from reflectune.state.errors import AdapterError, ReflectuneError
+from reflectune.state.live import Worker
 from reflectune.state.records import Pair, Pairs
 
 __all__ = ["refinetune_on_cluster"]
@@ -64,18 +66,19 @@ def refinetune_on_cluster(
     round: int,
     on_step: OnStep,
     is_stopping: Callable[[], bool] = lambda: False,
+    trainers: dict[int, Worker],
 ) -> dict[str, float]:
     """Train as `refinetune_student` does, on `scale.trainers` workers of the connected cluster.
 
     How many they are changes losses by their rounding alone. A training goes on here that began on one
-    machine or with another number of workers, and the reverse.
+    machine or with another number of workers, and the reverse. `trainers` gets what each does, by its rank.
 
     Raises:
         AdapterError: what `refinetune_student` says; workers died three times without a new checkpoint.
         ConfigError: the cluster has no room for the workers, or other versions.
         StudentError: the base model cannot be opened.
     """
-    train = partial(_train, config, pairs, sender, previous, round, on_step, is_stopping)
+    train = partial(_train, config, pairs, sender, previous, round, on_step, is_stopping, trainers)
     return make_adapter(config, pairs, out, previous=previous, round=round, train=train)
 
 
@@ -119,23 +122,27 @@ def _train(
     round: int,
     on_step: OnStep,
     is_stopping: Callable[[], bool],
+    trainers: dict[int, Worker],
     folder: Path,
 ) -> dict[str, float]:
     """Do as `train_adapter` does, on workers, as often as it takes."""
     student = sender.ship_student(config.student, previous)
     blocks = [ray.put(block) for block in _blocks(pairs)]
-    failures = 0
+    deaths = failures = 0
     while True:
+        for rank in range(config.scale.trainers):
+            trainers[rank] = Worker("trainer", str(rank + 1), 0, 0, replaced=deaths, waits_for="its start")
         newest = last_whole_checkpoint(folder)
         checkpoint = None if newest is None else (newest.name, ray.put(_read(newest)))
         work = _Work(config, student, blocks, round, own_versions(), checkpoint, _open_desk())
-        attempt = _Attempt(work, folder, on_step, is_stopping)
+        attempt = _Attempt(work, folder, on_step, is_stopping, trainers)
         try:
             metrics = attempt.run()
         except RayError as error:
             raise AdapterError(f"{folder}: the Ray cluster is lost: {last_line(error)}") from error
         if metrics is not None:
             return metrics
+        deaths += 1
         failures = failures + 1 if last_whole_checkpoint(folder) == newest else 1
         if failures == _ATTEMPTS:
             raise AdapterError(
@@ -158,8 +165,15 @@ def _open_desk() -> Any:
 class _Attempt:
     """One group of workers from its start to its end, as the driver sees it."""
 
-    def __init__(self, work: _Work, folder: Path, on_step: OnStep, is_stopping: Callable[[], bool]) -> None:
-        self._work, self._folder = work, folder
+    def __init__(
+        self,
+        work: _Work,
+        folder: Path,
+        on_step: OnStep,
+        is_stopping: Callable[[], bool],
+        trainers: dict[int, Worker],
+    ) -> None:
+        self._work, self._folder, self._trainers = work, folder, trainers
         self._on_step, self._is_stopping = on_step, is_stopping
         self._has_begun = False
         self._metrics: dict[str, float] | None = None
@@ -218,6 +232,9 @@ class _Attempt:
             self._has_begun = True
             if kind == "step":
                 self._on_step(*what)
+            elif kind == "worker":
+                rank, told = what
+                self._trainers[rank] = replace(self._trainers[rank], waits_for="", **told)
             elif kind == "checkpoint":
                 _write(self._folder / what[0], what[1])
                 keep_newest(self._folder)
@@ -267,6 +284,8 @@ def _train_here(work: _Work, folder: Path) -> None:
 
 
 def _tell_step(desk: Any, step: int, steps: int, loss: float | None) -> None:
+    rank = ray.train.get_context().get_world_rank()
+    desk.tell.remote("worker", rank, {"under_way": 1, "done": step, **describe_process()})
     if is_first():
         desk.tell.remote("step", step, steps, loss)
 

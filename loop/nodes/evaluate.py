@@ -23,6 +23,7 @@ from reflectune.loop.context import (
     unscored,
 )
 from reflectune.loop.pipeline import completed, compute_groups
+from reflectune.loop.progress import Stage
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
@@ -116,8 +117,8 @@ def _measure(context: LoopContext, round: int, student: StudentRecord) -> list[E
         pool = stack.enter_context(context.open_pool(student))
         stage.watch(pool.workers)
         groups = ((len(pairs), pairs) for pairs in lineage.held_out_pairs(_SCORED_AT_ONCE))
-        _score(context, pool, student, groups, ("response_given_instruction",), count)
-        _write_answers(context, pool, student, chosen, count)
+        _score(context, pool, student, groups, ("response_given_instruction",), count, stage)
+        _write_answers(context, pool, student, chosen, count, stage)
         evaluations = derive_measures(lineage, student.id)
         stage.update(total, total, **{item.name: f"{item.value:.3f}" for item in evaluations})
     return evaluations
@@ -129,6 +130,7 @@ def _write_answers(
     student: StudentRecord,
     chosen: Sequence[str],
     count: Callable[[int], None],
+    stage: Stage,
 ) -> None:
     """Commit the student's answers to some samples; `count` is told how many each group has.
 
@@ -148,14 +150,14 @@ def _write_answers(
             if not pairs:
                 return completed((len(group), pairs, []))
             job = partial(_respond, len(group), pairs, context.config.evaluate.max_tokens)
-            return writers.submit(job, f"answering samples {group[0]} to {group[-1]}")
+            return writers.submit(job, f"answering samples {group[0]} to {group[-1]}", len(pairs))
 
         def commit(written: _Written) -> None:
             number, pairs, responses = written
             lineage.add_answers(student.id, [*_judge(context.checker, pairs, responses)])
             count(number)
 
-        compute_groups(groups, begin, commit, writers.at_once, context.stopping)
+        compute_groups(groups, begin, commit, writers.at_once, context.stopping, stage.show_groups)
         context.leave_if_asked()
 
 
@@ -210,7 +212,7 @@ def score_base_samples(context: LoopContext, round: int) -> None:
         at = range(0, len(sample_ids), SAMPLES_AT_ONCE)
         groups = (sample_ids[start : start + SAMPLES_AT_ONCE] for start in at)
         pairs = ((len(ids), lineage.pool_pairs(0, ids) | lineage.pool_pairs(round, ids)) for ids in groups)
-        _score(context, pool, base, pairs, TERMS, count)
+        _score(context, pool, base, pairs, TERMS, count, stage)
         lineage.set_base_samples(round, len(sample_ids))
 
 
@@ -221,6 +223,7 @@ def _score(
     groups: Iterable[tuple[int, Mapping[str, Pair]]],
     terms: Sequence[Term],
     count: Callable[[int], None],
+    stage: Stage,
 ) -> None:
     """Commit those of some versions' scores that are missing, and count each group's number."""
     lineage = context.lineage
@@ -232,7 +235,7 @@ def _score(
         if not missing:
             return completed((number, {}))
         about = f"scoring versions {missing[0][0]} to {missing[-1][0]}"
-        return pool.submit(partial(_score_group, number, missing), about)
+        return pool.submit(partial(_score_group, number, missing), about, number)
 
     def commit(group: tuple[int, Scores]) -> None:
         number, scores = group
@@ -240,7 +243,7 @@ def _score(
         count(number)
 
     context.leave_if_asked()
-    compute_groups(groups, begin, commit, pool.at_once, context.stopping)
+    compute_groups(groups, begin, commit, pool.at_once, context.stopping, stage.show_groups)
     context.leave_if_asked()
 
 

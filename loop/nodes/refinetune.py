@@ -50,6 +50,7 @@ def _train(context: LoopContext, round: int, pairs: Pairs, previous: StudentReco
     out = context.folder.adapter(round)
     goes_on = config.refinetune.start_from == "previous" and previous.adapter is not None
     with context.display.stage(f"round {round} · refinetune · {len(pairs)} pairs", total=0) as stage:
+        stage.watch(context.trainers)
 
         def on_step(step: int, steps: int, loss: float | None) -> None:
             stage.update(step, steps, **({} if loss is None else {"loss": f"{loss:.3f}"}))

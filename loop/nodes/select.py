@@ -45,7 +45,8 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
             pool = stack.enter_context(context.open_pool(context.round_student(round - 1)))
             deciding = Deciding(context, pool, round, phase)
             deciding.show(stack)
-            compute_groups(deciding.groups, deciding.begin, deciding.commit, pool.at_once, context.stopping)
+            steps = deciding.groups, deciding.begin, deciding.commit
+            compute_groups(*steps, pool.at_once, context.stopping, deciding.stage.show_groups)
             context.leave_if_asked()
     return {"phase": "response" if phase == "instruction" else "instruction"}
 
@@ -117,7 +118,7 @@ class Deciding:
             self._measure_signal()
         place = f"round {self._round}, {self.phase}"
         about = f"{place}, samples {contests[0].sample_id} to {contests[-1].sample_id}"
-        return self._pool.submit(partial(decide_group, group), about)
+        return self._pool.submit(partial(decide_group, group), about, len(contests))
 
     def _measure_signal(self) -> None:
         """Before its first decision, measure what the student tells of a few given pairs, and warn.

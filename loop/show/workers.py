@@ -1,18 +1,38 @@
-"""The workers of a run under way as a table, for a terminal and a page alike."""
+"""The stages and workers of a run under way as tables, for a terminal and a page alike."""
 
 from collections.abc import Iterable
 
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.numbers import format_number
-from reflectune.state.live import WorkerDocument
+from reflectune.state.live import StageDocument, WorkerDocument
 from reflectune.state.text import one_line
 
-__all__ = ["tabulate_workers"]
+__all__ = ["tabulate_stages", "tabulate_workers"]
 
-_HEADS = (
-    "worker", "node", "device", "under way", "queued", "done", "per second",
+_STAGE_HEADS = (
+    "stage", "done", "of", "per second", "groups under way", "groups to commit", "held up by",
+)  # fmt: skip
+_WORKER_HEADS = (
+    "worker", "node", "device", "waits for", "under way", "queued", "done", "per second",
     "memory GiB", "GPU GiB", "replaced",
 )  # fmt: skip
+
+
+def tabulate_stages(stages: Iterable[StageDocument] | None) -> Section:
+    """A row for each stage; none where nothing is under way."""
+    rows = [
+        (
+            one_line(stage["title"]),
+            stage["done"],
+            stage["total"] or "-",
+            format_number(stage["per_second"], ".1f"),
+            stage["groups_under_way"],
+            stage["groups_computed"],
+            one_line(stage["hold_up"]) or "-",
+        )
+        for stage in stages or ()
+    ]
+    return Section("Stages", _STAGE_HEADS, rows, texts=("held up by",))
 
 
 def tabulate_workers(workers: Iterable[WorkerDocument] | None) -> Section:
@@ -22,6 +42,7 @@ def tabulate_workers(workers: Iterable[WorkerDocument] | None) -> Section:
             one_line(f"{worker['kind']} {worker['name']}"),
             one_line(worker["node"] or "-"),
             worker["device"] or "-",
+            worker["waits_for"] or "-",
             worker["under_way"],
             worker["queued"],
             worker["done"],
@@ -32,7 +53,7 @@ def tabulate_workers(workers: Iterable[WorkerDocument] | None) -> Section:
         )
         for worker in workers or ()
     ]
-    return Section("Workers", _HEADS, rows, texts=("node", "device"))
+    return Section("Workers", _WORKER_HEADS, rows, texts=("node", "device", "waits for"))
 
 
 def _format_gib(bytes: int | None) -> str:

@@ -12,7 +12,7 @@ import json
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 from zlib import crc32
 
-from reflectune.agents.pool import LocalPool
+from reflectune.agents.pool import LocalPool, StudentPool
 from reflectune.agents.student.student import Response
 from reflectune.agents.teacher.teacher import Reflected
 from reflectune.loop.context import LoopContext, LoopState
@@ -37,11 +37,11 @@ from reflectune.state.records import Pair, Pairs, Phase, Reflection, Score, Teac
 from tests.bench.memory import MIB, watch_memory
 from tests.bench.results import options, publish, table
 
-__all__ = ["measure_loop"]
+__all__ = ["MAX_GROWTH", "MAX_MIB", "ask_made_up", "measure_loop"]
 
 _PHASES = ("create", "reflect", "select", "choose", "read", "evaluate")
-_MAX_GROWTH = 0.1  # of the cost of a sample
-_MAX_MIB = 1024
+MAX_GROWTH = 0.1  # of the cost of a sample
+MAX_MIB = 1024
 
 
 def main() -> None:
@@ -72,10 +72,10 @@ def main() -> None:
         "",
         *table(f"samples | microseconds | {' | '.join(_PHASES)} | all", costs),
         f"A sample's CPU time beside that of the smallest run: {', '.join(f'{g:+.0%}' for g in growth)} "
-        f"(bar: {_MAX_GROWTH:+.0%}).",
+        f"(bar: {MAX_GROWTH:+.0%}).",
         "",
         *table("samples | MiB before | most resident MiB | MiB of lineage.db", memory),
-        f"Most resident memory of any: {peak:,.0f} MiB (bar: {_MAX_MIB:,} MiB).",
+        f"Most resident memory of any: {peak:,.0f} MiB (bar: {MAX_MIB:,} MiB).",
     ]
     publish("The loop", body, arguments)
 
@@ -88,8 +88,45 @@ def _measure_apart(samples: int, arguments: Namespace) -> dict[str, Any]:
         return pool.submit(measure_loop, Path(folder), samples).result()
 
 
+class _Opened:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class _Student(_Opened):
+    """Scores drawn by the texts, at once."""
+
+    at_once = 64
+
+    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
+        """What each text draws."""
+        return [Score(-10 - 20 * _draw(pair.response, term), 12, "ok") for pair, term in questions]
+
+    def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
+        """What is there already."""
+        return [Response(pair.response, 6) for pair in pairs]
+
+
+def ask_made_up(job: Callable[[Any], Any], student: object) -> Any:
+    """What a job comes to with a made-up student in the place of another, wherever that is."""
+    return job(_Student())
+
+
+def _number(number: int) -> Mapping[str, str]:
+    return {"instruction": f"Say what {number} is.", "output": f"It is the number {number}."}
+
+
 def measure_loop(
-    folder: Path, samples: int, rounds: int = 1, watch: Callable[[LineageWriter], None] = lambda lineage: None
+    folder: Path,
+    samples: int,
+    rounds: int = 1,
+    *,
+    watch: Callable[[LineageWriter], None] = lambda lineage: None,
+    make_record: Callable[[int], Mapping[str, str]] = _number,
+    open_students: Callable[[Path | None], StudentPool] = lambda adapter: LocalPool(_Student),
 ) -> dict[str, Any]:
     """Run rounds over so many samples, in a folder.
 
@@ -98,11 +135,14 @@ def measure_loop(
         samples: of which one in a hundred is held out.
         rounds: of the run.
         watch: gets the lineage before anything is written, and again at the end.
+        make_record: the record of a sample, by its number.
+        open_students: as the context has it.
 
     Returns:
         phases: phase -> (elapsed, CPU) seconds; before, peak: bytes of resident memory; file: of lineage.db.
     """
-    _write_data(folder / "data.jsonl", samples)
+    with (folder / "data.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(make_record(number)) + "\n" for number in range(samples))
     clock = _Clock()
     with watch_memory() as memory, RunFolder.create(folder / "runs", "made-up") as run:
         before = memory[0]
@@ -112,14 +152,20 @@ def measure_loop(
             with clock.times("create"):
                 given = assign_samples(read_dataset(config.data), config.data.holdout, config.seed)
                 begin_lineage(lineage, config, given, {"graph": hash_graph()})
-            _run_loop(config, run, lineage, clock)
+            _run_loop(config, run, lineage, clock, open_students)
             watch(lineage)
     file = (folder / "runs" / "made-up" / "lineage.db").stat().st_size
     phases = clock.seconds | {"all": tuple(map(sum, zip(*clock.seconds.values(), strict=True)))}
     return {"phases": phases, "before": before, "peak": max(memory), "file": file}
 
 
-def _run_loop(config: RunConfig, run: RunFolder, lineage: LineageWriter, clock: "_Clock") -> None:
+def _run_loop(
+    config: RunConfig,
+    run: RunFolder,
+    lineage: LineageWriter,
+    clock: "_Clock",
+    open_students: Callable[[Path | None], StudentPool],
+) -> None:
     def train(config: RunConfig, pairs: Pairs, out: Path, **options: Any) -> dict[str, float]:
         with clock.times("read"):
             read = [sum(1 for _ in pairs) for _ in range(2)]
@@ -136,7 +182,7 @@ def _run_loop(config: RunConfig, run: RunFolder, lineage: LineageWriter, clock: 
         display=LineDisplay(),
         checker=None,
         open_teacher=lambda student: _Teacher(),  # type: ignore[arg-type, return-value]
-        open_students=lambda adapter: LocalPool(_Student),
+        open_students=open_students,
         refinetune_student=train,
     )
     with clock.times("evaluate"):
@@ -177,13 +223,6 @@ class _Clock:
         return [sum(times[at] for times in self.seconds.values()) for at in range(2)]
 
 
-def _write_data(path: Path, samples: int) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for number in range(samples):
-            record = {"instruction": f"Say what {number} is.", "output": f"It is the number {number}."}
-            file.write(json.dumps(record) + "\n")
-
-
 def _config(data: Path, samples: int, rounds: int) -> RunConfig:
     return parse_config(
         {
@@ -198,14 +237,6 @@ def _config(data: Path, samples: int, rounds: int) -> RunConfig:
         },
         source="the benchmark",
     )
-
-
-class _Opened:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
 
 
 class _Teacher(_Opened):
@@ -233,16 +264,6 @@ class _Teacher(_Opened):
         )  # fmt: skip
         place = asked.sample_id, asked.incumbent_id, asked.round, asked.phase, asked.candidate
         return call, Version(*place, pair, call.id) if is_answered else None
-
-
-class _Student(_Opened):
-    at_once = 64
-
-    def score(self, questions: Sequence[tuple[Pair, Term]]) -> list[Score]:
-        return [Score(-10 - 20 * _draw(pair.response, term), 12, "ok") for pair, term in questions]
-
-    def respond(self, pairs: Sequence[Pair], max_tokens: int) -> list[Response | None]:
-        return [Response(pair.response, 6) for pair in pairs]
 
 
 def _draw(text: str, what: Phase | Term) -> float:

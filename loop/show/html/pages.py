@@ -23,7 +23,7 @@ from reflectune.loop.show.html.site import missing, site_of
 from reflectune.loop.show.html.texts import cut_text, cut_texts, shorten_turns
 from reflectune.loop.show.html.watcher import Snapshot
 from reflectune.loop.show.journey import TEXTS, build_journey
-from reflectune.loop.show.workers import tabulate_workers
+from reflectune.loop.show.workers import tabulate_stages, tabulate_workers
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex
@@ -74,6 +74,7 @@ def _overview(request: Request, snapshot: Snapshot) -> Response:
         for outcome in counts
         for place in ((phase, outcome), (None, outcome))
     }
+    live = snapshot.live
     questions = {
         label: address(
             **{name: text.format(margin=margin, minus=-margin or 0.0) for name, text in asked.items()}
@@ -86,7 +87,7 @@ def _overview(request: Request, snapshot: Snapshot) -> Response:
         request,
         "overview.html",
         snapshot=snapshot,
-        workers=tabulate_workers(snapshot.workers),
+        at_work=[] if live is None else [tabulate_stages(live["stages"]), tabulate_workers(live["workers"])],
         best=explain_best(snapshot.best),
         questions=questions,
         unknown=_explain_unknown(snapshot).values(),

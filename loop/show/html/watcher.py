@@ -30,7 +30,7 @@ from reflectune.state.lineage.documents import (
     SignalDocument,
 )
 from reflectune.state.lineage.index import SampleIndex
-from reflectune.state.live import WorkerDocument, read_live
+from reflectune.state.live import Live, read_live
 from reflectune.state.text import one_line
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Snapshot:
     evaluations: Sequence[EvaluationDocument]
     outcomes: Mapping[tuple[int, str], Mapping[str, int]]  # samples by outcome, by round and phase
     known: frozenset[str]  # changes that any row of the list of samples has
-    workers: Sequence[WorkerDocument] | None  # while the run goes on
+    live: Live | None  # while the run goes on
     charts: Sequence["Chart"] | None  # None until they have been drawn
 
 
@@ -116,7 +116,7 @@ class Watcher:
     def _look_at_run(self) -> None:
         mark, now = mark_folder(self._folder), datetime.now().astimezone()
         if self.snapshot is not None and mark == self._mark:
-            self.snapshot = replace(self.snapshot, as_of=now, workers=self._find_workers(self.snapshot.run))
+            self.snapshot = replace(self.snapshot, as_of=now, live=self._find_live(self.snapshot.run))
         else:
             self.snapshot = self._read(now)
             self._mark = mark
@@ -143,13 +143,12 @@ class Watcher:
                 evaluations=lineage.evaluations(),
                 outcomes=outcomes,
                 known=known,
-                workers=self._find_workers(run),
+                live=self._find_live(run),
                 charts=None if self.snapshot is None else self.snapshot.charts,
             )
 
-    def _find_workers(self, run: Overview) -> Sequence[WorkerDocument] | None:
-        live = read_live(self._folder) if run["status"] == "running" else None
-        return live and live["workers"]
+    def _find_live(self, run: Overview) -> Live | None:
+        return read_live(self._folder) if run["status"] == "running" else None
 
     def _draw(self, snapshot: Snapshot) -> None:
         """Draw the charts where a round is done that they lack, or a while has passed."""

@@ -26,7 +26,7 @@ from reflectune.loop.show.numbers import (
     name_held_out,
 )
 from reflectune.loop.show.terminal.layout import BAD, GOOD, NEUTRAL, Framed, Sections, tabulate
-from reflectune.loop.show.workers import tabulate_workers
+from reflectune.loop.show.workers import tabulate_stages, tabulate_workers
 from reflectune.state.lineage.documents import RoundDocument, SkippedDocument
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
@@ -70,8 +70,8 @@ def render_rounds(
         _servers(rounds), _skipped(run["skipped"]),
     )  # fmt: skip
     filled = [section for section in sections if section.rows]
-    workers = Sections([tabulate_workers(run["workers"])])
-    return Group(_head(run), workers, Sections(filled[:tables]))
+    live = Sections([tabulate_stages(run["stages"]), tabulate_workers(run["workers"])])
+    return Group(_head(run), live, Sections(filled[:tables]))
 
 
 def _head(run: RunDocument) -> RenderableType:
