@@ -101,7 +101,7 @@ audit: ## known vulnerabilities of the pinned dependencies; needs the network
 	.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement .constraints.txt
 
 bench: setup .venv/vllm .venv/peers/ready ## measure speed, memory and exactness; writes tests/bench/RESULTS.md
-	for name in scoring refinetune crowd memory reference dtypes browsing loop overlap peers; do \
+	for name in scoring refinetune crowd memory reference dtypes browsing loop cluster overlap peers; do \
 		HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.$$name --record || exit 1; \
 	done
 

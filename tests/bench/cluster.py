@@ -74,39 +74,36 @@ def _measure_apart(samples: int, arguments: Namespace) -> dict[str, Any]:
         tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
     ):
-        records = [record for record in json.loads(_DATA.read_text()) if record["output"].strip()]
-        return pool.submit(measure_cluster, Path(folder), samples, records).result()
+        return pool.submit(_measure, Path(folder), samples).result()
 
 
-def measure_cluster(folder: Path, samples: int, records: list[dict[str, str]]) -> dict[str, Any]:
-    """Run a round over so many samples, with a worker on each of two nodes.
-
-    Args:
-        folder: that gets the data and the run.
-        samples: of which one in a hundred is held out.
-        records: whose texts the samples have, in turn.
-
-    Returns:
-        What `measure_loop` does; others: CPU seconds of all processes but the driver.
-    """
-    from reflectune.agents.cluster.machines import ClusterMachines
+def _measure(folder: Path, samples: int) -> dict[str, Any]:
+    records = [record for record in json.loads(_DATA.read_text()) if record["output"].strip()]
 
     def make_record(number: int) -> Mapping[str, str]:
         record = records[number % len(records)]
         return record | {"instruction": f"{record['instruction']} Number {number}."}
 
     with cluster() as nodes:
-        model = save_tiny_llama(folder / "student")
-        config = _config(model, folder, scale={"engine": "ray", "address": nodes.address, "students": 2})
-        with ClusterMachines(config) as machines:
-            before = _others()
-            found = measure_loop(
-                folder,
-                samples,
-                make_record=make_record,
-                open_students=lambda adapter: _MadeUpPool(machines.open_students(None)),
-            )
-            return found | {"others": _others() - before}
+        return measure_cluster(folder, samples, nodes.address, make_record=make_record)
+
+
+def measure_cluster(folder: Path, samples: int, address: str, **how: Any) -> dict[str, Any]:
+    """Run a round over so many samples, with two workers of a cluster that this process has started.
+
+    Returns:
+        What `measure_loop` does; others: CPU seconds of all processes but the driver.
+    """
+    from reflectune.agents.cluster.machines import ClusterMachines
+
+    model = save_tiny_llama(folder / "student")
+    config = _config(model, folder, scale={"engine": "ray", "address": address, "students": 2})
+    with ClusterMachines(config) as machines:
+        before = _others()
+        found = measure_loop(
+            folder, samples, open_students=lambda adapter: _MadeUpPool(machines.open_students(None)), **how
+        )
+        return found | {"others": _others() - before}
 
 
 class _MadeUpPool(AbstractContextManager["_MadeUpPool"]):
@@ -115,8 +112,8 @@ class _MadeUpPool(AbstractContextManager["_MadeUpPool"]):
     def __init__(self, pool: StudentPool) -> None:
         self._pool, self.at_once, self.workers, self.close = pool, pool.at_once, pool.workers, pool.close
 
-    def submit(self, job: Callable[[Any], Any], about: str = "") -> "Future[Any]":
-        return self._pool.submit(partial(ask_made_up, job), about)
+    def submit(self, job: Callable[[Any], Any], about: str = "", size: int = 1) -> "Future[Any]":
+        return self._pool.submit(partial(ask_made_up, job), about, size)
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -72,7 +72,7 @@ class _Pool(LocalPool):
         super().__init__(_Student)
         self._seconds, self._computing = seconds, threading.Lock()
 
-    def submit(self, job: Callable[[Any], Any]) -> Any:
+    def submit(self, job: Callable[[Any], Any], about: str = "", size: int = 1) -> Any:
         """Have a group decided as soon as the one before is."""
 
         def compute(student: Any) -> Any:
@@ -80,7 +80,7 @@ class _Pool(LocalPool):
                 time.sleep(self._seconds)
                 return job(student)
 
-        return super().submit(compute)
+        return super().submit(compute, about, size)
 
 
 def _measure(student: float, *, overlap: bool) -> float:
