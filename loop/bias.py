@@ -130,9 +130,9 @@ def find_gain(
     assert measure is not None
     margin = config.selection.margin if policy == config.selection.policy else 0.0
     selection = config.selection.model_copy(update={"policy": policy, "margin": margin})
-    asked = config.model_copy(update={"selection": selection})
     old, new = (
-        decide(contest, scores, asked, round=0, phase=phase, student_id="") for scores in (before, after)
+        decide(contest, scores, selection, seed=config.seed, round=0, phase=phase, student_id="")
+        for scores in (before, after)
     )
     incumbent = _difference(old.incumbent_value, new.incumbent_value, measure)
     other = _difference(old.challenger_value, new.challenger_value, measure)

@@ -36,7 +36,10 @@ from reflectune.state.records import Sample, StudentRecord
 from reflectune.state.storage import explain_storage_errors
 from reflectune.state.text import one_line
 
-__all__ = ["begin_lineage", "change_run", "check_run", "create_run", "open_cache", "run_loop"]
+__all__ = [
+    "begin_lineage", "change_run", "check_run", "create_run", "next_state", "open_cache", "open_context",
+    "run_loop",
+]  # fmt: skip
 
 _STEPS_PER_ROUND = 6  # two reflections, two selections, refinetune, evaluate
 _ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
@@ -146,6 +149,30 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
     `stopping`, whether somebody asked to stop, is asked whenever nothing is in flight; then Interrupted is
     raised. Whatever ended the run early, it can be resumed.
     """
+    with open_context(folder, display, stopping) as context, _status(context.lineage):
+        if context.lineage.settings()["versions"]["graph"] != hash_graph():
+            raise StoreError(
+                "this run was begun by a version of Reflectune whose machine has other nodes; "
+                "resume it with that version"
+            )
+        state = next_state(context)
+        if state["stop_reason"] is None:
+            steps: RunnableConfig = {"recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1}
+            state = cast(LoopState, build_graph().invoke(state, steps, context=context))
+        reason = state["stop_reason"]
+        assert reason is not None
+        context.lineage.set_run_status("budget" if reason == "budget" else "finished")
+        return reason
+
+
+@contextmanager
+def open_context(
+    folder: RunFolder, display: Display, stopping: Callable[[], bool] = lambda: False
+) -> Iterator[LoopContext]:
+    """What the nodes of a run work with, checked and locked; for the graph here or one of your own.
+
+    `stopping` is that of `run_loop`. Models are opened by the nodes that need them.
+    """
     config = restore_config(folder)
     checker = load_function("evaluate.checker", config.evaluate.checker) if config.evaluate.checker else None
     with (
@@ -156,11 +183,6 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
         open_machines(config) as machines,
         LiveDisplay(display, folder) as live,
     ):
-        if lineage.settings()["versions"]["graph"] != hash_graph():
-            raise StoreError(
-                "this run was begun by a version of Reflectune whose machine has other nodes; "
-                "resume it with that version"
-            )
         if replayed := lineage.settings()["versions"].get("replay_of"):
             raise ConfigError(
                 f"{folder.path.name} is a replay of {replayed}: nothing goes on in it; start a run with its "
@@ -168,7 +190,7 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             )
         refuse_changed_config(lineage, config, folder.path.name)
         refuse_changed_files(lineage, config)
-        context = LoopContext(
+        yield LoopContext(
             config=config,
             folder=folder,
             lineage=lineage,
@@ -181,13 +203,30 @@ def run_loop(folder: RunFolder, display: Display, stopping: Callable[[], bool] =
             find_writer=machines.find_writer,
             stopping=stopping,
         )
-        with _status(lineage):
-            if not lineage.is_round_finished(0):
-                evaluate_round(context, 0)
-                lineage.finish_round(0, None)
-            reason = _invoke(context)
-            lineage.set_run_status("budget" if reason == "budget" else "finished")
-            return reason
+
+
+def next_state(context: LoopContext) -> LoopState:
+    """Where a run goes on: before the first reflection of a round, unless there is a reason to stop.
+
+    The untrained student is measured first, where it is not yet.
+    """
+    os.environ["LANGSMITH_TRACING"] = "false"  # whatever the environment says
+    lineage = context.lineage
+    if not lineage.is_round_finished(0):
+        evaluate_round(context, 0)
+        lineage.finish_round(0, None)
+    round, reason = lineage.newest_round(), None
+    _remove_adapters_after(context.folder, round)
+    if lineage.is_round_finished(round):
+        reason = _end_again(context, round) if round > 0 else None
+        round += 1
+    return LoopState(
+        run=context.config.name,
+        round=round,
+        phase="instruction",
+        student=context.round_student(round - 1).id,
+        stop_reason=reason,
+    )
 
 
 def _open_teacher(
@@ -214,27 +253,6 @@ def open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCa
             f'teacher.cache = "only": there is no {cache_path(runs)}; runs with teacher.cache = "on" make it'
         )
     return AnswerCache.open(runs)
-
-
-def _invoke(context: LoopContext) -> str:
-    os.environ["LANGSMITH_TRACING"] = "false"  # whatever the environment says
-    lineage = context.lineage
-    round = lineage.newest_round()
-    _remove_adapters_after(context.folder, round)
-    if lineage.is_round_finished(round):
-        reason = _end_again(context, round) if round > 0 else None
-        if reason is not None:
-            return reason
-        round += 1
-    state = LoopState(
-        run=context.config.name,
-        round=round,
-        phase="instruction",
-        student=context.round_student(round - 1).id,
-        stop_reason=None,
-    )
-    config: RunnableConfig = {"recursion_limit": _STEPS_PER_ROUND * context.config.rounds + 1}
-    return cast(str, build_graph().invoke(state, config, context=context)["stop_reason"])
 
 
 def _end_again(context: LoopContext, round: int) -> str | None:

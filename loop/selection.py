@@ -42,7 +42,14 @@ _VALUES: Mapping[MeasureKey, Callable[[TermScores], float | None]] = {
 
 
 def decide(
-    contest: Contest, scores: Scores, config: RunConfig, *, round: int, phase: Phase, student_id: str
+    contest: Contest,
+    scores: Scores,
+    selection: SelectionConfig,
+    *,
+    seed: int,
+    round: int,
+    phase: Phase,
+    student_id: str,
 ) -> Decision:
     """Decide which of a sample's pairs goes on.
 
@@ -54,7 +61,6 @@ def decide(
 
     All scores are of the one student `student_id`. Policy `random` draws from (seed, round, phase, sample).
     """
-    selection = config.selection
     policy = find_policy(selection.policy)
     measure = policy.measure(phase)
     if measure is None:  # nothing is compared
@@ -68,7 +74,7 @@ def decide(
     reason: Reason
     if not contest.candidate_ids:
         reason = "frozen" if contest.is_frozen else "no-candidate"
-    elif measure is None and not _is_taken(selection, f"{config.seed}/{round}/{phase}/{sample}"):
+    elif measure is None and not _is_taken(selection, f"{seed}/{round}/{phase}/{sample}"):
         reason = "policy"
     elif not scorable:
         reason = "unscorable"

@@ -282,7 +282,10 @@ class _Replay:
                 continue  # the group that the run would decide next
             scores = self.lineage.scores([version for it in contests for version in it.pairs], student)
             for contest in contests:
-                expected = decide(contest, scores, self.config, round=round, phase=phase, student_id=student)
+                settings, seed = self.config.selection, self.config.seed
+                expected = decide(
+                    contest, scores, settings, seed=seed, round=round, phase=phase, student_id=student
+                )
                 needed = set(needed_scores(contest, self.config.selection.policy, phase))
                 decision = stored.get(contest.sample_id)
                 if decision is not None and phase == PHASES[-1]:  # the training filter looks at the winner's

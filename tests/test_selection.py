@@ -48,8 +48,7 @@ def decide_between(
 ) -> Decision:
     scores = {"old": old} | {f"new{index}": terms for index, terms in enumerate(new)}
     selection = SelectionConfig(policy=policy, margin=margin, random_rate=rate, ifd_cap=ifd_cap)
-    config = RunConfig.model_construct(selection=selection, seed=seed)
-    return decide(contest(len(new)), scores, config, round=1, phase=phase, student_id="s0")
+    return decide(contest(len(new)), scores, selection, seed=seed, round=1, phase=phase, student_id="s0")
 
 
 def test_decide_takes_the_best_and_keeps_what_was_compared() -> None:
@@ -163,11 +162,17 @@ def test_decide_random_accepts_about_its_rate_and_repeats_with_its_seed() -> Non
 
 def test_decide_random_does_not_depend_on_the_position_of_the_sample() -> None:
     selection = SelectionConfig(policy="random", random_rate=0.5)
-    config, scores = RunConfig.model_construct(selection=selection, seed=0), {"new0": scores_of()}
+    scores = {"new0": scores_of()}
     drawn = [
         [
             decide(
-                contest(1, f"{at}-{sample}"), scores, config, round=1, phase="response", student_id="s0"
+                contest(1, f"{at}-{sample}"),
+                scores,
+                selection,
+                seed=0,
+                round=1,
+                phase="response",
+                student_id="s0",
             ).reason
             for sample in range(100)
         ]

@@ -79,9 +79,16 @@ class Group:
 
     def decide(self, scores: Scores) -> list[Decision]:
         """What the scores come to."""
-        round, phase, student_id = self.round, self.phase, self.student_id
         return [
-            decide(each, scores, self.config, round=round, phase=phase, student_id=student_id)
+            decide(
+                each,
+                scores,
+                self.config.selection,
+                seed=self.config.seed,
+                round=self.round,
+                phase=self.phase,
+                student_id=self.student_id,
+            )
             for each in self.contests
         ]
 
