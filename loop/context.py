@@ -72,6 +72,10 @@ class LoopContext:
         assert student is not None, f"round {round} has no student"
         return student
 
+    def deciding_student(self, round: int) -> StudentRecord:
+        """The student whose scores decide in a round."""
+        return self.round_student(self.config.selection.deciding(round))
+
     def is_decided(self, round: int, phase: Phase) -> bool:
         """Whether every sample of a phase is decided."""
         return self.lineage.count_decisions(round, phase) == self.lineage.samples()["train"]

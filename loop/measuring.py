@@ -68,7 +68,7 @@ def measure_run(folder: RunFolder, round: int, number: int, seed: int, display: 
         raise ConfigError("--round 0: the given data has no proposals; name a round from 1 on")
     config = restore_config(folder)
     with LoopReader.open(folder.lineage) as lineage, StudentBase(config.student) as base:
-        student = lineage.round_student(round - 1)
+        student = lineage.round_student(config.selection.deciding(round))
         if student is None:
             raise ConfigError(f"--round {round}: no student has been trained in round {round - 1} yet")
         pairs = [*lineage.pool_pairs(round - 1, lineage.choose_samples(number, seed)).values()]

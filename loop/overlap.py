@@ -36,7 +36,7 @@ def work_at_once(context: LoopContext, round: int) -> None:
         return
     student = context.round_student(round - 1)
     with ExitStack() as stack:
-        pool = stack.enter_context(context.open_pool(student))
+        pool = stack.enter_context(context.open_pool(context.deciding_student(round)))
         lanes = {phase: _Lane(asking, Deciding(context, pool, round, phase)) for phase in PHASES}
         for lane in lanes.values():
             lane.show(stack)

@@ -174,7 +174,7 @@ class _Replay:
         forget_after(self.lineage, rounds[-1], student=False)
 
     def _replay_round(self, round: int) -> None:
-        student = self.stored.round_student(round - 1)
+        student = self.stored.round_student(self.config.selection.deciding(round))
         assert student is not None
         self.forked.clear()
         phases = []

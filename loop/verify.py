@@ -204,7 +204,7 @@ class _Replay:
         """Check everything. `adapters` are the names of the folders of finished ones."""
         self._check_answers()
         for round in range(1, self.last + 1):
-            if (student := self.students.get(round - 1)) is None:
+            if (student := self.students.get(self.config.selection.deciding(round))) is None:
                 continue
             for phase in PHASES:
                 self._check_calls(round, phase)

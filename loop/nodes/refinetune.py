@@ -28,7 +28,8 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
     with context.timed(round, "refinetune"):
         pairs = lineage.training_pairs(round)
         if not len(pairs):
-            lineage.set_training_set(round, choose_for_round(lineage, config, round, previous.id))
+            deciding = context.deciding_student(round)
+            lineage.set_training_set(round, choose_for_round(lineage, config, round, deciding.id))
         if not len(pairs):
             context.display.say(f"round {round} · refinetune: no pair passes the filter, {previous.id} stays")
             lineage.set_round_student(round, previous.id)

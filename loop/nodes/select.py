@@ -33,7 +33,7 @@ _SIGNAL_PAIRS = 64  # given pairs that tell what the base student's scores are w
 
 
 def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]:
-    """Let the student of the last round decide every contest of a phase.
+    """Let the deciding student, mostly that of the last round, decide every contest of a phase.
 
     After the phase response every pair that goes on has all four scores under this student: what the
     training filter needs. While groups are scored and decided the next is read, and the last committed.
@@ -42,7 +42,7 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     context.leave_if_asked()
     if not context.is_decided(round, phase):
         with context.timed(round, "select"), ExitStack() as stack:
-            pool = stack.enter_context(context.open_pool(context.round_student(round - 1)))
+            pool = stack.enter_context(context.open_pool(context.deciding_student(round)))
             deciding = Deciding(context, pool, round, phase)
             deciding.show(stack)
             steps = deciding.groups, deciding.begin, deciding.commit
@@ -101,7 +101,7 @@ class Deciding:
     def __init__(self, context: LoopContext, pool: StudentPool, round: int, phase: Phase) -> None:
         lineage, freeze_after = context.lineage, context.config.teacher.freeze_after
         self._context, self._pool, self._round, self.phase = context, pool, round, phase
-        self._student_id = context.round_student(round - 1).id
+        self._student_id = context.deciding_student(round).id
         self._accepted = lineage.count_decisions(round, phase, "accepted")
         self.total, self.done = lineage.samples()["train"], lineage.count_decisions(round, phase)
         self._compared = self.done - sum(lineage.count_decisions(round, phase, it) for it in UNCONTESTED)

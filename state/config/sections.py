@@ -107,6 +107,8 @@ class SelectionConfig(Section):
 
     policy: str = "ifd+r-ifd"
     """Rule of both phases: a name of the README's table, or module:function of your own."""
+    scorer: Literal["newest", "base"] = "newest"
+    """Whose scores decide: those of the student that the last round trained, or always the base model's."""
     margin: float = Field(default=0.0, ge=0.0)
     """A proposal must be better by more than this, in the policy's unit."""
     length_band: float = Field(default=1.5, gt=1.0)
@@ -123,6 +125,10 @@ class SelectionConfig(Section):
     """Then train on this share only, hardest (highest IFD) first."""
     random_rate: Share = 0.5
     """Share of proposals that policy random takes."""
+
+    def deciding(self, round: int) -> int:
+        """The round whose student decides in a round."""
+        return 0 if self.scorer == "base" else round - 1
 
     @field_validator("policy")
     @classmethod

@@ -39,7 +39,7 @@ def distribute_scores(lineage: LineageReader, complete: int) -> dict[Measure, li
     panels = {measure: _base_panels(lineage, measure, students[0], base, len(drawn)) for measure in MEASURES}
     missing = [measure for measure in MEASURES if not panels[measure]]
     for round in range(1, complete + 1 if missing else 0):
-        student = students[round - 1]
+        student = students[lineage.deciding_round(round)]
         both = {at: _scores(lineage, student, at) for at in (round - 1, round)}
         for measure in missing:
             panel = _panel(lineage, measure, student, both, None)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
-from reflectune.state.config import upgrade_config
+from reflectune.state.config import SelectionConfig, upgrade_config
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.connection import marks, open_database
 from reflectune.state.lineage.documents import (
@@ -273,12 +273,19 @@ class LineageReader(SampleReader):
         return cast(PhaseDocument, samples | more)
 
     def _pool_scores(self, round: int) -> list[Measures]:
-        """Scores of the pool D[r] under s[r-1], the student that decided about it."""
-        before = self.db.execute("SELECT student_id FROM rounds WHERE round = ?", [round - 1]).fetchone()
-        if before is None:
+        """Scores of the pool D[r] under the student that decided about it."""
+        before = self.db.execute(
+            "SELECT student_id FROM rounds WHERE round = ?", [self.deciding_round(round)]
+        ).fetchone()
+        if before is None or round == 0:
             return []
         pool = self.db.query("SELECT version_id FROM pool WHERE round = ?", [round])
         return list(self.measures([row["version_id"] for row in pool], before[0]).values())
+
+    def deciding_round(self, round: int) -> int:
+        """The round whose student decides in a round."""
+        selection = self.settings()["config"].get("selection", {})
+        return SelectionConfig.model_construct(**selection).deciding(round)
 
     def measures(self, version_ids: Sequence[str], student: str) -> dict[str, Measures]:
         """IFD, r-IFD and response tokens of those of some versions that a student scored, by version id."""
