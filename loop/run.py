@@ -20,7 +20,7 @@ from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teach
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.live import LiveDisplay
-from reflectune.loop.nodes.evaluate import evaluate_round, score_base_samples, why_stop
+from reflectune.loop.nodes.evaluate import evaluate_round, measure_round, why_stop
 from reflectune.loop.progress import Display, open_display
 from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
 from reflectune.loop.signals import Interrupted
@@ -261,8 +261,7 @@ def _end_again(context: LoopContext, round: int) -> str | None:
     reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
     if reason is not None and lineage.run()["stop_reason"] is None:
         # It was not the last, and may not have been measured.
-        evaluate_round(context, round)
-        score_base_samples(context, round)
+        measure_round(context, round)
         reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
     lineage.finish_round(round, reason)
     return reason

@@ -6,6 +6,7 @@ A fault names a table and a row. Where one row was changed, others that rest on 
 import importlib.metadata
 import itertools
 import json
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from reflectune.agents.student.adapters import check_adapter
 from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
+from reflectune.loop.alarms import derive_figures
 from reflectune.loop.context import SAMPLES_AT_ONCE
 from reflectune.loop.graph import hash_graph
 from reflectune.loop.nodes.evaluate import derive_measures, is_due, why_stop
@@ -215,6 +217,7 @@ class _Replay:
             self._check_metrics(round, row["metrics"])
         self._check_adapters(adapters)
         self._check_evaluations()
+        self._check_alarms()
         self._check_stop()
 
     def _is_decided(self, round: int) -> bool:
@@ -364,6 +367,23 @@ class _Replay:
             if found is None or wanted is None or checks.differences(found, wanted):
                 fault = "is not what the scores and answers of its held-out pairs come to"
                 self.faults.add("evaluations", f"{round}/{name}", fault)
+
+    def _check_alarms(self) -> None:
+        """Figures follow from pools, scores and measures; what earlier versions measured has none."""
+        stored: dict[int, dict[str, float]] = {}
+        for row in checks.rows(self.lineage, "alarms"):
+            stored.setdefault(row["round"], {})[row["name"]] = row["value"]
+        for round, row in self.rounds.items():
+            if round < min(stored, default=self.last + 1) or row["status"] != "finished":
+                continue
+            found = stored.get(round, {})
+            if not found and not is_due(self.config, round, row["stop_reason"]):
+                continue
+            wanted = derive_figures(self.lineage, self.config, round)
+            for name in found.keys() | wanted.keys():
+                value, want = found.get(name, math.nan), wanted.get(name, math.nan)
+                if not math.isclose(value, want, rel_tol=1e-12):
+                    self._add_derived("alarms", f"{round}/{name}", f"value is {value}, want {want}")
 
     def _check_stop(self) -> None:
         """Why the loop ended after the last round, or did not; it may not know the newest config yet."""

@@ -80,6 +80,8 @@ def test_demo_ends_with_a_student_better_than_the_first_by_more_than_noise(
     assert rounds[0]["exact_match"]["value"] <= 0.35
     assert rounds[-1]["pool_right"] > rounds[0]["pool_right"] + 0.2
     for row in rounds[1:]:
+        assert row["alarms"]
+        assert not [alarm for alarm in row["alarms"] if alarm["fires"]]
         assert row["training"] > 0
         for phase in PHASES:
             assert row[phase]["reflected"] > 0

@@ -9,6 +9,7 @@ from rich.console import Console
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.loop.show.terminal.runs import render_rounds, render_runs
 from reflectune.loop.show.terminal.search import render_found
+from reflectune.state.alarms import ALARMS
 
 NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0, "frozen": 0, "reasons": []}
 GIVEN: dict[str, Any] = {
@@ -18,7 +19,7 @@ UNKNOWN = {"mean": None, "median": None}
 ROUND: dict[str, Any] = {
     "round": 1, "student": "s1", "pool": 9, "training": 0, "training_truncated": 0, "frozen": 0,
     "instruction": NOTHING, "response": NOTHING, "ifd": UNKNOWN, "r_ifd": UNKNOWN,
-    "response_tokens": None, "evaluations": {},
+    "response_tokens": None, "evaluations": {}, "alarms": [],
     "teacher": {
         "calls": 0, "cached": 0, "prompt_tokens": None, "completion_tokens": None, "cost_usd": None,
         "tokens_per_accepted": None, "cost_per_accepted_usd": None,
@@ -107,6 +108,28 @@ def test_rounds_of_a_large_dataset_fit_80_columns(terminal: bool) -> None:
         assert told.split() in [line.split() for line in lines]
     assert any("Left alone after repeated refusals: 9001 in round 1" in line for line in lines)
     assert not terminal or max(map(len, lines)) <= 80
+
+
+def test_alarms_fit_80_columns_and_are_of_the_newest_rounds() -> None:
+    values = {name: 1.0 if alarm.unit in ("share", "more") else 12.34 for name, alarm in ALARMS.items()}
+    alarms = [
+        {"name": name, "value": value, "threshold": 0.5 if fires else None, "fires": fires}
+        for name, value in values.items()
+        for fires in [name != "length"]
+    ]
+    rounds = (ROUND | {"round": round, "alarms": alarms} for round in (1, 2, 3, 4))
+    lines = rounds_shown(*rounds, terminal=True)
+    assert max(map(len, lines)) <= 80
+    rows = [" ".join(line.split()) for line in lines]
+    for row in (
+        "alarm fires round 2 round 3 round 4",
+        "median response tokens off ×12.34 ×12.34 ×12.34",
+        "near duplicates above +50.0% +100.0%! +100.0%! +100.0%!",
+        "accepted proposals within 50.0% of an end 100.0%! 100.0%! 100.0%!",
+        "median IFD under s0 beyond ×0.50 or ×2.00 ×12.34! ×12.34! ×12.34!",
+    ):
+        assert row in rows
+    assert "alarm in round 1: distinct word trigrams ×12.34 (below ×0.50); the" in " ".join(rows)
 
 
 @pytest.mark.parametrize("terminal", [True, False])

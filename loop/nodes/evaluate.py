@@ -11,6 +11,7 @@ from langgraph.runtime import Runtime
 from reflectune.agents.pool import LocalPool, StudentPool
 from reflectune.agents.student.answering import Response, Writer
 from reflectune.agents.student.evaluation import Checker, judge, measure_held_out
+from reflectune.loop.alarms import derive_figures
 from reflectune.loop.asking import count_wanted
 from reflectune.loop.context import (
     SAMPLES_AT_ONCE,
@@ -24,6 +25,7 @@ from reflectune.loop.context import (
 )
 from reflectune.loop.pipeline import completed, compute_groups
 from reflectune.loop.progress import Stage
+from reflectune.loop.show.alarms import explain_firing
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
@@ -38,7 +40,15 @@ from reflectune.state.records import (
     Term,
 )
 
-__all__ = ["derive_measures", "evaluate", "evaluate_round", "is_due", "score_base_samples", "why_stop"]
+__all__ = [
+    "derive_measures",
+    "evaluate",
+    "evaluate_round",
+    "is_due",
+    "measure_round",
+    "score_base_samples",
+    "why_stop",
+]
 
 # How many held-out pairs are scored at once, and lost at most when the process dies. Fixed, as
 # SAMPLES_AT_ONCE is.
@@ -51,8 +61,7 @@ def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, objec
     context.leave_if_asked()
     lineage = context.lineage
     if is_due(context.config, round, why_stop(lineage, context.config, round, {})):
-        evaluate_round(context, round)
-        score_base_samples(context, round)
+        measure_round(context, round)
     reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
     lineage.finish_round(round, reason)
     return {"stop_reason": reason} if reason else {"round": round + 1}
@@ -81,6 +90,18 @@ def why_stop(
         ),
         spent=is_spent(teacher, lineage.spending()),
     )
+
+
+def measure_round(context: LoopContext, round: int) -> None:
+    """Commit what a round's student and pool come to, where it is missing, and say which alarms fire."""
+    lineage = context.lineage
+    evaluate_round(context, round)
+    score_base_samples(context, round)
+    if not lineage.alarms(round):
+        with context.timed(round, "evaluate"):
+            lineage.add_alarms(round, derive_figures(lineage, context.config, round))
+    if line := explain_firing(round, lineage.alarms(round)):
+        context.display.say(line)
 
 
 def evaluate_round(context: LoopContext, round: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from reflectune.loop.show.alarms import list_alarms, tabulate_alarms
 from reflectune.loop.show.charts import draw_charts, explain_missing
 from reflectune.loop.show.documents import RunEvolution, describe_signal, find_best, open_run
 from reflectune.loop.show.explanations import explain_best, policy_of, sum_seconds, unit_of
@@ -80,6 +81,8 @@ def _render(document: RunEvolution, journeys: Mapping[str, Journey]) -> str:
         outcomes={(place["round"], place["phase"]): place for place in document["acceptance"]},
         charts=charts,
         missing=explain_missing(charts),
+        firing=list_alarms(document["rounds"]),
+        alarms=tabulate_alarms(document["rounds"]),
         kinds=[
             (kind, [(_explain_choice(item, policy), journeys[item["sample"]]) for item in items])
             for kind, items in groupby(document["telling"], key=lambda item: item["kind"])

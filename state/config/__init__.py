@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from reflectune.state.config.sections import (
     SELF,
+    AlarmsConfig,
     Column,
     DataConfig,
     EngineConfig,
@@ -32,11 +33,10 @@ from reflectune.state.config.sections import (
 from reflectune.state.errors import ConfigError
 
 __all__ = [
-    "CHANGEABLE", "SELF", "TEMPLATES", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
-    "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig", "TeacherConfig",
-    "assign", "change_config", "flatten", "load_begun_config", "load_config", "overlay", "parse_config",
-    "parse_model", "read_toml", "read_values",
-    "resolve_paths", "set_key", "upgrade_config",
+    "CHANGEABLE", "SELF", "TEMPLATES", "AlarmsConfig", "Column", "DataConfig", "EngineConfig", "JudgeConfig",
+    "OddKind", "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig",
+    "TeacherConfig", "assign", "change_config", "flatten", "load_begun_config", "load_config", "overlay",
+    "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths", "set_key", "upgrade_config",
 ]  # fmt: skip
 
 # Keys of a model that is asked that say how, and not what: those of teacher and judge.
@@ -48,6 +48,7 @@ _ASKING = (
 # The keys that may change while a run goes on: none of them alters what a stored row means.
 CHANGEABLE = (
     "rounds",
+    *(f"alarms.{name}" for name in AlarmsConfig.model_fields),
     "refinetune.gradient_checkpointing",
     "scale.address",
     "scale.engine",

@@ -24,7 +24,7 @@ from reflectune.state.policies import POLICIES, is_own
 from reflectune.state.records import Column, DataFormat, OddKind, Turns, content_hash
 
 __all__ = [
-    "SELF", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
+    "SELF", "AlarmsConfig", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
     "RefinetuneConfig", "RunConfig", "Section", "SelectionConfig", "StudentConfig", "TeacherConfig",
 ]  # fmt: skip
 
@@ -32,6 +32,7 @@ __all__ = [
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Threshold = Annotated[float, Field(gt=0.0)] | Literal["off"]
 
 
 class DataConfig(Section):
@@ -201,6 +202,27 @@ class EvaluateConfig(Section):
     """Training pairs that the base student scores each round, always these, so that rounds compare."""
 
 
+class AlarmsConfig(Section):
+    """From where on a round's figures say that something goes wrong; "off": never."""
+
+    length: Threshold = 5.0
+    """Median response tokens of the pool, in times round 0's: above this."""
+    diversity: Threshold = 0.7
+    """Distinct among all word trigrams of the pool's responses, in times round 0's: below this."""
+    openings: Threshold = 0.25
+    """Share of responses that begin with the commonest three words, less round 0's: above this."""
+    duplicates: Threshold = 0.2
+    """Share of responses with a near duplicate in another sample, less round 0's: above this."""
+    acceptance: Threshold = 0.02
+    """Share of proposals that were accepted: closer than this to 0 or 1."""
+    ifd_drift: Threshold = 3.0
+    """Median IFD of the pool under the base student, in times round 0's: above this, or below 1 / this."""
+    held_out: Threshold = 1.0
+    """Halves of its interval that a held-out measure is behind the best before it: above this."""
+    entities: Threshold = 0.5
+    """Share of pairs with fewer than half of their first instruction's numbers, quotes, names: above this."""
+
+
 class StopConfig(Section):
     """When to stop before the last round. A round that accepts nothing always ends the run."""
 
@@ -254,6 +276,7 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     judge: JudgeConfig | None = None
     stop: StopConfig = StopConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
     scale: ScaleConfig = ScaleConfig()
 
     @model_validator(mode="after")

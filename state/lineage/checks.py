@@ -52,6 +52,7 @@ KEYS = {
     "training_sets": ("round", "version_id"),
     "evaluations": ("round", "name"),
     "held_out_answers": ("student_id", "sample_id"),
+    "alarms": ("round", "name"),
     "config_changes": ("rowid",),
 }
 _CALL = "SELECT 1 FROM teacher_calls AS other WHERE other.candidate = it.candidate"

@@ -24,6 +24,15 @@ class BothSides(TypedDict, Generic[T]):
     after: T
 
 
+class AlarmDocument(TypedDict):
+    """What a round comes to in one of the table of alarms, which has its unit; threshold None: it is off."""
+
+    name: str
+    value: float
+    threshold: float | None
+    fires: bool
+
+
 class MeanMedian(TypedDict):
     """Mean and median of what could be measured."""
 
@@ -142,6 +151,7 @@ class RoundDocument(TypedDict):
     r_ifd: MeanMedian
     response_tokens: float | None
     evaluations: dict[str, float]
+    alarms: list[AlarmDocument]  # of what is known, whether or not it fires
     teacher: CallSums
     servers: dict[str, int]  # calls by the address of the server that was asked
     seconds: dict[str, float]  # by node

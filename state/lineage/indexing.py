@@ -18,7 +18,7 @@ from reflectune.state.records import PHASES, Phase
 __all__ = ["SHIFT", "prepare_index", "update_index"]
 
 # Changes with what is derived: an index of another number is made anew.
-_SCHEMA = 6
+_SCHEMA = 7
 # Versions whose texts are indexed in one transaction.
 _AT_ONCE = 50_000
 # A text's row in the full-text index is its sample's position and its version's own row.
@@ -216,8 +216,9 @@ def _add_rounds(db: Database) -> None:
     """Keep what there is to say of rounds; one that is finished is derived once."""
     kept = dict(db.execute("SELECT round, fingerprint FROM found.rounds").fetchall())
     evaluated = dict(db.execute("SELECT round, COUNT(*) FROM evaluations GROUP BY round").fetchall())
+    thresholds = db.execute("SELECT json_extract(config, '$.alarms') FROM runs").fetchone()
     for row in list(db.query("SELECT * FROM rounds ORDER BY round")):
-        fingerprint = json.dumps([row, evaluated.get(row["round"], 0)])
+        fingerprint = json.dumps([row, evaluated.get(row["round"], 0), thresholds])
         if row["status"] == "finished" and kept.get(row["round"]) == fingerprint:
             continue
         reader, round = LineageReader(db), row["round"]

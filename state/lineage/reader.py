@@ -11,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
-from reflectune.state.config import SelectionConfig, upgrade_config
+from reflectune.state.alarms import ALARMS
+from reflectune.state.config import AlarmsConfig, SelectionConfig, upgrade_config
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.connection import marks, open_database
 from reflectune.state.lineage.documents import (
+    AlarmDocument,
     CallSums,
     DecisionCount,
     EvaluationDocument,
@@ -199,6 +201,24 @@ class LineageReader(SampleReader):
             measures.setdefault(row["round"], {})[row["name"]] = measure
         return measures
 
+    def alarms(self, round: int) -> list[AlarmDocument]:
+        """What tells a collapse after a round, by the thresholds of today; nothing before it is measured."""
+        if not self.db.table("alarms").exists():
+            return []
+        section = AlarmsConfig.model_validate(self.settings()["config"].get("alarms", {}))
+        found = dict(self.db.execute("SELECT name, value FROM alarms WHERE round = ?", [round]).fetchall())
+        known = {name: found[name] for name in ALARMS if name in found}
+        thresholds = {name: None if (set_to := getattr(section, name)) == "off" else set_to for name in known}
+        return [
+            {
+                "name": name,
+                "value": value,
+                "threshold": thresholds[name],
+                "fires": ALARMS[name].fires(value, thresholds[name]),
+            }
+            for name, value in known.items()
+        ]
+
     def round(self, round: int) -> RoundDocument:
         """One round that has begun, as `show --json` prints it."""
         row = self._one(
@@ -232,6 +252,7 @@ class LineageReader(SampleReader):
             "r_ifd": mean_and_median([score["r_ifd"] for score in scores]),
             "response_tokens": mean_and_median([score["response_tokens"] for score in scores])["mean"],
             "evaluations": {item["name"]: item["value"] for item in evaluations},
+            "alarms": self.alarms(round),
             "teacher": self.teacher(round),
             "servers": dict(servers.fetchall()),
             "seconds": {

@@ -314,3 +314,17 @@ def create_servers(db: Database) -> None:
         -- NULL where no server was asked: a model on this machine, a recording, the cache, an older version.
         ALTER TABLE teacher_calls ADD COLUMN server_id INTEGER REFERENCES servers(id);
     """)
+
+
+@migrations(name="0010_alarms")
+def create_alarms(db: Database) -> None:
+    """What tells a collapse."""
+    db.executescript("""
+        -- Figures of rounds by the name of their alarm; the thresholds in the config say which of them fire.
+        CREATE TABLE alarms (
+            round INTEGER NOT NULL REFERENCES rounds(round),
+            name TEXT NOT NULL,
+            value REAL NOT NULL,
+            PRIMARY KEY (round, name)
+        ) STRICT, WITHOUT ROWID;
+    """)

@@ -231,6 +231,10 @@ class LineageWriter(LoopReader):
         place = {"round": round, "student_id": student_id}
         self._insert("evaluations", (place | _columns(item) for item in evaluations))
 
+    def add_alarms(self, round: int, figures: Mapping[str, float]) -> None:
+        """Commit what tells a collapse after a round, by the names of the alarms."""
+        self._insert("alarms", ({"round": round, "name": name, "value": figures[name]} for name in figures))
+
     def _insert(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         sealed = (seal_row(table, row) for row in rows)
         if (first := next(sealed, None)) is not None:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from reflectune.loop.show.alarms import list_alarms, tabulate_alarms
 from reflectune.loop.show.comparison import explain_comparable, tabulate_runs
 from reflectune.loop.show.documents import open_lineage
 from reflectune.loop.show.explanations import (
@@ -89,6 +90,8 @@ def _overview(request: Request, snapshot: Snapshot) -> Response:
         snapshot=snapshot,
         at_work=[] if live is None else [tabulate_stages(live["stages"]), tabulate_workers(live["workers"])],
         best=explain_best(snapshot.best),
+        firing=list_alarms(snapshot.rounds),
+        alarms=tabulate_alarms(snapshot.rounds),
         questions=questions,
         unknown=_explain_unknown(snapshot).values(),
         seconds=sum(map(sum_seconds, snapshot.rounds)),

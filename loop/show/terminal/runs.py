@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from reflectune.loop.show.alarms import list_alarms, tabulate_alarms
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.documents import Overview, RunDocument
 from reflectune.loop.show.explanations import (
@@ -66,8 +67,8 @@ def render_rounds(
     reflected = [row for row in rounds if row["round"]]
     called = [row for row in rounds if row["teacher"]["calls"]]
     sections = (
-        _decisions(reflected), _students(rounds), _pools(reflected), _calls(called), _failures(reflected),
-        _servers(rounds), _skipped(run["skipped"]),
+        _decisions(reflected), _students(rounds), _pools(reflected), tabulate_alarms(rounds), _calls(called),
+        _failures(reflected), _servers(rounds), _skipped(run["skipped"]),
     )  # fmt: skip
     filled = [section for section in sections if section.rows]
     live = Sections([tabulate_stages(run["stages"]), tabulate_workers(run["workers"])])
@@ -87,6 +88,7 @@ def _head(run: RunDocument) -> RenderableType:
         f"{skipped[:1].upper()}{skipped[1:]}",
         _sum_up(rounds) if rounds else "",
         explain_best(run["best"]),
+        *list_alarms(rounds),
         _describe_progress(rounds) if run["status"] != "finished" else "",
         *map(as_sentence, explain_signal(run["signal"])),
         f"Left alone after repeated refusals: {frozen}" if frozen else "",
