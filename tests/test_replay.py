@@ -71,6 +71,7 @@ def test_a_margin_that_nothing_passes_refuses_all_and_the_road_forks(world: Path
     assert {row[0] for row in decided} == {1}
     assert not any("accepted" in row for row in decided)
     assert rows(world, "strict", "training_sets") == []  # no response was improved
+    assert rows(world, "strict", "alarms") == []  # they are of the pools that the run has
     # Other tools read it like any run.
     for command in ("show", "report"):
         told = reflectune(command, "strict", cwd=world)

@@ -37,7 +37,7 @@ def begin_replay(
     """Make a copy the lineage of a replay: another config, hashes of its files, and nothing decided."""
     settings = lineage.settings()
     with lineage.transaction() as db:
-        for table in ("runs", "config_changes", "training_sets", "decisions"):
+        for table in ("runs", "config_changes", "training_sets", "decisions", "alarms"):
             db.execute(f"DELETE FROM {table}")
         versions = settings["versions"] | {**files, "replay_of": replay_of, "config": content_hash(config)}
         lineage.add_run(config, data_hash=settings["data_hash"], versions=versions)
