@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from reflectune.agents.machines import LocalMachines
 from reflectune.loop.live import LiveDisplay
 from reflectune.loop.pipeline import Pipeline, completed
 from reflectune.loop.progress import BarDisplay, LineDisplay
 from reflectune.loop.show.html.environment import open_environment
 from reflectune.loop.show.workers import tabulate_stages, tabulate_workers
+from reflectune.state.config import load_config
 from reflectune.state.folder import RunFolder
 from reflectune.state.live import Worker, read_live, write_live
+from tests.worlds import write_world
 
 
 def crew(done: int) -> list[Worker]:
@@ -67,6 +70,22 @@ def test_groups_that_wait_for_being_committed_are_told(folder) -> None:
         groups.commit_first()
         groups.commit_first()
         assert stage.tell() == ""  # one is as it should be
+
+
+def test_a_trainer_on_this_machine_is_told_while_it_trains(tmp_path, monkeypatch) -> None:
+    machines, seen = LocalMachines(load_config(write_world(tmp_path))), []
+
+    def train(*training, on_step, **how) -> dict[str, float]:
+        on_step(3, 9, 0.5)
+        seen.extend(machines.trainers())
+        return {}
+
+    monkeypatch.setattr("reflectune.agents.machines.refinetune_student", train)
+    machines.refinetune(None, [], tmp_path, on_step=lambda *step: None)  # type: ignore[arg-type]
+    assert [(each.kind, each.name, each.done, each.memory_bytes > 0) for each in seen] == [
+        ("trainer", "1", 3, True)
+    ]
+    assert machines.trainers() == []
 
 
 def test_a_worker_without_work_says_so_unless_it_waits_for_something_else(folder) -> None:
