@@ -1,23 +1,100 @@
-"""A server on loopback that speaks as much of the Hugging Face hub's API as loading a dataset by name takes.
+"""Servers on loopback that speak as much of the Hugging Face hub's API as the tests take.
 
-It has one revision of one dataset: its number, the files of each folder, and files, whole or a range of one.
+One has one revision of one dataset: its number, the files of each folder, and files, whole or a range of one.
+Another takes repositories and commits.
 """
 
+import base64
 import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.teacher_server import running
 
-__all__ = ["serve_dataset"]
+__all__ = ["UploadHub", "serve_dataset", "serve_uploads"]
 
 _COMMIT = "1" * 40
+
+
+@dataclass
+class UploadHub:
+    """What was sent to a hub."""
+
+    url: str = ""
+    repos: dict[str, str] = field(default_factory=dict)  # their types
+    commits: list[dict[str, bytes]] = field(default_factory=list)  # files by path
+    tokens: set[str | None] = field(default_factory=set)  # Authorization headers
+
+
+@contextmanager
+def serve_uploads(status: int = 200) -> Iterator[UploadHub]:
+    """Serve a hub that takes repositories and commits of plain files, or refuses all with a status."""
+    hub = UploadHub()
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _make_taker(hub, status))
+    hub.url = f"http://127.0.0.1:{httpd.server_port}"
+    with running(httpd):
+        yield hub
+
+
+def _make_taker(hub: UploadHub, status: int) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            hub.tokens.add(self.headers.get("Authorization"))
+            path = unquote(urlsplit(self.path).path)
+            if status != 200:
+                self._send({"error": "not yours"}, status)
+            elif path == "/api/repos/create":
+                asked = json.loads(body)
+                name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+                hub.repos[name] = asked.get("type", "model")
+                kind = "datasets/" if hub.repos[name] == "dataset" else ""
+                self._send({"url": f"{hub.url}/{kind}{name}", "id": name})
+            elif path == "/api/validate-yaml":  # the head of a card
+                self._send({"errors": [], "warnings": []})
+            elif "/preupload/" in path:
+                files = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for file in json.loads(body)["files"]
+                ]
+                self._send({"files": files})
+            elif "/commit/" in path:
+                lines = [json.loads(line)["value"] for line in body.splitlines() if b'"file"' in line]
+                hub.commits.append({line["path"]: base64.b64decode(line["content"]) for line in lines})
+                self._send(
+                    {
+                        "success": True,
+                        "commitUrl": f"{hub.url}/{next(iter(hub.repos))}/commit/{_COMMIT}",
+                        "commitOid": _COMMIT,
+                    }
+                )
+            else:
+                self._send({"error": path}, 404)
+
+        def do_GET(self) -> None:
+            self._send({"id": "ann/tiny-recycled", "sha": _COMMIT, "siblings": []}, status)
+
+        def _send(self, document: Any, code: int = 200) -> None:
+            content = json.dumps(document).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing."""
+
+    return Handler
 
 
 @contextmanager

@@ -27,7 +27,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     running.init, running.check, running.estimate, running.run, running.resume, showing.list_runs,
     showing.show, showing.trace, showing.search, showing.compare, showing.diff, showing.serve,
     showing.report, showing.verify, data.export, data.score, measuring.signal, measuring.replay,
-    experiments.experiment, outputs.merge, running.prompts, running.demo,
+    experiments.experiment, outputs.merge, outputs.publish, running.prompts, running.demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command.__name__.removeprefix("list_"))(command)

@@ -49,6 +49,9 @@ _ASKING = (
 CHANGEABLE = (
     "rounds",
     *(f"alarms.{name}" for name in AlarmsConfig.model_fields),
+    "publish.language",
+    "publish.license",
+    "publish.sources",
     "refinetune.gradient_checkpointing",
     "scale.address",
     "scale.engine",

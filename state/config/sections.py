@@ -259,6 +259,17 @@ class ScaleConfig(Section):
     """Reflect and select at once, for both phases: for a teacher on a server, or on GPUs of its own (ray)."""
 
 
+class PublishConfig(Section):
+    """What the card of a published repository says."""
+
+    license: str | None = None
+    """Licence of data or model, by the hub's name for it, such as apache-2.0."""
+    sources: list[str] = []
+    """Where the data comes from: datasets of the hub, or in words."""
+    language: list[str] = []
+    """Languages of the data, by their codes, such as en."""
+
+
 class RunConfig(Section):
     """Everything a run depends on."""
 
@@ -278,6 +289,7 @@ class RunConfig(Section):
     stop: StopConfig = StopConfig()
     alarms: AlarmsConfig = AlarmsConfig()
     scale: ScaleConfig = ScaleConfig()
+    publish: PublishConfig = PublishConfig()
 
     @model_validator(mode="after")
     def _stopping_has_a_measure(self) -> Self:
