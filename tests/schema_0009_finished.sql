@@ -5,15 +5,15 @@ CREATE TABLE "_sqlite_migrations" (
    "name" TEXT,
    "applied_at" TEXT
 );
-INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-29 10:21:35.388215+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-29 10:21:35.459560+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-29 10:21:35.469841+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-29 10:21:35.474474+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-29 10:21:35.495304+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-29 10:21:35.613454+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-29 10:21:35.676817+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(8,'reflectune','0008_conversations_and_answers','2026-11-29 10:21:35.699544+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(9,'reflectune','0009_servers','2026-11-29 10:21:35.706404+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-29 11:06:53.922645+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-29 11:06:54.031966+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-29 11:06:54.047587+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-29 11:06:54.055596+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-29 11:06:54.082007+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-29 11:06:54.170964+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-29 11:06:54.311783+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(8,'reflectune','0008_conversations_and_answers','2026-11-29 11:06:54.328116+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(9,'reflectune','0009_servers','2026-11-29 11:06:54.356186+00:00');
 CREATE TABLE config_changes (
             changed_at TEXT NOT NULL,
             key TEXT NOT NULL,
@@ -124,9 +124,9 @@ CREATE TABLE rounds (
             stop_reason TEXT,
             metrics TEXT NOT NULL
         ) STRICT;
-INSERT INTO "rounds" VALUES(0,'s0','2026-11-29T10:21:35+00:00','2026-11-29T10:21:36+00:00','finished',NULL,'{"seconds":{"evaluate":0.285856795000655}}');
-INSERT INTO "rounds" VALUES(1,'s1','2026-11-29T10:21:36+00:00','2026-11-29T10:21:39+00:00','finished',NULL,'{"seconds":{"reflect":0.0775562850012647,"select":0.468074190001062,"refinetune":1.561648805,"evaluate":0.858480627999597},"frozen":10}');
-INSERT INTO "rounds" VALUES(2,'s2','2026-11-29T10:21:39+00:00','2026-11-29T10:21:42+00:00','finished','rounds','{"seconds":{"reflect":0.0907246729984763,"select":1.13082441199913,"refinetune":1.57432295400031,"evaluate":0.58661412299989},"frozen":10}');
+INSERT INTO "rounds" VALUES(0,'s0','2026-11-29T11:06:54+00:00','2026-11-29T11:06:55+00:00','finished',NULL,'{"seconds":{"evaluate":0.584124870001688}}');
+INSERT INTO "rounds" VALUES(1,'s1','2026-11-29T11:06:55+00:00','2026-11-29T11:06:59+00:00','finished',NULL,'{"seconds":{"reflect":0.153302937000262,"select":1.14842308100196,"refinetune":1.93012422399988,"evaluate":1.01257517699923},"signal":{"positions":[0,2,3,5,6,7,8,9,10,11],"pairs":10,"matched":{"ifd":{"value":0.49,"low":0.22940305874083095,"high":0.7561477446345014,"n":10},"r_ifd":{"value":0.44,"low":0.1829438114700631,"high":0.7186890494478648,"n":10}},"below_one":{"ifd":0.7,"r_ifd":0.1},"below_one_shuffled":{"ifd":0.7,"r_ifd":0.1},"follows_length":{"ifd":0.031164899666948576,"r_ifd":-0.5422692542049052,"nll":0.09972767893423544}},"frozen":10}');
+INSERT INTO "rounds" VALUES(2,'s2','2026-11-29T11:06:59+00:00','2026-11-29T11:07:03+00:00','finished','rounds','{"seconds":{"reflect":0.1743380049993,"select":1.23617580200153,"refinetune":1.69202197800041,"evaluate":0.641691610002453},"frozen":10}');
 CREATE TABLE runs (
             name TEXT PRIMARY KEY,
             created_at TEXT NOT NULL,
@@ -137,7 +137,7 @@ CREATE TABLE runs (
             status TEXT NOT NULL CHECK (status IN ('running', 'interrupted', 'budget', 'failed', 'finished')),
             seed INTEGER NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "runs" VALUES('finished','2026-11-29T10:21:35+00:00','{"name": "finished", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "subset": null, "split": "train", "format": "auto", "columns": {}, "roles": {}, "turns": "last", "limit": null, "holdout": 2, "ignore": [], "odd": {}}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "api_version": null, "temperature": null, "top_p": null, "send_seed": false, "extra_body": {}, "extra_headers": {}, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "wait": 600.0, "retries": 2, "price_in": null, "price_out": null, "prices": null, "budget_tokens": null, "budget_usd": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "structured": true, "freeze_after": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "load_in_4bit": false, "device": "auto", "batch_tokens": 2048, "threads": 1}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "length_band": 1.5, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "turns": "recycled", "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "answers": 500, "max_tokens": 8, "base_samples": 1000}, "judge": null, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null, "rollback": false, "max_failures": 0.5}, "scale": {"engine": "local", "address": null, "students": 1, "gpus_per_student": null, "teachers": 1, "gpus_per_teacher": null, "trainers": 1, "overlap": false}}','85284fbc04cfaf87141ee3f2398cbaa2','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "85284fbc04cfaf87141ee3f2398cbaa2", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','finished',0,8232793648536164261);
+INSERT INTO "runs" VALUES('finished','2026-11-29T11:06:54+00:00','{"name": "finished", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "subset": null, "split": "train", "format": "auto", "columns": {}, "roles": {}, "turns": "last", "limit": null, "holdout": 2, "ignore": [], "odd": {}}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "api_version": null, "temperature": null, "top_p": null, "send_seed": false, "extra_body": {}, "extra_headers": {}, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "wait": 600.0, "retries": 2, "price_in": null, "price_out": null, "prices": null, "budget_tokens": null, "budget_usd": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "structured": true, "freeze_after": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "load_in_4bit": false, "device": "auto", "batch_tokens": 2048, "threads": 1}, "selection": {"policy": "ifd+r-ifd", "scorer": "newest", "margin": 0.0, "length_band": 1.5, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "turns": "recycled", "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "answers": 500, "max_tokens": 8, "base_samples": 1000}, "judge": null, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null, "rollback": false, "max_failures": 0.5}, "scale": {"engine": "local", "address": null, "students": 1, "gpus_per_student": null, "teachers": 1, "gpus_per_teacher": null, "trainers": 1, "overlap": false}}','7a799bb07a3b9e7eb7c2ea2e2cdd55cd','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "7a799bb07a3b9e7eb7c2ea2e2cdd55cd", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','finished',0,1470438644793316230);
 CREATE TABLE samples (
             id TEXT PRIMARY KEY,
             position INTEGER NOT NULL UNIQUE,
@@ -416,9 +416,9 @@ CREATE TABLE students (
             parent_id TEXT REFERENCES students(id),
             metrics TEXT NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',8434210801881540352);
-INSERT INTO "students" VALUES('s1',1,'/world/student',NULL,'adapters/round-01','345237de8cb19783f2aadab90131f94b','s0','{"train_loss": 6.004015684127808, "steps": 2, "tokens": 515, "target_tokens": 264, "pairs": 6, "truncated": 0, "left_out": 0, "seconds": 1.0771421820008982}',1655163102969135598);
-INSERT INTO "students" VALUES('s2',2,'/world/student',NULL,'adapters/round-02','81cc751a0a02d486bb4f12c0e920ffaa','s0','{"train_loss": 6.003851652145386, "steps": 2, "tokens": 691, "target_tokens": 354, "pairs": 8, "truncated": 0, "left_out": 0, "seconds": 1.0541400620004424}',2693257916358689243);
+INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',4827881771814832235);
+INSERT INTO "students" VALUES('s1',1,'/world/student',NULL,'adapters/round-01','3001e88e776439ccee565b26ea4467f6','s0','{"train_loss": 6.004015684127808, "steps": 2, "tokens": 515, "target_tokens": 264, "pairs": 6, "truncated": 0, "left_out": 0, "seconds": 1.4276096100002178}',8684559184158076223);
+INSERT INTO "students" VALUES('s2',2,'/world/student',NULL,'adapters/round-02','a14d6106005d6d727d5be2bb99151e75','s0','{"train_loss": 6.003851652145386, "steps": 2, "tokens": 691, "target_tokens": 354, "pairs": 8, "truncated": 0, "left_out": 0, "seconds": 1.1993887160024315}',51063816655225316);
 CREATE TABLE teacher_calls (
             id TEXT PRIMARY KEY,
             round INTEGER NOT NULL,

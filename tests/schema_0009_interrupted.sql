@@ -5,15 +5,15 @@ CREATE TABLE "_sqlite_migrations" (
    "name" TEXT,
    "applied_at" TEXT
 );
-INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-29 10:21:44.809042+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-29 10:21:44.894776+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-29 10:21:44.914151+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-29 10:21:44.918635+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-29 10:21:44.934911+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-29 10:21:45.019202+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-29 10:21:45.119180+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(8,'reflectune','0008_conversations_and_answers','2026-11-29 10:21:45.136842+00:00');
-INSERT INTO "_sqlite_migrations" VALUES(9,'reflectune','0009_servers','2026-11-29 10:21:45.170559+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(1,'reflectune','0001_tables','2026-11-29 11:07:05.266570+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(2,'reflectune','0002_views','2026-11-29 11:07:05.388700+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(3,'reflectune','0003_config_changes','2026-11-29 11:07:05.397834+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(4,'reflectune','0004_cached_calls','2026-11-29 11:07:05.418036+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(5,'reflectune','0005_seals','2026-11-29 11:07:05.432432+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(6,'reflectune','0006_quick_views','2026-11-29 11:07:05.505484+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(7,'reflectune','0007_pool_and_outcomes','2026-11-29 11:07:05.610794+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(8,'reflectune','0008_conversations_and_answers','2026-11-29 11:07:05.649904+00:00');
+INSERT INTO "_sqlite_migrations" VALUES(9,'reflectune','0009_servers','2026-11-29 11:07:05.660098+00:00');
 CREATE TABLE config_changes (
             changed_at TEXT NOT NULL,
             key TEXT NOT NULL,
@@ -86,8 +86,8 @@ CREATE TABLE rounds (
             stop_reason TEXT,
             metrics TEXT NOT NULL
         ) STRICT;
-INSERT INTO "rounds" VALUES(0,'s0','2026-11-29T10:21:45+00:00','2026-11-29T10:21:45+00:00','finished',NULL,'{"seconds":{"evaluate":0.609330524001052}}');
-INSERT INTO "rounds" VALUES(1,NULL,'2026-11-29T10:21:46+00:00',NULL,'running',NULL,'{"seconds":{"reflect":0.0493205660004605,"select":0.359362213999702}}');
+INSERT INTO "rounds" VALUES(0,'s0','2026-11-29T11:07:05+00:00','2026-11-29T11:07:06+00:00','finished',NULL,'{"seconds":{"evaluate":0.818549718002032}}');
+INSERT INTO "rounds" VALUES(1,NULL,'2026-11-29T11:07:06+00:00',NULL,'running',NULL,'{"seconds":{"reflect":0.179638869001792,"select":0.522890342999744},"signal":{"positions":[0,2,3,5,6,7,8,9,10,11],"pairs":10,"matched":{"ifd":{"value":0.49,"low":0.22940305874083095,"high":0.7561477446345014,"n":10},"r_ifd":{"value":0.44,"low":0.1829438114700631,"high":0.7186890494478648,"n":10}},"below_one":{"ifd":0.7,"r_ifd":0.1},"below_one_shuffled":{"ifd":0.7,"r_ifd":0.1},"follows_length":{"ifd":0.031164899666948576,"r_ifd":-0.5422692542049052,"nll":0.09972767893423544}}}');
 CREATE TABLE runs (
             name TEXT PRIMARY KEY,
             created_at TEXT NOT NULL,
@@ -98,7 +98,7 @@ CREATE TABLE runs (
             status TEXT NOT NULL CHECK (status IN ('running', 'interrupted', 'budget', 'failed', 'finished')),
             seed INTEGER NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "runs" VALUES('interrupted','2026-11-29T10:21:45+00:00','{"name": "interrupted", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "subset": null, "split": "train", "format": "auto", "columns": {}, "roles": {}, "turns": "last", "limit": null, "holdout": 2, "ignore": [], "odd": {}}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "api_version": null, "temperature": null, "top_p": null, "send_seed": false, "extra_body": {}, "extra_headers": {}, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "wait": 600.0, "retries": 2, "price_in": null, "price_out": null, "prices": null, "budget_tokens": null, "budget_usd": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "structured": true, "freeze_after": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "load_in_4bit": false, "device": "auto", "batch_tokens": 2048, "threads": 1}, "selection": {"policy": "ifd+r-ifd", "margin": 0.0, "length_band": 1.5, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "turns": "recycled", "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "answers": 500, "max_tokens": 8, "base_samples": 1000}, "judge": null, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null, "rollback": false, "max_failures": 0.5}, "scale": {"engine": "local", "address": null, "students": 1, "gpus_per_student": null, "teachers": 1, "gpus_per_teacher": null, "trainers": 1, "overlap": false}}','ecada1f1baea38aac159a1a91970ab4a','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "ecada1f1baea38aac159a1a91970ab4a", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','interrupted',0,1341745669571011547);
+INSERT INTO "runs" VALUES('interrupted','2026-11-29T11:07:05+00:00','{"name": "interrupted", "rounds": 2, "seed": 0, "data": {"path": "/world/data.json", "hf": null, "subset": null, "split": "train", "format": "auto", "columns": {}, "roles": {}, "turns": "last", "limit": null, "holdout": 2, "ignore": [], "odd": {}}, "teacher": {"engine": "recorded", "model": null, "revision": null, "base_url": null, "api_key_env": null, "api_version": null, "temperature": null, "top_p": null, "send_seed": false, "extra_body": {}, "extra_headers": {}, "max_tokens": 2048, "concurrency": null, "timeout": 600.0, "wait": 600.0, "retries": 2, "price_in": null, "price_out": null, "prices": null, "budget_tokens": null, "budget_usd": null, "cache": "on", "dtype": "auto", "quantization": null, "tensor_parallel_size": null, "gpu_memory_utilization": null, "max_model_len": null, "path": "/world/teacher.jsonl", "prompts": null, "candidates": 1, "structured": true, "freeze_after": null}, "student": {"model": "/world/student", "revision": null, "template": "plain", "thinking": false, "date": "2024-07-26", "separator": "<s>", "max_length": 256, "dtype": "float32", "load_in_4bit": false, "device": "auto", "batch_tokens": 2048, "threads": 1}, "selection": {"policy": "ifd+r-ifd", "scorer": "newest", "margin": 0.0, "length_band": 1.5, "train_max_ifd": 1000000.0, "ifd_cap": null, "train_max_r_ifd": 1000000.0, "keep": "improved", "top_fraction": 1.0, "random_rate": 0.5}, "refinetune": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "lr": 0.01, "epochs": 1, "tokens": null, "batch_tokens": 512, "warmup": 0.03, "start_from": "base", "gradient_checkpointing": false, "turns": "recycled", "anchor": 0.0}, "evaluate": {"every": 1, "checker": null, "answers": 500, "max_tokens": 8, "base_samples": 1000}, "judge": null, "stop": {"patience": null, "min_acceptance": 0.0, "max_drop": null, "rollback": false, "max_failures": 0.5}, "scale": {"engine": "local", "address": null, "students": 1, "gpus_per_student": null, "teachers": 1, "gpus_per_teacher": null, "trainers": 1, "overlap": false}}','35d73cfbd30423b6e876326c1f625b3b','f89ec5be5669d7d964c19c8e1b9954a3','{"reflectune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.19.0", "peft": "0.21.2", "langgraph": "1.2.22", "sqlite-utils": "4.2.1", "graph": "060840373bbcbe29ea40e37f7850a9aa", "config": "35d73cfbd30423b6e876326c1f625b3b", "student.model": "dfb25c6a7d36fe5942d340ddb39fd604", "teacher.path": "0e958b0b56025dcaeef8fe25ea0c37f2"}','interrupted',0,857671152115256985);
 CREATE TABLE samples (
             id TEXT PRIMARY KEY,
             position INTEGER NOT NULL UNIQUE,
@@ -189,7 +189,7 @@ CREATE TABLE students (
             parent_id TEXT REFERENCES students(id),
             metrics TEXT NOT NULL
         , seal INTEGER) STRICT;
-INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',8434210801881540352);
+INSERT INTO "students" VALUES('s0',0,'/world/student',NULL,NULL,NULL,NULL,'{}',4827881771814832235);
 CREATE TABLE teacher_calls (
             id TEXT PRIMARY KEY,
             round INTEGER NOT NULL,
