@@ -102,6 +102,7 @@ class Deciding:
         lineage, freeze_after = context.lineage, context.config.teacher.freeze_after
         self._context, self._pool, self._round, self.phase = context, pool, round, phase
         self._student_id = context.deciding_student(round).id
+        self._is_signal_due = round == 1  # unless it was measured before
         self._accepted = lineage.count_decisions(round, phase, "accepted")
         self.total, self.done = lineage.samples()["train"], lineage.count_decisions(round, phase)
         self._compared = self.done - sum(lineage.count_decisions(round, phase, it) for it in UNCONTESTED)
@@ -121,7 +122,8 @@ class Deciding:
         group = Group(contests, known, self._context.config, self._round, self.phase, self._student_id)
         if not unscored([*group.needed(), *group.goes_on(versions)], known):
             return completed(decide_group(group, None))
-        if self._round == 1 and read_signal(lineage) is None:
+        if self._is_signal_due:
+            self._is_signal_due = False
             self._measure_signal()
         place = f"round {self._round}, {self.phase}"
         about = f"{place}, samples {contests[0].sample_id} to {contests[-1].sample_id}"
@@ -133,6 +135,8 @@ class Deciding:
         That is six passes a pair. Their scores are not stored: no decision and no later score depends on it.
         """
         lineage, config = self._context.lineage, self._context.config
+        if read_signal(lineage) is not None:
+            return
         number = min(_SIGNAL_PAIRS, config.evaluate.base_samples)
         if number < 2 or len(chosen := lineage.choose_samples(number, config.seed)) < 2:
             return
