@@ -15,7 +15,7 @@ HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent))
 def test_changelog_of_a_release_names_version_and_date() -> None:
     assert check_changelog("# Changelog\n\n## 0.2.0 (2026-12-01)\n- x\n## 0.1.0 (2026-11-01)", "0.2.0")
     for heading in ("## 0.2.0 (unreleased)", "## 0.1.0 (2026-12-01)", ""):
-        with pytest.raises(CheckError, match="want 0.2.0 and the date"):
+        with pytest.raises(CheckError, match=r"want 0\.2\.0 and the date"):
             check_changelog(f"# Changelog\n\n{heading}\n", "0.2.0")
 
 
