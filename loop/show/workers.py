@@ -1,6 +1,6 @@
 """The stages and workers of a run under way as tables, for a terminal and a page alike."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.numbers import format_number
@@ -10,12 +10,13 @@ from reflectune.state.text import one_line
 __all__ = ["tabulate_stages", "tabulate_workers"]
 
 _STAGE_HEADS = (
-    "stage", "done", "of", "per second", "groups under way", "groups to commit", "held up by",
+    "stage", "done", "of", "per\nsecond", "groups\nunder way", "groups\nto commit", "held up by",
 )  # fmt: skip
 _WORKER_HEADS = (
-    "worker", "node", "device", "waits for", "under way", "queued", "done", "per second",
-    "memory GiB", "GPU GiB", "replaced",
+    "worker", "node", "device", "waits for", "under\nway", "queued", "done", "per\nsecond",
+    "memory\nGiB", "GPU\nGiB", "replaced",
 )  # fmt: skip
+_TEXTS = ("node", "device", "waits for", "held up by")
 
 
 def tabulate_stages(stages: Iterable[StageDocument] | None) -> Section:
@@ -32,7 +33,7 @@ def tabulate_stages(stages: Iterable[StageDocument] | None) -> Section:
         )
         for stage in stages or ()
     ]
-    return Section("Stages", _STAGE_HEADS, rows, texts=("held up by",))
+    return _tell("Stages", _STAGE_HEADS, rows)
 
 
 def tabulate_workers(workers: Iterable[WorkerDocument] | None) -> Section:
@@ -53,7 +54,13 @@ def tabulate_workers(workers: Iterable[WorkerDocument] | None) -> Section:
         )
         for worker in workers or ()
     ]
-    return Section("Workers", _WORKER_HEADS, rows, texts=("node", "device", "waits for"))
+    return _tell("Workers", _WORKER_HEADS, rows)
+
+
+def _tell(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Section:
+    """The table without columns in which nothing is told of anyone: a terminal has little room."""
+    told = [at for at in range(len(heads)) if any(row[at] not in ("-", 0) for row in rows)]
+    return Section(title, [heads[at] for at in told], [[row[at] for at in told] for row in rows], _TEXTS)
 
 
 def _format_gib(bytes: int | None) -> str:
