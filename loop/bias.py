@@ -96,18 +96,12 @@ def compare_trained(
     names = [name for name, policy in POLICIES.items() if policy.measure(phase) is not None]
     found = []
     for name in names + [own] * is_own(own):
-        gains = [find_gain(contest, name, before, after, config, phase) for contest in contests]
-        sides = [
-            [
-                gain
-                for gain, contest in zip(gains, contests, strict=True)
-                if (contest.incumbent_id in trained) is side
-            ]
-            for side in (True, False)
-        ]
-        incumbents, leads, accepted = (
-            contrast(*([value for value in values if value is not None] for values in both))
-            for both in zip(*(_columns(side) for side in sides), strict=True)
+        gains: dict[bool, list[Gain]] = {True: [], False: []}
+        for contest in contests:
+            gain = find_gain(contest, name, before, after, config, phase)
+            gains[contest.incumbent_id in trained].append(gain)
+        incumbents, leads, acceptance = (
+            contrast(*([gain[place] for gain in gains[side]] for side in (True, False))) for place in range(3)
         )
         found.append(
             PolicyBias(
@@ -116,7 +110,7 @@ def compare_trained(
                 unit=_unit(name, phase),
                 incumbents=incumbents,
                 leads=leads,
-                acceptance=accepted,
+                acceptance=acceptance,
             )
         )
     return found
@@ -154,20 +148,15 @@ def _unit(policy: str, phase: Phase) -> str:
     return f"log {measure.title}" if measure.key in _RATIOS else measure.unit or measure.title
 
 
-def _columns(gains: Sequence[Gain]) -> Sequence[Sequence[float | None]]:
-    return [[gain[place] for gain in gains] for place in range(3)]
-
-
-def contrast(trained: Sequence[float], others: Sequence[float]) -> Contrast:
-    """The difference of two means, with its interval."""
-    sizes = {"trained": len(trained), "others": len(others)}
-    if min(sizes.values()) < 2:
-        return Contrast(value=None, low=None, high=None, trained=sizes["trained"], others=sizes["others"])
-    value = statistics.fmean(trained) - statistics.fmean(others)
-    half = 1.96 * math.sqrt(sum(statistics.variance(part) / len(part) for part in (trained, others)))
-    return Contrast(
-        value=value, low=value - half, high=value + half, trained=sizes["trained"], others=sizes["others"]
-    )
+def contrast(trained: Sequence[float | None], others: Sequence[float | None]) -> Contrast:
+    """The difference of two means of what is known, with its interval."""
+    ones, rest = ([value for value in side if value is not None] for side in (trained, others))
+    found = Contrast(value=None, low=None, high=None, trained=len(ones), others=len(rest))
+    if len(ones) > 1 and len(rest) > 1:
+        value = statistics.fmean(ones) - statistics.fmean(rest)
+        half = 1.96 * math.sqrt(sum(statistics.variance(part) / len(part) for part in (ones, rest)))
+        found |= {"value": value, "low": value - half, "high": value + half}
+    return found
 
 
 def conclude(policies: Sequence[PolicyBias], own: str, student: str) -> str:

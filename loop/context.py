@@ -20,11 +20,11 @@ from reflectune.state.config import RunConfig
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.live import Worker
-from reflectune.state.records import Pair, Phase, Score, Scores, StudentRecord, Term
+from reflectune.state.records import HALVES, Half, Pair, Phase, Score, Scores, StudentRecord, Term
 
 __all__ = [
-    "SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "Wanted", "find_adapter", "score_missing",
-    "unscored",
+    "SAMPLES_AT_ONCE", "LoopContext", "LoopState", "Scorer", "Wanted", "find_adapter", "find_scorers",
+    "score_missing", "unscored",
 ]  # fmt: skip
 
 # How many samples are scored and decided at once, and lost at most when the process dies. Fixed, since
@@ -125,3 +125,21 @@ def find_adapter(folder: RunFolder, student: StudentRecord) -> Path | None:
     adapter = folder.adapter(student.round)
     check_adapter(adapter, student.adapter_hash, student.id)
     return adapter
+
+
+def find_scorers(folder: RunFolder, student: StudentRecord) -> list[tuple[Half | None, Path | None]]:
+    """Whose adapter scores which samples of the pool: the student's all, or each half's those of the other.
+
+    With `selection.cross_fit` a student's scores of the pool are so of two that were trained on half of its
+    pairs; metrics["halves"] has the hashes of their adapters, None where a half had no pair.
+    """
+    hashes = student.metrics.get("halves")
+    if hashes is None:
+        return [(None, find_adapter(folder, student))]
+    found: list[tuple[Half | None, Path | None]] = []
+    for half, trained in zip(HALVES, reversed(HALVES), strict=True):
+        adapter = folder.adapter(student.round, trained)
+        if hashes[trained] is not None:
+            check_adapter(adapter, hashes[trained], f"{student.id}, half {trained}")
+        found.append((half, None if hashes[trained] is None else adapter))
+    return found

@@ -188,6 +188,7 @@ def _student_tokens(config: RunConfig, lengths: Lengths, samples: Mapping[Phase,
         follows=1 - samples["instruction"] / given,
     )
     trained = training.tokens or (training.epochs or 0) * given * (lengths.instruction + lengths.response)
+    trained *= 1 + config.selection.cross_fit  # two halves more
     return {"scored": round(config.rounds * given * scored), "trained": round(config.rounds * trained)}
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from reflectune.agents.student.student import Student, StudentBase
 from reflectune.agents.student.templates import check_student
 from reflectune.loop.bias import Bias, compare_trained, conclude
-from reflectune.loop.context import SAMPLES_AT_ONCE, find_adapter, score_missing
+from reflectune.loop.context import SAMPLES_AT_ONCE, find_adapter, find_scorers, score_missing
 from reflectune.loop.evidence import Choice, Evidence, measure_evidence
 from reflectune.loop.progress import Display
 from reflectune.loop.resuming import restore_config
@@ -32,6 +32,7 @@ from reflectune.state.records import (
     StudentRecord,
     Term,
     content_hash,
+    half_of,
 )
 
 __all__ = ["measure_data", "measure_run"]
@@ -95,7 +96,7 @@ class _Bias:
 
     def measure(self, number: int, seed: int) -> Bias | None:
         """What training does to so many contests a phase; None where nothing was trained or decided."""
-        student = self.lineage.round_student(self.round - 1)
+        student = self.lineage.round_student(self.config.selection.deciding(self.round))
         if student is None or student.adapter is None:
             return None
         contests = {phase: self._draw(phase, number, seed) for phase in PHASES}
@@ -129,18 +130,20 @@ class _Bias:
     def _score(self, contests: Sequence[Contest], student: StudentRecord) -> Scores:
         """All scores under a student: as they are stored, or computed."""
         found: dict[str, Mapping[Term, Score]] = {}
-        with (
-            Student(self.base, find_adapter(self.folder, student)) as scorer,
-            self.display.stage(f"signal · {student.id}", total=len(contests)) as stage,
-        ):
-            for start in range(0, len(contests), SAMPLES_AT_ONCE):
-                group = contests[start : start + SAMPLES_AT_ONCE]
-                pairs = {id: pair for contest in group for id, pair in contest.pairs.items()}
-                known = self.lineage.scores([*pairs], student.id)
-                wanted = ((id, pair, term) for id, pair in pairs.items() for term in TERMS)
-                fresh = score_missing(wanted, known, scorer)
-                found |= {id: {**known[id], **fresh.get(id, {})} for id in pairs}
-                stage.update(start + len(group), len(contests))
+        for half, adapter in find_scorers(self.folder, student):
+            own = [each for each in contests if half is None or half_of(each.sample_id) == half]
+            with (
+                Student(self.base, adapter) as scorer,
+                self.display.stage(f"signal · {student.id}", total=len(own)) as stage,
+            ):
+                for start in range(0, len(own), SAMPLES_AT_ONCE):
+                    group = own[start : start + SAMPLES_AT_ONCE]
+                    pairs = {id: pair for contest in group for id, pair in contest.pairs.items()}
+                    known = self.lineage.scores([*pairs], student.id)
+                    wanted = ((id, pair, term) for id, pair in pairs.items() for term in TERMS)
+                    fresh = score_missing(wanted, known, scorer)
+                    found |= {id: {**known[id], **fresh.get(id, {})} for id in pairs}
+                    stage.update(start + len(group), len(own))
         return found
 
 

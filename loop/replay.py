@@ -30,7 +30,7 @@ from reflectune.state.lineage.replays import (
     training_ids,
 )
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import PHASES, Contest, Decision, Pair, Phase, Reason, Score, Term
+from reflectune.state.records import HALVES, PHASES, Contest, Decision, Pair, Phase, Reason, Score, Term
 from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["Change", "PhaseReplayed", "Replayed", "RoundReplayed", "replay_run"]
@@ -110,6 +110,12 @@ def replay_run(
         ConfigError: an impossible value, a name that is taken, or a run without a decided round.
     """
     changed = _change(config, name, settings)
+    if changed.selection.cross_fit != config.selection.cross_fit:
+        raise ConfigError("selection.cross_fit: a run's scores are of the students it had; start another run")
+    if score and config.selection.cross_fit:
+        raise ConfigError(
+            "--score: this run's students decide by halves (selection.cross_fit); replay without"
+        )
     result = Replayed(
         name=config.name,
         replay=name,
@@ -300,5 +306,6 @@ def _copy_adapters(folder: RunFolder, made: RunFolder, result: Replayed) -> None
     """The adapters of the students that are the replay's too."""
     last = result["rounds"][-1]["round"] - (result["forks_after"] is not None)
     for round in range(1, last + 1):
-        if folder.adapter(round).exists():
-            shutil.copytree(folder.adapter(round), made.adapter(round))
+        for half in (None, *HALVES):
+            if folder.adapter(round, half).exists():
+                shutil.copytree(folder.adapter(round, half), made.adapter(round, half))

@@ -42,7 +42,7 @@ __all__ = [
 ]  # fmt: skip
 
 _STEPS_PER_ROUND = 6  # two reflections, two selections, refinetune, evaluate
-_ADAPTER = re.compile(r"\.?round-(\d+)(\.partial)?")
+_ADAPTER = re.compile(r"\.?round-(\d+)(-half-\d)?(\.partial)?")
 _LIBRARIES = ("reflectune", "torch", "transformers", "peft", "langgraph", "sqlite-utils")
 
 

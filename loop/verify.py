@@ -40,10 +40,12 @@ from reflectune.state.lineage import checks
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import (
     ANSWERLESS,
+    HALVES,
     PHASES,
     TERMS,
     Decision,
     Evaluation,
+    Half,
     Pair,
     Phase,
     Scores,
@@ -277,8 +279,14 @@ class _Replay:
     # Decisions and training sets
 
     def _check_decisions(self, round: int, phase: Phase, student: str) -> None:
-        for contests in self.lineage.contests(
-            round, phase, SAMPLES_AT_ONCE, freeze_after=self.config.teacher.freeze_after, decided=True
+        freeze_after = self.config.teacher.freeze_after
+        # What is decided one after the other.
+        halves = HALVES if self.config.selection.cross_fit and student != "s0" else (None,)
+        for contests in itertools.chain.from_iterable(
+            self.lineage.contests(
+                round, phase, SAMPLES_AT_ONCE, freeze_after=freeze_after, decided=True, half=half
+            )
+            for half in halves
         ):
             stored = self.lineage.decisions(round, phase, [contest.sample_id for contest in contests])
             if not stored and not self._is_decided(round):
@@ -332,17 +340,24 @@ class _Replay:
 
     def _check_adapters(self, found: Iterable[str]) -> None:
         """A student's adapter is what was trained; any other adapter is of a round under way."""
-        known = {self.folder.adapter(round).name for round in self.rounds.keys() - self.students.keys()}
+        under_way = itertools.product(self.rounds.keys() - self.students.keys(), (None, *HALVES))
+        known = {self.folder.adapter(round, half).name for round, half in under_way}
         for student in checks.rows(self.lineage, "students"):
             if student["round"] == 0:
                 continue
-            adapter = self.folder.adapter(student["round"])
-            known.add(adapter.name)
-            self.faults.checked["adapters"] += 1
-            try:
-                check_adapter(adapter, student["adapter_hash"], student["id"])
-            except AdapterError as error:
-                self.faults.add("adapters", adapter.name, str(error))
+            hashes: dict[Half | None, str | None] = {None: student["adapter_hash"]}
+            with suppress(ValueError, AttributeError, TypeError):  # its seal tells
+                hashes |= dict(zip(HALVES, json.loads(student["metrics"]).get("halves", ()), strict=False))
+            for half, hash in hashes.items():
+                if hash is None:  # of a half that had no pair
+                    continue
+                adapter = self.folder.adapter(student["round"], half)
+                known.add(adapter.name)
+                self.faults.checked["adapters"] += 1
+                try:
+                    check_adapter(adapter, hash, student["id"])
+                except AdapterError as error:
+                    self.faults.add("adapters", adapter.name, str(error))
         for name in set(found) - known:
             self.faults.add("adapters", name, "belongs to no student")
 

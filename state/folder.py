@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from reflectune.state.errors import ConfigError, StoreError
+from reflectune.state.records import Half
 
 __all__ = ["PLAN", "RunFolder"]
 
@@ -46,9 +47,10 @@ class RunFolder:
         """What a process that works on the run does now; there only while it does."""
         return self.path / "live.json"
 
-    def adapter(self, round: int) -> Path:
-        """The adapter folder of a round."""
-        return self.path / "adapters" / f"round-{round:02d}"
+    def adapter(self, round: int, half: Half | None = None) -> Path:
+        """The adapter folder of a round, or of its student that was trained on one half alone."""
+        name = f"round-{round:02d}" if half is None else f"round-{round:02d}-half-{half}"
+        return self.path / "adapters" / name
 
     def write_config(self, text: str) -> None:
         """Put config.toml into place: all of it, on disk, or what was there before."""

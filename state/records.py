@@ -48,6 +48,8 @@ DataFormat = Literal[
     "auto", "alpaca", "messages", "sharegpt", "dolly", "ultrachat", "preference", "prompt", "question",
     "generations", "segments",
 ]  # fmt: skip
+# Of the samples, by lot: each half's pairs train one of two students, who decides about the other's.
+Half = Literal[0, 1]
 Turns = Literal["last", "first", "each"]
 # Rows that are no pairs: nothing usable in them, of another format than the configured one, turns out of
 # order, speakers of unknown names, tools, images or sound.
@@ -60,6 +62,8 @@ Recipe = Literal[
 PHASES: tuple[Phase, ...] = get_args(Phase)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 TERMS: tuple[Term, ...] = get_args(Term)
+HALVES: tuple[Half, ...] = get_args(Half)
+_ODD = "13579bdf"
 # Reasons of decisions that had no proposal to decide about.
 UNCONTESTED: tuple[Reason, ...] = ("no-candidate", "frozen")
 # Statuses of a call after which its proposal is not asked for again; the other failures may pass.
@@ -87,6 +91,11 @@ def hash_stream(parts: Iterable[object]) -> str:
 def content_part(id: str) -> str:
     """What of the id of a sample, version or call does not depend on where its sample stands in the data."""
     return id.rpartition("-")[2]
+
+
+def half_of(sample_id: str) -> Half:
+    """Which half a sample is in, by the last hex digit of its id: the odd ones are in half 1."""
+    return 1 if sample_id[-1] in _ODD else 0
 
 
 def position_part(id: str) -> str:

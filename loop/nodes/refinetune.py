@@ -1,5 +1,8 @@
 """The node that trains the next student."""
 
+from pathlib import Path
+from typing import Any
+
 from langgraph.runtime import Runtime
 
 from reflectune.agents.student.adapters import hash_adapter
@@ -9,7 +12,7 @@ from reflectune.loop.selection import choose_training_set
 from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
-from reflectune.state.records import Pairs, StudentRecord
+from reflectune.state.records import HALVES, Half, Pairs, StudentRecord
 
 __all__ = ["choose_for_round", "refinetune"]
 
@@ -47,9 +50,47 @@ def choose_for_round(lineage: LoopReader, config: RunConfig, round: int, student
 
 
 def _train(context: LoopContext, round: int, pairs: Pairs, previous: StudentRecord) -> StudentRecord:
-    config = context.config
-    out = context.folder.adapter(round)
+    config, folder = context.config, context.folder
+    out = folder.adapter(round)
     goes_on = config.refinetune.start_from == "previous" and previous.adapter is not None
+    start = find_adapter(folder, previous) if goes_on else None
+    metrics: dict[str, Any] = {**_train_adapter(context, config, round, pairs, out, start)}
+    if cut := metrics.get("truncated"):
+        context.display.say(
+            f"round {round} · refinetune: student.max_length cut the response or context of {cut:.0f} of "
+            f"{metrics['pairs']:.0f} pairs"
+        )
+    if config.selection.cross_fit:
+        metrics["halves"] = [_train_half(context, round, half) for half in HALVES]
+    return StudentRecord(
+        id=f"s{round}",
+        round=round,
+        base_model=config.student.model,
+        base_revision=config.student.revision,
+        adapter=str(out.relative_to(folder.path)),
+        adapter_hash=hash_adapter(out),
+        parent_id=previous.id if goes_on else "s0",
+        metrics=metrics,
+    )
+
+
+def _train_half(context: LoopContext, round: int, half: Half) -> str | None:
+    """Train on one half of the training set, for as many epochs; the adapter's hash, None without a pair."""
+    pairs, out = context.lineage.training_pairs(round, half), context.folder.adapter(round, half)
+    if not len(pairs):
+        return None
+    refinetune = context.config.refinetune
+    tokens = refinetune.tokens and max(refinetune.tokens // 2, 1)
+    config = context.config.model_copy(
+        update={"refinetune": refinetune.model_copy(update={"tokens": tokens})}
+    )
+    _train_adapter(context, config, round, pairs, out, None)
+    return hash_adapter(out)
+
+
+def _train_adapter(
+    context: LoopContext, config: RunConfig, round: int, pairs: Pairs, out: Path, previous: Path | None
+) -> dict[str, float]:
     with context.display.stage(f"round {round} · refinetune · {len(pairs)} pairs", total=0) as stage:
         stage.watch(context.trainers)
 
@@ -57,29 +98,14 @@ def _train(context: LoopContext, round: int, pairs: Pairs, previous: StudentReco
             stage.update(step, steps, **({} if loss is None else {"loss": f"{loss:.3f}"}))
 
         try:
-            metrics = context.refinetune_student(
+            return context.refinetune_student(
                 config,
                 pairs,
                 out,
-                previous=find_adapter(context.folder, previous) if goes_on else None,
+                previous=previous,
                 round=round,
                 on_step=on_step,
                 is_stopping=context.stopping,
             )
         except StoppedError as error:
             raise Interrupted from error
-    if cut := metrics.get("truncated"):
-        context.display.say(
-            f"round {round} · refinetune: student.max_length cut the response or context of {cut:.0f} of "
-            f"{metrics['pairs']:.0f} pairs"
-        )
-    return StudentRecord(
-        id=f"s{round}",
-        round=round,
-        base_model=config.student.model,
-        base_revision=config.student.revision,
-        adapter=str(out.relative_to(context.folder.path)),
-        adapter_hash=hash_adapter(out),
-        parent_id=previous.id if goes_on else "s0",
-        metrics=metrics,
-    )

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from langgraph.runtime import Runtime
 
@@ -15,6 +16,7 @@ from reflectune.loop.context import (
     LoopState,
     Scorer,
     Wanted,
+    find_scorers,
     score_missing,
     unscored,
 )
@@ -25,7 +27,7 @@ from reflectune.loop.selection import decide, needed_scores
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.documents import Matching
 from reflectune.state.lineage.signals import read_signal
-from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Pair, Phase, Scores, Term
+from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Half, Pair, Phase, Scores, Term
 
 __all__ = ["Decided", "Deciding", "Group", "decide_group", "select"]
 
@@ -41,14 +43,20 @@ def select(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, object]
     context, round, phase = runtime.context, state["round"], state["phase"]
     context.leave_if_asked()
     if not context.is_decided(round, phase):
-        with context.timed(round, "select"), ExitStack() as stack:
-            pool = stack.enter_context(context.open_pool(context.deciding_student(round)))
-            deciding = Deciding(context, pool, round, phase)
-            deciding.show(stack)
-            steps = deciding.groups, deciding.begin, deciding.commit
-            compute_groups(*steps, pool.at_once, context.stopping, deciding.stage.show_groups)
-            context.leave_if_asked()
+        with context.timed(round, "select"):
+            for half, adapter in find_scorers(context.folder, context.deciding_student(round)):
+                _decide(context, round, phase, half, adapter)
     return {"phase": "response" if phase == "instruction" else "instruction"}
+
+
+def _decide(context: LoopContext, round: int, phase: Phase, half: Half | None, adapter: Path | None) -> None:
+    with ExitStack() as stack:
+        pool = stack.enter_context(context.open_students(adapter))
+        deciding = Deciding(context, pool, round, phase, half)
+        deciding.show(stack)
+        steps = deciding.groups, deciding.begin, deciding.commit
+        compute_groups(*steps, pool.at_once, context.stopping, deciding.stage.show_groups)
+        context.leave_if_asked()
 
 
 Decided = tuple[Scores, Sequence[Decision]]  # the new scores, and the decisions they led to
@@ -94,11 +102,13 @@ class Group:
 
 
 class Deciding:
-    """The decisions of a phase: groups that are begun on students, and committed in their order."""
+    """The decisions of a phase, or about one half of it: groups begun on students, committed in order."""
 
     stage: Stage
 
-    def __init__(self, context: LoopContext, pool: StudentPool, round: int, phase: Phase) -> None:
+    def __init__(
+        self, context: LoopContext, pool: StudentPool, round: int, phase: Phase, half: Half | None = None
+    ) -> None:
         lineage, freeze_after = context.lineage, context.config.teacher.freeze_after
         self._context, self._pool, self._round, self.phase = context, pool, round, phase
         self._student_id = context.deciding_student(round).id
@@ -106,7 +116,7 @@ class Deciding:
         self._accepted = lineage.count_decisions(round, phase, "accepted")
         self.total, self.done = lineage.samples()["train"], lineage.count_decisions(round, phase)
         self._compared = self.done - sum(lineage.count_decisions(round, phase, it) for it in UNCONTESTED)
-        self.groups = lineage.contests(round, phase, SAMPLES_AT_ONCE, freeze_after=freeze_after)
+        self.groups = lineage.contests(round, phase, SAMPLES_AT_ONCE, freeze_after=freeze_after, half=half)
 
     def show(self, stack: ExitStack) -> None:
         """Show how the phase gets on for as long as the stack lasts."""

@@ -126,6 +126,8 @@ class SelectionConfig(Section):
     """Then train on this share only, hardest (highest IFD) first."""
     random_rate: Share = 0.5
     """Share of proposals that policy random takes."""
+    cross_fit: bool = False
+    """From round 2 on let two students decide, each trained on one half, about the pairs of the other."""
 
     def deciding(self, round: int) -> int:
         """The round whose student decides in a round."""
@@ -321,6 +323,22 @@ class RunConfig(Section):
             raise ValueError(
                 "student.load_in_4bit: vLLM would teach with other weights than the student's; set "
                 'teacher.engine = "transformers", or another teacher.model'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _halves_are_trained_apart(self) -> Self:
+        if self.selection.cross_fit and self.refinetune.start_from == "previous":
+            raise ValueError('selection.cross_fit: start_from = "previous" has seen both halves; unset it')
+        if self.selection.cross_fit and self.selection.scorer == "base":
+            raise ValueError('selection.cross_fit: scorer = "base" was trained on no pair; unset one of both')
+        if self.selection.cross_fit and self.scale.overlap:
+            raise ValueError(
+                "selection.cross_fit: halves are decided one after the other; unset scale.overlap"
+            )
+        if self.selection.cross_fit and self.scale.engine == "ray":
+            raise ValueError(
+                'selection.cross_fit: halves are trained on this machine; unset scale.engine = "ray"'
             )
         return self
 

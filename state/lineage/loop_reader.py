@@ -20,6 +20,7 @@ from reflectune.state.records import (
     CallStatus,
     Contest,
     Decision,
+    Half,
     HeldOutAnswer,
     Pair,
     Phase,
@@ -64,6 +65,13 @@ _LAST_CALLS = (
 
 # How many samples one question to the database reads at a time.
 _PAGE = 500
+
+
+def _of_half(column: str, half: Half | None) -> str:
+    """A condition on a sample's id, as `half_of` says it."""
+    if half is None:
+        return ""
+    return f"AND (instr('13579bdf', substr({column}, -1)) > 0) = {half}"
 
 
 class LoopReader(LineageReader):
@@ -181,14 +189,23 @@ class LoopReader(LineageReader):
     # Selection
 
     def contests(
-        self, round: int, phase: Phase, size: int, *, freeze_after: int | None = None, decided: bool = False
+        self,
+        round: int,
+        phase: Phase,
+        size: int,
+        *,
+        freeze_after: int | None = None,
+        decided: bool = False,
+        half: Half | None = None,
     ) -> Iterator[list[Contest]]:
         """The samples a phase has not decided yet, in fixed groups of at most `size`; or all that it has.
+
+        With `half` only samples of that.
 
         A group is the same samples whether or not a run was interrupted, so whatever is computed
         for a group at once comes out the same.
         """
-        for page in self._incumbents(round, phase, size):
+        for page in self._incumbents(round, phase, size, half):
             sample_ids = [row["sample_id"] for row in page]
             if not decided and self.decisions(round, phase, sample_ids):
                 continue
@@ -265,9 +282,9 @@ class LoopReader(LineageReader):
         page = [found[sample] for sample in sample_ids if sample in found]
         return {row["id"]: pair for row, pair in zip(page, self.read_pairs(page), strict=True)}
 
-    def training_pairs(self, round: int) -> "TrainingPairs":
-        """The training set T[r] as what trains on it reads it, again and again."""
-        return TrainingPairs(self, round)
+    def training_pairs(self, round: int, half: Half | None = None) -> "TrainingPairs":
+        """The training set T[r], or one half of it, as what trains on it reads it, again and again."""
+        return TrainingPairs(self, round, half)
 
     def original_ids(self) -> list[str]:
         """Version ids of the given training pairs, by position."""
@@ -322,8 +339,10 @@ class LoopReader(LineageReader):
         spared = self.spared_attempts(round, phase)
         return {"round": round, "phase": phase, "attempts": attempts, "spared": spared}
 
-    def _incumbents(self, round: int, phase: Phase, size: int) -> Iterator[list[dict[str, Any]]]:
-        """Training samples with the version that a phase begins with, page by page."""
+    def _incumbents(
+        self, round: int, phase: Phase, size: int, half: Half | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Training samples, or those of one half, with the version that a phase begins with, page by page."""
         before = (round - 1, "response") if phase == "instruction" else (round, "instruction")
         if before[0] == 0:
             join = "CROSS JOIN versions ON versions.sample_id = samples.id AND versions.phase = 'original'"
@@ -335,7 +354,8 @@ class LoopReader(LineageReader):
         query = (
             "SELECT samples.position, samples.id AS sample_id, versions.id AS version_id, "
             f"versions.instruction, versions.input, versions.response FROM samples {join} WHERE "
-            "samples.split = 'train' AND samples.position > :position ORDER BY samples.position LIMIT :size"
+            f"samples.split = 'train' AND samples.position > :position {_of_half('samples.id', half)} "
+            "ORDER BY samples.position LIMIT :size"
         )
         place = {"round": before[0], "phase": before[1], "position": -1, "size": size}
         while page := list(self.db.query(query, place)):
@@ -353,22 +373,24 @@ class LoopReader(LineageReader):
 
 
 class TrainingPairs:
-    """The pairs of a training set T[r] by rank; every iteration reads them anew, page by page.
+    """The pairs of a training set T[r], or of one half of the samples, by rank; every iteration reads anew.
 
     Rows may be written meanwhile, but not of this training set.
     """
 
-    def __init__(self, lineage: LoopReader, round: int) -> None:
+    def __init__(self, lineage: LoopReader, round: int, half: Half | None = None) -> None:
         self._lineage, self._round = lineage, round
+        self._of_half = _of_half("sample_id", half)
 
     def __len__(self) -> int:
-        return self._lineage._count("training_sets WHERE round = ?", [self._round])
+        joined = f"JOIN versions ON versions.id = version_id {self._of_half}" if self._of_half else ""
+        return self._lineage._count(f"training_sets {joined} WHERE training_sets.round = ?", [self._round])
 
     def __iter__(self) -> Iterator[Pair]:
         query = (
             "SELECT rank, sample_id, instruction, input, response FROM training_sets "
             "CROSS JOIN versions ON versions.id = version_id "
-            "WHERE training_sets.round = ? AND rank > ? ORDER BY rank LIMIT ?"
+            f"WHERE training_sets.round = ? AND rank > ? {self._of_half} ORDER BY rank LIMIT ?"
         )
         rank = -1
         while page := list(self._lineage.db.query(query, [self._round, rank, _PAGE])):
