@@ -7,13 +7,14 @@ from reflectune.agents.teacher.teacher import Reflected
 from reflectune.loop.context import LoopContext
 from reflectune.loop.progress import Stage
 from reflectune.loop.stopping import is_spent, why_failed
-from reflectune.state.config import TeacherConfig
+from reflectune.state.config import EngineConfig, TeacherConfig
 from reflectune.state.errors import TeacherError
+from reflectune.state.judgements import JudgeCall
 from reflectune.state.lineage.documents import ReasonDocument
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import ANSWERED, ANSWERLESS, Phase, Reflection, TeacherCall
 
-__all__ = ["Asking", "PhaseAsked", "count_wanted"]
+__all__ = ["Asking", "PhaseAsked", "count_wanted", "refuse_uncounted"]
 
 
 def count_wanted(lineage: LoopReader, teacher: TeacherConfig, round: int, phase: Phase) -> int:
@@ -102,7 +103,7 @@ class Asking:
             (call for call, _ in group), (made for _, made in group if made)
         )
         for call, _ in group:
-            _refuse_uncounted(teacher, call)
+            refuse_uncounted(teacher, call)
             self._spending = self._spending.plus(call)
             self._has_answers |= call.status not in ANSWERLESS
             if self.phases[call.phase].count(call):
@@ -137,11 +138,12 @@ class Asking:
             )
 
 
-def _refuse_uncounted(teacher: TeacherConfig, call: TeacherCall) -> None:
+def refuse_uncounted(config: EngineConfig, call: TeacherCall | JudgeCall) -> None:
     """A budget that cannot be kept must not be overrun in silence."""
     is_counted = call.prompt_tokens is not None and call.completion_tokens is not None
-    if teacher.caps and not (call.status in ANSWERLESS or call.cached or is_counted):
+    if config.caps and not (call.status in ANSWERLESS or call.cached or is_counted):
+        section = config.section
         raise TeacherError(
-            f"teacher {call.model}: answers without token counts, so teacher.{teacher.caps[0]} cannot be "
-            f"kept; resume with {' '.join(f'--set teacher.{key}=unset' for key in teacher.caps)}"
+            f"{section} {call.model}: answers without token counts, so {section}.{config.caps[0]} cannot be "
+            f"kept; resume with {' '.join(f'--set {section}.{key}=unset' for key in config.caps)}"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypedDict
 
+from reflectune.agents.judge.judge import Judge, open_judge
 from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.adapters import check_adapter
 from reflectune.agents.student.answering import Writer
@@ -16,7 +17,7 @@ from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.live import LiveDisplay
 from reflectune.loop.progress import Display
 from reflectune.loop.signals import Interrupted
-from reflectune.state.config import RunConfig
+from reflectune.state.config import JudgeConfig, RunConfig
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.live import Worker
@@ -55,6 +56,7 @@ class LoopContext:
     checker: Checker | None
     open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
     open_students: Callable[[Path | None], StudentPool]  # those with an adapter; None: the base model
+    open_judge: Callable[[JudgeConfig], Judge] = open_judge
     # What opens a faster writer of so many answers than the student, once that is closed; None: nothing does.
     find_writer: Callable[[Path | None, int], Callable[[], Writer] | None] = lambda adapter, answers: None
     refinetune_student: Callable[..., dict[str, float]] = refinetune_student

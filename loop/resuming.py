@@ -55,11 +55,14 @@ def hash_files(config: RunConfig) -> dict[str, str]:
     A model of the hub goes by its revision, and Reflectune's own templates and prompts by its version. What
     evaluate.checker names is code, and is not checked: it may import more than its own file.
     """
-    student, teacher = config.student, config.teacher
+    student, teacher, judge = config.student, config.teacher, config.judge
     models = [("student.model", student.model)]
     if ENGINES[teacher.engine].is_local and teacher.model != SELF:
         models.append(("teacher.model", teacher.model or ""))
+    if judge is not None and ENGINES[judge.engine].is_local:
+        models.append(("judge.model", judge.model or ""))
     texts = {
+        "judge.prompts": (judge and judge.prompts) or "",
         "student.template": student.template,
         "teacher.prompts": teacher.prompts or "",
         "teacher.path": teacher.path or "",  # recorded answers

@@ -11,10 +11,12 @@ from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
+from reflectune.agents.judge.judge import check_judge, open_judge
 from reflectune.agents.machines import Machines, open_machines
 from reflectune.agents.student.student import check_contexts
 from reflectune.agents.student.templates import check_student
-from reflectune.agents.teacher.engines import ENGINES, TeacherModel
+from reflectune.agents.teacher.engines import TeacherModel
+from reflectune.agents.teacher.engines.opening import answers_from_cache
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
@@ -25,7 +27,7 @@ from reflectune.loop.progress import Display, open_display
 from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
 from reflectune.loop.signals import Interrupted
 from reflectune.state.cache import AnswerCache, cache_path
-from reflectune.state.config import SELF, RunConfig, change_config, flatten, parse_config
+from reflectune.state.config import SELF, EngineConfig, RunConfig, change_config, flatten, parse_config
 from reflectune.state.data.datasets import Dataset, assign_samples, dataset_hash, read_dataset
 from reflectune.state.errors import ConfigError, DatasetError, StoreError
 from reflectune.state.folder import RunFolder
@@ -74,7 +76,9 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
 def check_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Dataset:
     """Check what can be checked of a run while no model is open; returns its data."""
     check_teacher(config.teacher)
-    if config.teacher.cache == "only" or cache_path(runs).exists():
+    if config.judge is not None:
+        check_judge(config.judge)
+    if cache_path(runs).exists() or any(each.cache == "only" for each in _asked(config)):
         with open_cache(config, runs):
             pass
     check_student(config.student)
@@ -198,6 +202,7 @@ def open_context(
             checker=checker,
             open_teacher=lambda student: _open_teacher(config, folder, student, cache, machines, stopping),
             open_students=machines.open_students,
+            open_judge=lambda judge: open_judge(judge, config.student, cache, stopping, machines.open_engine),
             refinetune_student=machines.refinetune,
             trainers=machines.trainers,
             find_writer=machines.find_writer,
@@ -244,15 +249,22 @@ def _open_teacher(
 
 
 def open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:
-    """The cache that a run's teacher uses; None without one."""
-    teacher = config.teacher
-    if teacher.cache == "off" or not ENGINES[teacher.engine].is_cached:
+    """The cache that a run's teacher and judge use; None where neither does."""
+    cached = [each for each in _asked(config) if answers_from_cache(each)]
+    if not cached:
         return nullcontext()
-    if teacher.cache == "only" and not cache_path(runs).exists():
-        raise ConfigError(
-            f'teacher.cache = "only": there is no {cache_path(runs)}; runs with teacher.cache = "on" make it'
-        )
+    only = next((each for each in cached if each.cache == "only"), None)
+    if only is not None and not cache_path(runs).exists():
+        key = f"{only.section}.cache"
+        raise ConfigError(f'{key} = "only": there is no {cache_path(runs)}; runs with {key} = "on" make it')
     return AnswerCache.open(runs)
+
+
+def _asked(config: RunConfig) -> Iterator[EngineConfig]:
+    """The models that are asked."""
+    yield config.teacher
+    if config.judge is not None:
+        yield config.judge
 
 
 def _end_again(context: LoopContext, round: int) -> str | None:

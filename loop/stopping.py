@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from reflectune.state.config import RunConfig, TeacherConfig
+from reflectune.state.config import EngineConfig, RunConfig
 from reflectune.state.lineage.documents import ReasonDocument
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import ANSWERLESS, PHASES, Evaluation, Phase, Spending
@@ -16,9 +16,9 @@ __all__ = [
 _FEW = 3  # proposals: fewer that fail may do so by chance
 
 
-def is_spent(teacher: TeacherConfig, spending: Spending) -> bool:
-    """Whether what the run's calls took has reached a cap of the teacher's budget."""
-    tokens, usd = teacher.budget_tokens, teacher.budget_usd
+def is_spent(config: EngineConfig, spending: Spending) -> bool:
+    """Whether what the run's calls took has reached a cap of the teacher's or judge's budget."""
+    tokens, usd = config.budget_tokens, config.budget_usd
     return (tokens is not None and spending.tokens >= tokens) or (usd is not None and spending.usd >= usd)
 
 

@@ -21,6 +21,7 @@ from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.loop.alarms import derive_figures
 from reflectune.loop.context import SAMPLES_AT_ONCE
 from reflectune.loop.graph import hash_graph
+from reflectune.loop.judging import find_misread
 from reflectune.loop.nodes.evaluate import derive_measures, is_due, why_stop
 from reflectune.loop.nodes.refinetune import choose_for_round
 from reflectune.loop.resuming import refuse_changed_config
@@ -218,6 +219,7 @@ class _Replay:
         for round, row in self.rounds.items():
             self._check_metrics(round, row["metrics"])
         self._check_adapters(adapters)
+        self._check_verdicts()
         self._check_evaluations()
         self._check_alarms()
         self._check_stop()
@@ -361,6 +363,12 @@ class _Replay:
         for name in set(found) - known:
             self.faults.add("adapters", name, "belongs to no student")
 
+    def _check_verdicts(self) -> None:
+        """What a judge's call says must be what became of it."""
+        for row in find_misread(self.lineage, checks.rows(self.lineage, "judge_calls")):
+            fault = "its status or verdict is not what its text says"
+            self._add_derived("judge_calls", checks.name_row("judge_calls", row), fault)
+
     def _check_evaluations(self) -> None:
         """What any round has, all have that are measured; but a checker may know nothing of an answer."""
         if not self.lineage.samples()["holdout"]:
@@ -376,11 +384,13 @@ class _Replay:
 
     def _check_measures(self, round: int, measured: Mapping[str, Evaluation]) -> None:
         """What is stored of each held-out pair comes to the measures; earlier versions stored nothing."""
-        derived = {item.name: item for item in derive_measures(self.lineage, self.students[round])}
+        derived = {
+            item.name: item for item in derive_measures(self.lineage, self.config, self.students[round])
+        }
         for name in derived and derived.keys() | measured.keys():
             found, wanted = measured.get(name), derived.get(name)
             if found is None or wanted is None or checks.differences(found, wanted):
-                fault = "is not what the scores and answers of its held-out pairs come to"
+                fault = "is not what the scores, answers and verdicts of its held-out pairs come to"
                 self.faults.add("evaluations", f"{round}/{name}", fault)
 
     def _check_alarms(self) -> None:

@@ -17,7 +17,7 @@ __all__ = ["Live", "StageDocument", "Worker", "WorkerDocument", "WorkerKind", "r
 
 _OLD = 15.0  # seconds; whoever writes does so every two
 
-WorkerKind = Literal["student", "teacher", "trainer"]
+WorkerKind = Literal["student", "teacher", "judge", "trainer"]
 
 
 @dataclass(frozen=True, slots=True)

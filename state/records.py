@@ -7,7 +7,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+if TYPE_CHECKING:
+    from reflectune.state.judgements import JudgeCall
 
 Phase = Literal["instruction", "response"]
 Origin = Literal["original", "instruction", "response"]
@@ -303,7 +306,7 @@ class TeacherCall:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What teacher calls took, as far as it is known: a call without a count or a price adds nothing.
+    """What calls took, as far as it is known: a call without a count or a price adds nothing.
 
     Nor does an answer from the cache.
     """
@@ -311,7 +314,7 @@ class Spending:
     tokens: int  # of prompts and answers
     usd: float
 
-    def plus(self, call: TeacherCall) -> "Spending":
+    def plus(self, call: "TeacherCall | JudgeCall") -> "Spending":
         """With one more call."""
         if call.cached:
             return self

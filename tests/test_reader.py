@@ -112,6 +112,7 @@ def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader
         "response_tokens": 6.0,
         "evaluations": {"nll": 2.5},
         "alarms": [],
+        "judge": None,
         "teacher": FOUR_CALLS | {"tokens_per_accepted": 60.0, "cost_per_accepted_usd": 1.0},
         "servers": {},
         "seconds": {"reflect": 0.0, "select": 2.0, "refinetune": 0.0, "evaluate": 0.0},

@@ -21,6 +21,7 @@ from reflectune.loop.verify import describe, verify_run
 from reflectune.state.config import load_config
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
+from reflectune.state.judgements import JudgeCall
 from reflectune.state.lineage.seals import SEALED
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Pair, Version
@@ -40,6 +41,7 @@ _NAMES = defaultdict(lambda: "id") | {
     "evaluations": "round || '/' || name",
     "alarms": "round || '/' || name",
     "held_out_answers": "student_id || '/' || sample_id",
+    "judge_calls": "student_id || '/' || opponent || '/' || sample_id || '/' || swapped || '/' || attempt",
     "rounds": "CAST(round AS TEXT)",
     "servers": "CAST(id AS TEXT)",
     "runs": "name",
@@ -70,7 +72,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     run = RunFolder(folder / "runs/tiny")
     with LineageWriter.open(run.lineage) as lineage:  # which a recording has none of
         lineage._server_id("http://asked/v1")
+        lineage.add_judge_calls([verdict_on(next(lineage.held_out_answers("s2")).sample_id)])
     return run
+
+
+def verdict_on(sample: str) -> JudgeCall:
+    """What a judge may have said of an answer of s2."""
+    place: tuple[Any, ...] = "s2", "s0", sample, False, 1, "openai", "wise", "p", "[[A]]", "stop", "ok", None
+    return JudgeCall(*place, "first", 1, 1, 0.5, 0.5, False, None)
 
 
 @pytest.fixture
@@ -467,7 +476,7 @@ def test_verify_reads_lineages_of_every_schema(schema: str, tmp_path: Path) -> N
 def test_verify_finds_a_run_whole_that_died_between_an_adapter_and_its_row(run: RunFolder) -> None:
     with open_lineage(run) as lineage:
         lineage.execute("DELETE FROM evaluations WHERE round = 2")
-        for table in ("scores", "held_out_answers"):
+        for table in ("scores", "held_out_answers", "judge_calls"):
             lineage.execute(f"DELETE FROM {table} WHERE student_id = 's2'")
         lineage.execute("DELETE FROM students WHERE id = 's2'")
         lineage.execute(

@@ -14,7 +14,7 @@ from reflectune.state.functions import describe_error
 from reflectune.state.records import Evaluation, HeldOutAnswer, Pair, Score, Term
 from reflectune.state.text import one_line
 
-__all__ = ["Checker", "judge", "measure_held_out", "summarise", "wilson"]
+__all__ = ["Checker", "Z", "judge", "measure_held_out", "summarise", "wilson"]
 
 Checker = Callable[[str, str, str, str], bool | float | None]
 """Says how right an answer is: checker(instruction, input, response, reference).
@@ -23,7 +23,7 @@ None where nothing can say, such as for an instruction without one right answer.
 instruction alone: students whose accuracies are over different samples cannot be compared.
 """
 
-_Z = 1.96  # two-sided 95 % of a normal distribution
+Z = 1.96  # two-sided 95 % of a normal distribution
 
 
 def measure_held_out(scores: Iterable[Score], answers: Iterable[HeldOutAnswer]) -> list[Evaluation]:
@@ -73,11 +73,11 @@ def summarise(name: str, values: Sequence[float]) -> Evaluation:
         return Evaluation(name, mean, count, None, None)
     if name == "accuracy" and set(values) <= {0.0, 1.0}:
         return Evaluation(name, mean, count, *wilson(mean, count))
-    half = _Z * statistics.stdev(values) / math.sqrt(count)
+    half = Z * statistics.stdev(values) / math.sqrt(count)
     return Evaluation(name, mean, count, mean - half, mean + half)
 
 
-def wilson(share: float, count: int, z: float = _Z) -> tuple[float, float]:
+def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
     """Interval of a proportion p over n trials, within [0, 1] also where p is 0 or 1 (Wilson 1927).
 
     Formula: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).

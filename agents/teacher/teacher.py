@@ -12,17 +12,22 @@ from itertools import count
 from operator import attrgetter
 from pathlib import Path
 
-from reflectune.agents.model_files import find_fault
 from reflectune.agents.teacher.engines import ENGINES, Engine, OpenEngine, Request, TeacherModel, open_engine
-from reflectune.agents.teacher.engines.addresses import list_addresses, read_addresses
-from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
+from reflectune.agents.teacher.engines.addresses import list_addresses
+from reflectune.agents.teacher.engines.cached import Cache
 from reflectune.agents.teacher.engines.faults import is_about_schema
+from reflectune.agents.teacher.engines.opening import (
+    answers_from_cache,
+    check_engine,
+    find_model,
+    open_through_cache,
+)
 from reflectune.agents.teacher.forms import answer_schema, clean_text
 from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
-from reflectune.state.config import SELF, StudentConfig, TeacherConfig
-from reflectune.state.config.prices import find_prices
-from reflectune.state.errors import ConfigError, TeacherError
+from reflectune.state.config import SELF, TeacherConfig
+from reflectune.state.config.prices import find_cost, find_prices
+from reflectune.state.errors import TeacherError
 from reflectune.state.live import Worker
 from reflectune.state.records import (
     Answer,
@@ -291,7 +296,7 @@ class Teacher(AbstractContextManager["Teacher"]):
             critique=None if proposal is None else proposal.critique,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
-            cost_usd=self._cost(answer),
+            cost_usd=find_cost(self._prices, answer),
             seconds=answer.seconds,
             cached=answer.cached,
             server=answer.server,
@@ -308,15 +313,6 @@ class Teacher(AbstractContextManager["Teacher"]):
         nonce = make_nonce(asked.pair, *self._place(asked))
         parser = AnswerParser(self._prompts, asked.phase, asked.pair, structured, nonce)
         return parser.parse(answer.text, answer.finish_reason)
-
-    def _cost(self, answer: Answer) -> float | None:
-        """Price of one call in USD; None where a price or a count is unknown, 0 for one from the cache."""
-        if answer.cached:
-            return 0.0
-        tokens_in, tokens_out = answer.prompt_tokens, answer.completion_tokens
-        if self._prices is None or tokens_in is None or tokens_out is None:
-            return None
-        return self._prices.cost(tokens_in, tokens_out)
 
     def _error(self, what: str, answer: Answer) -> TeacherError:
         silence = f"no text in the answer, finish reason {answer.finish_reason}"
@@ -357,12 +353,9 @@ def open_teacher(
     What may wait for hours leaves where somebody is `stopping`. `open_engine` says where the engine is.
     """
     prompts = open_prompts(config.prompts)
-    kind, model = ENGINES[config.engine], _teacher_model(config, student)
-    if cache is None or config.cache == "off" or not kind.is_cached:
-        assert config.cache != "only" or not kind.is_cached, "whoever may not ask is given a cache"
-        return Teacher(open_engine(config, model, None, stopping), prompts, config, seed)
-    engine = CachedEngine(config, model, cache, stopping, open_engine)
-    return Teacher(engine, prompts, config, seed, None if kind.is_local else cache)
+    engine = open_through_cache(config, _teacher_model(config, student), cache, stopping, open_engine)
+    is_served = answers_from_cache(config) and not ENGINES[config.engine].is_local
+    return Teacher(engine, prompts, config, seed, cache if is_served else None)
 
 
 def check_teacher(config: TeacherConfig) -> None:
@@ -371,33 +364,16 @@ def check_teacher(config: TeacherConfig) -> None:
     One that answers from the cache alone needs no more than its prompts.
     """
     open_prompts(config.prompts)
-    find_prices(config)
-    if config.cache == "only" and ENGINES[config.engine].is_cached:
-        return
-    match config.engine:
-        case "recorded":
-            from reflectune.agents.teacher.engines.recorded import read_recording
+    if config.engine == "recorded":
+        from reflectune.agents.teacher.engines.recorded import read_recording
 
-            read_recording(Path(config.path or ""))
-        case "openai" | "batch":
-            read_addresses(config)
-        case "vllm":
-            from reflectune.agents.teacher.engines.vllm_engine import check_vllm
-
-            check_vllm(config.section)
-    is_on_disk = ENGINES[config.engine].is_local and config.model != SELF
-    if is_on_disk and (fault := find_fault(config.model or "")):
-        raise ConfigError(f"teacher.model: {fault}")
+        read_recording(Path(config.path or ""))
+    check_engine(config)
 
 
 def _teacher_model(config: TeacherConfig, student: TeacherModel | None) -> TeacherModel:
     if config.model != SELF:
-        name = config.model or config.engine
-        source = StudentConfig(model=name, revision=config.revision, dtype=config.dtype)
-        if student is not None:  # one switch, and one date, for whatever model a run opens
-            ours = student.source
-            source = source.model_copy(update={"thinking": ours.thinking, "date": ours.date})
-        return TeacherModel(name, source)
+        return find_model(config, None if student is None else student.source)
     assert student is not None, "nobody said which student is the teacher"
     if config.dtype == "auto":
         return student

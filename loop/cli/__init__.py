@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from reflectune.loop.cli import data, experiments, measuring, outputs, running, showing
+from reflectune.loop.cli import data, experiments, judging, measuring, outputs, running, showing
 from reflectune.loop.cli.common import say
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.text import inert
@@ -26,8 +26,8 @@ app = typer.Typer(
 COMMANDS: tuple[Callable[..., None], ...] = (
     running.init, running.check, running.estimate, running.run, running.resume, showing.list_runs,
     showing.show, showing.trace, showing.search, showing.compare, showing.diff, showing.serve,
-    showing.report, showing.verify, data.export, data.score, measuring.signal, measuring.replay,
-    experiments.experiment, outputs.merge, outputs.publish, running.prompts, running.demo,
+    showing.report, showing.verify, data.export, data.score, judging.answer, measuring.signal,
+    measuring.replay, experiments.experiment, outputs.merge, outputs.publish, running.prompts, running.demo,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command.__name__.removeprefix("list_"))(command)

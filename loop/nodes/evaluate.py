@@ -23,6 +23,7 @@ from reflectune.loop.context import (
     score_missing,
     unscored,
 )
+from reflectune.loop.judging import judge_student, measure_student
 from reflectune.loop.pipeline import completed, compute_groups
 from reflectune.loop.progress import Stage
 from reflectune.loop.show.alarms import explain_firing
@@ -119,9 +120,12 @@ def evaluate_round(context: LoopContext, round: int) -> None:
         lineage.add_evaluations(round, student.id, evaluations)
 
 
-def derive_measures(lineage: LoopReader, student_id: str) -> list[Evaluation]:
-    """The held-out measures that a student's stored scores and answers come to."""
-    return measure_held_out(lineage.held_out_scores(student_id), lineage.held_out_answers(student_id))
+def derive_measures(lineage: LoopReader, config: RunConfig, student_id: str) -> list[Evaluation]:
+    """The held-out measures that a student's stored scores, answers and verdicts on them come to."""
+    measures = measure_held_out(lineage.held_out_scores(student_id), lineage.held_out_answers(student_id))
+    if measures and config.judge is not None:
+        measures += measure_student(lineage, config.judge, student_id)
+    return measures
 
 
 def _measure(context: LoopContext, round: int, student: StudentRecord) -> list[Evaluation]:
@@ -140,9 +144,12 @@ def _measure(context: LoopContext, round: int, student: StudentRecord) -> list[E
         groups = ((len(pairs), pairs) for pairs in lineage.held_out_pairs(_SCORED_AT_ONCE))
         _score(context, pool, student, groups, ("response_given_instruction",), count, stage)
         _write_answers(context, pool, student, chosen, count, stage)
-        evaluations = derive_measures(lineage, student.id)
-        stage.update(total, total, **{item.name: f"{item.value:.3f}" for item in evaluations})
-    return evaluations
+        measured = derive_measures(lineage, config, student.id)
+        stage.update(total, total, **{item.name: f"{item.value:.3f}" for item in measured})
+    if config.judge is not None:
+        judge_student(context, config.judge, round, student.id, chosen)
+        measured = derive_measures(lineage, config, student.id)
+    return measured
 
 
 def _write_answers(

@@ -11,11 +11,12 @@ __all__ = [
     "as_sentence", "format_apart", "format_count", "format_held_out", "format_measure", "format_moment",
     "format_number", "format_seconds", "format_setting", "format_share", "format_share_of",
     "format_short", "format_times", "format_usd", "format_with_interval", "held_out_unit",
-    "name_held_out", "name_version",
+    "is_share", "name_held_out", "name_version",
 ]  # fmt: skip
 
 # Units of held-out measures.
 _UNITS = {"accuracy": "right answers", "nll": "nats per token", "response_tokens": "tokens"}
+_WINS = "win_rate_"
 
 
 def format_number(value: float | None, form: str) -> str:
@@ -76,11 +77,11 @@ def format_apart(one: float | None, other: float | None) -> tuple[str, str]:
 
 
 def format_held_out(name: str, value: float | None, sign: str = "") -> str:
-    """A held-out measure, or a change of one with `sign` "+": accuracy in percent, others by their size."""
+    """A held-out measure, or a change of one with `sign` "+": shares in percent, others by their size."""
     if value is None:
         return "-"
     size = abs(value)
-    form = ".1%" if name == "accuracy" else ".3f" if size < 10 else ".1f" if size < 1000 else ".0f"
+    form = ".1%" if is_share(name) else ".3f" if size < 10 else ".1f" if size < 1000 else ".0f"
     return format(value, sign + form)
 
 
@@ -96,13 +97,19 @@ def format_with_interval(evaluation: Mapping[str, Any] | None) -> str:
 
 
 def name_held_out(name: str) -> str:
-    """A held-out measure as people read it."""
-    return name.replace("_", " ")
+    """A held-out measure as people read it; an LC win rate is length-controlled."""
+    kind, wins, opponent = name.partition(_WINS)
+    return f"{'LC ' if kind else ''}win rate against {opponent}" if wins else name.replace("_", " ")
+
+
+def is_share(name: str) -> bool:
+    """Whether a held-out measure is a share, from 0 to 1."""
+    return name == "accuracy" or _WINS in name
 
 
 def held_out_unit(name: str) -> str:
     """The unit of a held-out measure; empty where it is not known."""
-    return _UNITS.get(name, "")
+    return "wins, a tie half" if _WINS in name else _UNITS.get(name, "")
 
 
 def name_version(id: str) -> str:

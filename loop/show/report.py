@@ -123,12 +123,13 @@ def _count_proposals(document: RunEvolution) -> tuple[int, int]:
 
 def _without_credentials(config: dict[str, Any]) -> dict[str, Any]:
     """The config without name and password in the servers' addresses: a report is sent around."""
-    teacher = config.get("teacher", {})
-    urls = teacher.get("base_url") or []
-    hosts = [_without_user(url) for url in ([urls] if isinstance(urls, str) else urls)]
-    if not hosts:
-        return config
-    return config | {"teacher": teacher | {"base_url": hosts[0] if isinstance(urls, str) else hosts}}
+    for name in ("teacher", "judge"):
+        section = config.get(name) or {}
+        urls = section.get("base_url") or []
+        hosts = [_without_user(url) for url in ([urls] if isinstance(urls, str) else urls)]
+        if hosts:
+            config = config | {name: section | {"base_url": hosts[0] if isinstance(urls, str) else hosts}}
+    return config
 
 
 def _without_user(url: str) -> str:

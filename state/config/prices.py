@@ -16,8 +16,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from reflectune.state.config import EngineConfig, read_toml
 from reflectune.state.errors import ConfigError
+from reflectune.state.records import Answer
 
-__all__ = ["Prices", "find_prices"]
+__all__ = ["Prices", "find_cost", "find_prices"]
 
 _Price = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
 _TABLES = TypeAdapter(dict[str, dict[Literal["in", "out", "batch_in", "batch_out"], _Price]])
@@ -60,6 +61,16 @@ def find_prices(config: EngineConfig) -> Prices | None:
             f'{config.section}.prices: {config.prices}: ["{config.model}"] lacks {min(lacking)}'
         )
     return Prices(prices["in"], prices["out"], " and ".join(sources))
+
+
+def find_cost(prices: Prices | None, answer: Answer) -> float | None:
+    """Price of an answer in USD; None where a price or a count is unknown, 0 for one from the cache."""
+    if answer.cached:
+        return 0.0
+    tokens_in, tokens_out = answer.prompt_tokens, answer.completion_tokens
+    if prices is None or tokens_in is None or tokens_out is None:
+        return None
+    return prices.cost(tokens_in, tokens_out)
 
 
 def _read_table(path: Path, config: EngineConfig) -> dict[str, float]:

@@ -28,7 +28,7 @@ from reflectune.state.records import (
 )
 
 __all__ = [
-    "Fault", "answers", "differences", "file_faults", "row_faults", "rows", "training_sets",
+    "Fault", "answers", "differences", "file_faults", "name_row", "row_faults", "rows", "training_sets",
 ]  # fmt: skip
 
 Fault = tuple[str, str, str]  # table, name of the row, what is wrong
@@ -53,6 +53,7 @@ KEYS = {
     "evaluations": ("round", "name"),
     "held_out_answers": ("student_id", "sample_id"),
     "alarms": ("round", "name"),
+    "judge_calls": ("student_id", "opponent", "sample_id", "swapped", "attempt"),
     "config_changes": ("rowid",),
 }
 _CALL = "SELECT 1 FROM teacher_calls AS other WHERE other.candidate = it.candidate"
@@ -247,11 +248,11 @@ def row_faults(lineage: LineageReader, checked: Counter[str], unsealed: Counter[
             if table in SEALED and row.get("seal") is None:
                 unsealed[table] += 1
                 if has_seals:
-                    yield table, _name(table, row), "has no seal, and its run began with them"
+                    yield table, name_row(table, row), "has no seal, and its run began with them"
             elif table in SEALED and row["seal"] != find_seal(table, row):
-                yield table, _name(table, row), "its content is not what its seal was made of"
+                yield table, name_row(table, row), "its content is not what its seal was made of"
             if table in _IDS and row["id"] != _IDS[table](row, seen):
-                yield table, _name(table, row), "its id is not the hash of what it holds"
+                yield table, name_row(table, row), "its id is not the hash of what it holds"
             if table == "samples":
                 seen[row["source_hash"]] += 1
     for table, fault, condition in _RULES:
@@ -300,9 +301,9 @@ _IDS: dict[str, Callable[[Row, Mapping[str, int]], str]] = {
 def _find(lineage: LineageReader, table: str, fault: str, condition: str) -> Iterator[Fault]:
     names = ", ".join(f"it.{name}" for name in KEYS[table])
     for row in lineage.db.query(f"SELECT {names} FROM {table} AS it WHERE {condition}"):
-        yield table, _name(table, row), fault
+        yield table, name_row(table, row), fault
 
 
-def _name(table: str, row: Mapping[str, Any]) -> str:
+def name_row(table: str, row: Mapping[str, Any]) -> str:
     """What a row is called: the values of its key, joined by slashes."""
     return "/".join(str(row[column]) for column in KEYS[table])

@@ -136,6 +136,24 @@ class PhaseDocument(TypedDict):
     reasons: list[ReasonDocument]  # the three that most calls failed for
 
 
+class ContestDocument(TypedDict):
+    """Samples by what a judge said of a student's answers beside an opponent's, in both orders."""
+
+    opponent: str  # a student, or "references"
+    wins: int
+    ties: int
+    losses: int
+    disagreed: int  # the orders say different things: ties as well
+    undecided: int  # without a verdict in one of the orders
+
+
+class JudgeDocument(TypedDict):
+    """What the judge was asked about one student's answers, and what it said."""
+
+    calls: CallSums
+    contests: list[ContestDocument]
+
+
 class RoundDocument(TypedDict):
     """One round, as `show` has it. Means and medians are of the pool, under the student that decided."""
 
@@ -152,6 +170,7 @@ class RoundDocument(TypedDict):
     response_tokens: float | None
     evaluations: dict[str, float]
     alarms: list[AlarmDocument]  # of what is known, whether or not it fires
+    judge: JudgeDocument | None  # of the student that the round trained; None where nobody judged it
     teacher: CallSums
     servers: dict[str, int]  # calls by the address of the server that was asked
     seconds: dict[str, float]  # by node

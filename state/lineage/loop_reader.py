@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import chain, product
 from typing import Any, get_args
 
+from reflectune.state.lineage.calls import CallTable, sum_spending
 from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.failures import Failures
 from reflectune.state.lineage.reader import ABOUT_A_PROPOSAL, LineageReader
@@ -173,13 +174,9 @@ class LoopReader(LineageReader):
         """Whether the teacher has ever said anything."""
         return self._count(f"(SELECT 1 FROM teacher_calls WHERE status NOT IN {ANSWERLESS} LIMIT 1)", []) > 0
 
-    def spending(self) -> Spending:
-        """What all calls of the run took; answers from the cache took nothing."""
-        row = self.db.execute(
-            "SELECT COALESCE(SUM(COALESCE(prompt_tokens, 0) + COALESCE(completion_tokens, 0)), 0), "
-            "COALESCE(SUM(cost_usd), 0.0) FROM teacher_calls WHERE NOT cached"
-        ).fetchone()
-        return Spending(*row)
+    def spending(self, table: CallTable = "teacher_calls") -> Spending:
+        """What all calls of the teacher, or of the judge, took; answers from the cache took nothing."""
+        return sum_spending(self, table)
 
     def count_frozen(self, round: int, phase: Phase, freeze_after: int | None) -> int:
         """How many samples are left alone in a phase."""

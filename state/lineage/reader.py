@@ -14,6 +14,7 @@ from typing import Any, Self, cast, get_args
 from reflectune.state.alarms import ALARMS
 from reflectune.state.config import AlarmsConfig, SelectionConfig, upgrade_config
 from reflectune.state.errors import StoreError
+from reflectune.state.lineage.calls import describe_place, sum_calls
 from reflectune.state.lineage.connection import marks, open_database
 from reflectune.state.lineage.documents import (
     AlarmDocument,
@@ -29,10 +30,10 @@ from reflectune.state.lineage.documents import (
     Settings,
 )
 from reflectune.state.lineage.failures import Failures
+from reflectune.state.lineage.judging import describe_judging
 from reflectune.state.lineage.sample_reader import SampleReader
 from reflectune.state.records import (
     ANSWERED,
-    ANSWERLESS,
     UNCONTESTED,
     Evaluation,
     Pair,
@@ -119,7 +120,7 @@ class LineageReader(SampleReader):
         self, round: int | None = None, phase: Phase | None = None, reason: Reason | None = None
     ) -> int:
         """How many decisions there are, of one round and phase and with one reason if given."""
-        where, place = _place(round=round, phase=phase, reason=reason)
+        where, place = describe_place(round=round, phase=phase, reason=reason)
         return self._count(f"decisions WHERE {where}", place)
 
     def count_by_phase(self) -> list[DecisionCount]:
@@ -169,19 +170,7 @@ class LineageReader(SampleReader):
 
     def count_calls(self, **place: object) -> CallSums:
         """Calls of a place, and what those that were paid for took."""
-        paid = f"NOT cached AND status NOT IN {ANSWERLESS}"
-        sums = ", ".join(
-            f"CASE WHEN COUNT(*) FILTER (WHERE {paid} AND {name} IS NULL) = 0 "
-            f"THEN COALESCE(SUM({name}) FILTER (WHERE NOT cached), {nothing}) END AS {name}"
-            for name, nothing in {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}.items()
-        )
-        where, params = _place(**place)
-        row = self._one(
-            f"SELECT COUNT(*) AS calls, COUNT(*) FILTER (WHERE cached) AS cached, {sums} FROM teacher_calls "
-            f"WHERE {where}",
-            **params,
-        )
-        return cast(CallSums, row)
+        return sum_calls(self, "teacher_calls", **place)
 
     def rounds(self, since: int = 0) -> list[RoundDocument]:
         """One document a round, as `show --json` prints it, from round `since` on."""
@@ -222,7 +211,8 @@ class LineageReader(SampleReader):
     def round(self, round: int) -> RoundDocument:
         """One round that has begun, as `show --json` prints it."""
         row = self._one(
-            "SELECT student_id, rounds.metrics, json_extract(students.metrics, '$.truncated') AS truncated "
+            "SELECT student_id, students.id AS trained, rounds.metrics, "
+            "json_extract(students.metrics, '$.truncated') AS truncated "
             "FROM rounds LEFT JOIN students ON students.id = student_id AND students.round = rounds.round "
             "WHERE rounds.round = :round",
             round=round,
@@ -253,6 +243,7 @@ class LineageReader(SampleReader):
             "response_tokens": mean_and_median([score["response_tokens"] for score in scores])["mean"],
             "evaluations": {item["name"]: item["value"] for item in evaluations},
             "alarms": self.alarms(round),
+            "judge": None if row["trained"] is None else describe_judging(self, row["trained"]),
             "teacher": self.teacher(round),
             "servers": dict(servers.fetchall()),
             "seconds": {
@@ -264,7 +255,7 @@ class LineageReader(SampleReader):
     def _phase(self, round: int, phase: Phase) -> PhaseDocument:
         """Without a proposal, the last candidate's last call tells an unchanged sample from a failed one."""
         place: dict[str, Any] = {"round": round, "phase": phase}
-        where, _ = _place(**place)
+        where, _ = describe_place(**place)
         samples = self._one(
             f"""
             SELECT COUNT(*) FILTER (WHERE answered) AS reflected,
@@ -373,12 +364,6 @@ class LineageReader(SampleReader):
 
     def _count(self, source: str, params: Sequence[Any] | dict[str, Any]) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
-
-
-def _place(**known: Any) -> tuple[str, dict[str, Any]]:
-    """The condition that rows are of a place, with its parameters: plain equalities, found by an index."""
-    place = {name: value for name, value in known.items() if value is not None}
-    return " AND ".join(f"{name} = :{name}" for name in place) or "1", place
 
 
 def _per(total: float | None, number: int) -> float | None:

@@ -62,7 +62,7 @@ def forget_after(lineage: LineageWriter, round: int, *, student: bool = True) ->
     with lineage.transaction() as db:
         db.execute("PRAGMA defer_foreign_keys = ON")
         trained = "(SELECT id FROM students WHERE round > ?)"
-        for table in ("scores", "held_out_answers", "evaluations"):
+        for table in ("scores", "held_out_answers", "judge_calls", "evaluations"):
             db.execute(f"DELETE FROM {table} WHERE student_id IN {trained}", [last])
         db.execute(
             "DELETE FROM scores WHERE version_id IN (SELECT id FROM versions WHERE round > ?)", [round]

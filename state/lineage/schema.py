@@ -316,9 +316,9 @@ def create_servers(db: Database) -> None:
     """)
 
 
-@migrations(name="0010_alarms")
-def create_alarms(db: Database) -> None:
-    """What tells a collapse."""
+@migrations(name="0010_alarms_and_judge_calls")
+def create_alarms_and_judge_calls(db: Database) -> None:
+    """What tells a collapse, and what a judge said of held-out answers."""
     db.executescript("""
         -- Figures of rounds by the name of their alarm; the thresholds in the config say which of them fire.
         CREATE TABLE alarms (
@@ -326,5 +326,33 @@ def create_alarms(db: Database) -> None:
             name TEXT NOT NULL,
             value REAL NOT NULL,
             PRIMARY KEY (round, name)
+        ) STRICT, WITHOUT ROWID;
+
+        -- Each request to the judge: a student's answer beside its opponent's, of a student or 'references'.
+        -- swapped 1: the opponent's was shown first. verdict is of the answers as they were shown, and NULL
+        -- unless status is 'ok'. cached and the other columns are as of teacher_calls.
+        CREATE TABLE judge_calls (
+            student_id TEXT NOT NULL REFERENCES students(id),
+            opponent TEXT NOT NULL,
+            sample_id TEXT NOT NULL REFERENCES samples(id),
+            swapped INTEGER NOT NULL CHECK (swapped IN (0, 1)),
+            attempt INTEGER NOT NULL,
+            engine TEXT NOT NULL,
+            model TEXT NOT NULL,
+            prompt_hash TEXT NOT NULL,
+            text TEXT NOT NULL,
+            finish_reason TEXT,
+            status TEXT NOT NULL,
+            error TEXT,
+            verdict TEXT CHECK (verdict IN ('first', 'second', 'tie')),
+            prompt_tokens INTEGER,
+            completion_tokens INTEGER,
+            cost_usd REAL,
+            seconds REAL NOT NULL,
+            cached INTEGER NOT NULL,
+            server_id INTEGER REFERENCES servers(id),
+            seal INTEGER,
+            PRIMARY KEY (student_id, sample_id, opponent, swapped, attempt),
+            CHECK ((status = 'ok') = (verdict IS NOT NULL))
         ) STRICT, WITHOUT ROWID;
     """)

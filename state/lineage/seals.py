@@ -29,6 +29,11 @@ SEALED: dict[str, tuple[str, ...]] = {
     "scores": ("version_id", "student_id", "term", "sum_logprob", "num_tokens", "status", "truncated"),
     "evaluations": ("round", "student_id", "name", "value", "n", "low", "high"),
     "held_out_answers": ("student_id", "sample_id", "text", "num_tokens", "verdict"),
+    "judge_calls": (
+        "student_id", "opponent", "sample_id", "swapped", "attempt", "engine", "model", "prompt_hash", "text",
+        "finish_reason", "status", "error", "verdict", "prompt_tokens", "completion_tokens", "cost_usd",
+        "seconds", "cached",
+    ),
     "config_changes": ("changed_at", "key", "before", "after"),
 }  # fmt: skip
 

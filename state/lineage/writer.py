@@ -11,6 +11,7 @@ from typing import Any, Self
 from sqlite_utils.db import Database
 
 from reflectune.state.config import set_key
+from reflectune.state.judgements import JudgeCall
 from reflectune.state.lineage.connection import connect, marks, open_database
 from reflectune.state.lineage.documents import Matching
 from reflectune.state.lineage.loop_reader import LoopReader
@@ -177,11 +178,11 @@ class LineageWriter(LoopReader):
     def add_reflections(self, calls: Iterable[TeacherCall], proposals: Iterable[Version]) -> None:
         """Commit teacher calls with the versions they proposed."""
         with self.transaction():
-            self._insert("teacher_calls", [self._call_row(call) for call in calls])
+            self._insert("teacher_calls", [{"id": call.id} | self._call_row(call) for call in calls])
             self._insert("versions", map(_version_row, proposals))
 
-    def _call_row(self, call: TeacherCall) -> dict[str, Any]:
-        row = {"id": call.id} | _columns(call)
+    def _call_row(self, call: TeacherCall | JudgeCall) -> dict[str, Any]:
+        row = _columns(call)
         address = row.pop("server")
         return row | {"server_id": None if address is None else self._server_id(address)}
 
@@ -225,6 +226,11 @@ class LineageWriter(LoopReader):
     def add_answers(self, student_id: str, answers: Iterable[HeldOutAnswer]) -> None:
         """Commit what a student wrote for held-out pairs."""
         self._insert("held_out_answers", ({"student_id": student_id} | _columns(item) for item in answers))
+
+    def add_judge_calls(self, calls: Iterable[JudgeCall]) -> None:
+        """Commit what a judge said of held-out answers."""
+        with self.transaction():
+            self._insert("judge_calls", [self._call_row(call) for call in calls])
 
     def add_evaluations(self, round: int, student_id: str, evaluations: Iterable[Evaluation]) -> None:
         """Commit the held-out measures of a round's student."""

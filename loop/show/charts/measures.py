@@ -14,6 +14,7 @@ from reflectune.loop.show.numbers import (
     format_held_out,
     format_with_interval,
     held_out_unit,
+    is_share,
     name_held_out,
 )
 from reflectune.state.lineage.documents import EvaluationDocument, Panel
@@ -152,7 +153,7 @@ def _draw_intervals(axes: Axes, name: str, items: Sequence[EvaluationDocument]) 
     axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    if name == "accuracy":
+    if is_share(name):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_title(name_held_out(name) + (" (less is better)" if name == "nll" else ""))
     axes.set_xlabel("round")

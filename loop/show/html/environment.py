@@ -17,6 +17,7 @@ from reflectune.loop.show.explanations import (
     list_servers,
     name_outcome,
 )
+from reflectune.loop.show.judging import tabulate_judging
 from reflectune.state.config import flatten
 from reflectune.state.text import inert, one_line, to_json
 
@@ -47,6 +48,7 @@ def open_environment(*, utc: bool = False) -> Environment:
         "held_out": numbers.format_with_interval,
         "held_out_name": numbers.name_held_out,
         "held_out_unit": numbers.held_out_unit,
+        "judging": tabulate_judging,
         "json": partial(to_json, indent=1),
         "measure": numbers.format_measure,
         "model_name": _name_model,

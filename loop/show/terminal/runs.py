@@ -1,6 +1,7 @@
 """How runs and their rounds look in a terminal. Takes the documents that --json prints."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -17,6 +18,7 @@ from reflectune.loop.show.explanations import (
     list_servers,
     sum_seconds,
 )
+from reflectune.loop.show.judging import tabulate_judging
 from reflectune.loop.show.numbers import (
     as_sentence,
     format_held_out,
@@ -35,6 +37,7 @@ from reflectune.state.text import inert_document, one_line
 __all__ = ["render_rounds", "render_runs"]
 
 # What a run's status looks like; it is always said in words as well.
+_HEAD_WIDTH = 12  # characters of a measure's name in a line
 _STYLES = {"finished": GOOD, "running": NEUTRAL, "failed": BAD, "unreadable": BAD}
 
 
@@ -68,7 +71,7 @@ def render_rounds(
     called = [row for row in rounds if row["teacher"]["calls"]]
     sections = (
         _decisions(reflected), _students(rounds), _pools(reflected), tabulate_alarms(rounds), _calls(called),
-        _failures(reflected), _servers(rounds), _skipped(run["skipped"]),
+        _failures(reflected), tabulate_judging(rounds), _servers(rounds), _skipped(run["skipped"]),
     )  # fmt: skip
     filled = [section for section in sections if section.rows]
     live = Sections([tabulate_stages(run["stages"]), tabulate_workers(run["workers"])])
@@ -140,7 +143,7 @@ def _decisions(rounds: Sequence[Mapping[str, Any]]) -> Section:
 
 def _students(rounds: Sequence[RoundDocument]) -> Section:
     measures = sorted({name for row in rounds for name in row["evaluations"]})
-    heads = [name_held_out(name).replace(" ", "\n", 1) for name in measures]
+    heads = [fill(name_held_out(name), _HEAD_WIDTH) for name in measures]
     rows = [
         (
             row["round"],

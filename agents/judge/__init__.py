@@ -1,0 +1,1 @@
+"""The judge of held-out answers: what it is asked, what it says, and what its verdicts come to."""

@@ -1,0 +1,142 @@
+"""What a judge was asked in a run and what it said, and what is still to be asked."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+from reflectune.state.judgements import REFERENCES, Comparison, Judged
+from reflectune.state.lineage.calls import sum_calls
+from reflectune.state.lineage.connection import marks
+from reflectune.state.lineage.documents import ContestDocument, JudgeDocument
+from reflectune.state.records import FINAL_STATUSES
+from reflectune.state.storage import OpenDatabase
+
+if TYPE_CHECKING:
+    from reflectune.state.lineage.loop_reader import LoopReader
+
+__all__ = [
+    "count_settled",
+    "describe_judging",
+    "find_previous",
+    "missing_comparisons",
+    "read_answers",
+    "read_judged",
+]
+
+_PAGE = 500  # samples whose answers are read together
+
+# The verdicts of one student's samples: on its own answer shown first, and on the other order.
+_VERDICTS = """
+    SELECT opponent, sample_id, MAX(CASE WHEN NOT swapped THEN verdict END) AS one,
+        MAX(CASE WHEN swapped THEN verdict END) AS other
+    FROM judge_calls WHERE student_id = :student GROUP BY opponent, sample_id
+"""
+
+
+def find_previous(lineage: OpenDatabase, student_id: str) -> str | None:
+    """The newest student before one that has answered held-out instructions."""
+    query = (
+        "SELECT id FROM students WHERE round < (SELECT round FROM students WHERE id = ?) AND EXISTS "
+        "(SELECT 1 FROM held_out_answers WHERE student_id = students.id) ORDER BY round DESC LIMIT 1"
+    )
+    found = lineage.db.execute(query, [student_id]).fetchone()
+    return None if found is None else str(found[0])
+
+
+def read_answers(lineage: "LoopReader", whose: str, sample_ids: Sequence[str]) -> dict[str, str]:
+    """What a student answered to some held-out samples, or their own responses, by sample."""
+    if whose == REFERENCES:
+        return {sample: pair.response for sample, pair in lineage.given_pairs(sample_ids).items()}
+    query = (
+        "SELECT sample_id, text FROM held_out_answers "
+        f"WHERE student_id = ? AND text IS NOT NULL AND sample_id IN ({marks(sample_ids)})"
+    )
+    return dict(lineage.db.execute(query, [whose, *sample_ids]))
+
+
+def missing_comparisons(
+    lineage: "LoopReader",
+    student_id: str,
+    opponents: Sequence[str],
+    sample_ids: Sequence[str],
+    attempts: int,
+) -> Iterator[Comparison]:
+    """The verdicts on a student's answers that are still to be asked for, in the order of the samples.
+
+    Both orders against all opponents come together, so that a budget that ends cuts whole samples. Rows may
+    be written meanwhile. A comparison is settled by a verdict, a final failure, or so many attempts.
+    """
+    for start in range(0, len(sample_ids), _PAGE):
+        page = sample_ids[start : start + _PAGE]
+        pairs, own = lineage.given_pairs(page), read_answers(lineage, student_id, page)
+        others = {opponent: read_answers(lineage, opponent, page) for opponent in opponents}
+        made = _attempts(lineage, student_id, page, attempts)
+        for sample in page:
+            for opponent in opponents:
+                if sample not in own or sample not in others[opponent]:
+                    continue
+                texts = own[sample], others[opponent][sample]
+                for swapped in (False, True):
+                    count = made.get((opponent, sample, swapped), 0)
+                    if count is not None:
+                        shown = texts[::-1] if swapped else texts
+                        yield Comparison(student_id, opponent, sample, pairs[sample], shown, swapped, count)
+
+
+def _attempts(
+    lineage: OpenDatabase, student_id: str, sample_ids: Sequence[str], attempts: int
+) -> dict[tuple[str, str, bool], int | None]:
+    """Calls that were made by opponent, sample and order; None where nothing more is to be asked."""
+    # A column beside a single MAX() is of the row that has it.
+    rows = lineage.db.execute(
+        "SELECT opponent, sample_id, swapped, status, MAX(attempt) FROM judge_calls WHERE student_id = ? "
+        f"AND sample_id IN ({marks(sample_ids)}) GROUP BY 1, 2, 3",
+        [student_id, *sample_ids],
+    )
+    return {
+        (opponent, sample, bool(swapped)): None if status in FINAL_STATUSES or made >= attempts else made
+        for opponent, sample, swapped, status, made in rows
+    }
+
+
+def count_settled(lineage: OpenDatabase, student_id: str, attempts: int) -> int:
+    """How many comparisons of a student's answers need no further call."""
+    settled = f"(status IN {FINAL_STATUSES} OR attempt = ?)"
+    query = f"SELECT COUNT(*) FROM judge_calls WHERE student_id = ? AND {settled}"
+    return int(lineage.db.execute(query, [student_id, attempts]).fetchone()[0])
+
+
+def read_judged(lineage: "LoopReader", student_id: str, opponent: str) -> Iterator[Judged]:
+    """The samples of a student that were compared with an opponent's in both orders."""
+    rows = lineage.db.execute(
+        f"SELECT sample_id, one, other FROM ({_VERDICTS}) WHERE opponent = :opponent "
+        "AND one IS NOT NULL AND other IS NOT NULL ORDER BY sample_id",
+        {"student": student_id, "opponent": opponent},
+    ).fetchall()
+    for start in range(0, len(rows), _PAGE):
+        page = rows[start : start + _PAGE]
+        ids = [sample for sample, *_ in page]
+        own, others = (read_answers(lineage, whose, ids) for whose in (student_id, opponent))
+        for sample, one, other in page:
+            yield Judged((one, other), (len(own[sample]), len(others[sample])))
+
+
+def describe_judging(lineage: OpenDatabase, student_id: str) -> JudgeDocument | None:
+    """What the judge was asked about a student's answers, and what it said; None where it was not asked."""
+    if not lineage.db.table("judge_calls").exists():
+        return None
+    rows = lineage.db.query(
+        f"""
+        SELECT opponent, COUNT(*) FILTER (WHERE one = 'first' AND other = 'second') AS wins,
+            COUNT(*) FILTER (WHERE one = 'tie' AND other = 'tie') AS ties,
+            COUNT(*) FILTER (WHERE one = 'second' AND other = 'first') AS losses,
+            COUNT(*) FILTER (WHERE one = other AND one <> 'tie' OR (one = 'tie') <> (other = 'tie'))
+                AS disagreed,
+            COUNT(*) FILTER (WHERE one IS NULL OR other IS NULL) AS undecided
+        FROM ({_VERDICTS}) GROUP BY opponent ORDER BY opponent
+        """,
+        {"student": student_id},
+    )
+    contests = cast(list[ContestDocument], list(rows))
+    if not contests:
+        return None
+    return {"calls": sum_calls(lineage, "judge_calls", student_id=student_id), "contests": contests}
