@@ -572,14 +572,14 @@ def test_verify_command_exits_by_what_it_finds(run: RunFolder, capsys: pytest.Ca
     assert invoke("verify", "tiny", "--runs", runs) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("tiny: nothing is wrong; looked at ")
-    query(run, "UPDATE evaluations SET value = 0.5 WHERE round = 1 AND name = 'nll'")
+    query(run, "UPDATE evaluations SET value = 0.5 WHERE round = 1 AND name = 'response_tokens'")
     query(run, "UPDATE samples SET source_hash = char(27) || '[31m' WHERE position = 0")
     (sample,) = query(run, "SELECT id FROM samples WHERE position = 0")
     assert invoke("verify", "tiny", "--runs", runs) == 1
     out = capsys.readouterr().out
     assert "\x1b" not in out
     lines = {line.split(":")[0] for line in out.splitlines()}
-    assert lines == {f"samples {sample}", "evaluations 1/nll", "tiny"}
+    assert lines == {f"samples {sample}", "evaluations 1/response_tokens", "tiny"}
     assert invoke("verify", "tiny", "--runs", runs, "--json") == 1
     document = json.loads(capsys.readouterr().out)
     assert document["name"] == "tiny"
