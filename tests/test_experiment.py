@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from reflectune.loop.experiments.figures import describe_experiment, estimate
 from reflectune.loop.experiments.plan import Experiment, load_experiment
+from reflectune.loop.experiments.running import _Job, _next
 from reflectune.loop.show.experiment import explain_experiment, tabulate_experiment, write_page
 from reflectune.loop.show.terminal.experiment import render_experiment
 from reflectune.state.errors import ConfigError
@@ -124,6 +126,21 @@ def test_what_a_name_or_message_holds_is_text_on_the_page_and_inert_on_a_termina
     assert "\x1b" not in str(render_experiment(document).renderables)  # type: ignore[attr-defined]
 
 
+def test_runs_of_one_seed_are_side_by_side_only_where_no_others_are_left(tmp_path: Path) -> None:
+    experiment = made(tmp_path, {"a": (), "b": ()}, seeds=2)
+    a0, b0, a1, b1 = experiment.runs
+    job_of_a0, job_of_a1 = (_Job(run, None, None) for run in (a0, a1))  # type: ignore[arg-type]
+    assert _next([a0, b0, a1, b1], []) == a0
+    assert _next([b0, a1, b1], [job_of_a0]) == a1
+    assert _next([b0, b1], [job_of_a0]) == b1
+    assert _next([b0], [job_of_a0]) == b0
+    assert _next([], []) is None
+    lots = replace(b0, acceptance_of="a-0")
+    assert _next([lots], [job_of_a0]) is None
+    assert _next([a0, lots], []) == a0
+    assert _next([lots], [job_of_a1]) == lots
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world of 12 samples with a plan of three arms and two seeds."""
@@ -186,14 +203,17 @@ def test_an_arm_that_fails_keeps_no_other_from_going_on_and_is_no_figure(world: 
     if not (world / "runs/abl/raw-1").exists():
         run(world)
     before = written(world)
-    (world / "abl.toml").write_text(PLAN + BROKEN + '[arms.after]\nselection.policy = "accept-all"\n')
+    more = '[arms.after]\nselection.policy = "accept-all"\n[arms.alike]\nequal_acceptance_to = "broken"\n'
+    (world / "abl.toml").write_text(PLAN + BROKEN + more)
     document = run(world, code=1)
-    broken, after = document["arms"][-2:]
+    broken, after, alike = document["arms"][-3:]
     assert [made["status"] for made in broken["runs"]] == ["failed", "failed"]
     assert all("no-entry" in made["error"] for made in broken["runs"])
     assert (broken["figures"], broken["differences"]) == ({}, {})
     assert [made["status"] for made in after["runs"]] == ["finished", "finished"]
     assert after["figures"]["data"]["acceptance"]["mean"] == 1
+    assert [made["status"] for made in alike["runs"]] == ["none", "none"]
+    assert "broken-0, whose acceptance it takes" in alike["runs"][0]["error"]
     assert "broken-1 failed" in (world / "runs/abl/report.html").read_text()
     assert {name: written(world)[name] for name in before} == before  # what was finished is left alone
 

@@ -8,6 +8,7 @@ from reflectune.loop.experiments.plan import Experiment, load_experiment, note_a
 from reflectune.state.config import RunConfig
 from reflectune.state.errors import ConfigError
 
+ROOT = Path(__file__).parent.parent
 BASE = """
 [data]
 path = "data-{seed}.json"
@@ -132,6 +133,16 @@ def test_bad_seeds_tokens_and_files_are_refused(tmp_path: Path) -> None:
         assert message in str(refused.value)
     with pytest.raises(ConfigError, match="no such plan"):
         load_experiment(tmp_path / "gone.toml")
+
+
+def test_the_plan_of_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (ROOT / "loop/README.md").read_text()
+    (plan,) = (text.partition("```")[0] for text in readme.split("```toml\n") if text.startswith("base ="))
+    (tmp_path / "config.toml").write_text(BASE)
+    (tmp_path / "abl.toml").write_text(plan)
+    found = load_experiment(tmp_path / "abl.toml")
+    assert [*found.arms] == ["method", "accept-all", "lots", "raw"]
+    assert len(found.runs) == 20
 
 
 def test_arms_may_be_added_and_left_out_but_not_changed(tmp_path: Path) -> None:

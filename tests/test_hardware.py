@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from reflectune.agents import hardware
-from reflectune.agents.hardware import fastest_count, measure_threads, prefers_bfloat16, visible_cpus
+from reflectune.agents.hardware import (
+    fastest_count,
+    measure_threads,
+    prefers_bfloat16,
+    visible_cpus,
+    visible_gpus,
+)
 from reflectune.loop.cli import main
 
 pytestmark = pytest.mark.alone
@@ -65,3 +71,12 @@ def test_command_has_threads_spin_briefly_unless_told_otherwise(monkeypatch, giv
     with pytest.raises(SystemExit):
         main()
     assert os.environ["GOMP_SPINCOUNT"] == taken
+
+
+def test_visible_gpus_are_those_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for named, found in {"0,3": ["0", "3"], "": [], "GPU-5c": ["GPU-5c"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert visible_gpus() == found
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert visible_gpus() == ["0", "1"]

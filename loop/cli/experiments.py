@@ -14,7 +14,9 @@ __all__ = ["experiment"]
 
 def experiment(
     plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)],
-    jobs: Annotated[int, typer.Option(min=1, help="Most runs at once; each has a GPU of its own.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Most runs at once, each on a GPU of its own where there are several.")
+    ] = 1,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:

@@ -6,9 +6,11 @@ What is finished is not run again, and what was interrupted goes on: the same ca
 import gc
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -85,6 +87,7 @@ def run_experiment(
     """
     waiting = [run for run in experiment.runs if _status(folder, run.name) not in ENDED]
     if waiting:
+        _load_libraries()
         say(f"{experiment.name}: {len(waiting)} of {len(experiment.runs)} runs to go")
     devices = visible_gpus() if jobs > 1 else []
     under_way: dict[int, _Job] = {}  # by slot
@@ -159,12 +162,26 @@ def _status(folder: Path, name: str) -> str | None:
         return reader.run()["status"]
 
 
+_PROCESSES = multiprocessing.get_context("forkserver")
+
+
+def _load_libraries() -> None:
+    """Have a process load all libraries, from which those of the runs are forked.
+
+    Ctrl-C, which reaches all of them too, is for the parent to pass on: it must not end one that loads.
+    """
+    _PROCESSES.set_forkserver_preload(["reflectune.loop.run"])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start(run: PlannedRun, folder: Path, device: str | None) -> _Job:
-    """Begin a run or go on with it, in a process that is forked from one which has all libraries loaded."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["reflectune.loop.run"])
-    told, telling = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(run, folder, device, telling), name=run.name)
+    """Begin a run or go on with it, in a process of its own."""
+    told, telling = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_work, args=(run, folder, device, telling), name=run.name)
     process.start()
     telling.close()
     return _Job(run, process, told)
@@ -181,7 +198,7 @@ def _end(job: _Job) -> str | None:
 
 
 def _work(run: PlannedRun, folder: Path, device: str | None, telling: Connection) -> None:
-    """One run to its end, in a process of its own; tells why it failed, if it did."""
+    """One run to its end; tells why it failed, if it did."""
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     gc.freeze()  # no collection need walk through the libraries
