@@ -115,7 +115,8 @@ def run_experiment(
                 del under_way[slot]
                 if (error := _end(job)) is not None:
                     failed[job.run.name] = error
-                say(f"{job.run.name}: {error or _status(folder, job.run.name)}")
+                status = _status(folder, job.run.name) or "interrupted"
+                say(f"{job.run.name}: {status if asked or error is None else error}")
     if asked:
         raise Interrupted
     return failed
