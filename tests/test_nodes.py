@@ -217,6 +217,7 @@ def test_select_goes_on_after_an_interruption_where_it_stopped(tmp_path: Path) -
     assert len(world.student.asked) - asked <= 2 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 def test_before_the_first_decision_the_student_tells_pairs_from_shuffled_ones(
     tmp_path: Path, overlap: bool, capsys: pytest.CaptureFixture[str]
