@@ -8,7 +8,7 @@ export PIP_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint types test test-gpu fast torture release-check audit bench bench-arms bench-gpu reference screenshots clean
+.PHONY: help setup demo lint types test test-gpu fast torture torture-ray release-check audit bench bench-arms bench-gpu reference screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -94,6 +94,9 @@ fast: setup ## the tests that take seconds
 
 torture: setup ## kill real runs at 200 random moments and hold them against undisturbed ones
 	$(BIN)/python -m tests.torture --kills 200 --seed 0
+
+torture-ray: setup ## kill workers, nodes, heads and drivers of runs on a cluster, 30 times
+	$(BIN)/python -m tests.torture_ray --kills 30 --seed 0
 
 release-check: setup ## what a release must hold: changelog, archives, an installation without the repository
 	$(BIN)/python -m tests.release

@@ -5,6 +5,7 @@ Nothing here knows what the models are asked.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -20,7 +21,20 @@ from reflectune.state.config import EngineConfig, RunConfig, StudentConfig
 from reflectune.state.live import Worker
 from reflectune.state.records import Pairs
 
-__all__ = ["LocalMachines", "Machines", "open_machines"]
+__all__ = ["Listener", "LocalMachines", "Machines", "open_machines"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears of a cluster. On one machine there is nothing to hear."""
+
+    say: Callable[[str], None] = print
+    """Shows a line, such as that workers wait for room."""
+    stopping: Callable[[], bool] = lambda: False
+    """Whether somebody asked to stop; who waits for room asks."""
+    leave: Callable[[str], None] = lambda why: None
+    """Called from another thread, with the reason, where the cluster is lost. It should end this process:
+    calls to Ray hang from then on, or end it without a word."""
 
 
 class Machines(Protocol):
@@ -68,13 +82,17 @@ class Machines(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-def open_machines(config: RunConfig) -> Machines:
+def open_machines(config: RunConfig, listener: Listener) -> Machines:
     """The machines that `scale.engine` names."""
-    if config.scale.engine == "local":
+    scale = config.scale
+    if scale.engine == "local":
+        if more := [key for key in ("students", "teachers", "trainers") if getattr(scale, key) > 1]:
+            keys = " and ".join(f"scale.{key} = {getattr(scale, key)}" for key in more)
+            listener.say(f'{keys}: here is one of each; more need scale.engine = "ray"')
         return LocalMachines(config)
     from reflectune.agents.cluster.machines import ClusterMachines
 
-    return ClusterMachines(config)
+    return ClusterMachines(config, listener)
 
 
 class LocalMachines(AbstractContextManager["LocalMachines"]):

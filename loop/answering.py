@@ -17,6 +17,7 @@ from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.loop.context import find_adapter
 from reflectune.loop.pipeline import compute_groups
 from reflectune.loop.progress import Display
+from reflectune.loop.run import listen
 from reflectune.state.config import RunConfig
 from reflectune.state.data.datasets import Dataset, Record
 from reflectune.state.data.writing import put_into_place
@@ -64,7 +65,7 @@ def answer_dataset(
     with ExitStack() as stack:
         part = stack.enter_context(put_into_place(out))
         file = stack.enter_context(part.open("w", encoding="utf-8", errors="backslashreplace"))
-        machines = stack.enter_context(open_machines(config))
+        machines = stack.enter_context(open_machines(config, listen(display)))
         open_faster = machines.find_writer(adapter, total)
         pool = LocalPool(open_faster, at_once=1) if open_faster else machines.open_students(adapter)
         stack.enter_context(pool)

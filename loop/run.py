@@ -12,9 +12,10 @@ from typing import cast
 from langchain_core.runnables import RunnableConfig
 
 from reflectune.agents.judge.judge import check_judge, open_judge
-from reflectune.agents.machines import Machines, open_machines
+from reflectune.agents.machines import Listener, Machines, open_machines
 from reflectune.agents.student.student import check_contexts
 from reflectune.agents.student.templates import check_student
+from reflectune.agents.student.trainer import StoppedError
 from reflectune.agents.teacher.engines import TeacherModel
 from reflectune.agents.teacher.engines.opening import answers_from_cache
 from reflectune.agents.teacher.prompts import open_prompts
@@ -25,7 +26,7 @@ from reflectune.loop.live import LiveDisplay
 from reflectune.loop.nodes.evaluate import evaluate_round, measure_round, why_stop
 from reflectune.loop.progress import Display, open_display
 from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
-from reflectune.loop.signals import Interrupted
+from reflectune.loop.signals import Interrupted, leave_at_once
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import SELF, EngineConfig, RunConfig, change_config, flatten, parse_config
 from reflectune.state.data.datasets import Dataset, assign_samples, dataset_hash, read_dataset
@@ -39,8 +40,8 @@ from reflectune.state.storage import explain_storage_errors
 from reflectune.state.text import one_line
 
 __all__ = [
-    "begin_lineage", "change_run", "check_run", "create_run", "next_state", "open_cache", "open_context",
-    "run_loop",
+    "begin_lineage", "change_run", "check_run", "create_run", "listen", "next_state", "open_cache",
+    "open_context", "run_loop",
 ]  # fmt: skip
 
 _STEPS_PER_ROUND = 6  # two reflections, two selections, refinetune, evaluate
@@ -60,7 +61,7 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
     with RunFolder.create(runs, config.name) as folder, explain_storage_errors(runs, "start the run again"):
         dataset = check_run(config, runs, accept_few=accept_few)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
-        with open_machines(config) as machines:
+        with open_machines(config, listen(open_display())) as machines:
             config = config.model_copy(update={"student": machines.settle_student()})
             check_contexts(config.student, dataset.account.contexts)
             machines.check_refinetune(config)  # last: it opens the model
@@ -108,6 +109,14 @@ def _judge_data(dataset: Dataset, accept_few: bool) -> None:
             "to neither teacher nor student. Map them with data.columns, or name them in data.ignore"
         )
         open_display().say(one_line(line))
+
+
+def listen(
+    display: Display, stopping: Callable[[], bool] = lambda: False, name: str | None = None
+) -> Listener:
+    """Show what machines have to say, and leave with a line where they are lost."""
+    go_on = "" if name is None else f" (go on with `reflectune resume {name}`)"
+    return Listener(display.say, stopping, lambda why: leave_at_once(one_line(f"reflectune: {why}{go_on}")))
 
 
 def begin_lineage(
@@ -184,7 +193,7 @@ def open_context(
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
         open_cache(config, folder.path.parent) as cache,
-        open_machines(config) as machines,
+        open_machines(config, listen(display, stopping, folder.path.name)) as machines,
         LiveDisplay(display, folder) as live,
     ):
         if replayed := lineage.settings()["versions"].get("replay_of"):
@@ -292,6 +301,8 @@ def _status(lineage: LineageWriter) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        is_asked = isinstance(error, (KeyboardInterrupt, Interrupted))
+        is_asked = isinstance(error, (KeyboardInterrupt, Interrupted, StoppedError))
         lineage.set_run_status("interrupted" if is_asked else "failed")
+        if isinstance(error, StoppedError):
+            raise Interrupted from error
         raise

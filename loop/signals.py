@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["Interrupted", "Interruption", "catch_signals", "exit_on_signals"]
+__all__ = ["Interrupted", "Interruption", "catch_signals", "exit_on_signals", "leave_at_once"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOTICE = "stopping after the batch in flight; once more leaves at once\n"
@@ -96,6 +96,12 @@ class Interruption:
             _write(_NOTICE)
 
 
+def leave_at_once(text: str) -> NoReturn:
+    """End this process with a line, from any thread and as a kill would: nothing is tidied up."""
+    _write(f"{text}\n", show_cursor=True)
+    os._exit(1)
+
+
 @contextmanager
 def catch_signals() -> Iterator[Interruption]:
     """Handle SIGINT and SIGTERM while the block runs.
@@ -146,7 +152,7 @@ def _write(text: str, *, show_cursor: bool = False) -> None:
     """Write to stderr past Python's buffers, which may be locked by whoever writes to them."""
     if os.isatty(_STDERR):
         # Over the line of a progress bar, which is drawn again below, and which hides the cursor.
-        text = ("\x1b[?25h" if show_cursor else "\r\x1b[2K") + text
+        text = ("\x1b[?25h" if show_cursor else "") + ("\r\x1b[2K" + text if text else "")
     try:
         os.write(_STDERR, text.encode())
     except OSError:  # nobody reads it any more

@@ -17,7 +17,7 @@ from reflectune.agents.teacher.engines import TeacherModel
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
 from reflectune.loop.progress import open_display
-from reflectune.loop.run import open_cache
+from reflectune.loop.run import listen, open_cache
 from reflectune.loop.show.numbers import format_usd
 from reflectune.loop.show.terminal.layout import Field
 from reflectune.state.config import RunConfig
@@ -50,7 +50,7 @@ def try_teacher(config: RunConfig, runs: Path, pairs: int) -> dict[str, Any]:
         open_prompts(config.teacher.prompts).check(record.pair for record in dataset)
         samples = assign_samples(dataset, config.data.holdout, config.seed)
         chosen = list(islice((sample for sample in samples if sample.split == "train"), pairs))
-        with open_cache(config, runs) as cache, open_machines(config) as machines:
+        with open_cache(config, runs) as cache, open_machines(config, listen(open_display())) as machines:
             model = TeacherModel("self:s0", machines.settle_student())
             with open_teacher(
                 teacher_config, config.seed, model, cache, open_engine=machines.open_engine

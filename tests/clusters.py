@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from reflectune.state.errors import StudentError
@@ -20,31 +21,84 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+_NO_WORKERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")  # a node ends with its agents
+
+
+class Nodes:
+    """A running cluster, any part of which can be killed."""
+
+    def __init__(self, folder: Path, cpus: Sequence[int]) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._folder, self._cpus, self._cluster = folder, cpus, Cluster()
+        self._added = 0
+        self._start({})
+
+    @property
+    def address(self) -> str:
+        """Where its head is."""
+        return str(self._cluster.address)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that work for a driver."""
+        raylets = [node.all_processes["raylet"][0].process.pid for node in self._cluster.list_all_nodes()]
+        return [
+            process
+            for raylet in raylets
+            for process in psutil.Process(raylet).children()
+            if (name := _title(process)).startswith("ray::") and not name.startswith(_NO_WORKERS)
+        ]
+
+    def replace_a_node(self) -> None:
+        """Kill a node that is not the head; another joins."""
+        self._cluster.remove_node(next(iter(self._cluster.worker_nodes)), allow_graceful=False)
+        self._add(self._cpus[-1])
+
+    def start_anew(self) -> None:
+        """Kill head and nodes, and start others at the same address."""
+        port = int(self.address.rpartition(":")[2])
+        self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
+        self.end()
+        self._cluster = type(self._cluster)()
+        self._start({"gcs_server_port": port})
+
+    def end(self) -> None:
+        """Kill head and nodes."""
+        self._cluster.shutdown()
+
+    def _start(self, of_head: dict[str, Any]) -> None:
+        for number, cpus in enumerate(self._cpus):
+            self._add(cpus, **({"include_dashboard": False} | of_head if number == 0 else {}))
+
+    def _add(self, cpus: int, **how: Any) -> None:
+        """Start a node, which keeps what it receives in a folder of its own."""
+        self._added += 1
+        settings = {"num_cpus": cpus, "num_gpus": 0, "object_store_memory": 80 * 2**20}
+        received = str(self._folder / f"node-{self._added}")
+        self._cluster.add_node(env_vars={"XDG_CACHE_HOME": received}, **settings | how)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return str(process.cmdline()[0])
+    except (psutil.Error, IndexError):  # it has just ended
+        return ""
+
+
 @contextmanager
-def cluster(cpus: Sequence[int] = (1, 1)) -> Iterator[Any]:
+def cluster(cpus: Sequence[int] = (1, 1)) -> Iterator[Nodes]:
     """A cluster with a node for each number of CPUs, the first one its head. Skips where ray is missing."""
     pytest.importorskip("ray", reason="ray is not installed; `pip install 'reflectune[ray]'`")
-    from ray.cluster_utils import Cluster
-
     folder = Path(tempfile.mkdtemp(prefix="r-"))  # paths of sockets must be short
     (folder / "ray").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(folder))  # also for the note of which cluster is the newest
-        started = Cluster()
+        nodes = Nodes(folder, cpus)
         try:
-            for number, count in enumerate(cpus):
-                head = {"include_dashboard": False} if number == 0 else {}
-                add_node(started, folder / f"node-{number}", num_cpus=count, **head)
-            yield started
+            yield nodes
         finally:
-            started.shutdown()
+            nodes.end()
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def add_node(started: Any, received: Path, **how: Any) -> Any:
-    """Another node, which keeps what it receives in a folder of its own."""
-    settings = {"num_gpus": 0, "object_store_memory": 80 * 2**20}
-    return started.add_node(env_vars={"XDG_CACHE_HOME": str(received)}, **settings | how)
 
 
 # What workers do for tests: of a module that they can import

@@ -4,16 +4,20 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from reflectune.agents.machines import Listener
+from reflectune.agents.student.trainer import StoppedError
 from reflectune.state.config import RunConfig, load_config
 from reflectune.state.errors import ConfigError, StudentError
-from tests.clusters import cluster, fail, give, kill_worker, receive_elsewhere
+from tests.clusters import Nodes, cluster, fail, give, kill_worker, receive_elsewhere
+from tests.lives import Life, started
 from tests.torture import read_tables
 from tests.worlds import reflectune, write_world
 
@@ -21,23 +25,48 @@ pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def nodes() -> Iterator[Nodes]:
     with cluster() as started:
-        yield started.address
+        yield started
+
+
+@pytest.fixture(scope="module")
+def address(nodes: Nodes) -> str:
+    return nodes.address
 
 
 def configure(folder: Path, **scale: Any) -> RunConfig:
     return load_config(write_world(folder, scale={"engine": "ray"} | scale))
 
 
-def test_a_run_on_two_nodes_has_the_lineage_of_one_on_this_machine(
-    address: str, finished_world: Path, tmp_path: Path
+def test_a_run_all_of_whose_parts_are_killed_has_the_lineage_of_one_on_this_machine(
+    nodes: Nodes, finished_world: Path, tmp_path: Path
 ) -> None:
-    scale = {"engine": '"ray"', "address": f'"{address}"', "students": "2"}
+    def live(*words: object, until: dict[str, Callable[[Life], object]]) -> tuple[int, str]:
+        with started(*words, "--runs", tmp_path, folder=finished_world) as life:
+            for sign, strike in until.items():
+                assert life.live_until(lambda life, sign=sign: sign in life.text), life.text
+                strike(life)
+            return life.end(120), life.text
+
+    scale = {"engine": '"ray"', "address": f'"{nodes.address}"', "students": "2"}
     words = [word for key, value in scale.items() for word in ("--set", f"scale.{key}={value}")]
-    words += ["--set", "rounds=1"]
-    result = reflectune("run", "config.toml", "--runs", tmp_path, *words, cwd=finished_world)
-    assert result.returncode == 0, result.stderr
+    code, text = live(
+        *("run", "config.toml", "--set", "rounds=1", *words),
+        until={
+            "round 1 · select · instruction": lambda life: nodes.workers()[0].kill(),
+            "round 1 · select · response": lambda life: nodes.replace_a_node(),
+            "round 1 · refinetune": lambda life: nodes.start_anew(),
+        },
+    )
+    assert code == 1
+    last = text.splitlines()[-1]
+    assert last.startswith(f"reflectune: the Ray cluster {nodes.address} is lost: its head is gone")
+    assert last.endswith("start the cluster again (go on with `reflectune resume tiny`)")
+    code, text = live("resume", "tiny", until={"round 1 · evaluate": lambda life: life.send(signal.SIGKILL)})
+    assert code == -signal.SIGKILL
+    code, text = live("resume", "tiny", until={})
+    assert code == 0, text
     local, there = (
         {table: [row for row in rows if dict(row).get("round", 0) < 2] for table, rows in tables.items()}
         for tables in (read_tables(finished_world / "runs/tiny"), read_tables(tmp_path / "tiny"))
@@ -58,7 +87,7 @@ def test_a_worker_that_dies_is_replaced_and_a_job_that_kills_three_is_named(
     from reflectune.agents.cluster.machines import ClusterMachines
 
     config = configure(tmp_path, address=address, students=2)
-    with ClusterMachines(config) as machines, machines.open_students(None) as pool:
+    with ClusterMachines(config, Listener()) as machines, machines.open_students(None) as pool:
         assert pool.at_once == 4
         killing = pool.submit(partial(kill_worker, tmp_path / "once", 1), "samples a to b")
         given = [pool.submit(partial(give, number), size=2) for number in range(20)]
@@ -111,8 +140,24 @@ def test_what_a_node_lacks_is_sent_once_and_what_it_has_is_used(address: str, tm
         assert shipment.receive() == folder
 
 
+def test_what_was_received_and_used_least_recently_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    from reflectune.agents.cluster import shipping
+
+    for used, name in enumerate("abc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"x" * 100)
+        os.utime(tmp_path / name, (used, used))
+    monkeypatch.setattr(shipping.shutil, "disk_usage", lambda folder: mock.Mock(total=600))
+    for size, left in ((0, "abc"), (1, "bc"), (100, "bc"), (250, "")):
+        shipping._make_room(tmp_path, size)
+        assert "".join(sorted(path.name for path in tmp_path.iterdir())) == left
+
+
 def test_a_cluster_that_cannot_be_used_is_told_in_one_line(address: str, tmp_path: Path) -> None:
-    from reflectune.agents.machines import open_machines
+    from reflectune.agents.machines import Listener, open_machines
 
     faults = {
         ("ray://127.0.0.1:10001", 1): "cannot be a client of Ray",
@@ -121,15 +166,74 @@ def test_a_cluster_that_cannot_be_used_is_told_in_one_line(address: str, tmp_pat
     }
     for (where, students), message in faults.items():
         config = configure(tmp_path, address=where, students=students)
-        with pytest.raises(ConfigError, match=message), open_machines(config):
+        with pytest.raises(ConfigError, match=message), open_machines(config, Listener()):
             pass
+
+
+def test_who_finds_no_room_says_so_and_hears_a_stop(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from reflectune.agents.cluster import room
+    from reflectune.agents.cluster.machines import ClusterMachines
+
+    monkeypatch.setattr(room, "_SILENCE", 0.0)
+    said: list[str] = []
+    stops: list[bool] = []
+    config = configure(tmp_path, address=address, students=2)
+    with ClusterMachines(config, Listener(said.append, lambda: bool(stops))) as machines:
+        others = ray.util.placement_group([{"CPU": 1}] * 2)
+        assert others.wait(60)
+        with machines.open_students(None) as pool:
+            waiting = pool.submit(partial(give, 1))
+            deadline = time.monotonic() + 60
+            while not said:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            stops.append(True)
+            with pytest.raises(StoppedError):
+                waiting.result(30)
+        with pytest.raises(StoppedError):
+            machines.settle_student()
+        ray.util.remove_placement_group(others)
+    assert said == [
+        "scale.students = 2 with 1 CPU each: none has started yet; the cluster has 2 CPU, 0 free; waiting "
+        "for them"
+    ]
+
+
+def test_room_is_counted_by_node_and_by_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from reflectune.agents.cluster.room import Asked, refuse_lack
+
+    nodes = [{"Alive": True, "Resources": {"CPU": 64.0, "GPU": 4.0}}] * 2
+    nodes += [
+        {"Alive": True, "Resources": {"CPU": 64.0}},
+        {"Alive": False, "Resources": nodes[0]["Resources"]},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    refuse_lack(Asked("students", 80, gpus=0.1, cpus=1))
+    refuse_lack(Asked("students", 4, gpus=1, cpus=1), Asked("teachers", 1, gpus=4, cpus=1))
+    faults = {
+        (Asked("students", 17, gpus=0.4, cpus=1),): "room for 16 students",  # two to a GPU
+        (Asked("teachers", 3, gpus=3, cpus=1),): "the cluster has 8 GPU and 192 CPU on 3 nodes, room for 2 t",
+        (Asked("trainers", 4, gpus=0, cpus=50),): "scale.trainers = 4 with 50 CPU each: .* room for 3 tr",
+        (
+            Asked("students", 5, gpus=1, cpus=1),
+            Asked("teachers", 1, gpus=4, cpus=1),
+        ): "beside .* room for 4 s",
+    }
+    for asked, message in faults.items():
+        with pytest.raises(ConfigError, match=message):
+            refuse_lack(*asked)
 
 
 def test_a_driver_that_is_killed_leaves_no_workers(address: str, tmp_path: Path) -> None:
     import ray
 
     from reflectune.agents.cluster.connection import connect
-    from tests.lives import started
 
     write_world(tmp_path, scale={"engine": "ray", "address": address, "students": 2})
     with started("run", "config.toml", folder=tmp_path) as life:

@@ -9,8 +9,10 @@ import psutil
 import pytest
 import torch
 
-from reflectune.agents.machines import open_machines
-from reflectune.agents.student.trainer import StoppedError
+from reflectune.agents.machines import Listener, open_machines
+from reflectune.agents.student.trainer import NotFiniteError, StoppedError
+from reflectune.state.config import ScaleConfig
+from reflectune.state.errors import AdapterError
 from tests.clusters import cluster
 from tests.test_refinetune import PAIRS, configure, folder, train, weights  # noqa: F401 - a fixture
 
@@ -26,7 +28,7 @@ def training_on(address, config, trainers):
     """`machines.refinetune` with so many workers, and what tells of them."""
     scale = {"engine": "ray", "address": address, "trainers": trainers}
     config = type(config).model_validate(config.model_dump() | {"scale": scale})
-    with open_machines(config) as machines:
+    with open_machines(config, Listener()) as machines:
         refinetune = partial(machines.refinetune, config, PAIRS, previous=None, round=1)
         yield refinetune, machines.trainers
 
@@ -35,6 +37,58 @@ def kill_a_worker():
     """End one process of Ray Train's workers."""
     ours = psutil.Process().children(recursive=True)
     next(each for each in ours if "TrainWorker" in " ".join(each.cmdline())).kill()
+
+
+class Sender:
+    """In the place of one that sends models: whoever receives something meets with a fault."""
+
+    def __init__(self, fault):
+        self._fault = fault
+
+    def ship_student(self, student, adapter):
+        return self
+
+    def receive(self):
+        raise self._fault
+
+
+FAULTS = {
+    "not finite": (NotFiniteError("loss is not finite"), "loss is not finite; try a lower refinetune.lr"),
+    "memory": (torch.OutOfMemoryError("out of memory"), "memory; end what else uses the student's device"),
+    "deaths": (
+        MemoryError("killed"),
+        "workers died 3 times without a new checkpoint, the last .*killed",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_worker_ends_the_training_as_what_it_is(
+    folder,  # noqa: F811
+    address,
+    tmp_path,
+    monkeypatch,
+    fault,
+):
+    from reflectune.agents.cluster import training
+    from reflectune.agents.cluster.connection import connect
+    from reflectune.agents.cluster.room import Asked
+
+    def fit_here(attempt, *how):
+        """Do what a worker does, in the place of Ray Train, whose start takes seconds."""
+        try:
+            training._train_on_worker({"work": attempt._work})
+        except Exception as error:  # noqa: BLE001 - as Ray Train
+            attempt.failure = str(error)
+
+    monkeypatch.setattr(training._Attempt, "_fit", fit_here)
+    error, message = FAULTS[fault]
+    with connect(ScaleConfig(engine="ray", address=address)) as connection:
+        place = connection, Sender(error), Asked("trainers", 1, gpus=0, cpus=1)
+        how = {"previous": None, "round": 1, "on_step": print, "trainers": {}}
+        with pytest.raises(AdapterError, match=message):
+            training.refinetune_on_cluster(*place, configure(folder), PAIRS, tmp_path / "a", **how)
 
 
 @pytest.mark.slow

@@ -95,6 +95,7 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("data.hf=org/data", "data: set exactly one of path and hf"),
         ("data.subset=small", "data: subset is for hf only; unset it"),
         ("data.holdout=1.5", "data: a holdout share must be below 1"),
+        ("scale.gpus_per_student=1.5", "scale.gpus_per_student: Ray gives a share of one GPU, or whole ones"),
         ("name=../up", "name: string should match pattern"),
         ("rounds", "--set rounds: want section.key=value"),
         ("name.x=1", "name.x: name is not a section"),

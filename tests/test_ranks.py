@@ -1,6 +1,7 @@
 """Two ranks that train one adapter, against one that does it alone. Ranks are plain processes over gloo."""
 
 import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from reflectune.agents.student import ranks
 from reflectune.agents.student.passes import Passes
 from reflectune.agents.student.refinetune import train_adapter
 from reflectune.agents.student.targets import Encoded
+from reflectune.agents.student.trainer import StoppedError
 from tests.test_memory import adapted_model, limit_memory
 from tests.test_refinetune import PAIRS, configure, folder, weights  # noqa: F401 - a fixture
 
@@ -69,6 +71,33 @@ def test_ranks_share_a_step_and_add_up_its_gradients(tmp_path):
     # Memory ran out on the first rank alone; both cut their rows to the longest text's 41 tokens.
     assert passed[-2:] == [41, 10]
     assert other[-3:] == [50, 37, 13]
+
+
+def _stop(rank, config, place):
+    """Whether the first rank had handed its checkpoint over when this one heard that it was stopped."""
+    own, handed, stops = place / f"rank-{rank}", place / "handed", iter([False, True])
+    own.mkdir()
+
+    def hand_over(checkpoint):
+        time.sleep(0.3)
+        handed.write_text(checkpoint.name)
+
+    with pytest.raises(StoppedError, match="after step 1 of"):
+        train_adapter(
+            config,
+            PAIRS,
+            own,
+            previous=None,
+            round=1,
+            on_step=lambda *step: None,
+            is_stopping=lambda: next(stops),
+            on_checkpoint=hand_over,
+        )
+    return handed.read_text() if handed.exists() else None
+
+
+def test_no_rank_ends_before_the_checkpoint_of_a_stop_is_handed_over(folder, tmp_path):  # noqa: F811
+    assert on_two_ranks(tmp_path, _stop, configure(folder, epochs=2), tmp_path) == ["checkpoint-1"] * 2
 
 
 def _train(rank, config, place):

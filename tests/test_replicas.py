@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from reflectune.agents.teacher.engines import Request, TeacherModel, open_engine
+from reflectune.agents.teacher.engines import OpenEngine, Request, TeacherModel, open_engine
 from reflectune.state.config import ScaleConfig, StudentConfig, TeacherConfig
 from reflectune.state.errors import TeacherError
 from tests.clusters import cluster
@@ -37,14 +37,21 @@ def open_replicas(hold: Path) -> Iterator[Any]:
     """Opens so many replicas on two nodes."""
     with cluster((1, 1)) as nodes:
         from reflectune.agents.cluster.connection import connect
+        from reflectune.agents.cluster.room import Asked
         from reflectune.agents.cluster.teachers import ReplicaEngine
 
         config = TeacherConfig(engine="transformers", model="echo")
         model = TeacherModel("echo", StudentConfig(model="none"))
         with connect(ScaleConfig(engine="ray", address=nodes.address)):
-            yield lambda number, stopping=lambda: False: ReplicaEngine(
-                config, model, NoModel(), stopping, number=number, gpus=0, open_one=partial(open_echo, hold)
-            )  # type: ignore[arg-type]
+            echo, open_one = (config, model, NoModel()), partial(open_echo, hold)
+
+            def open_some(
+                number: int, stopping: Any = lambda: False, of: Any = echo, open_one: OpenEngine = open_one
+            ) -> ReplicaEngine:
+                asked = Asked("teachers", number, gpus=0, cpus=1)
+                return ReplicaEngine(*of, asked, stopping, open_one=open_one)
+
+            yield open_some
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +175,6 @@ def test_a_replica_of_a_model_that_was_shipped_answers_as_one_here_does(
     open_replicas: Any, engine: Any, tmp_path: Path
 ) -> None:
     from reflectune.agents.cluster.shipping import Sender
-    from reflectune.agents.cluster.teachers import ReplicaEngine
 
     engine.close()  # there is one CPU for each
     folder = save_tiny_llama(tmp_path / "llama", chat=True, context=512)
@@ -177,7 +183,7 @@ def test_a_replica_of_a_model_that_was_shipped_answers_as_one_here_does(
     shipped = Sender().ship_student(model.source, None)
     here = open_engine(config, model, None, lambda: False)
     found = []
-    for opened in (here, ReplicaEngine(config, model, shipped, number=1, gpus=0)):
+    for opened in (here, open_replicas(1, of=(config, model, shipped), open_one=open_engine)):
         with closing(opened):
             found.append({text: each.text for text, each in answers(opened, submit(opened, *"abc")).items()})
     assert found[0] == found[1]

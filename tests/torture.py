@@ -20,14 +20,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reflectune.state.records import PHASES
-from tests.lives import started
+from tests.lives import Life, started
 from tests.teacher_server import Reply, TeacherServer, improve, prompt_of, serve_teacher
 from tests.worlds import write_world
 
@@ -58,6 +58,9 @@ _TIMES = {
     "students": {"seal"},
     "_sqlite_migrations": {"applied_at"},
 }
+
+
+Moment = tuple[int, Callable[[str, Path], bool]]  # the number of its place, and whether it has come
 
 
 class TortureError(AssertionError):
@@ -112,10 +115,14 @@ def answer(request: dict[str, Any], number: int) -> Reply:
 
 
 class Torture:
-    """Undisturbed runs of every world, to hold the tortured ones against."""
+    """Undisturbed runs of every world, to hold the tortured ones against.
 
-    def __init__(self, folder: Path, teacher: TeacherServer) -> None:
-        self.folder, self.teacher = folder, teacher
+    Args:
+        scale: keys of that section, for all worlds.
+    """
+
+    def __init__(self, folder: Path, teacher: TeacherServer, **scale: Any) -> None:
+        self.folder, self.teacher, self.scale = folder, teacher, scale
         self.kills: Counter[str] = Counter()  # by the place that was aimed at
         self.uncommitted = self.runs = 0
         self._calm: dict[int, tuple[Path, list[float]]] = {}
@@ -132,27 +139,38 @@ class Torture:
         folder = self.folder / f"seed-{seed}"
         if plan is None:
             plan = sorted(rng.choices(range(len(PLACES)), k=rng.randint(1, len(PLACES))))
-        for number, target in enumerate([*plan, len(PLACES)]):
-            delay = rng.uniform(0, [*seconds, 0.0][target])
-            code = self._live(folder, world, f"seed-{seed}-life-{number}", _moment_after(target, delay))
-            if code == 0:
+        moments = ((target, _moment_after(target, rng.uniform(0, seconds[target]))) for target in plan)
+        for number in itertools.count():
+            if self._live(folder, world, f"seed-{seed}-life-{number}", moments) == 0:
                 break
-            self.kills[PLACES[target].name] += 1
         self.compare(calm, folder)
         self.runs += 1
         shutil.rmtree(folder)
 
-    def _live(self, folder: Path, world: int, key: str, is_time: Callable[[str, Path], bool]) -> int:
-        """Run or resume until a moment, or to the end; returns the exit code."""
+    def strike(self, life: Life) -> bool:
+        """Do to a life what its moment brings; returns whether it ends by that."""
+        life.send(signal.SIGKILL)
+        return True
+
+    def is_due(self, life: Life, code: int) -> bool:
+        """Whether a life may end so."""
+        return code in (0, -signal.SIGKILL)
+
+    def _live(self, folder: Path, world: int, key: str, moments: Iterator[Moment]) -> int:
+        """Run or resume until a moment that ends the life, or to the end; returns the exit code."""
         runs = folder / "runs"
         is_there = (runs / NAME / "lineage.db").exists()
         words = ("resume", NAME) if is_there else ("run", self.config(world))
         stored = _count_calls(runs)
         with started(*words, "--runs", runs, folder=folder, **{KEY: key}) as life:
-            if life.live_until(lambda life: is_time(life.text, runs)):
-                life.send(signal.SIGKILL)
+            for target, is_time in moments:
+                if not life.live_until(lambda life, is_time=is_time: is_time(life.text, runs)):
+                    break
+                self.kills[PLACES[target].name] += 1
+                if self.strike(life):
+                    break
             code = life.end()
-            if code not in (0, -signal.SIGKILL):
+            if not self.is_due(life, code):
                 raise TortureError(f"exit code {code}: {life.text[-2000:]}")
         self.count_lost(key, _count_calls(runs) - stored, CONCURRENCY if code else 0)
         return code
@@ -169,7 +187,7 @@ class Torture:
                         came[number] = time.monotonic()
                 return False
 
-            self._live(folder, world, folder.name, note)
+            self._live(folder, world, folder.name, iter([(0, note)]))
             if missing := [place.name for number, place in enumerate(PLACES) if number not in came]:
                 raise TortureError(f"the undisturbed run never came to {', '.join(missing)}")
             times = [*(came[number] for number in range(len(PLACES))), time.monotonic()]
@@ -195,6 +213,7 @@ class Torture:
             "data": {"holdout": HOLDOUT},
             "teacher": teacher | {"api_key_env": KEY, "concurrency": CONCURRENCY, "retries": 0},
             "refinetune": {"epochs": 3, "batch_tokens": 256, "dropout": 0.1},
+            "scale": self.scale,
         }
         for name, section in WORLDS[world].items():
             sections[name] = sections.get(name, {}) | section
@@ -269,15 +288,17 @@ def _list_files(runs: Path) -> list[Path]:
     return sorted(path for path in paths if not path.name.endswith(("-wal", "-shm")))
 
 
-def main() -> None:
+def torture_until(
+    open_torture: Callable[[Path, TeacherServer, int], Torture], about: str, kills: int
+) -> None:
     """Torture runs until there were so many kills, or one is not what it must be."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; each has the next one")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     with serve_teacher(answer) as teacher:
-        torture = Torture(folder, teacher)
+        torture = open_torture(folder, teacher, options.seed)
         for seed in itertools.count(options.seed):
             try:
                 torture.torture(seed)
@@ -296,4 +317,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    torture_until(lambda folder, teacher, seed: Torture(folder, teacher), __doc__, kills=200)

@@ -1,22 +1,27 @@
-"""The way to a Ray cluster: connecting, what it has room for, and whether its software is this machine's."""
+"""The way to a Ray cluster: connecting, hearing of its loss, and whether its software is this machine's."""
 
 import importlib.metadata
 import logging
-import math
 import os
 import platform
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import wait
+from contextlib import contextmanager, suppress
+from typing import Any
 from uuid import uuid4
 
+from reflectune.agents.cluster.room import Asked, Waiting
+from reflectune.agents.machines import Listener
 from reflectune.state.config import ScaleConfig
 from reflectune.state.errors import ConfigError
 
 # Before ray is imported: what runs where is nobody else's business.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Ray would end this process by itself a minute after its head is gone; we do, and say so.
+os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(24 * 3600))
 try:
     import ray
     from ray._private import worker as _ray_worker
@@ -26,14 +31,36 @@ except ImportError as error:
 # Of a worker's death Ray tells on stdout, where our documents go. Pools tell it by themselves.
 _ray_worker.print_to_stdstream = lambda data, ignore_prefix=False: None
 
-__all__ = ["connect", "gpus_each", "last_line", "own_versions", "refuse_lack", "refuse_other_versions"]
+__all__ = ["Connection", "connect", "last_line", "own_versions", "refuse_other_versions"]
 
 _KNOCK_SECONDS = 10.0
+_LOOK = 1.0  # seconds
 _LIBRARIES = ("reflectune", "torch", "transformers", "peft")  # which scores and training depend on
 
 
+class Connection:
+    """A driver's hold on a cluster."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def wait_for(self, asked: Asked) -> Waiting:
+        """Begin to wait for workers."""
+        return Waiting(asked, self._listener)
+
+    def get(self, reference: Any, look: Callable[[], None] = lambda: None) -> Any:
+        """What a reference comes to. Signals are heard meanwhile, which they are not in Ray's own waiting.
+
+        `look` is called every second.
+        """
+        future = reference.future()
+        while not wait([future], _LOOK).done:
+            look()
+        return future.result()
+
+
 @contextmanager
-def connect(scale: ScaleConfig) -> Iterator[None]:
+def connect(scale: ScaleConfig, listener: Listener = Listener()) -> Iterator[Connection]:  # noqa: B008
     """Be a driver of a cluster while the block runs; what it has left there is gone afterwards.
 
     Takes the cluster at `scale.address`, else at RAY_ADDRESS, else one that runs on this machine, else it
@@ -66,10 +93,33 @@ def connect(scale: ScaleConfig) -> Iterator[None]:
         raise ConfigError(
             f"the Ray cluster {where} cannot be used: {reason}; see scale.address, and `ray status` there"
         ) from error
+    own = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == own)
+    place = node["NodeManagerAddress"], node["NodeManagerPort"]
+    ended = threading.Event()
+
+    def watch() -> None:
+        _wait_for_end(place, ended)
+        if not ended.is_set():
+            why = "its head is gone or was started anew, or Ray has ended on this node"
+            listener.leave(f"the Ray cluster {where} is lost: {why}; start the cluster again")
+
+    threading.Thread(target=watch, name="cluster", daemon=True).start()
     try:
-        yield
+        yield Connection(listener)
     finally:
+        ended.set()
         ray.shutdown()
+
+
+def _wait_for_end(place: tuple[str, int], ended: threading.Event) -> None:
+    """Return when Ray ends on this node: within a minute of its head's end, or when that was started anew."""
+    with suppress(OSError):  # it takes no connection any more
+        while not ended.is_set():
+            with socket.create_connection(place, _KNOCK_SECONDS) as held:
+                held.settimeout(None)
+                while held.recv(4096):  # it also ends a connection that is idle for minutes
+                    pass
 
 
 def _knock(address: str | None) -> None:
@@ -88,30 +138,6 @@ def _own_signals() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-def gpus_each(asked: float | None, unset: float = 1) -> float:
-    """GPUs that a worker asks for: as many as the config says, else `unset` where the cluster has any."""
-    return asked if asked is not None else unset if ray.cluster_resources().get("GPU") else 0
-
-
-def refuse_lack(key: str, number: int, *, gpus: float, cpus: float) -> None:
-    """Raise a ConfigError where the cluster has no room for so many workers, even with nobody else there."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needed = {name: share for name, share in (("GPU", gpus), ("CPU", cpus)) if share}
-    # In floating point 1 / 0.1 is a little less than 10.
-    rooms = (
-        min(math.floor(node.get(name, 0) / share + 1e-9) for name, share in needed.items()) for node in nodes
-    )
-    room = sum(rooms) if needed else number
-    if room >= number:
-        return
-    each = " and ".join(f"{share:g} {name}" for name, share in needed.items())
-    there = " and ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}" for name in needed)
-    raise ConfigError(
-        f"scale.{key} = {number} with {each} each: the cluster has {there} on {len(nodes)} nodes, room for "
-        f"{room:g}; lower scale.{key} or what each asks for, or add nodes"
-    )
 
 
 def last_line(error: BaseException) -> str:

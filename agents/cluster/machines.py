@@ -2,23 +2,19 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from reflectune.agents.cluster.connection import (
-    connect,
-    gpus_each,
-    own_versions,
-    refuse_lack,
-    refuse_other_versions,
-)
+from reflectune.agents.cluster.connection import connect, last_line, own_versions, refuse_other_versions
+from reflectune.agents.cluster.room import ask_for_students, ask_for_teachers, refuse_lack
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
 from reflectune.agents.cluster.students import RayPool, StudentWorkers
 from reflectune.agents.cluster.teachers import ReplicaEngine
-from reflectune.agents.machines import LocalMachines
+from reflectune.agents.machines import Listener, LocalMachines
 from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import settle_student
@@ -32,22 +28,38 @@ __all__ = ["ClusterMachines"]
 class ClusterMachines(LocalMachines):
     """Workers of a cluster, which this process tells what to do while it keeps the lineage."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, listener: Listener) -> None:
         super().__init__(config)
+        self._listener = listener
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        scale, threads = self._config.scale, self._config.student.threads
+        config = self._config
         with ExitStack() as stack:
-            stack.enter_context(connect(scale))
-            gpus = gpus_each(scale.gpus_per_student)
-            cpus = 1 if gpus else threads or 1
-            refuse_lack("students", scale.students, gpus=gpus, cpus=cpus)
+            connection = connect(config.scale, self._listener)
+            self._connection = stack.enter_context(connection)
+            self._asked_students = ask_for_students(config, "students")
+            self._asked_trainers = ask_for_students(config, "trainers")
+            self._refuse_lack()
             self._sender = Sender()
-            self._workers = StudentWorkers(scale.students, cpus=cpus, gpus=gpus)
+            self._workers = StudentWorkers(self._asked_students, self._connection)
             stack.callback(self._workers.close)
             self._stack = stack.pop_all()
         return self
+
+    def _refuse_lack(self) -> None:
+        """Raise a ConfigError where the cluster could never hold who is at work at once."""
+        scale, teacher = self._config.scale, self._config.teacher
+        refuse_lack(self._asked_trainers)
+        if not ENGINES[teacher.engine].is_local:
+            refuse_lack(self._asked_students)
+            return
+        teachers = ask_for_teachers(scale, teacher)
+        if scale.overlap:
+            refuse_lack(self._asked_students, teachers)
+        else:
+            refuse_lack(self._asked_students)
+            refuse_lack(teachers)
 
     def settle_student(self) -> StudentConfig:
         """The run's student, settled on a worker."""
@@ -76,33 +88,34 @@ class ClusterMachines(LocalMachines):
         """The engine; replicas with models of their own take the students' place, unless both overlap."""
         if not ENGINES[config.engine].is_local:
             return super().open_engine(config, model, batches, stopping)
-        scale = self._config.scale
-        if not scale.overlap:
+        if not self._config.scale.overlap:
             self._workers.close()
-        gpus = gpus_each(scale.gpus_per_teacher, unset=config.tensor_parallel_size or 1)
-        refuse_lack("teachers", scale.teachers, gpus=gpus, cpus=1)
+        asked = ask_for_teachers(self._config.scale, config)
+        refuse_lack(asked)
         shipped = self._sender.ship_student(model.source, model.adapter)
-        return ReplicaEngine(config, model, shipped, stopping, number=scale.teachers, gpus=gpus)
+        return ReplicaEngine(config, model, shipped, asked, stopping)
 
     def refinetune(self, *training: Any, **how: Any) -> dict[str, float]:
         """Train on workers, which have the place of the students."""
         from reflectune.agents.cluster.training import refinetune_on_cluster  # importing it takes seconds
 
         self._workers.close()
+        place = self._connection, self._sender, self._asked_trainers
         with self._training():
-            return refinetune_on_cluster(*training, sender=self._sender, trainers=self._trainers, **how)
+            return refinetune_on_cluster(*place, *training, trainers=self._trainers, **how)
 
     def _ask_worker(self, work: Callable[..., Any], *arguments: object) -> Any:
         """What a function returns that runs on a worker, where a student finds room."""
-        on_worker = ray.remote(num_cpus=1, num_gpus=gpus_each(self._config.scale.gpus_per_student))(work)
+        asked = replace(self._asked_students, number=1)
+        on_worker = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus)(work)
         try:
-            return ray.get(on_worker.remote(own_versions(), *arguments))
+            answer = on_worker.remote(own_versions(), *arguments)
+            return self._connection.get(answer, self._connection.wait_for(asked).look)
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:
-            reason = str(error).strip().partition("\n")[0]
             raise StudentError(
-                f"{self._config.student.model}: a worker of the cluster died: {reason}"
+                f"{self._config.student.model}: a worker of the cluster died: {last_line(error)}"
             ) from error
 
     def __exit__(self, *error: object) -> None:

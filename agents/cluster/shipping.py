@@ -49,6 +49,7 @@ class Shipment:
         received.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(received.with_suffix(".lock")):
             if not received.exists():
+                _make_room(received.parent, sum(size for _, size in self.files))
                 partial = received.with_suffix(".partial")
                 shutil.rmtree(partial, ignore_errors=True)
                 for name, size in self.files:
@@ -56,6 +57,7 @@ class Shipment:
                 if not _has_content(partial / place, self.hash):
                     raise ConfigError(f"{self.path}: it was changed while the run used it; put it back")
                 partial.rename(received)
+            os.utime(received)  # it was used last
         return received / place
 
     def _fetch(self, name: str, size: int, to: Path) -> None:
@@ -130,6 +132,17 @@ def _has_content(path: Path, wanted: str) -> bool:
     return path.exists() and _hash(path) == wanted
 
 
+def _make_room(folder: Path, size: int) -> None:
+    """Remove what was used least recently, so that so many bytes more leave half of the disk to others."""
+    most = shutil.disk_usage(folder).total // 2 - size
+    kept = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    sizes = [sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in kept]
+    for at, path in enumerate(kept):
+        if sum(sizes[at:]) <= most:
+            return
+        shutil.rmtree(path, ignore_errors=True)  # who has it open keeps it
+
+
 def _received_folder() -> Path:
     """Where a node keeps what it received; whoever deletes it has it sent again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflectune"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflectune" / "received"

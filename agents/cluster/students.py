@@ -10,14 +10,20 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
-from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
+from reflectune.agents.cluster.connection import (
+    Connection,
+    last_line,
+    own_versions,
+    refuse_other_versions,
+)
+from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.memory import describe_process
 from reflectune.agents.student.student import Student, StudentBase
@@ -30,6 +36,7 @@ Result = TypeVar("Result")
 
 _JOBS = 2  # at one worker: while it computes one job's texts it encodes the other's
 _LIVES = 3  # workers that may die of a job, or one after the other before any has begun
+_LOOK = 1.0  # seconds without news before it is looked whether there can be any
 
 
 class RayPool(AbstractContextManager["RayPool"]):
@@ -96,11 +103,12 @@ class StudentWorkers:
     One thread decides what becomes of jobs and workers: whatever happens is told to it in a queue.
     """
 
-    def __init__(self, number: int, *, cpus: float, gpus: float) -> None:
-        self.number = number
-        self._open_actor = ray.remote(
-            num_cpus=cpus, num_gpus=gpus, max_concurrency=_JOBS, max_restarts=0, max_task_retries=0
-        )(_OpenStudent).remote
+    def __init__(self, asked: Asked, connection: Connection) -> None:
+        self.number = asked.number
+        self._asked, self._connection = asked, connection
+        once = {"max_restarts": 0, "max_task_retries": 0}
+        actor = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, max_concurrency=_JOBS, **once)
+        self._open_actor = actor(_OpenStudent).remote
         self._thread: threading.Thread | None = None
 
     def give(self, job: _Job) -> None:
@@ -131,24 +139,35 @@ class StudentWorkers:
             ray.kill(worker.actor)
 
     def _watch(self) -> None:
-        while (event := self._events.get()) is not None:
+        while True:
+            try:
+                event = self._events.get(timeout=_LOOK)
+            except Empty:
+                event = self._look
+            if event is None:
+                return
             try:
                 event()
                 self._hand_out()
-            except Exception as error:  # noqa: BLE001 - such as a lost cluster: jobs must hear of it
-                self._fail(f"the cluster does not answer: {last_line(error)}")
+            except Exception as error:  # noqa: BLE001 - whatever it is, jobs must hear of it
+                self._fail(error)
+
+    def _look(self) -> None:
+        if self._waiting and len(self._workers) < self.number:
+            self._room.look(len(self._workers))
 
     def _take(self, job: _Job) -> None:
         self._waiting.append(job)
         if not self._workers and not self._starting:
+            self._room = self._connection.wait_for(self._asked)
             for place in range(self.number):
                 self._start(place + 1)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: Exception) -> None:
         """Have all jobs end with an error."""
         for job in [*self._waiting, *(job for worker in self._workers for job in worker.jobs)]:
             if not job.future.done():
-                job.future.set_exception(StudentError(why))
+                job.future.set_exception(why)
         self._waiting.clear()
 
     def _start(self, place: int, replaced: int = 0, done: int = 0) -> None:
@@ -173,7 +192,7 @@ class StudentWorkers:
         if self._workers:  # those that are there do without
             return
         self._failures = 0
-        self._fail(f"no worker starts on the cluster: {last_line(error)}")
+        self._fail(StudentError(f"no student starts on the cluster: {last_line(error)}"))
 
     def _hand_out(self) -> None:
         while self._waiting:
@@ -212,6 +231,7 @@ class StudentWorkers:
 
     def _replace(self, worker: _Worker) -> None:
         if worker in self._workers:
+            self._room = self._connection.wait_for(self._asked)
             self._workers.remove(worker)
             ray.kill(worker.actor)  # it may only be out of reach
             self._start(worker.place, worker.replaced + 1, worker.done)

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
+from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.memory import describe_process
 from reflectune.agents.teacher.engines import ENGINES, OpenEngine, Request, TeacherModel, open_engine
@@ -69,23 +70,23 @@ class ReplicaEngine:
         config: EngineConfig,
         model: TeacherModel,
         shipped: ShippedStudent,
+        asked: Asked,
         stopping: Callable[[], bool] = lambda: False,
         *,
-        number: int,
-        gpus: float,
         open_one: OpenEngine = open_engine,
     ) -> None:
-        """Start so many replicas of a model, each with so many GPUs of one node.
+        """Start as many replicas of a model as are asked for, each on one node.
 
         While somebody is `stopping`, nobody waits for a replica to open.
         """
         self.name, self.model = config.engine, model.name
         self.structured = ENGINES[config.engine].takes_schemas(thinking=model.source.thinking)
-        self.capacity = config.concurrency or number * config.capacity
-        self._stopping, self._gpus = stopping, gpus
-        actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Teacher)
+        self.capacity = config.concurrency or asked.number * config.capacity
+        self._asked, self._stopping = asked, stopping
+        once = {"max_restarts": 0, "max_task_retries": 0}
+        actor = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, **once)(_Teacher)
         self._open_actor = partial(actor.remote, config, model, shipped, own_versions(), open_one)
-        self._replicas = [self._start() for _ in range(number)]
+        self._replicas = [self._start() for _ in range(asked.number)]
         self._none_open_since = time.monotonic()
         self._queue: deque[Request] = deque()
         self._suspects: deque[Request] = deque()  # that all replicas but the last died with
@@ -125,8 +126,10 @@ class ReplicaEngine:
         seconds = time.monotonic() - self._none_open_since
         if any(replica.is_placed for replica in self._replicas):
             return f"waiting for the model to open: {seconds:.0f} s"
-        each = f"{self._gpus:g} GPU and 1 CPU" if self._gpus else "1 CPU"
-        return f"waiting for room on the cluster: {seconds:.0f} s (a replica asks for {each} of one node)"
+        return (
+            f"waiting for room on the cluster: {seconds:.0f} s (a replica asks for {self._asked.place} of "
+            "one node)"
+        )
 
     def close(self) -> None:
         """End the replicas."""

@@ -22,12 +22,12 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reflectune.agents.cluster.connection import (
-    gpus_each,
+    Connection,
     last_line,
     own_versions,
-    refuse_lack,
     refuse_other_versions,
 )
+from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
 from reflectune.agents.memory import describe_process
 from reflectune.agents.student.ranks import is_first
@@ -57,18 +57,20 @@ _TRACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 def refinetune_on_cluster(
+    connection: Connection,
+    sender: Sender,
+    asked: Asked,
     config: RunConfig,
     pairs: Pairs,
     out: Path,
     *,
-    sender: Sender,
     previous: Path | None,
     round: int,
     on_step: OnStep,
     is_stopping: Callable[[], bool] = lambda: False,
     trainers: dict[int, Worker],
 ) -> dict[str, float]:
-    """Train as `refinetune_student` does, on `scale.trainers` workers of the connected cluster.
+    """Train as `refinetune_student` does, on as many workers of the cluster as are asked for.
 
     How many they are changes losses by their rounding alone. A training goes on here that began on one
     machine or with another number of workers, and the reverse. `trainers` gets what each does, by its rank.
@@ -78,7 +80,8 @@ def refinetune_on_cluster(
         ConfigError: the cluster has no room for the workers, or other versions.
         StudentError: the base model cannot be opened.
     """
-    train = partial(_train, config, pairs, sender, previous, round, on_step, is_stopping, trainers)
+    place = connection, sender, asked
+    train = partial(_train, *place, config, pairs, previous, round, on_step, is_stopping, trainers)
     return make_adapter(config, pairs, out, previous=previous, round=round, train=train)
 
 
@@ -115,9 +118,11 @@ class _Desk:
 
 
 def _train(
+    connection: Connection,
+    sender: Sender,
+    asked: Asked,
     config: RunConfig,
     pairs: Pairs,
-    sender: Sender,
     previous: Path | None,
     round: int,
     on_step: OnStep,
@@ -135,11 +140,8 @@ def _train(
         newest = last_whole_checkpoint(folder)
         checkpoint = None if newest is None else (newest.name, ray.put(_read(newest)))
         work = _Work(config, student, blocks, round, own_versions(), checkpoint, _open_desk())
-        attempt = _Attempt(work, folder, on_step, is_stopping, trainers)
-        try:
-            metrics = attempt.run()
-        except RayError as error:
-            raise AdapterError(f"{folder}: the Ray cluster is lost: {last_line(error)}") from error
+        attempt = _Attempt(connection, asked, work, folder, on_step, is_stopping, trainers)
+        metrics = attempt.run()
         if metrics is not None:
             return metrics
         deaths += 1
@@ -167,12 +169,15 @@ class _Attempt:
 
     def __init__(
         self,
+        connection: Connection,
+        asked: Asked,
         work: _Work,
         folder: Path,
         on_step: OnStep,
         is_stopping: Callable[[], bool],
         trainers: dict[int, Worker],
     ) -> None:
+        self._connection, self._asked, self._room = connection, asked, connection.wait_for(asked)
         self._work, self._folder, self._trainers = work, folder, trainers
         self._on_step, self._is_stopping = on_step, is_stopping
         self._has_begun = False
@@ -181,17 +186,13 @@ class _Attempt:
 
     def run(self) -> dict[str, float] | None:
         """The metrics, with the adapter in the folder; None where a worker died."""
-        config = self._work.config
-        gpus = gpus_each(config.scale.gpus_per_student)
-        cpus = 1 if gpus else config.student.threads or 1
-        refuse_lack("trainers", config.scale.trainers, gpus=gpus, cpus=cpus)
         scaling = ray.train.ScalingConfig(
-            num_workers=config.scale.trainers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+            num_workers=self._asked.number,
+            use_gpu=self._asked.gpus > 0,
+            resources_per_worker=self._asked.each,
         )
         # NCCL takes one worker a GPU; what ranks agree on is on the CPU.
-        backend = ray.train.torch.TorchConfig("cpu:gloo,cuda:nccl" if gpus >= 1 else "gloo")
+        backend = ray.train.torch.TorchConfig("cpu:gloo,cuda:nccl" if self._asked.gpus >= 1 else "gloo")
         # In the main thread Ray Train would take Ctrl-C for itself.
         group = threading.Thread(target=self._fit, args=(scaling, backend), name="trainers", daemon=True)
         group.start()
@@ -200,6 +201,8 @@ class _Attempt:
                 group.join(_PAUSE)
                 self._clear_desk()
             self._clear_desk()  # its last words may have come in between
+        except RayError as error:  # the desk's end
+            self.failure = last_line(error)
         finally:
             ray.kill(self._work.desk)  # who is still at work ends when it asks whether to stop
             group.join(_GOODBYE)
@@ -224,11 +227,10 @@ class _Attempt:
                 self.failure = last_line(error)
 
     def _clear_desk(self) -> None:
-        is_stopping = self._is_stopping()
-        if is_stopping and not self._has_begun:  # there may be no worker to stop
-            raise StoppedError("stopped before its first step")
+        if not self._has_begun:
+            self._room.look()
         error: BaseException | None = None
-        for kind, *what in ray.get(self._work.desk.take.remote(is_stopping)):
+        for kind, *what in self._connection.get(self._work.desk.take.remote(self._is_stopping())):
             self._has_begun = True
             if kind == "step":
                 self._on_step(*what)

@@ -260,6 +260,15 @@ class ScaleConfig(Section):
     overlap: bool = False
     """Reflect and select at once, for both phases: for a teacher on a server, or on GPUs of its own (ray)."""
 
+    @field_validator("gpus_per_student", "gpus_per_teacher")
+    @classmethod
+    def _gpus_are_whole_or_parts_of_one(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(
+                "Ray gives a share of one GPU, or whole ones; take a number below 1, or a whole one"
+            )
+        return gpus
+
 
 class PublishConfig(Section):
     """What the card of a published repository says."""

@@ -21,6 +21,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from transformers import LlamaConfig
 
+from reflectune.agents.machines import Listener
 from reflectune.agents.pool import StudentPool
 from reflectune.loop.estimate import estimate_run
 from reflectune.state.config import RunConfig, parse_config
@@ -98,7 +99,7 @@ def measure_cluster(folder: Path, samples: int, address: str, **how: Any) -> dic
 
     model = save_tiny_llama(folder / "student")
     config = _config(model, folder, scale={"engine": "ray", "address": address, "students": 2})
-    with ClusterMachines(config) as machines:
+    with ClusterMachines(config, Listener()) as machines:
         before = _others()
         found = measure_loop(
             folder, samples, open_students=lambda adapter: _MadeUpPool(machines.open_students(None)), **how
