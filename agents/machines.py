@@ -17,11 +17,11 @@ from reflectune.agents.student.student import Student, StudentBase, settle_stude
 from reflectune.agents.student.trainer import OnStep
 from reflectune.agents.student.vllm_writer import find_vllm_writer
 from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel, open_engine
-from reflectune.state.config import EngineConfig, RunConfig, StudentConfig
+from reflectune.state.config import EngineConfig, RunConfig, ScaleConfig, StudentConfig
 from reflectune.state.live import Worker
 from reflectune.state.records import Pairs
 
-__all__ = ["Listener", "LocalMachines", "Machines", "open_machines"]
+__all__ = ["Listener", "LocalMachines", "Machines", "open_machines", "say_one_of_each"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,19 @@ class Machines(Protocol):
 
 def open_machines(config: RunConfig, listener: Listener) -> Machines:
     """The machines that `scale.engine` names."""
-    scale = config.scale
-    if scale.engine == "local":
-        if more := [key for key in ("students", "teachers", "trainers") if getattr(scale, key) > 1]:
-            keys = " and ".join(f"scale.{key} = {getattr(scale, key)}" for key in more)
-            listener.say(f'{keys}: here is one of each; more need scale.engine = "ray"')
+    if config.scale.engine == "local":
         return LocalMachines(config)
     from reflectune.agents.cluster.machines import ClusterMachines
 
     return ClusterMachines(config, listener)
+
+
+def say_one_of_each(scale: ScaleConfig, say: Callable[[str], None]) -> None:
+    """Say in a line where more are asked for than one machine has."""
+    more = [key for key in ("students", "teachers", "trainers") if getattr(scale, key) > 1]
+    if more and scale.engine == "local":
+        keys = " and ".join(f"scale.{key} = {getattr(scale, key)}" for key in more)
+        say(f'{keys}: here is one of each; more need scale.engine = "ray"')
 
 
 class LocalMachines(AbstractContextManager["LocalMachines"]):

@@ -12,7 +12,7 @@ from typing import cast
 from langchain_core.runnables import RunnableConfig
 
 from reflectune.agents.judge.judge import check_judge, open_judge
-from reflectune.agents.machines import Listener, Machines, open_machines
+from reflectune.agents.machines import Listener, Machines, open_machines, say_one_of_each
 from reflectune.agents.student.student import check_contexts
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.student.trainer import StoppedError
@@ -196,6 +196,7 @@ def open_context(
         open_machines(config, listen(display, stopping, folder.path.name)) as machines,
         LiveDisplay(display, folder) as live,
     ):
+        say_one_of_each(config.scale, live.say)
         if replayed := lineage.settings()["versions"].get("replay_of"):
             raise ConfigError(
                 f"{folder.path.name} is a replay of {replayed}: nothing goes on in it; start a run with its "
