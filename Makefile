@@ -51,6 +51,13 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	$(BIN)/pip install --quiet --no-deps --target $@ bitsandbytes==0.50.2 || \
 		echo "no bitsandbytes for this machine: the tests of 4-bit students will be skipped"
 
+# Experiment trackers, beside .venv for the same reason, and without what their clients here do not import.
+.venv/trackers: .venv/installed
+	$(BIN)/pip install --quiet --no-deps --target $@ tensorboard==2.21.0 tensorboard-data-server==0.7.2 \
+		Markdown==3.11.3 Werkzeug==3.1.9 absl-py==2.5.1 mlflow-skinny==3.17.2 sqlparse==0.6.1 \
+		databricks-sdk==0.162.0 importlib_metadata==8.7.0 zipp==4.1.2 || \
+		echo "no trackers for this machine: their tests will be skipped"
+
 # Others that score, for `make bench`. Apart from .venv and without what they depend on beyond what they import here:
 # that would bring other builds of torch. Their versions are here and nowhere else.
 .venv/peers/ready: .venv/installed
@@ -80,7 +87,7 @@ types: setup ## mypy, strict
 # Three workers for two processors: tests wait for processes, pauses and each other a quarter of the time.
 test: ## lint, types and every test, with coverage
 	$(MAKE) --no-print-directory --jobs 2 .venv/chromium .venv/vllm
-	$(MAKE) --no-print-directory --jobs 2 .venv/models/ready lint types .venv/bitsandbytes
+	$(MAKE) --no-print-directory --jobs 2 .venv/models/ready lint types .venv/bitsandbytes .venv/trackers
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 3 --dist worksteal -m "not alone and not gpu" --cov --cov-report=term
 	HF_HUB_OFFLINE=1 PYTHONPATH=.venv/bitsandbytes $(BIN)/pytest -m alone $$(grep -l mark.alone tests/test_*.py)
 

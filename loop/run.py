@@ -20,6 +20,7 @@ from reflectune.agents.teacher.engines import TeacherModel
 from reflectune.agents.teacher.engines.opening import answers_from_cache
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
+from reflectune.agents.tracking import check_trackers
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.live import LiveDisplay
@@ -83,6 +84,7 @@ def check_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Dat
         with open_cache(config, runs):
             pass
     check_student(config.student)
+    check_trackers(config.track)
     if config.evaluate.checker:
         load_function("evaluate.checker", config.evaluate.checker)
     if is_own(config.selection.policy):

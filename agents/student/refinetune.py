@@ -9,9 +9,10 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from reflectune.agents.student.trainer import (
     save_adapter,
     train_steps,
 )
+from reflectune.agents.tracking import tracking_losses
 from reflectune.state.config import CHANGEABLE, RefinetuneConfig, RunConfig, StudentConfig, flatten
 from reflectune.state.errors import AdapterError, StudentError
 from reflectune.state.records import Pair, Pairs, content_hash, hash_stream
@@ -86,17 +88,19 @@ def refinetune_student(
         StudentError: the base model cannot be opened.
     """
 
-    train = functools.partial(
-        train_adapter,
-        config,
-        pairs,
-        base=base,
-        previous=previous,
-        round=round,
-        on_step=on_step,
-        is_stopping=is_stopping,
-    )
-    return make_adapter(config, pairs, out, previous=previous, round=round, train=train)
+    with tracking_losses(config.track, config.name, out) as tracking:
+        train = functools.partial(
+            train_adapter,
+            config,
+            pairs,
+            base=base,
+            previous=previous,
+            round=round,
+            on_step=on_step,
+            is_stopping=is_stopping,
+            tracking=tracking,
+        )
+        return make_adapter(config, pairs, out, previous=previous, round=round, train=train)
 
 
 def make_adapter(
@@ -189,6 +193,7 @@ def train_adapter(
     on_step: OnStep,
     is_stopping: Callable[[], bool],
     on_checkpoint: OnCheckpoint = lambda checkpoint: None,
+    tracking: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Train in a folder, going on from its newest whole checkpoint, and leave the folder `adapter` there.
 
@@ -219,6 +224,7 @@ def train_adapter(
                 on_step=on_step,
                 is_stopping=is_stopping,
                 on_checkpoint=on_checkpoint,
+                tracking=tracking,
             )
             save_adapter(adapted, folder / "adapter")
     return {

@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,6 +71,7 @@ def train_steps(
     on_step: OnStep,
     is_stopping: Callable[[], bool],
     on_checkpoint: OnCheckpoint,
+    tracking: Mapping[str, Any],
 ) -> list[float]:
     """Train a PEFT model in place, once over the steps, in order; go on from a checkpoint in `folder`.
 
@@ -78,6 +79,7 @@ def train_steps(
     AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. Rows have `row_tokens` tokens at most.
     The trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping` are
     those of `refinetune_student`, after every step; `on_checkpoint` is told of each checkpoint that is whole.
+    `tracking` has arguments of the Trainer that say who is told the losses.
     Returns the loss of every step: mean over its target tokens, nats per token.
     """
     arguments = TrainingArguments(
@@ -99,7 +101,7 @@ def train_steps(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
-        report_to="none",
+        **({"report_to": "none"} | dict(tracking)),
     )
     _keep_device(arguments, model.device)
     if config.gradient_checkpointing:

@@ -28,6 +28,7 @@ from reflectune.loop.pipeline import completed, compute_groups
 from reflectune.loop.progress import Stage
 from reflectune.loop.show.alarms import explain_firing
 from reflectune.loop.stopping import is_spent, stop_reason
+from reflectune.loop.tracking import track_round
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import (
@@ -65,6 +66,7 @@ def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, objec
         measure_round(context, round)
     reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
     lineage.finish_round(round, reason)
+    track_round(context, round)
     return {"stop_reason": reason} if reason else {"round": round + 1}
 
 

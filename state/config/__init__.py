@@ -29,14 +29,16 @@ from reflectune.state.config.sections import (
     SelectionConfig,
     StudentConfig,
     TeacherConfig,
+    TrackConfig,
 )
 from reflectune.state.errors import ConfigError
 
 __all__ = [
     "CHANGEABLE", "SELF", "TEMPLATES", "AlarmsConfig", "Column", "DataConfig", "EngineConfig", "JudgeConfig",
     "OddKind", "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig",
-    "TeacherConfig", "assign", "change_config", "flatten", "load_begun_config", "load_config", "overlay",
-    "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths", "set_key", "upgrade_config",
+    "TeacherConfig", "TrackConfig", "assign", "change_config", "flatten", "load_begun_config", "load_config",
+    "overlay", "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths", "set_key",
+    "upgrade_config",
 ]  # fmt: skip
 
 # Keys of a model that is asked that say how, and not what: those of teacher and judge.
@@ -66,6 +68,8 @@ CHANGEABLE = (
     "student.threads",
     "stop.max_failures",
     "stop.rollback",
+    "track.project",
+    "track.to",
     "teacher.structured",
     *(f"{section}.{name}" for section in ("teacher", "judge") for name in _ASKING),
 )

@@ -270,6 +270,15 @@ class ScaleConfig(Section):
         return gpus
 
 
+class TrackConfig(Section):
+    """Experiment trackers that are told of losses and rounds, beside the lineage."""
+
+    to: list[Literal["wandb", "tensorboard", "mlflow", "trackio"]] = []
+    """Trackers; each is installed by itself, and goes by its own settings of keys, address, offline work."""
+    project: str = Field(default="reflectune", min_length=1)
+    """Project of the trackers, in mlflow the experiment."""
+
+
 class PublishConfig(Section):
     """What the card of a published repository says."""
 
@@ -300,6 +309,7 @@ class RunConfig(Section):
     stop: StopConfig = StopConfig()
     alarms: AlarmsConfig = AlarmsConfig()
     scale: ScaleConfig = ScaleConfig()
+    track: TrackConfig = TrackConfig()
     publish: PublishConfig = PublishConfig()
 
     @model_validator(mode="after")

@@ -1,0 +1,85 @@
+"""Losses and rounds in files of TensorBoard and MLflow: written by a run, read back by their own readers."""
+
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reflectune.agents.tracking import check_trackers
+from reflectune.state.config import TrackConfig
+from reflectune.state.errors import ConfigError
+from tests.test_cli import as_json
+from tests.worlds import ROOT, reflectune, write_world
+
+TRACKERS = ROOT / ".venv/trackers"
+needs_trackers = pytest.mark.skipif(
+    not TRACKERS.is_dir(),
+    reason="no .venv/trackers (make .venv/trackers): TensorBoard and MLflow were not tried",
+)
+
+
+@pytest.mark.slow
+@needs_trackers
+def test_a_run_tells_tensorboard_and_mlflow_its_losses_and_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(TRACKERS)])
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    write_world(tmp_path, samples=20, track={"to": ["tensorboard", "mlflow"], "project": "tried"})
+    assert reflectune("run", "config.toml", cwd=tmp_path).returncode == 0
+    shown = as_json(tmp_path, "show", "tiny")
+    by_round = {row["round"]: row["evaluations"]["nll"] for row in shown["rounds"] if row["round"]}
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    boards = tmp_path / "runs/tiny/tensorboard"
+    rounds = EventAccumulator(str(boards / "rounds")).Reload()
+    assert {event.step: pytest.approx(event.value) for event in rounds.Scalars("held_out/nll")} == by_round
+    for number, row in enumerate(shown["rounds"][1:], start=1):
+        losses = EventAccumulator(str(boards / f"round-{number:02d}")).Reload().Scalars("train/loss")
+        assert losses[0].step == 1
+        assert all(math.isfinite(event.value) for event in losses)
+        assert row["training"] > 0
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    runs = client.search_runs([client.get_experiment_by_name("tried").experiment_id])
+    named = {run.info.run_name: run for run in runs}
+    assert named.keys() == {"tiny", "tiny-round-01", "tiny-round-02"}
+    history = client.get_metric_history(named["tiny"].info.run_id, "held_out/nll")
+    assert {point.step: pytest.approx(point.value) for point in history} == by_round
+
+
+@pytest.mark.slow
+def test_a_tracker_that_fails_stops_nothing(finished_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reflectune.loop import tracking
+    from reflectune.state.lineage.reader import LineageReader
+
+    said: list[str] = []
+
+    def fail(*arguments: Any) -> None:
+        raise ConnectionError("no route to the tracker")
+
+    monkeypatch.setattr(tracking, "log_round", fail)
+    with LineageReader.open(finished_world / "runs/tiny/lineage.db") as lineage:
+        context: Any = SimpleNamespace(
+            config=SimpleNamespace(track=TrackConfig(to=["mlflow"]), name="tiny"),
+            lineage=lineage,
+            folder=SimpleNamespace(path=finished_world / "runs/tiny"),
+            display=SimpleNamespace(say=said.append),
+        )
+        tracking.track_round(context, 1)
+    assert len(said) == 1
+    assert "no route to the tracker" in said[0]
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"track\.to: trackio is not installed; `pip install trackio`"):
+        check_trackers(TrackConfig(to=["trackio"]))
+    check_trackers(TrackConfig())
