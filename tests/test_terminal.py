@@ -19,7 +19,7 @@ UNKNOWN = {"mean": None, "median": None}
 ROUND: dict[str, Any] = {
     "round": 1, "student": "s1", "pool": 9, "training": 0, "training_truncated": 0, "frozen": 0,
     "instruction": NOTHING, "response": NOTHING, "ifd": UNKNOWN, "r_ifd": UNKNOWN,
-    "response_tokens": None, "evaluations": {}, "alarms": [],
+    "response_tokens": None, "evaluations": {}, "alarms": [], "judge": None,
     "teacher": {
         "calls": 0, "cached": 0, "prompt_tokens": None, "completion_tokens": None, "cost_usd": None,
         "tokens_per_accepted": None, "cost_per_accepted_usd": None,
