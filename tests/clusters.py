@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ _NO_WORKERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")  # a 
 class Nodes:
     """A running cluster, any part of which can be killed."""
 
-    def __init__(self, folder: Path, cpus: Sequence[int]) -> None:
+    def __init__(self, folder: Path, cpus: Sequence[int], gpus: Sequence[int]) -> None:
         from ray.cluster_utils import Cluster
 
-        self._folder, self._cpus, self._cluster = folder, cpus, Cluster()
+        self._folder, self._cluster = folder, Cluster()
+        self._nodes = [*zip_longest(cpus, gpus, fillvalue=0)]
         self._added = 0
         self._start({})
 
@@ -52,7 +54,7 @@ class Nodes:
     def replace_a_node(self) -> None:
         """Kill a node that is not the head; another joins."""
         self._cluster.remove_node(next(iter(self._cluster.worker_nodes)), allow_graceful=False)
-        self._add(self._cpus[-1])
+        self._add(*self._nodes[-1])
 
     def start_anew(self) -> None:
         """Kill head and nodes, and start others at the same address."""
@@ -67,13 +69,13 @@ class Nodes:
         self._cluster.shutdown()
 
     def _start(self, of_head: dict[str, Any]) -> None:
-        for number, cpus in enumerate(self._cpus):
-            self._add(cpus, **({"include_dashboard": False} | of_head if number == 0 else {}))
+        for number, node in enumerate(self._nodes):
+            self._add(*node, **({"include_dashboard": False} | of_head if number == 0 else {}))
 
-    def _add(self, cpus: int, **how: Any) -> None:
+    def _add(self, cpus: int, gpus: int, **how: Any) -> None:
         """Start a node, which keeps what it receives in a folder of its own."""
         self._added += 1
-        settings = {"num_cpus": cpus, "num_gpus": 0, "object_store_memory": 80 * 2**20}
+        settings = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": 80 * 2**20}
         received = str(self._folder / f"node-{self._added}")
         self._cluster.add_node(env_vars={"XDG_CACHE_HOME": received}, **settings | how)
 
@@ -86,14 +88,17 @@ def _title(process: psutil.Process) -> str:
 
 
 @contextmanager
-def cluster(cpus: Sequence[int] = (1, 1)) -> Iterator[Nodes]:
-    """A cluster with a node for each number of CPUs, the first one its head. Skips where ray is missing."""
+def cluster(cpus: Sequence[int] = (1, 1), gpus: Sequence[int] = ()) -> Iterator[Nodes]:
+    """A cluster with a node for each number of CPUs, the first one its head. Skips where ray is missing.
+
+    `gpus` are what the nodes say they have, by default none.
+    """
     pytest.importorskip("ray", reason="ray is not installed; `pip install 'reflectune[ray]'`")
     folder = Path(tempfile.mkdtemp(prefix="r-"))  # paths of sockets must be short
     (folder / "ray").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(folder))  # also for the note of which cluster is the newest
-        nodes = Nodes(folder, cpus)
+        nodes = Nodes(folder, cpus, gpus)
         try:
             yield nodes
         finally:

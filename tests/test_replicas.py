@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
+from reflectune.agents.machines import Listener
 from reflectune.agents.teacher.engines import OpenEngine, Request, TeacherModel, open_engine
-from reflectune.state.config import ScaleConfig, StudentConfig, TeacherConfig
-from reflectune.state.errors import TeacherError
-from tests.clusters import cluster
+from reflectune.state.config import ScaleConfig, StudentConfig, TeacherConfig, load_config
+from reflectune.state.errors import ConfigError, TeacherError
+from tests.clusters import cluster, give
 from tests.replica_engine import NoModel, open_echo
 from tests.teachers import asked
 from tests.tiny_models import save_tiny_llama
+from tests.worlds import write_world
 
 pytestmark = pytest.mark.slow
 
@@ -33,25 +35,32 @@ def hold(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def open_replicas(hold: Path) -> Iterator[Any]:
-    """Opens so many replicas on two nodes."""
-    with cluster((1, 1)) as nodes:
-        from reflectune.agents.cluster.connection import connect
-        from reflectune.agents.cluster.room import Asked
-        from reflectune.agents.cluster.teachers import ReplicaEngine
+def address() -> Iterator[str]:
+    """Of a cluster of two nodes."""
+    with cluster((1, 1), gpus=(2, 1)) as nodes:
+        yield nodes.address
 
-        config = TeacherConfig(engine="transformers", model="echo")
-        model = TeacherModel("echo", StudentConfig(model="none"))
-        with connect(ScaleConfig(engine="ray", address=nodes.address)):
-            echo, open_one = (config, model, NoModel()), partial(open_echo, hold)
 
-            def open_some(
-                number: int, stopping: Any = lambda: False, of: Any = echo, open_one: OpenEngine = open_one
-            ) -> ReplicaEngine:
-                asked = Asked("teachers", number, gpus=0, cpus=1)
-                return ReplicaEngine(*of, asked, stopping, open_one=open_one)
+@pytest.fixture(scope="module")
+def open_replicas(address: str, hold: Path) -> Iterator[Any]:
+    """Opens so many replicas."""
+    from reflectune.agents.cluster.connection import connect
+    from reflectune.agents.cluster.places import Places
+    from reflectune.agents.cluster.room import Asked
+    from reflectune.agents.cluster.teachers import ReplicaEngine
 
-            yield open_some
+    config = TeacherConfig(engine="transformers", model="echo")
+    model = TeacherModel("echo", StudentConfig(model="none"))
+    with connect(ScaleConfig(engine="ray", address=address)):
+        echo, open_one = (config, model, NoModel()), partial(open_echo, hold)
+
+        def open_some(
+            number: int, stopping: Any = lambda: False, of: Any = echo, open_one: OpenEngine = open_one
+        ) -> ReplicaEngine:
+            asked = Asked("teachers", number, gpus=0, cpus=1)
+            return ReplicaEngine(*of, asked, Places(), stopping, open_one=open_one)
+
+        yield open_some
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +71,10 @@ def engine(open_replicas: Any) -> Iterator[Any]:
 
 
 def wait_until_open(engine: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not all(replica.is_open for replica in engine._replicas):
         assert not engine.has_answer()
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, engine.waiting
         time.sleep(0.02)
 
 
@@ -85,6 +94,30 @@ def answers(engine: Any, given: dict[str, str]) -> dict[str, Any]:
     found = [engine.next_answer() for _ in given]
     assert sorted(answer.request_id for answer in found) == sorted(given)
     return {given[answer.request_id]: answer for answer in found}
+
+
+def test_students_and_teachers_at_once_have_their_places_or_are_refused(address: str, tmp_path: Path) -> None:
+    """It is the first one here: a process can be at one cluster at a time, and all others share that."""
+    from reflectune.agents.cluster.machines import ClusterMachines
+
+    folder = str(save_tiny_llama(tmp_path / "llama", chat=True, context=512))
+    teacher = {"engine": "transformers", "model": folder, "path": None, "max_tokens": 4}
+    scale = {"engine": "ray", "address": address, "overlap": True, "gpus_per_teacher": 2}
+    for students in (2, 1):
+        path = write_world(tmp_path, teacher=teacher, scale=scale | {"students": students})
+        config = load_config(path)
+        machines = ClusterMachines(config, Listener())
+        if students == 2:
+            each = "scale.students = 2 with 1 GPU and 1 CPU each beside scale.teachers = 1 with 2 GPU"
+            with pytest.raises(ConfigError, match=f"^{each} .* room for 1 students; lower"), machines:
+                pass
+    with machines, machines.open_students(None) as pool:
+        assert pool.submit(partial(give, 7)).result(180) == 7  # it is there first, and would fit anywhere
+        model = TeacherModel("tiny", StudentConfig(model=folder))
+        with closing(machines.open_engine(config.teacher, model, None, lambda: False)) as engine:
+            wait_until_open(engine)
+            assert len(answers(engine, submit(engine, "hello"))) == 1
+            assert pool.submit(partial(give, 8)).result(180) == 8
 
 
 def test_replicas_share_the_requests(engine: Any) -> None:
@@ -148,10 +181,11 @@ def test_replicas_that_are_open_do_the_work_of_those_that_never_are(
     hold.touch()
     with closing(open_replicas(3)) as replicas:  # there are two CPUs, as if a node was lost meanwhile
         given = submit(replicas, *map(str, range(40)))
-        deadline = time.monotonic() + 60
-        while not replicas.waiting.startswith("waiting for the model to open"):
+        deadline = time.monotonic() + 180
+        while sum(replica.is_placed for replica in replicas._replicas) < 2:
             assert not replicas.has_answer()
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, replicas.waiting
+        assert replicas.waiting.startswith("waiting for the model to open")
         hold.unlink()
         assert all(answer.error is None for answer in answers(replicas, given).values())
         assert sorted(worker.done > 0 for worker in replicas.workers()) == [False, True, True]

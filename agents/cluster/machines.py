@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from reflectune.agents.cluster.connection import connect, last_line, own_versions, refuse_other_versions
+from reflectune.agents.cluster.places import Places
 from reflectune.agents.cluster.room import ask_for_students, ask_for_teachers, refuse_lack
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
 from reflectune.agents.cluster.students import RayPool, StudentWorkers
@@ -40,26 +41,24 @@ class ClusterMachines(LocalMachines):
             self._connection = stack.enter_context(connection)
             self._asked_students = ask_for_students(config, "students")
             self._asked_trainers = ask_for_students(config, "trainers")
-            self._refuse_lack()
+            self._places = self._plan_places()
             self._sender = Sender()
-            self._workers = StudentWorkers(self._asked_students, self._connection)
+            self._workers = StudentWorkers(self._asked_students, self._connection, self._places)
             stack.callback(self._workers.close)
             self._stack = stack.pop_all()
         return self
 
-    def _refuse_lack(self) -> None:
-        """Raise a ConfigError where the cluster could never hold who is at work at once."""
+    def _plan_places(self) -> Places:
+        """Places for who is at work at once; ConfigError where the cluster could never hold them."""
         scale, teacher = self._config.scale, self._config.teacher
         refuse_lack(self._asked_trainers)
-        if not ENGINES[teacher.engine].is_local:
-            refuse_lack(self._asked_students)
-            return
-        teachers = ask_for_teachers(scale, teacher)
-        if scale.overlap:
-            refuse_lack(self._asked_students, teachers)
-        else:
-            refuse_lack(self._asked_students)
-            refuse_lack(teachers)
+        others = [ask_for_teachers(scale, teacher)] if ENGINES[teacher.engine].is_local else []
+        if scale.overlap and others:
+            refuse_lack(self._asked_students, *others)
+            return Places(self._asked_students, *others)
+        for alone in (self._asked_students, *others):
+            refuse_lack(alone)
+        return Places()
 
     def settle_student(self) -> StudentConfig:
         """The run's student, settled on a worker."""
@@ -73,6 +72,7 @@ class ClusterMachines(LocalMachines):
 
     def open_students(self, adapter: Path | None) -> StudentPool:
         """The pool of the workers' students."""
+        self._places.take()
         return RayPool(self._workers, self._sender.ship_student(self._config.student, adapter))
 
     def find_writer(self, adapter: Path | None, answers: int) -> None:
@@ -88,18 +88,25 @@ class ClusterMachines(LocalMachines):
         """The engine; replicas with models of their own take the students' place, unless both overlap."""
         if not ENGINES[config.engine].is_local:
             return super().open_engine(config, model, batches, stopping)
-        if not self._config.scale.overlap:
-            self._workers.close()
+        if self._config.scale.overlap and config == self._config.teacher:
+            self._places.take()
+        else:
+            self._make_room()
         asked = ask_for_teachers(self._config.scale, config)
         refuse_lack(asked)
         shipped = self._sender.ship_student(model.source, model.adapter)
-        return ReplicaEngine(config, model, shipped, asked, stopping)
+        return ReplicaEngine(config, model, shipped, asked, self._places, stopping)
+
+    def _make_room(self) -> None:
+        """Let the students go: somebody else is to have their places."""
+        self._workers.close()
+        self._places.give_back()
 
     def refinetune(self, *training: Any, **how: Any) -> dict[str, float]:
         """Train on workers, which have the place of the students."""
         from reflectune.agents.cluster.training import refinetune_on_cluster  # importing it takes seconds
 
-        self._workers.close()
+        self._make_room()
         place = self._connection, self._sender, self._asked_trainers
         with self._training():
             return refinetune_on_cluster(*place, *training, trainers=self._trainers, **how)

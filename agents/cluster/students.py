@@ -23,6 +23,7 @@ from reflectune.agents.cluster.connection import (
     own_versions,
     refuse_other_versions,
 )
+from reflectune.agents.cluster.places import Places
 from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.memory import describe_process
@@ -103,12 +104,12 @@ class StudentWorkers:
     One thread decides what becomes of jobs and workers: whatever happens is told to it in a queue.
     """
 
-    def __init__(self, asked: Asked, connection: Connection) -> None:
+    def __init__(self, asked: Asked, connection: Connection, places: Places) -> None:
         self.number = asked.number
-        self._asked, self._connection = asked, connection
+        self._asked, self._connection, self._places = asked, connection, places
         once = {"max_restarts": 0, "max_task_retries": 0}
         actor = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, max_concurrency=_JOBS, **once)
-        self._open_actor = actor(_OpenStudent).remote
+        self._actor = actor(_OpenStudent)
         self._thread: threading.Thread | None = None
 
     def give(self, job: _Job) -> None:
@@ -171,7 +172,9 @@ class StudentWorkers:
         self._waiting.clear()
 
     def _start(self, place: int, replaced: int = 0, done: int = 0) -> None:
-        worker = _Worker(self._open_actor(own_versions()), place, replaced, done)
+        where = self._places.find(self._asked.key, place)
+        actor = self._actor.options(scheduling_strategy=where).remote(own_versions())
+        worker = _Worker(actor, place, replaced, done)
         self._starting.add(worker)
         self._when_done(worker.actor.describe.remote(), partial(self._enlist, worker))
 

@@ -9,13 +9,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
 from reflectune.agents.cluster.connection import last_line, own_versions, refuse_other_versions
+from reflectune.agents.cluster.places import Places
 from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.memory import describe_process
@@ -71,6 +71,7 @@ class ReplicaEngine:
         model: TeacherModel,
         shipped: ShippedStudent,
         asked: Asked,
+        places: Places,
         stopping: Callable[[], bool] = lambda: False,
         *,
         open_one: OpenEngine = open_engine,
@@ -82,11 +83,11 @@ class ReplicaEngine:
         self.name, self.model = config.engine, model.name
         self.structured = ENGINES[config.engine].takes_schemas(thinking=model.source.thinking)
         self.capacity = config.concurrency or asked.number * config.capacity
-        self._asked, self._stopping = asked, stopping
+        self._asked, self._places, self._stopping = asked, places, stopping
         once = {"max_restarts": 0, "max_task_retries": 0}
-        actor = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, **once)(_Teacher)
-        self._open_actor = partial(actor.remote, config, model, shipped, own_versions(), open_one)
-        self._replicas = [self._start() for _ in range(asked.number)]
+        self._actor = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, **once)(_Teacher)
+        self._settings = config, model, shipped, own_versions(), open_one
+        self._replicas = [self._start(place) for place in range(1, asked.number + 1)]
         self._none_open_since = time.monotonic()
         self._queue: deque[Request] = deque()
         self._suspects: deque[Request] = deque()  # that all replicas but the last died with
@@ -140,8 +141,9 @@ class ReplicaEngine:
     def _is_open(self) -> bool:
         return any(replica.is_open for replica in self._replicas)
 
-    def _start(self, replaced: int = 0, done: int = 0) -> _Replica:
-        actor = self._open_actor()
+    def _start(self, place: int, replaced: int = 0, done: int = 0) -> _Replica:
+        where = self._places.find(self._asked.key, place)
+        actor = self._actor.options(scheduling_strategy=where).remote(*self._settings)
         return _Replica(actor, asked=actor.wait_for.remote(), replaced=replaced, done=done)
 
     def _take(self, timeout: float) -> None:
@@ -202,8 +204,8 @@ class ReplicaEngine:
             message = f"teacher {self.model}: its replicas die one after the other: {reason}"
             raise TeacherError(message) from error
         ray.kill(replica.actor)  # it may only be out of reach
-        another = self._start(replica.replaced + 1, replica.done)
-        self._replicas[self._replicas.index(replica)] = another
+        at = self._replicas.index(replica)
+        self._replicas[at] = self._start(at + 1, replica.replaced + 1, replica.done)
         if replica.is_open and not self._is_open:
             self._none_open_since = time.monotonic()
         for request in reversed(replica.requests.values()):
