@@ -121,7 +121,7 @@ def test_budget_counts_nothing_twice_after_an_interruption(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(asking, "_refuse_uncounted", interrupt)
+        patch.setattr(asking, "refuse_uncounted", interrupt)
         assert invoke("run", "config.toml") == 130
     assert len(calls(world / "runs/tiny")) == 5
     assert invoke("resume", "tiny") == 0

@@ -138,7 +138,9 @@ def test_export_for_a_trainer_says_how_to_train(world: Path, tmp_path: Path) -> 
         "llamafactory-cli train train.yaml",
     )
     assert {path.name for path in out.iterdir()} == {"train.jsonl", "train.yaml", "dataset_info.json"}
-    line = printed(world, "export", "tiny", "--for", "trl", "--what", "preferences", "-o", out)
+    line = " ".join(
+        printed(world, "export", "tiny", "--for", "trl", "--what", "preferences", "-o", out).split()
+    )
     assert f"train with `cd '{out}' && trl dpo --config train.yaml`" in line
     assert "--full: is for a trainer's config" in refused(world, "export", "tiny", "--full", "-o", out)
     refusal = refused(world, "export", "tiny", "--for", "trl", "--format", "alpaca", "-o", out)

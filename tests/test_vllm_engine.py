@@ -100,7 +100,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[VllmEngi
 
 def open_engine(monkeypatch: pytest.MonkeyPatch, folder: Path, serve: object) -> VllmEngine:
     monkeypatch.setattr(module, "serve", serve)
-    monkeypatch.setattr(module, "check_vllm", lambda: None)
+    monkeypatch.setattr(module, "check_vllm", lambda section: None)
     monkeypatch.setattr(module.tempfile, "tempdir", str(folder))
     config = TeacherConfig(engine="vllm", model=str(folder))
     return VllmEngine(config, TeacherModel("fake", StudentConfig(model=str(folder))))

@@ -108,6 +108,7 @@ def run_config(model: Path, template: Path | str, dtype: str, threads: int) -> R
                 "device": "cpu",
                 "threads": threads,
             },
+            "evaluate": {"base_samples": 0},  # no first look at the student either
         }
     )
 
