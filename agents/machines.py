@@ -5,12 +5,12 @@ Nothing here knows what the models are asked.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from reflectune.agents.memory import describe_process
+from reflectune.agents.listener import Listener
 from reflectune.agents.pool import LocalPool, StudentPool
+from reflectune.agents.processes import describe_process
 from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student, StudentBase, settle_student
@@ -22,19 +22,6 @@ from reflectune.state.live import Worker
 from reflectune.state.records import Pairs
 
 __all__ = ["Listener", "LocalMachines", "Machines", "open_machines", "say_one_of_each"]
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Who hears of a cluster. On one machine there is nothing to hear."""
-
-    say: Callable[[str], None] = print
-    """Shows a line, such as that workers wait for room."""
-    stopping: Callable[[], bool] = lambda: False
-    """Whether somebody asked to stop; who waits for room asks."""
-    leave: Callable[[str], None] = lambda why: None
-    """Called from another thread, with the reason, where the cluster is lost. It should end this process:
-    calls to Ray hang from then on, or end it without a word."""
 
 
 class Machines(Protocol):

@@ -1,15 +1,12 @@
-"""Memory of devices and processes: giving it back, copies into it, how much is held, what having none is."""
+"""Memory of devices: giving it back, copies into it, what having none is."""
 
 import gc
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypedDict
 
-import psutil
 import torch
 
-__all__ = ["alike_when_exhausted", "describe_process", "free_memory", "resident_bytes", "send"]
+__all__ = ["alike_when_exhausted", "free_memory", "send"]
 
 # What devices say where torch has no class for it: a CPU, MPS, and CUDA's own libraries.
 _EXHAUSTED = (
@@ -18,14 +15,6 @@ _EXHAUSTED = (
     "CUDA error: out of memory",
     "ALLOC_FAILED",
 )
-
-
-class ProcessMemory(TypedDict):
-    """What a process holds."""
-
-    node: str
-    memory_bytes: int
-    gpu_memory_bytes: int | None  # None without a GPU in use
 
 
 @contextmanager
@@ -53,22 +42,3 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
-
-
-def resident_bytes(process: int | None) -> int | None:
-    """Memory that a process and those it started hold; None where it has ended."""
-    try:
-        asked = psutil.Process(process)
-        return sum(int(each.memory_info().rss) for each in (asked, *asked.children(recursive=True)))
-    except psutil.Error:
-        return None
-
-
-def describe_process() -> ProcessMemory:
-    """The machine of this process and the memory it holds, by the names that a Worker has for them."""
-    has_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return {
-        "node": socket.gethostname(),
-        "memory_bytes": psutil.Process().memory_info().rss,
-        "gpu_memory_bytes": torch.cuda.memory_reserved() if has_gpu else None,
-    }

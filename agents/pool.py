@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from threading import Lock
 from typing import Any, Protocol, Self, TypeVar
 
-from reflectune.agents.memory import describe_process
+from reflectune.agents.processes import describe_process
 from reflectune.state.live import Worker
 
 __all__ = ["LocalPool", "StudentPool"]

@@ -12,10 +12,10 @@ from typing import cast
 from langchain_core.runnables import RunnableConfig
 
 from reflectune.agents.judge.judge import check_judge, open_judge
-from reflectune.agents.machines import Listener, Machines, open_machines, say_one_of_each
+from reflectune.agents.listener import Listener, StoppedError
+from reflectune.agents.machines import Machines, open_machines, say_one_of_each
 from reflectune.agents.student.student import check_contexts
 from reflectune.agents.student.templates import check_student
-from reflectune.agents.student.trainer import StoppedError
 from reflectune.agents.teacher.engines import TeacherModel
 from reflectune.agents.teacher.engines.opening import answers_from_cache
 from reflectune.agents.teacher.prompts import open_prompts

@@ -12,8 +12,7 @@ from unittest import mock
 
 import pytest
 
-from reflectune.agents.machines import Listener
-from reflectune.agents.student.trainer import StoppedError
+from reflectune.agents.listener import Listener, StoppedError
 from reflectune.state.config import RunConfig, load_config
 from reflectune.state.errors import ConfigError, StudentError
 from tests.clusters import Nodes, cluster, fail, give, kill_worker, receive_elsewhere
@@ -157,7 +156,7 @@ def test_what_was_received_and_used_least_recently_makes_room(
 
 
 def test_a_cluster_that_cannot_be_used_is_told_in_one_line(address: str, tmp_path: Path) -> None:
-    from reflectune.agents.machines import Listener, open_machines
+    from reflectune.agents.machines import open_machines
 
     faults = {
         ("ray://127.0.0.1:10001", 1): "cannot be a client of Ray",

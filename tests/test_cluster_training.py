@@ -9,8 +9,9 @@ import psutil
 import pytest
 import torch
 
-from reflectune.agents.machines import Listener, open_machines
-from reflectune.agents.student.trainer import NotFiniteError, StoppedError
+from reflectune.agents.listener import Listener, StoppedError
+from reflectune.agents.machines import open_machines
+from reflectune.agents.student.trainer import NotFiniteError
 from reflectune.state.config import ScaleConfig
 from reflectune.state.errors import AdapterError
 from tests.clusters import cluster

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from reflectune.agents.listener import StoppedError
 from reflectune.agents.student import ranks
 from reflectune.agents.student.passes import Passes
 from reflectune.agents.student.refinetune import train_adapter
 from reflectune.agents.student.targets import Encoded
-from reflectune.agents.student.trainer import StoppedError
 from tests.test_memory import adapted_model, limit_memory
 from tests.test_refinetune import PAIRS, configure, folder, weights  # noqa: F401 - a fixture
 

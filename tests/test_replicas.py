@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from reflectune.agents.machines import Listener
+from reflectune.agents.listener import Listener
 from reflectune.agents.teacher.engines import OpenEngine, Request, TeacherModel, open_engine
 from reflectune.state.config import ScaleConfig, StudentConfig, TeacherConfig, load_config
 from reflectune.state.errors import ConfigError, TeacherError

@@ -17,8 +17,8 @@ from unittest import mock
 
 import pytest
 
+from reflectune.agents.listener import StoppedError
 from reflectune.agents.student.adapters import hash_adapter
-from reflectune.agents.student.trainer import StoppedError
 from reflectune.agents.teacher.engines import vllm_engine, vllm_process
 from reflectune.agents.teacher.teacher import Teacher
 from reflectune.loop.nodes.reflect import reflect

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from reflectune.agents.cluster.room import Asked, Waiting
-from reflectune.agents.machines import Listener
+from reflectune.agents.listener import Listener
 from reflectune.state.config import ScaleConfig
 from reflectune.state.errors import ConfigError
 

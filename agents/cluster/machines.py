@@ -15,7 +15,8 @@ from reflectune.agents.cluster.room import ask_for_students, ask_for_teachers, r
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
 from reflectune.agents.cluster.students import RayPool, StudentWorkers
 from reflectune.agents.cluster.teachers import ReplicaEngine
-from reflectune.agents.machines import Listener, LocalMachines
+from reflectune.agents.listener import Listener
+from reflectune.agents.machines import LocalMachines
 from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import settle_student

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import ray
 
-from reflectune.agents.machines import Listener
-from reflectune.agents.student.trainer import StoppedError
+from reflectune.agents.listener import Listener, StoppedError
 from reflectune.state.config import EngineConfig, RunConfig, ScaleConfig
 from reflectune.state.errors import ConfigError
 

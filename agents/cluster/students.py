@@ -26,7 +26,7 @@ from reflectune.agents.cluster.connection import (
 from reflectune.agents.cluster.places import Places
 from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import ShippedStudent
-from reflectune.agents.memory import describe_process
+from reflectune.agents.processes import describe_process
 from reflectune.agents.student.student import Student, StudentBase
 from reflectune.state.errors import StudentError
 from reflectune.state.live import Worker

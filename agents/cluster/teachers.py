@@ -18,7 +18,7 @@ from reflectune.agents.cluster.connection import last_line, own_versions, refuse
 from reflectune.agents.cluster.places import Places
 from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import ShippedStudent
-from reflectune.agents.memory import describe_process
+from reflectune.agents.processes import describe_process
 from reflectune.agents.teacher.engines import ENGINES, OpenEngine, Request, TeacherModel, open_engine
 from reflectune.state.config import EngineConfig
 from reflectune.state.errors import TeacherError

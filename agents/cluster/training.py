@@ -29,13 +29,13 @@ from reflectune.agents.cluster.connection import (
 )
 from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import Sender, ShippedStudent
-from reflectune.agents.memory import describe_process
+from reflectune.agents.listener import StoppedError
+from reflectune.agents.processes import describe_process
 from reflectune.agents.student.ranks import is_first
 from reflectune.agents.student.refinetune import make_adapter, train_adapter
 from reflectune.agents.student.trainer import (
     NotFiniteError,
     OnStep,
-    StoppedError,
     keep_newest,
     last_whole_checkpoint,
 )

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from transformers import set_seed
 
 from reflectune.agents import models
+from reflectune.agents.listener import StoppedError
 from reflectune.agents.memory import free_memory
 from reflectune.agents.student.adapters import claim, finished_metrics, hash_adapter, publish
 from reflectune.agents.student.passes import Passes
@@ -33,7 +34,6 @@ from reflectune.agents.student.trainer import (
     NotFiniteError,
     OnCheckpoint,
     OnStep,
-    StoppedError,
     save_adapter,
     train_steps,
 )

@@ -17,6 +17,7 @@ import torch
 from peft import get_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from reflectune.agents.listener import StoppedError
 from reflectune.agents.models import not_finite
 from reflectune.agents.student.passes import Passes, checkpoint_layers
 from reflectune.agents.student.ranks import first_says, is_first
@@ -28,7 +29,6 @@ __all__ = [
     "OnCheckpoint",
     "OnStep",
     "Steps",
-    "StoppedError",
     "keep_newest",
     "last_whole_checkpoint",
     "save_adapter",
@@ -46,10 +46,6 @@ _SAVE_SECONDS = 300.0  # and one whenever so much time has passed
 
 class NotFiniteError(ArithmeticError):
     """A loss, a gradient or a trained weight is no longer a finite number."""
-
-
-class StoppedError(Exception):
-    """A training was asked to stop; the same call goes on with it, and gives the same bits."""
 
 
 class Steps(Protocol):

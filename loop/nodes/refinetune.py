@@ -5,8 +5,8 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
+from reflectune.agents.listener import StoppedError
 from reflectune.agents.student.adapters import hash_adapter
-from reflectune.agents.student.trainer import StoppedError
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.selection import choose_training_set
 from reflectune.loop.signals import Interrupted

@@ -21,7 +21,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from transformers import LlamaConfig
 
-from reflectune.agents.machines import Listener
+from reflectune.agents.listener import Listener
 from reflectune.agents.pool import StudentPool
 from reflectune.loop.estimate import estimate_run
 from reflectune.state.config import RunConfig, parse_config

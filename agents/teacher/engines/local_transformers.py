@@ -13,7 +13,8 @@ import torch
 
 from reflectune.agents import generation, models
 from reflectune.agents.architecture import context_length
-from reflectune.agents.memory import describe_process, free_memory
+from reflectune.agents.memory import free_memory
+from reflectune.agents.processes import describe_process
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.local_chat import LocalChat
 from reflectune.agents.tokenizers import open_tokenizer

@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from reflectune.agents.memory import resident_bytes
+from reflectune.agents.processes import resident_bytes
 from reflectune.agents.teacher.engines import ENGINES, Request, TeacherModel
 from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Word, serve
 from reflectune.state.config import EngineConfig
