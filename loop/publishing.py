@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -17,6 +18,7 @@ from reflectune.state.data.exports import write_records
 from reflectune.state.data.writing import put_into_place, write_rows
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.folder import RunFolder
+from reflectune.state.functions import describe_error
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.recycled import read_pool
 from reflectune.state.lineage.tables import TableName, read_rows
@@ -48,7 +50,8 @@ def write_publication(
     """Write into a new or empty folder what a repository is to hold, its card with it.
 
     data: `data/train.parquet`, the pool of the round with ids and the given fields; in configs of their own
-    all versions and decisions up to it. adapter: PEFT's files. model: base and adapter merged.
+    all versions and decisions up to it, but for held-out pairs. adapter: PEFT's files. model: base and adapter
+    merged.
 
     Raises:
         ConfigError: the round has no such thing, or there is something at `out`.
@@ -95,6 +98,7 @@ def upload(publication: Publication, *, private: bool) -> str:
     Raises:
         StoreError: the hub cannot be reached, or refuses.
     """
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -106,9 +110,9 @@ def upload(publication: Publication, *, private: bool) -> str:
         api.upload_folder(
             repo_id=made.repo_id, folder_path=publication["folder"], repo_type=kind, commit_message=message
         )
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, LocalTokenNotFoundError, OSError) as error:
         raise StoreError(
-            f"{publication['repo']}: the hub did not take it: {str(error).splitlines()[0]}; log in with "
+            f"{publication['repo']}: the hub did not take it: {describe_error(error)}; log in with "
             "`hf auth login`; -o DIR keeps what was to be sent"
         ) from error
     return str(made)
@@ -130,8 +134,8 @@ def _write_data(lineage: LoopReader, round: int, out: Path) -> int:
     return written
 
 
-def _rows_until(lineage: LoopReader, table: TableName, round: int) -> Any:
-    return (row for row in read_rows(lineage, table) if row["round"] <= round)
+def _rows_until(lineage: LoopReader, table: TableName, round: int) -> Iterator[dict[str, Any]]:
+    return (row for row in read_rows(lineage, table, held_out=False) if row["round"] <= round)
 
 
 def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: str, records: int) -> str:
@@ -166,7 +170,7 @@ def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: 
             records=records,
             measures=list(measures),
             held_out=lineage.samples()["holdout"],
-            teacher=Path(config.teacher.model or config.teacher.path or config.teacher.engine).name,
+            teacher=_public_name(config.teacher.model or config.teacher.path or config.teacher.engine),
             student=_public_name(config.student.model),
             policy=config.selection.policy,
             template=_public_name(config.student.template),
@@ -179,7 +183,7 @@ def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: 
 
 def _public_name(name: str) -> str:
     """A name of the hub; of a folder or a file here its last part: no path of this machine gets out."""
-    return Path(name).name if os.path.exists(name) else name
+    return Path(name).name if Path(name).is_absolute() or os.path.exists(name) else name
 
 
 def _environment() -> jinja2.Environment:

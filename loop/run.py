@@ -24,7 +24,7 @@ from reflectune.agents.tracking import check_trackers
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.graph import build_graph, hash_graph
 from reflectune.loop.live import LiveDisplay
-from reflectune.loop.nodes.evaluate import evaluate_round, measure_round, why_stop
+from reflectune.loop.nodes.evaluate import evaluate_round, finish_round, measure_round, why_stop
 from reflectune.loop.progress import Display, open_display
 from reflectune.loop.resuming import hash_files, refuse_changed_config, refuse_changed_files, restore_config
 from reflectune.loop.signals import Interrupted, leave_at_once
@@ -231,7 +231,7 @@ def next_state(context: LoopContext) -> LoopState:
     lineage = context.lineage
     if not lineage.is_round_finished(0):
         evaluate_round(context, 0)
-        lineage.finish_round(0, None)
+        finish_round(context, 0, None)
     round, reason = lineage.newest_round(), None
     _remove_adapters_after(context.folder, round)
     if lineage.is_round_finished(round):
@@ -287,7 +287,7 @@ def _end_again(context: LoopContext, round: int) -> str | None:
         # It was not the last, and may not have been measured.
         measure_round(context, round)
         reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
-    lineage.finish_round(round, reason)
+    finish_round(context, round, reason)
     return reason
 
 

@@ -47,9 +47,14 @@ class Training:
     end: str  # the token that ends a response
 
     @property
+    def at_once(self) -> int:
+        """Rows on a device at a time."""
+        return min(_AT_ONCE, self.batch)
+
+    @property
     def accumulation(self) -> int:
         """Passes of an optimizer step on one device."""
-        return -(-self.batch // _AT_ONCE)
+        return self.batch // self.at_once
 
     @property
     def modules(self) -> str | list[str]:
@@ -140,6 +145,7 @@ def _plan(
         batch, lr, epochs, share = 128, 2e-5, 3.0, 0.03
     else:
         batch, lr, share = max(1, round(lora.batch_tokens / mean_tokens)), lora.lr, lora.warmup
+        batch -= batch % min(_AT_ONCE, batch)  # whole passes
         epochs = lora.epochs or round((lora.tokens or 0) / (rows * mean_tokens), 2) or 1
     warmup = math.ceil(share * epochs * rows / batch)
     return Training(config, full, is_preferences, batch, lr, epochs, warmup, end)
@@ -173,7 +179,7 @@ def _arguments(training: Training) -> Row:
     """What trainers built on transformers' TrainingArguments have in common."""
     return {
         "output_dir": "trained",
-        "per_device_train_batch_size": _AT_ONCE,
+        "per_device_train_batch_size": training.at_once,
         "gradient_accumulation_steps": training.accumulation,
         "learning_rate": training.lr,
         "num_train_epochs": training.epochs,
@@ -252,7 +258,7 @@ def _axolotl(training: Training) -> Row:
         "datasets": [{"path": f"{_DATA}.jsonl", "ds_type": "json", "type": kind}],
         "sequence_len": student.max_length,
         "excess_length_strategy": "truncate",
-        "micro_batch_size": _AT_ONCE,
+        "micro_batch_size": training.at_once,
         "gradient_accumulation_steps": training.accumulation,
         "num_epochs": training.epochs,
         "learning_rate": training.lr,
@@ -304,7 +310,7 @@ def _verl(training: Training) -> Row:
         },
         "trainer": {
             "default_local_dir": "trained",
-            "total_epochs": max(1, round(training.epochs)),
+            "total_epochs": math.ceil(training.epochs),
             "seed": training.config.seed,
             "logger": ["console"],
         },

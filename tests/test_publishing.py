@@ -8,6 +8,7 @@ import datasets
 import pytest
 import yaml
 
+from reflectune.state.lineage.loop_reader import LoopReader
 from tests.hub_server import serve_uploads
 from tests.test_cli import as_json, refused
 from tests.worlds import ROOT, reflectune
@@ -36,6 +37,10 @@ def test_published_data_loads_with_its_history_and_says_what_was_done(
     )
     assert (len(pairs), len(decisions)) == (34, 2 * 2 * 34)
     assert set(pairs["instruction"]) <= set(versions["instruction"])
+    with LoopReader.open(finished_world / "runs/tiny/lineage.db") as lineage:
+        held_out = {pair.instruction for group in lineage.held_out_pairs(64) for pair in group.values()}
+    assert len(held_out) == 6
+    assert not held_out & set(versions["instruction"])
     head, text = card_of(out)
     assert {"default", "versions", "decisions"} == {config["config_name"] for config in head["configs"]}
     shown = as_json(finished_world, "show", "tiny")
@@ -93,6 +98,16 @@ def test_a_hub_that_refuses_is_one_line_and_model_has_a_card(
     assert (out / "model.safetensors").is_file()
     head, _ = card_of(out)
     assert (head["library_name"], "base_model" in head) == ("transformers", False)
+
+
+def test_a_hub_that_is_not_there_is_one_line(finished_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_uploads() as hub:
+        pass
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    line = refused(finished_world, "publish", "tiny", *TO, "--what", "adapter")
+    assert "ann/tiny-recycled: the hub did not take it: " in line
 
 
 def test_cards_are_packaged() -> None:

@@ -1,6 +1,7 @@
 """Losses and rounds in files of TensorBoard and MLflow: written by a run, read back by their own readers."""
 
 import math
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reflectune.agents.tracking import check_trackers
+from reflectune.agents.tracking import check_trackers, tracking_losses
 from reflectune.state.config import TrackConfig
 from reflectune.state.errors import ConfigError
 from tests.test_cli import as_json
@@ -32,7 +33,8 @@ def test_a_run_tells_tensorboard_and_mlflow_its_losses_and_rounds(
     write_world(tmp_path, samples=20, track={"to": ["tensorboard", "mlflow"], "project": "tried"})
     assert reflectune("run", "config.toml", cwd=tmp_path).returncode == 0
     shown = as_json(tmp_path, "show", "tiny")
-    by_round = {row["round"]: row["evaluations"]["nll"] for row in shown["rounds"] if row["round"]}
+    by_round = {row["round"]: row["evaluations"]["nll"] for row in shown["rounds"]}
+    assert by_round.keys() == {0, 1, 2}
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -50,9 +52,42 @@ def test_a_run_tells_tensorboard_and_mlflow_its_losses_and_rounds(
     client = MlflowClient()
     runs = client.search_runs([client.get_experiment_by_name("tried").experiment_id])
     named = {run.info.run_name: run for run in runs}
+    assert len(runs) == len(named)
     assert named.keys() == {"tiny", "tiny-round-01", "tiny-round-02"}
     history = client.get_metric_history(named["tiny"].info.run_id, "held_out/nll")
     assert {point.step: pytest.approx(point.value) for point in history} == by_round
+
+
+def test_a_training_goes_on_without_a_tracker_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(names: list[str]) -> list[Any]:
+        raise OSError("no route to the tracker")
+
+    monkeypatch.setattr("reflectune.agents.tracking.get_reporting_integration_callbacks", fail)
+    out = tmp_path / "adapters" / "round-01"
+    with tracking_losses(TrackConfig(to=["wandb"]), "tiny", out) as told:
+        (callback,) = told["callbacks"]
+        callback.on_train_begin(None, None, None)
+        callback.on_log(None, None, None, logs={"loss": 1.0})
+    assert [record.getMessage() for record in caplog.records] == [
+        "track: wandb: no route to the tracker; the training goes on"
+    ]
+
+
+def test_a_tracked_run_is_known_by_its_folder_and_the_environment_is_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    ids = []
+    for folder in ("a", "a", "b"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        with tracking_losses(TrackConfig(to=["wandb"]), "tiny", tmp_path / folder / "adapters" / "round-01"):
+            ids.append(os.environ["WANDB_RUN_ID"])
+    assert ids[0] == ids[1] != ids[2]
+    assert os.environ["WANDB_PROJECT"] == "mine"
+    assert "WANDB_RUN_ID" not in os.environ
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from tokenizers.processors import TemplateProcessing
 
+from reflectune.agents.student.rendering import Renderer
 from reflectune.agents.student.steps import encode_pairs
 from reflectune.agents.student.student import StudentBase, open_encoder
 from reflectune.loop.trainers import TRAINERS, write_for_trainer
@@ -104,6 +105,24 @@ def test_full_fine_tuning_goes_by_the_papers(tmp_path: Path, models: dict[str, P
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     assert (settings["learning_rate"], settings["num_train_epochs"], batch) == (2e-5, 3, 128)
     assert "use_peft" not in settings
+
+
+@pytest.mark.parametrize(
+    ("times", "rows", "passes"), [(0.1, 1, 1), (3, 3, 1), (4, 4, 1), (7.4, 4, 1), (250, 4, 62)]
+)
+def test_a_step_has_as_many_rows_as_its_tokens_say(
+    tmp_path: Path, models: dict[str, Path], times: float, rows: int, passes: int
+) -> None:
+    """A step of so many times the tokens of a pair; passes are whole."""
+    config = run_config(models["bare"], "plain")
+    renderer = Renderer(config.student)
+    mean = sum(renderer.count(str(renderer.render(pair))) for pair in PAIRS) / 3
+    refinetune = config.refinetune.model_copy(update={"batch_tokens": times * mean})
+    config = config.model_copy(update={"refinetune": refinetune})
+    write_for_trainer(tmp_path, "trl", config, pairs, is_preferences=False)
+    settings = yaml.safe_load((tmp_path / "train.yaml").read_text())
+    step = settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]
+    assert step == (rows, passes)
 
 
 def test_ids_and_given_fields_come_along(tmp_path: Path, models: dict[str, Path]) -> None:

@@ -75,9 +75,11 @@ def train_steps(
     AdamW, linear warm-up, cosine decay, gradients clipped at norm 1. Rows have `row_tokens` tokens at most.
     The trained adapter is the one called "default"; the seed is of dropout. `on_step` and `is_stopping` are
     those of `refinetune_student`, after every step; `on_checkpoint` is told of each checkpoint that is whole.
-    `tracking` has arguments of the Trainer that say who is told the losses.
+    `tracking` is what `tracking_losses` gives.
     Returns the loss of every step: mean over its target tokens, nats per token.
     """
+    told = dict(tracking)
+    trackers: list[TrainerCallback] = told.pop("callbacks", [])
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
@@ -97,7 +99,8 @@ def train_steps(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
-        **({"report_to": "none"} | dict(tracking)),
+        report_to="none",  # trackers are among the callbacks
+        **told,
     )
     _keep_device(arguments, model.device)
     if config.gradient_checkpointing:
@@ -108,7 +111,7 @@ def train_steps(
         args=arguments,
         train_dataset=steps,
         data_collator=lambda batch: {"sequences": batch[0]},
-        callbacks=[_Watch(on_step, is_stopping, on_checkpoint, folder)],
+        callbacks=[_Watch(on_step, is_stopping, on_checkpoint, folder), *trackers],
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_whole_checkpoint(folder)

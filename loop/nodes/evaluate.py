@@ -46,6 +46,7 @@ __all__ = [
     "derive_measures",
     "evaluate",
     "evaluate_round",
+    "finish_round",
     "is_due",
     "measure_round",
     "score_base_samples",
@@ -65,9 +66,14 @@ def evaluate(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, objec
     if is_due(context.config, round, why_stop(lineage, context.config, round, {})):
         measure_round(context, round)
     reason = why_stop(lineage, context.config, round, lineage.held_out_measures())
-    lineage.finish_round(round, reason)
-    track_round(context, round)
+    finish_round(context, round, reason)
     return {"stop_reason": reason} if reason else {"round": round + 1}
+
+
+def finish_round(context: LoopContext, round: int, reason: str | None) -> None:
+    """Tell the trackers of a round, and end it, for a reason if the loop ends too."""
+    track_round(context, round)
+    context.lineage.finish_round(round, reason)
 
 
 def is_due(config: RunConfig, round: int, reason: str | None) -> bool:

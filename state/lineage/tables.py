@@ -16,9 +16,17 @@ TableName = Literal["pool", "evolution", "decisions", "training_sets", "teacher_
 _AT_ONCE = 10_000  # rows
 
 
-def read_rows(lineage: LineageReader, name: TableName, round: int | None = None) -> Iterator[dict[str, Any]]:
-    """A table or view of the lineage, of one round or of all; state/README.md tells its columns."""
-    where = "" if round is None else " WHERE round = :round"
+def read_rows(
+    lineage: LineageReader, name: TableName, round: int | None = None, *, held_out: bool = True
+) -> Iterator[dict[str, Any]]:
+    """A table or view of the lineage, of one round or of all; state/README.md tells its columns.
+
+    Without `held_out` there are no rows of held-out samples; that is for tables which name samples.
+    """
+    conditions = [] if round is None else ["round = :round"]
+    if not held_out:
+        conditions.append("sample_id IN (SELECT id FROM samples WHERE split = 'train')")
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return lineage.db.query(f"SELECT * FROM {name}{where}", {"round": round})
 
 
