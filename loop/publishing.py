@@ -50,8 +50,7 @@ def write_publication(
     """Write into a new or empty folder what a repository is to hold, its card with it.
 
     data: `data/train.parquet`, the pool of the round with ids and the given fields; in configs of their own
-    all versions and decisions up to it, but for held-out pairs. adapter: PEFT's files. model: base and adapter
-    merged.
+    all versions and decisions up to it, but of held-out pairs. adapter: PEFT's files. model: the merged one.
 
     Raises:
         ConfigError: the round has no such thing, or there is something at `out`.
