@@ -32,10 +32,16 @@ def test_the_base_student_decides_in_all_rounds_and_the_newest_goes_on_being_tra
             "SELECT COUNT(DISTINCT version_id) FROM scores JOIN versions ON versions.id = version_id "
             "WHERE round = 2 AND student_id <> 's0'"
         ).fetchone()[0]
+        views = db.execute(
+            "SELECT evolution.student_id, ifd IS NULL, r_ifd IS NULL, response_tokens IS NULL "
+            "FROM evolution JOIN decisions ON winner_id = version_id WHERE evolution.round = 2 "
+            "AND reason = 'accepted' AND evolution.phase = 'response'"
+        ).fetchall()
         students = [row[0] for row in db.execute("SELECT id FROM students ORDER BY round")]
     assert deciding == [(1, "s0"), (2, "s0")]
     assert versions
     assert scored == 0
+    assert set(views) == {("s0", 0, 0, 0)}
     assert students == ["s0", "s1", "s2"]
     with open_lineage(folder) as lineage:
         assert lineage.round(2)["r_ifd"]["median"] is not None

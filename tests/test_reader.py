@@ -396,6 +396,31 @@ def test_evolution_view_has_a_row_per_version(reader: LineageReader) -> None:
     assert rows[5]["ifd"] is None
 
 
+@pytest.mark.parametrize(("scorer", "deciding", "ifd"), [("newest", "s1", 0.25), ("base", "s0", 0.75)])
+def test_evolution_view_has_scores_of_the_deciding_student(
+    tmp_path: Path, scorer: str, deciding: str, ifd: float
+) -> None:
+    with make_store(tmp_path / "lineage.db") as store:
+        store.change_config({"selection.scorer": (None, scorer)})
+        store.start_round(1)
+        store.add_student(StudentRecord("s1", 1, "base", None, "adapters/1", "h", "s0"))
+        store.finish_round(1, None)
+        store.start_round(2)
+        better = propose(store, original("a"), "1", round=2, phase="response")
+        store.add_scores({better.id: scores_of(0.75, 0.5)}, "s0")
+        store.add_scores({better.id: scores_of(0.25, 0.5)}, "s1")
+    with LineageReader.open(tmp_path / "lineage.db") as reader:
+        query = "SELECT student_id, ifd FROM evolution WHERE round = 2"
+        assert [tuple(row) for row in reader.db.execute(query)] == [(deciding, pytest.approx(ifd))]
+
+
+def test_evolution_view_sorts_nothing_and_walks_through_samples_alone(reader: LineageReader) -> None:
+    plan = [row[3] for row in reader.db.execute("EXPLAIN QUERY PLAN SELECT * FROM evolution LIMIT 10")]
+    assert not [step for step in plan if "TEMP B-TREE" in step or "AUTOMATIC" in step], plan
+    walks = [step for step in plan if step.startswith("SCAN")]
+    assert walks == ["SCAN samples USING INDEX sqlite_autoindex_samples_2", "SCAN runs"]  # a run is one row
+
+
 def test_round_summary_view_counts_reasons(reader: LineageReader) -> None:
     rows = {row["phase"]: row for row in reader.db.query("SELECT * FROM round_summary")}
     assert rows["instruction"]["no_candidate"] == 3

@@ -9,7 +9,7 @@ themselves.
 from sqlite_utils import Migrations
 from sqlite_utils.db import Database
 
-from reflectune.state.lineage.views import OUTCOME_OF_PHASE, VIEWS, evolution
+from reflectune.state.lineage.views import DECIDING_ROUND, OUTCOME_OF_PHASE, VIEWS, evolution
 
 migrations = Migrations("reflectune")
 
@@ -318,8 +318,8 @@ def create_servers(db: Database) -> None:
 
 @migrations(name="0010_alarms_and_judge_calls")
 def create_alarms_and_judge_calls(db: Database) -> None:
-    """What tells a collapse, and what a judge said of held-out answers."""
-    db.executescript("""
+    """What tells a collapse, what a judge said of answers, and `evolution` where the base decides."""
+    db.executescript(f"""
         -- Figures of rounds by the name of their alarm; the thresholds in the config say which of them fire.
         CREATE TABLE alarms (
             round INTEGER NOT NULL REFERENCES rounds(round),
@@ -355,4 +355,6 @@ def create_alarms_and_judge_calls(db: Database) -> None:
             PRIMARY KEY (student_id, sample_id, opponent, swapped, attempt),
             CHECK ((status = 'ok') = (verdict IS NOT NULL))
         ) STRICT, WITHOUT ROWID;
+        DROP VIEW evolution;
+        {evolution("outcomes.outcome", OUTCOME_OF_PHASE, DECIDING_ROUND)};
     """)

@@ -5,11 +5,17 @@ What a migration has made of them stays: another form needs another migration.
 
 from sqlite_utils.db import Database
 
-__all__ = ["OUTCOME_OF_PHASE", "VIEWS", "complete_views", "evolution"]
+__all__ = ["DECIDING_ROUND", "OUTCOME_OF_PHASE", "VIEWS", "complete_views", "evolution"]
 
 OUTCOME_OF_PHASE = """
         LEFT JOIN outcomes ON outcomes.round = versions.round
             AND outcomes.phase = versions.phase AND outcomes.sample_id = versions.sample_id
+"""
+
+# SelectionConfig.deciding in SQL: the round whose student decided about a version.
+DECIDING_ROUND = """
+        CASE WHEN (SELECT json_extract(config, '$.selection.scorer') FROM runs) = 'base' THEN 0
+            ELSE MAX(versions.round - 1, 0) END
 """
 
 VIEWS = {
@@ -42,12 +48,13 @@ VIEWS = {
 }
 
 
-def evolution(outcome: str, join: str = "") -> str:
+def evolution(outcome: str, join: str = "", deciding: str = "MAX(versions.round - 1, 0)") -> str:
     """Every version of every sample in the order it came, with its scores under the student that decided.
 
     Args:
         outcome: of a proposal where none was taken.
         join: what that is read from, besides the tables that are joined anyway.
+        deciding: the round whose student decided.
     """
     terms = {
         "given": "response_given_instruction",
@@ -81,7 +88,7 @@ def evolution(outcome: str, join: str = "") -> str:
         LEFT JOIN teacher_calls ON teacher_calls.id = versions.teacher_call_id
         LEFT JOIN decisions ON decisions.round = versions.round AND decisions.phase = versions.phase
             AND decisions.sample_id = versions.sample_id
-        LEFT JOIN rounds ON rounds.round = MAX(versions.round - 1, 0)
+        LEFT JOIN rounds ON rounds.round = {deciding}
         {join}
         {joins}
         ORDER BY samples.position, versions.round, versions.phase, versions.candidate"""
