@@ -1,7 +1,7 @@
 """What experiment trackers are told: a training's losses by transformers' callbacks, a round's figures here.
 
 A training is a run of its own in the project `track.project`. So are the rounds of a loop. Both go on as the
-same run after an interruption: by an id in the folder of the loop's run. Keys and addresses are the trackers'
+same run after an interruption, by an id in the folder of the loop's run. Keys and addresses are the trackers'
 own settings; none is kept. A tracker that fails is said, and stops nothing.
 """
 
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.tracking import (
     GeneralTracker,
     MLflowTracker,
@@ -57,16 +58,12 @@ def tracking_losses(track: TrackConfig, run: str, out: Path) -> Iterator[dict[st
     folder, name = out.parents[1], f"{run}-{out.name}"
     id = f"{_id_of(folder)}-{out.name}"
     settings = {
-        "WANDB_PROJECT": track.project,
-        "WANDB_RUN_GROUP": run,
-        "WANDB_RUN_ID": id,
-        "WANDB_RESUME": "allow",
         "MLFLOW_EXPERIMENT_NAME": track.project,
         "MLFLOW_TAGS": json.dumps({_TAG: id}),
         "TENSORBOARD_LOGGING_DIR": str(folder / _BOARDS / out.name),
     }
     before = {key: os.environ.get(key) for key in (*settings, "MLFLOW_RUN_ID")}
-    callbacks = [_Guard(tracker, track.project, id) for tracker in track.to]
+    callbacks = [_Guard(tracker, track.project, run, name, id) for tracker in track.to]
     os.environ.update(settings)
     try:
         yield {"run_name": name, "project": track.project, "callbacks": callbacks}
@@ -80,8 +77,9 @@ def tracking_losses(track: TrackConfig, run: str, out: Path) -> Iterator[dict[st
 class _Guard(TrainerCallback):  # type: ignore[misc]
     """One tracker's callback, made when a training begins; once it has failed it is left alone."""
 
-    def __init__(self, tracker: str, project: str, id: str) -> None:
-        self._tracker, self._project, self._id = tracker, project, id
+    def __init__(self, tracker: str, project: str, group: str, name: str, id: str) -> None:
+        self._tracker, self._project = tracker, project
+        self._group, self._name, self._id = group, name, id
         self._callback: Any = None
         self._has_failed = False
 
@@ -90,14 +88,22 @@ class _Guard(TrainerCallback):  # type: ignore[misc]
             return
         try:
             if self._callback is None:
-                if self._tracker == "mlflow" and (known := _find_mlflow_run(self._project, self._id)):
-                    os.environ["MLFLOW_RUN_ID"] = known
+                self._begin()
                 self._callback = get_reporting_integration_callbacks([self._tracker])[0]()
             getattr(self._callback, event)(*arguments, **more)
         except Exception as error:  # noqa: BLE001 (whatever a tracker's library or server does)
             self._has_failed = True
             text = " ".join(str(error).split()) or type(error).__name__
             logging.getLogger(__name__).warning("track: %s: %s; the training goes on", self._tracker, text)
+
+    def _begin(self) -> None:
+        """Have the callback find the run that it shall tell of."""
+        if self._tracker == "wandb":
+            import wandb
+
+            wandb.init(project=self._project, group=self._group, name=self._name, id=self._id, resume="allow")
+        elif self._tracker == "mlflow" and (known := _find_mlflow_run(self._project, self._id)):
+            os.environ["MLFLOW_RUN_ID"] = known
 
     def on_train_begin(self, *arguments: Any, **more: Any) -> None:
         """Begin the tracker's run."""
@@ -121,10 +127,11 @@ class _Guard(TrainerCallback):  # type: ignore[misc]
 
 def log_round(track: TrackConfig, run: str, folder: Path, round: int, figures: Mapping[str, float]) -> None:
     """Tell every tracker the figures of a round, as step `round` of the loop's run; twice is as once."""
+    PartialState()  # accelerate's trackers ask it whether this is the main process
     for name in track.to:
         tracker = _open(name, track.project, run, folder)
-        tracker.start()
         try:
+            tracker.start()
             tracker.log(dict(figures), step=round)
         finally:
             tracker.finish()

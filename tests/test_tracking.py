@@ -66,28 +66,28 @@ def test_a_training_goes_on_without_a_tracker_that_fails(
 
     monkeypatch.setattr("reflectune.agents.tracking.get_reporting_integration_callbacks", fail)
     out = tmp_path / "adapters" / "round-01"
-    with tracking_losses(TrackConfig(to=["wandb"]), "tiny", out) as told:
+    with tracking_losses(TrackConfig(to=["trackio"]), "tiny", out) as told:
         (callback,) = told["callbacks"]
         callback.on_train_begin(None, None, None)
         callback.on_log(None, None, None, logs={"loss": 1.0})
     assert [record.getMessage() for record in caplog.records] == [
-        "track: wandb: no route to the tracker; the training goes on"
+        "track: trackio: no route to the tracker; the training goes on"
     ]
 
 
 def test_a_tracked_run_is_known_by_its_folder_and_the_environment_is_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WANDB_PROJECT", "mine")
-    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    monkeypatch.delenv("MLFLOW_TAGS", raising=False)
     ids = []
     for folder in ("a", "a", "b"):
         (tmp_path / folder).mkdir(exist_ok=True)
-        with tracking_losses(TrackConfig(to=["wandb"]), "tiny", tmp_path / folder / "adapters" / "round-01"):
-            ids.append(os.environ["WANDB_RUN_ID"])
+        with tracking_losses(TrackConfig(to=["mlflow"]), "tiny", tmp_path / folder / "adapters" / "round-01"):
+            ids.append(os.environ["MLFLOW_TAGS"])
     assert ids[0] == ids[1] != ids[2]
-    assert os.environ["WANDB_PROJECT"] == "mine"
-    assert "WANDB_RUN_ID" not in os.environ
+    assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "mine"
+    assert "MLFLOW_TAGS" not in os.environ
 
 
 @pytest.mark.slow
