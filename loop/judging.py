@@ -14,7 +14,7 @@ from reflectune.loop.stopping import is_spent
 from reflectune.state.config import JudgeConfig
 from reflectune.state.judgements import REFERENCES
 from reflectune.state.lineage.judging import (
-    count_settled,
+    count_comparisons,
     find_previous,
     missing_comparisons,
     read_answers,
@@ -59,12 +59,13 @@ def judge_student(
     lineage = context.lineage
     opponents = [*dict.fromkeys(find_opponents(lineage, judge, student_id).values())]
     spending = lineage.spending("judge_calls")
-    missing = missing_comparisons(lineage, student_id, opponents, sample_ids, judge.attempts)
+    wanted = student_id, opponents, sample_ids, judge.attempts
+    missing = missing_comparisons(lineage, *wanted)
     first = next(missing, None)
     if first is None or is_spent(judge, spending):
         return
     failures = Counter[str]()
-    total, done = 2 * len(opponents) * len(sample_ids), count_settled(lineage, student_id, judge.attempts)
+    done, total = count_comparisons(lineage, *wanted)
 
     def may_ask() -> bool:
         return not (is_spent(judge, spending) or context.stopping())

@@ -5,7 +5,7 @@ from typing import Literal
 
 from reflectune.state.records import FINAL_STATUSES, CallStatus, Pair
 
-__all__ = ["REFERENCES", "Comparison", "JudgeCall", "Judged", "Verdict"]
+__all__ = ["REFERENCES", "Comparison", "JudgeCall", "Judged", "Verdict", "is_settled"]
 
 Verdict = Literal["first", "second", "tie"]  # which of two answers, as they were shown
 
@@ -52,7 +52,12 @@ class JudgeCall:
 
     def is_final(self, attempts: int) -> bool:
         """Whether nothing more is asked for its comparison, where it may be asked for so many times."""
-        return self.status in FINAL_STATUSES or self.attempt >= attempts
+        return is_settled(self.status, self.attempt, attempts)
+
+
+def is_settled(status: CallStatus, attempt: int, attempts: int) -> bool:
+    """Whether the last call for a comparison leaves nothing to ask, where it may be asked so many times."""
+    return status in FINAL_STATUSES or attempt >= attempts
 
 
 @dataclass(frozen=True, slots=True)

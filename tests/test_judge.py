@@ -137,6 +137,14 @@ def test_lengths_that_say_nothing_leave_the_win_rate() -> None:
     assert [item.low for item in measure_wins("s0", [Judged(WIN, LONGER)])] == [None, None]
 
 
+@pytest.mark.parametrize(("n", "most"), [(1, 0.006), (7, 0.001), (40, 0.001)])
+def test_fit_moves_shares_little_from_seven_samples_on(n: int, most: float) -> None:
+    for wins in range(n + 1):
+        judged = [*[Judged(WIN, LONGER)] * wins, *[Judged(LOSS, LONGER)] * (n - wins)]
+        _, controlled = measure_wins("s0", judged)
+        assert controlled.value == pytest.approx(wins / n, abs=most)
+
+
 def test_a_preference_for_length_alone_comes_to_nothing() -> None:
     """Every longer answer wins: the fit is separated, and stays finite."""
     judged = [*[Judged(WIN, LONGER)] * 10, *[Judged(LOSS, SHORTER)] * 10]

@@ -17,6 +17,7 @@ from reflectune.state.cache import AnswerCache
 from reflectune.state.config import JudgeConfig, RunConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.judging import count_comparisons, missing_comparisons
 from reflectune.state.records import Evaluation, HeldOutAnswer, StudentRecord
 from tests.lineages import make_store
 from tests.teacher_server import Reply, ReplyFunction, TeacherServer, prompt_of, serve_teacher
@@ -242,13 +243,55 @@ def test_answers_without_a_verdict_are_asked_again_and_never_count(
     ("reply", "message"),
     [
         (lambda request, number: Reply(status=401), "judge wise at http://127.*judge.api_key_env"),
-        (lambda request, number: Reply(status=500), "judge wise: answers nothing"),
+        (lambda request, number: Reply(status=500), "judge wise: 9 calls in a row failed"),
     ],
 )
 def test_judge_that_answers_nothing_ends_the_run_and_costs_no_sample(
     reply: Callable[..., Reply], message: str, scene: Scene
 ) -> None:
-    judging = scene.open(scene.serve(reply), retries=0, wait=0)
+    judging = scene.open(scene.serve(reply), retries=0, wait=0, concurrency=1)
     with pytest.raises(TeacherError, match=message):
         judging.judge()
     assert judging.rows() == []
+
+
+def test_few_comparisons_that_all_fail_are_settled_and_asked_no_more(scene: Scene) -> None:
+    server = scene.serve(lambda request, number: Reply(status=400))
+    judging = scene.open(server, retries=0, against=["s0"])
+    for _ in range(2):
+        judge_student(judging.context, judging.config, 1, "s1", "b")
+    assert judging.rows("status, verdict") == [("refused", None)] * 2
+    assert len(server.requests) == 2
+
+
+def test_judging_that_is_stopped_among_failures_is_no_fault_of_the_judge(scene: Scene) -> None:
+    judging = scene.open(scene.serve(lambda request, number: Reply(status=500)), retries=0, concurrency=1)
+    missing = missing_comparisons(judging.store, "s1", ["s0"], SAMPLES, attempts=1)
+    may_ask = iter([True, True])
+    with open_judge(judging.config) as judge:
+        groups = list(judge.compare(missing, lambda: next(may_ask, False)))
+    assert [call.status for group in groups for call in group] == ["error"] * 2
+
+
+def test_answers_without_a_text_are_kept_where_the_judge_is_given_up(scene: Scene) -> None:
+    """They have been paid for, those that were under way too."""
+    server = scene.serve(lambda request, number: Reply(""))
+    judging = scene.open(server, retries=0, concurrency=4, cache="off")
+    with pytest.raises(TeacherError, match="calls in a row failed: no text"):
+        judging.judge()
+    assert len(judging.rows()) == len(server.requests) >= 9
+    assert judging.rows("*", "completion_tokens IS NULL") == []
+
+
+def test_samples_without_an_answer_are_not_counted(scene: Scene) -> None:
+    judging = scene.open(scene.serve(), against=["s0"])
+    unanswered = "UPDATE held_out_answers SET text = NULL, num_tokens = NULL"
+    judging.store.db.execute(f"{unanswered} WHERE student_id = 's0' AND sample_id = 'b'")
+    wanted = "s1", ["s0"], SAMPLES
+    assert count_comparisons(judging.store, *wanted, 2) == (0, 14)
+    judging.judge()
+    assert count_comparisons(judging.store, *wanted, 2) == (14, 14)
+    judging.store.db.execute(
+        "UPDATE judge_calls SET status = 'error', verdict = NULL, attempt = 2 WHERE sample_id = 'c'"
+    )
+    assert [count_comparisons(judging.store, *wanted, most)[0] for most in (1, 2, 3)] == [14, 14, 12]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
+from operator import attrgetter
 
 from reflectune.agents.judge.prompts import open_judge_prompts, read_verdict, write_messages
 from reflectune.agents.teacher.engines import Engine, OpenEngine, Request, open_engine
@@ -26,6 +27,7 @@ __all__ = ["Judge", "check_judge", "open_judge"]
 _MAX_AT_ONCE = 64  # finished calls that are handed over together
 _MAX_SILENT = 8  # calls in a row without a text, or the engine's capacity if that is more
 _NOBODY = Answer("", cached=True)  # was asked
+_ASKED_FOR = attrgetter("student_id", "opponent", "sample_id", "swapped")  # of a call
 _FAILED: dict[str, CallStatus] = {"refused-request": "refused", "no-entry": "no-entry"}  # others: "error"
 
 
@@ -36,7 +38,6 @@ class Judge(AbstractContextManager["Judge"]):
         self._engine, self._texts, self._config = engine, texts, config
         self._prices = find_prices(config)
         self._request_ids = map(str, count())
-        self._is_alive = False  # whether it has ever said anything
         self._silent = 0  # calls in a row without a text
 
     def compare(
@@ -46,17 +47,23 @@ class Judge(AbstractContextManager["Judge"]):
 
         Whoever asks for the next group has committed the last one. Once `may_ask` says no, nothing more is
         asked; calls under way are still taken in. Equal answers are a tie that nobody is asked about.
-        Failures are held back until the judge says something: they may be its fault.
+        Failures are held back until the judge says something or nothing is under way: they may be its
+        fault. An answer without a text, and a failure that was counted, have been paid for: they are yielded
+        at once.
 
         Raises:
-            TeacherError: the judge cannot be reached, or answers nothing.
+            TeacherError: the judge cannot be reached, or answers nothing, not even what was under way when
+                that showed.
         """
         new, again = iter(comparisons), deque[Comparison]()
         under_way: dict[str, tuple[Comparison, str]] = {}  # with the prompt's hash
         held: list[JudgeCall] = []
+        fault: TeacherError | None = None
         while True:
             finished: list[JudgeCall] = []
-            while len(under_way) < self._engine.capacity and len(finished) < _MAX_AT_ONCE and may_ask():
+            while fault is None and len(finished) < _MAX_AT_ONCE:
+                if len(under_way) >= self._engine.capacity or not may_ask():
+                    break
                 asked = again.popleft() if again else next(new, None)
                 if asked is None:
                     break
@@ -73,7 +80,7 @@ class Judge(AbstractContextManager["Judge"]):
                     if answer.request_id not in under_way:
                         continue  # asked by an earlier compare() whose reader stopped early
                     asked, prompt_hash = under_way.pop(answer.request_id)
-                    self._refuse_silence(answer)
+                    fault = self._find_fault(answer)
                     if answer.error == "unavailable":
                         again.append(asked)
                         continue
@@ -81,13 +88,13 @@ class Judge(AbstractContextManager["Judge"]):
                     if not call.is_final(self._config.attempts):
                         again.append(replace(asked, attempts=call.attempt))
                     held.append(call)
-                    if self._silent == 0:
-                        finished, held = finished + held, []
+                    ready, held = self._release(held, answer)
+                    finished += ready
             finally:  # what was paid for is handed over also where the next answer is an error
                 if finished:
                     yield finished
-        if held and not self._is_alive:
-            raise TeacherError(f"judge {self._engine.model}: answers nothing: {held[-1].error}")
+        if fault is not None:
+            raise fault
         if held:
             yield held
 
@@ -121,14 +128,24 @@ class Judge(AbstractContextManager["Judge"]):
         seed = content_hash("seed", messages)
         return Request(next(self._request_ids), reflection, messages, None, int(seed[:8], 16) >> 1)  # 31 bits
 
-    def _refuse_silence(self, answer: Answer) -> None:
+    def _find_fault(self, answer: Answer) -> TeacherError | None:
         """Count calls in a row without a text; so many are the fault of the judge as a whole."""
         speaks = answer.text.strip() or answer.cached or answer.error == "no-entry"
         self._silent = 0 if speaks else self._silent + 1
-        self._is_alive |= self._silent == 0
-        if self._silent > self._config.attempts * max(_MAX_SILENT, self._engine.capacity):
-            reason = clean_text(answer.message or f"no text, finish reason {answer.finish_reason}")
-            raise TeacherError(f"judge {self._engine.model}: {self._silent} calls in a row failed: {reason}")
+        if self._silent <= self._config.attempts * max(_MAX_SILENT, self._engine.capacity):
+            return None
+        reason = clean_text(answer.message or f"no text, finish reason {answer.finish_reason}")
+        return TeacherError(f"judge {self._engine.model}: {self._silent} calls in a row failed: {reason}")
+
+    def _release(self, held: list[JudgeCall], answer: Answer) -> tuple[list[JudgeCall], list[JudgeCall]]:
+        """What to yield after an answer, to the last one of these, and what to hold on to."""
+        if self._silent == 0:
+            return held, []
+        if answer.error is not None and answer.prompt_tokens is None:
+            return [], held
+        # Earlier attempts go with it, so that none is missing from the books.
+        ready = [call for call in held if _ASKED_FOR(call) == _ASKED_FOR(held[-1])]
+        return ready, [call for call in held if call not in ready]
 
     def _conclude(
         self,

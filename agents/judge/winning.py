@@ -14,7 +14,8 @@ from reflectune.state.records import Evaluation
 
 __all__ = ["measure_wins"]
 
-# Keeps the fit finite where verdicts and lengths leave it open, and moves no share by more than 0.001.
+# Keeps the fit finite where verdicts and lengths leave it open. Where lengths say nothing it moves a share by
+# at most 0.001 from seven samples on, and by 0.006 of a single one.
 _RIDGE = 1e-3
 # Two wins and two losses, of a longer answer and of a shorter one, as (length term, value).
 _ADDED = ((1.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (-1.0, 0.0))

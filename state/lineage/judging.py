@@ -3,18 +3,18 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from reflectune.state.judgements import REFERENCES, Comparison, Judged
+from reflectune.state.judgements import REFERENCES, Comparison, Judged, is_settled
 from reflectune.state.lineage.calls import sum_calls
 from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.documents import ContestDocument, JudgeDocument
-from reflectune.state.records import FINAL_STATUSES
+from reflectune.state.records import CallStatus
 from reflectune.state.storage import OpenDatabase
 
 if TYPE_CHECKING:
     from reflectune.state.lineage.loop_reader import LoopReader
 
 __all__ = [
-    "count_settled",
+    "count_comparisons",
     "describe_judging",
     "find_previous",
     "missing_comparisons",
@@ -65,27 +65,53 @@ def missing_comparisons(
     Both orders against all opponents come together, so that a budget that ends cuts whole samples. Rows may
     be written meanwhile. A comparison is settled by a verdict, a final failure, or so many attempts.
     """
+    found = _comparisons(lineage, student_id, opponents, sample_ids, attempts)
+    return (comparison for comparison, settled in found if not settled)
+
+
+def count_comparisons(
+    lineage: "LoopReader",
+    student_id: str,
+    opponents: Sequence[str],
+    sample_ids: Sequence[str],
+    attempts: int,
+) -> tuple[int, int]:
+    """How many comparisons of a student's answers are settled, and how many there are in all."""
+    done = total = 0
+    for _, settled in _comparisons(lineage, student_id, opponents, sample_ids, attempts):
+        done, total = done + settled, total + 1
+    return done, total
+
+
+def _comparisons(
+    lineage: "LoopReader",
+    student_id: str,
+    opponents: Sequence[str],
+    sample_ids: Sequence[str],
+    attempts: int,
+) -> Iterator[tuple[Comparison, bool]]:
+    """All comparisons of a student's answers with others that are there, and whether they are settled."""
     for start in range(0, len(sample_ids), _PAGE):
         page = sample_ids[start : start + _PAGE]
         pairs, own = lineage.given_pairs(page), read_answers(lineage, student_id, page)
         others = {opponent: read_answers(lineage, opponent, page) for opponent in opponents}
-        made = _attempts(lineage, student_id, page, attempts)
+        made = _attempts(lineage, student_id, page)
         for sample in page:
             for opponent in opponents:
                 if sample not in own or sample not in others[opponent]:
                     continue
                 texts = own[sample], others[opponent][sample]
                 for swapped in (False, True):
-                    count = made.get((opponent, sample, swapped), 0)
-                    if count is not None:
-                        shown = texts[::-1] if swapped else texts
-                        yield Comparison(student_id, opponent, sample, pairs[sample], shown, swapped, count)
+                    shown = texts[::-1] if swapped else texts
+                    status, count = made.get((opponent, sample, swapped), (None, 0))
+                    asked = Comparison(student_id, opponent, sample, pairs[sample], shown, swapped, count)
+                    yield asked, status is not None and is_settled(status, count, attempts)
 
 
 def _attempts(
-    lineage: OpenDatabase, student_id: str, sample_ids: Sequence[str], attempts: int
-) -> dict[tuple[str, str, bool], int | None]:
-    """Calls that were made by opponent, sample and order; None where nothing more is to be asked."""
+    lineage: OpenDatabase, student_id: str, sample_ids: Sequence[str]
+) -> dict[tuple[str, str, bool], tuple[CallStatus, int]]:
+    """Status of the last call, and calls that were made, by opponent, sample and order."""
     # A column beside a single MAX() is of the row that has it.
     rows = lineage.db.execute(
         "SELECT opponent, sample_id, swapped, status, MAX(attempt) FROM judge_calls WHERE student_id = ? "
@@ -93,16 +119,8 @@ def _attempts(
         [student_id, *sample_ids],
     )
     return {
-        (opponent, sample, bool(swapped)): None if status in FINAL_STATUSES or made >= attempts else made
-        for opponent, sample, swapped, status, made in rows
+        (opponent, sample, bool(swapped)): (status, made) for opponent, sample, swapped, status, made in rows
     }
-
-
-def count_settled(lineage: OpenDatabase, student_id: str, attempts: int) -> int:
-    """How many comparisons of a student's answers need no further call."""
-    settled = f"(status IN {FINAL_STATUSES} OR attempt = ?)"
-    query = f"SELECT COUNT(*) FROM judge_calls WHERE student_id = ? AND {settled}"
-    return int(lineage.db.execute(query, [student_id, attempts]).fetchone()[0])
 
 
 def read_judged(lineage: "LoopReader", student_id: str, opponent: str) -> Iterator[Judged]:
