@@ -234,8 +234,9 @@ def test_a_driver_that_is_killed_leaves_no_workers(address: str, tmp_path: Path)
 
     from reflectune.agents.cluster.connection import connect
 
-    write_world(tmp_path, scale={"engine": "ray", "address": address, "students": 2})
-    with started("run", "config.toml", folder=tmp_path) as life:
+    # One worker, for each takes seconds to import its libraries.
+    write_world(tmp_path, samples=12, scale={"engine": "ray", "address": address, "students": 1})
+    with started("run", "config.toml", "--set", "rounds=1", folder=tmp_path) as life:
         assert life.live_until(lambda life: "round 1 · select" in life.text), life.text
         life.send(signal.SIGKILL)
         assert life.end() == -signal.SIGKILL
