@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypedDict
 
+from reflectune.agents.student.evaluation import quantile_of_t
 from reflectune.loop.selection import decide
 from reflectune.state.config import RunConfig
 from reflectune.state.policies import POLICIES, Measure, find_policy, is_own
@@ -17,12 +18,14 @@ from reflectune.state.records import Contest, Phase, Scores
 __all__ = ["Bias", "Contrast", "Gain", "PolicyBias", "compare_trained", "conclude", "find_gain"]
 
 _RATIOS = ("ifd", "r_ifd", "perplexity")
+_FEW = 20  # pairs on a side: of fewer nothing is said
 
 
 class Contrast(TypedDict):
     """A mean over what was trained on minus the mean over the rest, with its 95 % interval.
 
-    The interval is Welch's by the normal distribution. None where one of both has fewer than two.
+    The interval is Welch's, by Student's t with as many degrees of freedom as the smaller side has. All is
+    None where a side has fewer than twenty, the interval also where neither side varies.
     """
 
     value: float | None
@@ -79,6 +82,9 @@ def compare_trained(
         leads = the same of gain(i) - gain(its best proposal)
         acceptance = the same of [accepted under s[r]] - [accepted under s[0]], each 0 or 1
 
+    The interval of acceptance is of the means with a 1 and a -1 added to each side (after Agresti and Caffo
+    2000), so that it has a width also where nothing changed.
+
     IFD, r-IFD and perplexity are ratios, of which few pairs would make the mean: v is their logarithm.
 
     It takes the training sets as they are, and these were chosen: a student that has learned more about pairs
@@ -101,7 +107,8 @@ def compare_trained(
             gain = find_gain(contest, name, before, after, config, phase)
             gains[contest.incumbent_id in trained].append(gain)
         incumbents, leads, acceptance = (
-            contrast(*([gain[place] for gain in gains[side]] for side in (True, False))) for place in range(3)
+            contrast(*([gain[place] for gain in gains[side]] for side in (True, False)), added=added)
+            for place, added in enumerate(((), (), (1, -1)))
         )
         found.append(
             PolicyBias(
@@ -148,14 +155,25 @@ def _unit(policy: str, phase: Phase) -> str:
     return f"log {measure.title}" if measure.key in _RATIOS else measure.unit or measure.title
 
 
-def contrast(trained: Sequence[float | None], others: Sequence[float | None]) -> Contrast:
-    """The difference of two means of what is known, with its interval."""
+def contrast(
+    trained: Sequence[float | None], others: Sequence[float | None], *, added: Sequence[float] = ()
+) -> Contrast:
+    """The difference of two means of what is known, with its interval: of both sides with some values added.
+
+    It begins no later than the difference and ends no earlier.
+    """
     ones, rest = ([value for value in side if value is not None] for side in (trained, others))
     found = Contrast(value=None, low=None, high=None, trained=len(ones), others=len(rest))
-    if len(ones) > 1 and len(rest) > 1:
-        value = statistics.fmean(ones) - statistics.fmean(rest)
-        half = 1.96 * math.sqrt(sum(statistics.variance(part) / len(part) for part in (ones, rest)))
-        found |= {"value": value, "low": value - half, "high": value + half}
+    if min(len(ones), len(rest)) < _FEW:
+        return found
+    value = statistics.fmean(ones) - statistics.fmean(rest)
+    sides = [[*side, *added] for side in (ones, rest)]
+    middle = statistics.fmean(sides[0]) - statistics.fmean(sides[1])
+    error = math.sqrt(sum(statistics.variance(side) / len(side) for side in sides))
+    half = quantile_of_t(min(map(len, sides)) - 1) * error
+    found["value"] = value
+    if half:
+        found |= {"low": min(value, middle - half), "high": max(value, middle + half)}
     return found
 
 

@@ -18,6 +18,7 @@ from reflectune.agents.teacher.teacher import check_teacher, open_teacher
 from reflectune.loop.context import Scorer
 from reflectune.loop.selection import decide, needed_scores
 from reflectune.loop.show.documents import open_lineage
+from reflectune.loop.stopping import final_round
 from reflectune.state.config import RunConfig, SelectionConfig, StudentConfig, TeacherConfig, parse_config
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
@@ -197,8 +198,10 @@ class Run:
         return read_table(self._lineage, name, round)
 
     def pool(self, round: int | None = None) -> "pyarrow.Table":
-        """The pairs of D[r]; of the last complete round."""
-        return self.table("pool", self.rounds if round is None else round)
+        """The pairs of D[r]; of the round that the run ends with: the last complete one, with
+        `stop.rollback` the best.
+        """
+        return self.table("pool", final_round(self._lineage) if round is None else round)
 
     def decisions(self, round: int | None = None) -> "pyarrow.Table":
         """Who won, and by which values."""

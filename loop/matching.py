@@ -127,7 +127,8 @@ def _auc(lower: Sequence[float], higher: Sequence[float]) -> Share:
     m, n = len(lower), len(higher)
     if not m or not n:
         return Share(value=None, low=None, high=None, n=0)
-    area = statistics.fmean((a < b) + (a == b) / 2 for a in lower for b in higher)
+    # Of the ranks among all, those among the second themselves are n(n - 1) / 2.
+    area = (sum(_rank([*lower, *higher])[m:]) - n * (n - 1) / 2) / (m * n)
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
     half = 1.96 * math.sqrt(max(variance, 0.0))

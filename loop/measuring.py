@@ -1,7 +1,7 @@
 """Which pairs of a dataset or of a run tell what a student's scores are worth, and the student that tells."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from typing import TypeVar
@@ -31,7 +31,6 @@ from reflectune.state.records import (
     Scores,
     StudentRecord,
     Term,
-    content_hash,
     half_of,
 )
 
@@ -48,10 +47,10 @@ def measure_data(
     Where it brings any, the preferred ones are the pairs.
     """
     check_student(student)
-    choices = _draw([(each.better, each.worse) for each in read_preferences(data, seed)], number, seed)
+    choices = _draw(((each.better, each.worse) for each in read_preferences(data, seed)), number, seed)
     pairs = [better for better, _ in choices]
     if not choices:
-        pairs = _draw([record.pair for record in read_dataset(data)], number, seed)
+        pairs = _draw((record.pair for record in read_dataset(data)), number, seed)
     band = SelectionConfig().length_band
     with Student.open(student) as opened:
         return _measure(
@@ -73,7 +72,7 @@ def measure_run(folder: RunFolder, round: int, number: int, seed: int, display: 
         if student is None:
             raise ConfigError(f"--round {round}: no student has been trained in round {round - 1} yet")
         pairs = [*lineage.pool_pairs(round - 1, lineage.choose_samples(number, seed)).values()]
-        made = [(each.incumbent, each.candidate) for each in read_proposals(lineage, round, "response")]
+        made = ((each.incumbent, each.candidate) for each in read_proposals(lineage, round, "response"))
         adapter, source = find_adapter(folder, student), f"{config.name}, round {round}"
         choices, band = _draw(made, number, seed), config.selection.length_band
         name = config.student.model if adapter is None else f"{config.student.model} with {adapter.name}"
@@ -125,7 +124,7 @@ class _Bias:
         """By lot, of those that had a proposal."""
         groups = self.lineage.contests(self.round, phase, SAMPLES_AT_ONCE, decided=True)
         decided = (contest for group in groups for contest in group if contest.candidate_ids)
-        return nsmallest(number, decided, key=lambda it: content_hash("bias", seed, it.sample_id))
+        return _draw(decided, number, seed)
 
     def _score(self, contests: Sequence[Contest], student: StudentRecord) -> Scores:
         """All scores under a student: as they are stored, or computed."""
@@ -147,8 +146,10 @@ class _Bias:
         return found
 
 
-def _draw(items: Sequence[Item], number: int, seed: int) -> list[Item]:
-    return random.Random(f"{seed}/signal").sample(items, min(number, len(items)))
+def _draw(items: Iterable[Item], number: int, seed: int) -> list[Item]:
+    """Up to so many by lot, in random order. Only these are held."""
+    lots = random.Random(f"{seed}/signal")
+    return nsmallest(number, items, key=lambda _: lots.random())
 
 
 def _measure(

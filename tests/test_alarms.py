@@ -13,7 +13,8 @@ from reflectune.loop.run import create_run, run_loop
 from reflectune.loop.show.alarms import explain_alarm
 from reflectune.loop.verify import verify_run
 from reflectune.state.alarms import ALARMS
-from reflectune.state.config import AlarmsConfig, RunConfig, load_config
+from reflectune.state.config import AlarmsConfig, RunConfig, load_config, parse_model
+from reflectune.state.errors import ConfigError
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Evaluation, Pair, Sample, StudentRecord, Version
@@ -180,6 +181,21 @@ def test_thresholds_are_what_the_config_says_now(tmp_path: Path) -> None:
         with LineageReader.open(tmp_path / "lineage.db") as lineage:
             alarm = lineage.alarms(1)[0]
         assert (alarm["threshold"], alarm["fires"], explain_alarm(alarm)) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right"),
+    [
+        ("length", 0.9, 1.0), ("diversity", 1.1, 1.0), ("openings", 1.0, 0.9), ("duplicates", 0.0, 0.1),
+        ("acceptance", 0.5, 0.4), ("ifd_drift", 1.0, 1.1), ("held_out", 0.0, 0.1), ("entities", 1.0, "off"),
+    ],
+)  # fmt: skip
+def test_thresholds_that_fire_always_or_never_are_refused(key: str, wrong: float, right: float | str) -> None:
+    assert getattr(parse_model(AlarmsConfig, {key: right}, "c"), key) == right
+    with pytest.raises(
+        ConfigError, match=f"{key}: got {wrong}, which would fire always or never; want a num"
+    ):
+        parse_model(AlarmsConfig, {key: wrong}, "c")
 
 
 def test_every_alarm_has_a_threshold() -> None:

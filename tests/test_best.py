@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from reflectune.loop.library import open_run
 from reflectune.loop.stopping import final_round
 from reflectune.state.config import parse_config
 from reflectune.state.errors import ConfigError
@@ -75,6 +76,20 @@ def test_run_that_rolls_back_ends_with_its_best_round(world: Path) -> None:
     assert told(world, "report", "one")["best"] == shown["best"]
     reflectune("report", "one", cwd=world)
     assert f"{line.capitalize()}." in (world / "runs/one/report.html").read_text()
+
+
+def test_library_gives_the_pool_that_a_run_ends_with(world: Path) -> None:
+    def rounds() -> set[int]:
+        with open_run("one", world / "runs") as run:
+            assert run.rounds == 1
+            return {*run.pool().column("round").to_pylist()}
+
+    with LineageWriter.open(world / "runs/one/lineage.db") as store:
+        needed = {"data.path": "d", "student.model": "m", "teacher.engine": "recorded", "teacher.path": "t"}
+        store.change_config({key: (None, value) for key, value in needed.items()})
+    assert rounds() == {1}
+    roll_back(world)
+    assert rounds() == {0}
 
 
 def test_run_without_a_measure_ends_with_its_last_round(world: Path) -> None:

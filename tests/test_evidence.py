@@ -2,7 +2,10 @@
 
 import json
 import math
-from collections.abc import Sequence
+import random
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from reflectune.agents.student.evaluation import wilson
 from reflectune.loop.evidence import measure_evidence
 from reflectune.loop.matching import _auc, rank_correlation
+from reflectune.loop.measuring import _draw
 from reflectune.state.config import DataConfig
 from reflectune.state.data.labels import read_preferences
 from reflectune.state.records import Pair, Score, Term
@@ -30,6 +34,37 @@ def test_auc_counts_ties_half_and_has_the_interval_of_hanley_and_mcneil() -> Non
     wide = math.sqrt((3 / 16 + 99 * (3 / 5 - 9 / 16) + 99 * (9 / 14 - 9 / 16)) / 10_000)
     assert many["low"] == pytest.approx(min(0.75 - 1.96 * wide, wilson(0.75, 100)[0]))
     assert _auc([], [1.0])["value"] is None
+
+
+def test_auc_of_many_is_that_of_all_their_pairs_and_takes_no_time() -> None:
+    lower, higher = ([random.Random(seed).randrange(50) for _ in range(200)] for seed in (1, 2))
+    told = sum((a < b) + (a == b) / 2 for a in lower for b in higher) / 200**2
+    assert _auc(lower, higher)["value"] == told
+    many = [float(number) for number in range(20_000)]
+    assert _auc(many, many)["value"] == 0.5  # four hundred million comparisons
+
+
+def test_what_is_drawn_is_all_that_is_held() -> None:
+    class Item:
+        pass
+
+    alive = weakref.WeakSet[Item]()
+    most = 0
+
+    def items() -> Iterator[Item]:
+        nonlocal most
+        for _ in range(1000):
+            item = Item()
+            alive.add(item)
+            most = max(most, len(alive))
+            yield item
+
+    assert len(_draw(items(), 5, 0)) == 5
+    assert most < 10
+    assert _draw(iter(range(1000)), 5, 0) == _draw(range(1000), 5, 0) != _draw(range(1000), 5, 1)
+    assert sorted(_draw(range(3), 5, 0)) == [0, 1, 2]
+    counts = Counter(it for seed in range(1000) for it in _draw(range(10), 5, seed))
+    assert all(430 < counts[it] < 570 for it in range(10))  # each 500 times, standard deviation 16
 
 
 def test_rank_correlation_is_of_ranks_and_shares_those_of_equals() -> None:

@@ -18,8 +18,9 @@ from reflectune.loop.show.experiment import explain_experiment, tabulate_experim
 from reflectune.loop.show.terminal.experiment import render_experiment
 from reflectune.state.errors import ConfigError
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import Evaluation
-from tests.lineages import make_store
+from reflectune.state.lineage.writer import LineageWriter
+from reflectune.state.records import PHASES, Evaluation
+from tests.lineages import decided, make_store, original
 from tests.worlds import reflectune, write_world
 
 PLAN = """
@@ -74,6 +75,9 @@ def made(folder: Path, accuracies: dict[str, tuple[float, ...]], seeds: int = 3)
             with make_store(folder / f"{arm}-{seed}" / "lineage.db", 3, held_out) as store:
                 store.add_evaluations(0, "s0", [Evaluation("accuracy", 0.25, 4, 0.1, 0.5)])
                 store.start_round(1)
+                for phase in PHASES:
+                    given = (decided(original(sample), phase=phase) for sample in "abc")
+                    store.add_decisions({}, "s0", [*given])
                 store.add_evaluations(1, "s0", [Evaluation("accuracy", value, 4, 0.1, 0.9)])
                 store.set_run_status("finished")
     return experiment
@@ -112,6 +116,21 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     held_out, less, *_ = tabulate_experiment(document)
     assert (held_out.rows[1][-1], less.rows[0][-1]) == ("75.0%", "+25.0%")
     assert any("no interval" in note for note in explain_experiment(document))
+
+
+def test_a_run_that_rolls_back_counts_with_its_best_round(tmp_path: Path) -> None:
+    experiment = made(tmp_path, {"a": (0.125,)}, seeds=1)  # after 0.25
+    with LineageWriter.open(tmp_path / "a-0" / "lineage.db") as store:
+        store.change_config({"stop.rollback": (False, True)})
+    (arm,) = describe_experiment(experiment, tmp_path, {})["arms"]
+    assert arm["figures"]["held_out"]["accuracy"]["mean"] == 0.25
+    assert arm["figures"]["data"]["response_tokens"]["n"] == 0  # of the pool of round 0, which has no scores
+
+
+def test_an_arm_that_shares_no_seed_with_the_baseline_has_no_say_about_held_out_pairs(tmp_path: Path) -> None:
+    document = describe_experiment(made(tmp_path, {"a": (0.5,), "b": ()}, seeds=1), tmp_path, {})
+    assert [arm["same_held_out"] for arm in document["arms"]] == [True, None]
+    assert not any("held-out pairs" in note for note in explain_experiment(document))
 
 
 def test_what_a_name_or_message_holds_is_text_on_the_page_and_inert_on_a_terminal(tmp_path: Path) -> None:

@@ -212,9 +212,13 @@ def test_select_goes_on_after_an_interruption_where_it_stopped(tmp_path: Path) -
     assert world.student.closed == 1
     world.student.fails_after = None
     asked = len(world.student.asked)
-    select(state(), world.runtime())
+    # As if an earlier version had begun: it is too late to tell pairs from shuffled ones.
+    evaluate = world.context.config.evaluate.model_copy(update={"base_samples": 34})
+    config = world.context.config.model_copy(update={"evaluate": evaluate})
+    select(state(), Runtime(context=replace(world.context, config=config)))
     assert world.store.count_decisions(1, "instruction") == 34
     assert len(world.student.asked) - asked <= 2 * 4
+    assert describe_signal(world.store) is None
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from reflectune.state.functions import describe_error
 from reflectune.state.records import Evaluation, HeldOutAnswer, Pair, Score, Term
 from reflectune.state.text import one_line
 
-__all__ = ["Checker", "Z", "judge", "measure_held_out", "summarise", "wilson"]
+__all__ = ["Checker", "Z", "judge", "measure_held_out", "quantile_of_t", "summarise", "wilson"]
 
 Checker = Callable[[str, str, str, str], bool | float | None]
 """Says how right an answer is: checker(instruction, input, response, reference).
@@ -24,6 +24,11 @@ instruction alone: students whose accuracies are over different samples cannot b
 """
 
 Z = 1.96  # two-sided 95 % of a normal distribution
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; for more the last, which is wider.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 
 
 def measure_held_out(scores: Iterable[Score], answers: Iterable[HeldOutAnswer]) -> list[Evaluation]:
@@ -87,3 +92,8 @@ def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
     half = z * math.sqrt(share * (1 - share) / count + squared / (4 * count))
     # Rounding may put a bound an ulp outside.
     return max(0.0, (centre - half) / (1 + squared)), min(1.0, (centre + half) / (1 + squared))
+
+
+def quantile_of_t(degrees: int) -> float:
+    """Two-sided 95 % quantile of Student's t for so many degrees of freedom, from 1; beyond 30 that of 30."""
+    return _T95[min(degrees, len(_T95)) - 1]

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from reflectune.agents.student.evaluation import quantile_of_t
 from reflectune.loop.experiments.plan import Experiment, PlannedRun
 from reflectune.loop.experiments.running import ENDED
+from reflectune.loop.stopping import final_round
 from reflectune.state.config import RunConfig, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
@@ -26,17 +28,11 @@ __all__ = [
     "estimate",
 ]
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; for more the last, which is wider.
-_T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-
 Group = Literal["held_out", "data", "own"]
-# Of one run, by group and name.
-#   held_out  the measures of its last student
-#   data      acceptance, a share; pool_ifd and pool_r_ifd, medians of its last pool under the base student;
-#             response_tokens, the mean of that pool; training_pairs and training_tokens of its last student,
+# Of one run, by group and name, at the round that it ends with.
+#   held_out  the measures of its student
+#   data      acceptance, a share; pool_ifd and pool_r_ifd, medians of its pool under the base student;
+#             response_tokens, the mean of that pool; training_pairs and training_tokens of its student,
 #             prompts included
 #   own       what the plan's function says
 Figures = dict[Group, dict[str, float | None]]
@@ -71,7 +67,8 @@ class ArmDocument(TypedDict):
     runs: list[RunOfArm]
     figures: dict[Group, dict[str, Estimate]]
     differences: dict[Group, dict[str, Estimate]]  # to the baseline, seed by seed; empty for itself
-    same_held_out: bool  # whether its held-out pairs are the baseline's, with every seed that both have
+    # Whether its held-out pairs are the baseline's, with every seed that both have; None: they have none.
+    same_held_out: bool | None
 
 
 class ExperimentDocument(TypedDict):
@@ -134,7 +131,7 @@ def _describe_arm(runs: Sequence[_Found], base: Sequence[_Found]) -> ArmDocument
         runs=[document for _, document, _ in runs],
         figures=_gather([read["figures"] for _, _, read in runs if read]),
         differences=_gather(less),
-        same_held_out=all(one["held_out"] == other["held_out"] for one, other in pairs),
+        same_held_out=all(one["held_out"] == other["held_out"] for one, other in pairs) if pairs else None,
     )
 
 
@@ -150,7 +147,7 @@ def estimate(values: Sequence[float | None]) -> Estimate:
     mean = statistics.fmean(known)
     if n == 1:
         return Estimate(mean=mean, low=None, high=None, n=1)
-    half = _T95[min(n - 1, len(_T95)) - 1] * statistics.stdev(known) / math.sqrt(n)
+    half = quantile_of_t(n - 1) * statistics.stdev(known) / math.sqrt(n)
     return Estimate(mean=mean, low=mean - half, high=mean + half, n=n)
 
 
@@ -183,38 +180,37 @@ def _read_run(experiment: Experiment, folder: Path, run: PlannedRun, error: str 
     if not made.lineage.exists():
         return run, document, None
     with LoopReader.open(made.lineage) as lineage:
+        end = final_round(lineage)
         document["status"] = lineage.run()["status"]
         if document["status"] not in ENDED or error is not None:
             return run, document, None
         read = _Read(
             figures={
-                "held_out": _held_out(lineage, last=True),
-                "data": _figures_of_data(lineage),
+                "held_out": _held_out(lineage, end),
+                "data": _figures_of_data(lineage, end),
                 "own": _own_figures(experiment.figures, lineage, run.name),
             },
-            before=_held_out(lineage, last=False),
+            before=_held_out(lineage, 0),
             held_out=_hash_held_out(lineage),
         )
     return run, document | {"figures": read["figures"]}, read
 
 
-def _held_out(lineage: LoopReader, *, last: bool) -> dict[str, float | None]:
-    """The held-out measures of the last student that was measured, or of the first."""
+def _held_out(lineage: LoopReader, end: int) -> dict[str, float | None]:
+    """The held-out measures of the last student up to a round that was measured."""
     measures = lineage.evaluations()
-    rounds = [measure["round"] for measure in measures]
-    wanted = (max if last else min)(rounds, default=0)
+    wanted = max((measure["round"] for measure in measures if measure["round"] <= end), default=0)
     return {measure["name"]: measure["value"] for measure in measures if measure["round"] == wanted}
 
 
-def _figures_of_data(lineage: LoopReader) -> dict[str, float | None]:
-    last = lineage.last_round()
-    round, student = lineage.round(last), lineage.round_student(last)
+def _figures_of_data(lineage: LoopReader, end: int) -> dict[str, float | None]:
+    round, student = lineage.round(end), lineage.round_student(end)
     metrics = (student and student.metrics) or {}
     return {
         "acceptance": lineage.acceptance(),
         **{
-            f"pool_{name}": _median_under_base(panels, last)
-            for name, panels in distribute_scores(lineage, last).items()
+            f"pool_{name}": _median_under_base(panels, end)
+            for name, panels in distribute_scores(lineage, end).items()
         },
         "response_tokens": round["response_tokens"],
         "training_pairs": metrics.get("pairs", 0),
@@ -222,10 +218,10 @@ def _figures_of_data(lineage: LoopReader) -> dict[str, float | None]:
     }
 
 
-def _median_under_base(panels: Sequence[Mapping[str, Any]], last: int) -> float | None:
-    """The last pool's median under s[0] over the samples drawn for it; None where it did not score them."""
+def _median_under_base(panels: Sequence[Mapping[str, Any]], end: int) -> float | None:
+    """A pool's median under s[0] over the samples drawn for it; None where it did not score them."""
     rounds = {item["round"]: item for panel in panels if panel["drawn"] for item in panel["rounds"]}
-    return rounds[last]["median"] if last in rounds else None
+    return rounds[end]["median"] if end in rounds else None
 
 
 def _hash_held_out(lineage: LoopReader) -> str:

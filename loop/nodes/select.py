@@ -26,7 +26,7 @@ from reflectune.loop.progress import Stage
 from reflectune.loop.selection import decide, needed_scores
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.documents import Matching
-from reflectune.state.lineage.signals import read_signal
+from reflectune.state.lineage.signals import has_compared, read_signal
 from reflectune.state.records import TERMS, UNCONTESTED, Contest, Decision, Half, Pair, Phase, Scores, Term
 
 __all__ = ["Decided", "Deciding", "Group", "decide_group", "select"]
@@ -145,7 +145,7 @@ class Deciding:
         That is six passes a pair. Their scores are not stored: no decision and no later score depends on it.
         """
         lineage, config = self._context.lineage, self._context.config
-        if read_signal(lineage) is not None:
+        if read_signal(lineage) is not None or has_compared(lineage):  # begun by an earlier version
             return
         number = min(_SIGNAL_PAIRS, config.evaluate.base_samples)
         if number < 2 or len(chosen := lineage.choose_samples(number, config.seed)) < 2:

@@ -14,8 +14,8 @@ __all__ = ["PAGE", "explain_experiment", "tabulate_experiment", "write_page"]
 PAGE = "report.html"  # in the experiment's folder
 
 _TITLES: Mapping[Group, str] = {
-    "held_out": "Held-out measures of the last student",
-    "data": "What the last student was trained on, and the pool it came from; IFD and r-IFD under s0",
+    "held_out": "Held-out measures of the final student",
+    "data": "What the final student was trained on, and the pool it came from; IFD and r-IFD under s0",
     "own": "Figures of your own",
 }
 # How a number is written that is at least so large.
@@ -73,7 +73,7 @@ def explain_experiment(document: ExperimentDocument) -> Iterator[str]:
     for arm in document["arms"]:
         if arm["student"] != students[document["baseline"]]:
             yield f"{arm['arm']} has another student: nll, IFD and r-IFD do not compare."
-        if not arm["same_held_out"]:
+        if arm["same_held_out"] is False:
             yield (
                 f"{arm['arm']} has other held-out pairs than {document['baseline']}: their measures differ "
                 "for that as well."

@@ -6,11 +6,13 @@ the key, and the table of keys is made from it.
 
 import datetime
 import difflib
+import math
 import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictFloat, StrictInt, ValidationInfo, field_validator, model_validator
 
 from reflectune.state.config.engines import (
     ON_A_DEVICE,
@@ -32,7 +34,20 @@ __all__ = [
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Threshold = Annotated[float, Field(gt=0.0)] | Literal["off"]
+Threshold = float | Literal["off"]
+
+# What the thresholds of alarms may be, in words and as a test: others would fire always or never.
+_SHARE = "a number between 0 and 1", lambda value: 0 < value < 1
+_THRESHOLDS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    "length": ("a number from 1 on", lambda value: 1 <= value < math.inf),
+    "diversity": ("a number above 0, at most 1", lambda value: 0 < value <= 1),
+    "openings": _SHARE,
+    "duplicates": _SHARE,
+    "acceptance": ("a number between 0 and 0.5", lambda value: 0 < value < 0.5),
+    "ifd_drift": ("a number above 1", lambda value: 1 < value < math.inf),
+    "held_out": ("a number above 0", lambda value: 0 < value < math.inf),
+    "entities": _SHARE,
+}
 
 
 class DataConfig(Section):
@@ -223,6 +238,14 @@ class AlarmsConfig(Section):
     """Halves of its interval that a held-out measure is behind the best before it: above this."""
     entities: Threshold = 0.5
     """Share of pairs with fewer than half of their first instruction's numbers, quotes, names: above this."""
+
+    @field_validator("*")
+    @classmethod
+    def _can_fire_and_need_not(cls, threshold: Threshold, info: ValidationInfo) -> Threshold:
+        want, fits = _THRESHOLDS[str(info.field_name)]
+        if threshold != "off" and not fits(threshold):
+            raise ValueError(f'got {threshold}, which would fire always or never; want {want}, or "off"')
+        return threshold
 
 
 class StopConfig(Section):

@@ -194,7 +194,8 @@ class LineageReader(SampleReader):
         """What tells a collapse after a round, by the thresholds of today; nothing before it is measured."""
         if not self.db.table("alarms").exists():
             return []
-        section = AlarmsConfig.model_validate(self.settings()["config"].get("alarms", {}))
+        # As they are: what an earlier version took is still shown.
+        section = AlarmsConfig.model_construct(**self.settings()["config"].get("alarms", {}))
         found = dict(self.db.execute("SELECT name, value FROM alarms WHERE round = ?", [round]).fetchall())
         known = {name: found[name] for name in ALARMS if name in found}
         thresholds = {name: None if (set_to := getattr(section, name)) == "off" else set_to for name in known}

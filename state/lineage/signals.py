@@ -9,7 +9,7 @@ from reflectune.state.lineage.documents import Matching
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Phase
 
-__all__ = ["Signal", "find_trained", "read_lengths", "read_signal"]
+__all__ = ["Signal", "find_trained", "has_compared", "read_lengths", "read_signal"]
 
 
 class Signal(Matching):
@@ -23,6 +23,12 @@ def read_signal(lineage: LineageReader) -> Signal | None:
     query = "SELECT json_extract(metrics, '$.signal') FROM rounds WHERE round = 1 AND json_valid(metrics)"
     row = lineage.db.execute(query).fetchone()
     return cast(Signal, json.loads(row[0])) if row and row[0] else None
+
+
+def has_compared(lineage: LineageReader) -> bool:
+    """Whether a student has decided about any proposal yet."""
+    query = "SELECT EXISTS (SELECT 1 FROM decisions WHERE student_id IS NOT NULL)"
+    return bool(lineage.db.execute(query).fetchone()[0])
 
 
 def read_lengths(lineage: LineageReader, phase: Phase, positions: Sequence[int]) -> list[tuple[bool, int]]:

@@ -74,8 +74,10 @@ def _rows_of_bias(bias: Bias) -> Iterator[tuple[str, ...]]:
 
 def _tell_contrast(found: Contrast, write: Callable[[float], str]) -> str:
     value, low, high = found["value"], found["low"], found["high"]
-    if value is None or low is None or high is None:
+    if value is None:
         return "-"
+    if low is None or high is None:
+        return write(value)
     return f"{write(value)} ({write(low)} to {write(high)})"
 
 
