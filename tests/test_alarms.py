@@ -175,6 +175,7 @@ def test_thresholds_are_what_the_config_says_now(tmp_path: Path) -> None:
         (6.0, (6.0, False, "median response tokens ×6.00 (above ×6.00)")),
         (5.9, (5.9, True, "median response tokens ×6.00 (above ×5.90)")),
         ("off", (None, False, "median response tokens ×6.00 (off)")),
+        (0.5, (0.5, True, "median response tokens ×6.00 (above ×0.50)")),  # an earlier version took it
     ):
         with LineageWriter.open(tmp_path / "lineage.db") as store:
             store.change_config({"alarms.length": (5.0, threshold)})
