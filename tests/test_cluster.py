@@ -5,8 +5,10 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from unittest import mock
 
@@ -108,6 +110,55 @@ def test_a_worker_that_dies_is_replaced_and_a_job_that_kills_three_is_named(
         assert pool.submit(partial(give, 7)).result(120) == 7
 
 
+class Starting:
+    """In the place of an actor class: each actor starts, or fails to, when the test says so."""
+
+    def __init__(self) -> None:
+        self.outcomes: SimpleQueue[Future[dict[str, Any]]] = SimpleQueue()
+
+    def options(self, **how: object) -> "Starting":
+        return self
+
+    def remote(self, versions: dict[str, str]) -> Any:
+        starts: Future[dict[str, Any]] = Future()
+        done: Future[tuple[object, dict[str, Any]]] = Future()
+        done.set_result(("done", {}))
+        self.outcomes.put(starts)
+        actor = mock.Mock()
+        actor.describe.remote.return_value.future.return_value = starts
+        actor.work.remote.return_value.future.return_value = done
+        return actor
+
+
+def test_workers_that_fail_to_start_are_counted_in_each_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    from reflectune.agents.cluster import students
+    from reflectune.agents.cluster.connection import Connection
+    from reflectune.agents.cluster.places import Places
+    from reflectune.agents.cluster.room import Asked
+
+    monkeypatch.setattr(students.ray, "kill", mock.Mock())
+    starting = Starting()
+    asked = Asked("students", 3, gpus=0, cpus=1)
+    workers = students.StudentWorkers(asked, Connection(Listener()), Places())
+    monkeypatch.setattr(workers, "_actor", starting)
+    with students.RayPool(workers, mock.Mock()) as pool:
+        job = pool.submit(partial(give, 1))
+        for _ in range(3):  # a node is lost with all that start on it
+            starting.outcomes.get(timeout=10).set_exception(RuntimeError("node lost"))
+        starting.outcomes.get(timeout=10).set_result({"process": 1})
+        assert job.result(10) == "done"
+    workers.close()
+    with students.RayPool(workers, mock.Mock()) as pool:
+        job = pool.submit(partial(give, 1))
+        for left in range(2 + 3 * 3, 0, -1):  # two are those that still started at the close
+            assert not job.done(), left
+            starting.outcomes.get(timeout=10).set_exception(RuntimeError("node lost"))
+        with pytest.raises(StudentError, match=r"^no student starts on the cluster: node lost$"):
+            job.result(10)
+    workers.close()
+
+
 def test_samples_by_the_thousand_cost_the_driver_little(address: str, tmp_path: Path) -> None:
     from tests.bench.cluster import measure_cluster
 
@@ -197,7 +248,7 @@ def test_who_finds_no_room_says_so_and_hears_a_stop(
             machines.settle_student()
         ray.util.remove_placement_group(others)
     assert said == [
-        "scale.students = 2 with 1 CPU each: none has started yet; the cluster has 2 CPU, 0 free; waiting "
+        "scale.students = 2 with 1 CPU each: none has answered yet; the cluster has 2 CPU, 0 free; waiting "
         "for them"
     ]
 

@@ -1,9 +1,11 @@
 """The refinetune by Ray Train on a cluster of two nodes that share no folder of received models."""
 
 import math
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -90,6 +92,26 @@ def test_a_fault_of_a_worker_ends_the_training_as_what_it_is(
         how = {"previous": None, "round": 1, "on_step": print, "trainers": {}}
         with pytest.raises(AdapterError, match=message):
             training.refinetune_on_cluster(*place, configure(folder), PAIRS, tmp_path / "a", **how)
+
+
+def test_a_desk_that_does_not_answer_is_not_waited_for_in_silence(monkeypatch):
+    pytest.importorskip("ray", reason="ray is not installed")
+    from reflectune.agents.cluster import connection, room, training
+
+    monkeypatch.setattr(connection, "_LOOK", 0.01)
+    monkeypatch.setattr(room, "_SILENCE", 0.0)
+    monkeypatch.setattr(room, "_describe_room", lambda asked: "the cluster has 2 CPU, 2 free")
+    said, answer, desk = [], Future(), Mock()
+    desk.take.remote.return_value.future.return_value = answer
+
+    listener = Listener(said.append, iter((False, False, True)).__next__)
+    asked = room.Asked("trainers", 2, gpus=0, cpus=1)
+    place = connection.Connection(listener), asked, Mock(desk=desk), None
+    attempt = training._Attempt(*place, on_step=print, is_stopping=bool, trainers={})
+    with pytest.raises(StoppedError, match=r"stopped before scale.trainers = 2 with 1 CPU each answered"):
+        attempt._clear_desk()
+    line = "none has answered yet; the cluster has 2 CPU, 2 free; waiting for them"
+    assert said == [f"scale.trainers = 2 with 1 CPU each: {line}"]
 
 
 @pytest.mark.slow

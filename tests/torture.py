@@ -35,6 +35,7 @@ NAME = "tiny"
 ROUNDS = 2  # of the worlds
 SAMPLES, HOLDOUT = 36, 8
 CONCURRENCY = 4
+_MOST_SECONDS = 900.0  # that a life may go on after its last strike: to the end of the run
 KEY = "TORTURE_KEY"  # environment variable that tells the teacher who asks
 # What runs take turns in: chats, answers that are kept or not, several proposals, adapters that go on, both
 # phases at once.
@@ -169,7 +170,7 @@ class Torture:
                 self.kills[PLACES[target].name] += 1
                 if self.strike(life):
                     break
-            code = life.end()
+            code = life.end(_MOST_SECONDS)
             if not self.is_due(life, code):
                 raise TortureError(f"exit code {code}: {life.text[-2000:]}")
         self.count_lost(key, _count_calls(runs) - stored, CONCURRENCY if code else 0)

@@ -91,7 +91,10 @@ class _Free:
 
 
 class Waiting:
-    """Workers that were asked for and are not all there: that is said once."""
+    """Workers that were asked for and have not all answered: that is said once.
+
+    Who has not answered may wait for room, or open its model.
+    """
 
     def __init__(self, asked: Asked, listener: Listener) -> None:
         self._asked, self._listener = asked, listener
@@ -99,17 +102,17 @@ class Waiting:
         self._is_said = False
 
     def look(self, there: int = 0) -> None:
-        """Call it every now and then while so many are there, fewer than were asked for.
+        """Call it every now and then while so many have answered, fewer than were asked for.
 
         Raises:
-            StoppedError: none is there, and somebody asked to stop.
+            StoppedError: none has answered, and somebody asked to stop.
         """
         if not there and self._listener.stopping():
-            raise StoppedError(f"stopped while {self._asked} waited for room on the cluster")
+            raise StoppedError(f"stopped before {self._asked} answered")
         if not self._is_said and time.monotonic() - self._began > _SILENCE:
             self._is_said = True
-            started = f"{there} of them have started" if there else "none has started yet"
-            self._listener.say(f"{self._asked}: {started}; {_describe_room(self._asked)}; waiting for them")
+            answered = f"{there} of them have answered" if there else "none has answered yet"
+            self._listener.say(f"{self._asked}: {answered}; {_describe_room(self._asked)}; waiting for them")
 
 
 def _describe_room(kind: Asked) -> str:

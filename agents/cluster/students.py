@@ -36,7 +36,7 @@ __all__ = ["RayPool", "StudentWorkers"]
 Result = TypeVar("Result")
 
 _JOBS = 2  # at one worker: while it computes one job's texts it encodes the other's
-_LIVES = 3  # workers that may die of a job, or one after the other before any has begun
+_LIVES = 3  # workers that may die of a job, or in one place one after the other at their start
 _LOOK = 1.0  # seconds without news before it is looked whether there can be any
 
 
@@ -84,6 +84,7 @@ class _Worker:
     place: int  # from 1
     replaced: int  # others that died in this place
     done: int  # samples, theirs too
+    failures: int  # of those to start, one after the other
     process: dict[str, Any] = field(default_factory=dict)  # where it is and what it holds, as it last said
     jobs: list[_Job] = field(default_factory=list)
 
@@ -119,7 +120,6 @@ class StudentWorkers:
             self._waiting: deque[_Job] = deque()
             self._workers: list[_Worker] = []
             self._starting: set[_Worker] = set()
-            self._failures = 0  # to start, one after the other
             self._thread = threading.Thread(target=self._watch, name="students", daemon=True)
             self._thread.start()
         self._events.put(partial(self._take, job))
@@ -171,31 +171,27 @@ class StudentWorkers:
                 job.future.set_exception(why)
         self._waiting.clear()
 
-    def _start(self, place: int, replaced: int = 0, done: int = 0) -> None:
+    def _start(self, place: int, replaced: int = 0, done: int = 0, failures: int = 0) -> None:
         where = self._places.find(self._asked.key, place)
         actor = self._actor.options(scheduling_strategy=where).remote(own_versions())
-        worker = _Worker(actor, place, replaced, done)
+        worker = _Worker(actor, place, replaced, done, failures)
         self._starting.add(worker)
         self._when_done(worker.actor.describe.remote(), partial(self._enlist, worker))
 
     def _when_done(self, reference: Any, then: Callable[[Future[Any]], None]) -> None:
-        reference.future().add_done_callback(lambda outcome: self._events.put(partial(then, outcome)))
+        events = self._events  # of these workers: others, started after a close, shall not hear of it
+        reference.future().add_done_callback(lambda outcome: events.put(partial(then, outcome)))
 
     def _enlist(self, worker: _Worker, outcome: Future[Any]) -> None:
         self._starting.remove(worker)
         if (error := outcome.exception()) is None:
-            self._failures = 0
             worker.process = outcome.result()
             self._workers.append(worker)
             return
-        self._failures += 1
-        if self._failures < _LIVES:
-            self._start(worker.place, worker.replaced + 1, worker.done)
-            return
-        if self._workers:  # those that are there do without
-            return
-        self._failures = 0
-        self._fail(StudentError(f"no student starts on the cluster: {last_line(error)}"))
+        if (failures := worker.failures + 1) < _LIVES:
+            self._start(worker.place, worker.replaced + 1, worker.done, failures)
+        elif not self._workers and not self._starting:  # else the others do without
+            self._fail(StudentError(f"no student starts on the cluster: {last_line(error)}"))
 
     def _hand_out(self) -> None:
         while self._waiting:

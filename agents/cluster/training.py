@@ -226,11 +226,15 @@ class _Attempt:
             except (ray.train.TrainingFailedError, RayError) as error:
                 self.failure = last_line(error)
 
-    def _clear_desk(self) -> None:
+    def _look(self) -> None:
         if not self._has_begun:
             self._room.look()
+
+    def _clear_desk(self) -> None:
+        self._look()
         error: BaseException | None = None
-        for kind, *what in self._connection.get(self._work.desk.take.remote(self._is_stopping())):
+        told = self._work.desk.take.remote(self._is_stopping())
+        for kind, *what in self._connection.get(told, self._look):
             self._has_begun = True
             if kind == "step":
                 self._on_step(*what)
