@@ -28,6 +28,7 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, share or visible)
 
 
+@pytest.hookimpl(trylast=True)  # once those are gone that are not to be run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """vLLM, whose tests take longest, goes first: in the end no worker waits for the other.
 

@@ -26,8 +26,8 @@ def read_signal(lineage: LineageReader) -> Signal | None:
 
 
 def has_compared(lineage: LineageReader) -> bool:
-    """Whether a student has decided about any proposal yet."""
-    query = "SELECT EXISTS (SELECT 1 FROM decisions WHERE student_id IS NOT NULL)"
+    """Whether a student has decided about any proposal of round 1 yet."""
+    query = "SELECT EXISTS (SELECT 1 FROM decisions WHERE round = 1 AND student_id IS NOT NULL)"
     return bool(lineage.db.execute(query).fetchone()[0])
 
 
