@@ -15,7 +15,7 @@ from reflectune.loop.context import find_adapter
 from reflectune.loop.merging import merge_round
 from reflectune.state.config import RunConfig, parse_config
 from reflectune.state.data.exports import write_records
-from reflectune.state.data.writing import put_into_place, write_rows
+from reflectune.state.data.writing import put_into_place, refuse_taken, write_rows
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.functions import describe_error
@@ -55,8 +55,7 @@ def write_publication(
     Raises:
         ConfigError: the round has no such thing, or there is something at `out`.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: there is something already; name a folder that is new or empty")
+    refuse_taken(out)
     config = parse_config(lineage.settings()["config"], source=folder.path.name)
     with explain_storage_errors(out, "publish again"):
         records = 0

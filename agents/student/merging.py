@@ -21,7 +21,7 @@ from reflectune.agents.models import (
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.tokenizers import find_file, open_tokenizer
 from reflectune.state.config import StudentConfig
-from reflectune.state.errors import ConfigError
+from reflectune.state.data.writing import refuse_taken
 
 __all__ = ["merge_student"]
 
@@ -42,8 +42,7 @@ def merge_student(config: StudentConfig, adapter: Path, out: Path, shard: str = 
         ConfigError: there is something at `out`.
         StudentError: the base cannot be opened.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"{out}: there is something already; name a folder that is new or empty")
+    refuse_taken(out)
     check_student(config)
     here = config.model_copy(update={"device": "cpu"})
     tokenizer = open_tokenizer(here)

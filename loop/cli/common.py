@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from reflectune.state.lineage.reader import LineageReader
 
 __all__ = [
-    "RUNS", "ConfigFile", "Json", "Name", "RoundOption", "Runs", "Settings", "find_round", "read_run", "say",
-    "show_document", "show_rounds", "stoppable",
+    "RUNS", "ConfigFile", "Json", "Name", "RoundOption", "Runs", "Settings", "find_complete", "find_outcome",
+    "find_round", "read_run", "say", "show_document", "show_rounds", "stoppable",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -59,6 +59,21 @@ def find_round(lineage: "LineageReader", text: str) -> int:
     if best is None:
         raise ConfigError("no round is the best: none has a held-out measure; name a round by its number")
     return best
+
+
+def find_outcome(lineage: "LineageReader", text: str | None) -> int:
+    """The same; without an option the round that the run ends with."""
+    from reflectune.loop.stopping import final_round
+
+    return final_round(lineage) if text is None else find_round(lineage, text)
+
+
+def find_complete(lineage: "LineageReader", name: str, text: str | None) -> int:
+    """The same, of a round that is complete; a ConfigError where it is not."""
+    chosen, last = find_outcome(lineage, text), lineage.last_round()
+    if chosen > last:
+        raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
+    return chosen
 
 
 def show_document(document: object, rendered: "RenderableType", as_json: bool) -> None:

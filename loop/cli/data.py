@@ -18,7 +18,7 @@ from reflectune.loop.cli.common import (
     Name,
     RoundOption,
     Runs,
-    find_round,
+    find_complete,
     read_run,
     say,
     show_document,
@@ -88,7 +88,6 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a round's pool, training set or preference pairs to a file."""
-    from reflectune.loop.stopping import final_round
     from reflectune.state.config import parse_config
     from reflectune.state.lineage.recycled import (
         read_pool,
@@ -110,9 +109,7 @@ def export(
     also = [option for option, is_on in options.items() if is_on]
     is_preferences = what == "preferences"
     with read_run(runs, name) as lineage:
-        chosen = final_round(lineage) if round is None else find_round(lineage, round)
-        if chosen > (last := lineage.last_round()):
-            raise ConfigError(f"{name}: round {chosen} is not complete; the last complete one is {last}")
+        chosen = find_complete(lineage, name, round)
         sources = {
             "pool": partial(read_pool, lineage, chosen, holdout=holdout)
             if trainer is None

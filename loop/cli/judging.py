@@ -11,7 +11,7 @@ from reflectune.loop.cli.common import (
     Name,
     RoundOption,
     Runs,
-    find_round,
+    find_outcome,
     show_document,
     stoppable,
 )
@@ -48,7 +48,6 @@ def answer(
     from reflectune.loop.answering import answer_dataset
     from reflectune.loop.progress import open_display
     from reflectune.loop.resuming import restore_config
-    from reflectune.loop.stopping import final_round
     from reflectune.state.config import DataConfig
     from reflectune.state.data.datasets import read_dataset
     from reflectune.state.lineage.loop_reader import LoopReader
@@ -59,7 +58,7 @@ def answer(
         evaluate = config.evaluate.model_copy(update={"max_tokens": max_tokens})
         config = config.model_copy(update={"evaluate": evaluate})
     with LoopReader.open(folder.lineage) as lineage:
-        chosen = final_round(lineage) if round is None else find_round(lineage, round)
+        chosen = find_outcome(lineage, round)
         student = lineage.round_student(chosen)
     if student is None:
         raise ConfigError(f"{name}: no student has been trained in round {chosen} yet")

@@ -12,7 +12,8 @@ from reflectune.loop.cli.common import (
     Name,
     RoundOption,
     Runs,
-    find_round,
+    find_complete,
+    find_outcome,
     show_document,
     stoppable,
 )
@@ -34,12 +35,11 @@ def merge(
 ) -> None:
     """Write a round's student as one model: its base with the LoRA adapter added to the weights."""
     from reflectune.loop.merging import merge_round
-    from reflectune.loop.stopping import final_round
     from reflectune.state.lineage.loop_reader import LoopReader
 
     folder = RunFolder.find(runs, name)
     with stoppable(), LoopReader.open(folder.lineage) as lineage:
-        chosen = final_round(lineage) if round is None else find_round(lineage, round)
+        chosen = find_outcome(lineage, round)
         merged = merge_round(folder, lineage, chosen, out)
     what = f"{merged['base_model']} with the adapter of round {chosen}, {merged['dtype']}"
     if merged["load_in_4bit"]:
@@ -71,7 +71,6 @@ def publish(
     from huggingface_hub.utils._validators import validate_repo_id
 
     from reflectune.loop.publishing import upload, write_publication
-    from reflectune.loop.stopping import final_round
     from reflectune.state.lineage.loop_reader import LoopReader
 
     try:
@@ -82,11 +81,7 @@ def publish(
         raise ConfigError("--dry-run: say with -o DIR where the folder goes")
     folder = RunFolder.find(runs, name)
     with stoppable(), TemporaryDirectory() as scratch, LoopReader.open(folder.lineage) as lineage:
-        chosen = final_round(lineage) if round is None else find_round(lineage, round)
-        if chosen > lineage.last_round():
-            raise ConfigError(
-                f"{name}: round {chosen} is not complete; the last complete one is {lineage.last_round()}"
-            )
+        chosen = find_complete(lineage, name, round)
         written = write_publication(folder, lineage, chosen, what, to, out or Path(scratch) / "publication")
         url = None if dry_run else upload(written, private=private)
     where = (

@@ -15,12 +15,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reflectune.state.errors import DatasetError
+from reflectune.state.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Container", "check_table", "find_container", "put_into_place", "read_schema", "write_rows"]
+__all__ = [
+    "Container", "check_table", "find_container", "put_into_place", "read_schema", "refuse_taken",
+    "write_rows",
+]  # fmt: skip
 
 Container = Literal["json", "jsonl", "csv", "parquet"]
 Row = Mapping[str, Any]
@@ -60,6 +63,12 @@ def read_schema(path: Path) -> "pyarrow.Schema | None":
         return None
     with path.open("rb") as file:
         return pyarrow.parquet.read_schema(path) if file.read(4) == b"PAR1" else None
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise a ConfigError for a folder to be made where there is something already."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"{folder}: there is something already; name a folder that is new or empty")
 
 
 @contextmanager
