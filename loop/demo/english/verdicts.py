@@ -1,0 +1,127 @@
+"""Answers that a judge has compared: data and a recorded teacher made of them, and what a run made of them.
+
+A file of them is JSON Lines, one instruction a line:
+
+    {"instruction", "answers": [{"model", "response", "win"}]}
+
+`win` is the judge's preference for the answer over one fixed model's, from 0 to 1, as AlpacaEval 2 has it.
+The student never sees it.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reflectune.state.lineage.proposals import read_proposals
+from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.records import Pair, Proposed
+
+__all__ = ["Answer", "Judged", "Verdicts", "account_for", "log_odds", "read_judged", "write_inputs"]
+
+_LIKE_LENGTH = 1.25  # most times the other's characters
+
+
+class Answer(NamedTuple):
+    """One model's answer and its verdict."""
+
+    model: str
+    response: str
+    win: float
+
+
+class Judged(NamedTuple):
+    """An instruction and its answers."""
+
+    instruction: str
+    answers: tuple[Answer, ...]
+
+
+def read_judged(path: Path) -> list[Judged]:
+    """Read a file of judged answers."""
+    with path.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [Judged(row["instruction"], tuple(Answer(**answer) for answer in row["answers"])) for row in rows]
+
+
+def write_inputs(judged: Iterable[Judged], data: Path, recording: Path) -> None:
+    """Write a run's data, the first answer to each instruction, and its recorded teacher: in each round the next."""
+    rows = list(judged)
+    pairs = [{"instruction": row.instruction, "output": row.answers[0].response} for row in rows]
+    data.write_text(json.dumps(pairs, ensure_ascii=False, indent=1), encoding="utf-8")
+    with recording.open("w", encoding="utf-8") as lines:
+        for row in rows:
+            for round, answer in enumerate(row.answers[1:], start=1):
+                entry = {"phase": "response", "round": round, "instruction": row.instruction, "input": ""}
+                print(json.dumps(entry | {"new_response": answer.response}, ensure_ascii=False), file=lines)
+
+
+def log_odds(win: float) -> float:
+    """ln(win / (1 - win)), of a win kept a millionth away from 0 and 1."""
+    kept = min(max(win, 1e-6), 1 - 1e-6)
+    return math.log(kept / (1 - kept))
+
+
+class Verdicts:
+    """The log-odds of every answer that was judged."""
+
+    def __init__(self, judged: Iterable[Judged]) -> None:
+        self._known = {
+            (row.instruction.strip(), answer.response.strip()): log_odds(answer.win)
+            for row in judged
+            for answer in row.answers
+        }
+
+    def of(self, pair: Pair) -> float | None:
+        """A pair's verdict; None where its response was never judged as an answer to its instruction."""
+        return self._known.get((pair.instruction.strip(), pair.response.strip()))
+
+
+def account_for(lineage: LineageReader, verdicts: Verdicts) -> list[dict[str, Any]]:
+    """What the verdicts say of each round, from 0 on: one document each.
+
+    "verdict": mean log-odds over the pairs of D[r] that were judged; "judged", their number. "raised": of
+    accepted proposals the share that is better than what it replaced; "spared": of refused ones the share
+    that is worse. "at_like_length": both again, of pairs whose lengths differ by a quarter at most. A share
+    is None where there is nothing to share.
+    """
+    return [
+        {"round": round} | _of_pool(lineage.pool(round), verdicts) | _of_round(lineage, round, verdicts)
+        for round in range(lineage.last_round() + 1)
+    ]
+
+
+def _of_pool(pool: Iterable[Pair], verdicts: Verdicts) -> dict[str, Any]:
+    known = [verdict for pair in pool if (verdict := verdicts.of(pair)) is not None]
+    return {"verdict": statistics.fmean(known) if known else None, "judged": len(known)}
+
+
+def _of_round(lineage: LineageReader, round: int, verdicts: Verdicts) -> dict[str, Any]:
+    proposals = list(read_proposals(lineage, round, "response"))
+    return _count(proposals, verdicts) | {"at_like_length": _count(filter(_are_alike, proposals), verdicts)}
+
+
+def _are_alike(item: Proposed) -> bool:
+    lengths = len(item.incumbent.response), len(item.candidate.response)
+    return max(lengths) <= _LIKE_LENGTH * min(lengths)
+
+
+def _count(proposals: Iterable[Proposed], verdicts: Verdicts) -> Mapping[str, Any]:
+    gains = list(_gains(proposals, verdicts))
+    taken, refused = ([gain for was_taken, gain in gains if was_taken is wanted] for wanted in (True, False))
+    return {
+        "accepted": len(taken),
+        "raised": statistics.fmean(gain > 0 for gain in taken) if taken else None,
+        "refused": len(refused),
+        "spared": statistics.fmean(gain < 0 for gain in refused) if refused else None,
+    }
+
+
+def _gains(proposals: Iterable[Proposed], verdicts: Verdicts) -> Iterator[tuple[bool, float]]:
+    """Whether each proposal was accepted, and by how much its verdict is above that of the pair before it."""
+    for item in proposals:
+        before, after = verdicts.of(item.incumbent), verdicts.of(item.candidate)
+        if before is not None and after is not None:
+            yield item.accepted, after - before
