@@ -9,7 +9,7 @@ from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.numbers import name_held_out
 from reflectune.state.data.writing import put_into_place
 
-__all__ = ["PAGE", "explain_experiment", "tabulate_experiment", "write_page"]
+__all__ = ["PAGE", "explain_experiment", "tabulate_experiment", "tell_estimate", "write_page"]
 
 PAGE = "report.html"  # in the experiment's folder
 
@@ -44,11 +44,11 @@ def _row(
     arm: ArmDocument, figures: Mapping[str, Estimate], names: Sequence[str], sign: str
 ) -> tuple[str, ...]:
     known = max((each["n"] for each in figures.values()), default=0)
-    cells = (_tell(name, figures.get(name), sign) for name in names)
+    cells = (tell_estimate(name, figures.get(name), sign) for name in names)
     return arm["arm"], f"{known} of {len(arm['runs'])}", *cells
 
 
-def _tell(name: str, known: Estimate | None, sign: str = "") -> str:
+def tell_estimate(name: str, known: Estimate | None, sign: str = "") -> str:
     """Mean and half its interval, with as many decimals."""
     if known is None or known["mean"] is None:
         return "-"
@@ -63,7 +63,7 @@ def _tell(name: str, known: Estimate | None, sign: str = "") -> str:
 def explain_experiment(document: ExperimentDocument) -> Iterator[str]:
     """What there is to know beside the tables, in sentences."""
     if before := document["before"]:
-        measures = (f"{name_held_out(name)} {_tell(name, it)}" for name, it in before.items())
+        measures = (f"{name_held_out(name)} {tell_estimate(name, it)}" for name, it in before.items())
         yield f"Before any training: {', '.join(measures)}."
     if len(document["seeds"]) == 1:
         yield "One seed: how much is chance is not known, and no interval is given."

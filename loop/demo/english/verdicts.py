@@ -19,7 +19,9 @@ from reflectune.state.lineage.proposals import read_proposals
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Pair, Proposed
 
-__all__ = ["Answer", "Judged", "Verdicts", "account_for", "log_odds", "read_judged", "write_inputs"]
+__all__ = [
+    "Answer", "Judged", "Verdicts", "account_for", "are_alike", "log_odds", "read_judged", "write_inputs"
+]  # fmt: skip
 
 _LIKE_LENGTH = 1.25  # most times the other's characters
 
@@ -47,7 +49,7 @@ def read_judged(path: Path) -> list[Judged]:
 
 
 def write_inputs(judged: Iterable[Judged], data: Path, recording: Path) -> None:
-    """Write a run's data, the first answer to each instruction, and its recorded teacher: in each round the next."""
+    """Write a run's data, of first answers, and its recorded teacher, with the next one each round."""
     rows = list(judged)
     pairs = [{"instruction": row.instruction, "output": row.answers[0].response} for row in rows]
     data.write_text(json.dumps(pairs, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -88,7 +90,7 @@ def account_for(lineage: LineageReader, verdicts: Verdicts) -> list[dict[str, An
     is None where there is nothing to share.
     """
     return [
-        {"round": round} | _of_pool(lineage.pool(round), verdicts) | _of_round(lineage, round, verdicts)
+        {"round": round, **_of_pool(lineage.pool(round), verdicts), **_of_round(lineage, round, verdicts)}
         for round in range(lineage.last_round() + 1)
     ]
 
@@ -100,11 +102,13 @@ def _of_pool(pool: Iterable[Pair], verdicts: Verdicts) -> dict[str, Any]:
 
 def _of_round(lineage: LineageReader, round: int, verdicts: Verdicts) -> dict[str, Any]:
     proposals = list(read_proposals(lineage, round, "response"))
-    return _count(proposals, verdicts) | {"at_like_length": _count(filter(_are_alike, proposals), verdicts)}
+    alike = [item for item in proposals if are_alike(item.incumbent.response, item.candidate.response)]
+    return {**_count(proposals, verdicts), "at_like_length": _count(alike, verdicts)}
 
 
-def _are_alike(item: Proposed) -> bool:
-    lengths = len(item.incumbent.response), len(item.candidate.response)
+def are_alike(one: str, other: str) -> bool:
+    """Whether two responses differ in length by a quarter at most."""
+    lengths = len(one), len(other)
     return max(lengths) <= _LIKE_LENGTH * min(lengths)
 
 

@@ -1,0 +1,246 @@
+"""What selection is worth on a real model: SmolLM2-135M-Instruct, real answers of models, a judge's verdicts.
+
+The plan is real.toml. Each instruction is given with a weak model's answer; the recorded teacher proposes in
+each round the answer of a model drawn from that round's mix, stronger in later rounds, and often a worse one.
+Every answer has a verdict that no run sees. A seed settles instructions, answers, split and training for all
+arms alike. The runs are in runs/real; the same command goes on with them.
+
+    python -m tests.bench.real
+"""
+
+import json
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from reflectune.agents.student.formulas import nll
+from reflectune.agents.student.student import Student
+from reflectune.loop.context import find_adapter
+from reflectune.loop.demo.english.verdicts import (
+    Answer,
+    Judged,
+    Verdicts,
+    account_for,
+    are_alike,
+    log_odds,
+    read_judged,
+    write_inputs,
+)
+from reflectune.loop.experiments.figures import ArmDocument, ExperimentDocument
+from reflectune.loop.experiments.plan import load_experiment
+from reflectune.loop.show.experiment import explain_experiment, tell_estimate
+from reflectune.state.config import RunConfig
+from reflectune.state.folder import RunFolder
+from reflectune.state.lineage.loop_reader import LoopReader
+from reflectune.state.records import Pair, content_hash
+from tests.bench.results import SHARED, options, publish, table
+
+__all__ = ["FIGURES", "JUDGED", "draw", "judge", "rank"]
+
+ROOT = Path(__file__).parents[2]
+PLAN = Path(__file__).with_name("real.toml")
+DATA, RUNS = ROOT / "runs" / "real-data", ROOT / "runs" / "real"
+JUDGED = SHARED / "data" / "judged.jsonl"
+INSTRUCTIONS = 260  # a seed; 60 of them are held out
+_LONGEST = 800  # characters of an instruction
+
+# Who answers: as given, and in each round.
+_GIVEN = ("falcon-7b-instruct", "text_davinci_001", "oasst-sft-pythia-12b", "phi-2", "alpaca-7b")
+_MIXES = (
+    (
+        "oasst-sft-pythia-12b", "alpaca-7b", "pythia-12b-mix-sft", "chatglm2-6b", "vicuna-7b-v1.5",
+        "wizardlm-13b",
+    ),
+    (
+        "pythia-12b-mix-sft", "chatglm2-6b", "vicuna-7b-v1.5", "wizardlm-13b", "vicuna-13b-v1.5",
+        "gpt-3.5-turbo-0301",
+    ),
+    (
+        "vicuna-7b-v1.5", "wizardlm-13b", "vicuna-13b-v1.5", "gpt-3.5-turbo-0301", "gpt4_0613_concise",
+        "OpenHermes-2.5-Mistral-7B", "Mixtral-8x7B-Instruct-v0.1_concise",
+    ),
+)  # fmt: skip
+# Held-out answers that students are measured by: the best, and from weak to strong.
+_BEST = ("gpt4_1106_preview", "FuseChat-Llama-3.1-8B-Instruct")
+_RANKED = ("alpaca-7b", "vicuna-13b-v1.5", "gpt4_0613_concise", "claude-instant-1.2")
+_CLEAR = 1.0  # a difference of log-odds that is a clear verdict
+
+# Of a round: what its decisions made of the pool, and the student that was trained on it.
+FIGURES = (
+    "pool", "raised", "spared", "raised, like length", "spared, like length",
+    "nll of the best", "ranks rightly", "ranks rightly, like length",
+)  # fmt: skip
+
+
+def draw(judged: Sequence[Judged], seed: int) -> list[Judged]:
+    """The instructions of a seed: each with the given answer, then each round's proposal, all different."""
+    lots, drawn = random.Random(f"real/{seed}"), []
+    short = [row for row in judged if len(row.instruction) <= _LONGEST]
+    for row in lots.sample(short, min(INSTRUCTIONS, len(short))):
+        answers: list[Answer] = []
+        for mix in (_GIVEN, *_MIXES):
+            taken = {answer.response.strip() for answer in answers} | {""}
+            left = [it for it in row.answers if it.model in mix and it.response.strip() not in taken]
+            answers.append(lots.choice(left))
+        drawn.append(row._replace(answers=tuple(answers)))
+    return drawn
+
+
+def _keep_better(row: Judged) -> Iterator[Answer]:
+    """The given answer, and the proposals that raise the verdict; others are the same as what is there."""
+    best = row.answers[0]
+    for answer in row.answers:
+        best = answer if answer.win > best.win else best
+        yield best
+
+
+def write_data(judged: Sequence[Judged], seeds: Iterable[int]) -> None:
+    """Data, teacher and oracle of each seed."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        data, drawn = DATA / f"given-{seed}.json", draw(judged, seed)
+        write_inputs(drawn, data, DATA / f"teacher-{seed}.jsonl")
+        best = (row._replace(answers=tuple(_keep_better(row))) for row in drawn)
+        write_inputs(best, data, DATA / f"oracle-{seed}.jsonl")
+
+
+def judge(lineage: LoopReader, config: RunConfig) -> dict[str, float | None]:
+    """The figures of a run, round by round: FIGURES behind "1: " and so on; of round 0 the pool alone.
+
+    pool is the mean log-odds of its verdicts. raised and spared are in percent: of acceptances that raised a
+    verdict, of refusals that spared the pool a worse one. The nll is in nats per token, of the best models'
+    answers to held-out instructions. ranks rightly: in percent, of two held-out answers with a clear verdict
+    the better one has the lower nll.
+    """
+    judged = read_judged(JUDGED)
+    figures: dict[str, float | None] = {}
+    for row in account_for(lineage, Verdicts(judged)):
+        round, alike = row["round"], row["at_like_length"]
+        figures[f"{round}: pool"] = row["verdict"]
+        if round:
+            shares = (row["raised"], row["spared"], alike["raised"], alike["spared"])
+            found = [*map(_percent, shares), *_measure_student(lineage, config, judged, round)]
+            figures |= {f"{round}: {name}": it for name, it in zip(FIGURES[1:], found, strict=True)}
+    return figures
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _measure_student(
+    lineage: LoopReader, config: RunConfig, judged: Sequence[Judged], round: int
+) -> tuple[float | None, ...]:
+    """The last three figures of a round's student. Its scores are kept: equal students are measured once."""
+    student = lineage.round_student(round)
+    if student is None:
+        return None, None, None
+    asked = {pair.instruction for group in lineage.held_out_pairs(100) for pair in group.values()}
+    wanted = {*_BEST, *_RANKED}
+    held_out = [
+        row._replace(answers=tuple(answer for answer in row.answers if answer.model in wanted))
+        for row in judged
+        if row.instruction in asked
+    ]
+    kept = DATA / "students" / f"{content_hash(student.adapter_hash or '', *sorted(asked))}.json"
+    if not kept.exists():
+        adapter = find_adapter(RunFolder(RUNS / config.name), student)
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(_score(config, adapter, held_out)))
+    return rank(held_out, json.loads(kept.read_text()))
+
+
+def _score(config: RunConfig, adapter: Path | None, held_out: Sequence[Judged]) -> list[list[float | None]]:
+    """The nll of each answer to each instruction."""
+    term = "response_given_instruction"
+    settings = config.student.model_copy(update={"threads": 2})
+    with Student.open(settings, adapter) as student:
+        pairs = [Pair(row.instruction, "", answer.response) for row in held_out for answer in row.answers]
+        found = iter(student.score([(pair, term) for pair in pairs]))
+        return [[nll({term: next(found)}, term) for _ in row.answers] for row in held_out]
+
+
+def rank(held_out: Sequence[Judged], nlls: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    """The mean nll of the best models' answers; how often two are ranked rightly, in percent; at like length.
+
+    Args:
+        held_out: instructions with their answers.
+        nlls: of each answer, in their order.
+    """
+    best: list[float] = []
+    right: list[bool] = []
+    right_alike: list[bool] = []
+    for row, values in zip(held_out, nlls, strict=True):
+        known = [it for it in zip(row.answers, values, strict=True) if it[1] is not None]
+        best += [value for answer, value in known if answer.model in _BEST]
+        for (one, low), (other, high) in combinations((it for it in known if it[0].model in _RANKED), 2):
+            gain = log_odds(one.win) - log_odds(other.win)
+            if abs(gain) > _CLEAR:
+                right.append((gain > 0) == (low < high))
+                right_alike += right[-1:] if are_alike(one.response, other.response) else []
+    shares = (_percent(statistics.fmean(those)) if those else None for those in (right, right_alike))
+    return (statistics.fmean(best) if best else None, *shares)
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, of one torch thread each")
+    arguments = parser.parse_args()
+    experiment = load_experiment(PLAN)
+    judged = read_judged(JUDGED)
+    if not RUNS.exists():
+        write_data(judged, experiment.seeds)
+    command = [sys.executable, "-m", "reflectune.loop.cli", "experiment", str(PLAN), "--json"]
+    done = subprocess.run(
+        [*command, "--jobs", str(arguments.jobs)], cwd=ROOT, stdout=subprocess.PIPE, check=True
+    )
+    worse = _worse_shares(judged, experiment.seeds)
+    publish("A real model", _tell(json.loads(done.stdout), worse), arguments)
+
+
+def _worse_shares(judged: Sequence[Judged], seeds: Iterable[int]) -> list[float]:
+    """For each round the share of proposals that are worse than what accept-all has in their place."""
+    rows = [row for seed in seeds for row in draw(judged, seed)]
+    return [
+        statistics.fmean(row.answers[round].win < row.answers[round - 1].win for row in rows)
+        for round in range(1, len(_MIXES) + 1)
+    ]
+
+
+def _tell(document: ExperimentDocument, worse: Sequence[float]) -> Iterator[str]:
+    """The section: how it was made, then one table a question."""
+    arms = {arm["arm"]: arm for arm in document["arms"]}
+    shares = ", ".join(f"{share:.0%}" for share in worse)
+    yield (
+        f"{INSTRUCTIONS} instructions of AlpacaEval a seed, 60 of them held out; seeds {document['seeds']}. "
+        f"Proposals that are worse than what accept-all has in their place: {shares} in rounds 1, 2, 3. "
+        "Verdicts are GPT-4-turbo's against gpt4_1106_preview, as log-odds."
+    )
+    yield ""
+    yield from (f"- {sentence}" for sentence in explain_experiment(document))
+    for round in (1, 2, 3):
+        for less in (False, True):
+            yield from _tabulate(arms, round, document["baseline"] if less else None)
+
+
+def _tabulate(arms: Mapping[str, ArmDocument], round: int, less: str | None) -> Iterator[str]:
+    """A round's figures of all arms that had it: means, or differences to the baseline, seed by seed."""
+    group = "figures" if less is None else "differences"
+    names = [f"{round}: {name}" for name in FIGURES]
+    rows = []
+    for arm in arms.values():
+        figures: Mapping[str, Any] = arm[group].get("own", {})  # type: ignore[literal-required]
+        if names[0] in figures:
+            cells = (tell_estimate(name, figures.get(name), "" if less is None else "+") for name in names)
+            rows.append(" | ".join((arm["arm"], *cells)))
+    title = f"Round {round}" if less is None else f"Round {round}, less {less} with the same seed"
+    yield from ("", f"{title}.", "", *table(" | ".join(("arm", *FIGURES)), rows))
+
+
+if __name__ == "__main__":
+    main()
