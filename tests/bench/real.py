@@ -40,18 +40,22 @@ from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import Pair, content_hash
 from tests.bench.results import SHARED, options, publish, table
 
-__all__ = ["FIGURES", "JUDGED", "draw", "judge", "rank"]
+__all__ = [
+    "BEST", "CLEAR", "DATA", "FIGURES", "GIVEN", "JUDGED", "MIXES", "MODEL", "PLAN", "RANKED", "draw",
+    "judge", "keep_better", "rank",
+]  # fmt: skip
 
 ROOT = Path(__file__).parents[2]
 PLAN = Path(__file__).with_name("real.toml")
 DATA, RUNS = ROOT / "runs" / "real-data", ROOT / "runs" / "real"
 JUDGED = SHARED / "data" / "judged.jsonl"
+MODEL = ROOT / ".venv" / "models" / "smollm2"
 INSTRUCTIONS = 260  # a seed; 60 of them are held out
 _LONGEST = 800  # characters of an instruction
 
 # Who answers: as given, and in each round.
-_GIVEN = ("falcon-7b-instruct", "text_davinci_001", "oasst-sft-pythia-12b", "phi-2", "alpaca-7b")
-_MIXES = (
+GIVEN = ("falcon-7b-instruct", "text_davinci_001", "oasst-sft-pythia-12b", "phi-2", "alpaca-7b")
+MIXES = (
     (
         "oasst-sft-pythia-12b", "alpaca-7b", "pythia-12b-mix-sft", "chatglm2-6b", "vicuna-7b-v1.5",
         "wizardlm-13b",
@@ -66,9 +70,9 @@ _MIXES = (
     ),
 )  # fmt: skip
 # Held-out answers that students are measured by: the best, and from weak to strong.
-_BEST = ("gpt4_1106_preview", "FuseChat-Llama-3.1-8B-Instruct")
-_RANKED = ("alpaca-7b", "vicuna-13b-v1.5", "gpt4_0613_concise", "claude-instant-1.2")
-_CLEAR = 1.0  # a difference of log-odds that is a clear verdict
+BEST = ("gpt4_1106_preview", "FuseChat-Llama-3.1-8B-Instruct")
+RANKED = ("alpaca-7b", "vicuna-13b-v1.5", "gpt4_0613_concise", "claude-instant-1.2")
+CLEAR = 1.0  # a difference of log-odds that is a clear verdict
 
 # Of a round: what its decisions made of the pool, and the student that was trained on it.
 FIGURES = (
@@ -83,7 +87,7 @@ def draw(judged: Sequence[Judged], seed: int) -> list[Judged]:
     short = [row for row in judged if len(row.instruction) <= _LONGEST]
     for row in lots.sample(short, min(INSTRUCTIONS, len(short))):
         answers: list[Answer] = []
-        for mix in (_GIVEN, *_MIXES):
+        for mix in (GIVEN, *MIXES):
             taken = {answer.response.strip() for answer in answers} | {""}
             left = [it for it in row.answers if it.model in mix and it.response.strip() not in taken]
             answers.append(lots.choice(left))
@@ -91,7 +95,7 @@ def draw(judged: Sequence[Judged], seed: int) -> list[Judged]:
     return drawn
 
 
-def _keep_better(row: Judged) -> Iterator[Answer]:
+def keep_better(row: Judged) -> Iterator[Answer]:
     """The given answer, and the proposals that raise the verdict; others are the same as what is there."""
     best = row.answers[0]
     for answer in row.answers:
@@ -105,7 +109,7 @@ def write_data(judged: Sequence[Judged], seeds: Iterable[int]) -> None:
     for seed in seeds:
         data, drawn = DATA / f"given-{seed}.json", draw(judged, seed)
         write_inputs(drawn, data, DATA / f"teacher-{seed}.jsonl")
-        best = (row._replace(answers=tuple(_keep_better(row))) for row in drawn)
+        best = (row._replace(answers=tuple(keep_better(row))) for row in drawn)
         write_inputs(best, data, DATA / f"oracle-{seed}.jsonl")
 
 
@@ -141,7 +145,7 @@ def _measure_student(
     if student is None:
         return None, None, None
     asked = {pair.instruction for group in lineage.held_out_pairs(100) for pair in group.values()}
-    wanted = {*_BEST, *_RANKED}
+    wanted = {*BEST, *RANKED}
     held_out = [
         row._replace(answers=tuple(answer for answer in row.answers if answer.model in wanted))
         for row in judged
@@ -177,10 +181,10 @@ def rank(held_out: Sequence[Judged], nlls: Sequence[Sequence[float | None]]) -> 
     right_alike: list[bool] = []
     for row, values in zip(held_out, nlls, strict=True):
         known = [it for it in zip(row.answers, values, strict=True) if it[1] is not None]
-        best += [value for answer, value in known if answer.model in _BEST]
-        for (one, low), (other, high) in combinations((it for it in known if it[0].model in _RANKED), 2):
+        best += [value for answer, value in known if answer.model in BEST]
+        for (one, low), (other, high) in combinations((it for it in known if it[0].model in RANKED), 2):
             gain = log_odds(one.win) - log_odds(other.win)
-            if abs(gain) > _CLEAR:
+            if abs(gain) > CLEAR:
                 right.append((gain > 0) == (low < high))
                 right_alike += right[-1:] if are_alike(one.response, other.response) else []
     shares = (_percent(statistics.fmean(those)) if those else None for those in (right, right_alike))
@@ -208,7 +212,7 @@ def _worse_shares(judged: Sequence[Judged], seeds: Iterable[int]) -> list[float]
     rows = [row for seed in seeds for row in draw(judged, seed)]
     return [
         statistics.fmean(row.answers[round].win < row.answers[round - 1].win for row in rows)
-        for round in range(1, len(_MIXES) + 1)
+        for round in range(1, len(MIXES) + 1)
     ]
 
 

@@ -1,0 +1,103 @@
+"""The benchmarks on a real model: their plan, and what they make of answers, by hand-made ones."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from reflectune.loop.demo.english.verdicts import Answer, Judged, Verdicts, read_judged, write_inputs
+from reflectune.loop.experiments.plan import load_experiment
+from reflectune.state.records import Pair
+from tests.bench.real import BEST, DATA, GIVEN, MIXES, PLAN, RANKED, draw, keep_better, rank
+from tests.bench.real_rules import Contest, fit, share_right, token_features
+
+
+def test_arms_differ_in_who_decides_and_train_on_equal_tokens() -> None:
+    experiment = load_experiment(PLAN)
+    assert len(experiment.seeds) >= 3
+    for run in experiment.runs:
+        config, kind = run.config, {"oracle": "oracle"}.get(run.arm, "teacher")
+        assert config.data.path == str(DATA / f"given-{run.seed}.json")
+        assert run.arm == "raw" or config.teacher.path == str(DATA / f"{kind}-{run.seed}.jsonl")
+        assert config.rounds == (1 if run.arm == "raw" else 3)
+        assert config.refinetune.tokens == experiment.tokens
+        assert config.selection.scorer == ("base" if run.arm == "method-frozen" else "newest")
+        assert (config.selection.keep == "improved") == (run.arm == "method-filtered")
+
+
+def make_judged(instruction: str) -> Judged:
+    models = dict.fromkeys(model for mix in (GIVEN, *MIXES) for model in mix)
+    return Judged(
+        instruction,
+        tuple(Answer(model, f"{model} says", 0.01 * n) for n, model in enumerate(models, start=1)),
+    )
+
+
+def test_draw_gives_each_instruction_another_answer_of_every_rounds_mix() -> None:
+    judged = [make_judged(f"Say {number}.") for number in range(30)] + [make_judged("long " * 200)]
+    drawn = draw(judged, seed=1)
+    assert drawn == draw(judged, seed=1) != draw(judged, seed=2)
+    assert sorted(row.instruction for row in drawn) == sorted(row.instruction for row in judged[:30])
+    for row in drawn:
+        assert len(set(row.answers)) == 4
+        for answer, mix in zip(row.answers, (GIVEN, *MIXES), strict=True):
+            assert answer.model in mix
+
+
+def test_inputs_are_the_first_answers_and_a_recording_of_the_next(tmp_path: Path) -> None:
+    row = Judged("Say a.", (Answer("m", "a", 0.2), Answer("n", "b", 0.1), Answer("o", "c", 0.6)))
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(
+        json.dumps({"instruction": row.instruction, "answers": [answer._asdict() for answer in row.answers]})
+    )
+    assert read_judged(judged) == [row]
+    data, recording = tmp_path / "data.json", tmp_path / "recording.jsonl"
+    write_inputs([row], data, recording)
+    assert json.loads(data.read_text()) == [{"instruction": "Say a.", "output": "a"}]
+    entries = [json.loads(line) for line in recording.read_text().splitlines()]
+    assert [(entry["round"], entry["new_response"]) for entry in entries] == [(1, "b"), (2, "c")]
+    assert [answer.response for answer in keep_better(row)] == ["a", "a", "c"]
+    verdicts = Verdicts([row])
+    assert verdicts.of(Pair("Say a.", "", " a\n")) == pytest.approx(math.log(0.25))
+    assert verdicts.of(Pair("Say a.", "", "d")) is None
+
+
+def test_rank_compares_clear_verdicts_by_nll_and_leaves_the_best_to_the_mean() -> None:
+    weak, middle, strong = RANKED[0], RANKED[1], RANKED[-1]
+    row = Judged(
+        "Say a.",
+        (
+            Answer(weak, "x" * 40, 0.01),
+            Answer(middle, "x" * 42, 0.5),
+            Answer(strong, "x" * 90, 0.9),
+            Answer(BEST[0], "x" * 90, 0.99),
+        ),
+    )
+    # weak below strong is wrong, the two others are right; only weak and middle are alike in length.
+    assert rank([row], [[2.0, 1.0, 3.0, 1.5]]) == (1.5, pytest.approx(100 / 3), 100.0)
+    assert rank([row], [[None, 1.0, 0.5, None]]) == (None, 100.0, None)
+
+
+def test_features_of_tokens_by_hand() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
+    found = token_features(logits, torch.tensor([0, 2]))
+    entropies = 1.5 * math.log(2), -(0.8 * math.log(0.8) + 0.2 * math.log(0.1))
+    assert found["lowest fifth"] == pytest.approx(math.log(10))
+    assert found["entropy"] == pytest.approx(sum(entropies) / 2)
+    assert found["over entropy"] == pytest.approx((math.log(2) + math.log(10) - sum(entropies)) / 2)
+    assert found["first choice"] == 0.5
+    assert found["last quarter"] == pytest.approx(math.log(10))
+
+
+def test_a_fitted_rule_finds_what_tells_and_a_share_counts_ties_by_half() -> None:
+    contests = [
+        Contest(f"{n}", {"tells": 1.0 + n % 2, "noise": n % 3}, {"tells": 0.0, "noise": (n + 1) % 3})
+        for n in range(60)
+    ]
+    preferred = fit(contests, ("tells", "noise"), 0.01)(contests)
+    assert share_right(contests, preferred) == (1.0, 1.0, 1.0)
+    share, low, high = share_right(contests, [0.0] * 30 + [-1.0] * 15 + [1.0] * 15)
+    assert share == 0.5
+    assert low < 0.5 < high
