@@ -7,22 +7,18 @@ same command goes on with them.
     python -m tests.bench.arms --explored
 """
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from reflectune.loop.demo.account import account_for
 from reflectune.loop.demo.noise import FAULTS, INPUT_RATE, VAGUE_RATE, write_dataset
 from reflectune.loop.experiments.plan import load_experiment
-from reflectune.loop.show.experiment import explain_experiment, tabulate_experiment
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES
-from tests.bench.results import options, publish, table
+from tests.bench.plans import ROOT, run_plan, tell_plan
+from tests.bench.results import options, publish
 
-ROOT = Path(__file__).parents[2]
 PLAN, EXPLORED = (Path(__file__).with_name(name) for name in ("arms.toml", "arms_explored.toml"))
 DATA = ROOT / "runs" / "arms-data"
 PAIRS, HOLDOUT = 400, 500
@@ -70,11 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     plan = EXPLORED if arguments.explored else PLAN
     write_data(DATA, load_experiment(plan).seeds, PAIRS + HOLDOUT)
-    command = [sys.executable, "-m", "reflectune.loop.cli", "experiment", str(plan), "--json"]
-    done = subprocess.run(
-        [*command, "--jobs", str(arguments.jobs)], cwd=ROOT, stdout=subprocess.PIPE, check=True
-    )
-    document = json.loads(done.stdout)
+    document = run_plan(plan, arguments.jobs)
     faults = ", ".join(f"{name} {share:.0%}" for name, share in FAULTS.items())
     body = [
         f"The demo's world, {PAIRS} pairs and {HOLDOUT} held out, seeds {document['seeds']}. Responses: "
@@ -82,12 +74,8 @@ def main() -> None:
         f"others have an input; the teacher's faults are on its card. {arguments.jobs} runs at once, of one "
         "torch thread each. Figures of one's own are by the exact checker, of the last round.",
         "",
-        *(f"- {sentence}" for sentence in explain_experiment(document)),
-        "",
+        *tell_plan(document),
     ]
-    for section in tabulate_experiment(document):
-        rows = (" | ".join(map(str, row)) for row in section.rows)
-        body += [f"{section.title}.", "", *table(" | ".join(section.heads), rows)]
     publish("Arms thought of afterwards" if arguments.explored else "Arms", body, arguments)
 
 

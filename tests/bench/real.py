@@ -11,8 +11,6 @@ arms alike. The runs are in runs/real; the same command goes on with them.
 import json
 import random
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -38,6 +36,7 @@ from reflectune.state.config import RunConfig
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import Pair, content_hash
+from tests.bench.plans import ROOT, run_plan
 from tests.bench.results import SHARED, options, publish, table
 
 __all__ = [
@@ -45,7 +44,6 @@ __all__ = [
     "judge", "keep_better", "rank",
 ]  # fmt: skip
 
-ROOT = Path(__file__).parents[2]
 PLAN = Path(__file__).with_name("real.toml")
 DATA, RUNS = ROOT / "runs" / "real-data", ROOT / "runs" / "real"
 JUDGED = SHARED / "data" / "judged.jsonl"
@@ -199,12 +197,9 @@ def main() -> None:
     judged = read_judged(JUDGED)
     if not RUNS.exists():
         write_data(judged, experiment.seeds)
-    command = [sys.executable, "-m", "reflectune.loop.cli", "experiment", str(PLAN), "--json"]
-    done = subprocess.run(
-        [*command, "--jobs", str(arguments.jobs)], cwd=ROOT, stdout=subprocess.PIPE, check=True
-    )
+    document = run_plan(PLAN, arguments.jobs)
     worse = _worse_shares(judged, experiment.seeds)
-    publish("A real model", _tell(json.loads(done.stdout), worse), arguments)
+    publish("A real model", _tell(document, worse), arguments)
 
 
 def _worse_shares(judged: Sequence[Judged], seeds: Iterable[int]) -> list[float]:
