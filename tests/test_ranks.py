@@ -1,6 +1,7 @@
 """Two ranks that train one adapter, against one that does it alone. Ranks are plain processes over gloo."""
 
 import multiprocessing
+import shutil
 import time
 from pathlib import Path
 
@@ -113,6 +114,30 @@ def _train(rank, config, place):
         is_stopping=lambda: False,
     )
     return metrics, steps, [path.name for path in own.glob("checkpoint-*")], weights(own / "adapter")
+
+
+def _break_off(rank, config, place):
+    """What a training comes to here, undisturbed and from the first rank's checkpoint after a stop."""
+    whole = _train(rank, config, place / "whole")[-1]
+    own, stops = place / f"rank-{rank}", iter([False, True])
+    own.mkdir()
+    call = {"previous": None, "round": 1, "on_step": lambda *step: None}
+    with pytest.raises(StoppedError):
+        train_adapter(config, PAIRS, own, **call, is_stopping=lambda: next(stops))
+    dist.barrier()
+    if rank == 1:
+        shutil.copytree(place / "rank-0", own, dirs_exist_ok=True)
+    return whole, _train(rank, config, place)[-1]
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_broken_off_give_the_same_bits(folder, tmp_path):  # noqa: F811
+    (tmp_path / "whole").mkdir()
+    for whole, resumed in on_two_ranks(
+        tmp_path, _break_off, configure(folder, epochs=2, dropout=0.1), tmp_path
+    ):
+        for name, values in whole.items():
+            assert torch.equal(values, resumed[name]), name
 
 
 @pytest.mark.slow

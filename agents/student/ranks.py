@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from reflectune.agents.student.targets import Encoded
 
-__all__ = ["first_says", "is_first", "share", "sum_gradients"]
+__all__ = ["first_says", "is_first", "own_rank", "share", "sum_gradients"]
 
 
 def _ranks() -> tuple[int, int]:
@@ -22,9 +22,14 @@ def _ranks() -> tuple[int, int]:
     return 0, 1
 
 
+def own_rank() -> int:
+    """This process's rank, from 0."""
+    return _ranks()[0]
+
+
 def is_first() -> bool:
     """Whether this is the rank that writes and reports."""
-    return _ranks()[0] == 0
+    return own_rank() == 0
 
 
 def first_says(answer: bool) -> bool:

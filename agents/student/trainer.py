@@ -6,6 +6,7 @@ It saves LoRA weights only, and stops where a number is no longer finite. Nothin
 import hashlib
 import json
 import math
+import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from reflectune.agents.listener import StoppedError
 from reflectune.agents.models import not_finite
 from reflectune.agents.student.passes import Passes, checkpoint_layers
-from reflectune.agents.student.ranks import first_says, is_first
+from reflectune.agents.student.ranks import first_says, is_first, own_rank
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.config import RefinetuneConfig
 
@@ -138,7 +139,12 @@ class _LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._passes = passes
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: None = None) -> Any:
-        """Compute a step's gradients; its loss."""
+        """Compute a step's gradients; its loss.
+
+        Dropout is drawn anew for every step and rank: a checkpoint keeps the state of the first rank alone.
+        """
+        drawn = f"{self.args.seed}/{self.state.global_step}/{own_rank()}"
+        torch.manual_seed(random.Random(drawn).getrandbits(63))
         return self._passes.add_gradients(inputs["sequences"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
