@@ -325,6 +325,8 @@ class LineageReader(SampleReader):
 
     def exchanges(self, sample_ids: Sequence[str]) -> dict[str, tuple[Turn, ...]]:
         """Given turns up to the end of some samples' exchanges, by sample; none of pairs that stand alone."""
+        if not self._count("(SELECT 1 FROM conversations LIMIT 1)", []):
+            return {}  # spares large runs of pairs alone a search for every sample
         rows = self.db.execute(
             "SELECT samples.id, samples.turn, turns FROM samples "
             "JOIN conversations ON conversations.id = samples.conversation_id "
