@@ -52,9 +52,12 @@ class RayTorture(Torture):
         return fault in ("head", "driver")
 
     def is_due(self, life: Life, code: int) -> bool:
-        """Whether it was killed or came to its end, or says in its last line to resume it."""
+        """Whether it was killed or came to its end, or says in its last line to resume it.
+
+        One whose head goes in the moment in which it connects is ended by Ray itself, with a stack trace.
+        """
         is_told = life.text.endswith(f"(go on with `reflectune resume {NAME}`)\n")
-        return super().is_due(life, code) or is_told
+        return super().is_due(life, code) or is_told or "Failed to announce driver's port" in life.text
 
 
 if __name__ == "__main__":
