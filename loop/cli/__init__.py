@@ -28,9 +28,10 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     showing.show, showing.trace, showing.search, showing.compare, showing.diff, showing.serve,
     showing.report, showing.verify, data.export, data.score, judging.answer, measuring.signal,
     measuring.replay, experiments.experiment, outputs.merge, outputs.publish, running.prompts, running.demo,
+    running.demo_english,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command(command.__name__.removeprefix("list_"))(command)
+    app.command(command.__name__.removeprefix("list_").replace("_", "-"))(command)
 app.command("samples", hidden=True)(showing.search)  # what `search` was called before
 
 

@@ -8,13 +8,17 @@ import typer
 
 from reflectune.loop.cli import common
 from reflectune.loop.cli.data import read_columns
-from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES
+from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES, english
 from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, StudentError, TeacherError
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import DataFormat, PolicyName, Recipe, Turns
 
-__all__ = ["check", "demo", "estimate", "init", "prompts", "resume", "run", "say_what_is_left_out"]
+__all__ = [
+    "check", "demo", "demo_english", "estimate", "init", "prompts", "resume", "run", "say_what_is_left_out"
+]  # fmt: skip
+
+DemoPolicy = Annotated[PolicyName, typer.Option(help="Who decides; see selection.policy.")]
 
 
 def init(
@@ -149,7 +153,7 @@ def check(
 
 def demo(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to run.")] = ROUNDS,
-    policy: Annotated[PolicyName, typer.Option(help="Who decides; see selection.policy.")] = POLICY,
+    policy: DemoPolicy = POLICY,
     seed: Annotated[int, typer.Option(min=0, help="Of data, teacher and training.")] = 0,
     samples: Annotated[int, typer.Option(min=20, max=5000, help="Pairs to recycle.")] = SAMPLES,
     runs: common.Runs = common.RUNS,
@@ -160,14 +164,39 @@ def demo(
 
     with common.stoppable() as interruption:
         folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
-        with common.read_run(runs, folder.path.name) as lineage:
-            status = lineage.run()["status"]
-        if status == "finished":
-            common.say(f"this demo has run before; delete {folder.path} to run it anew")
-        else:
-            _run_to_end(folder, interruption)
+        _finish_demo(folder, interruption)
     document, rendered = conclude(folder)
     common.show_document(document, rendered, as_json)
+
+
+def demo_english(
+    model: Annotated[
+        str, typer.Option(help="The student: a folder or a hub name, with a chat template.")
+    ] = english.MODEL,
+    rounds: Annotated[int, typer.Option(min=1, max=english.ROUNDS, help="Rounds to run.")] = english.ROUNDS,
+    policy: DemoPolicy = POLICY,
+    seed: Annotated[int, typer.Option(min=0, help="Of split and training.")] = 0,
+    runs: common.Runs = common.RUNS,
+    as_json: common.Json = False,
+) -> None:
+    """See the loop on a real model and real answers that a judge compared; takes minutes on two CPU cores."""
+    from reflectune.loop.demo.english.demo import conclude, open_demo
+
+    with common.stoppable() as interruption:
+        folder = open_demo(runs, model=model, rounds=rounds, policy=policy, seed=seed)
+        _finish_demo(folder, interruption)
+    document, rendered = conclude(folder)
+    common.show_document(document, rendered, as_json)
+
+
+def _finish_demo(folder: RunFolder, interruption: Interruption) -> None:
+    """Run a demo to its end, if it is not there yet."""
+    with common.read_run(folder.path.parent, folder.path.name) as lineage:
+        status = lineage.run()["status"]
+    if status == "finished":
+        common.say(f"this demo has run before; delete {folder.path} to run it anew")
+    else:
+        _run_to_end(folder, interruption)
 
 
 def say_what_is_left_out(folder: RunFolder) -> None:

@@ -12,8 +12,9 @@ from typing import Any, cast
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from reflectune.loop.demo.closing import tabulate_students
 from reflectune.loop.demo.world import check, is_right
-from reflectune.loop.show.numbers import format_number, format_share
+from reflectune.loop.show.numbers import format_share
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.lineage.documents import Trace
 from reflectune.state.lineage.proposals import read_proposals
@@ -96,10 +97,6 @@ _DECIDED = (
     "round", "instruction\naccepted", "of them\nright", "refused\nrightly",
     "response\naccepted", "of them\nright", "refused\nrightly", "pool\nright",
 )  # fmt: skip
-_MEASURED = (
-    "round", "student", "trained\non", "held-out\nexact match (95 %)", "median\nIFD", "median\nr-IFD",
-    "response\ntokens", "seconds",
-)  # fmt: skip
 
 
 def render_account(documents: list[dict[str, Any]]) -> RenderableType:
@@ -107,8 +104,9 @@ def render_account(documents: list[dict[str, Any]]) -> RenderableType:
     return Group(
         Text("Accepted of proposed, and how rightly; share of the pool that is right"),
         tabulate(_DECIDED, map(_decided_cells, documents)),
-        Text("The round's student; its pool under the student that decided; its seconds"),
-        tabulate(_MEASURED, map(_measured_cells, documents)),
+        tabulate_students(
+            documents, "held-out\nexact match (95 %)", lambda row: _interval(row["exact_match"])
+        ),
     )
 
 
@@ -118,19 +116,6 @@ def _decided_cells(row: Document) -> list[str]:
         cells.append(f"{phase['accepted']}/{phase['reflected']}")
         cells += [format_share(phase[key]) for key in ("accepted_right", "refused_rightly")]
     return [*cells, format_share(row["pool_right"])]
-
-
-def _measured_cells(row: Document) -> list[str]:
-    return [
-        str(row["round"]),
-        row["student"] or "-",
-        str(row["training"]),
-        _interval(row["exact_match"]),
-        format_number(row["ifd"]["median"], ".3f"),
-        format_number(row["r_ifd"]["median"], ".3f"),
-        format_number(row["response_tokens"], ".1f"),
-        f"{sum(row['seconds'].values()):.1f}",
-    ]
 
 
 def _interval(measure: Document | None) -> str:

@@ -33,6 +33,11 @@ class Answer(NamedTuple):
     response: str
     win: float
 
+    @property
+    def verdict(self) -> float:
+        """The log-odds of its win."""
+        return log_odds(self.win)
+
 
 class Judged(NamedTuple):
     """An instruction and its answers."""
@@ -67,17 +72,22 @@ def log_odds(win: float) -> float:
 
 
 class Verdicts:
-    """The log-odds of every answer that was judged."""
+    """The verdict on every answer that was judged."""
 
     def __init__(self, judged: Iterable[Judged]) -> None:
         self._known = {
-            (row.instruction.strip(), answer.response.strip()): log_odds(answer.win)
+            (row.instruction.strip(), answer.response.strip()): answer
             for row in judged
             for answer in row.answers
         }
 
     def of(self, pair: Pair) -> float | None:
         """A pair's verdict; None where its response was never judged as an answer to its instruction."""
+        answer = self.answer_of(pair)
+        return None if answer is None else answer.verdict
+
+    def answer_of(self, pair: Pair) -> Answer | None:
+        """The answer that a pair's response is; None where it was never judged."""
         return self._known.get((pair.instruction.strip(), pair.response.strip()))
 
 

@@ -1,0 +1,100 @@
+"""What the verdicts say about a run of the demo in English. Decides and stores nothing."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from reflectune.loop.demo.closing import tabulate_students
+from reflectune.loop.demo.english.verdicts import Verdicts, account_for
+from reflectune.loop.show.numbers import format_held_out, format_number, format_share
+from reflectune.loop.show.terminal.layout import tabulate
+from reflectune.state.lineage.documents import Trace
+from reflectune.state.lineage.proposals import read_proposals
+from reflectune.state.lineage.reader import LineageReader
+
+__all__ = ["describe_rounds", "raised_sample", "render_account", "render_rise"]
+
+Document = Mapping[str, Any]
+
+_VERDICT = (
+    "A verdict: a judge's (GPT-4 Turbo's) log-odds for an answer over a strong model's, -14 at the lowest"
+)
+_HEADS = (
+    "round", "accepted", "of them\nraised it", "of refused\nspared it", "raised,\nlike length",
+    "spared,\nlike length", "pool\nbefore", "pool\nafter",
+)  # fmt: skip
+
+
+def describe_rounds(lineage: LineageReader, verdicts: Verdicts) -> list[dict[str, Any]]:
+    """One document a complete round: what `show --json` has, and under "verdicts" what these say of it."""
+    accounts = account_for(lineage, verdicts)
+    return [
+        cast(dict[str, Any], row) | {"verdicts": account}
+        for row, account in zip(lineage.rounds(), accounts, strict=False)
+    ]
+
+
+def raised_sample(lineage: LineageReader, verdicts: Verdicts) -> tuple[dict[str, Any], Trace] | None:
+    """The largest rise of a verdict by an accepted proposal that was trained on, with its sample's trace.
+
+    The rise has its "round", and "before" and "after" each a "model" and its "verdict". None where there is
+    no such proposal.
+    """
+    rises = []
+    for round in range(1, lineage.last_round() + 1):
+        for item in read_proposals(lineage, round, "response"):
+            before, after = verdicts.answer_of(item.incumbent), verdicts.answer_of(item.candidate)
+            if item.accepted and before and after and after.verdict > before.verdict:
+                sides = {
+                    name: {"model": answer.model, "verdict": answer.verdict}
+                    for name, answer in (("before", before), ("after", after))
+                }
+                rises.append((before.verdict - after.verdict, item.position, {"round": round, **sides}))
+    for _, position, rise in sorted(rises, key=lambda found: found[:2]):
+        trace = lineage.trace(str(position))
+        if rise["round"] in trace["trained_in"]:
+            return rise, trace
+    return None
+
+
+def render_account(rounds: Sequence[Document]) -> RenderableType:
+    """The account as two tables."""
+    return Group(
+        Text(_VERDICT),
+        Text("Share of acceptances that raised it, and of refusals that spared the pool a worse one"),
+        tabulate(_HEADS, [_cells(*two) for two in pairwise(rounds)]),
+        tabulate_students(
+            rounds, "held-out\nnll", lambda row: format_held_out("nll", row["evaluations"].get("nll"))
+        ),
+    )
+
+
+def _cells(before: Document, row: Document) -> list[str]:
+    """A round's row; the pool's verdict before it is that of the round before."""
+    account, phase = row["verdicts"], row["response"]
+    alike = account["at_like_length"]
+    return [
+        str(row["round"]),
+        f"{phase['accepted']}/{phase['reflected']}",
+        format_share(account["raised"]),
+        format_share(account["spared"]),
+        _share_of(alike["raised"], alike["accepted"]),
+        _share_of(alike["spared"], alike["refused"]),
+        *(format_number(each["verdicts"]["verdict"], ".2f") for each in (before, row)),
+    ]
+
+
+def _share_of(share: float | None, number: int) -> str:
+    return "-" if share is None else f"{format_share(share)} of {number}"
+
+
+def render_rise(rise: Document) -> RenderableType:
+    """What raised a sample's verdict, in a sentence."""
+    before, after = rise["before"], rise["after"]
+    return Text(
+        f"\nThe largest rise, in round {rise['round']}: from {before['verdict']:.1f} ({before['model']}) "
+        f"to {after['verdict']:.1f} ({after['model']})"
+    )
