@@ -1,9 +1,10 @@
 """A real server and a real browser, for whoever looks at pages as people do: tests, benchmarks, pictures.
 
-python -m tests.browser tests/screenshots      # the README's pictures, of the embedded demo
+python -m tests.browser tests/screenshots      # the README's pictures, of the demo in English
 """
 
 import http.client
+import json
 import re
 import shutil
 import subprocess
@@ -17,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.index import SampleIndex, SampleQuery
+from tests.real_models import MODELS
 from tests.worlds import ROOT, child_environment, command
 
 if TYPE_CHECKING:
@@ -263,14 +263,17 @@ def _wait_for(look: Callable[[], Found | None], patience: float) -> Found:
 
 
 def take_pictures(folder: Path) -> None:
-    """The README's pictures: the embedded demo is run, served and reported on."""
+    """The README's pictures: the demo in English is run, served and reported on."""
+    model = MODELS / "smollm2"
+    if not model.is_dir():
+        raise SystemExit(f"no {model}: `python -m tests.real_models smollm2` makes it")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         runs = Path(name)
-        for words in (["demo"], ["report", "demo"]):
-            subprocess.run(command(*words, "--runs", runs), cwd=ROOT, env=child_environment(), check=True)
-        told = _choose_journey(RunFolder(runs / "demo"))
-        address = stack.enter_context(serve(runs, "demo"))
+        told = json.loads(_run("demo-english", "--model", model, "--json", "--runs", runs))
+        run, position = runs / told["name"], told["trace"]["position"]
+        _run("report", run.name, "--runs", runs)
+        address = stack.enter_context(serve(runs, run.name))
         browser = stack.enter_context(open_browser())
         with open_tab(browser, address) as tab:
             tab.go("/")
@@ -278,24 +281,21 @@ def take_pictures(folder: Path) -> None:
             tab.go("/samples?outcome=refused&phase=response&sort=r_ifd_change&order=up")
             tab.page.screenshot(path=folder / "samples.png")
             tab.page.set_viewport_size({"width": DESKTOP, "height": 1_350})
-            tab.go(f"/samples/{told}#round-1")
+            tab.go(f"/samples/{position}#round-{told['rise']['round']}")
             tab.page.screenshot(path=folder / "sample.png")
         with open_tab(browser, address, width=PHONE, dark=True) as tab:
-            tab.go(f"/samples/{told}")
+            tab.go(f"/samples/{position}")
             tab.page.screenshot(path=folder / "phone.png")
         with open_tab(browser, "file://") as tab:
-            tab.page.goto(f"{(runs / 'demo' / 'report.html').as_uri()}#charts")
+            tab.page.goto(f"{(run / 'report.html').as_uri()}#charts")
             tab.page.screenshot(path=folder / "report.png")
 
 
-def _choose_journey(folder: RunFolder) -> int:
-    """The position of a sample of which the first round took a proposal in both phases."""
-    with SampleIndex.open(folder) as index:
-        index.update()
-        for row in index.find(SampleQuery(round=1, phase="response", outcome="accepted", limit=1000)):
-            if row["instruction"] and row["instruction"]["outcome"] == "accepted":
-                return row["position"]
-    raise AssertionError("no such sample in the demo")
+def _run(*words: object) -> str:
+    done = subprocess.run(
+        command(*words), cwd=ROOT, env=child_environment(), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
 
 
 if __name__ == "__main__":

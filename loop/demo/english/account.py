@@ -1,5 +1,7 @@
 """What the verdicts say about a run of the demo in English. Decides and stores nothing."""
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
@@ -8,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from reflectune.loop.demo.closing import tabulate_students
-from reflectune.loop.demo.english.verdicts import Verdicts, account_for
+from reflectune.loop.demo.english.verdicts import Answer, Verdicts, account_for
 from reflectune.loop.show.numbers import format_held_out, format_number, format_share
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.lineage.documents import Trace
@@ -38,26 +40,28 @@ def describe_rounds(lineage: LineageReader, verdicts: Verdicts) -> list[dict[str
 
 
 def raised_sample(lineage: LineageReader, verdicts: Verdicts) -> tuple[dict[str, Any], Trace] | None:
-    """The largest rise of a verdict by an accepted proposal that was trained on, with its sample's trace.
+    """The largest rise of a verdict by an accepted proposal, with its sample's trace.
 
-    The rise has its "round", and "before" and "after" each a "model" and its "verdict". None where there is
-    no such proposal.
+    The sample was trained on with it, and nothing better was ever proposed. The rise has its "round", and
+    "before" and "after" each a "model" and its "verdict". None where there is no such proposal.
     """
-    rises = []
+    rises, best = [], defaultdict[int, float](lambda: -math.inf)
     for round in range(1, lineage.last_round() + 1):
         for item in read_proposals(lineage, round, "response"):
             before, after = verdicts.answer_of(item.incumbent), verdicts.answer_of(item.candidate)
-            if item.accepted and before and after and after.verdict > before.verdict:
-                sides = {
-                    name: {"model": answer.model, "verdict": answer.verdict}
-                    for name, answer in (("before", before), ("after", after))
-                }
-                rises.append((before.verdict - after.verdict, item.position, {"round": round, **sides}))
-    for _, position, rise in sorted(rises, key=lambda found: found[:2]):
+            if before and after:
+                best[item.position] = max(best[item.position], after.verdict)
+                if item.accepted and after.verdict > before.verdict:
+                    rises.append((after.verdict - before.verdict, item.position, round, before, after))
+    for _, position, round, before, after in sorted(rises, key=lambda found: (-found[0], found[1])):
         trace = lineage.trace(str(position))
-        if rise["round"] in trace["trained_in"]:
-            return rise, trace
+        if after.verdict == best[position] and round in trace["trained_in"]:
+            return {"round": round, "before": _tell(before), "after": _tell(after)}, trace
     return None
+
+
+def _tell(answer: Answer) -> dict[str, Any]:
+    return {"model": answer.model, "verdict": answer.verdict}
 
 
 def render_account(rounds: Sequence[Document]) -> RenderableType:
@@ -93,8 +97,5 @@ def _share_of(share: float | None, number: int) -> str:
 
 def render_rise(rise: Document) -> RenderableType:
     """What raised a sample's verdict, in a sentence."""
-    before, after = rise["before"], rise["after"]
-    return Text(
-        f"\nThe largest rise, in round {rise['round']}: from {before['verdict']:.1f} ({before['model']}) "
-        f"to {after['verdict']:.1f} ({after['model']})"
-    )
+    before, after = (f"{side['verdict']:.1f} ({side['model']})" for side in (rise["before"], rise["after"]))
+    return Text(f"\nThe largest rise to a best answer, in round {rise['round']}: from {before} to {after}")
