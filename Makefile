@@ -74,7 +74,7 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 	$(BIN)/python -m tests.real_models
 
 # Of these the one that the demo in English is about.
-.venv/models/smollm2/config.json: .venv/installed
+.venv/models/smollm2/config.json: | .venv/installed
 	$(BIN)/python -m tests.real_models smollm2
 
 demo: setup ## see the whole loop at work on the embedded models, in minutes
