@@ -43,7 +43,14 @@ def test_wheel_holds_the_three_folders_file_for_file(wheel: Path) -> None:
     expected |= {f"reflectune/{name}" for name in ("__init__.py", "__main__.py")}
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected
-    for part in ("py.typed", "prompts.toml", "templates/", "static/", "models/student/model.safetensors"):
+    for part in (
+        "py.typed",
+        "prompts.toml",
+        "templates/",
+        "static/",
+        "models/student/model.safetensors",
+        "english/NOTICE",
+    ):
         assert any(part in name for name in names), part
 
 
