@@ -88,6 +88,8 @@ def test_account_says_what_acceptances_raised_and_refusals_spared(
     assert zero["verdict"] == pytest.approx((-UNIT + 0 + 0 - UNIT - UNIT - math.log(9)) / 6)
     assert (zero["judged"], zero["raised"], zero["spared"]) == (6, None, None)
     assert one["verdict"] == pytest.approx((UNIT - UNIT + 0 - UNIT + math.log(99) + math.log(9)) / 6)
+    of_all = UNIT - UNIT - UNIT + 0 + math.log(99) + math.log(9) + math.log(19)
+    assert (zero["proposed"], one["proposed"]) == (None, pytest.approx(of_all / 7))
     assert (one["accepted"], one["raised"]) == (4, 3 / 4)
     assert (one["refused"], one["spared"]) == (3, pytest.approx(1 / 3))
     assert one["at_like_length"] == {"accepted": 3, "raised": 1.0, "refused": 1, "spared": 1.0}
@@ -117,7 +119,7 @@ def test_render_account_shows_each_round_at_80_columns(history: LineageReader, v
     with console.capture() as capture:
         console.print(render_account(rounds))
     (row,) = (line for line in capture.get().splitlines() if " 4/6 " in line)
-    assert " ".join(row.split()) == "1 4/6 75% 33% 100% of 3 100% of 1 -1.06 0.90"
+    assert " ".join(row.split()) == "1 4/6 75% 33% 100% of 3 100% of 1 -1.06 0.90 1.19"
     assert "…" not in capture.get()
 
 

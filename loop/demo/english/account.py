@@ -25,8 +25,8 @@ _VERDICT = (
     "A verdict: a judge's (GPT-4 Turbo's) log-odds for an answer over a strong model's, -14 at the lowest"
 )
 _HEADS = (
-    "round", "accepted", "of them\nraised it", "of refused\nspared it", "raised,\nlike length",
-    "spared,\nlike length", "pool\nbefore", "pool\nafter",
+    "round", "accepted", "raised\nit", "spared\nit", "raised,\nlike length", "spared,\nlike length",
+    "pool\nbefore", "pool\nafter", "all\ntaken",
 )  # fmt: skip
 
 
@@ -68,7 +68,10 @@ def render_account(rounds: Sequence[Document]) -> RenderableType:
     """The account as two tables."""
     return Group(
         Text(_VERDICT),
-        Text("Share of acceptances that raised it, and of refusals that spared the pool a worse one"),
+        Text(
+            "Share of acceptances that raised it, and of refusals that spared the pool a worse one; "
+            "the pool's mean before and after, and had all been taken"
+        ),
         tabulate(_HEADS, [_cells(*two) for two in pairwise(rounds)]),
         tabulate_students(
             rounds, "held-out\nnll", lambda row: format_held_out("nll", row["evaluations"].get("nll"))
@@ -87,7 +90,10 @@ def _cells(before: Document, row: Document) -> list[str]:
         format_share(account["spared"]),
         _share_of(alike["raised"], alike["accepted"]),
         _share_of(alike["spared"], alike["refused"]),
-        *(format_number(each["verdicts"]["verdict"], ".2f") for each in (before, row)),
+        *(
+            format_number(verdict, ".2f")
+            for verdict in (before["verdicts"]["verdict"], account["verdict"], account["proposed"])
+        ),
     ]
 
 

@@ -11,7 +11,7 @@ The student never sees it.
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,10 +94,11 @@ class Verdicts:
 def account_for(lineage: LineageReader, verdicts: Verdicts) -> list[dict[str, Any]]:
     """What the verdicts say of each round, from 0 on: one document each.
 
-    "verdict": mean log-odds over the pairs of D[r] that were judged; "judged", their number. "raised": of
+    "verdict": mean log-odds over the pairs of D[r] that were judged; "judged", their number. "proposed": the
+    same of the round's proposals, which is the pool that taking all of them would make. "raised": of
     accepted proposals the share that is better than what it replaced; "spared": of refused ones the share
-    that is worse. "at_like_length": both again, of pairs whose lengths differ by a quarter at most. A share
-    is None where there is nothing to share.
+    that is worse. "at_like_length": both again, of pairs whose lengths differ by a quarter at most. A mean or
+    a share is None where there is nothing of which it is one.
     """
     return [
         {"round": round, **_of_pool(lineage.pool(round), verdicts), **_of_round(lineage, round, verdicts)}
@@ -106,14 +107,23 @@ def account_for(lineage: LineageReader, verdicts: Verdicts) -> list[dict[str, An
 
 
 def _of_pool(pool: Iterable[Pair], verdicts: Verdicts) -> dict[str, Any]:
-    known = [verdict for pair in pool if (verdict := verdicts.of(pair)) is not None]
-    return {"verdict": statistics.fmean(known) if known else None, "judged": len(known)}
+    known = _known(pool, verdicts)
+    return {"verdict": _mean(known), "judged": len(known)}
+
+
+def _known(pairs: Iterable[Pair], verdicts: Verdicts) -> list[float]:
+    return [verdict for pair in pairs if (verdict := verdicts.of(pair)) is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _of_round(lineage: LineageReader, round: int, verdicts: Verdicts) -> dict[str, Any]:
     proposals = list(read_proposals(lineage, round, "response"))
     alike = [item for item in proposals if are_alike(item.incumbent.response, item.candidate.response)]
-    return {**_count(proposals, verdicts), "at_like_length": _count(alike, verdicts)}
+    proposed = _mean(_known((item.candidate for item in proposals), verdicts))
+    return {"proposed": proposed, **_count(proposals, verdicts), "at_like_length": _count(alike, verdicts)}
 
 
 def are_alike(one: str, other: str) -> bool:
@@ -127,9 +137,9 @@ def _count(proposals: Iterable[Proposed], verdicts: Verdicts) -> Mapping[str, An
     taken, refused = ([gain for was_taken, gain in gains if was_taken is wanted] for wanted in (True, False))
     return {
         "accepted": len(taken),
-        "raised": statistics.fmean(gain > 0 for gain in taken) if taken else None,
+        "raised": _mean([gain > 0 for gain in taken]),
         "refused": len(refused),
-        "spared": statistics.fmean(gain < 0 for gain in refused) if refused else None,
+        "spared": _mean([gain < 0 for gain in refused]),
     }
 
 
