@@ -133,6 +133,7 @@ def test_demo_runs_a_student_to_its_end_and_tells_what_the_verdicts_say(tmp_path
     zero, one = document["rounds"]
     assert zero["verdicts"]["judged"] == one["verdicts"]["judged"] == one["pool"] == 60
     assert one["verdicts"]["accepted"] + one["verdicts"]["refused"] == one["response"]["reflected"] == 60
+    assert (one["instruction"]["unchanged"], one["instruction"]["failed"]) == (60, 0)
     again = reflectune(*words, cwd=tmp_path, COLUMNS="200")
     assert "has run before" in again.stderr
     assert "A verdict: a judge's" in again.stdout

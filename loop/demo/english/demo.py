@@ -1,6 +1,7 @@
 """The run of the demo in English: weak models' answers, better and worse ones proposed, a real student.
 
-The teacher is a recording. The verdicts are kept from the run; they are for what is told of it at the end.
+The teacher is a recording, which leaves instructions as they are. The verdicts are kept from the run; they
+are for what is told of it at the end.
 """
 
 import shlex
@@ -18,7 +19,7 @@ from reflectune.loop.demo.english.account import (
     render_account,
     render_rise,
 )
-from reflectune.loop.demo.english.verdicts import Verdicts, read_judged, write_inputs
+from reflectune.loop.demo.english.verdicts import Verdicts, leave_instructions, read_judged, write_inputs
 from reflectune.loop.demo.opening import find_or_create, name_run
 from reflectune.state.config import RunConfig, load_begun_config, load_config
 from reflectune.state.errors import ConfigError, StudentError
@@ -48,9 +49,7 @@ def open_demo(
     data, recording = runs / f"{name}.json", runs / f"{name}.jsonl"
     config = demo_config(name, data, recording, model=model, rounds=rounds, policy=policy, seed=seed)
     try:
-        folder = find_or_create(
-            runs, config, [data, recording], lambda *inputs: write_inputs(read_judged(ANSWERS), *inputs)
-        )
+        folder = find_or_create(runs, config, [data, recording], _write)
     except StudentError as error:
         raise StudentError(f"{error}; name a folder or another hub name by --model") from error
     begun = load_begun_config(folder.config).student.model
@@ -59,6 +58,12 @@ def open_demo(
             f"{folder.path} is of the model {begun}; name it by --model, or other runs by --runs"
         )
     return folder
+
+
+def _write(data: Path, recording: Path) -> None:
+    judged = read_judged(ANSWERS)
+    write_inputs(judged, data, recording)
+    leave_instructions(judged, recording)
 
 
 def demo_config(

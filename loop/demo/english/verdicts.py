@@ -20,7 +20,8 @@ from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Pair, Proposed
 
 __all__ = [
-    "Answer", "Judged", "Verdicts", "account_for", "are_alike", "log_odds", "read_judged", "write_inputs"
+    "Answer", "Judged", "Verdicts", "account_for", "are_alike", "leave_instructions", "log_odds",
+    "read_judged", "write_inputs",
 ]  # fmt: skip
 
 _LIKE_LENGTH = 1.25  # most times the other's characters
@@ -63,6 +64,16 @@ def write_inputs(judged: Iterable[Judged], data: Path, recording: Path) -> None:
             for round, answer in enumerate(row.answers[1:], start=1):
                 entry = {"phase": "response", "round": round, "instruction": row.instruction, "input": ""}
                 print(json.dumps(entry | {"new_response": answer.response}, ensure_ascii=False), file=lines)
+
+
+def leave_instructions(judged: Iterable[Judged], recording: Path) -> None:
+    """Let a recorded teacher find every instruction good as it is, with whichever answer it stands."""
+    with recording.open("a", encoding="utf-8") as lines:
+        for row in judged:
+            for answer in row.answers:
+                given = {"instruction": row.instruction, "input": "", "response": answer.response}
+                new = {"new_instruction": row.instruction, "new_response": answer.response}
+                print(json.dumps({"phase": "instruction"} | given | new, ensure_ascii=False), file=lines)
 
 
 def log_odds(win: float) -> float:
