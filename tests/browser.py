@@ -280,8 +280,8 @@ def take_pictures(folder: Path) -> None:
             tab.page.screenshot(path=folder / "overview.png")
             tab.go("/samples?outcome=refused&phase=response&sort=r_ifd_change&order=up")
             tab.page.screenshot(path=folder / "samples.png")
-            tab.page.set_viewport_size({"width": DESKTOP, "height": 1_350})
-            tab.go(f"/samples/{position}#round-{told['rise']['round']}")
+            tab.page.set_viewport_size({"width": DESKTOP, "height": 1_680})
+            tab.go(f"/samples/{position}")
             tab.page.screenshot(path=folder / "sample.png")
         with open_tab(browser, address, width=PHONE, dark=True) as tab:
             tab.go(f"/samples/{position}")
