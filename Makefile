@@ -8,7 +8,7 @@ export PIP_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-english lint types test test-gpu fast torture torture-ray release-check audit bench bench-arms bench-gpu reference screenshots clean
+.PHONY: help setup demo demo-english lint types test test-gpu fast torture torture-ray release-check audit bench bench-arms bench-real bench-gpu reference screenshots clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -127,6 +127,12 @@ bench: setup .venv/vllm .venv/peers/ready ## measure speed, memory and exactness
 
 bench-arms: setup ## compare selection policies over several seeds; takes an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.arms --record
+
+# In parts that are kept in runs/: whatever is interrupted, the same command goes on with it.
+bench-real: setup .venv/vllm .venv/models/smollm2/config.json ## policies, rules and self-teaching on a real model; takes hours
+	for name in real_self real_rules real; do \
+		HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.$$name --record || exit 1; \
+	done
 
 # A machine whose own Python has the libraries, and maybe no network, needs no .venv.
 bench-gpu: ## measure speed and memory on a GPU

@@ -70,7 +70,7 @@ def main() -> None:
     random.Random("real-rules").shuffle(judged)
     parts = judged[:_FIT], judged[_FIT : _FIT + _CHOOSE], judged[_FIT + _CHOOSE :]
     DATA.mkdir(parents=True, exist_ok=True)
-    config = StudentConfig(model=str(MODEL), max_length=512, threads=1, dtype="bfloat16")
+    config = StudentConfig(model=str(MODEL), max_length=512, dtype="bfloat16")
     features = _compute("s0", judged, config, None)
     adapter = _train(parts[0])
     for row, now in zip(features, _compute("s1", judged, config, adapter), strict=True):
