@@ -84,7 +84,7 @@ def test_features_of_tokens_by_hand() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
     found = token_features(logits, torch.tensor([0, 2]))
     entropies = 1.5 * math.log(2), -(0.8 * math.log(0.8) + 0.2 * math.log(0.1))
-    assert found["lowest fifth"] == pytest.approx(math.log(10))
+    assert found["least likely fifth"] == pytest.approx(math.log(10))
     assert found["entropy"] == pytest.approx(sum(entropies) / 2)
     assert found["over entropy"] == pytest.approx((math.log(2) + math.log(10) - sum(entropies)) / 2)
     assert found["first choice"] == 0.5

@@ -43,6 +43,7 @@ CASES = {
     "d": (0.2, 0.5, False, False),
     "e": (0.2, 0.99, True, True),  # the largest rise, but nobody was trained on it
     "f": (0.1, 0.9, True, True),  # the next, but a better answer was refused
+    "g": (0.5, 0.6, False, True),  # no clear difference
 }
 BETTER = Answer("best", "the longest and best of them: f", 0.95)
 
@@ -85,11 +86,11 @@ def test_account_says_what_acceptances_raised_and_refusals_spared(
 ) -> None:
     with history:
         zero, one = account_for(history, verdicts)
-    assert zero["verdict"] == pytest.approx((-UNIT + 0 + 0 - UNIT - UNIT - math.log(9)) / 6)
-    assert (zero["judged"], zero["raised"], zero["spared"]) == (6, None, None)
-    assert one["verdict"] == pytest.approx((UNIT - UNIT + 0 - UNIT + math.log(99) + math.log(9)) / 6)
-    of_all = UNIT - UNIT - UNIT + 0 + math.log(99) + math.log(9) + math.log(19)
-    assert (zero["proposed"], one["proposed"]) == (None, pytest.approx(of_all / 7))
+    assert zero["verdict"] == pytest.approx((-UNIT + 0 + 0 - UNIT - UNIT - math.log(9) + 0) / 7)
+    assert (zero["judged"], zero["raised"], zero["spared"]) == (7, None, None)
+    assert one["verdict"] == pytest.approx((UNIT - UNIT + 0 - UNIT + math.log(99) + math.log(9) + 0) / 7)
+    of_all = UNIT - UNIT - UNIT + 0 + math.log(99) + math.log(9) + math.log(19) + math.log(1.5)
+    assert (zero["proposed"], one["proposed"]) == (None, pytest.approx(of_all / 8))
     assert (one["accepted"], one["raised"]) == (4, 3 / 4)
     assert (one["refused"], one["spared"]) == (3, pytest.approx(1 / 3))
     assert one["at_like_length"] == {"accepted": 3, "raised": 1.0, "refused": 1, "spared": 1.0}
@@ -118,8 +119,8 @@ def test_render_account_shows_each_round_at_80_columns(history: LineageReader, v
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
         console.print(render_account(rounds))
-    (row,) = (line for line in capture.get().splitlines() if " 4/6 " in line)
-    assert " ".join(row.split()) == "1 4/6 75% 33% 100% of 3 100% of 1 -1.06 0.90 1.19"
+    (row,) = (line for line in capture.get().splitlines() if " 4/7 " in line)
+    assert " ".join(row.split()) == "1 4/7 75% 33% 100% of 3 100% of 1 -0.91 0.77 1.09"
     assert "…" not in capture.get()
 
 
@@ -132,12 +133,13 @@ def test_demo_runs_a_student_to_its_end_and_tells_what_the_verdicts_say(tmp_path
     document = json.loads(result.stdout)
     zero, one = document["rounds"]
     assert zero["verdicts"]["judged"] == one["verdicts"]["judged"] == one["pool"] == 60
-    assert one["verdicts"]["accepted"] + one["verdicts"]["refused"] == one["response"]["reflected"] == 60
+    assert one["response"]["reflected"] == 60
+    assert 0 < one["verdicts"]["accepted"] + one["verdicts"]["refused"] < 60
     assert (one["instruction"]["unchanged"], one["instruction"]["failed"]) == (60, 0)
     again = reflectune(*words, cwd=tmp_path, COLUMNS="200")
     assert "has run before" in again.stderr
     assert "A verdict: a judge's" in again.stdout
-    assert f"demo-english --policy accept-all --model {tmp_path / 'student'}" in again.stdout
+    assert f"demo-english --model {tmp_path / 'student'} --policy accept-all --rounds 1" in again.stdout
     save_tiny_llama(tmp_path / "other", chat=True)
     other = reflectune(*words[:2], "other", *words[3:], cwd=tmp_path)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)

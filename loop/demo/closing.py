@@ -13,6 +13,7 @@ from rich.text import Text
 from reflectune.loop.show.numbers import format_number
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.loop.show.terminal.trace import render_trace
+from reflectune.state.config import load_begun_config
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import Trace
 
@@ -48,12 +49,17 @@ def tabulate_students(
     )
 
 
-def close(folder: RunFolder, account: RenderableType, trace: Trace | None, again: str) -> RenderableType:
+def close(
+    folder: RunFolder, account: RenderableType, trace: Trace | None, demo: str, rounds: int
+) -> RenderableType:
     """A demo's account, the story of a sample where there is one, and commands to go on with.
 
-    `again` is the demo without the student's choice.
+    `demo` is its command, `rounds` how many that runs unless it is told otherwise.
     """
-    name = folder.path.name
+    name, config = folder.path.name, load_begun_config(folder.config)
+    again = [demo, "--policy accept-all"]
+    again += [f"--rounds {config.rounds}"] if config.rounds != rounds else []
+    again += [f"--seed {config.seed}"] if config.seed else []
     story = [] if trace is None else [Text(""), render_trace(trace)]
     runs = "" if folder.path.parent == Path("runs") else f" --runs {shlex.quote(str(folder.path.parent))}"
     position = 0 if trace is None else trace["position"]
@@ -63,9 +69,10 @@ def close(folder: RunFolder, account: RenderableType, trace: Trace | None, again
         f"serve {name}{runs}": "all of it in a browser",
         f"report {name}{runs}": "one page to send around",
         f"export {name} -o recycled.json{runs}": "the recycled pairs",
-        f"{again}{runs}": "the same without the student's choice",
-        "init config.toml": "a config for data and models of your own",
     }
+    if config.selection.policy != "accept-all":
+        steps[f"{' '.join(again)}{runs}"] = "the same without the student's choice"
+    steps["init config.toml"] = "a config for data and models of your own"
     next_steps = [
         line
         for command, what in steps.items()

@@ -60,4 +60,4 @@ def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
         rounds = account_for(lineage)
         trace = mended_sample(lineage)
     document = {"name": folder.path.name, "rounds": rounds, "trace": trace}
-    return document, close(folder, render_account(rounds), trace, "demo --policy accept-all")
+    return document, close(folder, render_account(rounds), trace, "demo", ROUNDS)

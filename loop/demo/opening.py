@@ -25,6 +25,7 @@ def find_or_create(
         return folder
     if folder.path.exists():
         raise ConfigError(f"{folder.path} is there and is no run; move it, or name another folder by --runs")
+    made = [path for path in inputs if not path.exists()]
     try:
         runs.mkdir(parents=True, exist_ok=True)
         write(*inputs)
@@ -33,6 +34,6 @@ def find_or_create(
     try:
         return create_run(config, runs)
     except BaseException:
-        for path in inputs:
+        for path in made:
             path.unlink()
         raise

@@ -20,28 +20,29 @@ from reflectune.agents.student.formulas import nll
 from reflectune.agents.student.student import Student
 from reflectune.loop.context import find_adapter
 from reflectune.loop.demo.english.verdicts import (
+    CLEAR,
     Answer,
     Judged,
     Verdicts,
     account_for,
-    are_alike,
-    log_odds,
+    have_like_length,
     read_judged,
     write_inputs,
 )
 from reflectune.loop.experiments.figures import ArmDocument, ExperimentDocument
 from reflectune.loop.experiments.plan import load_experiment
-from reflectune.loop.show.experiment import explain_experiment, tell_estimate
+from reflectune.loop.show.experiment import tell_estimate
 from reflectune.state.config import RunConfig
+from reflectune.state.data.writing import put_into_place
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import Pair, content_hash
-from tests.bench.plans import ROOT, run_plan
+from tests.bench.plans import ROOT, run_plan, tell_plan
 from tests.bench.results import SHARED, options, publish, table
 
 __all__ = [
-    "BEST", "CLEAR", "DATA", "FIGURES", "GIVEN", "JUDGED", "MIXES", "MODEL", "PLAN", "RANKED", "draw",
-    "judge", "keep_better", "rank",
+    "BEST", "DATA", "FIGURES", "GIVEN", "MIXES", "MODEL", "PLAN", "RANKED", "draw", "judge", "keep_better",
+    "rank", "read_answers",
 ]  # fmt: skip
 
 PLAN = Path(__file__).with_name("real.toml")
@@ -70,13 +71,21 @@ MIXES = (
 # Held-out answers that students are measured by: the best, and from weak to strong.
 BEST = ("gpt4_1106_preview", "FuseChat-Llama-3.1-8B-Instruct")
 RANKED = ("alpaca-7b", "vicuna-13b-v1.5", "gpt4_0613_concise", "claude-instant-1.2")
-CLEAR = 1.0  # a difference of log-odds that is a clear verdict
-
 # Of a round: what its decisions made of the pool, and the student that was trained on it.
 FIGURES = (
-    "pool", "raised", "spared", "raised, like length", "spared, like length",
+    "pool", "response tokens", "raised", "spared", "raised, like length", "spared, like length",
     "nll of the best", "ranks rightly", "ranks rightly, like length",
 )  # fmt: skip
+
+
+def read_answers() -> list[Judged]:
+    """All judged answers."""
+    if not JUDGED.exists():
+        raise SystemExit(
+            f"there is no {JUDGED}: one instruction of AlpacaEval a line, with the answers of "
+            'models and their wins, {"instruction", "answers": [{"model", "response", "win"}]}'
+        )
+    return read_judged(JUDGED)
 
 
 def draw(judged: Sequence[Judged], seed: int) -> list[Judged]:
@@ -97,36 +106,40 @@ def keep_better(row: Judged) -> Iterator[Answer]:
     """The given answer, and the proposals that raise the verdict; others are the same as what is there."""
     best = row.answers[0]
     for answer in row.answers:
-        best = answer if answer.win > best.win else best
+        best = answer if answer.verdict > best.verdict else best
         yield best
 
 
 def write_data(judged: Sequence[Judged], seeds: Iterable[int]) -> None:
-    """Data, teacher and oracle of each seed."""
+    """Data, teacher and oracle of each seed, where they are missing."""
     DATA.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         data, drawn = DATA / f"given-{seed}.json", draw(judged, seed)
-        write_inputs(drawn, data, DATA / f"teacher-{seed}.jsonl")
-        best = (row._replace(answers=tuple(keep_better(row))) for row in drawn)
-        write_inputs(best, data, DATA / f"oracle-{seed}.jsonl")
+        best = [row._replace(answers=tuple(keep_better(row))) for row in drawn]
+        for rows, name in ((drawn, "teacher"), (best, "oracle")):
+            recording = DATA / f"{name}-{seed}.jsonl"
+            if not (data.exists() and recording.exists()):
+                write_inputs(rows, data, recording)
 
 
 def judge(lineage: LoopReader, config: RunConfig) -> dict[str, float | None]:
     """The figures of a run, round by round: FIGURES behind "1: " and so on; of round 0 the pool alone.
 
-    pool is the mean log-odds of its verdicts. raised and spared are in percent: of acceptances that raised a
-    verdict, of refusals that spared the pool a worse one. The nll is in nats per token, of the best models'
-    answers to held-out instructions. ranks rightly: in percent, of two held-out answers with a clear verdict
-    the better one has the lower nll.
+    pool is the mean log-odds of its verdicts, response tokens their mean length. raised and spared are in
+    percent: of acceptances that raised a verdict, of refusals that spared the pool a worse one, where the two
+    differ clearly. The nll is in nats per token, of the best models' answers to held-out instructions, cut at
+    student.max_length. ranks rightly: in percent, of two held-out answers with a clear verdict the better one
+    has the lower nll.
     """
-    judged = read_judged(JUDGED)
+    judged = read_answers()
     figures: dict[str, float | None] = {}
     for row in account_for(lineage, Verdicts(judged)):
         round, alike = row["round"], row["at_like_length"]
         figures[f"{round}: pool"] = row["verdict"]
         if round:
             shares = (row["raised"], row["spared"], alike["raised"], alike["spared"])
-            found = [*map(_percent, shares), *_measure_student(lineage, config, judged, round)]
+            student = _measure_student(lineage, config, judged, round)
+            found = [lineage.round(round)["response_tokens"], *map(_percent, shares), *student]
             figures |= {f"{round}: {name}": it for name, it in zip(FIGURES[1:], found, strict=True)}
     return figures
 
@@ -153,7 +166,8 @@ def _measure_student(
     if not kept.exists():
         adapter = find_adapter(RunFolder(RUNS / config.name), student)
         kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(_score(config, adapter, held_out)))
+        with put_into_place(kept) as part:
+            part.write_text(json.dumps(_score(config, adapter, held_out)))
     return rank(held_out, json.loads(kept.read_text()))
 
 
@@ -181,10 +195,10 @@ def rank(held_out: Sequence[Judged], nlls: Sequence[Sequence[float | None]]) -> 
         known = [it for it in zip(row.answers, values, strict=True) if it[1] is not None]
         best += [value for answer, value in known if answer.model in BEST]
         for (one, low), (other, high) in combinations((it for it in known if it[0].model in RANKED), 2):
-            gain = log_odds(one.win) - log_odds(other.win)
+            gain = one.verdict - other.verdict
             if abs(gain) > CLEAR:
                 right.append((gain > 0) == (low < high))
-                right_alike += right[-1:] if are_alike(one.response, other.response) else []
+                right_alike += right[-1:] if have_like_length(one.response, other.response) else []
     shares = (_percent(statistics.fmean(those)) if those else None for those in (right, right_alike))
     return (statistics.fmean(best) if best else None, *shares)
 
@@ -194,37 +208,46 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, of one torch thread each")
     arguments = parser.parse_args()
     experiment = load_experiment(PLAN)
-    judged = read_judged(JUDGED)
-    if not RUNS.exists():
-        write_data(judged, experiment.seeds)
+    judged = read_answers()
+    write_data(judged, experiment.seeds)
     document = run_plan(PLAN, arguments.jobs)
     worse = _worse_shares(judged, experiment.seeds)
     publish("A real model", _tell(document, worse), arguments)
 
 
 def _worse_shares(judged: Sequence[Judged], seeds: Iterable[int]) -> list[float]:
-    """For each round the share of proposals that are worse than what accept-all has in their place."""
+    """For each round the share of drawn answers that are worse than the one before."""
     rows = [row for seed in seeds for row in draw(judged, seed)]
     return [
-        statistics.fmean(row.answers[round].win < row.answers[round - 1].win for row in rows)
+        statistics.fmean(row.answers[round].verdict < row.answers[round - 1].verdict for row in rows)
         for round in range(1, len(MIXES) + 1)
     ]
 
 
 def _tell(document: ExperimentDocument, worse: Sequence[float]) -> Iterator[str]:
-    """The section: how it was made, then one table a question."""
+    """The section: how it was made, what every experiment tells, and by round what the verdicts say."""
     arms = {arm["arm"]: arm for arm in document["arms"]}
     shares = ", ".join(f"{share:.0%}" for share in worse)
     yield (
         f"{INSTRUCTIONS} instructions of AlpacaEval a seed, 60 of them held out; seeds {document['seeds']}. "
-        f"Proposals that are worse than what accept-all has in their place: {shares} in rounds 1, 2, 3. "
-        "Verdicts are GPT-4-turbo's against gpt4_1106_preview, as log-odds."
+        f"Answers that are worse than the one before: {shares} in rounds 1, 2, 3. Verdicts are GPT-4-turbo's "
+        "against gpt4_1106_preview, as log-odds; shares are of those that differ by more than 1."
     )
     yield ""
-    yield from (f"- {sentence}" for sentence in explain_experiment(document))
+    yield from tell_plan(_without_own(document))
     for round in (1, 2, 3):
         for less in (False, True):
             yield from _tabulate(arms, round, document["baseline"] if less else None)
+
+
+def _without_own(document: Any) -> Any:
+    """The same without figures that stand in tables of their own."""
+    parts = ("figures", "differences")
+    arms = [
+        arm | {part: {key: value for key, value in arm[part].items() if key != "own"} for part in parts}
+        for arm in document["arms"]
+    ]
+    return document | {"arms": arms}
 
 
 def _tabulate(arms: Mapping[str, ArmDocument], round: int, less: str | None) -> Iterator[str]:
@@ -236,9 +259,10 @@ def _tabulate(arms: Mapping[str, ArmDocument], round: int, less: str | None) -> 
         figures: Mapping[str, Any] = arm[group].get("own", {})  # type: ignore[literal-required]
         if names[0] in figures:
             cells = (tell_estimate(name, figures.get(name), "" if less is None else "+") for name in names)
-            rows.append(" | ".join((arm["arm"], *cells)))
+            seeds = str(max(known["n"] for known in figures.values()))
+            rows.append(" | ".join((arm["arm"], seeds, *cells)))
     title = f"Round {round}" if less is None else f"Round {round}, less {less} with the same seed"
-    yield from ("", f"{title}.", "", *table(" | ".join(("arm", *FIGURES)), rows))
+    yield from ("", f"{title}.", "", *table(" | ".join(("arm", "seeds", *FIGURES)), rows))
 
 
 if __name__ == "__main__":

@@ -20,23 +20,23 @@ from typing import Any, NamedTuple
 
 import torch
 
+from reflectune.agents.student.formulas import nll
 from reflectune.agents.student.pairs import PairEncoder
 from reflectune.agents.student.student import Student, StudentBase, open_encoder
 from reflectune.agents.student.targets import Encoded
 from reflectune.loop.demo.english.verdicts import (
+    CLEAR,
     Answer,
     Judged,
-    are_alike,
-    log_odds,
-    read_judged,
+    have_like_length,
     write_inputs,
 )
 from reflectune.loop.progress import LineDisplay
 from reflectune.loop.run import create_run, run_loop
 from reflectune.state.config import StudentConfig, load_config
 from reflectune.state.folder import RunFolder
-from reflectune.state.records import Pair, Term
-from tests.bench.real import CLEAR, DATA, JUDGED, MODEL, draw
+from reflectune.state.records import Pair, Score, Term
+from tests.bench.real import DATA, MODEL, draw, read_answers
 from tests.bench.results import options, publish, table
 
 __all__ = ["Contest", "fit", "share_right", "token_features"]
@@ -49,7 +49,7 @@ _FIT, _CHOOSE = 250, 75  # instructions; the rest is for the report
 _TERMS: tuple[Term, ...] = ("response_given_instruction", "response_alone", "instruction_given_response")
 _AT_ONCE = 8  # instructions
 
-Features = Mapping[str, float]  # of one answer, by name
+Features = Mapping[str, float | None]  # of one answer, by name; None where it was not scored
 
 
 class Contest(NamedTuple):
@@ -65,30 +65,32 @@ def main() -> None:
     arguments = parser.parse_args()
     judged = [
         row._replace(answers=tuple(it for it in row.answers if it.model in _MODELS and it.response.strip()))
-        for row in read_judged(JUDGED)
+        for row in read_answers()
     ]
     random.Random("real-rules").shuffle(judged)
     parts = judged[:_FIT], judged[_FIT : _FIT + _CHOOSE], judged[_FIT + _CHOOSE :]
     DATA.mkdir(parents=True, exist_ok=True)
-    config = StudentConfig(model=str(MODEL), max_length=512, dtype="bfloat16")
+    config = StudentConfig(model=str(MODEL), max_length=1024, dtype="bfloat16")
     features = _compute("s0", judged, config, None)
     adapter = _train(parts[0])
     for row, now in zip(features, _compute("s1", judged, config, adapter), strict=True):
         for before, after in zip(row, now, strict=True):
             before |= {f"{name} now": value for name, value in after.items()}
-            before["nll gained"] = after["nll"] - before["nll"]
-    sides = _contests(judged, features)
+            before["nll gained"] = _less(after["nll"], before["nll"])
+    sides, unscored = _contests(judged, features)
     said = _ask(sides, config)
     contests = [Contest(*side[:3]) for side in sides]
-    publish("Rules on real answers", _tell(contests, said, parts), arguments)
+    publish("Rules on real answers", _tell(contests, said, parts, unscored), arguments)
 
 
 def _compute(
     name: str, judged: Sequence[Judged], config: StudentConfig, adapter: Path | None
-) -> list[list[dict[str, float]]]:
+) -> list[list[dict[str, float | None]]]:
     """The features of each answer under a student; kept line by line, one an instruction."""
     kept = DATA / f"features-{name}.jsonl"
     known = kept.read_text().splitlines() if kept.exists() else []
+    known = [line for line in known if line.endswith("]")]  # not one that was cut short
+    kept.write_text("".join(f"{line}\n" for line in known))
     with StudentBase(config) as base, Student(base, adapter) as student, kept.open("a") as out:
         model, tokenizer, template = base.open()
         encoder = PairEncoder(template, open_encoder(model, tokenizer, template, config))
@@ -111,36 +113,38 @@ def _compute(
     return [json.loads(line) for line in known]
 
 
-def _sum_features(sums: Mapping[Term, Any]) -> dict[str, float]:
+def _sum_features(sums: Mapping[Term, Score]) -> dict[str, float | None]:
     """What comes of the sums of log-probabilities, as logarithms where they are ratios."""
-    given, alone, instruction = (sums[term] for term in _TERMS)
-    if given.sum_logprob is None or alone.sum_logprob is None or instruction.sum_logprob is None:
-        return dict.fromkeys(("nll", "nll alone", "log ifd", "pmi", "nll of x given y", "log tokens"), 0.0)
-    count = given.num_tokens
+    given, alone = sums["response_given_instruction"], sums["response_alone"]
+    nlls = [nll(sums, term) for term in _TERMS]
     return {
-        "nll": -given.sum_logprob / count,
-        "nll alone": -alone.sum_logprob / count,
-        "log ifd": (alone.sum_logprob - given.sum_logprob) / count,
-        "pmi": given.sum_logprob - alone.sum_logprob,
-        "nll of x given y": -instruction.sum_logprob / instruction.num_tokens,
-        "log tokens": math.log(count),
+        "nll": nlls[0],
+        "nll alone": nlls[1],
+        "log ifd": _less(nlls[0], nlls[1]),
+        "pmi": _less(given.sum_logprob, alone.sum_logprob),
+        "nll of x given y": nlls[2],
+        "log tokens": math.log(given.num_tokens) if given.num_tokens else None,
     }
 
 
-def _of_tokens(model: Any, encoder: PairEncoder, pair: Pair) -> dict[str, float]:
+def _less(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def _of_tokens(model: Any, encoder: PairEncoder, pair: Pair) -> dict[str, float | None]:
     (encoded,) = encoder.encode([(pair, "response_given_instruction")])
     if not isinstance(encoded, Encoded):
-        return token_features(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
+        return dict.fromkeys(_TOKENS)
     with torch.no_grad():
         ids = torch.tensor([encoded.ids])
         logits = model(ids).logits[0, encoded.first_target - 1 : -1].float()
-    return token_features(logits, ids[0, encoded.first_target :])
+    return {**token_features(logits, ids[0, encoded.first_target :])}
 
 
 def token_features(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
     """What single tokens tell of a text; logits are (T, V), targets (T,). In nats per token, and shares.
 
-    "lowest fifth": mean surprise of the most surprising fifth of tokens (Min-K%, arXiv 2310.16789).
+    "least likely fifth": mean surprise of the most surprising fifth of tokens (Min-K%, arXiv 2310.16789).
     "over entropy": surprise less what the student expected it to be. "first choice": how often the token
     was its likeliest.
     """
@@ -149,7 +153,7 @@ def token_features(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, flo
     entropy = -(logprobs.exp() * logprobs).sum(-1)
     fifth = max(1, len(surprise) // 5)
     return {
-        "lowest fifth": float(surprise.topk(fifth).values.mean()),
+        "least likely fifth": float(surprise.topk(fifth).values.mean()),
         "spread": float(surprise.std()) if len(surprise) > 1 else 0.0,
         "entropy": float(entropy.mean()),
         "over entropy": float((surprise - entropy).mean()),
@@ -162,14 +166,14 @@ def _train(fitted: Sequence[Judged]) -> Path:
     """The adapter of a run of one round, accept-all, on the instructions that rules are fitted on."""
     folder = RunFolder(DATA / "rules")
     if not folder.path.exists():
-        whole = {row.instruction: row for row in read_judged(JUDGED)}
+        whole = {row.instruction: row for row in read_answers()}
         drawn = draw([whole[row.instruction] for row in fitted], seed=0)
         data, teacher = DATA / "rules.json", DATA / "rules-teacher.jsonl"
         write_inputs(drawn, data, teacher)
         changes = {
             "name": "rules", "rounds": 1, "data.path": data, "data.holdout": 0, "teacher.path": teacher,
-            "selection.policy": "accept-all", "selection.keep": "all", "refinetune.tokens": 60_000,
-            "student.threads": 2,
+            "selection.policy": "accept-all", "selection.keep": "all", "selection.train_max_ifd": 1e9,
+            "selection.train_max_r_ifd": 1e9, "refinetune.tokens": 60_000, "student.threads": 2,
         }  # fmt: skip
         base = Path(__file__).with_name("real_base.toml")
         create_run(load_config(base, [f"{key}={value}" for key, value in changes.items()]), DATA)
@@ -181,16 +185,19 @@ def _train(fitted: Sequence[Judged]) -> Path:
 Side = tuple[str, Features, Features, Answer, Answer]
 
 
-def _contests(judged: Sequence[Judged], features: Sequence[Sequence[Features]]) -> list[Side]:
-    """All pairs of like length with a clear verdict, the better answer first."""
-    found = []
+def _contests(judged: Sequence[Judged], features: Sequence[Sequence[Features]]) -> tuple[list[Side], int]:
+    """All pairs of like length with a clear verdict, the better answer first; how many more are unscored."""
+    found, unscored = [], 0
     for row, known in zip(judged, features, strict=True):
         for one, other in combinations(zip(known, row.answers, strict=True), 2):
-            gain = log_odds(one[1].win) - log_odds(other[1].win)
-            if abs(gain) > CLEAR and are_alike(one[1].response, other[1].response):
+            gain = one[1].verdict - other[1].verdict
+            if abs(gain) > CLEAR and have_like_length(one[1].response, other[1].response):
                 better, worse = (one, other) if gain > 0 else (other, one)
-                found.append((row.instruction, better[0], worse[0], better[1], worse[1]))
-    return found
+                if None in (*better[0].values(), *worse[0].values()):
+                    unscored += 1
+                else:
+                    found.append((row.instruction, better[0], worse[0], better[1], worse[1]))
+    return found, unscored
 
 
 _QUESTION = (
@@ -220,7 +227,7 @@ def _ask(sides: Sequence[Side], config: StudentConfig) -> list[float]:
 Rule = Callable[[Sequence[Contest]], list[float]]  # for each contest, by how much it prefers the better one
 
 _SUMS = ("nll", "nll alone", "log ifd", "pmi", "nll of x given y", "log tokens")
-_TOKENS = ("lowest fifth", "spread", "entropy", "over entropy", "first choice", "last quarter")
+_TOKENS = ("least likely fifth", "spread", "entropy", "over entropy", "first choice", "last quarter")
 _NOW = (*(f"{name} now" for name in _SUMS[:-1]), "nll gained")
 _SETS = {
     "four sums": _SUMS,
@@ -282,7 +289,7 @@ def share_right(contests: Sequence[Contest], preferred: Sequence[float]) -> tupl
 
 
 def _tell(
-    contests: Sequence[Contest], said: Sequence[float], parts: Sequence[Sequence[Judged]]
+    contests: Sequence[Contest], said: Sequence[float], parts: Sequence[Sequence[Judged]], unscored: int
 ) -> Iterator[str]:
     names = [{row.instruction for row in part} for part in parts]
     split = [[it for it in contests if it.instruction in part] for part in names]
@@ -305,7 +312,9 @@ def _tell(
     yield (
         f"Pairs of like length with a clear verdict: {fitted} to fit on, {choosing} to choose on, {reported} "
         f"to report on. {len(rules)} rules were tried; the one that was right most often on the second part "
-        f"is {chosen!r}. It is right on the third in {share:.0%} ({low:.0%} to {high:.0%}). Chance is 50 %."
+        f"is {chosen!r}. It is right on the third in {share:.0%} ({low:.0%} to {high:.0%}). Chance is 50 %. "
+        f"{unscored} more pairs have an answer that could not be scored. s1 was trained on answers of the "
+        "first part, so what it says of that part is of texts that it has seen."
     )
     yield ""
     head = "rule | fitted on | chosen on | reported on"

@@ -9,12 +9,12 @@ runs/real_self; the same command goes on with them.
 
 from pathlib import Path
 
-from reflectune.loop.demo.english.verdicts import read_judged, write_inputs
+from reflectune.loop.demo.english.verdicts import write_inputs
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES
 from tests.bench.plans import run_plan, tell_plan
-from tests.bench.real import DATA, JUDGED, draw
+from tests.bench.real import DATA, draw, read_answers
 from tests.bench.results import options, publish
 
 __all__ = ["PLAN", "count"]
@@ -25,7 +25,7 @@ _LONGEST = 300, 800  # characters of an instruction, and of a response
 
 
 def count(lineage: LineageReader, config: RunConfig) -> dict[str, float | None]:
-    """By round and phase in percent: samples with a proposal, without a usable answer; proposals accepted."""
+    """By round and phase in percent: answers that hold a proposal, that are of no use; proposals accepted."""
     figures: dict[str, float | None] = {}
     for row in lineage.rounds(since=1):
         for phase in PHASES:
@@ -49,7 +49,7 @@ def main() -> None:
         DATA.mkdir(parents=True, exist_ok=True)
         drawn = [
             row
-            for row in draw(read_judged(JUDGED), seed=0)
+            for row in draw(read_answers(), seed=0)
             if len(row.instruction) <= _LONGEST[0] and len(row.answers[0].response) <= _LONGEST[1]
         ]
         write_inputs(drawn[:_PAIRS], data, DATA / "short-teacher.jsonl")

@@ -69,8 +69,8 @@ def render_account(rounds: Sequence[Document]) -> RenderableType:
     return Group(
         Text(_VERDICT),
         Text(
-            "Share of acceptances that raised it, and of refusals that spared the pool a worse one; "
-            "the pool's mean before and after, and had all been taken"
+            "Where two differ clearly, by more than 1: share of acceptances that raised it, of refusals that "
+            "spared the pool a worse one. The pool's mean before and after, and had all been taken"
         ),
         tabulate(_HEADS, [_cells(*two) for two in pairwise(rounds)]),
         tabulate_students(

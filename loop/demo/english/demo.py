@@ -4,6 +4,7 @@ The teacher is a recording, which leaves instructions as they are. The verdicts 
 are for what is told of it at the end.
 """
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def open_demo(
     try:
         folder = find_or_create(runs, config, [data, recording], _write)
     except StudentError as error:
-        raise StudentError(f"{error}; name a folder or another hub name by --model") from error
+        raise StudentError(f"{error} (the student is named by --model)") from error
     begun = load_begun_config(folder.config).student.model
     if begun != config.student.model:
         raise ConfigError(
@@ -76,7 +77,7 @@ def demo_config(
         "seed": seed,
         "data.path": data.absolute(),
         "teacher.path": recording.absolute(),
-        "student.model": model,
+        "student.model": json.dumps(model),  # a text, whatever it looks like
         "selection.policy": policy,
     }
     return load_config(FOLDER / "config.toml", [f"{key}={value}" for key, value in settings.items()])
@@ -92,6 +93,4 @@ def conclude(folder: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     shown = account if rise is None else Group(account, render_rise(rise))
     document = {"name": folder.path.name, "rounds": rounds, "rise": rise, "trace": trace}
     model = load_begun_config(folder.config).student.model
-    return document, close(
-        folder, shown, trace, f"demo-english --policy accept-all --model {shlex.quote(model)}"
-    )
+    return document, close(folder, shown, trace, f"demo-english --model {shlex.quote(model)}", ROUNDS)

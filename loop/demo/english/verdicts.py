@@ -20,10 +20,11 @@ from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Pair, Proposed
 
 __all__ = [
-    "Answer", "Judged", "Verdicts", "account_for", "are_alike", "leave_instructions", "log_odds",
+    "CLEAR", "Answer", "Judged", "Verdicts", "account_for", "have_like_length", "leave_instructions",
     "read_judged", "write_inputs",
 ]  # fmt: skip
 
+CLEAR = 1.0  # two verdicts that differ by more do so clearly
 _LIKE_LENGTH = 1.25  # most times the other's characters
 
 
@@ -36,8 +37,9 @@ class Answer(NamedTuple):
 
     @property
     def verdict(self) -> float:
-        """The log-odds of its win."""
-        return log_odds(self.win)
+        """ln(win / (1 - win)), of a win kept a millionth away from 0 and 1."""
+        kept = min(max(self.win, 1e-6), 1 - 1e-6)
+        return math.log(kept / (1 - kept))
 
 
 class Judged(NamedTuple):
@@ -76,12 +78,6 @@ def leave_instructions(judged: Iterable[Judged], recording: Path) -> None:
                 print(json.dumps({"phase": "instruction"} | given | new, ensure_ascii=False), file=lines)
 
 
-def log_odds(win: float) -> float:
-    """ln(win / (1 - win)), of a win kept a millionth away from 0 and 1."""
-    kept = min(max(win, 1e-6), 1 - 1e-6)
-    return math.log(kept / (1 - kept))
-
-
 class Verdicts:
     """The verdict on every answer that was judged."""
 
@@ -106,10 +102,11 @@ def account_for(lineage: LineageReader, verdicts: Verdicts) -> list[dict[str, An
     """What the verdicts say of each round, from 0 on: one document each.
 
     "verdict": mean log-odds over the pairs of D[r] that were judged; "judged", their number. "proposed": the
-    same of the round's proposals, which is the pool that taking all of them would make. "raised": of
-    accepted proposals the share that is better than what it replaced; "spared": of refused ones the share
-    that is worse. "at_like_length": both again, of pairs whose lengths differ by a quarter at most. A mean or
-    a share is None where there is nothing of which it is one.
+    mean of the round's proposals, which are the pool if all are taken and each sample has one. The rest is
+    about proposals that are clearly better or worse than the pair before: "accepted" and "refused", their
+    numbers; "raised", the share of the accepted that is better; "spared", the share of the refused that is
+    worse. "at_like_length": these again, of pairs whose lengths differ by a quarter at most. A mean or a
+    share is None where there is nothing of which it is one.
     """
     return [
         {"round": round, **_of_pool(lineage.pool(round), verdicts), **_of_round(lineage, round, verdicts)}
@@ -132,19 +129,19 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _of_round(lineage: LineageReader, round: int, verdicts: Verdicts) -> dict[str, Any]:
     proposals = list(read_proposals(lineage, round, "response"))
-    alike = [item for item in proposals if are_alike(item.incumbent.response, item.candidate.response)]
+    alike = [item for item in proposals if have_like_length(item.incumbent.response, item.candidate.response)]
     proposed = _mean(_known((item.candidate for item in proposals), verdicts))
     return {"proposed": proposed, **_count(proposals, verdicts), "at_like_length": _count(alike, verdicts)}
 
 
-def are_alike(one: str, other: str) -> bool:
+def have_like_length(one: str, other: str) -> bool:
     """Whether two responses differ in length by a quarter at most."""
     lengths = len(one), len(other)
     return max(lengths) <= _LIKE_LENGTH * min(lengths)
 
 
 def _count(proposals: Iterable[Proposed], verdicts: Verdicts) -> Mapping[str, Any]:
-    gains = list(_gains(proposals, verdicts))
+    gains = [found for found in _gains(proposals, verdicts) if abs(found[1]) > CLEAR]
     taken, refused = ([gain for was_taken, gain in gains if was_taken is wanted] for wanted in (True, False))
     return {
         "accepted": len(taken),
