@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported: tests run one beside the other, and tiny models gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,8 +19,11 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 def pytest_configure() -> None:
     """Workers beside one another keep to their shares of the processors, with all that they start.
 
-    More threads than processors make tiny models many times slower.
+    More threads than processors make tiny models many times slower. How long one example of a test takes says
+    nothing on a busy machine.
     """
+    settings.register_profile("busy", deadline=None)
+    settings.load_profile("busy")
     if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
         number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
