@@ -1,8 +1,10 @@
 """Commands that begin a run and go on with it, and those that come before."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +15,9 @@ from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, StudentError, TeacherError
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import DataFormat, PolicyName, Recipe, Turns
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 __all__ = [
     "check", "demo", "demo_english", "estimate", "init", "prompts", "resume", "run", "say_what_is_left_out"
@@ -162,11 +167,8 @@ def demo(
     """See the whole loop at work on the embedded models and data; takes minutes on two CPU cores."""
     from reflectune.loop.demo.demo import conclude, open_demo
 
-    with common.stoppable() as interruption:
-        folder = open_demo(runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
-        _finish_demo(folder, interruption)
-    document, rendered = conclude(folder)
-    common.show_document(document, rendered, as_json)
+    opening = partial(open_demo, runs, rounds=rounds, policy=policy, seed=seed, samples=samples)
+    _run_demo(opening, conclude, as_json)
 
 
 def demo_english(
@@ -182,21 +184,26 @@ def demo_english(
     """See the loop on a real model and real answers that a judge compared; takes minutes on two CPU cores."""
     from reflectune.loop.demo.english.demo import conclude, open_demo
 
+    opening = partial(open_demo, runs, model=model, rounds=rounds, policy=policy, seed=seed)
+    _run_demo(opening, conclude, as_json)
+
+
+def _run_demo(
+    opening: Callable[[], RunFolder],
+    conclude: Callable[[RunFolder], tuple[dict[str, Any], "RenderableType"]],
+    as_json: bool,
+) -> None:
+    """Find or begin a demo's run, bring it to its end, and tell what it has shown."""
     with common.stoppable() as interruption:
-        folder = open_demo(runs, model=model, rounds=rounds, policy=policy, seed=seed)
-        _finish_demo(folder, interruption)
+        folder = opening()
+        with common.read_run(folder.path.parent, folder.path.name) as lineage:
+            status = lineage.run()["status"]
+        if status == "finished":
+            common.say(f"this demo has run before; delete {folder.path} to run it anew")
+        else:
+            _run_to_end(folder, interruption)
     document, rendered = conclude(folder)
     common.show_document(document, rendered, as_json)
-
-
-def _finish_demo(folder: RunFolder, interruption: Interruption) -> None:
-    """Run a demo to its end, if it is not there yet."""
-    with common.read_run(folder.path.parent, folder.path.name) as lineage:
-        status = lineage.run()["status"]
-    if status == "finished":
-        common.say(f"this demo has run before; delete {folder.path} to run it anew")
-    else:
-        _run_to_end(folder, interruption)
 
 
 def say_what_is_left_out(folder: RunFolder) -> None:

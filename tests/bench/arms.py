@@ -16,7 +16,7 @@ from reflectune.loop.experiments.plan import load_experiment
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import PHASES
-from tests.bench.plans import ROOT, run_plan, tell_plan
+from tests.bench.plans import ROOT, percent, run_plan, tell_plan
 from tests.bench.results import options, publish
 
 PLAN, EXPLORED = (Path(__file__).with_name(name) for name in ("arms.toml", "arms_explored.toml"))
@@ -42,21 +42,17 @@ def judge(lineage: LineageReader, config: RunConfig) -> dict[str, float | None]:
     (wrong to right) and damaged (right to wrong).
     """
     last = account_for(lineage)[-1]
-    figures = {"pool right %": _percent(last["pool_right"])}
+    figures = {"pool right %": percent(last["pool_right"])}
     for phase in PHASES:
         row, reflected = last[phase], last[phase]["reflected"]
         figures |= {
             f"{phase}: accepted %": 100 * row["accepted"] / reflected if reflected else None,
-            f"{phase}: rightly %": _percent(row["accepted_right"]),
-            f"{phase}: refused rightly %": _percent(row["refused_rightly"]),
+            f"{phase}: rightly %": percent(row["accepted_right"]),
+            f"{phase}: refused rightly %": percent(row["refused_rightly"]),
             f"{phase}: mended": row["mended"],
             f"{phase}: damaged": row["damaged"],
         }
     return figures
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def main() -> None:

@@ -10,9 +10,14 @@ from typing import Any
 from reflectune.loop.show.experiment import explain_experiment, tabulate_experiment
 from tests.bench.results import table
 
-__all__ = ["ROOT", "run_plan", "tell_plan"]
+__all__ = ["ROOT", "percent", "run_plan", "tell_plan"]
 
 ROOT = Path(__file__).parents[2]
+
+
+def percent(share: float | None) -> float | None:
+    """A share in percent."""
+    return None if share is None else 100 * share
 
 
 def run_plan(plan: Path, jobs: int) -> Any:

@@ -37,7 +37,7 @@ from reflectune.state.data.writing import put_into_place
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import Pair, content_hash
-from tests.bench.plans import ROOT, run_plan, tell_plan
+from tests.bench.plans import ROOT, percent, run_plan, tell_plan
 from tests.bench.results import SHARED, options, publish, table
 
 __all__ = [
@@ -139,13 +139,9 @@ def judge(lineage: LoopReader, config: RunConfig) -> dict[str, float | None]:
         if round:
             shares = (row["raised"], row["spared"], alike["raised"], alike["spared"])
             student = _measure_student(lineage, config, judged, round)
-            found = [lineage.round(round)["response_tokens"], *map(_percent, shares), *student]
+            found = [lineage.round(round)["response_tokens"], *map(percent, shares), *student]
             figures |= {f"{round}: {name}": it for name, it in zip(FIGURES[1:], found, strict=True)}
     return figures
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def _measure_student(
@@ -199,7 +195,7 @@ def rank(held_out: Sequence[Judged], nlls: Sequence[Sequence[float | None]]) -> 
             if abs(gain) > CLEAR:
                 right.append((gain > 0) == (low < high))
                 right_alike += right[-1:] if have_like_length(one.response, other.response) else []
-    shares = (_percent(statistics.fmean(those)) if those else None for those in (right, right_alike))
+    shares = (percent(statistics.fmean(those)) if those else None for those in (right, right_alike))
     return (statistics.fmean(best) if best else None, *shares)
 
 

@@ -34,6 +34,7 @@ from reflectune.loop.demo.english.verdicts import (
 from reflectune.loop.progress import LineDisplay
 from reflectune.loop.run import create_run, run_loop
 from reflectune.state.config import StudentConfig, load_config
+from reflectune.state.data.writing import put_into_place
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import Pair, Score, Term
 from tests.bench.real import DATA, MODEL, draw, read_answers
@@ -207,7 +208,10 @@ _QUESTION = (
 
 
 def _ask(sides: Sequence[Side], config: StudentConfig) -> list[float]:
-    """The student's own judgement of each pair, in both orders: nats by which it prefers the better one."""
+    """The student's own judgement of each pair, in both orders: nats by which it prefers the better one.
+
+    0, which is no preference, where one of its four answers could not be scored.
+    """
     kept = DATA / "judgements.json"
     if not kept.exists():
         settings = config.model_copy(update={"max_length": 2048})
@@ -218,9 +222,11 @@ def _ask(sides: Sequence[Side], config: StudentConfig) -> list[float]:
                 for first, second in ((better, worse), (worse, better))
                 for letter in "AB"
             ]
-            found = [score.sum_logprob or 0.0 for score in student.score(asked)]
+            found = [score.sum_logprob for score in student.score(asked)]
         groups = (found[start : start + 4] for start in range(0, len(found), 4))
-        kept.write_text(json.dumps([a - b - c + d for a, b, c, d in groups]))
+        values = [0.0 if None in group else group[0] - group[1] - group[2] + group[3] for group in groups]
+        with put_into_place(kept) as part:
+            part.write_text(json.dumps(values))
     return json.loads(kept.read_text())  # type: ignore[no-any-return]
 
 
