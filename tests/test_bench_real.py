@@ -10,8 +10,10 @@ import torch
 from reflectune.loop.demo.english.verdicts import Answer, Judged, Verdicts, read_judged, write_inputs
 from reflectune.loop.experiments.plan import load_experiment
 from reflectune.state.records import Pair
-from tests.bench.real import BEST, DATA, GIVEN, MIXES, PLAN, RANKED, draw, keep_better, rank
+from tests.bench.real import DATA, GIVEN, MIXES, PLAN, draw, keep_better, rank, spread
 from tests.bench.real_rules import Contest, fit, share_right, token_features
+
+_THREE_ROUNDS = ("accept-all", "method", "method-frozen", "random", "oracle")
 
 
 def test_arms_differ_in_who_decides_and_train_on_equal_tokens() -> None:
@@ -21,7 +23,7 @@ def test_arms_differ_in_who_decides_and_train_on_equal_tokens() -> None:
         config, kind = run.config, {"oracle": "oracle"}.get(run.arm, "teacher")
         assert config.data.path == str(DATA / f"given-{run.seed}.json")
         assert run.arm == "raw" or config.teacher.path == str(DATA / f"{kind}-{run.seed}.jsonl")
-        assert config.rounds == (1 if run.arm == "raw" else 3)
+        assert config.rounds == (3 if run.arm in _THREE_ROUNDS else 1)
         assert config.refinetune.tokens == experiment.tokens
         assert config.selection.scorer == ("base" if run.arm == "method-frozen" else "newest")
         assert (config.selection.keep == "improved") == (run.arm == "method-filtered")
@@ -64,20 +66,22 @@ def test_inputs_are_the_first_answers_and_a_recording_of_the_next(tmp_path: Path
     assert verdicts.of(Pair("Say a.", "", "d")) is None
 
 
-def test_rank_compares_clear_verdicts_by_nll_and_leaves_the_best_to_the_mean() -> None:
-    weak, middle, strong = RANKED[0], RANKED[1], RANKED[-1]
+def test_rank_compares_clear_verdicts_by_nll_and_takes_the_mean_of_the_best() -> None:
     row = Judged(
-        "Say a.",
-        (
-            Answer(weak, "x" * 40, 0.01),
-            Answer(middle, "x" * 42, 0.5),
-            Answer(strong, "x" * 90, 0.9),
-            Answer(BEST[0], "x" * 90, 0.99),
-        ),
+        "Say a.", (Answer("m", "x" * 40, 0.01), Answer("n", "x" * 42, 0.5), Answer("o", "x" * 90, 0.9))
     )
-    # weak below strong is wrong, the two others are right; only weak and middle are alike in length.
-    assert rank([row], [[2.0, 1.0, 3.0, 1.5]]) == (1.5, pytest.approx(100 / 3), 100.0)
-    assert rank([row], [[None, 1.0, 0.5, None]]) == (None, 100.0, None)
+    # The first below the last is wrong, the two others are right; only the first two are alike in length.
+    assert rank([row], [[2.0, 1.0, 3.0]]) == (3.0, pytest.approx(100 / 3), 100.0)
+    assert rank([row], [[None, 1.0, 0.5]]) == (0.5, 100.0, None)
+    assert rank([row], [[2.0, 1.0, None]]) == (None, 100.0, 100.0)
+
+
+def test_students_rank_answers_from_the_worst_to_the_best() -> None:
+    answers = [Answer(f"m{n}", f"{n}", n / 10) for n in (7, 1, 4, 2, 3, 5, 6)]
+    row = Judged("Say a.", (*answers, Answer("long", "x" * 601, 0.9), Answer("none", " ", 0.8)))
+    assert [answer.win for answer in spread(row).answers] == [0.1, 0.3, 0.5, 0.7]
+    assert spread(Judged("Say a.", tuple(answers[:2]))).answers == (answers[1], answers[0])
+    assert spread(Judged("Say a.", ())).answers == ()
 
 
 def test_features_of_tokens_by_hand() -> None:

@@ -41,16 +41,16 @@ from tests.bench.plans import ROOT, percent, run_plan, tell_plan
 from tests.bench.results import SHARED, options, publish, table
 
 __all__ = [
-    "BEST", "DATA", "FIGURES", "GIVEN", "MIXES", "MODEL", "PLAN", "RANKED", "draw", "judge", "keep_better",
-    "rank", "read_answers",
+    "DATA", "FIGURES", "GIVEN", "MIXES", "MODEL", "PLAN", "draw", "judge", "keep_better", "rank",
+    "read_answers", "spread",
 ]  # fmt: skip
 
 PLAN = Path(__file__).with_name("real.toml")
 DATA, RUNS = ROOT / "runs" / "real-data", ROOT / "runs" / "real"
 JUDGED = SHARED / "data" / "judged.jsonl"
 MODEL = ROOT / ".venv" / "models" / "smollm2"
-INSTRUCTIONS = 260  # a seed; 60 of them are held out
-_LONGEST = 800  # characters of an instruction
+INSTRUCTIONS = 140  # a seed; 40 of them are held out
+_LONGEST = 400, 600  # characters of an instruction, and of an answer
 
 # Who answers: as given, and in each round.
 GIVEN = ("falcon-7b-instruct", "text_davinci_001", "oasst-sft-pythia-12b", "phi-2", "alpaca-7b")
@@ -68,9 +68,7 @@ MIXES = (
         "OpenHermes-2.5-Mistral-7B", "Mixtral-8x7B-Instruct-v0.1_concise",
     ),
 )  # fmt: skip
-# Held-out answers that students are measured by: the best, and from weak to strong.
-BEST = ("gpt4_1106_preview", "FuseChat-Llama-3.1-8B-Instruct")
-RANKED = ("alpaca-7b", "vicuna-13b-v1.5", "gpt4_0613_concise", "claude-instant-1.2")
+RANKED = 4  # answers to each held-out instruction, from the worst to the best, that students rank
 # Of a round: what its decisions made of the pool, and the student that was trained on it.
 FIGURES = (
     "pool", "response tokens", "raised", "spared", "raised, like length", "spared, like length",
@@ -89,17 +87,40 @@ def read_answers() -> list[Judged]:
 
 
 def draw(judged: Sequence[Judged], seed: int) -> list[Judged]:
-    """The instructions of a seed: each with the given answer, then each round's proposal, all different."""
-    lots, drawn = random.Random(f"real/{seed}"), []
-    short = [row for row in judged if len(row.instruction) <= _LONGEST]
-    for row in lots.sample(short, min(INSTRUCTIONS, len(short))):
-        answers: list[Answer] = []
-        for mix in (GIVEN, *MIXES):
-            taken = {answer.response.strip() for answer in answers} | {""}
-            left = [it for it in row.answers if it.model in mix and it.response.strip() not in taken]
-            answers.append(lots.choice(left))
-        drawn.append(row._replace(answers=tuple(answers)))
-    return drawn
+    """The instructions of a seed: each with the given answer, then each round's proposal, all different.
+
+    Long ones are left out, and instructions that then lack an answer.
+    """
+    lots = random.Random(f"real/{seed}")
+    drawn = [
+        row._replace(answers=answers)
+        for row in judged
+        if len(row.instruction) <= _LONGEST[0] and (answers := tuple(_draw_answers(row, lots)))
+    ]
+    return lots.sample(drawn, min(INSTRUCTIONS, len(drawn)))
+
+
+def _draw_answers(row: Judged, lots: random.Random) -> list[Answer]:
+    """The given answer and a proposal for each round; none where one of them cannot be had."""
+    answers: list[Answer] = []
+    for mix in (GIVEN, *MIXES):
+        taken = {answer.response.strip() for answer in answers}
+        left = [it for it in _short(row) if it.model in mix and it.response.strip() not in taken]
+        if not left:
+            return []
+        answers.append(lots.choice(left))
+    return answers
+
+
+def _short(row: Judged) -> list[Answer]:
+    return [it for it in row.answers if it.response.strip() and len(it.response) <= _LONGEST[1]]
+
+
+def spread(row: Judged) -> Judged:
+    """A row with RANKED of its short answers at most, evenly from the worst verdict to the best."""
+    ordered = sorted(_short(row), key=lambda answer: answer.verdict)
+    places = sorted({round(step * (len(ordered) - 1) / (RANKED - 1)) for step in range(RANKED)})
+    return row._replace(answers=tuple(ordered[place] for place in places if ordered))
 
 
 def keep_better(row: Judged) -> Iterator[Answer]:
@@ -127,9 +148,8 @@ def judge(lineage: LoopReader, config: RunConfig) -> dict[str, float | None]:
 
     pool is the mean log-odds of its verdicts, response tokens their mean length. raised and spared are in
     percent: of acceptances that raised a verdict, of refusals that spared the pool a worse one, where the two
-    differ clearly. The nll is in nats per token, of the best models' answers to held-out instructions, cut at
-    student.max_length. ranks rightly: in percent, of two held-out answers with a clear verdict the better one
-    has the lower nll.
+    differ clearly. The nll is in nats per token, of the best answer to each held-out instruction. ranks
+    rightly: in percent, of two held-out answers with a clear verdict the better one has the lower nll.
     """
     judged = read_answers()
     figures: dict[str, float | None] = {}
@@ -152,12 +172,7 @@ def _measure_student(
     if student is None:
         return None, None, None
     asked = {pair.instruction for group in lineage.held_out_pairs(100) for pair in group.values()}
-    wanted = {*BEST, *RANKED}
-    held_out = [
-        row._replace(answers=tuple(answer for answer in row.answers if answer.model in wanted))
-        for row in judged
-        if row.instruction in asked
-    ]
+    held_out = [spread(row) for row in judged if row.instruction in asked]
     kept = DATA / "students" / f"{content_hash(student.adapter_hash or '', *sorted(asked))}.json"
     if not kept.exists():
         adapter = find_adapter(RunFolder(RUNS / config.name), student)
@@ -178,10 +193,10 @@ def _score(config: RunConfig, adapter: Path | None, held_out: Sequence[Judged]) 
 
 
 def rank(held_out: Sequence[Judged], nlls: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
-    """The mean nll of the best models' answers; how often two are ranked rightly, in percent; at like length.
+    """The mean nll of the best answers; how often two are ranked rightly, in percent; at like length.
 
     Args:
-        held_out: instructions with their answers.
+        held_out: instructions with their answers, the best one last.
         nlls: of each answer, in their order.
     """
     best: list[float] = []
@@ -189,8 +204,8 @@ def rank(held_out: Sequence[Judged], nlls: Sequence[Sequence[float | None]]) -> 
     right_alike: list[bool] = []
     for row, values in zip(held_out, nlls, strict=True):
         known = [it for it in zip(row.answers, values, strict=True) if it[1] is not None]
-        best += [value for answer, value in known if answer.model in BEST]
-        for (one, low), (other, high) in combinations((it for it in known if it[0].model in RANKED), 2):
+        best += [value for value in values[-1:] if value is not None]
+        for (one, low), (other, high) in combinations(known, 2):
             gain = one.verdict - other.verdict
             if abs(gain) > CLEAR:
                 right.append((gain > 0) == (low < high))
@@ -225,7 +240,8 @@ def _tell(document: ExperimentDocument, worse: Sequence[float]) -> Iterator[str]
     arms = {arm["arm"]: arm for arm in document["arms"]}
     shares = ", ".join(f"{share:.0%}" for share in worse)
     yield (
-        f"{INSTRUCTIONS} instructions of AlpacaEval a seed, 60 of them held out; seeds {document['seeds']}. "
+        f"{INSTRUCTIONS} instructions of AlpacaEval a seed, 40 of them held out; seeds {document['seeds']}. "
+        f"No instruction has more than {_LONGEST[0]} characters, no answer more than {_LONGEST[1]}. "
         f"Answers that are worse than the one before: {shares} in rounds 1, 2, 3. Verdicts are GPT-4-turbo's "
         "against gpt4_1106_preview, as log-odds; shares are of those that differ by more than 1."
     )
