@@ -34,7 +34,6 @@ from reflectune.loop.demo.english.verdicts import (
 from reflectune.loop.progress import LineDisplay
 from reflectune.loop.run import create_run, run_loop
 from reflectune.state.config import StudentConfig, load_config
-from reflectune.state.data.writing import put_into_place
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import Pair, Score, Term
 from tests.bench.real import DATA, MODEL, draw, read_answers
@@ -77,7 +76,7 @@ def main() -> None:
             before |= {f"{name} now": value for name, value in after.items()}
             before["nll gained"] = _less(after["nll"], before["nll"])
     sides, unscored = _contests(judged, features)
-    said = _ask(sides, config)
+    said = _ask(sides, config.model_copy(update={"max_length": 2048}))
     contests = [Contest(*side[:3]) for side in sides]
     publish("Rules on real answers", _tell(contests, said, parts, unscored), arguments)
 
@@ -222,26 +221,30 @@ _QUESTION = (
 
 
 def _ask(sides: Sequence[Side], config: StudentConfig) -> list[float]:
-    """The student's own judgement of each pair, in both orders: nats by which it prefers the better one.
+    """The student's own judgement of each pair, in both orders: nats by which it prefers the better one."""
+    kept = DATA / "judgements.jsonl"
+    known = kept.read_text().split() if kept.exists() else []
+    with StudentBase(config) as base, kept.open("a") as out:
+        model, tokenizer, template = base.open()
+        encoder = PairEncoder(template, open_encoder(model, tokenizer, template, config))
+        for instruction, _, _, better, worse in sides[len(known) :]:
+            first = _prefer(model, encoder, instruction, better, worse)
+            second = _prefer(model, encoder, instruction, worse, better)
+            known.append(f"{first - second}")
+            print(known[-1], file=out, flush=True)
+    return [float(value) for value in known]
 
-    0, which is no preference, where one of its four answers could not be scored.
-    """
-    kept = DATA / "judgements.json"
-    if not kept.exists():
-        settings = config.model_copy(update={"max_length": 2048})
-        with Student.open(settings) as student:
-            asked = [
-                (Pair(_QUESTION.format(instruction, first.response, second.response), "", letter), _TERMS[0])
-                for instruction, _, _, better, worse in sides
-                for first, second in ((better, worse), (worse, better))
-                for letter in "AB"
-            ]
-            found = [score.sum_logprob for score in student.score(asked)]
-        groups = (found[start : start + 4] for start in range(0, len(found), 4))
-        values = [0.0 if None in group else group[0] - group[1] - group[2] + group[3] for group in groups]
-        with put_into_place(kept) as part:
-            part.write_text(json.dumps(values))
-    return json.loads(kept.read_text())  # type: ignore[no-any-return]
+
+def _prefer(model: Any, encoder: PairEncoder, instruction: str, one: Answer, other: Answer) -> float:
+    """By how many nats A is the likelier reply than B, of the first answer than of the second."""
+    asked = _QUESTION.format(instruction, one.response, other.response)
+    pairs = [(Pair(asked, "", letter), _TERMS[0]) for letter in "AB"]
+    a, b = (row for row in encoder.encode(pairs) if isinstance(row, Encoded))
+    with torch.no_grad():
+        last = model.model(torch.tensor([a.ids[: a.first_target]])).last_hidden_state[0, -1]
+        letters = model.lm_head.weight[[row.ids[row.first_target] for row in (a, b)]]
+        logits = letters.float() @ last.float()  # in bfloat16 many would be equal
+    return float(logits[0] - logits[1])
 
 
 Rule = Callable[[Sequence[Contest]], list[float]]  # for each contest, by how much it prefers the better one
