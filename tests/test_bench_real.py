@@ -100,7 +100,10 @@ def test_a_fitted_rule_finds_what_tells_and_a_share_counts_ties_by_half() -> Non
         Contest(f"{n}", {"tells": 1.0 + n % 2, "noise": n % 3}, {"tells": 0.0, "noise": (n + 1) % 3})
         for n in range(60)
     ]
-    preferred = fit(contests, ("tells", "noise"), 0.01)(contests)
+    rule = fit(contests, ("tells", "noise"), 0.01)
+    assert rule.weights[0] > abs(rule.weights[1])
+    assert str(rule).startswith("tells +")
+    preferred = rule(contests)
     assert share_right(contests, preferred) == (1.0, 1.0, 1.0)
     share, low, high = share_right(contests, [0.0] * 30 + [-1.0] * 15 + [1.0] * 15)
     assert share == 0.5

@@ -39,7 +39,7 @@ from reflectune.state.records import Pair, Score, Term
 from tests.bench.real import DATA, MODEL, draw, read_answers
 from tests.bench.results import options, publish, table
 
-__all__ = ["Contest", "fit", "share_right", "token_features"]
+__all__ = ["Contest", "Weighted", "fit", "share_right", "token_features"]
 
 _MODELS = (
     "pythia-12b-mix-sft", "chatglm2-6b", "vicuna-7b-v1.5", "wizardlm-13b", "gpt-3.5-turbo-0301",
@@ -266,7 +266,25 @@ _POLICIES = {
 }  # fmt: skip
 
 
-def fit(contests: Sequence[Contest], names: Sequence[str], penalty: float) -> Rule:
+class Weighted(NamedTuple):
+    """A rule that weighs features, each in units of its spread over the contests it was fitted on."""
+
+    names: Sequence[str]
+    spread: torch.Tensor  # (F,)
+    weights: torch.Tensor  # (F,)
+
+    def __call__(self, contests: Sequence[Contest]) -> list[float]:
+        """By how much each better answer is preferred."""
+        return (_differences(contests, self.names) / self.spread @ self.weights).tolist()  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        """Each feature with its weight."""
+        return ", ".join(
+            f"{name} {weight:+.2f}" for name, weight in zip(self.names, self.weights, strict=True)
+        )
+
+
+def fit(contests: Sequence[Contest], names: Sequence[str], penalty: float) -> Weighted:
     """A weighted sum of features, by logistic regression without a constant on their differences.
 
     Features are scaled by their spread over the contests. Source: Bradley and Terry, Biometrika 1952.
@@ -284,8 +302,7 @@ def fit(contests: Sequence[Contest], names: Sequence[str], penalty: float) -> Ru
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    found = weights.detach() / scale
-    return lambda others: (_differences(others, names) @ found).tolist()  # type: ignore[no-any-return]
+    return Weighted(names, scale, weights.detach())
 
 
 def _differences(contests: Sequence[Contest], names: Sequence[str]) -> torch.Tensor:
@@ -332,12 +349,15 @@ def _tell(
     shown = [chosen, *(name for name in found if name.startswith("policy ")), "own judgement"]
     fitted, choosing, reported = map(len, split)
     share, low, high = found[chosen][2]
+    rule = rules[chosen]
+    weights = f" Its weights, by spread of the features: {rule}." if isinstance(rule, Weighted) else ""
     yield (
         f"Pairs of like length with a clear verdict: {fitted} to fit on, {choosing} to choose on, {reported} "
         f"to report on. {len(rules)} rules were tried; the one that was right most often on the second part "
         f"is {chosen!r}. It is right on the third in {share:.0%} ({low:.0%} to {high:.0%}). Chance is 50 %. "
         f"{unscored} more pairs have an answer that could not be scored. s1 was trained on answers of the "
-        "first part, so what it says of that part is of texts that it has seen."
+        "first part, so what it says of that part is of texts that it has seen. The answers of all parts are "
+        f"by the same models.{weights}"
     )
     yield ""
     head = "rule | fitted on | chosen on | reported on"
