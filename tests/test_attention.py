@@ -176,6 +176,39 @@ def test_caps_on_logits_count_in_scoring_and_in_writing(tmp_path):
         torch.testing.assert_close(model(ids).logits, eager(ids).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"])
+def test_written_tokens_attend_as_by_torch_and_no_key_is_copied(name, tmp_path, monkeypatch):
+    build(name, KINDS[name]).save_pretrained(tmp_path)
+    model = models.open_model(StudentConfig(model=str(tmp_path), dtype="float32", device="cpu"))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="sdpa").eval()
+    seen = []
+    product = torch.nn.functional.scaled_dot_product_attention
+
+    def watch(query, key, *others, **named):
+        seen.append((query.shape[1:3], key.shape[1]))
+        return product(query, key, *others, **named)
+
+    ids = torch.randint(5, 60, (3, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(3, 12, dtype=torch.long)
+    mask[0, :5] = mask[2, :9] = 0
+    logits = []
+    for each in (model, plain):
+        with torch.no_grad(), monkeypatch.context() as patch:
+            begun = each(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True)
+            patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watch)
+            ended = each(
+                input_ids=ids[:, -1:], attention_mask=mask, past_key_values=begun.past_key_values,
+                position_ids=mask.sum(1, keepdim=True) - 1,
+            )  # fmt: skip
+        logits.append(ended.logits)
+    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
+    config = model.config
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    assert heads > shared
+    assert seen[0] == ((shared, heads // shared), shared)
+    assert seen[-1] == ((heads, 1), heads)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,8 +1,8 @@
 """Attention over rows of many sequences: what a row hides costs nothing, and caps on logits are kept.
 
 Registered with transformers under a name of our own. Each branch of a row attends by itself: on a GPU in half
-precision all in one kernel, elsewhere one after the other. In a pass without branches, such as writing, a
-model attends as it did before. Nothing here knows how rows are made or what is scored.
+precision all in one kernel, elsewhere one after the other. In a pass without branches a model attends as it
+did before, but that writing a token copies no keys. Nothing here knows how rows are made or what is scored.
 """
 
 import inspect
@@ -136,11 +136,14 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of transformers' models, by branches where a row comes with some, in its order.
 
-    Shapes: query (1, H, T, D); key and value (1, G, T, D), each of the G heads for H / G heads of the query.
+    Shapes: query (1, H, T, D); key and value (1, G, T, D), each of the G heads for H / G heads of the query;
+    in a pass without branches B texts instead of one, and S keys.
     `windows` is filled with each layer's sliding window. Returns (1, T, H, D), and no weights.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not branches and softcap is None:
+        if query.shape[2] == 1 and not dropout:
+            return _attend_one(query, key, value, attention_mask, scale), None
         others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **others)
         return output, None
@@ -170,6 +173,23 @@ def _attend(
         for branch in branches
     ]
     return torch.cat(outputs, dim=1), None
+
+
+def _attend_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """Attention of one token of each text, (B, 1, H, D): the heads that share a key are rows of one product.
+
+    Repeated for each of them, keys and values take several times as long as all the rest.
+    """
+    batch, heads, _, width = query.shape
+    rows = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
+    output = functional.scaled_dot_product_attention(rows, key, value, mask, scale=scale)
+    return output.reshape(batch, 1, heads, value.shape[-1])
 
 
 def _check_asked(mask: torch.Tensor | None, others: dict[str, Any]) -> None:
