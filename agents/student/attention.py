@@ -2,7 +2,8 @@
 
 Registered with transformers under a name of our own. Each branch of a row attends by itself: on a GPU in half
 precision all in one kernel, elsewhere one after the other. In a pass without branches a model attends as it
-did before, but that writing a token copies no keys. Nothing here knows how rows are made or what is scored.
+did before, but that writing a token copies no keys unless logits are capped. Nothing here knows how rows are
+made or what is scored.
 """
 
 import inspect
@@ -184,7 +185,7 @@ def _attend_one(
 ) -> torch.Tensor:
     """Attention of one token of each text, (B, 1, H, D): the heads that share a key are rows of one product.
 
-    Repeated for each of them, keys and values take several times as long as all the rest.
+    Copied for each of them, keys and values would take about as long as all the rest.
     """
     batch, heads, _, width = query.shape
     rows = query.reshape(batch, key.shape[1], heads // key.shape[1], width)

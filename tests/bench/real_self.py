@@ -1,6 +1,7 @@
 """What becomes of a small real model that teaches itself: SmolLM2-135M-Instruct, two rounds, 40 pairs.
 
-The plan is real_self.toml: answers by schema from transformers, and from vLLM on a CPU. How many of the
+The plan is real_self.toml: answers by a schema from vLLM on a CPU, between tags from
+transformers. How many of the
 answers can be used, how many are accepted, and what becomes of the held-out measures. The runs are in
 runs/real_self; the same command goes on with them.
 
