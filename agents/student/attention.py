@@ -138,8 +138,8 @@ def _attend(
     """Attention of transformers' models, by branches where a row comes with some, in its order.
 
     Shapes: query (1, H, T, D); key and value (1, G, T, D), each of the G heads for H / G heads of the query;
-    in a pass without branches B texts instead of one, and S keys.
-    `windows` is filled with each layer's sliding window. Returns (1, T, H, D), and no weights.
+    in a pass without branches B texts instead of one, and S keys. `windows` is filled with each layer's
+    sliding window. Returns (1, T, H, D), of B texts (B, T, H, D), and no weights.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not branches and softcap is None:

@@ -243,7 +243,8 @@ def _tell(document: ExperimentDocument, worse: Sequence[float]) -> Iterator[str]
         f"{INSTRUCTIONS} instructions of AlpacaEval a seed, 40 of them held out; seeds {document['seeds']}. "
         f"No instruction has more than {_LONGEST[0]} characters, no answer more than {_LONGEST[1]}. "
         f"Answers that are worse than the one before: {shares} in rounds 1, 2, 3. Verdicts are GPT-4-turbo's "
-        "against gpt4_1106_preview, as log-odds; shares are of those that differ by more than 1."
+        "against gpt4_1106_preview, as log-odds; shares are of those that differ by more than 1. Arms have "
+        "one round or three: only the tables by round compare students of the same round."
     )
     yield ""
     yield from tell_plan(_without_own(document))

@@ -1,10 +1,11 @@
 """Is there a rule that finds the better of two real answers of like length?
 
 Answers of seven models to AlpacaEval's instructions, of 1,000 characters at most, under
-SmolLM2-135M-Instruct (s0) and under a student that was trained on what accept-all makes of instructions that
-rules are fitted on (s1). Pairs are two answers to one instruction with a clear verdict, whose lengths differ
-by a quarter at most. Rules are fitted on 250 instructions and chosen on 75; the chosen one is reported on 75
-others, once. What is computed is kept in runs/real-data; the same command goes on with it.
+SmolLM2-135M-Instruct (s0) and under a student that was trained on what accept-all makes of short ones of the
+instructions that rules are fitted on (s1). Pairs are two answers to one instruction with a clear verdict,
+whose lengths differ by a quarter at most. Rules are fitted on 250 instructions and chosen on 75; the chosen
+one, once, and what is not fitted are reported on 75 others. What is computed is kept in runs/real-data; the
+same command goes on with it.
 
     python -m tests.bench.real_rules
 """
@@ -103,9 +104,7 @@ def _compute(
 ) -> list[list[dict[str, float | None]]]:
     """The features of each answer under a student; kept line by line, one an instruction."""
     kept = DATA / f"features-{name}.jsonl"
-    known = kept.read_text().splitlines() if kept.exists() else []
-    known = [line for line in known if line.endswith("]")]  # not one that was cut short
-    kept.write_text("".join(f"{line}\n" for line in known))
+    known = _whole_lines(kept)
     with StudentBase(config) as base, Student(base, adapter) as student, kept.open("a") as out:
         model, tokenizer, template = base.open()
         encoder = PairEncoder(template, open_encoder(model, tokenizer, template, config))
@@ -126,6 +125,14 @@ def _compute(
                 print(known[-1], file=out, flush=True)
             print(f"{name}: {len(known)} of {len(judged)} instructions", flush=True)
     return [json.loads(line) for line in known]
+
+
+def _whole_lines(kept: Path) -> list[str]:
+    """The lines of a file that may not be there yet; one that was cut short is removed."""
+    text = kept.read_text() if kept.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    kept.write_text(whole)
+    return whole.splitlines()
 
 
 def _sum_features(sums: Mapping[Term, Score]) -> dict[str, float | None]:
@@ -223,7 +230,7 @@ _QUESTION = (
 def _ask(sides: Sequence[Side], config: StudentConfig) -> list[float]:
     """The student's own judgement of each pair, in both orders: nats by which it prefers the better one."""
     kept = DATA / "judgements.jsonl"
-    known = kept.read_text().split() if kept.exists() else []
+    known = _whole_lines(kept)
     with StudentBase(config) as base, kept.open("a") as out:
         model, tokenizer, template = base.open()
         encoder = PairEncoder(template, open_encoder(model, tokenizer, template, config))
@@ -253,8 +260,8 @@ _SUMS = ("nll", "nll alone", "log ifd", "pmi", "nll of x given y", "log tokens")
 _TOKENS = ("least likely fifth", "spread", "entropy", "over entropy", "first choice", "last quarter")
 _NOW = (*(f"{name} now" for name in _SUMS[:-1]), "nll gained")
 _SETS = {
-    "four sums": _SUMS,
-    "four sums, now too": (*_SUMS, *_NOW),
+    "sums": _SUMS,
+    "sums, now too": (*_SUMS, *_NOW),
     "tokens": _TOKENS,
     "all": (*_SUMS, *_NOW, *_TOKENS),
 }
@@ -336,7 +343,7 @@ def _tell(
     judgement = {id(contest): value for contest, value in zip(contests, said, strict=True)}
     single = tuple(dict.fromkeys(name for names in _SETS.values() for name in names))
     rules: dict[str, Rule] = {
-        f"{name} alone": fit(split[0], (name,), 0.0) for name in single
+        f"only {name}": fit(split[0], (name,), 0.0) for name in single
     } | {
         f"{title}, penalty {penalty}": fit(split[0], names, penalty)
         for title, names in _SETS.items()
@@ -346,7 +353,8 @@ def _tell(
     rules |= {f"policy {name}": _policy(*what) for name, what in _POLICIES.items()}
     found = {name: [share_right(part, rule(part)) for part in split] for name, rule in rules.items()}
     chosen = max(found, key=lambda name: found[name][1][0])
-    shown = [chosen, *(name for name in found if name.startswith("policy ")), "own judgement"]
+    unfitted = [*(f"policy {name}" for name in _POLICIES), "own judgement"]
+    over_all = {name: share_right(contests, rules[name](contests)) for name in unfitted}
     fitted, choosing, reported = map(len, split)
     share, low, high = found[chosen][2]
     rule = rules[chosen]
@@ -357,16 +365,17 @@ def _tell(
         f"is {chosen!r}. It is right on the third in {share:.0%} ({low:.0%} to {high:.0%}). Chance is 50 %. "
         f"{unscored} more pairs have an answer that could not be scored. s1 was trained on answers of the "
         "first part, so what it says of that part is of texts that it has seen. The answers of all parts are "
-        f"by the same models.{weights}"
+        "by the same models, and s1 was trained on the weaker ones': a rule that asks it may tell models "
+        f"apart rather than answers.{weights} Features depend on one another: no weight can be read alone."
     )
     yield ""
-    head = "rule | fitted on | chosen on | reported on"
-    yield from table(
-        head, (f"{name} | {' | '.join(map(_cell, found[name]))}" for name in dict.fromkeys(shown))
-    )
+    head = "rule | fitted on | chosen on | reported on | all three"
+    rows = {chosen: [*map(_cell, found[chosen]), "-"]}
+    rows |= {name: [*map(_cell, found[name]), _cell(over_all[name])] for name in unfitted}
+    yield from table(head, (" | ".join((name, *cells)) for name, cells in rows.items()))
     yield "The others, as far as they were fitted and chosen:"
     yield ""
-    others = (name for name in found if name not in shown)
+    others = (name for name in found if name not in rows)
     yield from table(
         "rule | fitted on | chosen on",
         (f"{name} | {' | '.join(map(_cell, found[name][:2]))}" for name in others),
