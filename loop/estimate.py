@@ -138,6 +138,7 @@ def estimate_run(config: RunConfig, on: str | None = None) -> dict[str, Any]:
         "assumptions": [
             *_ASSUMPTIONS,
             *([_CACHE_ASSUMPTIONS[cache]] if cache != "off" else []),
+            *(["the judge's calls come on top, and what they cost"] if config.judge is not None else []),
             *(_PLAN_ASSUMPTIONS if on is not None else ()),
         ],
     }

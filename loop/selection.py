@@ -74,7 +74,7 @@ def decide(
     reason: Reason
     if not contest.candidate_ids:
         reason = "frozen" if contest.is_frozen else "no-candidate"
-    elif measure is None and not _is_taken(selection, f"{seed}/{round}/{phase}/{sample}"):
+    elif measure is None and not _is_taken(selection, seed, round, phase, sample):
         reason = "policy"
     elif not scorable:
         reason = "unscorable"
@@ -113,10 +113,11 @@ def decide(
 Rank = tuple[bool, float]  # whether a pair is below the cap, and its value, the higher the better
 
 
-def _is_taken(selection: SelectionConfig, seed: str) -> bool:
+def _is_taken(selection: SelectionConfig, seed: int, round: int, phase: Phase, sample: str) -> bool:
     """Whether a policy that compares nothing takes a proposal."""
-    share = {"random": selection.random_rate, "accept-all": 1.0, "reject-all": 0.0}[selection.policy]
-    return random.Random(seed).random() < share
+    drawn = selection.random_share(round, phase)
+    share = {"random": drawn, "accept-all": 1.0, "reject-all": 0.0}[selection.policy]
+    return random.Random(f"{seed}/{round}/{phase}/{sample}").random() < share
 
 
 def _compare(challenger: Rank, incumbent: Rank | None, margin: float) -> Reason:

@@ -210,8 +210,11 @@ def test_an_experiment_stops_when_asked_and_goes_on_by_the_same_command(world: P
     assert raw["figures"]["data"]["training_pairs"]["mean"] == 9
     assert raw["differences"]["held_out"]["nll"]["n"] == 2
     with LineageReader.open(world / "runs/abl/lots-0/lineage.db") as lineage:
-        rate = lineage.settings()["config"]["selection"]["random_rate"]
-    assert rate == method["runs"][0]["figures"]["data"]["acceptance"]
+        rates = lineage.settings()["config"]["selection"]["random_rate"]
+    with LineageReader.open(world / "runs/abl/method-0/lineage.db") as lineage:
+        taken = [(count["accepted"], count["decided"]) for count in lineage.count_by_phase()]
+    assert rates == [accepted / decided for accepted, decided in taken]
+    assert len(set(rates)) > 1
     assert lots["policy"] == "random"
     assert reflectune("show", "lots-1", "--runs", "runs/abl", cwd=world).returncode == 0
     assert reflectune("verify", "raw-1", "--runs", "runs/abl", cwd=world).returncode == 0

@@ -42,7 +42,7 @@ def decide_between(
     phase: Phase = "response",
     policy: str = "ifd+r-ifd",
     margin: float = 0.0,
-    rate: float = 0.5,
+    rate: float | list[float] = 0.5,
     seed: int = 0,
     ifd_cap: float | None = None,
 ) -> Decision:
@@ -158,6 +158,17 @@ def test_decide_random_accepts_about_its_rate_and_repeats_with_its_seed() -> Non
     # Binomial(1000, 0.3): mean 300, standard deviation 14.5; five of them on either side.
     assert 227 <= reasons.count("accepted") <= 373
     assert reasons == [draw(seed) for seed in range(1000)]
+
+
+def test_policy_random_takes_a_share_of_its_own_in_each_phase_of_each_round() -> None:
+    selection = SelectionConfig(policy="random", random_rate=[0.0, 1.0, 0.3, 0.4])
+    shares = [[selection.random_share(round, phase) for phase in PHASES] for round in (1, 2, 3)]
+    assert shares == [[0.0, 1.0], [0.3, 0.4], [0.3, 0.4]]
+    reasons = [
+        decide_between(scores_of(), scores_of(), policy="random", rate=[0.0, 1.0], phase=phase).reason
+        for phase in PHASES
+    ]
+    assert reasons == ["policy", "accepted"]
 
 
 def test_decide_random_does_not_depend_on_the_position_of_the_sample() -> None:

@@ -142,14 +142,15 @@ def _next(waiting: list[PlannedRun], under_way: Iterable[_Job]) -> PlannedRun | 
 
 
 def _take_rate(folder: Path, run: PlannedRun) -> PlannedRun:
-    """A run by lot with the acceptance of the run that it is to match."""
+    """A run by lot with the acceptance, phase by phase, of the run that it is to match."""
     if run.acceptance_of is None:
         return run
     if _status(folder, run.acceptance_of) not in ENDED:
         raise ConfigError(f"{run.acceptance_of}, whose acceptance it takes, has not come to its end")
     with LineageReader.open(RunFolder(folder / run.acceptance_of).lineage) as lineage:
-        rate = lineage.acceptance() or 0.0
-    selection = run.config.selection.model_copy(update={"random_rate": rate})
+        counts = lineage.count_by_phase()
+    rates = [count["accepted"] / max(count["decided"], 1) for count in counts]
+    selection = run.config.selection.model_copy(update={"random_rate": rates})
     config = run.config.model_copy(update={"selection": selection})
     return PlannedRun(run.arm, run.seed, config, run.acceptance_of)
 

@@ -68,7 +68,7 @@ def explain_experiment(document: ExperimentDocument) -> Iterator[str]:
     if len(document["seeds"]) == 1:
         yield "One seed: how much is chance is not known, and no interval is given."
     if document["tokens"] is not None:
-        yield f"Every student is trained on about {document['tokens']:,} tokens."
+        yield f"Every training has about {document['tokens']:,} tokens."
     students = {arm["arm"]: arm["student"] for arm in document["arms"]}
     for arm in document["arms"]:
         if arm["student"] != students[document["baseline"]]:

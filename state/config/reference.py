@@ -15,8 +15,8 @@ from reflectune.state.records import Recipe
 __all__ = ["ConfigKey", "commented_config", "list_keys", "read_recipe"]
 
 _TYPES = {
-    str: "string", int: "integer", float: "float", bool: "boolean", list[str]: "array of strings",
-    datetime.date: "date", dict: "table",
+    str: "string", int: "integer", float: "float", bool: "boolean", datetime.date: "date",
+    dict: "table",
 }  # fmt: skip
 _EXAMPLES = {
     "name": "my-run",
@@ -97,6 +97,8 @@ def _name_type(annotation: Any) -> str:
     parts = get_args(annotation)
     if get_origin(annotation) is Literal:
         return "string"
+    if get_origin(annotation) is list:
+        return f"array of {_name_type(parts[0])}s"
     if get_origin(annotation) is Annotated:
         return _name_type(parts[0])
     return " or ".join(_name_type(part) for part in parts if part is not NoneType)

@@ -23,7 +23,7 @@ from reflectune.state.config.engines import (
     TeacherConfig,
 )
 from reflectune.state.policies import POLICIES, is_own
-from reflectune.state.records import Column, DataFormat, OddKind, Turns, content_hash
+from reflectune.state.records import PHASES, Column, DataFormat, OddKind, Phase, Turns, content_hash
 
 __all__ = [
     "SELF", "AlarmsConfig", "Column", "DataConfig", "EngineConfig", "JudgeConfig", "OddKind",
@@ -139,14 +139,21 @@ class SelectionConfig(Section):
     """Train on pairs whose response was improved in some round, or on all."""
     top_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
     """Then train on this share only, hardest (highest IFD) first."""
-    random_rate: Share = 0.5
-    """Share of proposals that policy random takes."""
+    random_rate: Share | Annotated[list[Share], Field(min_length=len(PHASES))] = 0.5
+    """Share of proposals that policy random takes; a list has one for each phase, round by round."""
     cross_fit: bool = False
     """From round 2 on let two students decide, each trained on one half, about the pairs of the other."""
 
     def deciding(self, round: int) -> int:
         """The round whose student decides in a round."""
         return 0 if self.scorer == "base" else round - 1
+
+    def random_share(self, round: int, phase: Phase) -> float:
+        """The share of proposals that policy random takes in a phase; beyond a list its last one."""
+        if not isinstance(self.random_rate, list):
+            return self.random_rate
+        by_round = self.random_rate[PHASES.index(phase) :: len(PHASES)]
+        return by_round[min(round, len(by_round)) - 1]
 
     @field_validator("policy")
     @classmethod

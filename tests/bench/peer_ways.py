@@ -239,10 +239,17 @@ WAYS: dict[str, Callable[[Task], Opened]] = {
 
 
 def _student_config(task: Task) -> Any:
-    from tests.bench.scoring import run_config
+    """Of the configuration's own parts alone: what other benchmarks import would count as memory."""
+    from reflectune.state.config import StudentConfig
 
-    config = run_config(Path(task.model), task.template, "float32", task.threads).student
-    return config.model_copy(update={"max_length": task.max_length})
+    return StudentConfig(
+        model=task.model,
+        template=task.template,
+        max_length=task.max_length,
+        dtype="float32",
+        device="cpu",
+        threads=task.threads,
+    )
 
 
 def _as_given(task: Task, sums: Sequence[float]) -> list[Taken | None]:

@@ -29,27 +29,28 @@ from reflectune.loop.demo.english.verdicts import (
     read_judged,
     write_inputs,
 )
-from reflectune.loop.experiments.figures import ArmDocument, ExperimentDocument
-from reflectune.loop.experiments.plan import load_experiment
-from reflectune.loop.show.experiment import tell_estimate
+from reflectune.loop.experiments.figures import ExperimentDocument
+from reflectune.loop.experiments.plan import Experiment, load_experiment
+from reflectune.loop.show.experiment import explain_experiment
 from reflectune.state.config import RunConfig
 from reflectune.state.data.writing import put_into_place
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import Pair, content_hash
-from tests.bench.plans import ROOT, percent, run_plan, tell_plan
-from tests.bench.results import SHARED, options, publish, table
+from tests.bench.plans import ROOT, percent, run_plan
+from tests.bench.real_tables import MEASURED, POOLED, tabulate_rounds
+from tests.bench.results import SHARED, options, publish
 
 __all__ = [
-    "DATA", "FIGURES", "GIVEN", "MIXES", "MODEL", "PLAN", "draw", "judge", "keep_better", "rank",
-    "read_answers", "spread",
+    "DATA", "GIVEN", "MIXES", "MODEL", "PLAN", "draw", "judge", "keep_better", "rank", "read_answers",
+    "spread",
 ]  # fmt: skip
 
 PLAN = Path(__file__).with_name("real.toml")
 DATA, RUNS = ROOT / "runs" / "real-data", ROOT / "runs" / "real"
 JUDGED = SHARED / "data" / "judged.jsonl"
 MODEL = ROOT / ".venv" / "models" / "smollm2"
-INSTRUCTIONS = 140  # a seed; 40 of them are held out
+INSTRUCTIONS = 110  # a seed, held-out ones too
 _LONGEST = 400, 600  # characters of an instruction, and of an answer
 
 # Who answers: as given, and in each round.
@@ -69,11 +70,6 @@ MIXES = (
     ),
 )  # fmt: skip
 RANKED = 4  # answers to each held-out instruction, from the worst to the best, that students rank
-# Of a round: what its decisions made of the pool, and the student that was trained on it.
-FIGURES = (
-    "pool", "response tokens", "raised", "spared", "raised, like length", "spared, like length",
-    "nll of the best", "ranks rightly", "ranks rightly, like length",
-)  # fmt: skip
 
 
 def read_answers() -> list[Judged]:
@@ -132,42 +128,55 @@ def keep_better(row: Judged) -> Iterator[Answer]:
 
 
 def write_data(judged: Sequence[Judged], seeds: Iterable[int]) -> None:
-    """Data, teacher and oracle of each seed, where they are missing."""
+    """Data, teacher and oracle of each seed."""
     DATA.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         data, drawn = DATA / f"given-{seed}.json", draw(judged, seed)
         best = [row._replace(answers=tuple(keep_better(row))) for row in drawn]
         for rows, name in ((drawn, "teacher"), (best, "oracle")):
-            recording = DATA / f"{name}-{seed}.jsonl"
-            if not (data.exists() and recording.exists()):
-                write_inputs(rows, data, recording)
+            write_inputs(rows, data, DATA / f"{name}-{seed}.jsonl")
 
 
 def judge(lineage: LoopReader, config: RunConfig) -> dict[str, float | None]:
-    """The figures of a run, round by round: FIGURES behind "1: " and so on; of round 0 the pool alone.
+    """The figures of a run, round by round, as real_tables names them; behind "0: " those before the first.
 
-    pool is the mean log-odds of its verdicts, response tokens their mean length. raised and spared are in
-    percent: of acceptances that raised a verdict, of refusals that spared the pool a worse one, where the two
-    differ clearly. The nll is in nats per token, of the best answer to each held-out instruction. ranks
-    rightly: in percent, of two held-out answers with a clear verdict the better one has the lower nll.
+    pool is the mean log-odds of its verdicts, pool tokens the mean length of its responses. Of decisions
+    where the verdicts differ clearly: raised, accepted ones that raised it; spared, refused ones that spared
+    the pool a worse one. The nll is in nats per token, of the best of RANKED answers to each held-out
+    instruction. ranks rightly: in percent, of two of them with a clear verdict the better has the lower nll.
     """
     judged = read_answers()
     figures: dict[str, float | None] = {}
     for row in account_for(lineage, Verdicts(judged)):
-        round, alike = row["round"], row["at_like_length"]
-        figures[f"{round}: pool"] = row["verdict"]
+        round = row["round"]
+        written = lineage.held_out_measures().get(round, {}).get("response_tokens")
+        student = *_measure_student(lineage, config, judged, round), written.value if written else None
+        found = dict(zip(MEASURED, student, strict=True))
         if round:
-            shares = (row["raised"], row["spared"], alike["raised"], alike["spared"])
-            student = _measure_student(lineage, config, judged, round)
-            found = [lineage.round(round)["response_tokens"], *map(percent, shares), *student]
-            figures |= {f"{round}: {name}": it for name, it in zip(FIGURES[1:], found, strict=True)}
+            found |= dict(zip(POOLED, (row["verdict"], *_describe_pool(lineage, round)), strict=True))
+            found |= _count(row, "") | _count(row["at_like_length"], " alike")
+        figures |= {f"{round}: {name}": value for name, value in found.items()}
     return figures
+
+
+def _describe_pool(lineage: LoopReader, round: int) -> tuple[float | None, float | None]:
+    """Mean tokens of a round's responses, and the percentage of its proposals that were accepted."""
+    counts = [count for count in lineage.count_by_phase() if count["round"] == round]
+    decided, accepted = (sum(count[name] for count in counts) for name in ("decided", "accepted"))
+    return lineage.round(round)["response_tokens"], 100 * accepted / decided if decided else None
+
+
+def _count(row: Mapping[str, Any], end: str) -> dict[str, float]:
+    """Decisions with a clear verdict, and those of them that were right, from shares."""
+    pairs = (("accepted", "raised"), ("refused", "spared"))
+    rights = {right + end: row[kind] * (row[right] or 0.0) for kind, right in pairs}
+    return {kind + end: row[kind] for kind, _ in pairs} | rights
 
 
 def _measure_student(
     lineage: LoopReader, config: RunConfig, judged: Sequence[Judged], round: int
 ) -> tuple[float | None, ...]:
-    """The last three figures of a round's student. Its scores are kept: equal students are measured once."""
+    """What `rank` says of a round's student. Its scores are kept: equal students are measured once."""
     student = lineage.round_student(round)
     if student is None:
         return None, None, None
@@ -222,8 +231,7 @@ def main() -> None:
     judged = read_answers()
     write_data(judged, experiment.seeds)
     document = run_plan(PLAN, arguments.jobs)
-    worse = _worse_shares(judged, experiment.seeds)
-    publish("A real model", _tell(document, worse), arguments)
+    publish("A real model", _tell(experiment, document, judged), arguments)
 
 
 def _worse_shares(judged: Sequence[Judged], seeds: Iterable[int]) -> list[float]:
@@ -235,47 +243,33 @@ def _worse_shares(judged: Sequence[Judged], seeds: Iterable[int]) -> list[float]
     ]
 
 
-def _tell(document: ExperimentDocument, worse: Sequence[float]) -> Iterator[str]:
+def _tell(experiment: Experiment, document: ExperimentDocument, judged: Sequence[Judged]) -> Iterator[str]:
     """The section: how it was made, what every experiment tells, and by round what the verdicts say."""
-    arms = {arm["arm"]: arm for arm in document["arms"]}
-    shares = ", ".join(f"{share:.0%}" for share in worse)
+    config, seeds = experiment.runs[0].config, experiment.seeds
+    worse = ", ".join(f"{share:.0%}" for share in _worse_shares(judged, seeds))
+    rows = [spread(row) for seed in seeds for row in draw(judged, seed)]
+    _, longer, alike = rank(rows, [[-len(answer.response) for answer in row.answers] for row in rows])
     yield (
-        f"{INSTRUCTIONS} instructions of AlpacaEval a seed, 40 of them held out; seeds {document['seeds']}. "
-        f"No instruction has more than {_LONGEST[0]} characters, no answer more than {_LONGEST[1]}. "
-        f"Answers that are worse than the one before: {shares} in rounds 1, 2, 3. Verdicts are GPT-4-turbo's "
-        "against gpt4_1106_preview, as log-odds; shares are of those that differ by more than 1. Arms have "
-        "one round or three: only the tables by round compare students of the same round."
+        f"{INSTRUCTIONS} instructions of AlpacaEval a seed, {config.data.holdout} of them held out; seeds "
+        f"{document['seeds']}, which share instructions. No instruction has more than {_LONGEST[0]} "
+        f"characters, no answer more than {_LONGEST[1]}. Who answers in which round is in real.py. Verdicts "
+        "are GPT-4-turbo's against gpt4_1106_preview, as log-odds. Recorded answers that are worse than the "
+        f"one recorded before: {worse} in rounds 1, 2, 3; an oracle's teacher leaves these out. Only phase "
+        "response has proposals: the method there is policy r-ifd. Arms of one round are decided by s0 alone."
     )
     yield ""
-    yield from tell_plan(_without_own(document))
-    for round in (1, 2, 3):
-        for less in (False, True):
-            yield from _tabulate(arms, round, document["baseline"] if less else None)
-
-
-def _without_own(document: Any) -> Any:
-    """The same without figures that stand in tables of their own."""
-    parts = ("figures", "differences")
-    arms = [
-        arm | {part: {key: value for key, value in arm[part].items() if key != "own"} for part in parts}
-        for arm in document["arms"]
-    ]
-    return document | {"arms": arms}
-
-
-def _tabulate(arms: Mapping[str, ArmDocument], round: int, less: str | None) -> Iterator[str]:
-    """A round's figures of all arms that had it: means, or differences to the baseline, seed by seed."""
-    group = "figures" if less is None else "differences"
-    names = [f"{round}: {name}" for name in FIGURES]
-    rows = []
-    for arm in arms.values():
-        figures: Mapping[str, Any] = arm[group].get("own", {})  # type: ignore[literal-required]
-        if names[0] in figures:
-            cells = (tell_estimate(name, figures.get(name), "" if less is None else "+") for name in names)
-            seeds = str(max(known["n"] for known in figures.values()))
-            rows.append(" | ".join((arm["arm"], seeds, *cells)))
-    title = f"Round {round}" if less is None else f"Round {round}, less {less} with the same seed"
-    yield from ("", f"{title}.", "", *table(" | ".join(("arm", "seeds", *FIGURES)), rows))
+    yield (
+        "A training is about one pass; where answers are long, fewer pairs fit. raised and spared are of "
+        "decisions of all seeds whose verdicts differ by more than 1, of like length where characters differ "
+        f"by a quarter at most. Students are measured on {RANKED} answers to each held-out instruction, "
+        "evenly from the worst verdict to the best: nll of the best, nats per token; ranks rightly: of two "
+        "with a clear verdict the better has the lower nll. The longer one is the better in "
+        f"{longer:.0f} %, of like length in {alike:.0f} %. answer tokens: of {config.evaluate.answers} "
+        f"answers of its own, {config.evaluate.max_tokens} at most. ± is half a 95 % interval over seeds."
+    )
+    yield ""
+    yield from (f"- {sentence}" for sentence in explain_experiment(document))
+    yield from tabulate_rounds(document)
 
 
 if __name__ == "__main__":

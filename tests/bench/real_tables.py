@@ -1,0 +1,110 @@
+"""What the arms of `real` came to, round by round: tables of decisions, of students, and of differences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+from reflectune.agents.student.evaluation import wilson
+from reflectune.loop.experiments.figures import Estimate, ExperimentDocument, estimate
+from reflectune.loop.show.experiment import tell_estimate
+from tests.bench.results import table
+
+__all__ = ["COUNTED", "MEASURED", "POOLED", "tabulate_rounds"]
+
+# Figures of a round, as they are named behind "1: " and so on. Of its pool and of its student:
+POOLED = ("pool", "pool tokens", "accepted %")
+MEASURED = ("nll of the best", "ranks rightly %", "of like length %", "answer tokens")
+# And numbers of decisions: all of a kind, and those among them that were right. The seeds' are added up.
+COUNTED = {
+    "raised": ("accepted", "raised"),
+    "spared": ("refused", "spared"),
+    "raised, like length": ("accepted alike", "raised alike"),
+    "spared, like length": ("refused alike", "spared alike"),
+}
+
+_Own = Mapping[str, float | None]  # figures of one run
+_Arms = Mapping[str, Mapping[int, _Own]]  # by arm and seed
+_UNTRAINED, _RAW = "untrained", "raw"
+
+
+def tabulate_rounds(document: ExperimentDocument) -> Iterator[str]:
+    """All tables of an experiment whose figures are `real.judge`'s."""
+    arms = {
+        arm["arm"]: {
+            run["seed"]: own for run in arm["runs"] if run["figures"] and (own := run["figures"]["own"])
+        }
+        for arm in document["arms"]
+    }
+    rounds = range(1, max(arm["rounds"] for arm in document["arms"]) + 1)
+    for round in rounds:
+        names = [name for name in arms if _has(arms[name], round)]
+        rows = (
+            [name, *_estimates(arms[name], round, POOLED), *_shares(arms[name], round)]
+            for name in names
+            if name != _RAW
+        )
+        yield from ("", f"Round {round}: pool and decisions.", "")
+        yield from _lay_out(("arm", *POOLED, *COUNTED), rows)
+        trained = [(name, arms[name], round) for name in names if name != _RAW]
+        always = [(_UNTRAINED, arms[document["baseline"]], 0), (_RAW, arms[_RAW], 1)]
+        measured = ([name, *_estimates(runs, of, MEASURED)] for name, runs, of in [*always, *trained])
+        yield from (f"Round {round}: students.", "")
+        yield from _lay_out(("arm", *MEASURED), measured)
+    yield from ("Differences, seed by seed.", "")
+    compared = ("pool", *MEASURED)
+    rows = ([title, *cells] for title, cells in _differences(arms, document["baseline"], rounds, compared))
+    yield from _lay_out(("difference", *compared), rows)
+
+
+def _has(runs: Mapping[int, _Own], round: int) -> bool:
+    return any(f"{round}: pool" in own for own in runs.values())
+
+
+def _estimates(runs: Mapping[int, _Own], round: int, names: Sequence[str]) -> list[str]:
+    """Means over the seeds, and half their intervals."""
+    return [_tell(estimate([own.get(f"{round}: {name}") for own in runs.values()])) for name in names]
+
+
+def _tell(found: Estimate, sign: str = "") -> str:
+    return tell_estimate("", found, sign)
+
+
+def _shares(runs: Mapping[int, _Own], round: int) -> Iterator[str]:
+    """What share of all seeds' decisions was right, with Wilson's interval, and of how many."""
+    for all_of_them, right in COUNTED.values():
+        n, k = (
+            sum(own.get(f"{round}: {name}") or 0 for own in runs.values()) for name in (all_of_them, right)
+        )
+        low, high = wilson(k / n, int(n)) if n else (0.0, 0.0)
+        yield f"{k / n:.0%} ({low:.0%} to {high:.0%}) of {n:.0f}" if n else "-"
+
+
+def _differences(
+    arms: _Arms, baseline: str, rounds: Sequence[int], names: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Each arm less the baseline and raw, the method less its controls, the last round less the first."""
+    first, last = rounds[0], rounds[-1]
+    wanted = [(name, round, baseline, round) for round, name in product(rounds, arms) if name != baseline]
+    controls = ("random", "method-frozen")
+    wanted += [("method", round, other, round) for other, round in product(controls, rounds)]
+    wanted += [(name, last, _RAW, first) for name in arms]
+    wanted += [(name, last, name, first) for name in arms]
+    for one, round, other, before in wanted:
+        if _has(arms[one], round) and _has(arms[other], before):
+            title = f"round {round}: {one} less {other}" + (f" of round {before}" if before != round else "")
+            cells = (_subtract(arms[one], round, arms[other], before, name) for name in names)
+            yield title, [_tell(cell, "+") for cell in cells]
+
+
+def _subtract(
+    one: Mapping[int, _Own], round: int, other: Mapping[int, _Own], before: int, name: str
+) -> Estimate:
+    """A figure of one arm's round less that of another's, over the seeds that have both."""
+    pairs = (
+        (one[seed].get(f"{round}: {name}"), other[seed].get(f"{before}: {name}"))
+        for seed in one.keys() & other.keys()
+    )
+    return estimate([value - less for value, less in pairs if value is not None and less is not None])
+
+
+def _lay_out(heads: Sequence[str], rows: Iterator[list[str]]) -> list[str]:
+    return table(" | ".join(heads), (" | ".join(row) for row in rows))
