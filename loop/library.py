@@ -105,7 +105,7 @@ def open_student(model: str | Path, adapter: str | Path | None = None, **setting
 
     Args:
         model: folder or hub name.
-        adapter: a LoRA folder, such as a run's `adapters/round-2`.
+        adapter: a LoRA folder, such as a run's `adapters/round-02`.
         settings: other keys of the section [student], such as template = "plain".
     """
     config = StudentConfig(model=str(model), **settings)

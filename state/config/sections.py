@@ -122,7 +122,7 @@ class SelectionConfig(Section):
     """Which proposals the student takes, and which pairs it trains on."""
 
     policy: str = "ifd+r-ifd"
-    """Rule of both phases: a name of the README's table, or module:function of your own."""
+    """Rule of both phases: a name of loop/README.md's table, or module:function of your own."""
     scorer: Literal["newest", "base"] = "newest"
     """Whose scores decide: those of the student that the last round trained, or always the base model's."""
     margin: float = Field(default=0.0, ge=0.0)
@@ -242,7 +242,7 @@ class AlarmsConfig(Section):
     ifd_drift: Threshold = 3.0
     """Median IFD of the pool under the base student, in times round 0's: above this, or below 1 / this."""
     held_out: Threshold = 1.0
-    """Halves of its interval that a held-out measure is behind the best before it: above this."""
+    """How far a held-out measure is behind the best before, in half-widths of its interval: above this."""
     entities: Threshold = 0.5
     """Share of pairs with fewer than half of their first instruction's numbers, quotes, names: above this."""
 

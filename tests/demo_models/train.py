@@ -59,9 +59,9 @@ _CARD = """# Reflectune's demo {name}
 A Llama of {parameters:,} parameters ({layers} layers, width {width}), trained for `reflectune demo`. It knows
 one small made-up world, `loop/demo/world.py`, and is of no use outside of it.
 
-- Data: {texts:,} texts drawn by `loop/demo/corpus.py`. No operand that `is_reserved` sets apart, a fifth of
-  all made-up words and pairs of numbers, was drawn for them. The demo's data has no others, but for the
-  words of the kind opposite, of which there are only so many.
+- Data: {texts:,} texts drawn by `tests/demo_models/corpus.py`. No operand that `is_reserved` sets apart, a
+  fifth of all made-up words and pairs of numbers, was drawn for them. The demo's data has no others, but for
+  the words of the kind opposite, of which there are only so many.
 - Training: {steps:,} steps of {batch} texts, seed {seed}, Muon on the matrices, AdamW on the rest, bfloat16
   autocast; {minutes:.0f} minutes with {threads} CPU threads; loss at the end {loss:.3f} nats per token.
   Stored as float16.
