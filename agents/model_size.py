@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from reflectune.agents.architecture import text_config
+from reflectune.agents.generation import cache_bytes
 from reflectune.agents.models import opening, source
 from reflectune.state.config import StudentConfig
 
@@ -31,9 +33,6 @@ def measure_size(config: StudentConfig) -> ModelSize:
     with opening(config, "model"), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(config.model, **source(config)))
     parameters = sum(weight.numel() for weight in model.parameters())
-    text = model.config.get_text_config(decoder=True)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     each = _FLOAT_BYTES[config.dtype]
     packed = 0
     if config.load_in_4bit:
@@ -42,5 +41,5 @@ def measure_size(config: StudentConfig) -> ModelSize:
     return ModelSize(
         parameters=parameters,
         weight_bytes=round(packed * _NF4_BYTES + (parameters - packed) * each),
-        cache_bytes=2 * text.num_hidden_layers * heads * width * 2,
+        cache_bytes=cache_bytes(text_config(model), 2),
     )

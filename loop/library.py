@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from reflectune.agents.student.formulas import ifd, nll, perplexity, pmi, r_ifd
 from reflectune.agents.student.student import Student
 from reflectune.agents.teacher.teacher import check_teacher, open_teacher
-from reflectune.loop.context import Scorer
+from reflectune.loop.context import Scorer, score_missing
+from reflectune.loop.matching import score_pairs
 from reflectune.loop.selection import decide, needed_scores
 from reflectune.loop.show.documents import open_lineage
 from reflectune.loop.stopping import final_round
@@ -24,7 +25,6 @@ from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.tables import TableName, read_table
 from reflectune.state.records import (
-    TERMS,
     Contest,
     Pair,
     Phase,
@@ -117,10 +117,7 @@ def score(pairs: Iterable[Pair], student: Scorer) -> Iterator[Scored]:
     """Score pairs one group after another, in their order, as they are pulled."""
     rest = iter(pairs)
     while group := list(islice(rest, _AT_ONCE)):
-        found = student.score([(pair, term) for pair in group for term in TERMS])
-        for index, pair in enumerate(group):
-            part = found[len(TERMS) * index : len(TERMS) * (index + 1)]
-            yield Scored(pair, dict(zip(TERMS, part, strict=True)))
+        yield from map(Scored, group, score_pairs(group, student.score))
 
 
 def reflect(
@@ -174,11 +171,8 @@ def select(
         names = [f"{index}/{place}" for place in range(len(proposals) + 1)]
         pairs = dict(zip(names, (incumbent, *proposals), strict=True))
         contest = Contest(str(index), names[0], tuple(names[1:]), pairs)
-        needed = list(needed_scores(contest, selection.policy, phase))
-        scores: dict[str, dict[Term, Score]] = {}
-        found = student.score([(pairs[name], term) for name, term in needed])
-        for (name, term), value in zip(needed, found, strict=True):
-            scores.setdefault(name, {})[term] = value
+        needed = needed_scores(contest, selection.policy, phase)
+        scores = score_missing(((name, pairs[name], term) for name, term in needed), {}, student)
         decision = decide(contest, scores, selection, seed=seed, round=1, phase=phase, student_id="")
         yield Selected(
             pairs[decision.winner_id], decision.reason, decision.incumbent_value, decision.challenger_value

@@ -163,13 +163,7 @@ def _measure(
     labelled: bool,
     band: float,
 ) -> Evidence:
-    done, total = 0, 2 * len(pairs) + 2 * len(choices)
-    with display.stage("signal", total=total) as stage:
-
-        def count(number: int) -> None:
-            nonlocal done
-            stage.update(done := done + number, total)
-
+    with display.stage("signal", total=2 * len(pairs) + 2 * len(choices)) as stage:
         return measure_evidence(
-            source, name, pairs, choices, student.score, labelled=labelled, band=band, on_scored=count
+            source, name, pairs, choices, student.score, labelled=labelled, band=band, on_scored=stage.advance
         )

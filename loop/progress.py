@@ -45,6 +45,10 @@ class Stage:
         """Say how much is done; facts, such as acceptance so far, are shown beside the count."""
         self.done, self.total, self.facts = done, total, facts
 
+    def advance(self, number: int) -> None:
+        """Say that so many more are done."""
+        self.update(self.done + number, self.total)
+
     def watch(self, workers: Callable[[], Sequence[Worker]], hold_up: Callable[[], str] = str) -> None:
         """Show who works on it; and what holds it up, in place of the facts, while that tells something."""
         self.workers, self.hold_up = workers, hold_up

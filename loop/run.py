@@ -71,7 +71,7 @@ def create_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Ru
             versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
             versions |= {"graph": hash_graph(), "config": config.content_hash()} | hash_files(config)
             begin_lineage(lineage, config, samples, versions)
-            lineage.add_skipped(dataset.skipped)
+            lineage.add_skipped(dataset.account.skipped)
     return RunFolder(runs / config.name)
 
 
@@ -99,13 +99,13 @@ def _judge_data(dataset: Dataset, accept_few: bool) -> None:
     """Refuse data most of which is left out, and say which fields are not used though they may matter."""
     account = dataset.account
     if 2 * account.kept < account.rows and not accept_few:
-        odd = ", ".join(f"{rows.number} {rows.kind}" for rows in dataset.skipped)
+        odd = ", ".join(f"{rows.number} {rows.kind}" for rows in dataset.account.skipped)
         raise DatasetError(
             f"only {account.kept} of {account.rows} rows give a pair, the others are skipped ({odd}); "
             "`reflectune run --yes` starts with these, `reflectune check` shows what ails the others"
         )
-    if dataset.unused:
-        fields = ", ".join(f"{name} ({number} rows)" for name, number in dataset.unused.items())
+    if dataset.account.unused:
+        fields = ", ".join(f"{name} ({number} rows)" for name, number in dataset.account.unused.items())
         line = (
             f"fields that may change what a pair means: {fields}; they are kept with the samples, but shown "
             "to neither teacher nor student. Map them with data.columns, or name them in data.ignore"

@@ -163,7 +163,8 @@ def score_dataset(
         compute_groups(groups, begin, write, pool.at_once)
     summary = {"records": dataset.account.kept, "pairs": len(dataset), "scored": scored}
     means = {name: mean_and_median(found) for name, found in values.items()}
-    return summary | means | {"skipped": {rows.kind: rows.number for rows in dataset.skipped}}, measured
+    skipped = {rows.kind: rows.number for rows in dataset.account.skipped}
+    return summary | means | {"skipped": skipped}, measured
 
 
 def _line(index: int, turn: int, scores: dict[Term, Score]) -> dict[str, Any]:

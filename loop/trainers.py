@@ -57,11 +57,6 @@ class Training:
         return self.batch // self.at_once
 
     @property
-    def modules(self) -> str | list[str]:
-        """Layers that get an adapter, as peft takes them."""
-        return self.config.refinetune.target_modules
-
-    @property
     def dtype(self) -> str:
         """The number format; what a run settled."""
         return "bfloat16" if self.config.student.dtype == "auto" else self.config.student.dtype
@@ -209,7 +204,7 @@ def _trl(training: Training) -> Row:
             "lora_r": lora.r,
             "lora_alpha": lora.alpha,
             "lora_dropout": lora.dropout,
-            "lora_target_modules": training.modules,
+            "lora_target_modules": lora.target_modules,
             "load_in_4bit": student.load_in_4bit,
         }
     return settings | _arguments(training)
@@ -217,7 +212,7 @@ def _trl(training: Training) -> Row:
 
 def _llama_factory(training: Training) -> Row:
     student, lora = training.config.student, training.config.refinetune
-    modules = [training.modules] if isinstance(training.modules, str) else training.modules
+    modules = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules
     settings: Row = {
         "model_name_or_path": student.model,
         "stage": "dpo" if training.is_preferences else "sft",
@@ -281,10 +276,10 @@ def _axolotl(training: Training) -> Row:
             "lora_alpha": lora.alpha,
             "lora_dropout": lora.dropout,
         }
-        if training.modules == "all-linear":
+        if lora.target_modules == "all-linear":
             settings["lora_target_linear"] = True
         else:
-            settings["lora_target_modules"] = training.modules
+            settings["lora_target_modules"] = lora.target_modules
     return settings
 
 
@@ -292,7 +287,7 @@ def _verl(training: Training) -> Row:
     student, lora = training.config.student, training.config.refinetune
     model: Row = {"path": student.model, "custom_chat_template": _PLAIN}
     if not training.full:
-        model |= {"lora_rank": lora.r, "lora_alpha": lora.alpha, "target_modules": training.modules}
+        model |= {"lora_rank": lora.r, "lora_alpha": lora.alpha, "target_modules": lora.target_modules}
     return {
         "hydra": {"searchpath": ["pkg://verl.trainer.config"]},
         "defaults": ["sft_trainer_engine", "_self_"],

@@ -68,11 +68,6 @@ class Judged:
     lengths: tuple[int, int]  # characters of the student's answer, and of the opponent's
 
     @property
-    def is_agreed(self) -> bool:
-        """Whether both orders say the same of the answers, and not of their places."""
-        return self.verdicts in (("first", "second"), ("second", "first"), ("tie", "tie"))
-
-    @property
     def value(self) -> float:
         """1: the student's answer is better, 0: the opponent's is, 1/2: a tie, or verdicts that disagree."""
         return {("first", "second"): 1.0, ("second", "first"): 0.0}.get(self.verdicts, 0.5)

@@ -1,6 +1,6 @@
-"""Text of unknown origin made safe to show: it can neither steer a terminal nor break a line.
+"""Text of unknown origin made safe to store, and to show: it can neither steer a terminal nor break a line.
 
-Stored and exported texts stay as they are; this is for what people look at.
+Stored and exported texts stay as they are, but for what cannot be stored; the rest is for what people see.
 """
 
 import json
@@ -8,11 +8,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["inert", "inert_document", "list_names", "one_line", "shorten", "to_json"]
+__all__ = ["clean_text", "inert", "inert_document", "list_names", "one_line", "shorten", "to_json"]
 
 # Control characters but tab and line feed, and marks that change the direction of what follows.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+# No text of SQLite, JSON or a tokenizer may hold these.
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+
+def clean_text(text: str) -> str:
+    """The text with U+FFFD for NULs and lone surrogates, which cannot be stored."""
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def inert(text: str) -> str:

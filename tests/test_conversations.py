@@ -209,7 +209,7 @@ def test_answers_that_call_tools_are_refused_or_skipped_and_counted(
     assert 'data.odd.tools = "skip"' in message
     dataset = open_rows(tmp_path, chat(A, B), row, odd={"tools": "skip"})
     assert [record.pair for record in dataset] == [Pair("a", "", "b")]
-    (skipped,) = dataset.skipped
+    (skipped,) = dataset.account.skipped
     assert (skipped.kind, skipped.number, skipped.examples) == ("tools", 1, (f"index 1: {named}",))
 
 
@@ -222,7 +222,7 @@ def test_contexts_with_tools_are_taken_or_refused_or_skipped(tmp_path: Path) -> 
     assert odd in refusal(tmp_path, row, chat(A, B), odd={"earlier_tools": "refuse"})
     dataset = open_rows(tmp_path, row, chat(A, B), odd={"earlier_tools": "skip"})
     assert [record.pair for record in dataset] == [Pair("a", "", "b")]
-    assert [(rows.kind, rows.number) for rows in dataset.skipped] == [("earlier_tools", 1)]
+    assert [(rows.kind, rows.number) for rows in dataset.account.skipped] == [("earlier_tools", 1)]
 
 
 def test_of_each_exchange_only_those_that_call_tools_are_skipped(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_of_each_exchange_only_those_that_call_tools_are_skipped(tmp_path: Path)
     row["messages"] += [{"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}]
     dataset = open_rows(tmp_path, row, turns="each", odd={"tools": "skip"})
     assert [(pair.instruction, turn) for pair, turn in summarise(list(dataset))] == [("a", 0), ("e", 6)]
-    assert [(rows.kind, rows.number) for rows in dataset.skipped] == [("tools", 1)]
+    assert [(rows.kind, rows.number) for rows in dataset.account.skipped] == [("tools", 1)]
     for empty in ([], "", "[]", None):
         assert len(read_rows(tmp_path, chat(A, B) | {"tools": empty})) == 1
 
@@ -262,7 +262,7 @@ def test_odd_conversations_have_a_kind_and_a_policy(
     assert advice in message
     dataset = open_rows(tmp_path, chat(A, B), row, odd={kind: "skip"})
     assert len(dataset) == 1
-    assert [(rows.kind, rows.number) for rows in dataset.skipped] == [(kind, 1)]
+    assert [(rows.kind, rows.number) for rows in dataset.account.skipped] == [(kind, 1)]
 
 
 def test_roles_name_other_speakers(tmp_path: Path) -> None:

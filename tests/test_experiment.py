@@ -205,7 +205,7 @@ def test_an_experiment_stops_when_asked_and_goes_on_by_the_same_command(world: P
         assert arm["figures"]["own"]["with the seed"]["mean"] == 9.5
         assert arm["figures"]["own"]["unknown"] == {"mean": None, "low": None, "high": None, "n": 0}
         assert 250 < arm["figures"]["data"]["training_tokens"]["mean"] < 1000
-    method, lots, raw = document["arms"]
+    _, lots, raw = document["arms"]
     assert raw["figures"]["data"]["acceptance"]["mean"] is None
     assert raw["figures"]["data"]["training_pairs"]["mean"] == 9
     assert raw["differences"]["held_out"]["nll"]["n"] == 2

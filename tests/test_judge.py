@@ -79,21 +79,18 @@ def test_prompts_file_that_asks_for_no_verdict_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "value", "is_agreed"),
+    ("verdicts", "value"),
     [
-        (WIN, 1.0, True),
-        (LOSS, 0.0, True),
-        (TIE, 0.5, True),
-        (("first", "first"), 0.5, False),  # always the first one that is shown
-        (("second", "second"), 0.5, False),
-        (("first", "tie"), 0.5, False),
+        (WIN, 1.0),
+        (LOSS, 0.0),
+        (TIE, 0.5),
+        (("first", "first"), 0.5),  # always the first one that is shown
+        (("second", "second"), 0.5),
+        (("first", "tie"), 0.5),
     ],
 )
-def test_verdicts_that_disagree_are_a_tie(
-    verdicts: tuple[Verdict, Verdict], value: float, is_agreed: bool
-) -> None:
-    judged = Judged(verdicts, LONGER)
-    assert (judged.value, judged.is_agreed) == (value, is_agreed)
+def test_verdicts_that_disagree_are_a_tie(verdicts: tuple[Verdict, Verdict], value: float) -> None:
+    assert Judged(verdicts, LONGER).value == value
 
 
 def test_win_rate_counts_ties_half_and_its_interval_adds_two_wins_and_two_losses() -> None:

@@ -225,7 +225,7 @@ def test_public_shape_is_found_and_every_field_of_it_is_accounted_for(
     places = {name: next(iter(counts)) for name, counts in dataset.account.fields.items()}
     assert places == dict.fromkeys(row, "pair") | elsewhere
     unused = {name: 1 for name, place in elsewhere.items() if place == "unused"}
-    assert dataset.unused == unused
+    assert dataset.account.unused == unused
     # What is in no pair is in meta, as it is; turns keep what is their own.
     beside = {name for name, place in places.items() if place in ("meta", "unused") and name in row}
     beside |= row.keys() & {"generations"}  # of which one is in the pair
@@ -234,7 +234,7 @@ def test_public_shape_is_found_and_every_field_of_it_is_accounted_for(
     if shape in SHAPES:
         assert [again.pair for again in open_rows(tmp_path, row, format=shape)] == [pair]
     silenced = open_rows(tmp_path, row, ignore=list(unused))
-    assert silenced.unused == {}
+    assert silenced.account.unused == {}
     assert {silenced.account.fields[name].total() for name in unused} <= {1}
     assert all(silenced.account.fields[name]["ignored"] for name in unused)
 
@@ -332,7 +332,7 @@ def test_turns_that_end_with_a_question_take_the_answer_beside_them(
     dataset = open_rows(tmp_path, row, **settings)
     assert [record.pair for record in dataset] == [pair]
     assert dataset.account.fields[field] == {"pair": 1}
-    assert dataset.unused == {}
+    assert dataset.account.unused == {}
 
 
 def test_turns_that_end_with_an_answer_take_no_other(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_names_tell_which_fields_may_change_what_a_pair_means(name: str, value: 
 @pytest.mark.parametrize("turns", [[SAID[0], SAID[1] | {"weight": 0, "reasoning": "a"}]])
 def test_turns_as_json_text_are_looked_at_too(tmp_path: Path, turns: Any) -> None:
     for given in (turns, json.dumps(turns)):
-        unused = open_rows(tmp_path, {"messages": given}).unused
+        unused = open_rows(tmp_path, {"messages": given}).account.unused
         assert unused == {"messages[].weight": 1, "messages[].reasoning": 1}
 
 
@@ -391,7 +391,7 @@ def test_a_system_message_of_the_turns_counts_before_a_field(tmp_path: Path) -> 
     turns = [{"role": "system", "content": "Be brief."}, *SAID]
     dataset = open_rows(tmp_path, {"messages": turns, "system": "Be long."})
     assert [record.pair for record in dataset] == [AFTER_SYSTEM]
-    assert dataset.unused == {"system": 1}
+    assert dataset.account.unused == {"system": 1}
 
 
 def test_messages_without_a_config_advise_no_keys(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from reflectune.agents.judge.prompts import open_judge_prompts, read_verdict, wr
 from reflectune.agents.teacher.engines import Engine, OpenEngine, Request, open_engine
 from reflectune.agents.teacher.engines.cached import Cache
 from reflectune.agents.teacher.engines.opening import check_engine, find_model, open_through_cache
-from reflectune.agents.teacher.forms import clean_text
 from reflectune.state.config import JudgeConfig, StudentConfig
 from reflectune.state.config.prices import find_cost, find_prices
 from reflectune.state.errors import TeacherError
 from reflectune.state.judgements import Comparison, JudgeCall, Verdict
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer, CallStatus, Pair, Reflection, content_hash
+from reflectune.state.text import clean_text
 
 __all__ = ["Judge", "check_judge", "open_judge"]
 

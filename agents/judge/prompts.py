@@ -9,14 +9,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from reflectune.agents.teacher.forms import clean_text
 from reflectune.agents.teacher.prompts import fill, make_nonce
 from reflectune.agents.thoughts import drop_thoughts
 from reflectune.state.config import read_toml
 from reflectune.state.errors import ConfigError
 from reflectune.state.judgements import Comparison, Verdict
 from reflectune.state.records import CallStatus, Pair
-from reflectune.state.text import one_line
+from reflectune.state.text import clean_text, one_line
 
 __all__ = ["SHIPPED", "open_judge_prompts", "read_verdict", "write_messages"]
 

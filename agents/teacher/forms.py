@@ -10,9 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 from reflectune.state.records import Phase
+from reflectune.state.text import clean_text
 
 __all__ = [
-    "FIELDS", "answer_schema", "clean_text", "find_json", "find_members", "find_tags", "hide_answers",
+    "FIELDS", "answer_schema", "find_json", "find_members", "find_tags", "hide_answers",
     "join_spaces", "read_json",
 ]  # fmt: skip
 
@@ -21,8 +22,6 @@ FIELDS: dict[str, dict[str, str]] = {
     "instruction": {"instruction": "new-instruction", "response": "new-response"},
     "response": {"response": "new-response"},
 }
-# No text of SQLite, JSON or a tokenizer may hold these.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # A JSON object, roughly: what nests deeper than this is no answer. Possessive and of bounded depth, so that
 # no text takes long, and no error is raised at every brace of one.
 _OUTSIDE = r'[^"\\{}\[\]]++'
@@ -36,11 +35,6 @@ _MEMBER = re.compile(r'(?="(instruction|response)"\s*:\s*("(?:[^"\\]++|\\.)*+"))
 _ESCAPES = re.compile(r'(?:\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+')
 _DEEPEST = 4  # raw, and in three strings within each other, as a tool call may hold it
 _FENCE = re.compile(r"\A```\w*|```\Z")
-
-
-def clean_text(text: str) -> str:
-    """Replace NULs and lone surrogates, which cannot be stored, by U+FFFD."""
-    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def answer_schema(phase: Phase) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import Literal
 from reflectune.agents.teacher import forms
 from reflectune.agents.teacher.answers import condense_marks, find_turns, is_about_turns, is_runaway
 from reflectune.agents.teacher.declines import is_about_declining, is_placeholder, is_refusal
-from reflectune.agents.teacher.forms import FIELDS, clean_text, join_spaces
+from reflectune.agents.teacher.forms import FIELDS, join_spaces
 from reflectune.agents.teacher.prompts import FIELD, Prompts, fill, texts_of
 from reflectune.agents.thoughts import drop_thoughts, has_mark, skip_thought
 from reflectune.state.records import Pair, Phase
+from reflectune.state.text import clean_text
 
 __all__ = ["AnswerParser", "ParseFailure", "Proposal"]
 

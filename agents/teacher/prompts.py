@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reflectune.agents.teacher.declines import has_words
-from reflectune.agents.teacher.forms import FIELDS, clean_text, find_tags
+from reflectune.agents.teacher.forms import FIELDS, find_tags
 from reflectune.state.config import read_toml
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import PHASES, Pair, Phase, content_hash
-from reflectune.state.text import one_line
+from reflectune.state.text import clean_text, one_line
 
 __all__ = ["FIELD", "SHIPPED", "Prompts", "fill", "make_nonce", "open_prompts", "texts_of"]
 

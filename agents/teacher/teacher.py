@@ -22,7 +22,7 @@ from reflectune.agents.teacher.engines.opening import (
     find_model,
     open_through_cache,
 )
-from reflectune.agents.teacher.forms import answer_schema, clean_text
+from reflectune.agents.teacher.forms import answer_schema
 from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.state.config import SELF, TeacherConfig
@@ -38,6 +38,7 @@ from reflectune.state.records import (
     content_hash,
     content_part,
 )
+from reflectune.state.text import clean_text
 
 __all__ = ["Reflected", "Teacher", "check_teacher", "open_teacher"]
 

@@ -211,7 +211,7 @@ def score(
         scores = stack.enter_context(put_into_place(out)) if out is not None else None
         kept = stack.enter_context(put_into_place(keep)) if keep is not None else None
         dataset = open_data(data_config)
-        if unused := ", ".join(f"{name} ({rows} rows)" for name, rows in dataset.unused.items()):
+        if unused := ", ".join(f"{name} ({rows} rows)" for name, rows in dataset.account.unused.items()):
             say(f"fields that may change what a pair means, and are not used: {unused}; see --columns")
         names = _split(fields)
         check_fields(dataset, names)

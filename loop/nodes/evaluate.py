@@ -1,6 +1,6 @@
 """The node that measures a round, and says whether the loop ends."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -139,19 +139,14 @@ def derive_measures(lineage: LoopReader, config: RunConfig, student_id: str) -> 
 def _measure(context: LoopContext, round: int, student: StudentRecord) -> list[Evaluation]:
     lineage, config = context.lineage, context.config
     chosen = lineage.choose_samples(config.evaluate.answers, config.seed, "holdout")
-    done, total = 0, lineage.samples()["holdout"] + len(chosen)
+    total = lineage.samples()["holdout"] + len(chosen)
     title = f"round {round} · evaluate · {student.id}"
     with context.display.stage(title, total=total) as stage, ExitStack() as stack:
-
-        def count(number: int) -> None:
-            nonlocal done
-            stage.update(done := done + number, total)
-
         pool = stack.enter_context(context.open_pool(student))
         stage.watch(pool.workers)
         groups = ((len(pairs), pairs) for pairs in lineage.held_out_pairs(_SCORED_AT_ONCE))
-        _score(context, pool, student, groups, ("response_given_instruction",), count, stage)
-        _write_answers(context, pool, student, chosen, count, stage)
+        _score(context, pool, student, groups, ("response_given_instruction",), stage)
+        _write_answers(context, pool, student, chosen, stage)
         measured = derive_measures(lineage, config, student.id)
         stage.update(total, total, **{item.name: f"{item.value:.3f}" for item in measured})
     if config.judge is not None:
@@ -165,10 +160,9 @@ def _write_answers(
     pool: StudentPool,
     student: StudentRecord,
     chosen: Sequence[str],
-    count: Callable[[int], None],
     stage: Stage,
 ) -> None:
-    """Commit the student's answers to some samples; `count` is told how many each group has.
+    """Commit the student's answers to some samples.
 
     A group is the same samples whether or not a run was interrupted: an answer may differ in its rounding
     with what is written beside it.
@@ -191,7 +185,7 @@ def _write_answers(
         def commit(written: _Written) -> None:
             number, pairs, responses = written
             lineage.add_answers(student.id, [*_judge(context.checker, pairs, responses)])
-            count(number)
+            stage.advance(number)
 
         compute_groups(groups, begin, commit, writers.at_once, context.stopping, stage.show_groups)
         context.leave_if_asked()
@@ -237,18 +231,12 @@ def score_base_samples(context: LoopContext, round: int) -> None:
     title = f"round {round} · evaluate · pool under {base.id}"
     with context.timed(round, "evaluate"), ExitStack() as stack:
         stage = stack.enter_context(context.display.stage(title, total=len(sample_ids)))
-        done = 0
-
-        def count(number: int) -> None:
-            nonlocal done
-            stage.update(done := done + number, len(sample_ids))
-
         pool = stack.enter_context(context.open_pool(base))
         stage.watch(pool.workers)
         at = range(0, len(sample_ids), SAMPLES_AT_ONCE)
         groups = (sample_ids[start : start + SAMPLES_AT_ONCE] for start in at)
         pairs = ((len(ids), lineage.pool_pairs(0, ids) | lineage.pool_pairs(round, ids)) for ids in groups)
-        _score(context, pool, base, pairs, TERMS, count, stage)
+        _score(context, pool, base, pairs, TERMS, stage)
         lineage.set_base_samples(round, len(sample_ids))
 
 
@@ -258,7 +246,6 @@ def _score(
     student: StudentRecord,
     groups: Iterable[tuple[int, Mapping[str, Pair]]],
     terms: Sequence[Term],
-    count: Callable[[int], None],
     stage: Stage,
 ) -> None:
     """Commit those of some versions' scores that are missing, and count each group's number."""
@@ -276,7 +263,7 @@ def _score(
     def commit(group: tuple[int, Scores]) -> None:
         number, scores = group
         lineage.add_scores(scores, student.id)
-        count(number)
+        stage.advance(number)
 
     context.leave_if_asked()
     compute_groups(groups, begin, commit, pool.at_once, context.stopping, stage.show_groups)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, clean, is_empty, jsonable, read_list
+from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, is_empty, jsonable, read_list
 from reflectune.state.records import Turn
-from reflectune.state.text import list_names
+from reflectune.state.text import clean_text, list_names
 
 __all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns"]
 
@@ -101,10 +101,10 @@ def _is_of_tools(turn: Turn) -> bool:
 def _read_item(item: object, index: int, field: str, roles: Mapping[str, str]) -> Iterator[Turn]:
     match item:
         case str():
-            yield Turn("assistant" if index % 2 else "user", clean(item))
+            yield Turn("assistant" if index % 2 else "user", clean_text(item))
         case [str(asked), str(answer)] | {"input": str(asked), "output": str(answer)}:
-            yield Turn("user", clean(asked))
-            yield Turn("assistant", clean(answer))
+            yield Turn("user", clean_text(asked))
+            yield Turn("assistant", clean_text(answer))
         case dict():
             yield _read_message(item, roles)
         case _:
@@ -129,7 +129,7 @@ def _read_message(message: dict[str, Any], roles: Mapping[str, str]) -> Turn:
 def _read_content(value: object, field: str, *, may_lack: bool) -> str:
     match value:
         case str():
-            return clean(value)
+            return clean_text(value)
         case None if may_lack:
             return ""
         case None:
@@ -139,5 +139,5 @@ def _read_content(value: object, field: str, *, may_lack: bool) -> str:
                 raise Refusal("media", f"a turn with {list_names(dict.fromkeys(media))}")
             texts = [part.get("text") for part in value]
             if texts and all(isinstance(text, str) for text in texts):
-                return clean("\n".join(map(str, texts)))
+                return clean_text("\n".join(map(str, texts)))
     raise Refusal("invalid", f"{field} is of type {type(value).__name__}, not text")

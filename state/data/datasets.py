@@ -53,16 +53,6 @@ class Dataset:
     def __init__(self, readings: Callable[[], Iterator[Reading]], account: Account) -> None:
         self.readings, self.account = readings, account  # what each row came to, from the first
 
-    @property
-    def skipped(self) -> tuple[SkippedRows, ...]:
-        """The odd rows that were left out, by kind."""
-        return self.account.skipped
-
-    @property
-    def unused(self) -> dict[str, int]:
-        """Fields that may change what a pair means, and are kept but not used -> in how many rows."""
-        return self.account.unused
-
     def __len__(self) -> int:
         return self.account.pairs
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from reflectune.state.config import OddKind
 from reflectune.state.records import Turn
+from reflectune.state.text import clean_text
 
-__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "clean", "is_empty", "jsonable", "read_list", "read_text"]
+__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "is_empty", "jsonable", "read_list", "read_text"]
 
-_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 TEMPLATE_MARKS = re.compile(r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>")
 
 
@@ -38,11 +38,6 @@ class Given:
     kept: str | None = None  # a field of these that holds more, and stays with the pair as it is
 
 
-def clean(text: str) -> str:
-    """The text, with U+FFFD for the lone surrogates and NULs that SQLite cannot hold."""
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def read_text(values: Mapping[str, Any], field: str) -> str:
     """The text that a field must hold."""
     value = values.get(field)
@@ -50,7 +45,7 @@ def read_text(values: Mapping[str, Any], field: str) -> str:
         raise Refusal("invalid", f"no {field}")
     if not isinstance(value, str):
         raise Refusal("invalid", f"{field} is of type {type(value).__name__}, not text")
-    return clean(value)
+    return clean_text(value)
 
 
 def read_list(value: object) -> object:
@@ -78,8 +73,8 @@ def jsonable(value: object) -> Any:
         case None | bool() | int():
             return value
         case dict():
-            return {clean(str(key)): jsonable(item) for key, item in value.items()}
+            return {clean_text(str(key)): jsonable(item) for key, item in value.items()}
         case list() | tuple():
             return [jsonable(item) for item in value]
         case _:
-            return clean(str(value))
+            return clean_text(str(value))

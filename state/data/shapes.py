@@ -10,9 +10,9 @@ from typing import Any
 from reflectune.state.config import Column
 from reflectune.state.data.conversations import is_transcript, read_turns
 from reflectune.state.data.exports import user_turn
-from reflectune.state.data.fields import Given, Refusal, clean, is_empty, read_list, read_text
+from reflectune.state.data.fields import Given, Refusal, is_empty, read_list, read_text
 from reflectune.state.records import Turn
-from reflectune.state.text import list_names
+from reflectune.state.text import clean_text, list_names
 
 __all__ = ["MAPPED", "PAIR_FIELDS", "SHAPES", "Shape", "list_shapes", "read_given"]
 
@@ -190,7 +190,7 @@ def _choose_generation(row: Mapping[str, Any], field: str) -> str:
             found = {0: found[max(rated, key=ratings.__getitem__)]}
     if len(found) != 1:
         raise Refusal("invalid", f"{len(found)} {field}, and no ratings that say which is the best")
-    return clean(*found.values())
+    return clean_text(*found.values())
 
 
 def _read_answers(row: Mapping[str, Any], found: Mapping[Column, str], roles: Mapping[str, str]) -> Given:

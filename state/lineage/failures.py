@@ -17,7 +17,7 @@ _LONGEST = 500  # characters of a message that are compared
 class Failures:
     """Failed calls, counted by their reasons."""
 
-    def __init__(self, failures: Iterable[tuple[CallStatus, str | None, int]] = ()) -> None:
+    def __init__(self, failures: Iterable[tuple[CallStatus, str | None, int]]) -> None:
         self._numbers: Counter[tuple[CallStatus, str]] = Counter()
         self._messages: dict[tuple[CallStatus, str], str | None] = {}
         for failure in failures:

@@ -317,11 +317,14 @@ class LineageReader(SampleReader):
 
     def pool(self, round: int) -> Iterator[Pair]:
         """The pairs of the pool D[r], by position."""
-        return self._pairs(
-            "pool JOIN samples ON samples.id = pool.sample_id JOIN versions ON versions.id = pool.version_id "
+        rows = self.db.query(
+            "SELECT versions.sample_id, instruction, input, response FROM pool "
+            "JOIN samples ON samples.id = pool.sample_id JOIN versions ON versions.id = pool.version_id "
             "WHERE pool.round = ? ORDER BY position",
-            round,
+            [round],
         )
+        while page := list(islice(rows, _AT_ONCE)):
+            yield from self.read_pairs(page)
 
     def exchanges(self, sample_ids: Sequence[str]) -> dict[str, tuple[Turn, ...]]:
         """Given turns up to the end of some samples' exchanges, by sample; none of pairs that stand alone."""
@@ -340,12 +343,6 @@ class LineageReader(SampleReader):
             }
         except (ValueError, TypeError, LookupError) as error:
             raise StoreError("a row of conversations is not what was written there") from error
-
-    def _pairs(self, source: str, *params: object) -> Iterator[Pair]:
-        columns = "versions.sample_id, instruction, input, response"
-        rows = self.db.query(f"SELECT {columns} FROM {source}", params)
-        while page := list(islice(rows, _AT_ONCE)):
-            yield from self.read_pairs(page)
 
     def read_pairs(self, rows: Sequence[Mapping[str, Any]], prefix: str = "") -> list[Pair]:
         """The pairs of rows that have `sample_id` and the three texts, whose names begin with `prefix`."""

@@ -22,10 +22,10 @@ from reflectune.agents.teacher.engines import (
     open_engine,
 )
 from reflectune.agents.teacher.engines.parameters import Parameters
-from reflectune.agents.teacher.forms import clean_text
 from reflectune.state.config import EngineConfig
 from reflectune.state.live import Worker
 from reflectune.state.records import Answer, AnswerError, content_hash
+from reflectune.state.text import clean_text
 
 __all__ = ["Cache", "CachedEngine"]
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from http import HTTPStatus
 from typing import Any, Literal
 
-from reflectune.agents.teacher.forms import clean_text
+from reflectune.state.text import clean_text
 
 __all__ = ["REFUSED", "Fault", "find_refused", "is_about_schema", "judge", "read_error", "read_reason"]
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from reflectune.agents.teacher.engines.faults import read_reason
-from reflectune.agents.teacher.forms import clean_text
 from reflectune.agents.thoughts import mark_thought
 from reflectune.state.records import Answer
+from reflectune.state.text import clean_text
 
 __all__ = ["read_completion"]
 

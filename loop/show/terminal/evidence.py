@@ -1,7 +1,6 @@
 """What choices are worth, on a terminal: what scores tell, a replay. Takes the documents of --json."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -17,9 +16,6 @@ from reflectune.state.text import inert_document
 __all__ = ["render_evidence", "render_replayed"]
 
 _SHOWN = 20  # changes that are listed
-_COUNTS: tuple[Literal["decisions", "changed", "lacking", "forked"], ...] = (
-    "decisions", "changed", "lacking", "forked",
-)  # fmt: skip
 _TITLES = {"ifd": "IFD", "r_ifd": "r-IFD", "nll": "nll"}
 
 
