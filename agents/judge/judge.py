@@ -11,7 +11,15 @@ from itertools import count
 from operator import attrgetter
 
 from reflectune.agents.judge.prompts import open_judge_prompts, read_verdict, write_messages
-from reflectune.agents.teacher.engines import Engine, OpenEngine, Request, open_engine
+from reflectune.agents.teacher.engines import (
+    FAILED,
+    MOST_AT_ONCE,
+    Engine,
+    OpenEngine,
+    Request,
+    open_engine,
+    take_answers,
+)
 from reflectune.agents.teacher.engines.cached import Cache
 from reflectune.agents.teacher.engines.opening import check_engine, find_model, open_through_cache
 from reflectune.state.config import JudgeConfig, StudentConfig
@@ -24,11 +32,9 @@ from reflectune.state.text import clean_text
 
 __all__ = ["Judge", "check_judge", "open_judge"]
 
-_MAX_AT_ONCE = 64  # finished calls that are handed over together
 _MAX_SILENT = 8  # calls in a row without a text, or the engine's capacity if that is more
 _NOBODY = Answer("", cached=True)  # was asked
 _ASKED_FOR = attrgetter("student_id", "opponent", "sample_id", "swapped")  # of a call
-_FAILED: dict[str, CallStatus] = {"refused-request": "refused", "no-entry": "no-entry"}  # others: "error"
 
 
 class Judge(AbstractContextManager["Judge"]):
@@ -61,7 +67,7 @@ class Judge(AbstractContextManager["Judge"]):
         fault: TeacherError | None = None
         while True:
             finished: list[JudgeCall] = []
-            while fault is None and len(finished) < _MAX_AT_ONCE:
+            while fault is None and len(finished) < MOST_AT_ONCE:
                 if len(under_way) >= self._engine.capacity or not may_ask():
                     break
                 asked = again.popleft() if again else next(new, None)
@@ -76,7 +82,7 @@ class Judge(AbstractContextManager["Judge"]):
             if not (finished or under_way):
                 break
             try:
-                for answer in self._take_answers(len(under_way)):
+                for answer in take_answers(self._engine, len(under_way)):
                     if answer.request_id not in under_way:
                         continue  # asked by an earlier compare() whose reader stopped early
                     asked, prompt_hash = under_way.pop(answer.request_id)
@@ -110,15 +116,6 @@ class Judge(AbstractContextManager["Judge"]):
     def __exit__(self, *error: object) -> None:
         """Give back the engine's memory, threads and connections."""
         self._engine.close()
-
-    def _take_answers(self, under_way: int) -> Iterator[Answer]:
-        """Wait for one of so many answers, and take those that are there then."""
-        if under_way:
-            yield self._engine.next_answer()
-        for _ in range(min(under_way, _MAX_AT_ONCE) - 1):
-            if not self._engine.has_answer():
-                return
-            yield self._engine.next_answer()
 
     def _prepare(self, asked: Comparison) -> Request:
         messages = write_messages(self._texts, asked)
@@ -180,7 +177,7 @@ class Judge(AbstractContextManager["Judge"]):
 
 def _read(answer: Answer) -> tuple[CallStatus, Verdict | None]:
     if answer.error is not None:
-        return _FAILED.get(answer.error, "error"), None
+        return FAILED.get(answer.error, "error"), None
     return read_verdict(answer.text, answer.finish_reason)
 
 

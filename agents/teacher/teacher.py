@@ -12,7 +12,16 @@ from itertools import count
 from operator import attrgetter
 from pathlib import Path
 
-from reflectune.agents.teacher.engines import ENGINES, Engine, OpenEngine, Request, TeacherModel, open_engine
+from reflectune.agents.teacher.engines import (
+    ENGINES,
+    FAILED,
+    Engine,
+    OpenEngine,
+    Request,
+    TeacherModel,
+    open_engine,
+    take_answers,
+)
 from reflectune.agents.teacher.engines.addresses import list_addresses
 from reflectune.agents.teacher.engines.cached import Cache
 from reflectune.agents.teacher.engines.faults import is_about_schema
@@ -46,10 +55,8 @@ Reflected = tuple[TeacherCall, Version | None]  # a finished call, and the versi
 
 # So many calls in a row may bring no text, or the engine's capacity if that is more.
 _MAX_TEXTLESS = 8
-_MAX_AT_ONCE = 64  # finished calls that are handed over together
 _NO_MORE = object()  # reflections
 _ASKED_FOR = attrgetter("round", "phase", "sample_id", "candidate")  # of a call: which proposal
-_FAILED: dict[str, CallStatus] = {"refused-request": "refused", "no-entry": "no-entry"}  # others: "error"
 
 
 class Teacher(AbstractContextManager["Teacher"]):
@@ -136,7 +143,7 @@ class Teacher(AbstractContextManager["Teacher"]):
             finished: list[Reflected] = []
             others = len(under_way) - 1
             try:
-                for answer in self._take_answers(len(under_way)):
+                for answer in take_answers(self._engine, len(under_way)):
                     if answer.request_id not in under_way:
                         continue  # asked by an earlier reflect() whose reader stopped early
                     request = under_way.pop(answer.request_id)
@@ -187,14 +194,6 @@ class Teacher(AbstractContextManager["Teacher"]):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def _take_answers(self, under_way: int) -> Iterator[Answer]:
-        """Wait for one of so many answers, and take those that are there then."""
-        yield self._engine.next_answer()
-        for _ in range(min(under_way, _MAX_AT_ONCE) - 1):
-            if not self._engine.has_answer():
-                return
-            yield self._engine.next_answer()
 
     def _prepare(self, asked: Reflection) -> Request:
         by_schema = (
@@ -309,7 +308,7 @@ class Teacher(AbstractContextManager["Teacher"]):
 
     def _parse(self, request: Request, answer: Answer) -> Proposal | CallStatus:
         if answer.error is not None:
-            return _FAILED.get(answer.error, "error")
+            return FAILED.get(answer.error, "error")
         asked, structured = request.reflection, request.schema is not None
         nonce = make_nonce(asked.pair, *self._place(asked))
         parser = AnswerParser(self._prompts, asked.phase, asked.pair, structured, nonce)

@@ -4,21 +4,26 @@ An engine knows nothing of reflection: it takes requests and gives each answer b
 `ENGINES` maps the names of `teacher.engine` to their kinds; opening an engine imports its libraries.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reflectune.state.config import EngineConfig, StudentConfig, TeacherConfig
 from reflectune.state.live import Worker
-from reflectune.state.records import Answer, Reflection
+from reflectune.state.records import Answer, CallStatus, Reflection
 
 if TYPE_CHECKING:
     from reflectune.agents.teacher.engines.parameters import Parameters
 
 __all__ = [
-    "ENGINES", "Batches", "Engine", "EngineKind", "OpenEngine", "Request", "TeacherModel", "open_engine",
+    "ENGINES", "FAILED", "MOST_AT_ONCE", "Batches", "Engine", "EngineKind", "OpenEngine", "Request",
+    "TeacherModel", "open_engine", "take_answers",
 ]  # fmt: skip
+
+MOST_AT_ONCE = 64  # finished calls that are handed over together
+# What an answer's error makes of a call; others: "error".
+FAILED: dict[str, CallStatus] = {"refused-request": "refused", "no-entry": "no-entry"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Drop what is under way and give back memory, threads and connections. Never waits for it."""
+
+
+def take_answers(engine: Engine, under_way: int) -> Iterator[Answer]:
+    """Wait for one of so many answers, if any, and take those that are there then."""
+    if under_way:
+        yield engine.next_answer()
+    for _ in range(min(under_way, MOST_AT_ONCE) - 1):
+        if not engine.has_answer():
+            return
+        yield engine.next_answer()
 
 
 class Batches(Protocol):
