@@ -46,7 +46,7 @@ class Arm(Section):
     raw: bool = False
     """Train once on the whole data as given: no teacher is asked, nothing is selected."""
     equal_acceptance_to: Name | None = None
-    """Take proposals by lot, as large a share in each phase and round as this other arm with the same seed."""
+    """By lot, as large a share of proposals in each phase and round as this other arm with the same seed."""
 
 
 class Plan(Section):
