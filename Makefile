@@ -101,7 +101,7 @@ test: ## lint, types and every test, with coverage
 test-gpu: setup ## scores, training, memory, vLLM and a run on a GPU, held against the CPU
 	@$(HAS_GPU) || { echo "no CUDA device on this machine: nothing was tried on a GPU" >&2; exit 1; }
 	$(MAKE) --no-print-directory .venv/vllm .venv/models/ready
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu --durations=0 -rs tests/test_gpu.py tests/test_vllm.py
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu --durations=0 tests/test_gpu.py tests/test_vllm.py
 
 fast: setup ## the tests that take seconds
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not alone"

@@ -155,6 +155,9 @@ def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: 
         }
         if not os.path.exists(config.student.model):  # a name of the hub
             head["base_model"] = config.student.model
+    student = lineage.round_student(round)
+    if what != "data" and student is not None:
+        round = student.round  # of an earlier one where nothing was trained since
     rounds = [row for row in lineage.rounds() if row["round"] <= round]
     measures = {name: None for row in rounds for name in row["evaluations"]}
     text = (

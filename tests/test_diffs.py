@@ -62,9 +62,9 @@ def test_diff_words_of_long_texts_goes_by_words_where_there_is_one_change() -> N
 def test_diff_words_of_long_texts_with_more_changes_goes_by_sentences_and_is_quick() -> None:
     new = SENTENCES.replace("Sentence 17 says 119.", "Sentence 17 says nothing!")
     new = new.replace("Sentence 2990 says", "Sentence 2990 denies")
-    began = time.monotonic()
+    began = time.process_time()
     changes = diff_words(SENTENCES, new)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert differences(changes) == [
         "Sentence 17 says 119. ", "Sentence 17 says nothing! ", "Sentence 2990 says 20930. ",
         "Sentence 2990 denies 20930. ",
@@ -75,7 +75,7 @@ def test_diff_words_of_long_texts_with_more_changes_goes_by_sentences_and_is_qui
 @pytest.mark.parametrize("end", [" ", ". "])
 def test_diff_words_of_long_texts_that_differ_everywhere_is_quick(pieces: str, end: str) -> None:
     old, new = (end.join(random.Random(seed).choices(pieces, k=20_000)) for seed in (1, 2))
-    began = time.monotonic()
+    began = time.process_time()
     changes = diff_words(old, new)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert "".join(text for change, text in changes if change != "added") == old

@@ -74,13 +74,27 @@ def test_equal_tokens_take_the_place_of_the_bases_epochs(tmp_path: Path) -> None
 
 
 def test_a_raw_arm_asks_no_teacher_and_filters_nothing(tmp_path: Path) -> None:
-    plan = (
-        '[all]\nselection.keep = "improved"\nrounds = 4\n[arms.raw]\nraw = true\nselection.top_fraction = 0.5'
-    )
-    config = config_of(load(tmp_path, plan), "raw-3")
+    plan = """
+        [all]
+        selection = {keep = "improved", top_fraction = 0.5}
+        rounds = 4
+        [arms.raw]
+        raw = true
+        [arms.half]
+        raw = true
+        selection.top_fraction = 0.25
+        teacher.retries = 3
+        [arms.other]
+        raw = true
+    """
+    made = load(tmp_path, plan)
+    half, other = config_of(made, "half-3"), config_of(made, "other-3")
+    assert (half.selection.top_fraction, half.teacher.retries) == (0.25, 3)
+    assert other == config_of(made, "raw-3").model_copy(update={"name": "other-3"})
+    config = config_of(made, "raw-3")
     assert (config.rounds, config.selection.policy, config.selection.keep) == (1, "reject-all", "all")
     assert (config.selection.train_max_ifd, config.selection.train_max_r_ifd) == (1e9, 1e9)
-    assert config.selection.top_fraction == 0.5
+    assert (config.selection.top_fraction, config.selection.cross_fit) == (1.0, False)
     assert config.teacher.engine == "recorded"
     assert Path(config.teacher.path or "").is_file()
 
@@ -111,6 +125,10 @@ def test_an_arm_by_lot_waits_for_the_run_of_the_same_seed(tmp_path: Path) -> Non
         (
             '[arms.a]\nequal_acceptance_to = "b"\nselection.policy = "ifd"\n[arms.b]',
             "arm a: equal_acceptance_to sets selection.policy",
+        ),
+        (
+            '[arms.a]\nequal_acceptance_to = "b"\nselection.random_rate = 0.1\n[arms.b]',
+            "arm a: equal_acceptance_to sets selection.random_rate",
         ),
     ],
 )
@@ -145,13 +163,24 @@ def test_the_plan_of_the_readme_is_one(tmp_path: Path) -> None:
     assert len(found.runs) == 20
 
 
-def test_arms_may_be_added_and_left_out_but_not_changed(tmp_path: Path) -> None:
-    kept = tmp_path / "plan.toml"
+def test_arms_may_be_added_and_left_out_but_not_changed_once_they_have_runs(tmp_path: Path) -> None:
+    kept = tmp_path / "runs/plan.toml"
+    kept.parent.mkdir()
+    note_arms(load(tmp_path, "[arms.a]\nrounds = 4\n[arms.b]"), kept)
+    for run in ("a-3", "b-3", "c-3"):
+        (kept.parent / run).mkdir()
+    with pytest.raises(ConfigError, match="a was changed since its runs began: rounds"):
+        note_arms(load(tmp_path, "[arms.a]"), kept)
+    (kept.parent / "a-3").rename(kept.parent / "a-b-3")  # of another arm
+    (kept.parent / "b-3").rmdir()
     note_arms(load(tmp_path, "[arms.a]\n[arms.b]\nrounds = 1"), kept)
     note_arms(load(tmp_path, "[arms.a]\n[arms.c]", HEAD.replace("5", "5, 7")), kept)
+    (kept.parent / "a-3").mkdir()
+    (kept.parent / "b-5").mkdir()
     note_arms(load(tmp_path, "[arms.a]\nstudent.batch_tokens = 64"), kept)  # alters no row
     for changed, key in {
         "[arms.b]\nrounds = 2": "b was changed since its runs began: rounds",
+        "[arms.a]\nstop.rollback = true": "a was changed since its runs began: stop.rollback",
         "[arms.c]\nselection.margin = 1.0": "c was changed since its runs began: selection.margin",
         '[arms.b]\nrounds = 1\n[arms.a]\nequal_acceptance_to = "b"': "a was changed since its runs began",
     }.items():

@@ -84,6 +84,12 @@ def test_a_margin_that_nothing_passes_refuses_all_and_the_road_forks(world: Path
 
 
 def test_scores_that_lack_are_counted_and_computed_by_the_rounds_student_if_asked(world: Path) -> None:
+    before = rows(world, "tiny", "scores")
+    with sqlite3.connect(world / "runs/tiny/lineage.db") as connection:
+        connection.execute(
+            "DELETE FROM scores WHERE term LIKE 'instruction%' AND version_id IN "
+            "(SELECT winner_id FROM decisions WHERE phase = 'response' AND reason != 'no-candidate')"
+        )
     found = replay(world, "--policy", "r-ifd")
     assert found["replay"] is None
     assert counts(found, "lacking")[0] > 0  # phase instruction has no r-IFD
@@ -95,11 +101,16 @@ def test_scores_that_lack_are_counted_and_computed_by_the_rounds_student_if_aske
     assert counts(found, "lacking") == [0] * len(counts(found, "lacking"))
     policies = {row[4] for row in rows(world, found["replay"], "decisions")}
     assert policies == {"r-ifd"}
-    # What the student computes is what the run would have: the run's own scores come out again.
-    known = {row[:3]: row[3:7] for row in rows(world, "tiny", "scores")}
-    computed = {row[:3]: row[3:7] for row in rows(world, found["replay"], "scores")}
-    assert all(known[key] == computed[key] for key in known.keys() & computed.keys())
-    assert set(computed) - set(known)
+    # What the student computes is what the run had: the scores that were deleted come out again.
+    had, left, computed = (
+        {row[:3]: row[3:7] for row in table}
+        for table in (before, rows(world, "tiny", "scores"), rows(world, found["replay"], "scores"))
+    )
+    again = (had.keys() - left.keys()) & computed.keys()
+    assert again
+    for key in again:
+        assert computed[key][0] == pytest.approx(had[key][0], rel=1e-5)
+        assert computed[key][1:] == had[key][1:]
 
 
 @pytest.mark.parametrize(

@@ -304,8 +304,9 @@ def test_nobody_is_waited_for_once_somebody_asked_to_stop() -> None:
         closing(OpenAIEngine(config(server.url), stopping=lambda: True)) as engine,
     ):
         engine.submit(request)
-        with pytest.raises(TeacherError):
+        with pytest.raises(TeacherError, match=r"takes no request \(teacher\.wait\)"):
             engine.next_answer()
+        assert len(server.requests) == 1
 
 
 def test_pause_of_a_busy_server_ends_once_somebody_asks_to_stop() -> None:

@@ -157,6 +157,7 @@ def test_a_schema_holds_even_a_random_model(tiny_llama: str) -> None:
     assert not [answer for answer in free.values() if answer.text.startswith("{")]
     whole = [answer for answer in held.values() if answer.finish_reason == "stop"]
     assert all(answer.text.startswith("{") for answer in held.values())
+    assert whole
     assert all(json.loads(answer.text).keys() == {"critique", "response"} for answer in whole)
     assert {name: answer.text for name, answer in again.items()} == {
         name: answer.text for name, answer in free.items()

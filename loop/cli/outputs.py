@@ -41,7 +41,7 @@ def merge(
     with stoppable(), LoopReader.open(folder.lineage) as lineage:
         chosen = find_outcome(lineage, round)
         merged = merge_round(folder, lineage, chosen, out)
-    what = f"{merged['base_model']} with the adapter of round {chosen}, {merged['dtype']}"
+    what = f"{merged['base_model']} with the adapter of {merged['student']}, {merged['dtype']}"
     if merged["load_in_4bit"]:
         what += ", its 4-bit weights written out"
     prompts = f"prompt it as student.template = {merged['template']} does"

@@ -31,9 +31,9 @@ __all__ = [
 Group = Literal["held_out", "data", "own"]
 # Of one run, by group and name, at the round that it ends with.
 #   held_out  the measures of its student
-#   data      acceptance, a share; pool_ifd and pool_r_ifd, medians of its pool under the base student;
-#             response_tokens, the mean of that pool; training_pairs and training_tokens of its student,
-#             prompts included
+#   data      acceptance, a share over all rounds; pool_ifd and pool_r_ifd, medians of its pool under the base
+#             student; response_tokens, the mean of that pool; training_pairs and training_tokens of its
+#             student, prompts included
 #   own       what the plan's function says
 Figures = dict[Group, dict[str, float | None]]
 

@@ -31,7 +31,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 # What a raw arm is: nothing is proposed, and no ratio is above a filter of 1e9.
 _RAW: dict[str, Any] = {
     "rounds": 1,
-    "selection": {"policy": "reject-all", "keep": "all", "train_max_ifd": 1e9, "train_max_r_ifd": 1e9},
+    "selection": {
+        "policy": "reject-all",
+        "keep": "all",
+        "train_max_ifd": 1e9,
+        "train_max_r_ifd": 1e9,
+        "top_fraction": 1.0,
+        "cross_fit": False,
+    },
     "stop": {"max_failures": 1.0},
 }
 # A teacher who has nothing to say.
@@ -157,11 +164,14 @@ def _arm_values(plan: Plan, name: str, base: Mapping[str, Any], path: Path) -> d
     _change(values, plan.all, path.parent, f"{path}: arm {name}")
     if arm.raw:
         overlay(values, _RAW)
-        values["teacher"] = _NOBODY
+        values["teacher"] = dict(_NOBODY)
     _change(values, own, path.parent, f"{path}: arm {name}")
     if arm.equal_acceptance_to is not None:
-        if "policy" in own.get("selection", {}):
-            raise ConfigError(f"{path}: arm {name}: equal_acceptance_to sets selection.policy; leave one out")
+        for key in ("policy", "random_rate"):
+            if key in own.get("selection", {}):
+                raise ConfigError(
+                    f"{path}: arm {name}: equal_acceptance_to sets selection.{key}; leave one out"
+                )
         overlay(values, {"selection": {"policy": "random"}})
     if plan.tokens is not None:
         if {"refinetune.tokens", "refinetune.epochs"} & (flatten(plan.all) | flatten(own)).keys():
@@ -193,7 +203,8 @@ def _put_seed(values: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def note_arms(experiment: Experiment, plan: Path) -> None:
     """Note what arms are made of; refuse one that is not what it was when its runs began.
 
-    Keys that may change while a run goes on do not count, but for `rounds`.
+    Keys that may change while a run goes on do not count, but for those by which runs with other seeds would
+    not be of one kind: `rounds` and `stop.rollback`.
 
     Args:
         experiment: as it is planned now.
@@ -204,6 +215,8 @@ def note_arms(experiment: Experiment, plan: Path) -> None:
     except FileNotFoundError:
         begun = {}
     for name in begun.keys() & experiment.arms.keys():
+        if not any(_is_run_of(name, entry.name) for entry in plan.parent.iterdir()):
+            continue
         changed = list(_changed_keys(begun[name], experiment.arms[name]))
         if changed:
             raise ConfigError(
@@ -215,8 +228,12 @@ def note_arms(experiment: Experiment, plan: Path) -> None:
     part.replace(plan)
 
 
+def _is_run_of(arm: str, name: str) -> bool:
+    return name.startswith(f"{arm}-") and name.removeprefix(f"{arm}-").isdecimal()
+
+
 def _changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    may_change = {*CHANGEABLE} - {"rounds"}
+    may_change = {*CHANGEABLE} - {"rounds", "stop.rollback"}
     parsed = (parse_config({**arm["config"], "name": "arm"}, "plan.toml") for arm in (before, after))
     old, new = (flatten(config.model_dump(mode="json")) for config in parsed)
     yield from (key for key in new if old[key] != new[key] and key not in may_change)

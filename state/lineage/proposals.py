@@ -1,18 +1,21 @@
 """What a run's teacher proposed and what was decided about it, as pairs of pairs."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from reflectune.state.lineage.reader import LineageReader
-from reflectune.state.records import Pair, Phase, Proposed
+from reflectune.state.records import Phase, Proposed
 
 __all__ = ["read_proposals"]
 
+_AT_ONCE = 500  # proposals whose contexts are read together
+
 
 def read_proposals(lineage: LineageReader, round: int, phase: Phase) -> Iterator[Proposed]:
-    """The proposals of a phase that have been decided about, by position and candidate."""
+    """The proposals of a phase that have been decided about, in their contexts, by position and candidate."""
     rows = lineage.db.query(
         """
-        SELECT samples.position, decisions.winner_id = candidate.id AS accepted,
+        SELECT samples.position, candidate.sample_id, decisions.winner_id = candidate.id AS accepted,
             incumbent.instruction, incumbent.input, incumbent.response,
             candidate.instruction AS new_instruction, candidate.input AS new_input,
             candidate.response AS new_response
@@ -26,10 +29,7 @@ def read_proposals(lineage: LineageReader, round: int, phase: Phase) -> Iterator
         """,
         [round, phase],
     )
-    for row in rows:
-        yield Proposed(
-            position=row["position"],
-            incumbent=Pair(row["instruction"], row["input"], row["response"]),
-            candidate=Pair(row["new_instruction"], row["new_input"], row["new_response"]),
-            accepted=bool(row["accepted"]),
-        )
+    while page := list(islice(rows, _AT_ONCE)):
+        pairs = zip(page, lineage.read_pairs(page), lineage.read_pairs(page, "new_"), strict=True)
+        for row, incumbent, candidate in pairs:
+            yield Proposed(row["position"], incumbent, candidate, accepted=bool(row["accepted"]))

@@ -110,8 +110,8 @@ def read_training(lineage: LineageReader, round: int) -> Iterator[Exported]:
 def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
     """What the response phases up to a round decided: winner chosen, loser rejected.
 
-    Only decisions that compared two responses to the same prompt count: accepted and refused
-    ones, not ties, unscorable pairs or control arms that look at nothing.
+    Only decisions that compared two responses to the same prompt count: accepted and refused ones, not ties,
+    unscorable pairs, control arms that look at nothing, or proposals refused for their length alone.
     """
     return _read_pairs(
         lineage,
@@ -137,6 +137,8 @@ def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Expo
     rows = lineage.db.query(query, {"round": round})
     while page := list(islice(rows, _AT_ONCE)):
         for row, (pair, given) in zip(page, lineage.read_exchanges(page), strict=True):
+            if _is_refused_for_length(row):
+                continue
             yield Exported.of_pair(
                 pair,
                 given,
@@ -147,6 +149,12 @@ def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Expo
                 round=row["round"],
                 scores=_scores(row),
             )
+
+
+def _is_refused_for_length(row: Row) -> bool:
+    """Whether a policy that compares at like length kept a winner whose value is not the better one."""
+    scores = _scores(row)
+    return scores is not None and find_policy(row["policy"]).at_like_length and scores[0] <= scores[1]
 
 
 def _scores(row: Row) -> tuple[float, float] | None:
