@@ -33,6 +33,10 @@ CAPPED = "is not below the cap, the"
             f"the proposal's IFD 1.2000 {CAPPED} incumbent's 0.9000 is, under s0",
         ),
         (
+            {"policy": "lc-ifd", "reason": "refused", "challenger_value": 0.95},  # a gain below the margin
+            "its response is not of like length; IFD 0.9500 against 0.9000 under s0",
+        ),
+        (
             {"reason": "tie"},
             "not better by more than the margin 0.1: r-IFD 0.7500 against the incumbent's 0.9000 under s0",
         ),

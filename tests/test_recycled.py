@@ -1,10 +1,12 @@
 """What is exported of a run: conversations joined again, in the order of the data, with nothing left out."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reflectune.state.lineage.proposals import read_proposals
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.recycled import read_pool, read_preferences, read_training
 from reflectune.state.lineage.writer import LineageWriter
@@ -148,6 +150,28 @@ def test_read_preferences_has_winner_and_loser_after_their_context(lineage: Line
     assert records[3].rejected == CHAT[6]
     assert records[2].version_ids == (records[2].version_ids[0], records[0].version_ids[0])
     assert list(read_preferences(lineage, 0)) == []
+
+
+@pytest.mark.parametrize(("policy", "number"), [("lc-r-ifd", 1), ("ifd+r-ifd", 2)])
+def test_what_was_refused_for_its_length_alone_is_no_preference(path: Path, policy: str, number: int) -> None:
+    """Of a policy that compares at like length; another has refused a lower r-IFD by its cap or margin."""
+    with LineageWriter.open(path) as store:
+        store.start_round(3)
+        for id, value in (("x", 0.2), ("x2", 0.9)):
+            old = version_of(replace(sample("x", 0), id=id))
+            new = propose(store, old, f"better {id}", round=3, phase="response")
+            refused = decided(old, new, reason="refused", round=3, values=(0.8, value))
+            decide(store, replace(refused, policy=policy))
+        found = [each for each in read_preferences(store, 3) if each.round == 3]
+    assert len(found) == number
+    assert found[-1].rejected == Turn("assistant", "better x2")
+
+
+def test_proposals_are_read_in_their_contexts(lineage: LineageReader) -> None:
+    (first, third) = read_proposals(lineage, 2, "response")
+    assert (first.incumbent.response, third.incumbent.response) == ("better 1 of 1", "a3")
+    for proposed, context in ((first, CHAT[:1]), (third, CHAT[:5])):
+        assert proposed.incumbent.context == proposed.candidate.context == tuple(context)
 
 
 def test_read_pool_looks_each_version_up(lineage: LineageReader) -> None:
