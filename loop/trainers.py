@@ -7,7 +7,7 @@ A new trainer is an entry in `TRAINERS`.
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
+from reflectune.agents.student.pairs import cut_context
 from reflectune.agents.student.rendering import Rendered, Renderer
+from reflectune.agents.student.steps import with_earlier_turns
 from reflectune.state.config import RunConfig
 from reflectune.state.data.exports import Also, Exported, TrainerName, with_labels
 from reflectune.state.data.writing import Container, put_into_place, write_rows
@@ -105,20 +107,30 @@ def write_for_trainer(
     renderer = Renderer(config.student)
     hidden = renderer.added if trainer.adds_tokens else ""
 
-    def render(record: Exported, response: str) -> Rendered:
-        instruction, input = record.asked or (record.turns[-2].content, "")
-        text = renderer.render(Pair(instruction, input, response, record.turns[:-2]))
+    def fits(pair: Pair) -> bool:
+        return renderer.count(str(renderer.render(pair))) <= config.student.max_length
+
+    def render(pair: Pair) -> Rendered:
+        text = renderer.render(pair)
         return text._replace(prompt=text.prompt.removeprefix(hidden))
+
+    def trained_on(record: Exported) -> Iterator[Pair]:
+        """What a refinetune would train on, after as many of the newest turns as fit."""
+        instruction, input = record.asked or (record.turns[-2].content, "")
+        pair = Pair(instruction, input, record.turns[-1].content, record.turns[:-2])
+        is_whole = config.refinetune.turns == "all" and not is_preferences
+        for each in with_earlier_turns([pair]) if is_whole else [pair]:
+            yield cut_context(each, fits) if each.context and not fits(each) else each
 
     def rows() -> Iterator[Row]:
         for record in records():
-            lost = None if record.rejected is None else render(record, record.rejected.content)
-            row = trainer.row(render(record, record.turns[-1].content), lost)
-            yield with_labels(row, record, list(row), also)
+            for pair in trained_on(record):
+                worse = None if record.rejected is None else replace(pair, response=record.rejected.content)
+                row = trainer.row(render(pair), None if worse is None else render(worse))
+                yield with_labels(row, record, list(row), also)
 
-    lengths = [
-        renderer.count(str(render(record, record.turns[-1].content))) for record in islice(records(), _SAMPLE)
-    ]
+    sample = islice((pair for record in records() for pair in trained_on(record)), _SAMPLE)
+    lengths = [renderer.count(str(render(pair))) for pair in sample]
     if not lengths:
         raise DatasetError("there is nothing to train on: the round has no such records")
     folder.mkdir(parents=True, exist_ok=True)

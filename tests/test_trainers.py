@@ -133,6 +133,26 @@ def test_ids_and_given_fields_come_along(tmp_path: Path, models: dict[str, Path]
     assert (row["chosen"], row["rejected"]) == ("The sum is 3.</s>", "4</s>")
 
 
+def test_conversations_come_as_a_refinetune_trains_on_them(tmp_path: Path, models: dict[str, Path]) -> None:
+    """The oldest turns go where all are too long; earlier answers are rows too if the run trains on them."""
+    turns = tuple(Turn(role, f"{role} {n} " * 3) for n in range(4) for role in ("user", "assistant"))
+    records = [Exported.of_pair(Pair("Go on.", "", "Gone.", turns))]
+    config = run_config(models["bare"], "chat", max_length=190)
+    write_for_trainer(tmp_path / "last", "trl", config, lambda: records, is_preferences=False)
+    (row,) = rows_of(tmp_path / "last/train.jsonl")
+    assert "user 0" not in row["prompt"]
+    assert "user 3" in row["prompt"]
+    assert Renderer(config.student).count(row["prompt"] + row["completion"]) <= 190
+    refinetune = config.refinetune.model_copy(update={"turns": "all"})
+    config = config.model_copy(update={"refinetune": refinetune})
+    write_for_trainer(tmp_path / "all", "trl", config, lambda: records, is_preferences=False)
+    rows = rows_of(tmp_path / "all/train.jsonl")
+    assert rows[0] == row
+    assert [each["completion"].split("</s>")[0] for each in rows[1:]] == [
+        turn.content for turn in turns if turn.role == "assistant"
+    ]
+
+
 def test_what_a_trainer_cannot_take_is_one_line(tmp_path: Path, models: dict[str, Path]) -> None:
     config = run_config(models["bare"], "plain")
     with pytest.raises(ConfigError, match="--for verl: its SFT trainer takes no preferences"):

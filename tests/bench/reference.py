@@ -72,7 +72,7 @@ def main() -> None:
         f"{TOLERANCE:.0e} (relative). The largest difference is "
         f"{max(difference.relative for difference in differences):.1e}.",
         "",
-        "Records that differ, with the fault of the script that explains them:" + ("" if wrong else " none."),
+        "Records that differ:" + ("" if wrong else " none."),
         "",
         *(table("record | term | reference | ours | relative", rows) if wrong else []),
     ]
