@@ -57,13 +57,15 @@ def write_publication(
     """
     refuse_taken(out)
     config = parse_config(lineage.settings()["config"], source=folder.path.name)
+    student = lineage.round_student(round)
+    if what != "data" and student is not None:
+        round = student.round  # an earlier one where nothing was trained since
     with explain_storage_errors(out, "publish again"):
         records = 0
         match what:
             case "data":
                 records = _write_data(lineage, round, out)
             case "adapter":
-                student = lineage.round_student(round)
                 adapter = None if student is None else find_adapter(folder, student)
                 if adapter is None:
                     raise ConfigError(
@@ -155,9 +157,6 @@ def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: 
         }
         if not os.path.exists(config.student.model):  # a name of the hub
             head["base_model"] = config.student.model
-    student = lineage.round_student(round)
-    if what != "data" and student is not None:
-        round = student.round  # of an earlier one where nothing was trained since
     rounds = [row for row in lineage.rounds() if row["round"] <= round]
     measures = {name: None for row in rounds for name in row["evaluations"]}
     text = (

@@ -87,7 +87,7 @@ def write_for_trainer(
     full: bool = False,
     also: Collection[Also] = (),
 ) -> tuple[int, str]:
-    """Write data and config into a folder, which is made; count the records, and say what command trains.
+    """Write data and config into a folder, which is made; count the rows, and say what command trains.
 
     LoRA goes by the run's refinetune; a step has as many rows as have `refinetune.batch_tokens` on average.
     Full fine-tuning goes by the papers: 3 epochs, lr 2e-5, batch 128 (arXiv 2402.10110, section 4.2).
@@ -107,15 +107,18 @@ def write_for_trainer(
     renderer = Renderer(config.student)
     hidden = renderer.added if trainer.adds_tokens else ""
 
-    def fits(pair: Pair) -> bool:
-        return renderer.count(str(renderer.render(pair))) <= config.student.max_length
-
     def render(pair: Pair) -> Rendered:
         text = renderer.render(pair)
         return text._replace(prompt=text.prompt.removeprefix(hidden))
 
     def trained_on(record: Exported) -> Iterator[Pair]:
-        """What a refinetune would train on, after as many of the newest turns as fit."""
+        """What a refinetune would train on, after the newest turns that fit before either answer."""
+        lost = [] if record.rejected is None else [record.rejected.content]
+
+        def fits(pair: Pair) -> bool:
+            texts = (str(renderer.render(replace(pair, response=it))) for it in (pair.response, *lost))
+            return max(map(renderer.count, texts)) <= config.student.max_length
+
         instruction, input = record.asked or (record.turns[-2].content, "")
         pair = Pair(instruction, input, record.turns[-1].content, record.turns[:-2])
         is_whole = config.refinetune.turns == "all" and not is_preferences

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from reflectune.loop.experiments.plan import load_experiment
 from reflectune.state.records import Pair
 from tests.bench.real import DATA, GIVEN, MIXES, PLAN, draw, keep_better, rank, spread
 from tests.bench.real_rules import Contest, fit, share_right, token_features
+from tests.bench.real_tables import tabulate_rounds
 
 _THREE_ROUNDS = ("accept-all", "method", "method-frozen", "random", "oracle")
 
@@ -74,6 +76,38 @@ def test_rank_compares_clear_verdicts_by_nll_and_takes_the_mean_of_the_best() ->
     assert rank([row], [[2.0, 1.0, 3.0]]) == (3.0, pytest.approx(100 / 3), 100.0)
     assert rank([row], [[None, 1.0, 0.5]]) == (0.5, 100.0, None)
     assert rank([row], [[2.0, 1.0, None]]) == (None, 100.0, 100.0)
+
+
+def test_tables_pool_decisions_and_take_differences_seed_by_seed() -> None:
+    last = {"1: pool": -7.0, "1: accepted": 6, "1: raised": 2, "1: nll of the best": 1.0, "2: pool": -5.0}
+    method = [{"1: pool": -6.0, "1: nll of the best": 1.25}, None]  # the second seed's run failed
+    figures = {
+        "raw": [{"1: pool": -9.0, "1: nll of the best": 2.0}] * 2,
+        "accept-all": [{"1: pool": -8.0, "1: accepted": 4, "1: raised": 3, "1: nll of the best": 1.5}, last],
+        **dict.fromkeys(("method", "random", "method-frozen"), method),
+    }
+    arms = [
+        {
+            "arm": name,
+            "rounds": 2 if name == "accept-all" else 1,
+            "runs": [
+                {"seed": seed, "figures": None if known is None else {"own": known}}
+                for seed, known in enumerate(seeds)
+            ],
+        }
+        for name, seeds in figures.items()
+    ]
+    document: Any = {"arms": arms, "baseline": "accept-all"}
+    rows = [line.strip("| ").split(" | ") for line in tabulate_rounds(document)]
+    assert ["accept-all", "-7.500 ± 6.353", "-", "-", "50% (24% to 76%) of 10", "-", "-", "-"] in rows
+    for title, pool, nll in (
+        ("round 1: method less accept-all", "+2.000", "-0.250"),
+        ("round 1: raw less accept-all", "-1.500 ± 6.353", "+0.750 ± 3.176"),
+        ("round 1: method less raw", "+3.000", "-0.750"),
+        ("round 1: method less random", "+0.000", "+0.000"),
+        ("round 2: accept-all less accept-all of round 1", "+2.000", "-"),
+    ):
+        assert [title, pool, nll, "-", "-", "-"] in rows
 
 
 def test_students_rank_answers_from_the_worst_to_the_best() -> None:

@@ -76,7 +76,7 @@ def test_equal_tokens_take_the_place_of_the_bases_epochs(tmp_path: Path) -> None
 def test_a_raw_arm_asks_no_teacher_and_filters_nothing(tmp_path: Path) -> None:
     plan = """
         [all]
-        selection = {keep = "improved", top_fraction = 0.5}
+        selection = {keep = "improved", top_fraction = 0.5, cross_fit = true}
         rounds = 4
         [arms.raw]
         raw = true

@@ -1,6 +1,6 @@
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reflectune.loop.selection import choose_training_set, decide, needed_scores
-from reflectune.state.config import RefinetuneConfig, RunConfig, SelectionConfig
+from reflectune.state.config import RefinetuneConfig, RunConfig, SelectionConfig, parse_model
 from reflectune.state.errors import ConfigError
 from reflectune.state.policies import POLICIES
 from reflectune.state.records import (
@@ -169,6 +169,13 @@ def test_policy_random_takes_a_share_of_its_own_in_each_phase_of_each_round() ->
         for phase in PHASES
     ]
     assert reasons == ["policy", "accepted"]
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5, "half", [], [0.5], [0.1, 0.2, 0.3], [0.5, 1.5]])
+def test_rates_that_are_no_shares_of_both_phases_are_refused_in_a_line(rate: Any) -> None:
+    with pytest.raises(ConfigError, match="random_rate: want a share from 0 to 1, or a list") as refused:
+        parse_model(SelectionConfig, {"random_rate": rate}, source="c.toml")
+    assert "\n" not in str(refused.value)
 
 
 def test_decide_random_does_not_depend_on_the_position_of_the_sample() -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,11 @@ def test_conversations_come_as_a_refinetune_trains_on_them(tmp_path: Path, model
     assert "user 0" not in row["prompt"]
     assert "user 3" in row["prompt"]
     assert Renderer(config.student).count(row["prompt"] + row["completion"]) <= 190
+    lost = [replace(records[0], rejected=Turn("assistant", "Gone. " * 8))]
+    write_for_trainer(tmp_path / "lost", "trl", config, lambda: lost, is_preferences=True)
+    (shorter,) = rows_of(tmp_path / "lost/train.jsonl")
+    assert len(shorter["prompt"]) < len(row["prompt"])
+    assert Renderer(config.student).count(shorter["prompt"] + shorter["rejected"]) <= 190
     refinetune = config.refinetune.model_copy(update={"turns": "all"})
     config = config.model_copy(update={"refinetune": refinetune})
     write_for_trainer(tmp_path / "all", "trl", config, lambda: records, is_preferences=False)

@@ -85,6 +85,8 @@ def publish(
         written = write_publication(folder, lineage, chosen, what, to, out or Path(scratch) / "publication")
         url = None if dry_run else upload(written, private=private)
     where = (
-        f"wrote what would be published to {out}" if dry_run else f"published {what} of round {chosen}: {url}"
+        f"wrote what would be published to {out}"
+        if dry_run
+        else f"published {what} of round {written['round']}: {url}"
     )
     show_document({**written, "url": url}, where, as_json)

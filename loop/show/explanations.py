@@ -179,7 +179,7 @@ def _explain_numbers(decision: DecisionDocument) -> str:
     assert measure is not None
     old, new = format_apart(incumbent, challenger)
     gain = measure.sign * ((challenger or 0.0) - (incumbent or 0.0))
-    if policy.at_like_length and decision["reason"] == "refused" and gain >= 0:
+    if decision["reason"] == "refused" and policy.is_refused_for_length(gain):
         return f"its response is not of like length; {measure.title} {new} against {old} under {student}"
     if decision["reason"] == "accepted" and gain < 0:
         above, below = f"the incumbent's {measure.title} {old}", f"the proposal's {new}"

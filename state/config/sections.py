@@ -139,8 +139,8 @@ class SelectionConfig(Section):
     """Train on pairs whose response was improved in some round, or on all."""
     top_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
     """Then train on this share only, hardest (highest IFD) first."""
-    random_rate: Share | Annotated[list[Share], Field(min_length=len(PHASES))] = 0.5
-    """Share of proposals that policy random takes; a list has one for each phase, round by round."""
+    random_rate: float | list[float] = 0.5
+    """Share of proposals that policy random takes; or a list of two a round, for instruction and response."""
     cross_fit: bool = False
     """From round 2 on let two students decide, each trained on one half, about the pairs of the other."""
 
@@ -149,11 +149,19 @@ class SelectionConfig(Section):
         return 0 if self.scorer == "base" else round - 1
 
     def random_share(self, round: int, phase: Phase) -> float:
-        """The share of proposals that policy random takes in a phase; beyond a list its last one."""
+        """The share of proposals that policy random takes in a phase of a round."""
         if not isinstance(self.random_rate, list):
             return self.random_rate
         by_round = self.random_rate[PHASES.index(phase) :: len(PHASES)]
         return by_round[min(round, len(by_round)) - 1]
+
+    @field_validator("random_rate", mode="before")
+    @classmethod
+    def _rates_are_shares(cls, given: Any) -> Any:
+        rates = given if isinstance(given, list) and len(given) % len(PHASES) == 0 else [given]
+        if not rates or not all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in rates):
+            raise ValueError("want a share from 0 to 1, or a list of such, two a round")
+        return given
 
     @field_validator("policy")
     @classmethod

@@ -118,7 +118,7 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
         """
         SELECT decisions.round, samples.id AS sample_id, samples.meta, winner.id AS version,
             winner.instruction, winner.input, winner.response, loser.response AS rejected, loser.id AS loser,
-            decisions.policy, decisions.winner_value, CASE decisions.reason WHEN 'accepted'
+            decisions.policy, decisions.reason, decisions.winner_value, CASE decisions.reason WHEN 'accepted'
                 THEN decisions.incumbent_value ELSE decisions.challenger_value END AS loser_value
         FROM decisions
         JOIN samples ON samples.id = decisions.sample_id
@@ -136,9 +136,8 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
 def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Exported]:
     rows = lineage.db.query(query, {"round": round})
     while page := list(islice(rows, _AT_ONCE)):
+        page = [row for row in page if not _is_refused_for_length(row)]
         for row, (pair, given) in zip(page, lineage.read_exchanges(page), strict=True):
-            if _is_refused_for_length(row):
-                continue
             yield Exported.of_pair(
                 pair,
                 given,
@@ -152,9 +151,10 @@ def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Expo
 
 
 def _is_refused_for_length(row: Row) -> bool:
-    """Whether a policy that compares at like length kept a winner whose value is not the better one."""
     scores = _scores(row)
-    return scores is not None and find_policy(row["policy"]).at_like_length and scores[0] <= scores[1]
+    if scores is None or row["reason"] != "refused":
+        return False
+    return find_policy(row["policy"]).is_refused_for_length(scores[1] - scores[0])
 
 
 def _scores(row: Row) -> tuple[float, float] | None:

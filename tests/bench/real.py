@@ -168,9 +168,10 @@ def _describe_pool(lineage: LoopReader, round: int) -> tuple[float | None, float
 
 def _count(row: Mapping[str, Any], end: str) -> dict[str, float]:
     """Decisions with a clear verdict, and those of them that were right, from shares."""
-    pairs = (("accepted", "raised"), ("refused", "spared"))
-    rights = {right + end: row[kind] * (row[right] or 0.0) for kind, right in pairs}
-    return {kind + end: row[kind] for kind, _ in pairs} | rights
+    counts: dict[str, float] = {}
+    for kind, right in (("accepted", "raised"), ("refused", "spared")):
+        counts |= {kind + end: row[kind], right + end: row[kind] * (row[right] or 0.0)}
+    return counts
 
 
 def _measure_student(
@@ -247,11 +248,12 @@ def _tell(experiment: Experiment, document: ExperimentDocument, judged: Sequence
     """The section: how it was made, what every experiment tells, and by round what the verdicts say."""
     config, seeds = experiment.runs[0].config, experiment.seeds
     worse = ", ".join(f"{share:.0%}" for share in _worse_shares(judged, seeds))
-    rows = [spread(row) for seed in seeds for row in draw(judged, seed)]
+    given = {row.instruction: row for row in judged}
+    rows = [spread(given[row.instruction]) for seed in seeds for row in draw(judged, seed)]
     _, longer, alike = rank(rows, [[-len(answer.response) for answer in row.answers] for row in rows])
     yield (
         f"{INSTRUCTIONS} instructions of AlpacaEval a seed, {config.data.holdout} of them held out; seeds "
-        f"{document['seeds']}, which share instructions. No instruction has more than {_LONGEST[0]} "
+        f"{document['seeds']}, of which two share about half. No instruction has more than {_LONGEST[0]} "
         f"characters, no answer more than {_LONGEST[1]}. Who answers in which round is in real.py. Verdicts "
         "are GPT-4-turbo's against gpt4_1106_preview, as log-odds. Recorded answers that are worse than the "
         f"one recorded before: {worse} in rounds 1, 2, 3; an oracle's teacher leaves these out. Only phase "
@@ -265,10 +267,13 @@ def _tell(experiment: Experiment, document: ExperimentDocument, judged: Sequence
         "evenly from the worst verdict to the best: nll of the best, nats per token; ranks rightly: of two "
         "with a clear verdict the better has the lower nll. The longer one is the better in "
         f"{longer:.0f} %, of like length in {alike:.0f} %. answer tokens: of {config.evaluate.answers} "
-        f"answers of its own, {config.evaluate.max_tokens} at most. ± is half a 95 % interval over seeds."
+        f"answers of its own, {config.evaluate.max_tokens} at most. ± is half a 95 % interval over seeds "
+        "(Student's t), in brackets is Wilson's, which takes decisions for independent: since seeds share "
+        "instructions both are too narrow, and of so many differences one in twenty is off zero by chance."
     )
     yield ""
     yield from (f"- {sentence}" for sentence in explain_experiment(document))
+    yield ""
     yield from tabulate_rounds(document)
 
 

@@ -8,13 +8,13 @@ from reflectune.loop.experiments.figures import Estimate, ExperimentDocument, es
 from reflectune.loop.show.experiment import tell_estimate
 from tests.bench.results import table
 
-__all__ = ["COUNTED", "MEASURED", "POOLED", "tabulate_rounds"]
+__all__ = ["MEASURED", "POOLED", "tabulate_rounds"]
 
 # Figures of a round, as they are named behind "1: " and so on. Of its pool and of its student:
 POOLED = ("pool", "pool tokens", "accepted %")
 MEASURED = ("nll of the best", "ranks rightly %", "of like length %", "answer tokens")
 # And numbers of decisions: all of a kind, and those among them that were right. The seeds' are added up.
-COUNTED = {
+_COUNTED = {
     "raised": ("accepted", "raised"),
     "spared": ("refused", "spared"),
     "raised, like length": ("accepted alike", "raised alike"),
@@ -42,8 +42,8 @@ def tabulate_rounds(document: ExperimentDocument) -> Iterator[str]:
             for name in names
             if name != _RAW
         )
-        yield from ("", f"Round {round}: pool and decisions.", "")
-        yield from _lay_out(("arm", *POOLED, *COUNTED), rows)
+        yield from (f"Round {round}: pool and decisions.", "")
+        yield from _lay_out(("arm", *POOLED, *_COUNTED), rows)
         trained = [(name, arms[name], round) for name in names if name != _RAW]
         always = [(_UNTRAINED, arms[document["baseline"]], 0), (_RAW, arms[_RAW], 1)]
         measured = ([name, *_estimates(runs, of, MEASURED)] for name, runs, of in [*always, *trained])
@@ -61,16 +61,13 @@ def _has(runs: Mapping[int, _Own], round: int) -> bool:
 
 def _estimates(runs: Mapping[int, _Own], round: int, names: Sequence[str]) -> list[str]:
     """Means over the seeds, and half their intervals."""
-    return [_tell(estimate([own.get(f"{round}: {name}") for own in runs.values()])) for name in names]
-
-
-def _tell(found: Estimate, sign: str = "") -> str:
-    return tell_estimate("", found, sign)
+    keys = (f"{round}: {name}" for name in names)
+    return [tell_estimate(key, estimate([own.get(key) for own in runs.values()])) for key in keys]
 
 
 def _shares(runs: Mapping[int, _Own], round: int) -> Iterator[str]:
     """What share of all seeds' decisions was right, with Wilson's interval, and of how many."""
-    for all_of_them, right in COUNTED.values():
+    for all_of_them, right in _COUNTED.values():
         n, k = (
             sum(own.get(f"{round}: {name}") or 0 for own in runs.values()) for name in (all_of_them, right)
         )
@@ -82,17 +79,17 @@ def _differences(
     arms: _Arms, baseline: str, rounds: Sequence[int], names: Sequence[str]
 ) -> Iterator[tuple[str, list[str]]]:
     """Each arm less the baseline and raw, the method less its controls, the last round less the first."""
-    first, last = rounds[0], rounds[-1]
+    newest = {name: max(round for round in rounds if _has(arms[name], round)) for name in arms}
     wanted = [(name, round, baseline, round) for round, name in product(rounds, arms) if name != baseline]
     controls = ("random", "method-frozen")
     wanted += [("method", round, other, round) for other, round in product(controls, rounds)]
-    wanted += [(name, last, _RAW, first) for name in arms]
-    wanted += [(name, last, name, first) for name in arms]
+    wanted += [(name, last, _RAW, 1) for name, last in newest.items() if name != _RAW]
+    wanted += [(name, last, name, 1) for name, last in newest.items() if last > 1]
     for one, round, other, before in wanted:
         if _has(arms[one], round) and _has(arms[other], before):
             title = f"round {round}: {one} less {other}" + (f" of round {before}" if before != round else "")
-            cells = (_subtract(arms[one], round, arms[other], before, name) for name in names)
-            yield title, [_tell(cell, "+") for cell in cells]
+            cells = ((name, _subtract(arms[one], round, arms[other], before, name)) for name in names)
+            yield title, [tell_estimate(name, cell, "+") for name, cell in cells]
 
 
 def _subtract(
