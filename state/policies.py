@@ -39,9 +39,9 @@ class Policy:
         """What it compares in a phase."""
         return self.instruction if phase == "instruction" else self.response
 
-    def is_refused_for_length(self, gain: float | None) -> bool:
+    def is_refused_for_length(self, gain: float) -> bool:
         """Whether a refused proposal that is better by `gain` was not of like length."""
-        return self.at_like_length and gain is not None and gain >= 0
+        return self.at_like_length and gain >= 0
 
     def terms(self, phase: str) -> tuple[Term, ...]:
         """The scores that a decision rests on; one where nothing is compared, for no failure may win."""
