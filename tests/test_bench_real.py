@@ -85,6 +85,7 @@ def test_tables_pool_decisions_and_take_differences_seed_by_seed() -> None:
         "raw": [{"1: pool": -9.0, "1: nll of the best": 2.0}] * 2,
         "accept-all": [{"1: pool": -8.0, "1: accepted": 4, "1: raised": 3, "1: nll of the best": 1.5}, last],
         **dict.fromkeys(("method", "random", "method-frozen"), method),
+        "oracle": [None, None],
     }
     arms = [
         {

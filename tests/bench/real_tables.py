@@ -79,7 +79,7 @@ def _differences(
     arms: _Arms, baseline: str, rounds: Sequence[int], names: Sequence[str]
 ) -> Iterator[tuple[str, list[str]]]:
     """Each arm less the baseline and raw, the method less its controls, the last round less the first."""
-    newest = {name: max(round for round in rounds if _has(arms[name], round)) for name in arms}
+    newest = {name: max((it for it in rounds if _has(arms[name], it)), default=0) for name in arms}
     wanted = [(name, round, baseline, round) for round, name in product(rounds, arms) if name != baseline]
     controls = ("random", "method-frozen")
     wanted += [("method", round, other, round) for other, round in product(controls, rounds)]
