@@ -144,7 +144,7 @@ def test_conversations_come_as_a_refinetune_trains_on_them(tmp_path: Path, model
     assert "user 0" not in row["prompt"]
     assert "user 3" in row["prompt"]
     assert Renderer(config.student).count(row["prompt"] + row["completion"]) <= 190
-    lost = [replace(records[0], rejected=Turn("assistant", "Gone. " * 8))]
+    lost = [replace(records[0], rejected=Turn("assistant", "Gone. " * 12))]
     write_for_trainer(tmp_path / "lost", "trl", config, lambda: lost, is_preferences=True)
     (shorter,) = rows_of(tmp_path / "lost/train.jsonl")
     assert len(shorter["prompt"]) < len(row["prompt"])
