@@ -37,9 +37,7 @@ def tabulate_rounds(document: ExperimentDocument) -> Iterator[str]:
     rounds = range(1, max(arm["rounds"] for arm in document["arms"]) + 1)
     for round in rounds:
         names = [name for name in arms if name != _RAW and _has(arms[name], round)]
-        rows = (
-            [name, *_estimates(arms[name], round, POOLED), *_shares(arms[name], round)] for name in names
-        )
+        rows = ([name, *_estimates(arms[name], round, POOLED), *_shares(arms[name], round)] for name in names)
         yield from (f"Round {round}: pool and decisions.", "")
         yield from _lay_out(("arm", *POOLED, *_COUNTED), rows)
         trained = [(name, arms[name], round) for name in names]
