@@ -146,16 +146,19 @@ def _continue(
     settings = GenerationConfig(
         max_new_tokens=max_tokens, eos_token_id=stops or None, pad_token_id=(stops or [0])[0], do_sample=False
     )
-    model.generation_config = GenerationConfig()  # the model's own may ask for sampling or penalties
+    own, model.generation_config = model.generation_config, GenerationConfig()  # it may ask for penalties
     how: dict[str, Any] = {} if sampling is None else {"logits_processor": [_Draw(sampling)]}
-    with torch.inference_mode():
-        shared = 0
-        if shares_openings(model):
-            shared, how["past_key_values"] = _share(model, prompts, opening or Opening())
-        ids, mask = _pad(prompts, shared)
-        full = model.generate(
-            ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings, **how
-        )
+    try:
+        with torch.inference_mode():
+            shared = 0
+            if shares_openings(model):
+                shared, how["past_key_values"] = _share(model, prompts, opening or Opening())
+            ids, mask = _pad(prompts, shared)
+            full = model.generate(
+                ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings, **how
+            )
+    finally:
+        model.generation_config = own  # the next student reads its stop ids there
     written: list[list[int]] = full[:, ids.shape[1] :].tolist()  # (B, <= max_tokens)
     ends = [next((n for n, id in enumerate(row, 1) if id in stops), len(row)) for row in written]
     return [row[:end] for row, end in zip(written, ends, strict=True)]

@@ -125,16 +125,17 @@ class _Guard(TrainerCallback):  # type: ignore[misc]
             wandb.finish()
 
 
-def log_round(track: TrackConfig, run: str, folder: Path, round: int, figures: Mapping[str, float]) -> None:
-    """Tell every tracker the figures of a round, as step `round` of the loop's run; twice is as once."""
+def log_round(
+    name: str, project: str, run: str, folder: Path, round: int, figures: Mapping[str, float]
+) -> None:
+    """Tell a tracker the figures of a round, as step `round` of the loop's run; twice is as once."""
     PartialState()  # accelerate's trackers ask it whether this is the main process
-    for name in track.to:
-        tracker = _open(name, track.project, run, folder)
-        try:
-            tracker.start()
-            tracker.log(dict(figures), step=round)
-        finally:
-            tracker.finish()
+    tracker = _open(name, project, run, folder)
+    tracker.start()
+    try:
+        tracker.log(dict(figures), step=round)
+    finally:
+        tracker.finish()
 
 
 def _open(name: str, project: str, run: str, folder: Path) -> GeneralTracker:

@@ -12,7 +12,7 @@ from reflectune.loop.bias import Bias, compare_trained, conclude
 from reflectune.loop.context import SAMPLES_AT_ONCE, find_adapter, find_scorers, score_missing
 from reflectune.loop.evidence import Choice, Evidence, measure_evidence
 from reflectune.loop.progress import Display
-from reflectune.loop.resuming import restore_config
+from reflectune.loop.resuming import refuse_changed_files, restore_config
 from reflectune.state.config import DataConfig, RunConfig, SelectionConfig, StudentConfig
 from reflectune.state.data.datasets import read_dataset
 from reflectune.state.data.labels import read_preferences
@@ -68,6 +68,7 @@ def measure_run(folder: RunFolder, round: int, number: int, seed: int, display: 
         raise ConfigError("--round 0: the given data has no proposals; name a round from 1 on")
     config = restore_config(folder)
     with LoopReader.open(folder.lineage) as lineage, StudentBase(config.student) as base:
+        refuse_changed_files(lineage, config, "student.model")
         student = lineage.round_student(config.selection.deciding(round))
         if student is None:
             raise ConfigError(f"--round {round}: no student has been trained in round {round - 1} yet")

@@ -155,7 +155,7 @@ def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: 
             "library_name": "peft" if what == "adapter" else "transformers",
             "pipeline_tag": "text-generation",
         }
-        if not os.path.exists(config.student.model):  # a name of the hub
+        if _public_name(config.student.model) == config.student.model:  # it is on the hub
             head["base_model"] = config.student.model
     rounds = [row for row in lineage.rounds() if row["round"] <= round]
     measures = {name: None for row in rounds for name in row["evaluations"]}
@@ -169,7 +169,7 @@ def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: 
             row=rounds[-1],
             records=records,
             measures=list(measures),
-            held_out=lineage.samples()["holdout"],
+            held_out={row["name"]: row["n"] for row in lineage.evaluations() if row["round"] == round},
             teacher=_public_name(config.teacher.model or config.teacher.path or config.teacher.engine),
             student=_public_name(config.student.model),
             policy=config.selection.policy,

@@ -49,11 +49,12 @@ def refuse_changed_config(lineage: LoopReader, config: RunConfig, name: str) -> 
         )
 
 
-def hash_files(config: RunConfig) -> dict[str, str]:
+def hash_files(config: RunConfig, only: str | None = None) -> dict[str, str]:
     """What the files hold that a config names and a run reads again and again: config key -> hash.
 
-    A model of the hub goes by its revision, and Reflectune's own templates and prompts by its version. What
-    evaluate.checker names is code, and is not checked: it may import more than its own file.
+    Of `only` one key the others are not looked at. A model of the hub goes by its revision, and Reflectune's
+    own templates and prompts by its version. What evaluate.checker names is code, and is not checked: it may
+    import more than its own file.
     """
     student, teacher, judge = config.student, config.teacher, config.judge
     models = [("student.model", student.model)]
@@ -67,14 +68,15 @@ def hash_files(config: RunConfig) -> dict[str, str]:
         "teacher.prompts": teacher.prompts or "",
         "teacher.path": teacher.path or "",  # recorded answers
     }
+    models = [(key, model) for key, model in models if only in (None, key)]
     hashes = {key: fingerprint(Path(model)) for key, model in models if model and Path(model).is_dir()}
     for key, file in texts.items():
-        if Path(file).is_absolute() and Path(file).is_file():
+        if only in (None, key) and Path(file).is_absolute() and Path(file).is_file():
             try:
                 hashes[key] = sha256(Path(file).read_bytes()).hexdigest()[:32]
             except OSError as error:
                 raise ConfigError(f"{key}: {file}: cannot be read: {error.strerror}") from error
-    if is_own(config.selection.policy):
+    if only in (None, "selection.policy") and is_own(config.selection.policy):
         hashes["selection.policy"] = hash_module("selection.policy", config.selection.policy)
     return hashes
 
@@ -82,12 +84,11 @@ def hash_files(config: RunConfig) -> dict[str, str]:
 def refuse_changed_files(lineage: LoopReader, config: RunConfig, only: str | None = None) -> None:
     """What a config names has to stay as well: another model under the same name is another student.
 
-    What is gone is for those to say who open it. A run begun before hashes were kept is not checked. Of
-    `only` one key the others do not matter.
+    What is gone is for those to say who open it. A run begun before hashes were kept is not checked.
     """
     begun, now = lineage.settings()["versions"], flatten(config.model_dump(mode="json"))
-    for key, found in hash_files(config).items():
-        if only in (None, key) and begun.get(key, found) != found:
+    for key, found in hash_files(config, only).items():
+        if begun.get(key, found) != found:
             raise ConfigError(
                 f"{key}: what {now[key]} holds was changed since the run began; put it back, "
                 "or start another run"

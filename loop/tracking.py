@@ -17,10 +17,13 @@ def track_round(context: LoopContext, round: int) -> None:
     if not track.to:
         return
     figures = dict(round_figures(context.lineage.round(round)))
-    try:
-        log_round(track, context.config.name, context.folder.path, round, figures)
-    except Exception as error:  # noqa: BLE001 (whatever a tracker's library or server does)
-        context.display.say(f"round {round} · track: {describe_error(error)}; the run goes on without it")
+    for name in track.to:
+        try:
+            log_round(name, track.project, context.config.name, context.folder.path, round, figures)
+        except Exception as error:  # noqa: BLE001 (whatever a tracker's library or server does)
+            context.display.say(
+                f"round {round} · track: {name}: {describe_error(error)}; the run goes on without it"
+            )
 
 
 def round_figures(document: RoundDocument) -> Iterator[tuple[str, float]]:

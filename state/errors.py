@@ -46,7 +46,7 @@ class ConfigError(_WrongInput):
 
 
 class DatasetError(_WrongInput):
-    """Given data cannot be read, or its records are not single-turn pairs."""
+    """Given data cannot be read, or its records are not what it should have."""
 
 
 class StudentError(_WrongInput):

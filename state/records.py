@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+from reflectune.state.text import is_empty
+
 if TYPE_CHECKING:
     from reflectune.state.judgements import JudgeCall
 
@@ -113,8 +115,9 @@ def _encode(value: object) -> bytes:
     return _JSON.encode(value).encode("ascii")
 
 
-# Fields of a message, beside role and content, that are part of what is said.
-TOLD_FIELDS = ("name", "tool_calls", "function_call", "tool_call_id")
+# Fields of a message by which it calls tools, and all that are part of what is said beside role and content.
+CALLING_FIELDS = ("tool_calls", "function_call", "function_calls")
+TOLD_FIELDS = ("name", "tool_calls", "function_call", "tool_call_id", "function_calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +136,12 @@ class Turn:
     def told(self) -> dict[str, Any]:
         """Those of its other fields that are part of what was said: teacher and student are given them."""
         more = json.loads(self.more) if self.more else {}
-        return {name: more[name] for name in TOLD_FIELDS if more.get(name)}
+        return {name: more[name] for name in TOLD_FIELDS if not is_empty(more.get(name))}
 
     @property
     def calls_tools(self) -> bool:
         """Whether it asks for tools, beside what it says."""
-        return not self.told.keys().isdisjoint(("tool_calls", "function_call"))
+        return not self.told.keys().isdisjoint(CALLING_FIELDS)
 
     @classmethod
     def of_message(cls, message: Mapping[str, Any]) -> "Turn":

@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["clean_text", "inert", "inert_document", "list_names", "one_line", "shorten", "to_json"]
+__all__ = [
+    "clean_text", "inert", "inert_document", "is_empty", "list_names", "one_line", "shorten", "to_json",
+]  # fmt: skip
 
 # Control characters but tab and line feed, and marks that change the direction of what follows.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -20,6 +22,13 @@ _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 def clean_text(text: str) -> str:
     """The text with U+FFFD for NULs and lone surrogates, which cannot be stored."""
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def is_empty(value: object) -> bool:
+    """Whether a field says nothing: null, blank, or a list or object without anything in it."""
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null")
+    return value is None or value == [] or value == {}
 
 
 def inert(text: str) -> str:

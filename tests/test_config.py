@@ -61,6 +61,20 @@ def test_config_takes_a_hub_name_for_a_folder_where_there_is_one(config_file: Pa
     assert (config.student.model, config.data.hf) == (f"{folder}/model", f"{folder}/data")
 
 
+@pytest.mark.parametrize("engine", ["openai", "batch", "vllm"])
+def test_config_leaves_a_servers_name_for_its_model_whatever_folder_is_called_so(
+    config_file: Path, engine: str
+) -> None:
+    folder = config_file.parent / "org/teacher"
+    folder.mkdir(parents=True)
+    named = f'engine = "{engine}"\nmodel = "org/teacher"'
+    config_file.write_text(f"{MINIMAL}[judge]\n{named}\n")
+    expected = str(folder) if engine == "vllm" else "org/teacher"
+    config = load_config(config_file, [f"teacher.engine={engine}", f"teacher.model={expected}"])
+    assert config.judge is not None
+    assert (config.teacher.model, config.judge.model) == (expected, expected)
+
+
 def test_config_round_trips_as_toml_and_as_json(config_file: Path) -> None:
     config = load_config(config_file, ["refinetune.lr=1e-3", "stop.patience=2", "refinetune.tokens=5000"])
     for values in (tomllib.loads(config.to_toml()), config.model_dump(mode="json")):
@@ -91,6 +105,7 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("teacher.budget_tokens=9", "teacher: a recording costs nothing that could be counted"),
         ("teacher.quantization=fp8", "teacher: quantization is for engine vllm only; unset it"),
         ("teacher.dtype=float32", "teacher: dtype is for engine vllm or transformers only; unset it"),
+        ("teacher.base_url=http://a", "teacher: base_url is for engine openai or batch only; unset it"),
         ("teacher.cache=only", "teacher: a recording is asked without a cache; unset cache"),
         ("data.hf=org/data", "data: set exactly one of path and hf"),
         ("data.subset=small", "data: subset is for hf only; unset it"),
@@ -251,11 +266,12 @@ def test_config_of_an_earlier_version_is_read_with_the_names_of_today(config_fil
     for skips, odd in ((True, {"odd": {"invalid": "skip"}}), (False, {})):
         assert upgrade_config({"data": {"skip_invalid": skips}}).get("data", {}) == odd
     moved = {
-        "teacher": {"model": "/gone/reflectune/loop/demo/models/teacher"},
+        "teacher": {"model": "/gone/reflectune/loop/demo/models/teacher", "base_url": "http://unread"},
         "student": {"model": "/gone/m"},
     }
     upgraded = upgrade_config(moved)
     assert upgraded["student"] == {"model": "/gone/m"}
+    assert upgraded["teacher"].keys() == {"model", "send_seed"}
     assert Path(upgraded["teacher"]["model"]).samefile(ROOT / "loop/demo/models/teacher")
     config_file.write_text(f"{MINIMAL}[selection]\nmax_ifd = 2.0\n")
     begun = load_begun_config(config_file)

@@ -225,6 +225,23 @@ def test_contexts_with_tools_are_taken_or_refused_or_skipped(tmp_path: Path) -> 
     assert [(rows.kind, rows.number) for rows in dataset.account.skipped] == [("earlier_tools", 1)]
 
 
+def test_earlier_calls_are_told_in_whatever_field_they_are_and_empty_ones_are_none(tmp_path: Path) -> None:
+    fields: list[dict[str, Any]] = [
+        {"tool_calls": [{"function": {"name": "add"}}]},
+        {"function_call": {"name": "add"}},
+        {"function_calls": "add(1, 2)"},
+        {"tool_calls": "[]", "function_calls": []},
+    ]
+    told = []
+    for field in fields:
+        call = {"role": "assistant", "content": "", **field}
+        (record,) = open_rows(tmp_path, {"messages": [message(A), call, message(C), message(D)]}, odd={})
+        turn = record.pair.context[1]
+        assert turn.calls_tools == bool(turn.told)
+        told.append(turn.told)
+    assert told == [*fields[:3], {}]
+
+
 def test_of_each_exchange_only_those_that_call_tools_are_skipped(tmp_path: Path) -> None:
     row = {
         "messages": [message(A), message(B), message(C), CALL, {"role": "tool", "content": "3"}, message(D)]

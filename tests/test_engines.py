@@ -308,6 +308,21 @@ def test_openai_pauses_for_nothing_once_no_request_can_succeed(monkeypatch: pyte
         assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("pauses", [(0.01,), (0.01, 0.01), (0.01, 0.01, 0.01)])
+def test_openai_goes_on_where_a_pause_ends_while_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, pauses: tuple[float, ...]
+) -> None:
+    left = list(pauses)
+    monkeypatch.setattr(pacing.Pace, "pause", property(lambda pace: left.pop() if left else 0.0))
+    with served(lambda request, number: Reply("Here.")) as (_, engine):
+        engine.submit(request())
+        until = time.monotonic() + 20
+        while not engine.has_answer():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert engine.next_answer().text == "Here."
+
+
 def test_openai_close_does_not_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "_FIRST_STUMBLE", 60.0)
     with served(lambda r, n: Reply(status=500), retries=1) as (_, engine):

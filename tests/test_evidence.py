@@ -141,6 +141,12 @@ def write(path: Path, rows: Sequence[object]) -> DataConfig:
     return DataConfig(path=str(path))
 
 
+def talk(*texts: str) -> list[dict[str, str]]:
+    """Messages that begin with an exchange and end with another."""
+    begin = [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": "Yes."}]
+    return [*begin, {"role": "user", "content": texts[1]}, {"role": "assistant", "content": texts[2]}]
+
+
 def test_preferences_come_from_chosen_and_rejected_and_from_wins(tmp_path: Path) -> None:
     data = write(
         tmp_path / "data.jsonl",
@@ -155,6 +161,9 @@ def test_preferences_come_from_chosen_and_rejected_and_from_wins(tmp_path: Path)
             {"instruction": "Say h.", "output": "h", "win": 0.5},  # log-odds 0 and 0.41: no clear verdict
             {"instruction": "Say h.", "output": "i", "win": 0.6},
             {"instruction": "Say j.", "output": "j", "win": True},
+            {"messages": talk("A", "Go on.", "k"), "win": 0.9},  # two conversations that go on alike
+            {"messages": talk("B", "Go on.", "l"), "win": 0.1},
+            {"chosen": talk("A", "Go on.", "m"), "rejected": talk("B", "Go on.", "n")},
         ],
     )  # fmt: skip
     found = [(each.better.response, each.worse.response) for each in read_preferences(data, 0)]

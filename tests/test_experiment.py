@@ -13,9 +13,10 @@ import pytest
 
 from reflectune.loop.experiments.figures import describe_experiment, estimate
 from reflectune.loop.experiments.plan import Experiment, load_experiment
-from reflectune.loop.experiments.running import _Job, _next
+from reflectune.loop.experiments.running import _Job, _next, open_experiment
 from reflectune.loop.show.experiment import explain_experiment, tabulate_experiment, write_page
 from reflectune.loop.show.terminal.experiment import render_experiment
+from reflectune.state.cache import AnswerCache
 from reflectune.state.errors import ConfigError
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.writer import LineageWriter
@@ -256,6 +257,24 @@ def test_what_cannot_run_is_said_before_anything_runs(world: Path) -> None:
     (world / "runs" / "odd").mkdir(parents=True)
     (world / "odd.toml").write_text(PLAN)
     assert "is no experiment's folder" in reflectune("experiment", "odd.toml", cwd=world).stderr
+
+
+@pytest.mark.slow
+def test_an_experiment_takes_answers_of_the_cache_that_its_folder_stands_in(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    plan = world / "cached.toml"
+    plan.write_text(PLAN + '[all.teacher]\nengine = "openai"\nmodel = "m"\npath = "unset"\ncache = "only"\n')
+    with (
+        pytest.raises(ConfigError, match=r"there is no .*/runs/cache\.db"),
+        open_experiment(load_experiment(plan), tmp_path / "runs"),
+    ):
+        pass
+    with AnswerCache.open(tmp_path / "runs"):
+        pass
+    with open_experiment(load_experiment(plan), tmp_path / "runs") as folder:
+        assert folder == tmp_path / "runs/cached"
 
 
 def test_figures_of_ones_own_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Plans of experiments: what arms come to, and what is refused before anything runs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,16 @@ def test_the_plan_of_the_readme_is_one(tmp_path: Path) -> None:
     found = load_experiment(tmp_path / "abl.toml")
     assert [*found.arms] == ["method", "accept-all", "lots", "raw"]
     assert len(found.runs) == 20
+
+
+def test_a_raw_arm_is_the_same_from_wherever_the_package_is(tmp_path: Path) -> None:
+    plan = tmp_path / "runs/plan.toml"
+    (plan.parent / "a-3").mkdir(parents=True)
+    note_arms(load(tmp_path, "[arms.a]\nraw = true"), plan)
+    moved = re.sub(r'path = ".*?/loop/experiments/', 'path = "/gone/loop/experiments/', plan.read_text())
+    assert moved != plan.read_text()
+    plan.write_text(moved)
+    note_arms(load(tmp_path, "[arms.a]\nraw = true"), plan)
 
 
 def test_arms_may_be_added_and_left_out_but_not_changed_once_they_have_runs(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from reflectune.loop.show.documents import open_lineage
 from reflectune.state.folder import RunFolder
+from tests.test_pages import Pages
 from tests.worlds import reflectune, write_world
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,9 @@ def test_the_base_student_decides_in_all_rounds_and_the_newest_goes_on_being_tra
         assert lineage.round(2)["r_ifd"]["median"] is not None
         assert lineage.round(2)["training"]
     assert reflectune("verify", "tiny", cwd=tmp_path).returncode == 0
+    page = Pages(tmp_path / "runs", "tiny").get("/rounds/2").text
+    assert "Student s0 decided; the training gave s2." in page
+    assert page.count(", under s0") == 2
     again = reflectune("replay", "tiny", "--json", cwd=tmp_path)
     assert '"changes": []' in again.stdout, again.stderr
     assert '"forks_after": null' in again.stdout

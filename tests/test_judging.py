@@ -295,3 +295,13 @@ def test_samples_without_an_answer_are_not_counted(scene: Scene) -> None:
         "UPDATE judge_calls SET status = 'error', verdict = NULL, attempt = 2 WHERE sample_id = 'c'"
     )
     assert [count_comparisons(judging.store, *wanted, most)[0] for most in (1, 2, 3)] == [14, 14, 12]
+
+
+@pytest.mark.slow
+def test_a_judge_that_only_fails_is_found_out_among_answers_of_the_cache(scene: Scene) -> None:
+    scene.open(scene.serve(), "paid", against=["s0"]).judge(2)
+    failing = scene.serve(lambda request, number: Reply(status=500))
+    judging = scene.open(failing, "again", against=["s0", "references"], retries=0, concurrency=1)
+    with pytest.raises(TeacherError, match="9 calls in a row failed"):
+        judging.judge(2)
+    assert judging.rows("DISTINCT opponent, cached") == [("s0", 1)]

@@ -1,6 +1,7 @@
 """Students as one model: what is written is the base with the adapter, and other programs open it."""
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,26 @@ def test_merge_writes_the_student_of_a_round(finished_world: Path, tmp_path: Pat
     found, expected = sums(student_of(out, template="plain")), sums(student, run.adapter(1))
     assert found == pytest.approx(expected, abs=1e-3)
     assert sums(student) != pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_only_the_base_of_a_student_need_be_what_it_was(finished_world: Path, tmp_path: Path) -> None:
+    world = copy_world(finished_world, tmp_path / "world")
+    # As a run whose policy is a function of the user's own, which is not there any more.
+    with sqlite3.connect(world / "runs/tiny/lineage.db") as db:
+        db.execute("UPDATE runs SET config = json_set(config, '$.selection.policy', 'gone:value')")
+    (world / "runs/tiny/config.toml").unlink()
+    done = reflectune("merge", "tiny", "-o", tmp_path / "out", cwd=world)
+    assert done.returncode == 0, done.stderr
+    (world / "student/config.json").write_text((world / "student/config.json").read_text() + " ")
+    for command in (
+        ("merge", "tiny", "-o", tmp_path / "other"),
+        ("answer", "tiny", "data.json", "-o", tmp_path / "answers.json"),
+        ("signal", "tiny"),
+    ):
+        refused = reflectune(*command, cwd=world)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "was changed since the run began" in refused.stderr
 
 
 def test_merge_refuses_what_was_not_trained(finished_world: Path, tmp_path: Path) -> None:

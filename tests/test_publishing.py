@@ -1,6 +1,7 @@
 """What a run publishes: the folder, its card, and the upload by the hub's own client to a hub on loopback."""
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from reflectune.state.lineage.loop_reader import LoopReader
 from tests.hub_server import serve_uploads
 from tests.test_cli import as_json, refused
-from tests.worlds import ROOT, reflectune
+from tests.worlds import ROOT, copy_world, reflectune
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +49,8 @@ def test_published_data_loads_with_its_history_and_says_what_was_done(
     for row, number in zip(shown["rounds"], accepted, strict=True):
         assert f"| {row['round']} | {row['student']} | {row['pool']} | {number} | {row['training']} |" in text
     assert str(finished_world) not in text
+    counts = [f"{row['name']} on {row['n']}" for row in shown["evaluations"] if row["round"] == 2]
+    assert f"trained on: {', '.join(counts)}." in text
 
 
 def test_a_round_publishes_no_more_than_it_had(finished_world: Path, tmp_path: Path) -> None:
@@ -98,6 +101,18 @@ def test_a_hub_that_refuses_is_one_line_and_model_has_a_card(
     assert (out / "model.safetensors").is_file()
     head, _ = card_of(out)
     assert (head["library_name"], "base_model" in head) == ("transformers", False)
+
+
+@pytest.mark.parametrize("model", ["org/model", "/gone/model"])
+def test_a_card_names_a_base_of_the_hub_and_no_path(finished_world: Path, tmp_path: Path, model: str) -> None:
+    world = copy_world(finished_world, tmp_path / "world")
+    with sqlite3.connect(world / "runs/tiny/lineage.db") as db:
+        db.execute("UPDATE runs SET config = json_set(config, '$.student.model', ?)", [model])
+    (world / "runs/tiny/config.toml").unlink()
+    out = tmp_path / "out"
+    as_json(world, "publish", "tiny", *TO, "--what", "adapter", "--dry-run", "-o", out)
+    assert card_of(out)[0].get("base_model") == (model if model == "org/model" else None)
+    assert "/gone" not in (out / "README.md").read_text()
 
 
 def test_a_hub_that_is_not_there_is_one_line(finished_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,13 @@ def test_a_margin_that_nothing_passes_refuses_all_and_the_road_forks(world: Path
     assert "strict is a replay of tiny: nothing goes on in it" in refused.stderr
 
 
+def test_nothing_of_a_replay_refers_to_what_was_removed(world: Path) -> None:
+    found = replay(world, "--set", "selection.margin=1e9")
+    with sqlite3.connect(world / "runs" / found["replay"] / "lineage.db") as db:
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert {round for (round,) in db.execute("SELECT round FROM versions")} == {0, 1}
+
+
 def test_scores_that_lack_are_counted_and_computed_by_the_rounds_student_if_asked(world: Path) -> None:
     before = rows(world, "tiny", "scores")
     with sqlite3.connect(world / "runs/tiny/lineage.db") as connection:
@@ -118,6 +125,7 @@ def test_scores_that_lack_are_counted_and_computed_by_the_rounds_student_if_aske
     [
         (("--set", "rounds=3"), "a replay changes keys of the section selection alone"),
         (("--policy", "best"), "'best' is no policy"),
+        (("--set", "selection.policy=r-ifd"), "give it as --policy"),
         (("--as", "tiny"), "a run called tiny exists"),
     ],
 )

@@ -12,7 +12,14 @@ from unittest import mock
 
 import pytest
 
-from reflectune.state.config import DataConfig, RunConfig
+from reflectune.state.config import (
+    DataConfig,
+    RunConfig,
+    TeacherConfig,
+    change_config,
+    load_config,
+    parse_model,
+)
 from reflectune.state.data.datasets import read_dataset
 from reflectune.state.errors import ConfigError, DatasetError, ReflectuneError, StoreError
 from reflectune.state.folder import RunFolder
@@ -270,18 +277,35 @@ def test_a_folder_with_a_hostile_name_is_listed_inertly(
 # Secrets
 
 
-@pytest.mark.parametrize("rest", ["?api_key=s3cret", "/v1#s3cret", "/v1?x=1&key=s3cret"])
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("http://127.0.0.1:9?api_key=s3cret", "it holds a query"),
+        ("http://127.0.0.1:9/v1?s3cret", "it holds a query"),
+        ("http://127.0.0.1:9/v1?api-version=1&sig=s3cret", "it holds a query"),
+        ("http://127.0.0.1:9/v1#s3cret", "it holds a fragment"),
+        ("http://bob:s3cret@127.0.0.1:9", "it holds a user name"),
+    ],
+)
 def test_an_address_with_a_key_in_it_is_not_even_stored(
-    inside: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, rest: str
+    inside: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, address: str, fault: str
 ) -> None:
-    settings = {"engine": "openai", "model": "m", "path": None, "base_url": f"http://127.0.0.1:9{rest}"}
+    settings = {"engine": "openai", "model": "m", "path": None, "base_url": address}
     write_world(tmp_path, samples=12, teacher=settings)
-    _, err = printed(capsys, "run", tmp_path / "config.toml", "--runs", tmp_path / "runs", code=2)
-    what = "query" if "?" in rest else "fragment"
-    assert err == (
-        f"reflectune: teacher.base_url holds a {what}; name a key's variable in teacher.api_key_env\n"
-    )
+    path = tmp_path / "config.toml"
+    _, err = printed(capsys, "run", path, "--runs", tmp_path / "runs", code=2)
+    why = f"teacher.base_url: {fault}; name a key's variable in api_key_env"
+    assert err == f"reflectune: {path}: {why}\n"
     assert not (tmp_path / "runs").exists()
+    with pytest.raises(ConfigError, match=fault):
+        change_config(load_config(path, ["teacher.base_url=http://a"]), [f"teacher.base_url={address}"])
+
+
+@pytest.mark.parametrize("urls", ["localhost:8000", ["http://a.b/v1", "localhost:8000"]])
+def test_an_address_is_one_of_the_web(urls: str | list[str]) -> None:
+    values = {"engine": "openai", "model": "m", "base_url": urls}
+    with pytest.raises(ConfigError, match=r"base_url: want http://.*, got 'localhost:8000'"):
+        parse_model(TeacherConfig, values, "config.toml")
 
 
 # The network

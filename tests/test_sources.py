@@ -436,6 +436,14 @@ def test_delimiters_are_told_by_the_header(tmp_path: Path, delimiter: str, mark:
     assert read(given_file(tmp_path, mark + text)) == [("line 2", rows[0]), ("line 3", rows[1])]
 
 
+def test_rows_of_tables_are_placed_by_the_line_they_begin_in(tmp_path: Path) -> None:
+    path = given_file(tmp_path, 'instruction,output\n"a\nb","c\\n\n\nd"\n\n"e","f"\n')
+    assert read(path) == [
+        ("line 2", {"instruction": "a\nb", "output": "c\\n\n\nd"}),
+        ("line 7", {"instruction": "e", "output": "f"}),
+    ]
+
+
 def test_tables_that_would_lose_a_field_are_refused(tmp_path: Path) -> None:
     path = given_file(tmp_path, "instruction;output;note;note\n")
     assert "several columns are called note; rename them" in refusal(path)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from reflectune.agents import models
 from reflectune.agents.student.formulas import ifd, nll, r_ifd
-from reflectune.agents.student.student import Student
+from reflectune.agents.student.student import Student, StudentBase
 from reflectune.agents.student.templates import check_student
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import AdapterError, StudentError
@@ -221,8 +221,10 @@ def test_respond_heeds_the_stop_ids_of_the_generation_config_and_nothing_else_of
         assert (response.text, response.num_tokens) == (text, count)
         first = student._tokenizer(text, add_special_tokens=False).input_ids[0]
     path.write_text(json.dumps(settings | {"eos_token_id": [1, first]}))
-    with Student.open(configure(copied)) as student:
-        assert student.respond([Pair("Red", "", "")], 6)[0].num_tokens == 0
+    with StudentBase(configure(copied)) as base:
+        for _ in range(2):  # a later student of the same base stops where the first one does
+            with Student(base) as student:
+                assert student.respond([Pair("Red", "", "")], 6)[0].num_tokens == 0
 
 
 def test_respond_keeps_within_the_context(tmp_path):

@@ -97,20 +97,25 @@ def test_a_tracker_that_fails_stops_nothing(finished_world: Path, monkeypatch: p
 
     said: list[str] = []
 
-    def fail(*arguments: Any) -> None:
-        raise ConnectionError("no route to the tracker")
+    told: list[str] = []
 
-    monkeypatch.setattr(tracking, "log_round", fail)
+    def log(name: str, *arguments: Any) -> None:
+        if name == "mlflow":
+            raise ConnectionError("no route to the tracker")
+        told.append(name)
+
+    monkeypatch.setattr(tracking, "log_round", log)
     with LineageReader.open(finished_world / "runs/tiny/lineage.db") as lineage:
         context: Any = SimpleNamespace(
-            config=SimpleNamespace(track=TrackConfig(to=["mlflow"]), name="tiny"),
+            config=SimpleNamespace(track=TrackConfig(to=["mlflow", "tensorboard"]), name="tiny"),
             lineage=lineage,
             folder=SimpleNamespace(path=finished_world / "runs/tiny"),
             display=SimpleNamespace(say=said.append),
         )
         tracking.track_round(context, 1)
     assert len(said) == 1
-    assert "no route to the tracker" in said[0]
+    assert "mlflow: no route to the tracker" in said[0]
+    assert told == ["tensorboard"]
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,8 @@ class Judge(AbstractContextManager["Judge"]):
                     if answer.request_id not in under_way:
                         continue  # asked by an earlier compare() whose reader stopped early
                     asked, prompt_hash = under_way.pop(answer.request_id)
-                    fault = self._find_fault(answer)
+                    if not answer.cached:  # those tell nothing of the judge as it is now
+                        fault = self._find_fault(answer)
                     if answer.error == "unavailable":
                         again.append(asked)
                         continue
@@ -127,7 +128,7 @@ class Judge(AbstractContextManager["Judge"]):
 
     def _find_fault(self, answer: Answer) -> TeacherError | None:
         """Count calls in a row without a text; so many are the fault of the judge as a whole."""
-        speaks = answer.text.strip() or answer.cached or answer.error == "no-entry"
+        speaks = answer.text.strip() or answer.error == "no-entry"
         self._silent = 0 if speaks else self._silent + 1
         if self._silent <= self._config.attempts * max(_MAX_SILENT, self._engine.capacity):
             return None

@@ -47,7 +47,7 @@ def answer(
     """Let a round's student answer the instructions of any dataset, and write AlpacaEval's outputs."""
     from reflectune.loop.answering import answer_dataset
     from reflectune.loop.progress import open_display
-    from reflectune.loop.resuming import restore_config
+    from reflectune.loop.resuming import refuse_changed_files, restore_config
     from reflectune.state.config import DataConfig
     from reflectune.state.data.datasets import read_dataset
     from reflectune.state.lineage.loop_reader import LoopReader
@@ -60,6 +60,7 @@ def answer(
     with LoopReader.open(folder.lineage) as lineage:
         chosen = find_outcome(lineage, round)
         student = lineage.round_student(chosen)
+        refuse_changed_files(lineage, config, "student.model")
     if student is None:
         raise ConfigError(f"{name}: no student has been trained in round {chosen} yet")
     source = DataConfig(path=str(data), format=format, columns=read_columns(columns), limit=limit)

@@ -93,6 +93,10 @@ def replay(
     changes = [*(settings or [])]
     if foreign := next((item for item in changes if not item.startswith("selection.")), None):
         raise ConfigError(f"--set {foreign}: a replay changes keys of the section selection alone")
+    if named := next(
+        (item for item in changes if item.partition("=")[0].strip() == "selection.policy"), None
+    ):
+        raise ConfigError(f"--set {named}: a replay is named by its policy; give it as --policy")
     changes += [f"selection.policy={policy!r}"] * bool(policy)
     changes += [f"selection.margin={margin}"] * (margin is not None)
     config = restore_config(folder)

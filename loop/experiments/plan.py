@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from reflectune.state.config import (
     CHANGEABLE,
     RunConfig,
+    find_moved,
     flatten,
     overlay,
     parse_config,
@@ -185,7 +186,7 @@ def _change(values: dict[str, Any], changes: Mapping[str, Any], folder: Path, so
     for key in ("name", "seed"):
         if key in changed:
             raise ConfigError(f"{source}: {key} comes from the plan; leave it out")
-    resolve_paths(changed, folder)
+    resolve_paths(changed, folder, values)
     overlay(values, changed)
     for section, _, key in (name.rpartition(".") for name, value in flat.items() if value == "unset"):
         del (values[section] if section else values)[key]
@@ -234,7 +235,9 @@ def _is_run_of(arm: str, name: str) -> bool:
 
 def _changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     may_change = {*CHANGEABLE} - {"rounds", "stop.rollback"}
-    parsed = (parse_config({**arm["config"], "name": "arm"}, "plan.toml") for arm in (before, after))
+    values = [deepcopy({**arm["config"], "name": "arm"}) for arm in (before, after)]
+    find_moved(values[0])
+    parsed = (parse_config(each, "plan.toml") for each in values)
     old, new = (flatten(config.model_dump(mode="json")) for config in parsed)
     yield from (key for key in new if old[key] != new[key] and key not in may_change)
     if before.get("equal_acceptance_to") != after.get("equal_acceptance_to"):

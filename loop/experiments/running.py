@@ -55,7 +55,7 @@ def open_experiment(experiment: Experiment, runs: Path) -> Iterator[Path]:
         alike = content_hash(run.config.model_dump(mode="json", exclude={"name", "seed"}))
         if alike not in seen and not (folder / run.name).exists():
             seen.add(alike)
-            check_run(run.config, folder)
+            check_run(run.config, runs)
     with explain_storage_errors(runs, "start the experiment again"):
         folder.mkdir(parents=True, exist_ok=True)
         with RunFolder(folder).lock():

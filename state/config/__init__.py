@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from reflectune.state.config.engines import ENGINE_KEYS, SERVED
 from reflectune.state.config.sections import (
     SELF,
     AlarmsConfig,
@@ -36,9 +37,9 @@ from reflectune.state.errors import ConfigError
 __all__ = [
     "CHANGEABLE", "SELF", "TEMPLATES", "AlarmsConfig", "Column", "DataConfig", "EngineConfig", "JudgeConfig",
     "OddKind", "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig",
-    "TeacherConfig", "TrackConfig", "assign", "change_config", "flatten", "load_begun_config", "load_config",
-    "overlay", "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths", "set_key",
-    "upgrade_config",
+    "TeacherConfig", "TrackConfig", "assign", "change_config", "find_moved", "flatten", "load_begun_config",
+    "load_config", "overlay", "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths",
+    "set_key", "upgrade_config",
 ]  # fmt: skip
 
 # Keys of a model that is asked that say how, and not what: those of teacher and judge.
@@ -91,8 +92,8 @@ _ADDED: dict[str, Any] = {"evaluate.answers": 2**31 - 1, "teacher.send_seed": Tr
 # The templates that are shipped; "chat" is the one of the student's tokenizer.
 TEMPLATES = ("chat", "plain", "vicuna")
 
-# Where the demo's files are. The package may have been installed elsewhere when a run began.
-_PACKAGE, _IN_DEMO = Path(__file__).parents[2], "/loop/demo/"
+# Where the package has files that configs name. It may have been installed elsewhere when a run began.
+_PACKAGE, _WITHIN = Path(__file__).parents[2], ("/loop/demo/", "/loop/experiments/")
 
 # Keys that name a file, and keys that name a folder or else something on the hub; values that name neither.
 _FILES = (
@@ -105,6 +106,7 @@ _FILES = (
     "student.template",
 )
 _ON_HUB = ("data.hf", "teacher.model", "judge.model", "student.model")
+_OF_SERVERS = ("teacher.model", "judge.model")
 _NO_PATHS = {"teacher.model": (SELF,), "student.template": TEMPLATES}
 
 _Model = TypeVar("_Model", bound=Section)
@@ -124,7 +126,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     changed: dict[str, Any] = {}
     for override in overrides:
         assign(changed, override)
-    resolve_paths(changed, Path())
+    resolve_paths(changed, Path(), values)
     overlay(values, changed)
     return parse_config(values, source=str(path))
 
@@ -149,21 +151,32 @@ def load_begun_config(path: Path) -> RunConfig:
 
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What an earlier version stored, with the names of today, and the demo's files where they are."""
+    """What an earlier version stored, with the names of today, and the package's files where they are."""
     upgraded: dict[str, Any] = {}
     for key, value in (_ADDED | flatten(values)).items():
         if key != "data.skip_invalid":
             set_key(upgraded, _RENAMED.get(key, key), value)
         elif value:
             set_key(upgraded, _RENAMED[key], "skip")
-    for key in ("teacher.model", "teacher.prompts", "student.model", "student.template", "evaluate.checker"):
-        text = _get_key(upgraded, key)
-        if text == "loop.demo.world:check":
-            set_key(upgraded, key, f"reflectune.{text}")
-        elif isinstance(text, str) and _IN_DEMO in text and not os.path.exists(text):
-            path = str(_PACKAGE) + _IN_DEMO + text.rpartition(_IN_DEMO)[2]
-            set_key(upgraded, key, path if os.path.exists(path) else text)
+    for section in ("teacher", "judge"):  # keys that nobody read
+        if isinstance(asked := upgraded.get(section), dict) and asked.get("engine") not in SERVED:
+            unread = [key for key in asked if asked[key] and ENGINE_KEYS.get(key) == SERVED]
+            upgraded[section] = {key: asked[key] for key in asked if key not in unread}
+    if (checker := _get_key(upgraded, "evaluate.checker")) == "loop.demo.world:check":
+        set_key(upgraded, "evaluate.checker", f"reflectune.{checker}")
+    find_moved(upgraded)
     return upgraded
+
+
+def find_moved(values: dict[str, Any]) -> None:
+    """Name the package's own files where they are now."""
+    for key in ("teacher.model", "teacher.path", "teacher.prompts", "student.model", "student.template"):
+        text = _get_key(values, key)
+        if not isinstance(text, str) or os.path.exists(text):
+            continue
+        for place in _WITHIN:
+            if place in text and os.path.exists(path := str(_PACKAGE) + place + text.rpartition(place)[2]):
+                set_key(values, key, path)
 
 
 def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -266,11 +279,16 @@ def assign(values: dict[str, Any], override: str) -> None:
     set_key(values, dotted.strip(), value)
 
 
-def resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    """Make the paths in raw values absolute. What is on the hub stays a name."""
+def resolve_paths(values: dict[str, Any], folder: Path, before: Mapping[str, Any] | None = None) -> None:
+    """Make the paths in raw values absolute, which may change others. What is on the hub stays a name.
+
+    So does the name that a server has for its model, whatever folder is called the same.
+    """
     for key in (*_FILES, *_ON_HUB):
-        text = _get_key(values, key)
+        text, engine = _get_key(values, key), f"{key.partition('.')[0]}.engine"
         if not isinstance(text, str) or not text or text in _NO_PATHS.get(key, ()):
+            continue
+        if key in _OF_SERVERS and (_get_key(values, engine) or _get_key(before or {}, engine)) in SERVED:
             continue
         path = os.path.abspath(folder / Path(text).expanduser())
         if key in _FILES or os.path.exists(path) or text.startswith((".", "~")):

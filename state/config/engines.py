@@ -2,19 +2,25 @@
 
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["ON_A_DEVICE", "SELF", "EngineConfig", "JudgeConfig", "Section", "TeacherConfig"]
+__all__ = [
+    "ENGINE_KEYS", "ON_A_DEVICE", "SELF", "SERVED", "EngineConfig", "JudgeConfig", "Section", "TeacherConfig",
+]  # fmt: skip
 
 # What teacher.model says where the student is its own teacher.
 SELF = "self"
 
 # Engines that open a model themselves.
 ON_A_DEVICE = ("vllm", "transformers")
+# Engines that ask a server, which has names of its own for its models.
+SERVED = ("openai", "batch")
 
 # Keys that only some engines know.
-_ENGINE_KEYS = {
+ENGINE_KEYS = {
+    **dict.fromkeys(("api_key_env", "api_version", "base_url", "extra_body", "extra_headers"), SERVED),
     "dtype": ON_A_DEVICE,
     "quantization": ("vllm",),
     "tensor_parallel_size": ("vllm",),
@@ -134,6 +140,13 @@ class EngineConfig(Section):
         """Most calls for one proposal. A recording says the same again, so it is asked once."""
         return 1 if self.engine == "recorded" else 1 + self.retries
 
+    @field_validator("base_url")
+    @classmethod
+    def _address_holds_no_key(cls, urls: str | list[str] | None) -> str | list[str] | None:
+        for url in [urls] if isinstance(urls, str) else urls or ():
+            _check_address(url)
+        return urls
+
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
         if fault := next((fault for is_there, fault in self._faults() if is_there), None):
@@ -164,10 +177,21 @@ class EngineConfig(Section):
                 "budget_usd needs price_in and price_out, or prices",
             ),
         ]
-        for key, engines in _ENGINE_KEYS.items():
-            is_foreign = self.engine not in engines and getattr(self, key) not in (None, "auto")
+        for key, engines in ENGINE_KEYS.items():
+            is_foreign = self.engine not in engines and getattr(self, key) not in (None, "auto", {})
             faults.append((is_foreign, f"{key} is for engine {' or '.join(engines)} only; unset it"))
         return faults
+
+
+def _check_address(url: str) -> None:
+    """An address is stored and shown: what may be a key has no place in it."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"want http://... or https://..., got {url!r}")
+    parts = urlsplit(url)
+    odd_query = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - {"api-version"}
+    held = {"user name": "@" in parts.netloc, "query": odd_query, "fragment": parts.fragment}
+    if what := next(filter(held.get, held), None):
+        raise ValueError(f"it holds a {what}; name a key's variable in api_key_env")
 
 
 class TeacherConfig(EngineConfig):

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, is_empty, jsonable, read_list
-from reflectune.state.records import Turn
-from reflectune.state.text import clean_text, list_names
+from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, jsonable, read_list
+from reflectune.state.records import CALLING_FIELDS, Turn
+from reflectune.state.text import clean_text, is_empty, list_names
 
 __all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns"]
 
@@ -25,7 +25,6 @@ _RESULTS = (
     "tool", "function", "observation", "ipython", "environment", "tool_response", "tool_result",
     "function_response", "function-response",
 )  # fmt: skip
-_CALLING = ("tool_calls", "function_call", "function_calls")  # fields of a turn
 _SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text")
 _MEDIA = ("image", "image_url", "input_image", "audio", "input_audio", "video", "video_url", "file")
 
@@ -92,10 +91,7 @@ def calls_tools(turns: Iterable[Turn]) -> bool:
 
 
 def _is_of_tools(turn: Turn) -> bool:
-    if turn.role in ("user", "assistant", "system"):
-        more = json.loads(turn.more) if turn.more else {}
-        return not all(is_empty(more.get(name)) for name in _CALLING)
-    return True
+    return turn.calls_tools or turn.role not in ("user", "assistant", "system")
 
 
 def _read_item(item: object, index: int, field: str, roles: Mapping[str, str]) -> Iterator[Turn]:
@@ -122,7 +118,7 @@ def _read_message(message: dict[str, Any], roles: Mapping[str, str]) -> Turn:
         raise Refusal("roles", f"a turn by {list_names([name])}")
     rest = {key: value for key, value in message.items() if key not in (speaker, said) and value is not None}
     more = json.dumps(jsonable(rest), ensure_ascii=False) if rest else ""
-    is_call = any(not is_empty(rest.get(name)) for name in _CALLING)
+    is_call = any(not is_empty(rest.get(name)) for name in CALLING_FIELDS)
     return Turn(role, _read_content(message.get(said), said, may_lack=is_call), more)
 
 

@@ -132,8 +132,8 @@ def assign_samples(records: Dataset | Sequence[Record], holdout: int | float, se
     An id is a position, and a hash of the pair's texts and of how often they came before, which outlives a
     reordering of the data. Whole instructions are held out, with all their records: those that are equal but
     for case and white space count as one, and a conversation joins the one that it begins with to the first
-    that is recycled of it. They are drawn in an order that depends on the seed and on their text alone, until
-    the wanted number of records is reached or first exceeded.
+    that is recycled of it. They are drawn in an order that depends on the seed and on their text alone, as
+    long as no more records are held out than wanted; the smallest one is where none fits.
 
     `holdout` is a count (int), or a share of all (float; above 0 it is at least one record). A DatasetError
     where nothing would be left to train on. The records are read twice; of each different

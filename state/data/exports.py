@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reflectune.state.data.fields import is_empty
 from reflectune.state.data.writing import Container, find_container, put_into_place, write_rows
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Split, Turn
+from reflectune.state.text import is_empty
 
 __all__ = [
     "PREFERENCE_FORMATS",

@@ -14,7 +14,7 @@ from reflectune.state.config import OddKind
 from reflectune.state.records import Turn
 from reflectune.state.text import clean_text
 
-__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "is_empty", "jsonable", "read_list", "read_text"]
+__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "jsonable", "read_list", "read_text"]
 
 TEMPLATE_MARKS = re.compile(r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>")
 
@@ -56,13 +56,6 @@ def read_list(value: object) -> object:
         except (ValueError, RecursionError):
             return value
     return value
-
-
-def is_empty(value: object) -> bool:
-    """Whether a field says nothing: null, blank, or a list or object without anything in it."""
-    if isinstance(value, str):
-        return value.strip() in ("", "[]", "{}", "null")
-    return value is None or value == [] or value == {}
 
 
 def jsonable(value: object) -> Any:

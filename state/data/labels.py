@@ -7,7 +7,7 @@ rows of one instruction with a `win` each. A win is a share from 0 to 1.
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -32,25 +32,30 @@ class Preference:
 
 
 def read_preferences(data: DataConfig, seed: int) -> Iterator[Preference]:
-    """The preferences of a dataset, one an instruction at most, in its order.
+    """The preferences of a dataset: of each row with both sides, then of each instruction that has wins.
 
     Of several answers with a `win` two are drawn whose log-odds ln(win / (1 - win)) differ by more than 1.
-    Rows that are no pairs are passed over.
+    Rows that are no pairs are passed over, and those whose sides answer different questions.
     """
     reader, rng = RowReader(data), random.Random(f"{seed}/preferences")
-    judged: dict[tuple[str, str], list[tuple[float, Pair]]] = {}
+    judged: dict[Pair, list[tuple[float, Pair]]] = {}  # by what is asked
     for where, row in open_source(data)():
         if not isinstance(row, dict):
             continue
         if "rejected" in row and "chosen" in row:
             better, worse = (_read(reader, where, row | {"chosen": row[it]}) for it in ("chosen", "rejected"))
-            if better and worse and better != worse:
+            if better and worse and better != worse and _question(better) == _question(worse):
                 yield Preference(better, worse)
         for win, variant in _list_answers(row):
             if pair := _read(reader, where, variant):
-                judged.setdefault((pair.instruction, pair.input), []).append((win, pair))
+                judged.setdefault(_question(pair), []).append((win, pair))
     for answers in judged.values():
         yield from _draw(answers, rng)
+
+
+def _question(pair: Pair) -> Pair:
+    """What a pair answers."""
+    return replace(pair, response="")
 
 
 def _read(reader: RowReader, where: str, row: Mapping[str, Any]) -> Pair | None:

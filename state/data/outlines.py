@@ -18,11 +18,13 @@ def _outline(place: int, turn: Turn) -> Turn:
     told = turn.told
     if not told:
         return Turn(turn.role, said)
-    call, calls = {"name": "call", "arguments": "{}"}, told.get("tool_calls", ())
+    call, calls = {"name": "call", "arguments": "{}"}, told.get("tool_calls")
+    number = len(calls) if isinstance(calls, list) else 1
     stand_ins = {
         "name": "name",
-        "tool_calls": [{"id": "call12345", "type": "function", "function": call} for _ in calls],
+        "tool_calls": [{"id": "call12345", "type": "function", "function": call}] * number,
         "function_call": call,
         "tool_call_id": "call12345",
+        "function_calls": "call()",
     }
     return Turn(turn.role, said, json.dumps({name: stand_ins[name] for name in told}))

@@ -5,10 +5,10 @@ from typing import Any
 
 from reflectune.state.config import DataConfig
 from reflectune.state.data.conversations import calls_tools, find_exchanges, name_roles
-from reflectune.state.data.fields import Given, Refusal, is_empty, jsonable
+from reflectune.state.data.fields import Given, Refusal, jsonable
 from reflectune.state.data.shapes import list_shapes, read_given
 from reflectune.state.records import Conversation, Pair, Turn
-from reflectune.state.text import clean_text, list_names
+from reflectune.state.text import clean_text, is_empty, list_names
 
 __all__ = ["Reading", "Record", "RowReader"]
 

@@ -10,9 +10,9 @@ from typing import Any
 from reflectune.state.config import Column
 from reflectune.state.data.conversations import is_transcript, read_turns
 from reflectune.state.data.exports import user_turn
-from reflectune.state.data.fields import Given, Refusal, is_empty, read_list, read_text
+from reflectune.state.data.fields import Given, Refusal, read_list, read_text
 from reflectune.state.records import Turn
-from reflectune.state.text import clean_text, list_names
+from reflectune.state.text import clean_text, is_empty, list_names
 
 __all__ = ["MAPPED", "PAIR_FIELDS", "SHAPES", "Shape", "list_shapes", "read_given"]
 

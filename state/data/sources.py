@@ -8,10 +8,10 @@ import csv
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from reflectune.state.config import DataConfig
 from reflectune.state.data.containers import CHUNK, Text, Unpacked
@@ -124,13 +124,18 @@ def _csv_rows(path: Path, name: str) -> Iterator[Row]:
             for row in reader:
                 if None in row:
                     raise DatasetError(
-                        f"{name}: line {reader.line_num}: more fields than the header; "
+                        f"{name}: line {_begin(reader, row)}: more fields than the header; "
                         f"quote texts that hold {delimiter!r}"
                     )
-                yield f"line {reader.line_num}", row
+                yield f"line {_begin(reader, row)}", row
         except csv.Error as error:
             begins = reader.line_num + 1  # of the row that could not be read
             raise DatasetError(f"{name}: line {begins}: not valid CSV: {error}; repair its quotes") from error
+
+
+def _begin(reader: "csv.DictReader[str]", row: Mapping[str, Any]) -> int:
+    """The line that the row just read begins on."""
+    return reader.line_num - sum(text.count("\n") for text in row.values() if isinstance(text, str))
 
 
 def _table_rows(file: IO[bytes], name: str, *, is_parquet: bool) -> Iterator[Row]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from reflectune.state.data.fields import Given, is_empty, read_list
+from reflectune.state.data.fields import Given, read_list
 from reflectune.state.records import TOLD_FIELDS
+from reflectune.state.text import is_empty
 
 __all__ = ["Place", "place_fields"]
 

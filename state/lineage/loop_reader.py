@@ -272,8 +272,8 @@ class LoopReader(LineageReader):
         rows = self.db.query(
             "SELECT pool.sample_id, versions.id, instruction, input, response FROM pool "
             "JOIN versions ON versions.id = pool.version_id "
-            f"WHERE pool.round = ? AND pool.sample_id IN ({marks(sample_ids)})",
-            [round, *sample_ids],
+            "WHERE pool.round = ? AND pool.sample_id IN (SELECT value FROM json_each(?))",
+            [round, json.dumps(sample_ids)],
         )
         found = {row["sample_id"]: row for row in rows}
         page = [found[sample] for sample in sample_ids if sample in found]

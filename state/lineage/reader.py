@@ -333,8 +333,8 @@ class LineageReader(SampleReader):
         rows = self.db.execute(
             "SELECT samples.id, samples.turn, turns FROM samples "
             "JOIN conversations ON conversations.id = samples.conversation_id "
-            f"WHERE samples.id IN ({marks(sample_ids)})",
-            sample_ids,
+            "WHERE samples.id IN (SELECT value FROM json_each(?))",
+            [json.dumps(sample_ids)],
         )
         try:
             return {

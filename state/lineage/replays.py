@@ -36,6 +36,8 @@ def begin_replay(
 ) -> None:
     """Make a copy the lineage of a replay: another config, hashes of its files, and nothing decided."""
     settings = lineage.settings()
+    # Few of the columns that refer to others have an index: each row removed would be looked for everywhere.
+    lineage.db.execute("PRAGMA foreign_keys = OFF")
     with lineage.transaction() as db:
         for table in ("runs", "config_changes", "training_sets", "decisions", "alarms"):
             db.execute(f"DELETE FROM {table}")
@@ -50,8 +52,6 @@ def forget_proposals(lineage: LineageWriter, round: int, sample_ids: Sequence[st
     which = f"round = ? AND phase = 'response' AND sample_id IN ({marks(sample_ids)})"
     with lineage.transaction() as db:
         db.execute(f"DELETE FROM scores WHERE version_id IN (SELECT id FROM versions WHERE {which})", place)
-        # Versions of later rounds may come of them; those go as a whole, before they are looked at.
-        db.execute("PRAGMA defer_foreign_keys = ON")
         db.execute(f"DELETE FROM versions WHERE {which}", place)
         db.execute(f"DELETE FROM teacher_calls WHERE {which}", place)
 
@@ -60,7 +60,6 @@ def forget_after(lineage: LineageWriter, round: int, *, student: bool = True) ->
     """Remove what comes after a round, and with `student` the student that was trained in it too."""
     last = round - 1 if student else round
     with lineage.transaction() as db:
-        db.execute("PRAGMA defer_foreign_keys = ON")
         trained = "(SELECT id FROM students WHERE round > ?)"
         for table in ("scores", "held_out_answers", "judge_calls", "evaluations"):
             db.execute(f"DELETE FROM {table} WHERE student_id IN {trained}", [last])

@@ -71,14 +71,12 @@ def compare_rounds(
 
 def _pairs(lineage: LineageReader, before: int, after: int) -> list[Row]:
     """Every sample of the pool with its version in both rounds, what differs, and the responses' lengths."""
-    # SQLite's length() ends at the first NUL.
-    lineage.db.register_function(len, name="characters", deterministic=True)
     query = """
         SELECT samples.position, old.sample_id AS sample, old.id AS before, new.id AS after,
             CASE WHEN (old.instruction, old.input) = (new.instruction, new.input)
                 THEN iif(old.response = new.response, 'unchanged', 'response')
                 ELSE iif(old.response = new.response, 'instruction', 'both') END AS differs,
-            characters(old.response) AS before_characters, characters(new.response) AS after_characters
+            length(old.response) AS before_characters, length(new.response) AS after_characters
         FROM pool AS a JOIN pool AS b ON b.round = :after AND b.sample_id = a.sample_id
         JOIN versions AS old ON old.id = a.version_id JOIN versions AS new ON new.id = b.version_id
         JOIN samples ON samples.id = a.sample_id WHERE a.round = :before

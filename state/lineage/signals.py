@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import cast
 
-from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.documents import Matching
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Phase
@@ -53,7 +52,7 @@ def read_lengths(lineage: LineageReader, phase: Phase, positions: Sequence[int])
 def find_trained(lineage: LineageReader, version_ids: Sequence[str], first: int, last: int) -> set[str]:
     """Those of some versions that are in a training set of some rounds."""
     query = (
-        f"SELECT version_id FROM training_sets WHERE version_id IN ({marks(version_ids)}) "
+        "SELECT version_id FROM training_sets WHERE version_id IN (SELECT value FROM json_each(?)) "
         "AND round BETWEEN ? AND ?"
     )
-    return {id for (id,) in lineage.db.execute(query, [*version_ids, first, last])}
+    return {id for (id,) in lineage.db.execute(query, [json.dumps(version_ids), first, last])}

@@ -19,7 +19,7 @@ _AT_ONCE = 10_000  # rows
 def read_rows(
     lineage: LineageReader, name: TableName, round: int | None = None, *, held_out: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """A table or view of the lineage, of one round or of all; state/README.md tells its columns.
+    """A table or view of the lineage, of one round or of all, with the columns of schema.py and views.py.
 
     Without `held_out` there are no rows of held-out samples; that is for tables which name samples.
     """

@@ -151,7 +151,7 @@ class OpenAIEngine:
                 return
             pauses = [pause for server in self._servers if (pause := server.pace.pause) > 0]
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(_SLICE, *pauses) if self._unsent else None):
+                async with asyncio.timeout(min([_SLICE, *pauses]) if self._unsent else None):
                     await self._has_changed.wait()
 
     def _find_next(self) -> tuple[Request, ChatServer] | None:

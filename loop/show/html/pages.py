@@ -12,6 +12,7 @@ from reflectune.loop.show.alarms import list_alarms, tabulate_alarms
 from reflectune.loop.show.comparison import explain_comparable, tabulate_runs
 from reflectune.loop.show.documents import open_lineage
 from reflectune.loop.show.explanations import (
+    deciding_round,
     explain_best,
     explain_rule,
     explain_unknown,
@@ -120,7 +121,7 @@ def _round(request: Request, snapshot: Snapshot) -> Response:
         snapshot=snapshot,
         number=number,
         round=rounds[number],
-        before=rounds.get(number - 1),
+        deciding=rounds.get(deciding_round(snapshot.settings, number)),
         last=last,
         evaluations=[row for row in snapshot.evaluations if row["round"] == number],
         outcomes={phase: snapshot.outcomes.get((number, phase), {}) for phase in PHASES},
