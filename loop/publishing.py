@@ -169,7 +169,7 @@ def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: 
             row=rounds[-1],
             records=records,
             measures=list(measures),
-            held_out={row["name"]: row["n"] for row in lineage.evaluations() if row["round"] == round},
+            held_out={row["name"]: row["n"] for row in lineage.evaluations() if row["round"] <= round},
             teacher=_public_name(config.teacher.model or config.teacher.path or config.teacher.engine),
             student=_public_name(config.student.model),
             policy=config.selection.policy,

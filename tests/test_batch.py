@@ -97,6 +97,18 @@ def test_batch_answers_requests_that_are_alike_from_one_line(notes: AnswerCache)
     assert found == {"first": "Here.", "second": "Here."}
 
 
+def test_batch_asks_for_what_was_missed_once_however_many_wait_for_it(notes: AnswerCache) -> None:
+    answers = [Reply("Here."), None]
+    with (
+        serve_batches(lambda body: answers.pop(), status=lambda number: "expired") as server,
+        closing(opened(batched(server), notes)) as engine,
+    ):
+        for id in ("first", "second"):
+            engine.submit(Request(id, asked(), [{"role": "user", "content": "Say 0."}], None, seed=1))
+        assert [engine.next_answer().text, engine.next_answer().text] == ["Here.", "Here."]
+        assert [len(ids) for ids in server.asked()] == [1, 1]
+
+
 def test_batch_sends_more_than_a_file_holds_in_several(
     notes: AnswerCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

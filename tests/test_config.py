@@ -73,6 +73,13 @@ def test_config_leaves_a_servers_name_for_its_model_whatever_folder_is_called_so
     config = load_config(config_file, [f"teacher.engine={engine}", f"teacher.model={expected}"])
     assert config.judge is not None
     assert (config.teacher.model, config.judge.model) == (expected, expected)
+    # Whoever asks in the end says what the name is, also of the file's own model.
+    server, local = 'engine = "openai"\nbase_url = "http://a"', 'engine = "vllm"'
+    for before, after in ((server, ("vllm", "teacher.base_url=unset")), (local, ("openai",))):
+        asked = f'{before}\nmodel = "org/teacher"'
+        config_file.write_text(MINIMAL.replace('engine = "recorded"\npath = "teacher.jsonl"', asked))
+        found = load_config(config_file, [f"teacher.engine={after[0]}", *after[1:]]).teacher
+        assert (found.model, found.base_url) == ("org/teacher" if after[0] == "openai" else str(folder), None)
 
 
 def test_config_round_trips_as_toml_and_as_json(config_file: Path) -> None:

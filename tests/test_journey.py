@@ -256,7 +256,8 @@ def test_journey_shows_the_first_and_the_last_of_many_turns() -> None:
         ({"tool_calls": [None, 3, "f"]}, ("(null)", "(3)", "(f)")),
         ({"tool_calls": [{"function": {"name": "f"}}]}, ("f()",)),
         ({"tool_calls": [{"function": "f"}]}, ('({"function": "f"})',)),
-        ({"function_call": {"name": "f", "arguments": "{}"}}, ("f({})",)),
+        ({"tool_calls": "[]", "function_call": {"name": "f", "arguments": "{}"}}, ("f({})",)),
+        ({"function_calls": "f(1)"}, ("(f(1))",)),
     ],
 )
 def test_turns_show_calls_of_whatever_form(more: dict[str, Any], calls: tuple[str, ...]) -> None:

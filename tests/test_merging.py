@@ -151,7 +151,8 @@ def test_only_the_base_of_a_student_need_be_what_it_was(finished_world: Path, tm
     world = copy_world(finished_world, tmp_path / "world")
     # As a run whose policy is a function of the user's own, which is not there any more.
     with sqlite3.connect(world / "runs/tiny/lineage.db") as db:
-        db.execute("UPDATE runs SET config = json_set(config, '$.selection.policy', 'gone:value')")
+        changes = "'$.selection.policy', 'gone:value', '$.student.model', ?"
+        db.execute(f"UPDATE runs SET config = json_set(config, {changes})", [str(world / "student")])
     (world / "runs/tiny/config.toml").unlink()
     done = reflectune("merge", "tiny", "-o", tmp_path / "out", cwd=world)
     assert done.returncode == 0, done.stderr

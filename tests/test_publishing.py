@@ -108,11 +108,15 @@ def test_a_card_names_a_base_of_the_hub_and_no_path(finished_world: Path, tmp_pa
     world = copy_world(finished_world, tmp_path / "world")
     with sqlite3.connect(world / "runs/tiny/lineage.db") as db:
         db.execute("UPDATE runs SET config = json_set(config, '$.student.model', ?)", [model])
+        db.execute("DELETE FROM evaluations")
     (world / "runs/tiny/config.toml").unlink()
     out = tmp_path / "out"
     as_json(world, "publish", "tiny", *TO, "--what", "adapter", "--dry-run", "-o", out)
     assert card_of(out)[0].get("base_model") == (model if model == "org/model" else None)
-    assert "/gone" not in (out / "README.md").read_text()
+    text = (out / "README.md").read_text()
+    assert "/gone" not in text
+    assert "Accepted are rewrites" in text
+    assert "Held-out measures are on" not in text
 
 
 def test_a_hub_that_is_not_there_is_one_line(finished_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

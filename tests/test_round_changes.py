@@ -93,16 +93,6 @@ def test_rounds_responses_are_measured_in_characters(path: Path) -> None:
     assert lengths["after"] == {"mean": pytest.approx(28 / 3), "median": 8}
 
 
-def test_rounds_count_characters_beyond_a_nul(tmp_path: Path) -> None:
-    path = tmp_path / "lineage.db"
-    with make_store(path, train=1) as store:
-        store.start_round(1)
-        decide(store, decided(original("a"), phase="instruction"))
-        new = propose(store, original("a"), "a\0bcd", round=1, phase="response")
-        decide(store, decided(original("a"), new, reason="accepted"))
-    assert compared(path, 0, 1)["response_characters"]["after"]["mean"] == 5
-
-
 def test_rounds_scores_come_from_one_student_that_scored_both_pools(path: Path) -> None:
     (under,) = compared(path, 0, 1)["scores"]
     assert under["student"] == "s0"

@@ -437,11 +437,13 @@ def test_delimiters_are_told_by_the_header(tmp_path: Path, delimiter: str, mark:
 
 
 def test_rows_of_tables_are_placed_by_the_line_they_begin_in(tmp_path: Path) -> None:
-    path = given_file(tmp_path, 'instruction,output\n"a\nb","c\\n\n\nd"\n\n"e","f"\n')
+    path = given_file(tmp_path, 'instruction,output\n"a\nb","c\\n\n\r\nd"\n\n"e\r","f"\n')
     assert read(path) == [
-        ("line 2", {"instruction": "a\nb", "output": "c\\n\n\nd"}),
-        ("line 7", {"instruction": "e", "output": "f"}),
+        ("line 2", {"instruction": "a\nb", "output": "c\\n\n\r\nd"}),
+        ("line 7", {"instruction": "e\r", "output": "f"}),
     ]
+    path = given_file(tmp_path, 'instruction,output\na,b,"c\nd"\n')
+    assert "line 2: more fields than the header" in refusal(path)
 
 
 def test_tables_that_would_lose_a_field_are_refused(tmp_path: Path) -> None:

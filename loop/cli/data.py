@@ -187,7 +187,7 @@ def score(
         "model": student, "template": template, "max_length": max_length, "batch_tokens": batch_tokens,
         "device": device, "dtype": dtype,
     }  # fmt: skip
-    resolve_paths({"student": settings}, Path())
+    resolve_paths({"student": settings}, Path(), {})
     student_config = StudentConfig(**settings)
     data_config = DataConfig(
         path=str(data),

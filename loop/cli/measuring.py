@@ -55,7 +55,7 @@ def signal(
             from reflectune.state.config import DataConfig, StudentConfig, resolve_paths
 
             settings: dict[str, Any] = {"model": student, "template": template, "device": device}
-            resolve_paths({"student": settings}, Path())
+            resolve_paths({"student": settings}, Path(), {})
             data = DataConfig(path=source, format=format, columns=read_columns(columns))
             evidence = measure_data(data, StudentConfig(**settings), pairs, seed, open_display())
         else:

@@ -13,7 +13,6 @@ from pydantic import ConfigDict, Field, model_validator
 from reflectune.state.config import (
     CHANGEABLE,
     RunConfig,
-    find_moved,
     flatten,
     overlay,
     parse_config,
@@ -21,6 +20,7 @@ from reflectune.state.config import (
     read_toml,
     read_values,
     resolve_paths,
+    tidy,
 )
 from reflectune.state.config.sections import Section
 from reflectune.state.errors import ConfigError
@@ -182,14 +182,13 @@ def _arm_values(plan: Plan, name: str, base: Mapping[str, Any], path: Path) -> d
 
 
 def _change(values: dict[str, Any], changes: Mapping[str, Any], folder: Path, source: str) -> None:
-    changed, flat = deepcopy(dict(changes)), flatten(changes)
+    changed, whole = deepcopy(dict(changes)), deepcopy(values)
     for key in ("name", "seed"):
         if key in changed:
             raise ConfigError(f"{source}: {key} comes from the plan; leave it out")
-    resolve_paths(changed, folder, values)
+    overlay(whole, changed)
+    resolve_paths(changed, folder, whole)
     overlay(values, changed)
-    for section, _, key in (name.rpartition(".") for name, value in flat.items() if value == "unset"):
-        del (values[section] if section else values)[key]
 
 
 def _parse(path: Path, name: str, values: Mapping[str, Any], seed: int) -> RunConfig:
@@ -236,7 +235,7 @@ def _is_run_of(arm: str, name: str) -> bool:
 def _changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     may_change = {*CHANGEABLE} - {"rounds", "stop.rollback"}
     values = [deepcopy({**arm["config"], "name": "arm"}) for arm in (before, after)]
-    find_moved(values[0])
+    tidy(values[0])
     parsed = (parse_config(each, "plan.toml") for each in values)
     old, new = (flatten(config.model_dump(mode="json")) for config in parsed)
     yield from (key for key in new if old[key] != new[key] and key not in may_change)

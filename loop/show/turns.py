@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reflectune.state.text import one_line
+from reflectune.state.records import CALLING_FIELDS
+from reflectune.state.text import is_empty, one_line
 
 __all__ = ["ShownTurn", "fold_turns", "read_turns"]
 
@@ -39,8 +40,8 @@ def read_turns(context: Sequence[Mapping[str, Any]]) -> list[ShownTurn]:
 
 def _read_calls(message: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Id, tool and arguments of each call that a message makes; of one of unknown form, what there is."""
-    calls = message.get("tool_calls") or message.get("function_call") or ()
-    for call in calls if isinstance(calls, list) else [calls] if calls else ():
+    calls = next((message[name] for name in CALLING_FIELDS if not is_empty(message.get(name))), [])
+    for call in calls if isinstance(calls, list) else [calls]:
         function = call.get("function", call) if isinstance(call, dict) else call
         if isinstance(function, dict) and "name" in function:
             arguments = function.get("arguments", "")

@@ -8,6 +8,7 @@ import os
 import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,9 +38,9 @@ from reflectune.state.errors import ConfigError
 __all__ = [
     "CHANGEABLE", "SELF", "TEMPLATES", "AlarmsConfig", "Column", "DataConfig", "EngineConfig", "JudgeConfig",
     "OddKind", "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig",
-    "TeacherConfig", "TrackConfig", "assign", "change_config", "find_moved", "flatten", "load_begun_config",
+    "TeacherConfig", "TrackConfig", "assign", "change_config", "flatten", "load_begun_config",
     "load_config", "overlay", "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths",
-    "set_key", "upgrade_config",
+    "set_key", "tidy", "upgrade_config",
 ]  # fmt: skip
 
 # Keys of a model that is asked that say how, and not what: those of teacher and judge.
@@ -107,6 +108,7 @@ _FILES = (
 )
 _ON_HUB = ("data.hf", "teacher.model", "judge.model", "student.model")
 _OF_SERVERS = ("teacher.model", "judge.model")
+UNSET = "unset"  # a value that unsets its key
 _NO_PATHS = {"teacher.model": (SELF,), "student.template": TEMPLATES}
 
 _Model = TypeVar("_Model", bound=Section)
@@ -116,25 +118,32 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, override and check a config file.
 
     An override is "section.key=value"; a value is read as TOML, else as a plain string. It leaves a table's
-    other keys as they are. Relative paths are relative to the file's folder, in overrides to the working
-    directory.
+    other keys as they are; the value `unset` unsets a key. Relative paths are relative to the file's folder,
+    in overrides to the working directory.
 
     Raises:
         ConfigError: file missing or not TOML, unknown key, impossible value.
     """
-    values = read_values(path)
     changed: dict[str, Any] = {}
     for override in overrides:
         assign(changed, override)
-    resolve_paths(changed, Path(), values)
+    values = _read_config(path)
+    whole = deepcopy(values)
+    overlay(whole, changed)
+    resolve_paths(values, path.parent, whole)
+    resolve_paths(changed, Path(), whole)
     overlay(values, changed)
     return parse_config(values, source=str(path))
 
 
 def overlay(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
-    """Change raw values by others; a table keeps the keys that are not changed."""
+    """Change raw values by others; a table keeps the keys that are not changed, and `unset` unsets one."""
     for key, value in flatten(changed).items():
+        section, _, name = key.rpartition(".")
         before = _get_key(values, key)
+        if value == UNSET:
+            (values.get(section, {}) if section else values).pop(name, None)
+            continue
         is_table = isinstance(before, dict) and isinstance(value, dict)
         set_key(values, key, before | value if is_table else value)
 
@@ -158,18 +167,18 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
             set_key(upgraded, _RENAMED.get(key, key), value)
         elif value:
             set_key(upgraded, _RENAMED[key], "skip")
-    for section in ("teacher", "judge"):  # keys that nobody read
-        if isinstance(asked := upgraded.get(section), dict) and asked.get("engine") not in SERVED:
-            unread = [key for key in asked if asked[key] and ENGINE_KEYS.get(key) == SERVED]
-            upgraded[section] = {key: asked[key] for key in asked if key not in unread}
     if (checker := _get_key(upgraded, "evaluate.checker")) == "loop.demo.world:check":
         set_key(upgraded, "evaluate.checker", f"reflectune.{checker}")
-    find_moved(upgraded)
+    tidy(upgraded)
     return upgraded
 
 
-def find_moved(values: dict[str, Any]) -> None:
-    """Name the package's own files where they are now."""
+def tidy(values: dict[str, Any]) -> None:
+    """Leave out keys of servers that no engine read, and name the package's own files where they are now."""
+    for section in ("teacher", "judge"):
+        if isinstance(asked := values.get(section), dict) and asked.get("engine") not in SERVED:
+            unread = [key for key in asked if asked[key] and ENGINE_KEYS.get(key) == SERVED]
+            values[section] = {key: asked[key] for key in asked if key not in unread}
     for key in ("teacher.model", "teacher.path", "teacher.prompts", "student.model", "student.template"):
         text = _get_key(values, key)
         if not isinstance(text, str) or os.path.exists(text):
@@ -201,10 +210,10 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             raise ConfigError(f"--set {key}: the run has no [{section}]")
         changed: dict[str, Any] = {}
         assign(changed, override)
-        resolve_paths(changed, Path())
+        resolve_paths(changed, Path(), values)
         for changed_key, changed_value in flatten(changed).items():
             set_key(values, changed_key, changed_value)
-        if value == "unset" and name not in ("rounds", "cache", "timeout"):
+        if value == UNSET and name not in ("rounds", "cache", "timeout"):
             set_key(values, key, None)
     return parse_config(values, source="--set")
 
@@ -279,16 +288,17 @@ def assign(values: dict[str, Any], override: str) -> None:
     set_key(values, dotted.strip(), value)
 
 
-def resolve_paths(values: dict[str, Any], folder: Path, before: Mapping[str, Any] | None = None) -> None:
-    """Make the paths in raw values absolute, which may change others. What is on the hub stays a name.
+def resolve_paths(values: dict[str, Any], folder: Path, whole: Mapping[str, Any]) -> None:
+    """Make the paths in raw values absolute. What is on the hub stays a name.
 
-    So does the name that a server has for its model, whatever folder is called the same.
+    So does the name that a server has for its model, whatever folder is called the same; `whole` are all
+    values that these become part of, and say which engine asks.
     """
     for key in (*_FILES, *_ON_HUB):
         text, engine = _get_key(values, key), f"{key.partition('.')[0]}.engine"
-        if not isinstance(text, str) or not text or text in _NO_PATHS.get(key, ()):
+        if not isinstance(text, str) or text in ("", UNSET, *_NO_PATHS.get(key, ())):
             continue
-        if key in _OF_SERVERS and (_get_key(values, engine) or _get_key(before or {}, engine)) in SERVED:
+        if key in _OF_SERVERS and _get_key(whole, engine) in SERVED:
             continue
         path = os.path.abspath(folder / Path(text).expanduser())
         if key in _FILES or os.path.exists(path) or text.startswith((".", "~")):
@@ -297,12 +307,16 @@ def resolve_paths(values: dict[str, Any], folder: Path, before: Mapping[str, Any
 
 def read_values(path: Path) -> dict[str, Any]:
     """The values of a config file, unchecked, with absolute paths; a ConfigError where there are none."""
+    values = _read_config(path)
+    resolve_paths(values, path.parent, values)
+    return values
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
-        values = read_toml(path)
+        return read_toml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; `reflectune init {path}` writes one") from None
-    resolve_paths(values, path.parent)
-    return values
 
 
 def _explain(detail: ErrorDetails, model: type[Section]) -> str:

@@ -36,7 +36,13 @@ _HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+: [ -~]*", re.ASCII)
 class Section(BaseModel):
     """Keys that belong together; unknown ones are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may hold a key
+    )
 
     @classmethod
     def sections(cls) -> "dict[str, type[Section]]":

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from reflectune.state.data.writing import Container, find_container, put_into_place, write_rows
 from reflectune.state.errors import DatasetError
-from reflectune.state.records import Pair, Split, Turn
+from reflectune.state.records import CALLING_FIELDS, Pair, Split, Turn
 from reflectune.state.text import is_empty
 
 __all__ = [
@@ -47,7 +47,7 @@ _CONTEXT = ("system", "history")  # of alpaca, where there is a context: names o
 _IDS = ("sample_ids", "version_ids", "round")
 _SPLIT = "split"
 _SCORES = ("score_chosen", "score_rejected")  # UltraFeedback's names
-_NEEDED = ("name", "tool_calls", "function_call")  # fields of turns without which others may make no sense
+_NEEDED = ("name", *CALLING_FIELDS)  # fields of turns without which others may make no sense
 _LASTING = ("name", "weight")  # fields of a turn that hold whatever it says
 
 

@@ -6,6 +6,7 @@ time. What a row means, and whether it is a pair, is for datasets.py to say.
 
 import csv
 import itertools
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ Source = Callable[[], Iterator[Row]]  # gives all rows, from the first, at every
 
 _DELIMITERS = ",\t;"
 _ARROW = b"\xff\xff\xff\xff"  # how Arrow's streams begin, which `save_to_disk` of datasets writes
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _BATCH = 256  # rows of a Parquet file decoded at once
 
 
@@ -133,9 +135,10 @@ def _csv_rows(path: Path, name: str) -> Iterator[Row]:
             raise DatasetError(f"{name}: line {begins}: not valid CSV: {error}; repair its quotes") from error
 
 
-def _begin(reader: "csv.DictReader[str]", row: Mapping[str, Any]) -> int:
+def _begin(reader: "csv.DictReader[str]", row: Mapping[str | None, Any]) -> int:
     """The line that the row just read begins on."""
-    return reader.line_num - sum(text.count("\n") for text in row.values() if isinstance(text, str))
+    texts = [*row.values(), *row.get(None, ())]
+    return reader.line_num - sum(len(_LINE_END.findall(text)) for text in texts if isinstance(text, str))
 
 
 def _table_rows(file: IO[bytes], name: str, *, is_parquet: bool) -> Iterator[Row]:

@@ -269,13 +269,16 @@ class LoopReader(LineageReader):
 
     def pool_pairs(self, round: int, sample_ids: Sequence[str]) -> dict[str, Pair]:
         """Some samples' pairs in the pool D[r], by version id, in the order of the samples given."""
-        rows = self.db.query(
-            "SELECT pool.sample_id, versions.id, instruction, input, response FROM pool "
-            "JOIN versions ON versions.id = pool.version_id "
-            "WHERE pool.round = ? AND pool.sample_id IN (SELECT value FROM json_each(?))",
-            [round, json.dumps(sample_ids)],
-        )
-        found = {row["sample_id"]: row for row in rows}
+        found = {}
+        for start in range(0, len(sample_ids), _PAGE):
+            asked = sample_ids[start : start + _PAGE]
+            rows = self.db.query(
+                "SELECT pool.sample_id, versions.id, instruction, input, response FROM pool "
+                "JOIN versions ON versions.id = pool.version_id "
+                f"WHERE pool.round = ? AND pool.sample_id IN ({marks(asked)})",
+                [round, *asked],
+            )
+            found |= {row["sample_id"]: row for row in rows}
         page = [found[sample] for sample in sample_ids if sample in found]
         return {row["id"]: pair for row, pair in zip(page, self.read_pairs(page), strict=True)}
 

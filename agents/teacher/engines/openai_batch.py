@@ -135,6 +135,7 @@ class BatchEngine:
             self._leave_if_asked()
             id = self._send(lines)
             self._open[id] = {key: unsent[key] for key in lines}
+            self._missed.difference_update(lines)
         self._gathered = alike
 
     def _send(self, lines: Mapping[str, bytes]) -> str:
