@@ -40,7 +40,7 @@ def read_turns(context: Sequence[Mapping[str, Any]]) -> list[ShownTurn]:
 
 def _read_calls(message: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Id, tool and arguments of each call that a message makes; of one of unknown form, what there is."""
-    calls = next((message[name] for name in CALLING_FIELDS if not is_empty(message.get(name))), [])
+    calls: Any = next((message[name] for name in CALLING_FIELDS if not is_empty(message.get(name))), [])
     for call in calls if isinstance(calls, list) else [calls]:
         function = call.get("function", call) if isinstance(call, dict) else call
         if isinstance(function, dict) and "name" in function:

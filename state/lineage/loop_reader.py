@@ -269,7 +269,7 @@ class LoopReader(LineageReader):
 
     def pool_pairs(self, round: int, sample_ids: Sequence[str]) -> dict[str, Pair]:
         """Some samples' pairs in the pool D[r], by version id, in the order of the samples given."""
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for start in range(0, len(sample_ids), _PAGE):
             asked = sample_ids[start : start + _PAGE]
             rows = self.db.query(
