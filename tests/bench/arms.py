@@ -1,10 +1,9 @@
-"""What selection is worth: the plan of arms.toml, or of arms_explored.toml, on the demo's world.
+"""What selection is worth: the plan of arms.toml on the demo's world.
 
 A seed settles data, split, first proposals and training for all arms alike. The runs are in runs/arms; the
 same command goes on with them.
 
     python -m tests.bench.arms
-    python -m tests.bench.arms --explored
 """
 
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from reflectune.state.records import PHASES
 from tests.bench.plans import ROOT, percent, run_plan, tell_plan
 from tests.bench.results import options, publish
 
-PLAN, EXPLORED = (Path(__file__).with_name(name) for name in ("arms.toml", "arms_explored.toml"))
+PLAN = Path(__file__).with_name("arms.toml")
 DATA = ROOT / "runs" / "arms-data"
 PAIRS, HOLDOUT = 400, 500
 
@@ -57,12 +56,10 @@ def judge(lineage: LineageReader, config: RunConfig) -> dict[str, float | None]:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--explored", action="store_true", help="the arms that were thought of afterwards")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, of one torch thread each")
     arguments = parser.parse_args()
-    plan = EXPLORED if arguments.explored else PLAN
-    write_data(DATA, load_experiment(plan).seeds, PAIRS + HOLDOUT)
-    document = run_plan(plan, arguments.jobs)
+    write_data(DATA, load_experiment(PLAN).seeds, PAIRS + HOLDOUT)
+    document = run_plan(PLAN, arguments.jobs)
     faults = ", ".join(f"{name} {share:.0%}" for name, share in FAULTS.items())
     body = [
         f"The demo's world, {PAIRS} pairs and {HOLDOUT} held out, seeds {document['seeds']}. Responses: "
@@ -72,7 +69,7 @@ def main() -> None:
         "",
         *tell_plan(document),
     ]
-    publish("Arms thought of afterwards" if arguments.explored else "Arms", body, arguments)
+    publish("Arms", body, arguments)
 
 
 if __name__ == "__main__":
