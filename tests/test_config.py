@@ -103,6 +103,7 @@ def test_config_override_reads_toml_values_and_plain_strings(config_file: Path) 
         ("teacher.patience=1", "teacher.patience is now teacher.freeze_after"),
         ("data.skip_invalid=true", 'data.skip_invalid is now data.odd.invalid = "skip"'),
         ("data.odd.tools=keep", "data.odd.tools: input should be 'refuse' or 'skip', got 'keep'"),
+        ("teacher.modle=unset", "teacher.modle: unknown key; did you mean model?"),
         ("margin=1", "margin: unknown key; did you mean selection.margin?"),
         ("rounds=0", "rounds: input should be greater than or equal to 1, got 0"),
         ("refinetune.lr=-1", "refinetune.lr: input should be greater than 0, got -1"),
@@ -183,6 +184,19 @@ def test_config_keys_may_be_tables(config_file: Path) -> None:
     assert found == ({"response": "reply"}, {"tools": "skip"}, {"user": ["Customer"]})
     assert parse_config(tomllib.loads(config.to_toml()), "resolved") == config
     assert flatten(config.model_dump(mode="json"))["data.columns"] == {"response": "reply"}
+
+
+def test_config_override_unsets_keys_and_keys_of_tables(config_file: Path) -> None:
+    table = "[teacher.extra_body]\nseed = 1\ntop_k = 2\n"
+    asked = 'engine = "openai"\nmodel = "m"\nrevision = "r"'
+    text = MINIMAL.replace('engine = "recorded"\npath = "teacher.jsonl"', asked)
+    config_file.write_text(text.replace("[student]", f"{table}[student]"))
+    unset = [f"teacher.{name}=unset" for name in ("extra_body.seed", "revision", "concurrency")]
+    teacher = load_config(config_file, unset).teacher
+    assert (teacher.extra_body, teacher.revision, teacher.concurrency) == ({"top_k": 2}, None, None)
+    config_file.write_text('teacher = "x"\n' + MINIMAL.replace("[teacher]", "[old]"))
+    with pytest.raises(ConfigError, match="teacher: input should be"):
+        load_config(config_file, [])
 
 
 def test_config_override_adds_to_a_table(config_file: Path) -> None:

@@ -67,6 +67,15 @@ def test_an_arm_changes_what_all_arms_change(tmp_path: Path) -> None:
     assert (method.student.template, v1.student.template) == ("plain", str(tmp_path / "mine.toml"))
 
 
+def test_whoever_asks_in_an_arm_says_what_a_models_name_is(tmp_path: Path) -> None:
+    (tmp_path / "org/teacher").mkdir(parents=True)
+    found = load(
+        tmp_path, '[arms.local]\n[arms.served.teacher]\nengine = "openai"\nmax_model_len = "unset"\n'
+    )
+    models = [config_of(found, f"{arm}-3").teacher.model for arm in ("served", "local")]
+    assert models == ["org/teacher", str(tmp_path / "org/teacher")]
+
+
 def test_equal_tokens_take_the_place_of_the_bases_epochs(tmp_path: Path) -> None:
     found = load(tmp_path, "[arms.a]\n[arms.b]\nrefinetune.lr = 1e-3", HEAD + "tokens = 999\n")
     assert {(run.config.refinetune.tokens, run.config.refinetune.epochs) for run in found.runs} == {

@@ -304,7 +304,7 @@ def test_an_address_with_a_key_in_it_is_not_even_stored(
 @pytest.mark.parametrize("urls", ["localhost:8000", ["http://a.b/v1", "localhost:8000"]])
 def test_an_address_is_one_of_the_web(urls: str | list[str]) -> None:
     values = {"engine": "openai", "model": "m", "base_url": urls}
-    with pytest.raises(ConfigError, match=r"base_url: want http://.*, got 'localhost:8000'"):
+    with pytest.raises(ConfigError, match=r"base_url: want http://\.\.\. or https://\.\.\.$"):
         parse_model(TeacherConfig, values, "config.toml")
 
 

@@ -19,7 +19,6 @@ from reflectune.state.config import (
     parse_model,
     read_toml,
     read_values,
-    resolve_paths,
     tidy,
 )
 from reflectune.state.config.sections import Section
@@ -137,8 +136,7 @@ def load_experiment(path: Path) -> Experiment:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such plan") from None
     parse_model(_Named, {"name": path.stem}, source=f"{path}: the name of the file")
-    base = read_values(path.parent / plan.base)
-    values = {name: _arm_values(plan, name, base, path) for name in plan.arms}
+    values = {name: _arm_values(plan, name, path) for name in plan.arms}
     arms = {
         name: {"config": _parse(path, name, made, 0).model_dump(mode="json", exclude={"name", "seed"})}
         | plan.arms[name].model_dump(include={"equal_acceptance_to"})
@@ -158,15 +156,18 @@ class _Named(Section):
     name: Name
 
 
-def _arm_values(plan: Plan, name: str, base: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _arm_values(plan: Plan, name: str, path: Path) -> dict[str, Any]:
     """The raw values of an arm's config."""
     arm = plan.arms[name]
-    values, own = deepcopy(dict(base)), arm.model_extra or {}
-    _change(values, plan.all, path.parent, f"{path}: arm {name}")
+    own, folder = arm.model_extra or {}, path.parent
+    for key in ("name", "seed"):
+        if key in {**plan.all, **own}:
+            raise ConfigError(f"{path}: arm {name}: {key} comes from the plan; leave it out")
+    changes = [plan.all, _RAW, own] if arm.raw else [plan.all, own]
+    values = read_values(folder / plan.base, *((changed, folder) for changed in changes))
     if arm.raw:
-        overlay(values, _RAW)
-        values["teacher"] = dict(_NOBODY)
-    _change(values, own, path.parent, f"{path}: arm {name}")
+        kept = [key for _, _, key in (key.partition("teacher.") for key in flatten(own)) if key]
+        values["teacher"] = _NOBODY | {key: values["teacher"][key] for key in kept}
     if arm.equal_acceptance_to is not None:
         for key in ("policy", "random_rate"):
             if key in own.get("selection", {}):
@@ -179,16 +180,6 @@ def _arm_values(plan: Plan, name: str, base: Mapping[str, Any], path: Path) -> d
             raise ConfigError(f"{path}: arm {name}: tokens says how long all arms train; leave one out")
         overlay(values, {"refinetune": {"tokens": plan.tokens, "epochs": None}})
     return values
-
-
-def _change(values: dict[str, Any], changes: Mapping[str, Any], folder: Path, source: str) -> None:
-    changed, whole = deepcopy(dict(changes)), deepcopy(values)
-    for key in ("name", "seed"):
-        if key in changed:
-            raise ConfigError(f"{source}: {key} comes from the plan; leave it out")
-    overlay(whole, changed)
-    resolve_paths(changed, folder, whole)
-    overlay(values, changed)
 
 
 def _parse(path: Path, name: str, values: Mapping[str, Any], seed: int) -> RunConfig:

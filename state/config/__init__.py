@@ -108,7 +108,7 @@ _FILES = (
 )
 _ON_HUB = ("data.hf", "teacher.model", "judge.model", "student.model")
 _OF_SERVERS = ("teacher.model", "judge.model")
-UNSET = "unset"  # a value that unsets its key
+_UNSET = "unset"  # a value that leaves its key, or one of a table, to its default
 _NO_PATHS = {"teacher.model": (SELF,), "student.template": TEMPLATES}
 
 _Model = TypeVar("_Model", bound=Section)
@@ -118,8 +118,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, override and check a config file.
 
     An override is "section.key=value"; a value is read as TOML, else as a plain string. It leaves a table's
-    other keys as they are; the value `unset` unsets a key. Relative paths are relative to the file's folder,
-    in overrides to the working directory.
+    other keys as they are. Relative paths are relative to the file's folder, in overrides to the working
+    directory.
 
     Raises:
         ConfigError: file missing or not TOML, unknown key, impossible value.
@@ -127,23 +127,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     changed: dict[str, Any] = {}
     for override in overrides:
         assign(changed, override)
-    values = _read_config(path)
-    whole = deepcopy(values)
-    overlay(whole, changed)
-    resolve_paths(values, path.parent, whole)
-    resolve_paths(changed, Path(), whole)
-    overlay(values, changed)
-    return parse_config(values, source=str(path))
+    return parse_config(read_values(path, (changed, Path())), source=str(path))
 
 
 def overlay(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
-    """Change raw values by others; a table keeps the keys that are not changed, and `unset` unsets one."""
+    """Change raw values by others; a table keeps the keys that are not changed."""
     for key, value in flatten(changed).items():
-        section, _, name = key.rpartition(".")
         before = _get_key(values, key)
-        if value == UNSET:
-            (values.get(section, {}) if section else values).pop(name, None)
-            continue
         is_table = isinstance(before, dict) and isinstance(value, dict)
         set_key(values, key, before | value if is_table else value)
 
@@ -189,7 +179,7 @@ def tidy(values: dict[str, Any]) -> None:
 
 
 def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The config of a run that has begun with some keys changed; the value `unset` unsets a key.
+    """The config of a run that has begun with some keys changed.
 
     Relative paths are relative to the working directory.
 
@@ -213,8 +203,6 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         resolve_paths(changed, Path(), values)
         for changed_key, changed_value in flatten(changed).items():
             set_key(values, changed_key, changed_value)
-        if value == UNSET and name not in ("rounds", "cache", "timeout"):
-            set_key(values, key, None)
     return parse_config(values, source="--set")
 
 
@@ -239,7 +227,21 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     """Check values already read; a ConfigError, beginning with `source`, where they cannot be."""
-    return parse_model(RunConfig, values, source)
+    return parse_model(RunConfig, _leave_out_unset(values, RunConfig), source)
+
+
+def _leave_out_unset(values: Mapping[str, Any], model: type[Section] | None) -> dict[str, Any]:
+    """Without the keys of a section, of those in it, and of their tables that are unset.
+
+    What `model` does not know stays, to be refused; in a table, without a model, every key is known.
+    """
+    kept = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and model is not None:
+            kept[key] = _leave_out_unset(value, model.sections().get(key))
+        elif value != _UNSET or (model is not None and key not in model.model_fields):
+            kept[key] = value
+    return kept
 
 
 def parse_model(model: type[_Model], values: Mapping[str, Any], source: str) -> _Model:
@@ -296,7 +298,7 @@ def resolve_paths(values: dict[str, Any], folder: Path, whole: Mapping[str, Any]
     """
     for key in (*_FILES, *_ON_HUB):
         text, engine = _get_key(values, key), f"{key.partition('.')[0]}.engine"
-        if not isinstance(text, str) or text in ("", UNSET, *_NO_PATHS.get(key, ())):
+        if not isinstance(text, str) or text in ("", _UNSET, *_NO_PATHS.get(key, ())):
             continue
         if key in _OF_SERVERS and _get_key(whole, engine) in SERVED:
             continue
@@ -305,18 +307,29 @@ def resolve_paths(values: dict[str, Any], folder: Path, whole: Mapping[str, Any]
             set_key(values, key, path)
 
 
-def read_values(path: Path) -> dict[str, Any]:
-    """The values of a config file, unchecked, with absolute paths; a ConfigError where there are none."""
-    values = _read_config(path)
-    resolve_paths(values, path.parent, values)
-    return values
+def read_values(path: Path, *changes: tuple[Mapping[str, Any], Path]) -> dict[str, Any]:
+    """The values of a config file, unchecked, changed by others in turn, with absolute paths.
 
+    Args:
+        path: the file, which its own paths are relative to.
+        changes: raw values, and the folder that paths in them are relative to.
 
-def _read_config(path: Path) -> dict[str, Any]:
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
     try:
-        return read_toml(path)
+        values = read_toml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; `reflectune init {path}` writes one") from None
+    parts = [(values, path.parent), *((deepcopy(dict(changed)), folder) for changed, folder in changes)]
+    whole: dict[str, Any] = {}
+    for part, _ in parts:
+        overlay(whole, part)
+    for part, folder in parts:
+        resolve_paths(part, folder, whole)
+    for part, _ in parts[1:]:
+        overlay(values, part)
+    return values
 
 
 def _explain(detail: ErrorDetails, model: type[Section]) -> str:

@@ -192,7 +192,7 @@ class EngineConfig(Section):
 def _check_address(url: str) -> None:
     """An address is stored and shown: what may be a key has no place in it."""
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"want http://... or https://..., got {url!r}")
+        raise ValueError("want http://... or https://...")
     parts = urlsplit(url)
     odd_query = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - {"api-version"}
     held = {"user name": "@" in parts.netloc, "query": odd_query, "fragment": parts.fragment}
