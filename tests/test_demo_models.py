@@ -26,9 +26,7 @@ OPERANDS = [
         r"^Input:\n(.+)$",
         r"^(?:Shout|Reverse|Double) (\w+)\.$",
         r"^How long is (\w+)\?$",
-        r"^Name the larger of (\d+ and \d+)\.$",
         r"^(\w+) (?:two times|said twice|backwards|with dashes|in capitals) is ",
-        r"^the larger of (\d+ and \d+) is ",
     )
 ]
 PROMPTS = open_prompts(FOLDER / "prompts.toml")
@@ -85,7 +83,6 @@ def test_no_operand_of_the_demos_data_is_trained_on() -> None:
     }
     assert len(inputs) > 300
     assert len(stated) > 1000
-    assert any(" and " in operand for operand in stated)
     assert not [operand for operand in inputs | stated if is_reserved(operand)]
 
 
@@ -124,8 +121,8 @@ def test_the_teacher_is_good_but_fallible_on_words_it_never_saw(config: RunConfi
     figures = card_figures("teacher")
     assert figures.keys() == {*PHASES, *KINDS}
     for group, (repaired, damaged, unusable) in figures.items():
-        assert 0.70 <= repaired <= (0.95 if group in PHASES else 0.97), group
-        assert 0.0 < damaged < 0.3, group
+        assert repaired == pytest.approx(1 - MISTAKES, abs=0.1 if group in PHASES else 0.2), group
+        assert damaged == pytest.approx(MISTAKES, abs=0.1 if group in PHASES else 0.2), group
         assert unusable < 0.05, group
     measured = measure_teacher(config, 60)
     for phase in PHASES:

@@ -35,8 +35,8 @@ PLAIN = {
         ("Spell planet with dashes.", "", "p-l-a-n-e-t"),
         ("How long is planet?", "", "6"),
         ("Drop the letter that planet begins with.", "", "lanet"),
-        ("Of 17 and 25, which is more?", "", "25"),
-        ("Which is larger of 9 and 10?", "", "10"),
+        ("Take all vowels out of planet.", "", "plnt"),
+        ("Keep the consonants of the input.", "bemadok", "bmdk"),
         ("Give the opposite of the input.", "cold", "hot"),
         ("Do something with planet.", "", None),
         ("Reverse planet. Then shout it.", "", None),
@@ -44,9 +44,9 @@ PLAIN = {
         ("Reverse planet.", "planet", None),  # two operands
         ("Write the input backwards.", "", None),
         ("Find an antonym of planet.", "", None),
-        ("Which is larger of planet?", "", None),
-        ("Which is larger of 07 and 4?", "", None),
-        ("Which is larger of ٣ and 4?", "", None),
+        ("Shout Planet.", "", None),
+        ("How long is pl?", "", None),
+        ("Double плaнета.", "", None),
         ("", "", None),
     ],
 )
@@ -96,14 +96,10 @@ def test_faulty_pairs_are_wrong_and_others_right() -> None:
             assert task.answer.startswith(pair.response)
 
 
-def test_reserved_are_words_with_their_reversals_and_numbers_in_any_order() -> None:
+def test_reserved_are_made_up_words_with_their_reversals() -> None:
     words = [draw_task(random.Random(seed), reserved=seed % 2 == 0).operand for seed in range(400)]
-    for operand in words:
-        first, _, second = operand.partition(" and ")
-        if operand in OPPOSITES:
-            assert not is_reserved(operand)
-            continue
-        assert is_reserved(operand) == is_reserved(f"{second} and {first}" if second else operand[::-1])
+    for word in words:
+        assert is_reserved(word) == (word not in OPPOSITES and is_reserved(word[::-1]))
     drawn = [draw_task(random.Random(seed), reserved=False).operand for seed in range(400)]
     assert not any(map(is_reserved, drawn))
 
@@ -114,9 +110,8 @@ def test_write_dataset_has_no_made_up_operand_twice(tmp_path: Path) -> None:
     operands: Counter[str] = Counter()
     for record in records:
         text = record["input"] or record["instruction"]
-        numbers = re.findall(r"\d+ and \d+", text)
         words = [word for word in re.findall(r"[a-z]{3,9}", text) if is_reserved(word)]
-        operands.update(numbers or [word for word in words if word not in PLAIN])
+        operands.update(word for word in words if word not in PLAIN)
     assert len(operands) > 500
     assert operands.most_common(1)[0][1] == 1
 

@@ -51,8 +51,7 @@ def draw_instruction(task: Task, rng: random.Random, *, input_rate: float) -> tu
 def write_dataset(path: Path, size: int, seed: int, *, clean: bool = False) -> None:
     """Write noisy pairs about reserved operands as an Alpaca file; with `clean` only right ones.
 
-    No made-up word and no pair of numbers is in it twice, so that none that is held out is trained on,
-    whatever the teacher writes.
+    No made-up word is in it twice, so that none that is held out is trained on, whatever the teacher writes.
     """
     rng = random.Random(f"dataset/{seed}")
     pairs: list[Pair] = []

@@ -1,7 +1,7 @@
 """The demo's world: ten kinds of text tasks in plain English, each with exactly one right answer.
 
-An instruction is a phrasing of a kind around an operand (a made-up word, a known word, or two numbers), or
-a phrasing with the operand in the input. Nothing here knows models, prompts or noise.
+An instruction is a phrasing of a kind around an operand (a made-up word or a known one), or a phrasing with
+the operand in the input. Nothing here knows models, prompts or noise.
 """
 
 import random
@@ -15,7 +15,7 @@ from reflectune.state.records import Pair
 
 __all__ = ["KINDS", "OPPOSITES", "Task", "check", "draw_task", "is_reserved", "is_right", "solve"]
 
-Operand = Literal["word", "numbers", "known"]
+Operand = Literal["word", "known"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,6 @@ OPPOSITES = {
 }
 _OPERANDS: Mapping[Operand, str] = {
     "word": "[a-z]{3,9}",
-    "numbers": "[1-9][0-9]? and [1-9][0-9]?",
     "known": "|".join(OPPOSITES),
 }
 _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
@@ -94,10 +93,10 @@ _KINDS = (
           "Write {} without its first letter.", "What is left of {} behind its first letter?",
           "Take the first letter off {}."),
          ("Leave out the first letter of the input.", "Write the given word without its first letter.")),
-    Kind("larger", "numbers", lambda operand: max(operand.split(" and "), key=int),
-         ("Which is larger of {}?", "Name the larger of {}.", "Give the greater of {}.",
-          "Pick the bigger number of {}.", "Of {}, which is more?"),
-         ("Name the larger number in the input.", "Give the greater of the given numbers.")),
+    Kind("consonants", "word", lambda word: re.sub(f"[{_VOWELS}]", "", word),
+         ("Write {} without its vowels.", "Keep the consonants of {}.", "Take all vowels out of {}.",
+          "Which consonants are in {}, in their order?", "Strike every vowel from {}."),
+         ("Keep the consonants of the input.", "Write the given word without its vowels.")),
     Kind("opposite", "known", OPPOSITES.__getitem__,
          ("What is the opposite of {}?", "Give the opposite of {}.", "Name the contrary of {}.",
           "Which word means the reverse of {}?", "Find an antonym of {}."),
@@ -118,14 +117,9 @@ def draw_task(rng: random.Random, *, reserved: bool) -> Task:
 def is_reserved(operand: str) -> bool:
     """Whether no model of the demo was trained on an operand: about a fifth of all, by hash.
 
-    A word goes with its reversal, a pair of numbers with the same two in the other order. Known words are
-    never reserved: there are only so many opposites.
+    A word goes with its reversal. Known words are never reserved: there are only so many opposites.
     """
-    if operand in OPPOSITES:
-        return False
-    first, _, second = operand.partition(" and ")
-    turned = f"{second} and {first}" if second else operand[::-1]
-    return zlib.crc32(min(operand, turned).encode()) % 5 == 0
+    return operand not in OPPOSITES and zlib.crc32(min(operand, operand[::-1]).encode()) % 5 == 0
 
 
 def solve(instruction: str, input: str) -> str | None:
@@ -159,8 +153,6 @@ def _draw_operand(operand: Operand, rng: random.Random) -> str:
     match operand:
         case "known":
             return rng.choice(list(OPPOSITES))
-        case "numbers":
-            return " and ".join(map(str, rng.sample(range(1, 100), 2)))
         case "word":
             word = ""
             for _ in range(rng.choice((1, 2, 2, 2, 3))):

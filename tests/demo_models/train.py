@@ -60,11 +60,10 @@ A Llama of {parameters:,} parameters ({layers} layers, width {width}), trained f
 one small made-up world, `loop/demo/world.py`, and is of no use outside of it.
 
 - Data: {texts:,} texts drawn by `tests/demo_models/corpus.py`. No operand that `is_reserved` sets apart, a
-  fifth of all made-up words and pairs of numbers, was drawn for them. The demo's data has no others, but for
-  the words of the kind opposite, of which there are only so many.
-- Training: {steps:,} steps of {batch} texts, seed {seed}, Muon on the matrices, AdamW on the rest, bfloat16
-  autocast; {minutes:.0f} minutes with {threads} CPU threads; loss at the end {loss:.3f} nats per token.
-  Stored as float16.
+  fifth of all made-up words, was drawn for them. The demo's data has no others, but for the words of the kind
+  opposite, of which there are only so many.
+- Training: {steps:,} steps of {batch} texts, seed {seed}, Muon on the matrices, AdamW on the rest, float32;
+  {minutes:.0f} minutes with {threads} CPU threads; loss at the end {loss:.3f} nats per token. Stored as float16.
 - Made by `python -m tests.demo_models.train {name}`.
 
 ## On reserved operands
@@ -216,8 +215,7 @@ def _optimise(
     with LineDisplay().stage(name, total=recipe.steps) as stage:
         for step in range(recipe.steps):
             ids, labels = next(batches)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = model(input_ids=ids, labels=labels).loss
+            loss = model(input_ids=ids, labels=labels).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
