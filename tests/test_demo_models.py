@@ -121,8 +121,8 @@ def test_the_teacher_is_good_but_fallible_on_words_it_never_saw(config: RunConfi
     figures = card_figures("teacher")
     assert figures.keys() == {*PHASES, *KINDS}
     for group, (repaired, damaged, unusable) in figures.items():
-        assert repaired == pytest.approx(1 - MISTAKES, abs=0.1 if group in PHASES else 0.2), group
-        assert damaged == pytest.approx(MISTAKES, abs=0.1 if group in PHASES else 0.2), group
+        assert repaired == pytest.approx(1 - MISTAKES, abs=0.1 if group in PHASES else 0.25), group
+        assert damaged == pytest.approx(MISTAKES, abs=0.1 if group in PHASES else 0.25), group
         assert unusable < 0.05, group
     measured = measure_teacher(config, 60)
     for phase in PHASES:
