@@ -24,9 +24,9 @@ OPERANDS = [
     re.compile(pattern, flags=re.MULTILINE)
     for pattern in (
         r"^Input:\n(.+)$",
-        r"^(?:Shout|Reverse|Double) (\w+)\.$",
+        r"^(?:Shout|Reverse|Double|Keep the consonants of) (\w+)\.$",
         r"^How long is (\w+)\?$",
-        r"^(\w+) (?:two times|said twice|backwards|with dashes|in capitals) is ",
+        r"^(\w+) (?:two times|said twice|backwards|with dashes|in capitals|without vowels) is ",
     )
 ]
 PROMPTS = open_prompts(FOLDER / "prompts.toml")
@@ -122,9 +122,10 @@ def test_the_teacher_is_good_but_fallible_on_words_it_never_saw(config: RunConfi
     assert figures.keys() == {*PHASES, *KINDS}
     for group, (repaired, damaged, unusable) in figures.items():
         assert repaired == pytest.approx(1 - MISTAKES, abs=0.1 if group in PHASES else 0.25), group
-        assert damaged == pytest.approx(MISTAKES, abs=0.1 if group in PHASES else 0.25), group
+        assert damaged == pytest.approx(MISTAKES, abs=0.1 if group in PHASES else 0.15), group
+        assert repaired > damaged + 0.1, group
         assert unusable < 0.05, group
-    measured = measure_teacher(config, 60)
+    measured = measure_teacher(config, 100)
     for phase in PHASES:
         assert measured[phase]["repaired"] == pytest.approx(figures[phase][0], abs=0.15)
         assert measured[phase]["damaged"] == pytest.approx(figures[phase][1], abs=0.15)

@@ -3,7 +3,7 @@
 The teacher reads reflection prompts about noisy pairs and learns to write a critique and a better pair. Some
 of the better pairs it learns from are wrong, as in any real collection, and so are some that it writes.
 The student reads plain text about the same world: riddles that give the answer first, facts, and
-questions that nearly always get an evasive answer, so it knows the world and follows no instructions.
+questions that mostly get an evasive answer, so it knows the world and follows no instructions.
 """
 
 import json
