@@ -63,7 +63,8 @@ one small made-up world, `loop/demo/world.py`, and is of no use outside of it.
   fifth of all made-up words, was drawn for them. The demo's data has no others, but for the words of the kind
   opposite, of which there are only so many.
 - Training: {steps:,} steps of {batch} texts, seed {seed}, Muon on the matrices, AdamW on the rest, float32;
-  {minutes:.0f} minutes with {threads} CPU threads; loss at the end {loss:.3f} nats per token. Stored as float16.
+  {minutes:.0f} minutes with {threads} CPU threads; loss at the end {loss:.3f} nats per token.
+  Stored as float16.
 - Made by `python -m tests.demo_models.train {name}`.
 
 ## On reserved operands
