@@ -17,7 +17,7 @@ from reflectune.loop.nodes.refinetune import choose_for_round
 from reflectune.loop.nodes.select import Group, decide_group
 from reflectune.loop.progress import Display
 from reflectune.loop.resuming import hash_files, refuse_changed_files
-from reflectune.state.config import RunConfig, assign, parse_config
+from reflectune.state.config import RunConfig, assign, parse_config, without_unset
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.loop_reader import LoopReader
@@ -148,7 +148,7 @@ def _change(config: RunConfig, name: str, settings: Sequence[str]) -> RunConfig:
     values = config.model_dump(mode="json")
     for setting in settings:
         assign(values, setting)
-    return parse_config(values | {"name": name}, source="replay")
+    return parse_config(without_unset(values) | {"name": name}, source="replay")
 
 
 @dataclass(slots=True)

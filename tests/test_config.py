@@ -191,7 +191,7 @@ def test_config_override_unsets_keys_and_keys_of_tables(config_file: Path) -> No
     asked = 'engine = "openai"\nmodel = "m"\nrevision = "r"'
     text = MINIMAL.replace('engine = "recorded"\npath = "teacher.jsonl"', asked)
     config_file.write_text(text.replace("[student]", f"{table}[student]"))
-    unset = [f"teacher.{name}=unset" for name in ("extra_body.seed", "revision", "concurrency")]
+    unset = [f"teacher.{name} = unset" for name in ("extra_body.seed", "revision", "concurrency")]
     teacher = load_config(config_file, unset).teacher
     assert (teacher.extra_body, teacher.revision, teacher.concurrency) == ({"top_k": 2}, None, None)
     config_file.write_text('teacher = "x"\n' + MINIMAL.replace("[teacher]", "[old]"))

@@ -109,6 +109,28 @@ def test_a_raw_arm_asks_no_teacher_and_filters_nothing(tmp_path: Path) -> None:
     assert Path(config.teacher.path or "").is_file()
 
 
+def test_a_raw_arm_has_teacher_keys_of_its_own_alone_and_unset_sections_may_be_filled(tmp_path: Path) -> None:
+    plan = """
+    [all]
+    selection = "unset"
+    teacher.extra_headers = {X-Title = "base"}
+    [arms.b.teacher]
+    engine = "openai"
+    max_model_len = "unset"
+    [arms.r]
+    raw = true
+    teacher = {engine = "openai", path = "unset", model = "k", extra_headers = {Y = "mine"}}
+    """
+    config = config_of(load(tmp_path, plan), "r-3")
+    assert (config.teacher.extra_headers, config.selection.policy) == ({"Y": "mine"}, "reject-all")
+    for own, message in {
+        'teacher = "x"': "teacher: input should be",
+        'subteacher.prompts = "x"': "subteacher: unknown key; did you mean teacher?",
+    }.items():
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load(tmp_path, f"[arms.r]\nraw = true\n{own}\n")
+
+
 def test_an_arm_by_lot_waits_for_the_run_of_the_same_seed(tmp_path: Path) -> None:
     found = load(tmp_path, '[arms.lots]\nequal_acceptance_to = "a"\nrounds = 2\n[arms.a]')
     waits = {run.name: run.acceptance_of for run in found.runs}

@@ -20,6 +20,7 @@ from reflectune.state.config import (
     read_toml,
     read_values,
     tidy,
+    without_unset,
 )
 from reflectune.state.config.sections import Section
 from reflectune.state.errors import ConfigError
@@ -125,8 +126,8 @@ class Experiment:
 def load_experiment(path: Path) -> Experiment:
     """Read a plan and check every arm with every seed; it has the name of its file.
 
-    In any text of a config `{seed}` stands for the seed. A key with the value "unset" is unset. Relative
-    paths are relative to whichever file names them.
+    In any text of a config `{seed}` stands for the seed. The value "unset" puts a key back to its default.
+    Relative paths are relative to whichever file names them.
 
     Raises:
         ConfigError: a file that is missing or not TOML, an unknown key, arm or name, or an impossible value.
@@ -165,9 +166,10 @@ def _arm_values(plan: Plan, name: str, path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: arm {name}: {key} comes from the plan; leave it out")
     changes = [plan.all, _RAW, own] if arm.raw else [plan.all, own]
     values = read_values(folder / plan.base, *((changed, folder) for changed in changes))
-    if arm.raw:
-        kept = [key for _, _, key in (key.partition("teacher.") for key in flatten(own)) if key]
-        values["teacher"] = _NOBODY | {key: values["teacher"][key] for key in kept}
+    if arm.raw and isinstance(asked := own.get("teacher", {}), Mapping):
+        # Of the arm alone; its texts may have become paths.
+        kept = {key: values["teacher"][key] if isinstance(it, str) else it for key, it in asked.items()}
+        values["teacher"] = _NOBODY | kept
     if arm.equal_acceptance_to is not None:
         for key in ("policy", "random_rate"):
             if key in own.get("selection", {}):
@@ -183,7 +185,8 @@ def _arm_values(plan: Plan, name: str, path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path, name: str, values: Mapping[str, Any], seed: int) -> RunConfig:
-    return parse_config({**values, "name": f"{name}-{seed}", "seed": seed}, source=f"{path}: arm {name}")
+    values = without_unset(values) | {"name": f"{name}-{seed}", "seed": seed}
+    return parse_config(values, source=f"{path}: arm {name}")
 
 
 def _put_seed(values: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -41,6 +41,7 @@ __all__ = [
     "TeacherConfig", "TrackConfig", "assign", "change_config", "flatten", "load_begun_config",
     "load_config", "overlay", "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths",
     "set_key", "tidy", "upgrade_config",
+    "without_unset",
 ]  # fmt: skip
 
 # Keys of a model that is asked that say how, and not what: those of teacher and judge.
@@ -118,8 +119,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, override and check a config file.
 
     An override is "section.key=value"; a value is read as TOML, else as a plain string. It leaves a table's
-    other keys as they are. Relative paths are relative to the file's folder, in overrides to the working
-    directory.
+    other keys as they are. The value `unset` puts a key back to its default. Relative paths are relative to
+    the file's folder, in overrides to the working directory.
 
     Raises:
         ConfigError: file missing or not TOML, unknown key, impossible value.
@@ -127,12 +128,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     changed: dict[str, Any] = {}
     for override in overrides:
         assign(changed, override)
-    return parse_config(read_values(path, (changed, Path())), source=str(path))
+    return parse_config(without_unset(read_values(path, (changed, Path()))), source=str(path))
 
 
 def overlay(values: dict[str, Any], changed: Mapping[str, Any]) -> None:
     """Change raw values by others; a table keeps the keys that are not changed."""
     for key, value in flatten(changed).items():
+        section, dot, _ = key.partition(".")
+        if dot and values.get(section) == _UNSET:
+            values[section] = {}
         before = _get_key(values, key)
         is_table = isinstance(before, dict) and isinstance(value, dict)
         set_key(values, key, before | value if is_table else value)
@@ -179,7 +183,7 @@ def tidy(values: dict[str, Any]) -> None:
 
 
 def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The config of a run that has begun with some keys changed.
+    """The config of a run that has begun with some keys changed; `unset` puts one back to its default.
 
     Relative paths are relative to the working directory.
 
@@ -203,7 +207,7 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         resolve_paths(changed, Path(), values)
         for changed_key, changed_value in flatten(changed).items():
             set_key(values, changed_key, changed_value)
-    return parse_config(values, source="--set")
+    return parse_config(without_unset(values), source="--set")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -227,18 +231,18 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     """Check values already read; a ConfigError, beginning with `source`, where they cannot be."""
-    return parse_model(RunConfig, _leave_out_unset(values, RunConfig), source)
+    return parse_model(RunConfig, values, source)
 
 
-def _leave_out_unset(values: Mapping[str, Any], model: type[Section] | None) -> dict[str, Any]:
-    """Without the keys of a section, of those in it, and of their tables that are unset.
+def without_unset(values: Mapping[str, Any], model: type[Section] | None = RunConfig) -> dict[str, Any]:
+    """Raw values as somebody writes them without keys that are "unset": these take their defaults.
 
     What `model` does not know stays, to be refused; in a table, without a model, every key is known.
     """
     kept = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and model is not None:
-            kept[key] = _leave_out_unset(value, model.sections().get(key))
+            kept[key] = without_unset(value, model.sections().get(key))
         elif value != _UNSET or (model is not None and key not in model.model_fields):
             kept[key] = value
     return kept
@@ -286,7 +290,7 @@ def assign(values: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        value = text.strip()
     set_key(values, dotted.strip(), value)
 
 
