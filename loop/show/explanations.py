@@ -12,7 +12,6 @@ from reflectune.loop.show.numbers import (
     format_with_interval,
     name_held_out,
 )
-from reflectune.state.config import SelectionConfig
 from reflectune.state.lineage.documents import (
     BestDocument,
     DecisionDocument,
@@ -28,7 +27,7 @@ from reflectune.state.lineage.documents import (
 from reflectune.state.policies import find_policy
 
 __all__ = [
-    "count_things", "deciding_round", "explain_best", "explain_call", "explain_given", "explain_place",
+    "count_things", "explain_best", "explain_call", "explain_given", "explain_place",
     "explain_reason", "explain_rule", "explain_score", "explain_signal", "explain_skipped", "explain_unknown",
     "list_servers", "name_outcome", "policy_of", "sum_seconds", "unit_of",
 ]  # fmt: skip
@@ -41,11 +40,6 @@ _MAX_NLL = 709.0
 def policy_of(settings: Settings) -> str:
     """A run's policy."""
     return str(_selection(settings).get("policy", "ifd+r-ifd"))
-
-
-def deciding_round(settings: Settings, round: int) -> int:
-    """The round whose student decides in a round."""
-    return SelectionConfig.model_construct(**_selection(settings)).deciding(round)
 
 
 def _selection(settings: Settings) -> dict[str, Any]:

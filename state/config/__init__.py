@@ -38,10 +38,9 @@ from reflectune.state.errors import ConfigError
 __all__ = [
     "CHANGEABLE", "SELF", "TEMPLATES", "AlarmsConfig", "Column", "DataConfig", "EngineConfig", "JudgeConfig",
     "OddKind", "RefinetuneConfig", "RunConfig", "ScaleConfig", "SelectionConfig", "StudentConfig",
-    "TeacherConfig", "TrackConfig", "assign", "change_config", "flatten", "load_begun_config",
-    "load_config", "overlay", "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths",
-    "set_key", "tidy", "upgrade_config",
-    "without_unset",
+    "TeacherConfig", "TrackConfig", "assign", "change_config", "flatten", "load_begun_config", "load_config",
+    "overlay", "parse_config", "parse_model", "read_toml", "read_values", "resolve_paths", "set_key", "tidy",
+    "upgrade_config", "without_unset",
 ]  # fmt: skip
 
 # Keys of a model that is asked that say how, and not what: those of teacher and judge.

@@ -45,7 +45,7 @@ from reflectune.state.records import (
     content_part,
 )
 
-__all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "mean_and_median"]
+__all__ = ["ABOUT_A_PROPOSAL", "LineageReader", "deciding_round", "mean_and_median"]
 
 # Of decisions: that there was a proposal to decide about.
 ABOUT_A_PROPOSAL = f"reason NOT IN {UNCONTESTED}"
@@ -297,8 +297,7 @@ class LineageReader(SampleReader):
 
     def deciding_round(self, round: int) -> int:
         """The round whose student decides in a round."""
-        selection = self.settings()["config"].get("selection", {})
-        return SelectionConfig.model_construct(**selection).deciding(round)
+        return deciding_round(self.settings(), round)
 
     def measures(self, version_ids: Sequence[str], student: str) -> dict[str, Measures]:
         """IFD, r-IFD and response tokens of those of some versions that a student scored, by version id."""
@@ -364,6 +363,12 @@ class LineageReader(SampleReader):
 
     def _count(self, source: str, params: Sequence[Any] | dict[str, Any]) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM {source}", params).fetchone()[0])
+
+
+def deciding_round(settings: Settings, round: int) -> int:
+    """The round whose student decides in a round of a run with such settings."""
+    selection = settings["config"].get("selection", {})
+    return SelectionConfig.model_construct(**selection).deciding(round)
 
 
 def _per(total: float | None, number: int) -> float | None:

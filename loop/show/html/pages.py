@@ -12,7 +12,6 @@ from reflectune.loop.show.alarms import list_alarms, tabulate_alarms
 from reflectune.loop.show.comparison import explain_comparable, tabulate_runs
 from reflectune.loop.show.documents import open_lineage
 from reflectune.loop.show.explanations import (
-    deciding_round,
     explain_best,
     explain_rule,
     explain_unknown,
@@ -29,7 +28,7 @@ from reflectune.loop.show.workers import tabulate_stages, tabulate_workers
 from reflectune.state.errors import StoreError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.index import SampleIndex
-from reflectune.state.lineage.reader import LineageReader
+from reflectune.state.lineage.reader import LineageReader, deciding_round
 from reflectune.state.records import OUTCOMES, PHASES
 from reflectune.state.text import to_json
 
