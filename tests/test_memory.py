@@ -80,8 +80,8 @@ def test_passes_halve_rows_then_compute_layers_again(monkeypatch):
     plain, model = adapted_model(), adapted_model()
     loss = Passes(plain, 100).add_gradients(TEXTS)
     find_body(model.get_base_model())
-    passed = limit_memory(monkeypatch, 15, checkpointed=21)
     passes = Passes(model, 100)
+    passed = limit_memory(monkeypatch, 15, checkpointed=21)
     assert float(passes.add_gradients(TEXTS)) == pytest.approx(float(loss), rel=1e-6)
     assert passed[:4] == [21] * 4
     assert set(passed) == {21}
@@ -98,8 +98,9 @@ def test_passes_out_of_memory_in_a_later_row_begin_the_step_again(monkeypatch):
     texts = [Encoded([0, 3, 4], 1), *TEXTS]  # rows of 3 + 21 and 42 tokens; the second one is too long
     Passes(plain, 44).add_gradients(texts)
     find_body(model.get_base_model())
+    passes = Passes(model, 44)
     passed = limit_memory(monkeypatch, 24)
-    Passes(model, 44).add_gradients(texts)
+    passes.add_gradients(texts)
     assert passed == [24, 3, 21, 21, 21, 21]
     for name, values in gradients(model).items():
         assert torch.allclose(values, gradients(plain)[name], atol=1e-6), name

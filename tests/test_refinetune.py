@@ -308,10 +308,17 @@ def test_refinetune_depends_on_seed_and_round_alone(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [{"epochs": 3}, {"tokens": 2000}])
+@pytest.mark.parametrize(
+    ("length", "student"),
+    [
+        ({"epochs": 3, "dropout": 0.1}, {}),
+        ({"tokens": 2000, "dropout": 0.1}, {}),
+        ({"epochs": 3}, {"threads": 2, "batch_tokens": 64}),  # rows pass side by side
+    ],
+)
 @pytest.mark.parametrize("step", [1, 5])
-def test_refinetune_that_is_broken_off_gives_the_same_bits(folder, tmp_path, length, step):
-    config = configure(folder, dropout=0.1, **length)
+def test_refinetune_that_is_broken_off_gives_the_same_bits(folder, tmp_path, length, student, step):
+    config = configure(folder, student=student, **length)
     whole, _ = train(config, tmp_path / "whole")
     checkpoints = interrupt(config, tmp_path / "resumed", step)
     metrics, steps = train(config, tmp_path / "resumed")

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from reflectune.agents.memory import alike_when_exhausted, free_memory
+from reflectune.agents.memory import free_memory
 from reflectune.agents.student.ranks import share, sum_gradients
 from reflectune.agents.student.rows import build_row, pack
 from reflectune.agents.student.scoring import target_logprobs
+from reflectune.agents.student.side_by_side import pass_rows
 from reflectune.agents.student.targets import Encoded
 
 __all__ = ["Passes", "checkpoint_layers"]
@@ -23,6 +24,10 @@ class Passes:
     def __init__(self, model: Any, row_tokens: int) -> None:
         """Take a model with an adapter to train, and the most tokens of a row."""
         self._model, self._row_tokens = model, row_tokens
+        self._in_turn = model.device.type != "cpu"
+        self._trained = [weights for weights in model.parameters() if weights.requires_grad]
+        model.train()  # in eval mode nothing is dropped, and no layer is computed again
+        self._draws = self._draws_numbers()
 
     def add_gradients(self, sequences: Sequence[Encoded]) -> torch.Tensor:
         """Compute the gradients of a step that has none yet; its loss, detached.
@@ -30,10 +35,9 @@ class Passes:
         Formula: mean negative log-likelihood over all targets, nats per token, however they are cut into
         rows and shared by ranks, which all call this with the same sequences. A bfloat16 base computes its
         adapter's branches in bfloat16 too. Where memory runs out, rows are halved down to single sequences,
-        then layers are computed again in the backward pass, on all ranks alike; a torch.OutOfMemoryError
-        where that is not enough.
+        then take turns, then layers are computed again in the backward pass, on all ranks alike; a
+        torch.OutOfMemoryError where that is not enough.
         """
-        self._model.train()  # in eval mode no layer is computed again
         own, targets = share(sequences), sum(sequence.num_targets for sequence in sequences)
         while (loss := sum_gradients(self._model, self._try_rows(own, targets))) is None:
             self._model.zero_grad()
@@ -43,24 +47,40 @@ class Passes:
 
     def _try_rows(self, sequences: Sequence[Encoded], targets: int) -> torch.Tensor | None:
         """Their part in the loss of a step of so many targets; None where memory runs out."""
-        device = self._model.device
-        in_half = torch.autocast(device.type, torch.bfloat16, enabled=self._model.dtype == torch.bfloat16)
-        total = torch.zeros((), device=device)
-        try:
-            with alike_when_exhausted():
-                for row in pack(sequences, self._row_tokens):
-                    with in_half:
-                        logprobs = target_logprobs(self._model, build_row([sequences[at] for at in row]))
-                    loss = -logprobs.sum() / targets
-                    loss.backward()
-                    total += loss.detach()
-        except torch.OutOfMemoryError:  # nothing is left that holds memory
-            return None
-        return total
+
+        def differentiate(row: Sequence[int]) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
+            loss = -self._logprobs([sequences[at] for at in row]).sum() / targets
+            return loss.detach(), torch.autograd.grad(loss, self._trained, allow_unused=True)
+
+        rows = pack(sequences, self._row_tokens)
+        total, done = torch.zeros((), device=self._model.device), 0
+        # Which of the rows draws first would be chance.
+        in_turn = self._in_turn or self._draws
+        for loss, gradients in pass_rows(self._model, differentiate, rows, in_turn=in_turn):
+            for weights, gradient in zip(self._trained, gradients, strict=True):
+                if gradient is not None:
+                    weights.grad = gradient if weights.grad is None else weights.grad.add_(gradient)
+            total, done = total + loss, done + 1
+        return total if done == len(rows) else None
+
+    def _logprobs(self, sequences: Sequence[Encoded]) -> torch.Tensor:
+        """Log-probability of every target of sequences in one row, nats, float32 (N,)."""
+        kind, in_half = self._model.device.type, self._model.dtype == torch.bfloat16
+        with torch.autocast(kind, torch.bfloat16, enabled=in_half):
+            return target_logprobs(self._model, build_row(sequences))
+
+    def _draws_numbers(self) -> bool:
+        """Whether a pass draws random numbers, as dropout does."""
+        before = torch.get_rng_state()
+        with torch.no_grad():
+            self._logprobs([Encoded([0, 0], 1)])
+        return not torch.equal(torch.get_rng_state(), before)
 
     def _save_memory(self, longest: int) -> None:
         if self._row_tokens > longest:
             self._row_tokens = max(self._row_tokens // 2, longest)
+        elif not self._in_turn:
+            self._in_turn = True
         elif self._model.supports_gradient_checkpointing and not self._model.is_gradient_checkpointing:
             checkpoint_layers(self._model)
         else:

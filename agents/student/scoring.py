@@ -8,7 +8,6 @@ import inspect
 import itertools
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reflectune.agents.architecture import base_model, cache_layers, steady_length, text_config
-from reflectune.agents.hardware import torch_threads
 from reflectune.agents.memory import alike_when_exhausted, send
 from reflectune.agents.student.attention import attends_by_branches, attention_inputs
 from reflectune.agents.student.head import logprobs_at
@@ -29,13 +27,12 @@ from reflectune.agents.student.rows import (
     pack,
     pack_padded,
 )
+from reflectune.agents.student.side_by_side import pass_rows
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Score
 
 __all__ = ["Packing", "choose_packing", "score_sequences", "target_logprobs"]
-
-_MAX_ROWS = 4  # passed side by side: each has logits of its own
 
 # Attention under a mask pays for the masked-away part of a row too, which grows with its square: at 2,048
 # tokens of an 8B model a twelfth of the arithmetic. Branch by branch it does not, and longer rows share more.
@@ -191,6 +188,11 @@ def _pass_rows(
     model: Any, sequences: Sequence[Encoded], packing: Packing
 ) -> list[tuple[list[int], torch.Tensor]]:
     """Indexes of the sequences of each row, and the log-probabilities (N,) of the row on the device."""
+
+    def infer(row: Sequence[Encoded]) -> torch.Tensor:
+        with torch.inference_mode():
+            return _row_logprobs(model, row, packing)
+
     passed: list[tuple[list[int], torch.Tensor]] = []
     left = list(range(len(sequences)))
     while left:
@@ -200,7 +202,8 @@ def _pass_rows(
         else:
             packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
         rows = [[left[place] for place in row] for row in packed]
-        done = _try_rows(model, [[sequences[index] for index in row] for row in rows], packing)
+        taken = [[sequences[index] for index in row] for row in rows]
+        done = list(pass_rows(model, infer, taken, in_turn=packing.pads))
         passed += zip(rows, done, strict=False)
         failed = rows[len(done) :]
         if failed and len(failed[0]) == 1:
@@ -212,30 +215,6 @@ def _pass_rows(
             packing.row_tokens = max(1, packing.row_tokens // 2)
         left = sorted(itertools.chain(*failed))
     return passed
-
-
-def _try_rows(model: Any, rows: Sequence[list[Encoded]], packing: Packing) -> list[torch.Tensor]:
-    """Log-probabilities of each row up to the first that memory runs out on.
-
-    On a CPU each thread takes rows of its own: a third faster than all threads at one row, and to the bit the
-    same. Some models keep elastic rotary embeddings, or states, from one row to the next, and take turns.
-    """
-
-    def try_row(sequences: list[Encoded]) -> torch.Tensor | None:
-        try:
-            with torch.inference_mode():
-                return _row_logprobs(model, sequences, packing)
-        except torch.OutOfMemoryError:  # nothing is left that holds memory
-            return None
-
-    threads = torch.get_num_threads()
-    takes_turns = packing.pads or steady_length(model) is not None or model.device.type != "cpu"
-    if takes_turns or threads == 1 or len(rows) == 1:
-        return list(itertools.takewhile(torch.is_tensor, map(try_row, rows)))
-    workers = min(threads, _MAX_ROWS)
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
-    with torch_threads(threads), pool:  # what a worker sets is the default of threads to come
-        return list(itertools.takewhile(torch.is_tensor, pool.map(try_row, rows)))
 
 
 def _accepts(model: Any, parameter: str) -> bool:
