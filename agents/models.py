@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -141,6 +140,8 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
     An AdapterError where it is missing, unreadable, of another model, or has weights that are not finite.
     """
+    from peft import PeftModel, get_peft_model_state_dict  # half a second that a base alone does not need
+
     try:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
             given = set(tensors.keys())

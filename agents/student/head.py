@@ -16,6 +16,7 @@ from reflectune.agents.memory import send
 __all__ = ["find_body", "logprobs_at"]
 
 _CHUNK = 512  # states that the head takes at a time
+_CPU_CHUNK = 128  # the same on a CPU, where more are no faster
 _TRIED = 8  # tokens of the trial whether body and head can be run apart
 _APART: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # what it said of each model
 
@@ -61,9 +62,10 @@ def logprobs_at(
         logits = _logits(base, body, states)
         return logits[places, ids].float() - logits.float().logsumexp(-1)[places]
 
-    parts = states.split(_CHUNK)
-    counts = (places // _CHUNK).bincount(minlength=len(parts)).tolist()
-    local = send(places % _CHUNK, ids.device)
+    size = _CPU_CHUNK if states.device.type == "cpu" else _CHUNK
+    parts = states.split(size)
+    counts = (places // size).bincount(minlength=len(parts)).tolist()
+    local = send(places % size, ids.device)
     chunks = zip(parts, local.split(counts), ids.split(counts), strict=True)
     if states.requires_grad:
         return torch.cat([checkpoint(pick, *chunk, use_reentrant=False) for chunk in chunks])
