@@ -8,7 +8,6 @@ from peft import LoraConfig, get_peft_model
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from reflectune.agents.memory import alike_when_exhausted
-from reflectune.agents.student.head import find_body
 from reflectune.agents.student.passes import Passes, checkpoint_layers
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student, StudentBase
@@ -79,7 +78,6 @@ def test_exhausted_memory_of_this_cpu_is_known():
 def test_passes_halve_rows_then_compute_layers_again(monkeypatch):
     plain, model = adapted_model(), adapted_model()
     loss = Passes(plain, 100).add_gradients(TEXTS)
-    find_body(model.get_base_model())
     passes = Passes(model, 100)
     passed = limit_memory(monkeypatch, 15, checkpointed=21)
     assert float(passes.add_gradients(TEXTS)) == pytest.approx(float(loss), rel=1e-6)
@@ -97,7 +95,6 @@ def test_passes_out_of_memory_in_a_later_row_begin_the_step_again(monkeypatch):
     plain, model = adapted_model(), adapted_model()
     texts = [Encoded([0, 3, 4], 1), *TEXTS]  # rows of 3 + 21 and 42 tokens; the second one is too long
     Passes(plain, 44).add_gradients(texts)
-    find_body(model.get_base_model())
     passes = Passes(model, 44)
     passed = limit_memory(monkeypatch, 24)
     passes.add_gradients(texts)

@@ -174,7 +174,7 @@ def test_score_does_without_logits_to_keep_and_positions():
     class Bare:
         """The least a causal language model can take."""
 
-        config, device = model.config, model.device
+        config, device, _is_stateful = model.config, model.device, False
 
         def forward(self, input_ids, use_cache):
             return SimpleNamespace(logits=model(input_ids, use_cache=use_cache).logits)

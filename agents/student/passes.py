@@ -12,7 +12,7 @@ from reflectune.agents.memory import free_memory
 from reflectune.agents.student.ranks import share, sum_gradients
 from reflectune.agents.student.rows import build_row, pack
 from reflectune.agents.student.scoring import target_logprobs
-from reflectune.agents.student.side_by_side import pass_rows
+from reflectune.agents.student.side_by_side import pass_rows, rows_at_once
 from reflectune.agents.student.targets import Encoded
 
 __all__ = ["Passes", "checkpoint_layers"]
@@ -24,10 +24,15 @@ class Passes:
     def __init__(self, model: Any, row_tokens: int) -> None:
         """Take a model with an adapter to train, and the most tokens of a row."""
         self._model, self._row_tokens = model, row_tokens
-        self._in_turn = model.device.type != "cpu"
         self._trained = [weights for weights in model.parameters() if weights.requires_grad]
         model.train()  # in eval mode nothing is dropped, and no layer is computed again
-        self._draws = self._draws_numbers()
+        # Which of several rows draws first would be chance. The same on all ranks, whatever their threads.
+        self._in_turn = model.device.type != "cpu" or self._draws_numbers()
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows pass side by side at most."""
+        return 1 if self._in_turn else rows_at_once(self._model)
 
     def add_gradients(self, sequences: Sequence[Encoded]) -> torch.Tensor:
         """Compute the gradients of a step that has none yet; its loss, detached.
@@ -54,13 +59,12 @@ class Passes:
 
         rows = pack(sequences, self._row_tokens)
         total, done = torch.zeros((), device=self._model.device), 0
-        # Which of the rows draws first would be chance.
-        in_turn = self._in_turn or self._draws
-        for loss, gradients in pass_rows(self._model, differentiate, rows, in_turn=in_turn):
+        for loss, gradients in pass_rows(differentiate, rows, self.rows_at_once):
             for weights, gradient in zip(self._trained, gradients, strict=True):
                 if gradient is not None:
                     weights.grad = gradient if weights.grad is None else weights.grad.add_(gradient)
             total, done = total + loss, done + 1
+            del gradients  # before the next row needs its memory
         return total if done == len(rows) else None
 
     def _logprobs(self, sequences: Sequence[Encoded]) -> torch.Tensor:

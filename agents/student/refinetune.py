@@ -144,7 +144,7 @@ def make_adapter(
 
 
 def check_refinetune(config: RunConfig) -> None:
-    """Open the student as a round will, and train on one text of full length: faults show before any cost."""
+    """Open the student as a round will, and train on texts of full length: faults show before any cost."""
     with _open_base(config.student) as opened:
         base, tokenizer, template = opened.open()
         encoder = open_encoder(base, tokenizer, template, config.student)
@@ -153,7 +153,8 @@ def check_refinetune(config: RunConfig) -> None:
         longest = Encoded([encoder.separator] * encoder.max_length, 1)
         with _adapted(base, config.refinetune) as model:
             try:
-                Passes(model, _row_tokens(base, config.student)).add_gradients([longest])
+                passes = Passes(model, _row_tokens(base, config.student))
+                passes.add_gradients([longest] * passes.rows_at_once)
                 trained = [each for each in model.parameters() if each.requires_grad]
                 torch.optim.AdamW(trained, lr=0.0).step()
             except torch.OutOfMemoryError as error:

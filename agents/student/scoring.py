@@ -27,7 +27,7 @@ from reflectune.agents.student.rows import (
     pack,
     pack_padded,
 )
-from reflectune.agents.student.side_by_side import pass_rows
+from reflectune.agents.student.side_by_side import pass_rows, rows_at_once
 from reflectune.agents.student.targets import Encoded
 from reflectune.state.errors import StudentError
 from reflectune.state.records import Score
@@ -203,7 +203,7 @@ def _pass_rows(
             packed = pack(waiting, packing.row_tokens, share_prefixes=packing.shares_prefixes)
         rows = [[left[place] for place in row] for row in packed]
         taken = [[sequences[index] for index in row] for row in rows]
-        done = list(pass_rows(model, infer, taken, in_turn=packing.pads))
+        done = list(pass_rows(infer, taken, 1 if packing.pads else rows_at_once(model)))
         passed += zip(rows, done, strict=False)
         failed = rows[len(done) :]
         if failed and len(failed[0]) == 1:

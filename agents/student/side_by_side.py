@@ -3,18 +3,19 @@
 Nothing here knows what a row is, or what is done with it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch
 
-from reflectune.agents.architecture import steady_length
+from reflectune.agents.architecture import base_model, steady_length
 from reflectune.agents.hardware import torch_threads
 from reflectune.agents.memory import alike_when_exhausted
 
-__all__ = ["pass_rows"]
+__all__ = ["pass_rows", "rows_at_once"]
 
 _MOST = 4  # rows side by side: each has activations and logits of its own
 
@@ -22,14 +23,28 @@ _Row = TypeVar("_Row")
 _Result = TypeVar("_Result")
 
 
-def pass_rows(
-    model: Any, work: Callable[[_Row], _Result], rows: Sequence[_Row], *, in_turn: bool
-) -> Iterator[_Result]:
+def rows_at_once(model: Any) -> int:
+    """How many rows may pass side by side: one for each of torch's threads on a CPU, else one.
+
+    Some models keep elastic rotary embeddings or states from one row to the next, and adapters of experts are
+    put into the model for each pass.
+    """
+    base = base_model(model)
+    adapters = getattr(base, "peft_config", {}).values()
+    takes_turns = (
+        model.device.type != "cpu"
+        or base._is_stateful
+        or steady_length(model) is not None
+        or any(adapter.target_parameters for adapter in adapters)
+    )
+    return 1 if takes_turns else min(torch.get_num_threads(), _MOST)
+
+
+def pass_rows(work: Callable[[_Row], _Result], rows: Sequence[_Row], at_once: int) -> Iterator[_Result]:
     """What `work` gives for each row, in order, up to the first that memory runs out on.
 
-    On a CPU each thread takes rows of its own, unless they have to go in turn: up to a third faster than all
-    threads at one row, to the bit the same, and none waits for one that a busy machine keeps from running.
-    Some models keep elastic rotary embeddings from one row to the next, and always take turns.
+    With so many at once each thread takes rows of its own: up to a third faster than all threads at one row,
+    and none waits for one that a busy machine keeps from running.
     """
 
     def attempt(row: _Row) -> _Result | None:
@@ -42,12 +57,24 @@ def pass_rows(
     def is_done(result: _Result | None) -> bool:
         return result is not None
 
-    threads = torch.get_num_threads()
-    in_turn = in_turn or model.device.type != "cpu" or steady_length(model) is not None
-    if in_turn or threads == 1 or len(rows) == 1:
+    workers = min(at_once, len(rows))
+    if workers <= 1:
         yield from takewhile(is_done, map(attempt, rows))
         return
-    workers = min(threads, _MOST)
+    threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     with torch_threads(threads), pool:  # what a worker sets is the default of threads to come
-        yield from takewhile(is_done, pool.map(attempt, rows))
+        yield from takewhile(is_done, _map_ahead(pool, attempt, rows, 2 * workers))
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, work: Callable[[_Row], _Result], rows: Sequence[_Row], ahead: int
+) -> Iterator[_Result]:
+    """The pool's map, at most so many rows ahead: what is done and waits holds memory."""
+    waiting: deque[Future[_Result]] = deque()
+    for row in rows:
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(work, row))
+    while waiting:
+        yield waiting.popleft().result()
