@@ -147,11 +147,15 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
             given = set(tensors.keys())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about missing keys: checked below, and refused
-            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+            adapted = PeftModel.from_pretrained(
+                model, str(folder), is_trainable=trainable, torch_device=str(model.device)
+            )
     except FileNotFoundError:
         raise AdapterError(f"{folder}: no adapter here; want adapter_model.safetensors") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise AdapterError(f"{folder}: not a readable LoRA adapter: {_first_line(error)}") from error
+    except torch.OutOfMemoryError as error:
+        raise StudentError(f"{folder}: no memory on {model.device} for this adapter") from error
     except RuntimeError as error:
         raise AdapterError(f"{folder}: an adapter of another model: {_first_line(error)}") from error
     weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)

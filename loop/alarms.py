@@ -94,17 +94,17 @@ def fall_behind(measures: Mapping[int, Mapping[str, Evaluation]], round: int) ->
     """How far a round's student is behind the best before it, by the measure that stopping goes by.
 
     In halves of its 95 % interval, on the side of the better: above 1 the best lies outside. 0 where it is
-    not behind, None where one of the two is not measured.
+    not behind, None where one of the two is not measured, or this one over fewer samples.
     """
     name = stopping_measure({at: named for at, named in measures.items() if at <= round})
     best = best_round({at: named for at, named in measures.items() if at < round})
     now, then = (measures.get(at, {}).get(name) for at in (round, -1 if best is None else best))
-    if now is None or then is None or now.low is None or now.high is None:
+    if now is None or then is None or now.low is None or now.high is None or now.n < then.n:
         return None
     behind, half = then.value - now.value, now.high - now.value
     if name == "nll":
         behind, half = -behind, now.value - now.low
-    return _divide(max(0.0, behind), half)
+    return _divide(behind, half) if behind > 0 else 0.0
 
 
 # Texts

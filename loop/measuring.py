@@ -1,8 +1,8 @@
 """Which pairs of a dataset or of a run tell what a student's scores are worth, and the student that tells."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from heapq import nsmallest
 from typing import TypeVar
 
@@ -47,7 +47,8 @@ def measure_data(
     Where it brings any, the preferred ones are the pairs.
     """
     check_student(student)
-    choices = _draw(((each.better, each.worse) for each in read_preferences(data, seed)), number, seed)
+    found = ((each.better, each.worse) for each in read_preferences(data, seed))
+    choices = _draw(_one_each(found), number, seed)
     pairs = [better for better, _ in choices]
     if not choices:
         pairs = _draw((record.pair for record in read_dataset(data)), number, seed)
@@ -75,7 +76,7 @@ def measure_run(folder: RunFolder, round: int, number: int, seed: int, display: 
         pairs = [*lineage.pool_pairs(round - 1, lineage.choose_samples(number, seed)).values()]
         made = ((each.incumbent, each.candidate) for each in read_proposals(lineage, round, "response"))
         adapter, source = find_adapter(folder, student), f"{config.name}, round {round}"
-        choices, band = _draw(made, number, seed), config.selection.length_band
+        choices, band = _draw(_one_each(made), number, seed), config.selection.length_band
         name = config.student.model if adapter is None else f"{config.student.model} with {adapter.name}"
         with Student(base, adapter) as opened:
             evidence = _measure(source, name, opened, pairs, choices, display, labelled=False, band=band)
@@ -145,6 +146,16 @@ class _Bias:
                     found |= {id: {**known[id], **fresh.get(id, {})} for id in pairs}
                     stage.update(start + len(group), len(own))
         return found
+
+
+def _one_each(choices: Iterable[Choice]) -> Iterator[Choice]:
+    """The first choice of each question: others of the same one are not independent of it."""
+    asked: set[int] = set()
+    for choice in choices:
+        question = hash(replace(choice[0], response=""))
+        if question not in asked:
+            asked.add(question)
+            yield choice
 
 
 def _draw(items: Iterable[Item], number: int, seed: int) -> list[Item]:

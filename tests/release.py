@@ -89,6 +89,19 @@ def installed(scratch: Path) -> str:
     return f"{told}; a demo of {len(json.loads(demo)['rounds'])} rounds"
 
 
+def cuda(scratch: Path) -> str:
+    """What a machine with a GPU installs fits together: PyPI's own build of torch, vLLM and all else."""
+    report = scratch / "cuda.json"
+    constraints = ("--constraint", ROOT / ".constraints.txt", "--report", report)
+    asked = ("torch===2.13.0", f"{ROOT}[dev,ray,vllm]", "bitsandbytes==0.50.2")
+    _run(
+        *(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"),
+        *(*constraints, *asked),
+        cwd=scratch,
+    )
+    return f"{len(json.loads(report.read_text(encoding='utf-8'))['install'])} packages"
+
+
 def image(scratch: Path) -> str:
     """The image for CPUs, where docker works."""
     if (
@@ -112,7 +125,7 @@ def image(scratch: Path) -> str:
     return _run("docker", "run", "--rm", name, "--version", cwd=ROOT)
 
 
-CHECKS: tuple[Check, ...] = (changelog, clean_tree, archives, installed, image)
+CHECKS: tuple[Check, ...] = (changelog, clean_tree, archives, installed, cuda, image)
 
 
 def main() -> None:

@@ -138,6 +138,7 @@ def test_ifd_that_drifts_either_way(tmp_path: Path, ifds: tuple[float, float], t
         ("nll", (2.0, 1.5), 1.1, 1.9, 0.0),
         ("accuracy", (0.5, 0.3), 0.2, 0.42, 0.2 / 0.12),
         ("nll", (2.0, 2.5), None, None, None),
+        ("accuracy", (0.5, 1.0), 0.7, 1.0, 0.0),  # nothing lies above
     ],
 )
 def test_held_out_measure_that_falls_behind(
@@ -148,6 +149,8 @@ def test_held_out_measure_that_falls_behind(
     assert fall_behind(measures, 0) is None
     found = fall_behind(measures, 2)
     assert found == (None if behind is None else pytest.approx(behind))
+    measures[0][name] = Evaluation(name, values[0], 10, None, None)
+    assert fall_behind(measures, 2) is None  # over fewer samples
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,8 @@ def test_preferences_come_from_chosen_and_rejected_and_from_wins(tmp_path: Path)
 def test_signal_measures_data_and_runs(finished_world: Path, tmp_path: Path) -> None:
     world = copy_world(finished_world, tmp_path)
     rows = [{"prompt": f"Say {n}.", "chosen": n, "rejected": f"{n} {n}"} for n in NUMBERS]
-    write(world / "choices.jsonl", rows)
+    again = [row | {"chosen": f"{row['rejected']}!", "rejected": row["chosen"]} for row in rows]
+    write(world / "choices.jsonl", rows + again)  # one choice of each instruction counts
     options = ("--student", "student", "--template", "plain", "--json")
     found = json.loads(reflectune("signal", "choices.jsonl", *options, cwd=world).stdout)
     assert (found["pairs"], found["choices"], found["labelled"]) == (10, 10, True)

@@ -295,6 +295,13 @@ def test_evolution_tells_narrow_refusals_and_none_by_a_cap(
     assert told(document, "narrow") == narrow
 
 
+def test_evolution_tells_no_refusal_by_a_cap_within_the_margin_as_narrow(tmp_path: Path) -> None:
+    course: Course = {
+        (1, "instruction"): {"a": ("refused", "ok", 0.98, 1.02), "b": ("refused", "ok", 0.98, 0.5)}
+    }
+    assert told(read_course(tmp_path / "lineage.db", course, margin=0.1), "narrow") == [1]
+
+
 @pytest.mark.parametrize("policy", [name for name, policy in POLICIES.items() if policy.response])
 def test_evolution_gains_have_the_sign_of_the_policy(tmp_path: Path, policy: PolicyName) -> None:
     signs = {phase: measure.sign for phase in PHASES if (measure := POLICIES[policy].measure(phase))}

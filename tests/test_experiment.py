@@ -112,6 +112,29 @@ def test_differences_are_taken_seed_by_seed_and_a_failed_run_is_no_figure(tmp_pa
     assert "Before any training: accuracy 25.0% ± 0.0%." in told
 
 
+def test_measures_over_other_numbers_of_answers_have_no_difference(tmp_path: Path) -> None:
+    experiment = made(tmp_path, {"a": (0.5, 0.5), "b": (0.75, 0.75)}, seeds=2)
+    with LineageWriter.open(tmp_path / "b-1" / "lineage.db") as store:
+        store.db.execute("UPDATE evaluations SET n = 3 WHERE round = 1")
+    document = describe_experiment(experiment, tmp_path, {})
+    _, arm = document["arms"]
+    assert arm["other_answers"] == ["accuracy"]
+    assert arm["differences"]["held_out"]["accuracy"]["n"] == 1  # of the other seed
+    assert "b: accuracy over other answers than a's: no difference." in [*explain_experiment(document)]
+
+
+def test_a_figure_that_fewer_seeds_have_says_how_many(tmp_path: Path) -> None:
+    experiment = made(tmp_path, {"a": (0.5, 0.75), "b": (0.5, 0.5)}, seeds=2)
+    for run, values in {"a-0": (7.0,), "a-1": (), "b-0": (7.0,), "b-1": (9.0,)}.items():
+        with LineageWriter.open(tmp_path / run / "lineage.db") as store:
+            store.add_evaluations(1, "s0", [Evaluation("nll", value, 4, 0.1, 0.9) for value in values])
+    held_out, *_ = tabulate_experiment(describe_experiment(experiment, tmp_path, {}))
+    assert [tuple(row)[1:] for row in held_out.rows] == [
+        ("2 of 2", "62.5% ± 158.8%", "7.000 (1)"),
+        ("2 of 2", "50.0% ± 0.0%", "8.0 ± 12.7"),
+    ]
+
+
 def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     document = describe_experiment(made(tmp_path, {"a": (0.5,), "b": (0.75,)}, seeds=1), tmp_path, {})
     held_out, less, *_ = tabulate_experiment(document)
@@ -125,6 +148,7 @@ def test_a_run_that_rolls_back_counts_with_its_best_round(tmp_path: Path) -> Non
         store.change_config({"stop.rollback": (False, True)})
     (arm,) = describe_experiment(experiment, tmp_path, {})["arms"]
     assert arm["figures"]["held_out"]["accuracy"]["mean"] == 0.25
+    assert arm["rolls_back"]
     assert arm["figures"]["data"]["response_tokens"]["n"] == 0  # of the pool of round 0, which has no scores
 
 

@@ -8,6 +8,7 @@ import pytest
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.round_comparison import compare_rounds
+from reflectune.state.lineage.writer import LineageWriter
 from reflectune.state.records import Evaluation, StudentRecord
 from tests.lineages import decide, decided, make_store, original, propose, scores_of
 
@@ -112,6 +113,13 @@ def test_rounds_scores_of_pairs_that_nobody_scored_in_both_are_not_compared(path
     }
     assert under["s1"]["before"]["mean"] == pytest.approx(0.3)
     assert under["s1"]["after"]["mean"] == pytest.approx(0.4)
+
+
+def test_rounds_scores_are_under_the_student_of_the_round_before(path: Path) -> None:
+    assert [scores["student"] for scores in compared(path, 0, 2)["scores"]] == ["s1", "s0"]
+    with LineageWriter.open(path) as store:
+        store.db.execute("UPDATE rounds SET student_id = 's0' WHERE round = 1")  # which may have kept it
+    assert [scores["student"] for scores in compared(path, 0, 2)["scores"]] == ["s0"]
 
 
 def test_rounds_held_out_measures_have_a_difference_where_both_are_known(path: Path) -> None:

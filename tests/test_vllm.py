@@ -88,7 +88,7 @@ def serve_in_few_blocks(requests: Connection, words: Connection, settings: Model
         work(self, requests, words)
 
     _Worker.work = tell  # in this process only
-    blocks = {"num_gpu_blocks_override": 4}  # vLLM keeps one to itself
+    blocks = {"num_gpu_blocks_override": 4, "block_size": 128}  # vLLM keeps one to itself
     vllm_process.serve(requests, words, replace(settings, engine={**settings.engine, **blocks}))
 
 

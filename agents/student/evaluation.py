@@ -24,7 +24,7 @@ instruction alone: students whose accuracies are over different samples cannot b
 """
 
 Z = 1.96  # two-sided 95 % of a normal distribution
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; for more the last, which is wider.
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
@@ -72,14 +72,17 @@ def judge(checker: Checker, pair: Pair, response: str) -> float | None:
 
 
 def summarise(name: str, values: Sequence[float]) -> Evaluation:
-    """Mean with its 95 % interval; no interval from a single value."""
+    """Mean with its 95 % interval (a share's within [0, 1]); none from a single value."""
     count, mean = len(values), statistics.fmean(values)
     if count < 2:
         return Evaluation(name, mean, count, None, None)
     if name == "accuracy" and set(values) <= {0.0, 1.0}:
         return Evaluation(name, mean, count, *wilson(mean, count))
     half = Z * statistics.stdev(values) / math.sqrt(count)
-    return Evaluation(name, mean, count, mean - half, mean + half)
+    low, high = mean - half, mean + half
+    if name == "accuracy" and min(values) >= 0 and max(values) <= 1:
+        low, high = max(0.0, low), min(1.0, high)
+    return Evaluation(name, mean, count, low, high)
 
 
 def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
@@ -90,10 +93,16 @@ def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
     squared = z * z / count
     centre = share + squared / 2
     half = z * math.sqrt(share * (1 - share) / count + squared / (4 * count))
-    # Rounding may put a bound an ulp outside.
-    return max(0.0, (centre - half) / (1 + squared)), min(1.0, (centre + half) / (1 + squared))
+    low, high = (centre - half) / (1 + squared), (centre + half) / (1 + squared)
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding may put a bound an ulp outside
 
 
 def quantile_of_t(degrees: int) -> float:
-    """Two-sided 95 % quantile of Student's t for so many degrees of freedom, from 1; beyond 30 that of 30."""
-    return _T95[min(degrees, len(_T95)) - 1]
+    """Two-sided 95 % quantile of Student's t for so many degrees of freedom, from 1.
+
+    Beyond 30 by two terms of its expansion (Abramowitz and Stegun 1964, 26.7.5):
+    z + (z³ + z) / 4 degrees + (5z⁵ + 16z³ + 3z) / 96 degrees².
+    """
+    if degrees <= len(_T95):
+        return _T95[degrees - 1]
+    return Z + (Z**3 + Z) / (4 * degrees) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * degrees**2)

@@ -9,14 +9,14 @@ from typing import Any, Literal, TypedDict
 from reflectune.agents.student.evaluation import quantile_of_t
 from reflectune.loop.experiments.plan import Experiment, PlannedRun
 from reflectune.loop.experiments.running import ENDED
-from reflectune.loop.stopping import final_round
+from reflectune.loop.stopping import final_round, is_rolled_back
 from reflectune.state.config import RunConfig, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.functions import describe_error, load_function
 from reflectune.state.lineage.distributions import distribute_scores
 from reflectune.state.lineage.loop_reader import LoopReader
-from reflectune.state.records import content_hash, content_part
+from reflectune.state.records import Evaluation, content_hash, content_part
 
 __all__ = [
     "ArmDocument",
@@ -69,6 +69,9 @@ class ArmDocument(TypedDict):
     differences: dict[Group, dict[str, Estimate]]  # to the baseline, seed by seed; empty for itself
     # Whether its held-out pairs are the baseline's, with every seed that both have; None: they have none.
     same_held_out: bool | None
+    # Held-out measures over other numbers of answers than the baseline's with some seed: no difference then.
+    other_answers: list[str]
+    rolls_back: bool  # whether a run of it ends with its best round, by the held-out measures
 
 
 class ExperimentDocument(TypedDict):
@@ -87,8 +90,10 @@ class _Read(TypedDict):
     """What is read of a run that has come to its end."""
 
     figures: Figures
+    answers: dict[str, int]  # how many held-out pairs each measure of its student is over
     before: dict[str, float | None]
     held_out: str  # hash of its held-out pairs
+    rolls_back: bool
 
 
 _Found = tuple[PlannedRun, RunOfArm, _Read | None]
@@ -122,7 +127,7 @@ def _describe_arm(runs: Sequence[_Found], base: Sequence[_Found]) -> ArmDocument
     """One arm against the baseline; both have their runs in the order of the seeds."""
     planned = runs[0][0]
     pairs = [(one, other) for (_, _, one), (_, _, other) in zip(runs, base, strict=True) if one and other]
-    less = [_subtract(one["figures"], other["figures"]) for one, other in pairs if one is not other]
+    less = [_subtract(one, other) for one, other in pairs if one is not other]
     return ArmDocument(
         arm=planned.arm,
         student=planned.config.student.model,
@@ -132,6 +137,8 @@ def _describe_arm(runs: Sequence[_Found], base: Sequence[_Found]) -> ArmDocument
         figures=_gather([read["figures"] for _, _, read in runs if read]),
         differences=_gather(less),
         same_held_out=all(one["held_out"] == other["held_out"] for one, other in pairs) if pairs else None,
+        other_answers=sorted({name for one, other in pairs for name in _find_uneven(one, other)}),
+        rolls_back=any(read["rolls_back"] for _, _, read in runs if read),
     )
 
 
@@ -163,11 +170,20 @@ def _gather(runs: Sequence[Figures]) -> dict[Group, dict[str, Estimate]]:
     }
 
 
-def _subtract(one: Figures, other: Figures) -> Figures:
-    return {
-        group: {name: _minus(value, other.get(group, {}).get(name)) for name, value in named.items()}
-        for group, named in one.items()
+def _subtract(one: _Read, other: _Read) -> Figures:
+    less: Figures = {
+        group: {
+            name: _minus(value, other["figures"].get(group, {}).get(name)) for name, value in named.items()
+        }
+        for group, named in one["figures"].items()
     }
+    less["held_out"] |= dict.fromkeys(_find_uneven(one, other))
+    return less
+
+
+def _find_uneven(one: _Read, other: _Read) -> list[str]:
+    """The held-out measures that two runs have, over more answers in one of them."""
+    return [name for name, n in one["answers"].items() if other["answers"].get(name, n) != n]
 
 
 def _minus(one: float | None, other: float | None) -> float | None:
@@ -184,23 +200,25 @@ def _read_run(experiment: Experiment, folder: Path, run: PlannedRun, error: str 
         document["status"] = lineage.run()["status"]
         if document["status"] not in ENDED or error is not None:
             return run, document, None
+        measured = _held_out(lineage, end)
         read = _Read(
             figures={
-                "held_out": _held_out(lineage, end),
+                "held_out": {name: measure.value for name, measure in measured.items()},
                 "data": _figures_of_data(lineage, end),
                 "own": _own_figures(experiment.figures, lineage, run.name),
             },
-            before=_held_out(lineage, 0),
+            answers={name: measure.n for name, measure in measured.items()},
+            before={name: measure.value for name, measure in _held_out(lineage, 0).items()},
             held_out=_hash_held_out(lineage),
+            rolls_back=is_rolled_back(lineage),
         )
     return run, document | {"figures": read["figures"]}, read
 
 
-def _held_out(lineage: LoopReader, end: int) -> dict[str, float | None]:
+def _held_out(lineage: LoopReader, end: int) -> dict[str, Evaluation]:
     """The held-out measures of the last student up to a round that was measured."""
-    measures = lineage.evaluations()
-    wanted = max((measure["round"] for measure in measures if measure["round"] <= end), default=0)
-    return {measure["name"]: measure["value"] for measure in measures if measure["round"] == wanted}
+    measures = lineage.held_out_measures()
+    return measures.get(max((round for round in measures if round <= end), default=0), {})
 
 
 def _figures_of_data(lineage: LoopReader, end: int) -> dict[str, float | None]:

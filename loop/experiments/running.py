@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -172,7 +173,8 @@ def _load_libraries() -> None:
 
     Ctrl-C, which reaches all of them too, is for the parent to pass on: it must not end one that loads.
     """
-    _PROCESSES.set_forkserver_preload(["reflectune.loop.run"])
+    # peft imports bitsandbytes where it is installed, and that opens CUDA, which no fork could use then.
+    _PROCESSES.set_forkserver_preload([] if find_spec("bitsandbytes") else ["reflectune.loop.run"])
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         forkserver.ensure_running()

@@ -44,8 +44,14 @@ def _row(
     arm: ArmDocument, figures: Mapping[str, Estimate], names: Sequence[str], sign: str
 ) -> tuple[str, ...]:
     known = max((each["n"] for each in figures.values()), default=0)
-    cells = (tell_estimate(name, figures.get(name), sign) for name in names)
+    cells = (_cell(name, figures.get(name), sign, known) for name in names)
     return arm["arm"], f"{known} of {len(arm['runs'])}", *cells
+
+
+def _cell(name: str, figure: Estimate | None, sign: str, most: int) -> str:
+    """A figure, and of how many seeds where these are fewer than the row's."""
+    told = tell_estimate(name, figure, sign)
+    return told if figure is None or figure["n"] in (0, most) else f"{told} ({figure['n']})"
 
 
 def tell_estimate(name: str, known: Estimate | None, sign: str = "") -> str:
@@ -72,12 +78,17 @@ def explain_experiment(document: ExperimentDocument) -> Iterator[str]:
     students = {arm["arm"]: arm["student"] for arm in document["arms"]}
     for arm in document["arms"]:
         if arm["student"] != students[document["baseline"]]:
-            yield f"{arm['arm']} has another student: nll, IFD and r-IFD do not compare."
+            yield f"{arm['arm']} has another student: nll, IFD, r-IFD and tokens do not compare."
         if arm["same_held_out"] is False:
             yield (
                 f"{arm['arm']} has other held-out pairs than {document['baseline']}: their measures differ "
                 "for that as well."
             )
+        if arm["other_answers"]:
+            names = ", ".join(map(name_held_out, arm["other_answers"]))
+            yield f"{arm['arm']}: {names} over other answers than {document['baseline']}'s: no difference."
+        if arm["rolls_back"]:
+            yield f"{arm['arm']} ends with its best round by the held-out measures: they flatter it."
     for arm in document["arms"]:
         for run in arm["runs"]:
             if run["error"] is not None:

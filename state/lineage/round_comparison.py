@@ -93,7 +93,9 @@ def _acceptance(decided: Sequence[DecisionCount], round: int) -> dict[str, float
 def _measure(lineage: LineageReader, before: int, after: int, rows: Sequence[Row]) -> dict[str, Measured]:
     """Both pools' versions under who may have scored both: who decided about the later one, and s[0]."""
     students = lineage.db.query(
-        "SELECT id FROM students WHERE round IN (0, ?) ORDER BY round DESC", [max(before, after) - 1]
+        "SELECT id FROM students WHERE id IN (SELECT student_id FROM rounds WHERE round IN (0, ?)) "
+        "ORDER BY round DESC",
+        [lineage.deciding_round(max(before, after))],
     )
     versions = [*{row[side] for row in rows for side in ("before", "after")}]
     return {row["id"]: lineage.measures(versions, row["id"]) for row in list(students)}
