@@ -6,7 +6,7 @@ Nothing here knows what the models are asked.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 from reflectune.agents.listener import Listener
 from reflectune.agents.pool import LocalPool, StudentPool
@@ -21,75 +21,14 @@ from reflectune.state.config import EngineConfig, RunConfig, ScaleConfig, Studen
 from reflectune.state.live import Worker
 from reflectune.state.records import Pairs
 
-__all__ = ["Listener", "LocalMachines", "Machines", "open_machines", "say_one_of_each"]
+__all__ = ["Machines", "open_machines", "say_one_of_each"]
 
 
-class Machines(Protocol):
-    """The models of one run. A context manager; closing gives back all that they hold."""
+class Machines(AbstractContextManager["Machines"]):
+    """The models of one run. A context manager; closing gives back all that they hold.
 
-    def settle_student(self) -> StudentConfig:
-        """The run's student as `settle_student` makes it, where students will be."""
-
-    def check_refinetune(self, config: RunConfig) -> None:
-        """Do as `check_refinetune` does, where students will be trained."""
-
-    def open_students(self, adapter: Path | None) -> StudentPool:
-        """Students with an adapter, or without one."""
-
-    def find_writer(self, adapter: Path | None, answers: int) -> Callable[[], Writer] | None:
-        """What opens a faster writer of so many answers than a student, once that is closed; None: no use."""
-
-    def open_engine(
-        self,
-        config: EngineConfig,
-        model: TeacherModel,
-        batches: Batches | None,
-        stopping: Callable[[], bool],
-    ) -> Engine:
-        """Open the teacher's engine. One with a model of its own may close the students first."""
-
-    def refinetune(
-        self,
-        config: RunConfig,
-        pairs: Pairs,
-        out: Path,
-        *,
-        previous: Path | None,
-        round: int,
-        on_step: OnStep,
-        is_stopping: Callable[[], bool],
-    ) -> dict[str, float]:
-        """Train a student, as `refinetune_student` does."""
-
-    def trainers(self) -> Sequence[Worker]:
-        """What each trainer does now; none while nothing is trained. For any thread; returns at once."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-
-def open_machines(config: RunConfig, listener: Listener) -> Machines:
-    """The machines that `scale.engine` names."""
-    if config.scale.engine == "local":
-        return LocalMachines(config)
-    from reflectune.agents.cluster.machines import ClusterMachines
-
-    return ClusterMachines(config, listener)
-
-
-def say_one_of_each(scale: ScaleConfig, say: Callable[[str], None]) -> None:
-    """Say in a line where more are asked for than one machine has."""
-    more = [key for key in ("students", "teachers", "trainers") if getattr(scale, key) > 1]
-    if more and scale.engine == "local":
-        keys = " and ".join(f"scale.{key} = {getattr(scale, key)}" for key in more)
-        say(f'{keys}: here is one of each; more need scale.engine = "ray"')
-
-
-class LocalMachines(AbstractContextManager["LocalMachines"]):
-    """This machine, on which one base model stays open and adapters take turns.
-
-    Whatever else wants a model of its own closes the base first: there may not be memory for both.
+    These are on this machine, where one base model stays open and adapters take turns. Whatever else wants a
+    model of its own closes the base first: there may not be memory for both.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -97,19 +36,19 @@ class LocalMachines(AbstractContextManager["LocalMachines"]):
         self._trainers: dict[int, Worker] = {}  # by their rank
 
     def settle_student(self) -> StudentConfig:
-        """The run's student, settled on this machine."""
+        """The run's student as `settle_student` makes it, where students will be."""
         return settle_student(self._config.student)
 
     def check_refinetune(self, config: RunConfig) -> None:
-        """Train on one text, on this machine."""
+        """Do as `check_refinetune` does, where students will be trained."""
         check_refinetune(config)
 
     def open_students(self, adapter: Path | None) -> StudentPool:
-        """The pool of one student."""
+        """Students with an adapter, or without one."""
         return LocalPool(lambda: Student(self._base, adapter))
 
     def find_writer(self, adapter: Path | None, answers: int) -> Callable[[], Writer] | None:
-        """What opens vLLM, where that is worth it."""
+        """What opens a faster writer of so many answers than a student, once that is closed; None: no use."""
         config, share = self._config, self._config.teacher.gpu_memory_utilization
         open_vllm = find_vllm_writer(config.student, adapter, answers, config.evaluate.max_tokens, share)
         if open_vllm is None:
@@ -128,7 +67,7 @@ class LocalMachines(AbstractContextManager["LocalMachines"]):
         batches: Batches | None,
         stopping: Callable[[], bool],
     ) -> Engine:
-        """The engine, with its model on this machine if it has one."""
+        """Open the teacher's engine. One with a model of its own may close the students first."""
         if ENGINES[config.engine].is_local:
             self._base.close()
         return open_engine(config, model, batches, stopping)
@@ -136,7 +75,7 @@ class LocalMachines(AbstractContextManager["LocalMachines"]):
     def refinetune(
         self, config: RunConfig, pairs: Pairs, out: Path, *, on_step: OnStep, **how: Any
     ) -> dict[str, float]:
-        """Train in this process."""
+        """Train a student, as `refinetune_student` does."""
 
         def tell(step: int, steps: int, loss: float | None) -> None:
             self._trainers[0] = Worker("trainer", "1", 1, step, **describe_process())
@@ -153,8 +92,25 @@ class LocalMachines(AbstractContextManager["LocalMachines"]):
             self._trainers.clear()
 
     def trainers(self) -> Sequence[Worker]:
-        """What each trainer does."""
+        """What each trainer does now; none while nothing is trained. For any thread; returns at once."""
         return [*self._trainers.values()]
 
     def __exit__(self, *error: object) -> None:
         self._base.close()
+
+
+def open_machines(config: RunConfig, listener: Listener) -> Machines:
+    """The machines that `scale.engine` names."""
+    if config.scale.engine == "local":
+        return Machines(config)
+    from reflectune.agents.cluster.machines import ClusterMachines
+
+    return ClusterMachines(config, listener)
+
+
+def say_one_of_each(scale: ScaleConfig, say: Callable[[str], None]) -> None:
+    """Say in a line where more are asked for than one machine has."""
+    more = [key for key in ("students", "teachers", "trainers") if getattr(scale, key) > 1]
+    if more and scale.engine == "local":
+        keys = " and ".join(f"scale.{key} = {getattr(scale, key)}" for key in more)
+        say(f'{keys}: here is one of each; more need scale.engine = "ray"')

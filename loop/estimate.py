@@ -215,7 +215,7 @@ def _plan(
             calls=calls / config.rounds,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
-            at_once=teacher.concurrency or (256 if teacher.engine == "vllm" else 16),
+            at_once=teacher.capacity,
             gpus=teacher.tensor_parallel_size if teacher.engine == "vllm" else 1,
         )
     return plan_run(

@@ -14,9 +14,8 @@ from reflectune.loop.stopping import is_spent
 from reflectune.state.config import JudgeConfig
 from reflectune.state.judgements import REFERENCES
 from reflectune.state.lineage.judging import (
-    count_comparisons,
+    find_comparisons,
     find_previous,
-    missing_comparisons,
     read_answers,
     read_judged,
 )
@@ -60,12 +59,13 @@ def judge_student(
     opponents = [*dict.fromkeys(find_opponents(lineage, judge, student_id).values())]
     spending = lineage.spending("judge_calls")
     wanted = student_id, opponents, sample_ids, judge.attempts
-    missing = missing_comparisons(lineage, *wanted)
+    missing = (asked for asked, settled in find_comparisons(lineage, *wanted) if not settled)
     first = next(missing, None)
     if first is None or is_spent(judge, spending):
         return
     failures = Counter[str]()
-    done, total = count_comparisons(lineage, *wanted)
+    settled = Counter(settled for _, settled in find_comparisons(lineage, *wanted))
+    done, total = settled[True], settled.total()
 
     def may_ask() -> bool:
         return not (is_spent(judge, spending) or context.stopping())

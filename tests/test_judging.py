@@ -17,7 +17,7 @@ from reflectune.state.cache import AnswerCache
 from reflectune.state.config import JudgeConfig, RunConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.judging import count_comparisons, missing_comparisons
+from reflectune.state.lineage.judging import find_comparisons
 from reflectune.state.records import Evaluation, HeldOutAnswer, StudentRecord
 from tests.lineages import make_store
 from tests.teacher_server import Reply, ReplyFunction, TeacherServer, prompt_of, serve_teacher
@@ -266,7 +266,7 @@ def test_few_comparisons_that_all_fail_are_settled_and_asked_no_more(scene: Scen
 
 def test_judging_that_is_stopped_among_failures_is_no_fault_of_the_judge(scene: Scene) -> None:
     judging = scene.open(scene.serve(lambda request, number: Reply(status=500)), retries=0, concurrency=1)
-    missing = missing_comparisons(judging.store, "s1", ["s0"], SAMPLES, attempts=1)
+    missing = (asked for asked, _ in find_comparisons(judging.store, "s1", ["s0"], SAMPLES, attempts=1))
     may_ask = iter([True, True])
     with open_judge(judging.config) as judge:
         groups = list(judge.compare(missing, lambda: next(may_ask, False)))
@@ -287,14 +287,18 @@ def test_samples_without_an_answer_are_not_counted(scene: Scene) -> None:
     judging = scene.open(scene.serve(), against=["s0"])
     unanswered = "UPDATE held_out_answers SET text = NULL, num_tokens = NULL"
     judging.store.db.execute(f"{unanswered} WHERE student_id = 's0' AND sample_id = 'b'")
-    wanted = "s1", ["s0"], SAMPLES
-    assert count_comparisons(judging.store, *wanted, 2) == (0, 14)
+
+    def count_settled(attempts: int) -> tuple[int, int]:
+        settled = [settled for _, settled in find_comparisons(judging.store, "s1", ["s0"], SAMPLES, attempts)]
+        return sum(settled), len(settled)
+
+    assert count_settled(2) == (0, 14)
     judging.judge()
-    assert count_comparisons(judging.store, *wanted, 2) == (14, 14)
+    assert count_settled(2) == (14, 14)
     judging.store.db.execute(
         "UPDATE judge_calls SET status = 'error', verdict = NULL, attempt = 2 WHERE sample_id = 'c'"
     )
-    assert [count_comparisons(judging.store, *wanted, most)[0] for most in (1, 2, 3)] == [14, 14, 12]
+    assert [count_settled(most)[0] for most in (1, 2, 3)] == [14, 14, 12]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from reflectune.agents.machines import LocalMachines
+from reflectune.agents.machines import Machines
 from reflectune.loop.live import LiveDisplay
 from reflectune.loop.pipeline import Pipeline, completed
 from reflectune.loop.progress import BarDisplay, LineDisplay
@@ -73,7 +73,7 @@ def test_groups_that_wait_for_being_committed_are_told(folder) -> None:
 
 
 def test_a_trainer_on_this_machine_is_told_while_it_trains(tmp_path, monkeypatch) -> None:
-    machines, seen = LocalMachines(load_config(write_world(tmp_path))), []
+    machines, seen = Machines(load_config(write_world(tmp_path))), []
 
     def train(*training, on_step, **how) -> dict[str, float]:
         on_step(3, 9, 0.5)

@@ -16,7 +16,7 @@ from reflectune.agents.cluster.shipping import Sender, ShippedStudent
 from reflectune.agents.cluster.students import RayPool, StudentWorkers
 from reflectune.agents.cluster.teachers import ReplicaEngine
 from reflectune.agents.listener import Listener
-from reflectune.agents.machines import LocalMachines
+from reflectune.agents.machines import Machines
 from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import settle_student
@@ -27,7 +27,7 @@ from reflectune.state.errors import StudentError
 __all__ = ["ClusterMachines"]
 
 
-class ClusterMachines(LocalMachines):
+class ClusterMachines(Machines):
     """Workers of a cluster, which this process tells what to do while it keeps the lineage."""
 
     def __init__(self, config: RunConfig, listener: Listener) -> None:

@@ -18,6 +18,7 @@ from reflectune.agents.chat import Chat, open_chat
 from reflectune.agents.model_files import find_fault, has_chat_template
 from reflectune.agents.thoughts import begins_with_thought, drop_empty_thought
 from reflectune.state.config import TEMPLATES, StudentConfig, read_toml
+from reflectune.state.data.conversations import calls_tools
 from reflectune.state.errors import ConfigError, StudentError
 from reflectune.state.records import Pair, Term, Turn
 
@@ -32,7 +33,6 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 _DEFAULTS = {"target_with_input": "{instruction}\n{input}"}
 _FIELD = re.compile(r"\{(\w+)\}")
-_SPEAKERS = ("system", "user", "assistant")  # other roles are of tools
 _NO_CHAT_TEMPLATE = 'the student has no chat template; set student.template = "plain"'
 _SHIPPED = Path(__file__).parent
 
@@ -85,9 +85,10 @@ class Template:
         name = self.chat.tokenizer.name_or_path
         for context in contexts:
             roles = ", ".join(turn.role for turn in context)
-            has_tools = any(turn.calls_tools or turn.role not in _SPEAKERS for turn in context)
             advice = 'set student.template = "plain", or ' + (
-                'leave these out with data.odd.earlier_tools = "skip"' if has_tools else "remove these"
+                'leave these out with data.odd.earlier_tools = "skip"'
+                if calls_tools(context)
+                else "remove these"
             )
             try:
                 text = self.prompt(Pair("", "", "", context))

@@ -123,7 +123,7 @@ class EngineConfig(Section):
     @property
     def is_served(self) -> bool:
         """Whether a server answers."""
-        return self.engine in ("openai", "batch")
+        return self.engine in SERVED
 
     @property
     def sampling(self) -> tuple[float, float]:

@@ -16,9 +16,9 @@ from reflectune.state.data.rows import RowReader
 from reflectune.state.data.sources import open_source
 from reflectune.state.records import Pair
 
-__all__ = ["Preference", "read_preferences"]
+__all__ = ["CLEAR", "Preference", "log_odds", "read_preferences"]
 
-_CLEAR = 1.0  # difference of two log-odds from which on a verdict counts
+CLEAR = 1.0  # two verdicts whose log-odds differ by more do so clearly
 _CLIP = 1e-6  # wins nearer to 0 or 1 count as this near
 _TEXTS = ("response", "output")  # where an answer in a list has its text
 
@@ -86,12 +86,13 @@ def _draw(answers: Sequence[tuple[float, Pair]], rng: random.Random) -> Iterator
     clear = [
         Preference(better, worse)
         for (high, better), (low, worse) in permutations(answers, 2)
-        if _log_odds(high) - _log_odds(low) > _CLEAR
+        if log_odds(high) - log_odds(low) > CLEAR
     ]
     if clear:
         yield rng.choice(clear)
 
 
-def _log_odds(win: float) -> float:
+def log_odds(win: float) -> float:
+    """ln(win / (1 - win)), of a win kept a millionth away from 0 and 1."""
     win = min(max(win, _CLIP), 1 - _CLIP)
     return math.log(win / (1 - win))

@@ -3,10 +3,10 @@
 from typing import Any, Literal, cast
 
 from reflectune.state.lineage.documents import CallSums
-from reflectune.state.records import ANSWERLESS, Spending
+from reflectune.state.records import ANSWERLESS
 from reflectune.state.storage import OpenDatabase
 
-__all__ = ["CallTable", "describe_place", "sum_calls", "sum_spending"]
+__all__ = ["CallTable", "describe_place", "sum_calls"]
 
 CallTable = Literal["teacher_calls", "judge_calls"]
 
@@ -26,15 +26,6 @@ def sum_calls(lineage: OpenDatabase, table: CallTable, **place: object) -> CallS
         params,
     )
     return cast(CallSums, row)
-
-
-def sum_spending(lineage: OpenDatabase, table: CallTable) -> Spending:
-    """What all calls of the run took; answers from the cache took nothing."""
-    row = lineage.db.execute(
-        "SELECT COALESCE(SUM(COALESCE(prompt_tokens, 0) + COALESCE(completion_tokens, 0)), 0), "
-        f"COALESCE(SUM(cost_usd), 0.0) FROM {table} WHERE NOT cached"
-    ).fetchone()
-    return Spending(*row)
 
 
 def describe_place(**known: Any) -> tuple[str, dict[str, Any]]:

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     from reflectune.state.lineage.loop_reader import LoopReader
 
 __all__ = [
-    "count_comparisons",
     "describe_judging",
+    "find_comparisons",
     "find_previous",
-    "missing_comparisons",
     "read_answers",
     "read_judged",
 ]
@@ -53,44 +52,19 @@ def read_answers(lineage: "LoopReader", whose: str, sample_ids: Sequence[str]) -
     return dict(lineage.db.execute(query, [whose, *sample_ids]))
 
 
-def missing_comparisons(
-    lineage: "LoopReader",
-    student_id: str,
-    opponents: Sequence[str],
-    sample_ids: Sequence[str],
-    attempts: int,
-) -> Iterator[Comparison]:
-    """The verdicts on a student's answers that are still to be asked for, in the order of the samples.
-
-    Both orders against all opponents come together, so that a budget that ends cuts whole samples. Rows may
-    be written meanwhile. A comparison is settled by a verdict, a final failure, or so many attempts.
-    """
-    found = _comparisons(lineage, student_id, opponents, sample_ids, attempts)
-    return (comparison for comparison, settled in found if not settled)
-
-
-def count_comparisons(
-    lineage: "LoopReader",
-    student_id: str,
-    opponents: Sequence[str],
-    sample_ids: Sequence[str],
-    attempts: int,
-) -> tuple[int, int]:
-    """How many comparisons of a student's answers are settled, and how many there are in all."""
-    done = total = 0
-    for _, settled in _comparisons(lineage, student_id, opponents, sample_ids, attempts):
-        done, total = done + settled, total + 1
-    return done, total
-
-
-def _comparisons(
+def find_comparisons(
     lineage: "LoopReader",
     student_id: str,
     opponents: Sequence[str],
     sample_ids: Sequence[str],
     attempts: int,
 ) -> Iterator[tuple[Comparison, bool]]:
-    """All comparisons of a student's answers with others that are there, and whether they are settled."""
+    """All comparisons of a student's answers with others that are there, and whether each is settled.
+
+    In the order of the samples: both orders against all opponents come together, so that a budget that ends
+    cuts whole samples. Rows may be written meanwhile. A comparison is settled by a verdict, a final failure,
+    or so many attempts.
+    """
     for start in range(0, len(sample_ids), _PAGE):
         page = sample_ids[start : start + _PAGE]
         pairs, own = lineage.given_pairs(page), read_answers(lineage, student_id, page)

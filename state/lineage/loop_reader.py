@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain, product
 from typing import Any, get_args
 
-from reflectune.state.lineage.calls import CallTable, sum_spending
+from reflectune.state.lineage.calls import CallTable
 from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.failures import Failures
 from reflectune.state.lineage.reader import ABOUT_A_PROPOSAL, LineageReader
@@ -176,7 +176,11 @@ class LoopReader(LineageReader):
 
     def spending(self, table: CallTable = "teacher_calls") -> Spending:
         """What all calls of the teacher, or of the judge, took; answers from the cache took nothing."""
-        return sum_spending(self, table)
+        row = self.db.execute(
+            "SELECT COALESCE(SUM(COALESCE(prompt_tokens, 0) + COALESCE(completion_tokens, 0)), 0), "
+            f"COALESCE(SUM(cost_usd), 0.0) FROM {table} WHERE NOT cached"
+        ).fetchone()
+        return Spending(*row)
 
     def count_frozen(self, round: int, phase: Phase, freeze_after: int | None) -> int:
         """How many samples are left alone in a phase."""

@@ -20,7 +20,6 @@ from reflectune.agents.student.formulas import nll
 from reflectune.agents.student.student import Student
 from reflectune.loop.context import find_adapter
 from reflectune.loop.demo.english.verdicts import (
-    CLEAR,
     Answer,
     Judged,
     Verdicts,
@@ -33,6 +32,7 @@ from reflectune.loop.experiments.figures import ExperimentDocument
 from reflectune.loop.experiments.plan import Experiment, load_experiment
 from reflectune.loop.show.experiment import explain_experiment
 from reflectune.state.config import RunConfig
+from reflectune.state.data.labels import CLEAR
 from reflectune.state.data.writing import put_into_place
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.loop_reader import LoopReader

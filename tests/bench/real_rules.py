@@ -26,7 +26,6 @@ from reflectune.agents.student.pairs import PairEncoder
 from reflectune.agents.student.student import Student, StudentBase, open_encoder
 from reflectune.agents.student.targets import Encoded
 from reflectune.loop.demo.english.verdicts import (
-    CLEAR,
     Answer,
     Judged,
     have_like_length,
@@ -35,6 +34,7 @@ from reflectune.loop.demo.english.verdicts import (
 from reflectune.loop.progress import LineDisplay
 from reflectune.loop.run import create_run, run_loop
 from reflectune.state.config import StudentConfig, load_config
+from reflectune.state.data.labels import CLEAR
 from reflectune.state.folder import RunFolder
 from reflectune.state.records import Pair, Score, Term
 from tests.bench.real import DATA, MODEL, draw, read_answers

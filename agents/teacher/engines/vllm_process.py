@@ -20,6 +20,7 @@ from typing import Any
 from reflectune.agents.teacher.engines import Request
 from reflectune.state.config import EngineConfig, StudentConfig
 from reflectune.state.errors import StudentError
+from reflectune.state.functions import describe_error
 from reflectune.state.records import Answer, content_hash
 
 __all__ = ["Fault", "ModelSettings", "Ready", "Word", "serve"]
@@ -73,7 +74,7 @@ def serve(requests: Connection, words: Connection, settings: ModelSettings) -> N
     except Exception as error:  # noqa: BLE001 - whatever it is, the other side tells it
         traceback.print_exc()
         with suppress(BrokenPipeError):
-            words.send(Fault(_describe(error)))
+            words.send(Fault(describe_error(error)))
 
 
 class _Worker:
@@ -131,7 +132,7 @@ class _Worker:
                 lora_request=self._adapter,
             )
         except (StudentError, ValueError) as error:
-            return Answer(request.id, error="refused-request", message=_describe(error))
+            return Answer(request.id, error="refused-request", message=describe_error(error))
         self._began[request.id] = time.monotonic()
         return None
 
@@ -186,7 +187,3 @@ def _print_to(path: Path) -> None:
         for number, stream in enumerate((sys.stdout, sys.stderr), start=1):
             stream.flush()
             os.dup2(file.fileno(), number)
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

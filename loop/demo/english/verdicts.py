@@ -9,22 +9,21 @@ The student never sees it.
 """
 
 import json
-import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reflectune.state.data.labels import CLEAR, log_odds
 from reflectune.state.lineage.proposals import read_proposals
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Pair, Proposed
 
 __all__ = [
-    "CLEAR", "Answer", "Judged", "Verdicts", "account_for", "have_like_length", "leave_instructions",
+    "Answer", "Judged", "Verdicts", "account_for", "have_like_length", "leave_instructions",
     "read_judged", "write_inputs",
 ]  # fmt: skip
 
-CLEAR = 1.0  # two verdicts that differ by more do so clearly
 _LIKE_LENGTH = 1.25  # most times the other's characters
 
 
@@ -37,9 +36,8 @@ class Answer(NamedTuple):
 
     @property
     def verdict(self) -> float:
-        """ln(win / (1 - win)), of a win kept a millionth away from 0 and 1."""
-        kept = min(max(self.win, 1e-6), 1 - 1e-6)
-        return math.log(kept / (1 - kept))
+        """The log-odds of being preferred."""
+        return log_odds(self.win)
 
 
 class Judged(NamedTuple):
