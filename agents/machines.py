@@ -75,7 +75,7 @@ class Machines(AbstractContextManager["Machines"]):
     def refinetune(
         self, config: RunConfig, pairs: Pairs, out: Path, *, on_step: OnStep, **how: Any
     ) -> dict[str, float]:
-        """Train a student, as `refinetune_student` does."""
+        """Train a student, as `refinetune_student` does; `how` are the rest of what it takes."""
 
         def tell(step: int, steps: int, loss: float | None) -> None:
             self._trainers[0] = Worker("trainer", "1", 1, step, **describe_process())

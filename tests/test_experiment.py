@@ -120,7 +120,9 @@ def test_measures_over_other_numbers_of_answers_have_no_difference(tmp_path: Pat
     _, arm = document["arms"]
     assert arm["other_answers"] == ["accuracy"]
     assert arm["differences"]["held_out"]["accuracy"]["n"] == 1  # of the other seed
-    assert "b: accuracy over other answers than a's: no difference." in [*explain_experiment(document)]
+    assert any(
+        "b: accuracy over another number of held-out pairs" in it for it in explain_experiment(document)
+    )
 
 
 def test_a_figure_that_fewer_seeds_have_says_how_many(tmp_path: Path) -> None:

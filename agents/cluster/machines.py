@@ -68,7 +68,7 @@ class ClusterMachines(Machines):
         return settled.model_copy(update={"model": ours.model, "template": ours.template})
 
     def check_refinetune(self, config: RunConfig) -> None:
-        """Train on one text, on a worker."""
+        """Do as `check_refinetune` does, on a worker."""
         self._ask_worker(_check, self._sender.ship_student(config.student, None), config)
 
     def open_students(self, adapter: Path | None) -> StudentPool:

@@ -72,17 +72,14 @@ def judge(checker: Checker, pair: Pair, response: str) -> float | None:
 
 
 def summarise(name: str, values: Sequence[float]) -> Evaluation:
-    """Mean with its 95 % interval (a share's within [0, 1]); none from a single value."""
+    """Mean with its 95 % interval; no interval from a single value."""
     count, mean = len(values), statistics.fmean(values)
     if count < 2:
         return Evaluation(name, mean, count, None, None)
     if name == "accuracy" and set(values) <= {0.0, 1.0}:
         return Evaluation(name, mean, count, *wilson(mean, count))
     half = Z * statistics.stdev(values) / math.sqrt(count)
-    low, high = mean - half, mean + half
-    if name == "accuracy" and min(values) >= 0 and max(values) <= 1:
-        low, high = max(0.0, low), min(1.0, high)
-    return Evaluation(name, mean, count, low, high)
+    return Evaluation(name, mean, count, mean - half, mean + half)
 
 
 def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
@@ -93,8 +90,8 @@ def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
     squared = z * z / count
     centre = share + squared / 2
     half = z * math.sqrt(share * (1 - share) / count + squared / (4 * count))
-    low, high = (centre - half) / (1 + squared), (centre + half) / (1 + squared)
-    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding may put a bound an ulp outside
+    # Rounding may put a bound an ulp outside.
+    return max(0.0, (centre - half) / (1 + squared)), min(1.0, (centre + half) / (1 + squared))
 
 
 def quantile_of_t(degrees: int) -> float:

@@ -26,7 +26,7 @@ class Passes:
         self._model, self._row_tokens = model, row_tokens
         self._trained = [weights for weights in model.parameters() if weights.requires_grad]
         model.train()  # in eval mode nothing is dropped, and no layer is computed again
-        # Which of several rows draws first would be chance. The same on all ranks, whatever their threads.
+        # Which of several rows draws first would be chance. All ranks decide alike, whatever their threads.
         self._in_turn = model.device.type != "cpu" or self._draws_numbers()
 
     @property

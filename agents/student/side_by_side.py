@@ -44,7 +44,7 @@ def pass_rows(work: Callable[[_Row], _Result], rows: Sequence[_Row], at_once: in
     """What `work` gives for each row, in order, up to the first that memory runs out on.
 
     With so many at once each thread takes rows of its own: up to a third faster than all threads at one row,
-    and none waits for one that a busy machine keeps from running.
+    and no thread waits for another that a busy machine has suspended.
     """
 
     def attempt(row: _Row) -> _Result | None:
@@ -63,8 +63,11 @@ def pass_rows(work: Callable[[_Row], _Result], rows: Sequence[_Row], at_once: in
         return
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
-    with torch_threads(threads), pool:  # what a worker sets is the default of threads to come
-        yield from takewhile(is_done, _map_ahead(pool, attempt, rows, 2 * workers))
+    with torch_threads(threads):  # what a worker sets is the default of threads to come
+        try:
+            yield from takewhile(is_done, _map_ahead(pool, attempt, rows, 2 * workers))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _map_ahead(

@@ -86,7 +86,10 @@ def explain_experiment(document: ExperimentDocument) -> Iterator[str]:
             )
         if arm["other_answers"]:
             names = ", ".join(map(name_held_out, arm["other_answers"]))
-            yield f"{arm['arm']}: {names} over other answers than {document['baseline']}'s: no difference."
+            yield (
+                f"{arm['arm']}: {names} over another number of held-out pairs than "
+                f"{document['baseline']}'s with some seed: it has no difference."
+            )
         if arm["rolls_back"]:
             yield f"{arm['arm']} ends with its best round by the held-out measures: they flatter it."
     for arm in document["arms"]:

@@ -59,7 +59,7 @@ def serve(requests: Connection, words: Connection, settings: ModelSettings) -> N
     _print_to(settings.log)
     # This is a process of its own already, and its exit frees the memory.
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    # FlashInfer's is built by CUDA's compiler when it first runs. Requests with seeds, as all are, need none.
+    # FlashInfer's sampler is built by CUDA's compiler when it first runs. Requests with seeds never use it.
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     if _is_for_cpu():
         # vLLM's own choice, a thread bound to each visible CPU, is a hundred times slower beside other work.
