@@ -6,6 +6,7 @@ would not live on in a fork.
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -52,8 +53,8 @@ class Life:
     def is_alive(self) -> bool:
         return self.process.is_alive()
 
-    def send(self, signal: int) -> None:
-        os.kill(self.pid, signal)
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def live_until(self, is_time: "Callable[[Life], bool]") -> bool:
         """Wait for a moment; False where it ends first."""
@@ -96,6 +97,7 @@ def _be_the_command(words: tuple[str, ...], folder: Path, said: Path, environmen
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.chdir(folder)
         os.environ |= environment
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the server may have been started without
         sys.argv = ["reflectune", *words]
         from reflectune.loop.cli import main
 
