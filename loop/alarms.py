@@ -104,7 +104,7 @@ def fall_behind(measures: Mapping[int, Mapping[str, Evaluation]], round: int) ->
     behind, half = then.value - now.value, now.high - now.value
     if name == "nll":
         behind, half = -behind, now.value - now.low
-    return _divide(max(0.0, behind), abs(half))  # of a share of 1 by rounding below 0
+    return _divide(max(0.0, behind), abs(half))  # rounding may end an interval an ulp before its value
 
 
 # Texts

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import nsmallest
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from reflectune.loop.progress import Display
 from reflectune.loop.resuming import refuse_changed_files, restore_config
 from reflectune.state.config import DataConfig, RunConfig, SelectionConfig, StudentConfig
 from reflectune.state.data.datasets import read_dataset
-from reflectune.state.data.labels import read_preferences
+from reflectune.state.data.labels import question_of, read_preferences
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.loop_reader import LoopReader
@@ -152,7 +152,7 @@ def _one_each(choices: Iterable[Choice]) -> Iterator[Choice]:
     """The first choice of each question: others of the same one are not independent of it."""
     asked: set[int] = set()
     for choice in choices:
-        question = hash(replace(choice[0], response=""))
+        question = hash(question_of(choice[0]))
         if question not in asked:
             asked.add(question)
             yield choice

@@ -44,7 +44,7 @@ class Passes:
         torch.OutOfMemoryError where that is not enough.
         """
         own, targets = share(sequences), sum(sequence.num_targets for sequence in sequences)
-        while (loss := sum_gradients(self._model, self._try_rows(own, targets))) is None:
+        while (loss := sum_gradients(self._trained, self._try_rows(own, targets))) is None:
             self._model.zero_grad()
             self._save_memory(max(len(sequence.ids) for sequence in sequences))
             free_memory()

@@ -5,7 +5,6 @@ whole model and the same adapter, and takes the same steps. Nothing here knows w
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,17 +55,16 @@ def share(sequences: Sequence[Encoded]) -> list[Encoded]:
     return [sequences[at] for at in sorted(own)]
 
 
-def sum_gradients(model: Any, loss: torch.Tensor | None) -> torch.Tensor | None:
+def sum_gradients(trained: Sequence[torch.Tensor], loss: torch.Tensor | None) -> torch.Tensor | None:
     """Add up the gradients of all ranks, and their losses, which are sums over parts of one step.
 
     None, and gradients of no use, where some rank brings None instead of a loss.
     """
     if _ranks()[1] == 1:
         return loss
-    trained = [weights for weights in model.parameters() if weights.requires_grad]
     # A rank without sequences has no gradients.
     parts = [torch.zeros_like(weights) if weights.grad is None else weights.grad for weights in trained]
-    ends = torch.tensor([0.0, 1.0] if loss is None else [float(loss), 0.0], device=model.device)
+    ends = torch.tensor([0.0, 1.0] if loss is None else [float(loss), 0.0], device=trained[0].device)
     summed = torch.cat([*(part.flatten() for part in parts), ends])
     dist.all_reduce(summed)
     *gradients, loss, missing = summed.split([*(weights.numel() for weights in trained), 1, 1])

@@ -154,8 +154,9 @@ def check_refinetune(config: RunConfig) -> None:
         with _adapted(base, config.refinetune) as model:
             try:
                 row_tokens = _row_tokens(base, config.student)
-                passes, a_row = Passes(model, row_tokens), max(1, row_tokens // len(longest.ids))
-                passes.add_gradients([longest] * a_row * passes.rows_at_once)
+                passes = Passes(model, row_tokens)
+                texts_a_row = max(1, row_tokens // len(longest.ids))
+                passes.add_gradients([longest] * texts_a_row * passes.rows_at_once)
                 trained = [each for each in model.parameters() if each.requires_grad]
                 torch.optim.AdamW(trained, lr=0.0).step()
             except torch.OutOfMemoryError as error:

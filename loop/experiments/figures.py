@@ -90,7 +90,7 @@ class _Read(TypedDict):
     """What is read of a run that has come to its end."""
 
     figures: Figures
-    answers: dict[str, int]  # how many held-out pairs each measure of its student is over
+    measured: dict[str, Evaluation]  # the held-out measures of its student
     before: dict[str, float | None]
     held_out: str  # hash of its held-out pairs
     rolls_back: bool
@@ -171,10 +171,9 @@ def _gather(runs: Sequence[Figures]) -> dict[Group, dict[str, Estimate]]:
 
 
 def _subtract(one: _Read, other: _Read) -> Figures:
+    base = other["figures"]
     less: Figures = {
-        group: {
-            name: _minus(value, other["figures"].get(group, {}).get(name)) for name, value in named.items()
-        }
+        group: {name: _minus(value, base.get(group, {}).get(name)) for name, value in named.items()}
         for group, named in one["figures"].items()
     }
     less["held_out"] |= dict.fromkeys(_find_uneven(one, other))
@@ -183,7 +182,8 @@ def _subtract(one: _Read, other: _Read) -> Figures:
 
 def _find_uneven(one: _Read, other: _Read) -> list[str]:
     """The held-out measures that two runs have, over more answers in one of them."""
-    return [name for name, n in one["answers"].items() if other["answers"].get(name, n) != n]
+    theirs = other["measured"]
+    return [name for name, own in one["measured"].items() if name in theirs and own.n != theirs[name].n]
 
 
 def _minus(one: float | None, other: float | None) -> float | None:
@@ -207,7 +207,7 @@ def _read_run(experiment: Experiment, folder: Path, run: PlannedRun, error: str 
                 "data": _figures_of_data(lineage, end),
                 "own": _own_figures(experiment.figures, lineage, run.name),
             },
-            answers={name: measure.n for name, measure in measured.items()},
+            measured=measured,
             before={name: measure.value for name, measure in _held_out(lineage, 0).items()},
             held_out=_hash_held_out(lineage),
             rolls_back=is_rolled_back(lineage),

@@ -16,7 +16,7 @@ from reflectune.state.data.rows import RowReader
 from reflectune.state.data.sources import open_source
 from reflectune.state.records import Pair
 
-__all__ = ["CLEAR", "Preference", "log_odds", "read_preferences"]
+__all__ = ["CLEAR", "Preference", "log_odds", "question_of", "read_preferences"]
 
 CLEAR = 1.0  # two verdicts whose log-odds differ by more do so clearly
 _CLIP = 1e-6  # wins nearer to 0 or 1 count as this near
@@ -44,17 +44,17 @@ def read_preferences(data: DataConfig, seed: int) -> Iterator[Preference]:
             continue
         if "rejected" in row and "chosen" in row:
             better, worse = (_read(reader, where, row | {"chosen": row[it]}) for it in ("chosen", "rejected"))
-            if better and worse and better != worse and _question(better) == _question(worse):
+            if better and worse and better != worse and question_of(better) == question_of(worse):
                 yield Preference(better, worse)
         for win, variant in _list_answers(row):
             if pair := _read(reader, where, variant):
-                judged.setdefault(_question(pair), []).append((win, pair))
+                judged.setdefault(question_of(pair), []).append((win, pair))
     for answers in judged.values():
         yield from _draw(answers, rng)
 
 
-def _question(pair: Pair) -> Pair:
-    """What a pair answers."""
+def question_of(pair: Pair) -> Pair:
+    """What a pair answers: the pair without its response."""
     return replace(pair, response="")
 
 

@@ -41,7 +41,7 @@ def choose_highlights(lineage: LineageReader) -> list[Highlight]:
     """
     found: dict[Kind, list[dict[str, Any]]] = {
         "gain": _by_gain(lineage, "reason = 'accepted'"),
-        "narrow": _by_gain(lineage, "(reason = 'refused' AND gain < 0 OR reason = 'tie')"),
+        "narrow": _by_gain(lineage, "(reason = 'tie' OR reason = 'refused' AND gain < 0)"),
         "failure": list(lineage.db.query(_FAILURES)),
         "journey": list(lineage.db.query(_JOURNEYS)),
     }
