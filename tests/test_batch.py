@@ -5,13 +5,12 @@ import json
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reflectune.agents.teacher.engines import Request, openai_batch
+from reflectune.agents.teacher.engines import openai_batch
 from reflectune.agents.teacher.engines.openai_batch import BatchEngine
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher
@@ -83,38 +82,6 @@ def test_batch_asks_again_for_answers_of_no_use_in_a_further_batch(notes: Answer
         found = reflect(batched(server, retries=1), notes, 10)
     assert [len(ids) for ids in server.asked()] == [10, 2]
     assert sorted(statuses(found)) == ["ok"] * 10 + ["unparsable"] * 2
-
-
-def test_batch_answers_requests_that_are_alike_from_one_line(notes: AnswerCache) -> None:
-    with (
-        serve_batches(lambda body: Reply("Here.")) as server,
-        closing(opened(batched(server), notes)) as engine,
-    ):
-        for id in ("first", "second"):
-            engine.submit(Request(id, asked(), [{"role": "user", "content": "Say 0."}], None, seed=1))
-        found = {answer.request_id: answer.text for answer in (engine.next_answer(), engine.next_answer())}
-        assert [len(ids) for ids in server.asked()] == [1]
-    assert found == {"first": "Here.", "second": "Here."}
-
-
-def test_batch_asks_for_what_was_missed_once_however_many_wait_for_it(notes: AnswerCache) -> None:
-    late = {"Say 0."}
-
-    def answer(body: dict[str, Any]) -> Reply | None:
-        said = prompt_of(body)
-        if said in late:
-            late.remove(said)
-            return None
-        return Reply("Here.")
-
-    with (
-        serve_batches(answer, status=lambda number: "expired") as server,
-        closing(opened(batched(server), notes)) as engine,
-    ):
-        for id, text in (("first", "Say 0."), ("second", "Say 0."), ("other", "Say 1.")):
-            engine.submit(Request(id, asked(), [{"role": "user", "content": text}], None, seed=1))
-        assert {engine.next_answer().request_id for _ in range(3)} == {"first", "second", "other"}
-        assert [len(ids) for ids in server.asked()] == [2, 1]
 
 
 def test_batch_sends_more_than_a_file_holds_in_several(

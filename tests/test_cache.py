@@ -393,6 +393,32 @@ def test_cached_engine_hands_over_what_it_knows_while_the_rest_is_asked(opened: 
     engine.close()
 
 
+def test_cached_engine_asks_once_for_requests_alike_that_are_under_way(opened: Opened) -> None:
+    opened.answer = lambda request: well(request, prompt_tokens=7, completion_tokens=3, seconds=9.0)
+    engine = CachedEngine(config(), named(), opened.cache)
+    for id in "abc":
+        engine.submit(make_request(id=id))
+    first, *rest = (engine.next_answer() for _ in range(3))
+    assert (first.request_id, first.cached, first.prompt_tokens) == ("a", False, 7)
+    assert rest == [replace(first, request_id=id, seconds=0.0, cached=True, server=None) for id in "bc"]
+    assert opened.asked == 1
+    engine.close()
+
+
+@pytest.mark.parametrize("error", ["refused-request", "unavailable", "failed"])
+def test_cached_engine_asks_again_for_a_request_alike_where_that_may_help(opened: Opened, error: Any) -> None:
+    opened.answer = lambda request: Answer(request.id, error=error) if request.id == "a" else well(request)
+    engine = CachedEngine(config(), named(), opened.cache)
+    for id in "abc":
+        engine.submit(make_request(id=id))
+    errors = {answer.request_id: answer.error for answer in (engine.next_answer() for _ in range(3))}
+    is_final = error == "refused-request"
+    later = error if is_final else None
+    assert errors == {"a": error, "b": later, "c": later}
+    assert [request.id for request in opened.engines[0].requests] == (["a"] if is_final else ["a", "b"])
+    engine.close()
+
+
 def test_cached_engine_gives_the_same_text_again_to_the_last_character(opened: Opened) -> None:
     opened.answer = lambda request: well(request, text="a\0b\ud800c\r\n é")
     first = ask(opened, config(), make_request())

@@ -5,7 +5,7 @@ model, sampled in the same way, is the same request, whichever engine or address
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,8 @@ class CachedEngine:
     Kept is every answer that was paid for, of use or not; failures are not, but what a server refuses by name
     is. It is kept when the next request is submitted, or on closing. By then its reader has committed it, so
     that a run killed at any instant finds no answer of its own that its books lack.
+
+    Requests alike that are under way together are asked as one, whose answer all of them get.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class CachedEngine:
         self._engine: Engine | None = None
         self._hits: deque[Answer] = deque()
         self._asked: dict[str, str] = {}  # request id -> key
+        self._alike: dict[str, list[Request]] = {}  # by key: what waits for the answer of one
         self._handed_out: dict[str, Answer] = {}  # by key
         self._refused: dict[str, frozenset[str]] = {}  # key of a server's parameters -> what the cache knows
 
@@ -114,12 +117,10 @@ class CachedEngine:
             error: AnswerError = "no-entry" if request.schema is None else "refused-request"
             message = f'not in the cache, and {self._config.section}.cache = "only"'
             self._hits.append(Answer(request.id, error=error, message=message))
+        elif key in self._alike:
+            self._alike[key].append(request)
         else:
-            if self._engine is None:
-                self._engine = self._open()
-                self._recall()
-            self._asked[request.id] = key
-            self._engine.submit(request)
+            self._ask(request, key)
 
     def next_answer(self) -> Answer:
         """The next answer: those of the cache first, while the engine goes on with the others."""
@@ -130,8 +131,14 @@ class CachedEngine:
         # What is read now and what a replay reads shall be the same to the last character.
         answer = replace(answer, text=clean_text(answer.text))
         key = self._asked.pop(answer.request_id)
+        alike = self._alike.pop(key)
         if answer.error is None:
             self._handed_out.setdefault(key, answer)
+            self._answer(alike, replace(answer, seconds=0.0, cached=True, server=None))
+        elif answer.error == "refused-request":
+            self._answer(alike, answer)
+        elif alike:
+            self._ask(alike[0], key, alike[1:])
         return answer
 
     def has_answer(self) -> bool:
@@ -145,6 +152,18 @@ class CachedEngine:
         finally:
             if self._engine is not None:
                 self._engine.close()
+
+    def _ask(self, request: Request, key: str, alike: Iterable[Request] = ()) -> None:
+        """Hand a request on to the engine, for others too."""
+        if self._engine is None:
+            self._engine = self._open()
+            self._recall()
+        self._asked[request.id] = key
+        self._alike[key] = list(alike)
+        self._engine.submit(request)
+
+    def _answer(self, requests: Iterable[Request], answer: Answer) -> None:
+        self._hits += (replace(answer, request_id=request.id) for request in requests)
 
     def _recall(self) -> None:
         """Tell an engine that was opened now what its servers refused before."""

@@ -117,7 +117,6 @@ class BatchEngine:
     def _place(self) -> None:
         """Find the batches that have the gathered requests already, and send the others in new ones."""
         unsent: dict[str, _Sent] = {}
-        alike: list[Request] = []  # to ones that wait for the same answer, which they get once it is there
         lost: set[str] = set()  # tags that the server has never seen
         for request in self._gathered:
             body = self._parameters.build(request)
@@ -127,16 +126,13 @@ class BatchEngine:
                 batch = self._insist(partial(self._find, tag))
                 lost |= {tag} if batch is None else set()
             at = unsent if batch is None or key in self._missed else self._open.setdefault(batch, {})
-            if key in at:
-                alike.append(request)
-            else:
-                at[key] = request, body
+            at[key] = request, body
         for lines in _split(unsent):
             self._leave_if_asked()
             id = self._send(lines)
             self._open[id] = {key: unsent[key] for key in lines}
             self._missed.difference_update(lines)
-        self._gathered = alike
+        self._gathered = []
 
     def _send(self, lines: Mapping[str, bytes]) -> str:
         """Send requests as one batch; returns its id."""
