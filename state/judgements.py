@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from reflectune.state.records import FINAL_STATUSES, CallStatus, Pair
+from reflectune.state.records import Call, Pair
 
-__all__ = ["REFERENCES", "Comparison", "JudgeCall", "Judged", "Verdict", "is_settled"]
+__all__ = ["REFERENCES", "Comparison", "JudgeCall", "Judged", "Verdict"]
 
 Verdict = Literal["first", "second", "tie"]  # which of two answers, as they were shown
 
@@ -26,38 +26,15 @@ class Comparison:
     attempts: int = 0  # calls already made for it
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeCall:
-    """One request to the judge and what came of it. Costs are as of a teacher's call."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeCall(Call):
+    """A request for a verdict. It is cached also where there was nothing to compare, and nobody was asked."""
 
     student_id: str
     opponent: str
     sample_id: str
     swapped: bool
-    attempt: int  # from 1
-    engine: str
-    model: str
-    prompt_hash: str
-    text: str
-    finish_reason: str | None
-    status: CallStatus
-    error: str | None
     verdict: Verdict | None  # None unless status is ok
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cost_usd: float | None
-    seconds: float
-    cached: bool  # nobody was asked: the answer had been paid for, or there was nothing to compare
-    server: str | None
-
-    def is_final(self, attempts: int) -> bool:
-        """Whether nothing more is asked for its comparison, where it may be asked for so many times."""
-        return is_settled(self.status, self.attempt, attempts)
-
-
-def is_settled(status: CallStatus, attempt: int, attempts: int) -> bool:
-    """Whether the last call for a comparison leaves nothing to ask, where it may be asked so many times."""
-    return status in FINAL_STATUSES or attempt >= attempts
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from reflectune.state.text import is_empty
-
-if TYPE_CHECKING:
-    from reflectune.state.judgements import JudgeCall
 
 Phase = Literal["instruction", "response"]
 Origin = Literal["original", "instruction", "response"]
@@ -272,14 +269,10 @@ class Answer:
     server: str | None = None  # address of the server that was asked, without user, query and key
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherCall:
-    """One request to the teacher and what came of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request to a model, and what came of it."""
 
-    round: int
-    phase: Phase
-    sample_id: str
-    candidate: int
     attempt: int  # from 1
     engine: str
     model: str
@@ -288,7 +281,6 @@ class TeacherCall:
     finish_reason: str | None
     status: CallStatus
     error: str | None
-    critique: str | None  # None where the answer did not parse
     prompt_tokens: int | None  # None where the engine does not count
     completion_tokens: int | None
     cost_usd: float | None  # None where prices are unknown; 0 for an answer from the cache
@@ -296,15 +288,31 @@ class TeacherCall:
     cached: bool = False  # whether nobody was asked, since the answer had been paid for before
     server: str | None = None  # address of the server that was asked; None where none was
 
+    def is_final(self, attempts: int) -> bool:
+        """Whether nothing more is asked for the same, where it may be asked for so many times."""
+        return is_final(self.status, self.attempt, attempts)
+
+
+def is_final(status: CallStatus, attempt: int, attempts: int) -> bool:
+    """Whether the last call for something leaves nothing to ask, where it may be asked for so many times."""
+    return status in FINAL_STATUSES or attempt >= attempts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherCall(Call):
+    """A request for a proposal."""
+
+    round: int
+    phase: Phase
+    sample_id: str
+    candidate: int
+    critique: str | None  # None where the answer did not parse
+
     @property
     def id(self) -> str:
         """Hash of the call's place in the run, after its sample's position; the same in a resumed run."""
         place = (self.round, self.phase, content_part(self.sample_id), self.candidate, self.attempt)
         return position_part(self.sample_id) + content_hash(*place)
-
-    def is_final(self, attempts: int) -> bool:
-        """Whether nothing more is asked for its proposal, where it may be asked for so many times."""
-        return self.status in FINAL_STATUSES or self.attempt >= attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +325,7 @@ class Spending:
     tokens: int  # of prompts and answers
     usd: float
 
-    def plus(self, call: "TeacherCall | JudgeCall") -> "Spending":
+    def plus(self, call: Call) -> "Spending":
         """With one more call."""
         if call.cached:
             return self

@@ -205,10 +205,13 @@ class _Teacher(_Opened):
         text = "" if status in ("error", "refused") else json.dumps(answer, ensure_ascii=False)
         counts = (len(text) // 5 + 400, len(text) // 4) if text else (None, None)
         call = TeacherCall(
-            asked.round, asked.phase, asked.sample_id, asked.candidate, attempt, "openai", "made-up-teacher",
-            f"{rng.getrandbits(128):032x}", text, "length" if status == "cut" else "stop", status,
-            "the server said 503: overloaded" if not text else None, critique if status == "ok" else None,
-            *counts, len(text) / 1e6, rng.lognormvariate(0.5, 0.4),
+            round=asked.round, phase=asked.phase, sample_id=asked.sample_id, candidate=asked.candidate,
+            attempt=attempt, engine="openai", model="made-up-teacher",
+            prompt_hash=f"{rng.getrandbits(128):032x}", text=text,
+            finish_reason="length" if status == "cut" else "stop", status=status,
+            error="the server said 503: overloaded" if not text else None,
+            critique=critique if status == "ok" else None, prompt_tokens=counts[0],
+            completion_tokens=counts[1], cost_usd=len(text) / 1e6, seconds=rng.lognormvariate(0.5, 0.4),
         )  # fmt: skip
         place = (asked.sample_id, asked.incumbent_id, asked.round, asked.phase, asked.candidate)
         return call, Version(*place, pair, call.id) if status == "ok" else None

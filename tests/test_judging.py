@@ -255,6 +255,14 @@ def test_judge_that_answers_nothing_ends_the_run_and_costs_no_sample(
     assert judging.rows() == []
 
 
+def test_judge_that_nobody_answers_for_is_given_up_at_once(scene: Scene) -> None:
+    with serve_teacher() as gone:
+        judging = scene.open(gone, retries=1, wait=0, concurrency=8)
+    with pytest.raises(TeacherError, match="judge wise: cannot be reached"):
+        judging.judge()
+    assert judging.rows() == []
+
+
 def test_few_comparisons_that_all_fail_are_settled_and_asked_no_more(scene: Scene) -> None:
     server = scene.serve(lambda request, number: Reply(status=400))
     judging = scene.open(server, retries=0, against=["s0"])

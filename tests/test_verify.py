@@ -78,8 +78,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def verdict_on(sample: str) -> JudgeCall:
     """What a judge may have said of an answer of s2."""
-    place: tuple[Any, ...] = "s2", "s0", sample, False, 1, "openai", "wise", "p", "[[A]]", "stop", "ok", None
-    return JudgeCall(*place, "first", 1, 1, 0.5, 0.5, False, None)
+    asked = {"student_id": "s2", "opponent": "s0", "sample_id": sample, "swapped": False, "attempt": 1}
+    told = {"engine": "openai", "model": "wise", "prompt_hash": "p", "text": "[[A]]", "finish_reason": "stop"}
+    costs = {"prompt_tokens": 1, "completion_tokens": 1, "cost_usd": 0.5, "seconds": 0.5}
+    return JudgeCall(**asked, **told, **costs, status="ok", error=None, verdict="first")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -4,12 +4,8 @@ Keeps the engine busy, asks again where that can help, and hands over finished c
 are there. It stores no call: how often one was already asked comes in with the reflection.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import count
-from operator import attrgetter
 from pathlib import Path
 
 from reflectune.agents.teacher.engines import (
@@ -20,9 +16,9 @@ from reflectune.agents.teacher.engines import (
     Request,
     TeacherModel,
     open_engine,
-    take_answers,
 )
 from reflectune.agents.teacher.engines.addresses import list_addresses
+from reflectune.agents.teacher.engines.asker import Asker, draw_seed
 from reflectune.agents.teacher.engines.cached import Cache
 from reflectune.agents.teacher.engines.faults import is_about_schema
 from reflectune.agents.teacher.engines.opening import (
@@ -35,9 +31,6 @@ from reflectune.agents.teacher.forms import answer_schema
 from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.state.config import SELF, TeacherConfig
-from reflectune.state.config.prices import find_cost, find_prices
-from reflectune.state.errors import TeacherError
-from reflectune.state.live import Worker
 from reflectune.state.records import (
     Answer,
     CallStatus,
@@ -53,13 +46,8 @@ __all__ = ["Reflected", "Teacher", "check_teacher", "open_teacher"]
 
 Reflected = tuple[TeacherCall, Version | None]  # a finished call, and the version it proposed, if any
 
-# So many calls in a row may bring no text, or the engine's capacity if that is more.
-_MAX_TEXTLESS = 8
-_NO_MORE = object()  # reflections
-_ASKED_FOR = attrgetter("round", "phase", "sample_id", "candidate")  # of a call: which proposal
 
-
-class Teacher(AbstractContextManager["Teacher"]):
+class Teacher(Asker[Reflection, Reflected]):
     """Reflects on pairs through an engine.
 
     The first attempt asks for JSON by schema, where config and engine allow it; further attempts ask for
@@ -68,14 +56,14 @@ class Teacher(AbstractContextManager["Teacher"]):
     seed, reflection and attempt alone, and so is the same in a resumed run.
     """
 
+    _kind = "teacher"
+
     def __init__(
         self, engine: Engine, prompts: Prompts, config: TeacherConfig, seed: int, cache: Cache | None = None
     ) -> None:
-        self._engine, self._prompts, self._config = engine, prompts, config
+        super().__init__(engine, config)
+        self._prompts, self._config = prompts, config
         self._seed, self._cache = seed, cache
-        self._attempts = config.attempts
-        self._prices = find_prices(config)
-        self._request_ids = map(str, count())
         self._grants_schemas: dict[str | None, bool | None] = {}  # by server; None until it has shown it
         if cache is not None:
             names = (address.name for address in list_addresses(config))
@@ -83,9 +71,6 @@ class Teacher(AbstractContextManager["Teacher"]):
         # In the attempt that is next or under way, by this server.
         self._schema_refused: dict[Reflection, str | None] = {}
         self._blames_schema = False  # whether a refusal said that it is the schema
-        self._has_answered = False
-        self._failures = 0  # calls in a row without a text
-        self._unavailable = 0  # requests in a row that nobody took
 
     def reflect(
         self,
@@ -96,83 +81,12 @@ class Teacher(AbstractContextManager["Teacher"]):
     ) -> Iterator[list[Reflected]]:
         """Ask for every reflection, again where an answer is no use, and yield all finished calls, in groups.
 
-        A group is what is there without waiting once the first is, at most 64. Whoever asks for the next has
-        committed it: only then are more reflections pulled, as many as there is room for, unless `may_ask`
-        says no. Then nothing more is asked; calls under way are still taken in.
-
-        Whoever has other work meanwhile says by `waits` whether an answer is waited for; else an empty group
-        says that none is there. A reflection may be None: there is none for now, but may be later. Then an
-        empty group also says that nothing is under way.
-
-        Failures in a row are held back until the teacher answers something or nothing is under way: they may
-        be its fault rather than the pairs'. An answer without a text is no better than a failure, but has
-        been paid for: it is yielded at once, and so is a failure that was counted.
-
-        Raises:
-            TeacherError: the teacher cannot be reached, or answers nothing, not even what was under way when
-                that showed. Calls not yielded cost nothing: ask for their reflections again.
+        Those that were asked for as often as they may be are passed over. All else is as `Asker._ask` says.
         """
-        new = (
+        missing = (
             asked for asked in reflections if asked is None or asked.attempts < asked.spared + self._attempts
         )
-        again: deque[Reflection] = deque()
-        under_way: dict[str, Request] = {}
-        held: list[Reflected] = []
-        fault: TeacherError | None = None
-        while True:
-            may_come = False
-            while fault is None and len(under_way) < self._engine.capacity and may_ask():
-                reflection = again.popleft() if again else next(new, _NO_MORE)
-                if not isinstance(reflection, Reflection):
-                    may_come = reflection is None
-                    break
-                request = self._prepare(reflection)
-                under_way[request.id] = request
-                self._engine.submit(request)
-            if not under_way:
-                if fault is not None:
-                    raise fault
-                if held:
-                    yield held
-                    held = []
-                if not may_come:
-                    return
-            if not under_way or not (waits() or self._engine.has_answer()):
-                yield []
-                continue
-            finished: list[Reflected] = []
-            others = len(under_way) - 1
-            try:
-                for answer in take_answers(self._engine, len(under_way)):
-                    if answer.request_id not in under_way:
-                        continue  # asked by an earlier reflect() whose reader stopped early
-                    request = under_way.pop(answer.request_id)
-                    fault = self._find_fault(request, answer, others, fault)
-                    reflection = request.reflection
-                    if answer.error == "unavailable" or _refuses_schema(request, answer):
-                        if answer.error == "refused-request":
-                            self._schema_refused[reflection] = answer.server
-                            self._blames_schema |= is_about_schema(answer.message or "")
-                        again.append(reflection)
-                        continue
-                    call, version = self._conclude(request, answer)
-                    if not call.is_final(reflection.spared + self._attempts):
-                        again.append(replace(reflection, attempts=call.attempt))
-                    ready, held = self._release([*held, (call, version)], answer)
-                    finished += ready
-                    self._learn_schemas(request, answer)
-            finally:  # what was paid for is handed over also where the next answer is an error
-                if finished:
-                    yield finished
-
-    @property
-    def waiting(self) -> str:
-        """What holds up all answers, and for how long by now; empty where nothing does. For any thread."""
-        return self._engine.waiting
-
-    def workers(self) -> Sequence[Worker]:
-        """What each server or replica does now. For any thread."""
-        return self._engine.workers()
+        return self._ask(missing, may_ask, waits)
 
     @property
     def parameters(self) -> dict[str, bool]:
@@ -188,13 +102,6 @@ class Teacher(AbstractContextManager["Teacher"]):
         """What the next attempt at a proposal asks, as far as is known of the engine by now."""
         return "\n".join(message["content"] for message in self._prepare(reflection).messages)
 
-    def close(self) -> None:
-        """Give back the engine's memory, threads and connections."""
-        self._engine.close()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
     def _prepare(self, asked: Reflection) -> Request:
         by_schema = (
             (asked.attempts == asked.spared or not self._prompts.has_tags)
@@ -208,8 +115,7 @@ class Teacher(AbstractContextManager["Teacher"]):
         nonce = make_nonce(asked.pair, *place)
         messages = self._prompts.messages(asked.phase, asked.pair, structured=by_schema, nonce=nonce)
         schema = answer_schema(asked.phase) if by_schema else None
-        seed = content_hash("seed", *place, asked.candidate)
-        return Request(next(self._request_ids), asked, messages, schema, int(seed[:8], 16) >> 1)  # 31 bits
+        return Request(next(self._request_ids), asked, messages, schema, draw_seed(*place, asked.candidate))
 
     @property
     def _may_ask_for_schemas(self) -> bool:
@@ -220,46 +126,9 @@ class Teacher(AbstractContextManager["Teacher"]):
         """What tells the prompt of one attempt from any other, in whatever order the data is."""
         return self._seed, asked.round, asked.phase, content_part(asked.sample_id), asked.attempts + 1
 
-    def _find_fault(
-        self, request: Request, answer: Answer, others_under_way: int, fault: TeacherError | None
-    ) -> TeacherError | None:
-        """What keeps the teacher as a whole from answering, after one more answer."""
-        if answer.cached:
-            return fault  # it tells nothing of the teacher as it is now
-        if answer.error == "unavailable":
-            self._unavailable += 1
-            # One that has answered may be starting again; an address nobody answers at is soon given up.
-            turns = self._attempts if self._has_answered else 1
-            if self._unavailable >= max(turns * (others_under_way + 1), self._attempts):
-                return fault or self._error("cannot be reached", answer)
-            return fault
-        self._unavailable = 0
-        if _refuses_schema(request, answer):
-            return fault
-        if self._is_sign_of_life(answer):
-            self._has_answered = True
-            self._failures = 0
-            return None
-        self._failures += 1
-        if self._failures > self._attempts * max(_MAX_TEXTLESS, self._engine.capacity):
-            return fault or self._error(f"{self._failures} calls in a row failed", answer)
-        return fault
-
-    def _is_sign_of_life(self, answer: Answer) -> bool:
-        """Whether the teacher works, so that failures before it were the pairs'."""
-        if answer.error is None:
-            return bool(answer.text.strip()) and not answer.cached
-        return answer.error == "no-entry" or (answer.error == "refused-request" and self._has_answered)
-
-    def _release(self, held: list[Reflected], answer: Answer) -> tuple[list[Reflected], list[Reflected]]:
-        """What to yield after an answer, to the last one of these, and what to hold on to."""
-        if self._is_sign_of_life(answer):
-            return held, []
-        ready = []
-        if answer.error is None or answer.prompt_tokens is not None:
-            # Earlier attempts go with it: the resumed run goes on by how many are in the books.
-            ready = [made for made in held if _ASKED_FOR(made[0]) == _ASKED_FOR(held[-1][0])]
-        return ready, [made for made in held if made not in ready]
+    def _drop_schema(self, asked: Reflection, answer: Answer) -> None:
+        self._schema_refused[asked] = answer.server
+        self._blames_schema |= is_about_schema(answer.message or "")
 
     def _learn_schemas(self, request: Request, answer: Answer) -> None:
         """Note whether a server takes schemas, as an answer shows it. Once granted they stay."""
@@ -275,9 +144,8 @@ class Teacher(AbstractContextManager["Teacher"]):
             self._cache.set_grants_schemas(server, self._engine.model, granted)
         self._grants_schemas[server] = granted
 
-    def _conclude(self, request: Request, answer: Answer) -> Reflected:
-        """Make a call's record of an answer, with the version it proposes."""
-        asked = request.reflection
+    def _conclude(self, asked: Reflection, request: Request, answer: Answer) -> tuple[Reflected, bool]:
+        self._learn_schemas(request, answer)
         parsed = self._parse(request, answer)
         proposal = parsed if isinstance(parsed, Proposal) else None
         call = TeacherCall(
@@ -286,25 +154,16 @@ class Teacher(AbstractContextManager["Teacher"]):
             sample_id=asked.sample_id,
             candidate=asked.candidate,
             attempt=asked.attempts + 1,
-            engine=self._engine.name,
-            model=self._engine.model,
-            prompt_hash=content_hash(request.messages),
-            text=clean_text(answer.text),
-            finish_reason=answer.finish_reason,
             status="ok" if isinstance(parsed, Proposal) else parsed,
             error=_explain(parsed, answer),
             critique=None if proposal is None else proposal.critique,
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-            cost_usd=find_cost(self._prices, answer),
-            seconds=answer.seconds,
-            cached=answer.cached,
-            server=answer.server,
+            **self._describe(content_hash(request.messages), answer),
         )
+        is_final = call.is_final(asked.spared + self._attempts)
         if proposal is None:
-            return call, None
+            return (call, None), is_final
         place = asked.sample_id, asked.incumbent_id, asked.round, asked.phase, asked.candidate
-        return call, Version(*place, proposal.pair, call.id)
+        return (call, Version(*place, proposal.pair, call.id)), is_final
 
     def _parse(self, request: Request, answer: Answer) -> Proposal | CallStatus:
         if answer.error is not None:
@@ -313,16 +172,6 @@ class Teacher(AbstractContextManager["Teacher"]):
         nonce = make_nonce(asked.pair, *self._place(asked))
         parser = AnswerParser(self._prompts, asked.phase, asked.pair, structured, nonce)
         return parser.parse(answer.text, answer.finish_reason)
-
-    def _error(self, what: str, answer: Answer) -> TeacherError:
-        silence = f"no text in the answer, finish reason {answer.finish_reason}"
-        message = clean_text(answer.message or ("no reason given" if answer.error else silence))
-        return TeacherError(f"teacher {self._engine.model}: {what}: {message}")
-
-
-def _refuses_schema(request: Request, answer: Answer) -> bool:
-    """Whether it may be the schema that the engine does not take."""
-    return answer.error == "refused-request" and request.schema is not None
 
 
 def _explain(parsed: Proposal | CallStatus, answer: Answer) -> str | None:

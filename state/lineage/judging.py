@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from reflectune.state.judgements import REFERENCES, Comparison, Judged, is_settled
+from reflectune.state.judgements import REFERENCES, Comparison, Judged
 from reflectune.state.lineage.calls import sum_calls
 from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.documents import ContestDocument, JudgeDocument
-from reflectune.state.records import CallStatus
+from reflectune.state.records import CallStatus, is_final
 from reflectune.state.storage import OpenDatabase
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def find_comparisons(
                     shown = texts[::-1] if swapped else texts
                     status, count = made.get((opponent, sample, swapped), (None, 0))
                     asked = Comparison(student_id, opponent, sample, pairs[sample], shown, swapped, count)
-                    yield asked, status is not None and is_settled(status, count, attempts)
+                    yield asked, status is not None and is_final(status, count, attempts)
 
 
 def _attempts(

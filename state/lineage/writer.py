@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -278,7 +279,7 @@ def _version_row(version: Version) -> dict[str, Any]:
 
 
 def _columns(record: Any) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__slots__}
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _now() -> str:

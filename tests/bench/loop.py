@@ -258,9 +258,11 @@ class _Teacher(_Opened):
         )
         answer = {"critique": "Too short.", "instruction": pair.instruction, "response": pair.response}
         call = TeacherCall(
-            asked.round, asked.phase, asked.sample_id, asked.candidate, asked.attempts + 1, "openai", "m",
-            asked.incumbent_id, json.dumps(answer), "stop", "ok" if is_answered else "refused", None,
-            "Too short." if is_answered else None, 300, 60, None, 1.0,
+            round=asked.round, phase=asked.phase, sample_id=asked.sample_id, candidate=asked.candidate,
+            attempt=asked.attempts + 1, engine="openai", model="m", prompt_hash=asked.incumbent_id,
+            text=json.dumps(answer), finish_reason="stop", status="ok" if is_answered else "refused",
+            error=None, critique="Too short." if is_answered else None, prompt_tokens=300,
+            completion_tokens=60, cost_usd=None, seconds=1.0,
         )  # fmt: skip
         place = asked.sample_id, asked.incumbent_id, asked.round, asked.phase, asked.candidate
         return call, Version(*place, pair, call.id) if is_answered else None
