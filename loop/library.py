@@ -20,7 +20,15 @@ from reflectune.loop.matching import score_pairs
 from reflectune.loop.selection import decide, needed_scores
 from reflectune.loop.show.documents import open_lineage
 from reflectune.loop.stopping import final_round
-from reflectune.state.config import RunConfig, SelectionConfig, StudentConfig, TeacherConfig, parse_config
+from reflectune.state.config import (
+    SELF,
+    RunConfig,
+    SelectionConfig,
+    StudentConfig,
+    TeacherConfig,
+    parse_config,
+)
+from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.tables import TableName, read_table
@@ -130,6 +138,8 @@ def reflect(
     Raises:
         TeacherError: nobody answers.
     """
+    if teacher.model == SELF:
+        raise ConfigError(f"teacher.model = {SELF}: without a run there is no student; name its folder")
     check_teacher(teacher)
     asked: dict[str, Pair] = {}
 

@@ -63,7 +63,7 @@ def score_pairs(
 def warn_of(matching: Matching) -> list[str]:
     """What a user should know of a student before trusting its choices; nothing where all is well."""
     if not matching["pairs"]:
-        return []
+        return ["the student can score none of the given pairs; raise student.max_length"]
     blind = [
         f"{TITLES[name]} (right in {share['value']:.0%}, {share['low']:.0%} to {share['high']:.0%})"
         for name, share in matching["matched"].items()

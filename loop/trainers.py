@@ -24,6 +24,7 @@ from reflectune.state.data.exports import Also, Exported, TrainerName, with_labe
 from reflectune.state.data.writing import Container, put_into_place, write_rows
 from reflectune.state.errors import ConfigError, DatasetError
 from reflectune.state.records import Pair
+from reflectune.state.storage import explain_storage_errors
 
 __all__ = ["TRAINERS", "write_for_trainer"]
 
@@ -136,7 +137,8 @@ def write_for_trainer(
     lengths = [renderer.count(str(render(pair))) for pair in sample]
     if not lengths:
         raise DatasetError("there is nothing to train on: the round has no such records")
-    folder.mkdir(parents=True, exist_ok=True)
+    with explain_storage_errors(folder, "export again"):
+        folder.mkdir(parents=True, exist_ok=True)
     with put_into_place(folder / f"{_DATA}.{trainer.container}") as part:
         written = write_rows(part, trainer.container, rows)
     training = _plan(config, full, is_preferences, written, fmean(lengths), renderer.end)

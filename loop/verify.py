@@ -377,10 +377,15 @@ class _Replay:
         for round, row in self.rounds.items():
             measured = self.measures.get(round, {})
             if row["status"] == "finished" and (measured or is_due(self.config, round, row["stop_reason"])):
-                for name in always - measured.keys():
+                missing = always - measured.keys()
+                for name in missing - {"nll"} if self._can_score_nothing(round) else missing:
                     self.faults.add("evaluations", f"{round}/{name}", "is missing")
             if measured and round in self.students:
                 self._check_measures(round, measured)
+
+    def _can_score_nothing(self, round: int) -> bool:
+        scored = {score.status for score in self.lineage.held_out_scores(self.students.get(round, ""))}
+        return bool(scored) and "ok" not in scored
 
     def _check_measures(self, round: int, measured: Mapping[str, Evaluation]) -> None:
         """What is stored of each held-out pair comes to the measures; earlier versions stored nothing."""

@@ -26,11 +26,12 @@ def load_function(key: str, name: str) -> Callable[..., Any]:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except AttributeError:
-        raise ConfigError(f"{key}: module {module_name} has no {function_name}") from None
+        module = importlib.import_module(module_name)
     except Exception as error:  # whatever the module does when it is imported
         raise ConfigError(f"{key}: cannot import {module_name}: {describe_error(error)}") from error
+    function = getattr(module, function_name, None)
+    if function is None:
+        raise ConfigError(f"{key}: module {module_name} has no {function_name}")
     if not callable(function):
         raise ConfigError(f"{key}: {name} is not a function")
     return function  # type: ignore[no-any-return]  # its annotations, if any, are the user's

@@ -32,6 +32,8 @@ _SYSTEM_ADVICE = {
     errno.EROFS: "make the folder writable",
     errno.EACCES: "make the folder writable",
     errno.EPERM: "make the folder writable",
+    errno.EEXIST: "name another folder",
+    errno.ENOTDIR: "name another folder",
 }
 
 

@@ -97,6 +97,25 @@ def test_budget_raised_goes_on_with_the_next_rounds(world: Path, capsys: pytest.
     assert "budget_tokens = 1000000" in (world / "runs/tiny/config.toml").read_text()
 
 
+def test_more_attempts_ask_nothing_of_a_round_that_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mostly(request: dict[str, Any], number: int) -> Reply:
+        return Reply("Hm.") if number % 4 == 0 else improve(request, number)
+
+    monkeypatch.chdir(tmp_path)
+    with serve_teacher(mostly) as server:
+        teacher = {"engine": "openai", "model": "m", "path": None, "base_url": server.url, "retries": 0}
+        write_world(tmp_path, samples=10, teacher=teacher, selection={"policy": "reject-all"})
+        assert invoke("run", "config.toml", "--set", "rounds=3") == 0
+        assert document(capsys, "show", "tiny")["stop_reason"] == "nothing-accepted"
+        asked = len(server.requests)
+        assert invoke("resume", "tiny", "--set", "teacher.retries=1") == 0
+        assert len(server.requests) == asked
+    assert document(capsys, "show", "tiny")["stop_reason"] == "nothing-accepted"
+    assert invoke("verify", "tiny") == 0
+
+
 def test_budget_in_dollars_stops_at_its_cap(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--set", "teacher.budget_tokens=1000000", "--set", "teacher.budget_usd=0.002")
     assert invoke("run", "config.toml", *options) == 0

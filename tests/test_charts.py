@@ -208,6 +208,18 @@ def test_charts_are_small_and_no_text_in_them_is_over_another_or_outside(
             assert across < 1 or along < 2, (text, other)  # points; a box has room around its letters
 
 
+@pytest.mark.parametrize("number", [1, 2, 4, 5])
+def test_every_measure_has_a_panel_and_no_panel_is_empty(
+    number: int, drawn: dict[Figure, list[tuple[str, Bbox]]]
+) -> None:
+    document = run_of(1)
+    known = [item for item in document["evaluations"] if item["name"] == "nll"]
+    document["evaluations"] = [item | {"name": f"m{n}"} for n in range(number) for item in known]
+    assert draw_held_out(document)
+    (figure,) = drawn
+    assert len(figure.axes) == number
+
+
 def test_chart_of_one_round_has_no_other_on_its_axis(drawn: dict[Figure, list[tuple[str, Bbox]]]) -> None:
     assert draw_held_out(run_of(0))
     (texts,) = drawn.values()

@@ -172,6 +172,14 @@ def test_config_of_a_begun_run_changes_only_what_leaves_its_history_alone(config
     changed = change_config(on_vllm, ["teacher.gpu_memory_utilization=0.5", "teacher.max_model_len=4096"])
     assert (changed.teacher.gpu_memory_utilization, changed.teacher.max_model_len) == (0.5, 4096)
     assert change_config(changed, ["teacher.max_model_len=unset"]).teacher.max_model_len is None
+    asked = load_config(config_file, [*OPENAI.split(), 'teacher.extra_body={effort = "low", top_k = 5}'])
+    for override, extra in (
+        ("teacher.extra_body={top_k = 7}", {"effort": "low", "top_k": 7}),
+        ("teacher.extra_body.top_k=7", {"effort": "low", "top_k": 7}),
+        ("teacher.extra_body.top_k=unset", {"effort": "low"}),
+        ("teacher.extra_body=unset", {}),
+    ):
+        assert change_config(asked, [override]).teacher.extra_body == extra, override
     for override in ("teacher.model=n", "seed=1", "teacher=1", "selection.margin=0", "nonsense"):
         with pytest.raises(ConfigError, match="a run that has begun keeps it; what may change: rounds, "):
             change_config(config, [override])

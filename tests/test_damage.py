@@ -25,6 +25,8 @@ from reflectune.agents.teacher.prompts import SHIPPED
 from reflectune.loop.progress import LineDisplay, Stage
 from reflectune.loop.resuming import hash_files, refuse_changed_files
 from reflectune.loop.run import change_run, create_run, run_loop
+from reflectune.loop.show.documents import describe_signal
+from reflectune.loop.show.explanations import explain_signal
 from reflectune.loop.verify import verify_run
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import load_config
@@ -420,6 +422,19 @@ def test_checkpoint_that_is_damaged_is_passed_over(cut_training: Path, tmp_path:
 
 
 # Numbers
+
+
+def test_student_that_has_no_room_for_any_pair_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_world(tmp_path, samples=12, data={"holdout": 2}, student={"max_length": 8})
+    folder = create_run(load_config(path), tmp_path / "runs")
+    run_loop(folder, LineDisplay())
+    line = "the student can score none of the given pairs; raise student.max_length"
+    assert line in capsys.readouterr().err
+    assert verify_run(folder)["faults"] == []
+    with LineageReader.open(folder.lineage) as lineage:
+        assert explain_signal(describe_signal(lineage)) == [line]
 
 
 @pytest.mark.parametrize(("keep", "anchor"), [("improved", 0.0), ("all", 0.5)])

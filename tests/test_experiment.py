@@ -14,7 +14,7 @@ import pytest
 from reflectune.loop.experiments.figures import describe_experiment, estimate
 from reflectune.loop.experiments.plan import Experiment, load_experiment
 from reflectune.loop.experiments.running import _Job, _next, open_experiment
-from reflectune.loop.show.experiment import explain_experiment, tabulate_experiment, write_page
+from reflectune.loop.show.experiment import explain_experiment, tabulate_experiment, tell_estimate, write_page
 from reflectune.loop.show.terminal.experiment import render_experiment
 from reflectune.state.cache import AnswerCache
 from reflectune.state.errors import ConfigError
@@ -82,6 +82,13 @@ def made(folder: Path, accuracies: dict[str, tuple[float, ...]], seeds: int = 3)
                 store.add_evaluations(1, "s0", [Evaluation("accuracy", value, 4, 0.1, 0.9)])
                 store.set_run_status("finished")
     return experiment
+
+
+def test_shares_are_written_as_percentages() -> None:
+    known = estimate([0.5, 0.52, 0.54])
+    for name in ("accuracy", "acceptance", "win_rate_s0", "lc_win_rate_references"):
+        assert tell_estimate(name, known) == "52.0% ± 5.0%", name
+    assert tell_estimate("nll", known) == "0.520 ± 0.050"
 
 
 def test_differences_are_taken_seed_by_seed_and_a_failed_run_is_no_figure(tmp_path: Path) -> None:

@@ -29,11 +29,16 @@ def test_load_function_imports_from_the_working_directory(here):
         ("my_module_b:NUMBER", "my_module_b:NUMBER is not a function"),
         ("no_such_module:check", "cannot import no_such_module: ModuleNotFoundError"),
         ("my_module_c:check", "cannot import my_module_c: SyntaxError"),
+        (
+            "my_module_e:check",
+            "cannot import my_module_e: AttributeError: ",
+        ),
     ],
 )
 def test_load_function_says_what_it_could_not_use(here, name, message):
     (here / "my_module_b.py").write_text("NUMBER = 3")
     (here / "my_module_c.py").write_text("def check(")
+    (here / "my_module_e.py").write_text("import math\nmath.two\ndef check(): pass")
     with pytest.raises(ConfigError, match=message):
         load_function("some.key", name)
 

@@ -108,6 +108,9 @@ def test_students_answer_other_data_as_alpaca_eval_reads_it(judged: tuple[Path, 
     alone = ("--columns", "instruction=prompt,response=prompt", "--round", "0", "--max-tokens", "2")
     told = reflectune("answer", "tiny", "prompts.jsonl", "-o", "alone.json", *alone, cwd=folder)
     assert told.stdout == "wrote 1 answers of s0 to alone.json\n"
+    told = reflectune("answer", "tiny", "prompts.jsonl", "-o", "prompts.jsonl", *alone, cwd=folder)
+    assert "prompts.jsonl: is the file of the given data; name another one to write" in told.stderr
+    assert (folder / "prompts.jsonl").read_text() == '{"prompt": "Name a colour."}\n'
     refused = reflectune("answer", "tiny", "other.json", "-o", "outputs.json", "--round", "7", cwd=folder)
     assert (refused.returncode, len(json.loads((folder / "outputs.json").read_text()))) == (2, 2)
     assert "no student has been trained in round 7" in refused.stderr

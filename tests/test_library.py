@@ -8,7 +8,7 @@ import pytest
 
 from reflectune.loop.library import Pair, open_run, open_student, reflect, score, select
 from reflectune.state.config import TeacherConfig
-from reflectune.state.errors import StoreError
+from reflectune.state.errors import ConfigError, StoreError
 from tests.teacher_server import serve_teacher
 from tests.test_cli import as_json
 from tests.tiny_models import save_tiny_llama
@@ -32,6 +32,8 @@ def test_reflect_gives_each_pair_its_proposal_or_says_why_there_is_none() -> Non
         assert proposal.proposed is not None
         assert (proposal.proposed.instruction, proposal.proposed.input) == (pair.instruction, pair.input)
         assert proposal.proposed.response != pair.response
+    with pytest.raises(ConfigError, match=r"teacher\.model = self: without a run there is no student"):
+        next(reflect(PAIRS, TeacherConfig(engine="transformers", model="self")))
 
 
 def test_select_keeps_what_the_policy_says_of_the_scores(model: Path) -> None:

@@ -279,7 +279,8 @@ def talks(tmp_path: Path) -> Iterator[LineageReader]:
     path = tmp_path / "talks.db"
     talked = talk("Be brief.", "one", "1", "two", "2")
     with make_store(path, train=0, holdout=0) as store:
-        alone = Sample("a1", 2, "train", given("a"), {"id": 17, "topic": "sums", "note": 'a "b" \u00e9'})
+        meta = {"id": 17, "topic": "sums", "checked": True, "note": 'a "b" \u00e9'}
+        alone = Sample("a1", 2, "train", given("a"), meta)
         first, second = (exchange(f"e{turn}", turn // 2, talked, turn, chat_id="abc-17") for turn in (1, 3))
         store.add_samples([first, second, alone])
         store.add_skipped([SkippedRows("tools", 2, ("row 3: calls f",)), SkippedRows("empty", 7, ())])
@@ -321,12 +322,13 @@ def test_reader_counts_who_is_left_alone_after_refusals_apart(talks: LineageRead
 
 
 def test_reader_finds_samples_by_what_their_records_had(talks: LineageReader) -> None:
-    for text in ("2", "a1", "17", "id=17", "topic=sums", 'note=a "b" \u00e9', "a"):
+    for text in ("2", "a1", "17", "id=17", "topic=sums", 'note=a "b" \u00e9', "checked=true", "a"):
         assert talks.find_sample(text) == "a1", text
     for text, problem in (
         ("abc-17", "2 samples have abc-17; give the position of one: 0, 1"),
         ("sums", "no sample sums"),  # no id
         ("topic=sum", "no sample topic=sum"),
+        ("checked=True", "no sample checked=True"),
         ("e", "several samples have an id that starts with e"),
     ):
         with pytest.raises(StoreError, match=problem):

@@ -15,7 +15,7 @@ from reflectune.agents.student.student import StudentBase, open_encoder
 from reflectune.loop.trainers import TRAINERS, write_for_trainer
 from reflectune.state.config import RunConfig, parse_config
 from reflectune.state.data.exports import Exported
-from reflectune.state.errors import ConfigError, DatasetError
+from reflectune.state.errors import ConfigError, DatasetError, StoreError
 from reflectune.state.records import Pair, Turn
 from tests.tiny_models import byte_level_tokenizer, save_tiny_llama
 
@@ -166,6 +166,10 @@ def test_what_a_trainer_cannot_take_is_one_line(tmp_path: Path, models: dict[str
     with pytest.raises(DatasetError, match="nothing to train on"):
         write_for_trainer(tmp_path / "x", "trl", config, list, is_preferences=False)
     assert not (tmp_path / "x").exists()
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(StoreError, match=r"x: .*File exists.*; name another folder, then export again"):
+        write_for_trainer(tmp_path / "x", "trl", config, lambda: RECORDS, is_preferences=False)
+    assert (tmp_path / "x").read_text() == "mine"
 
 
 @pytest.mark.slow

@@ -107,6 +107,12 @@ def show_rounds(folder: RunFolder, as_json: bool, only: int | None = None) -> No
     show_document(document, rendered, as_json)
 
 
+def refuse_same(out: Path | None, other: Path | None, what: str) -> None:
+    """Raise a ConfigError for a file that would be written over another one."""
+    if out is not None and other is not None and out.resolve() == other.resolve():
+        raise ConfigError(f"{out}: is the file of the {what}; name another one to write")
+
+
 def say(text: str) -> None:
     """Print one line on stderr."""
     typer.echo(one_line(text), err=True)

@@ -20,6 +20,7 @@ from reflectune.loop.cli.common import (
     Runs,
     find_complete,
     read_run,
+    refuse_same,
     say,
     show_document,
     stoppable,
@@ -182,6 +183,10 @@ def score(
         raise ConfigError(
             "--top, --max-ifd and --max-r-ifd choose records; say with --keep FILE where these go"
         )
+    if math.isnan(max_ifd) or math.isnan(max_r_ifd):
+        raise ConfigError("--max-ifd and --max-r-ifd must be numbers")
+    refuse_same(out, data, "given data")
+    refuse_same(out, keep, "records that pass")
     share = _read_top(top) if top else None
     settings: dict[str, Any] = {
         "model": student, "template": template, "max_length": max_length, "batch_tokens": batch_tokens,

@@ -12,6 +12,7 @@ from reflectune.loop.cli.common import (
     RoundOption,
     Runs,
     find_outcome,
+    refuse_same,
     show_document,
     stoppable,
 )
@@ -52,6 +53,7 @@ def answer(
     from reflectune.state.data.datasets import read_dataset
     from reflectune.state.lineage.loop_reader import LoopReader
 
+    refuse_same(out, data, "given data")
     folder = RunFolder.find(runs, name)
     config = restore_config(folder)
     if max_tokens is not None:

@@ -93,7 +93,8 @@ def why_stop(
         accepted=lineage.count_decisions(round, reason="accepted"),
         measures={at: named for at, named in measures.items() if at <= round},
         cut=any(
-            lineage.count_settled(round, phase, attempts=teacher.attempts).total()
+            # Once is enough: nothing of a round that is over is asked again, whatever the attempts are now.
+            lineage.count_settled(round, phase, attempts=1).total()
             < count_wanted(lineage, teacher, round, phase)
             for phase in PHASES
         ),

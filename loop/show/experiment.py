@@ -6,7 +6,7 @@ from pathlib import Path
 from reflectune.loop.experiments.figures import ArmDocument, Estimate, ExperimentDocument, Group
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.html.environment import STATIC, open_environment
-from reflectune.loop.show.numbers import name_held_out
+from reflectune.loop.show.numbers import is_share, name_held_out
 from reflectune.state.data.writing import put_into_place
 
 __all__ = ["PAGE", "explain_experiment", "tabulate_experiment", "tell_estimate", "write_page"]
@@ -61,7 +61,7 @@ def tell_estimate(name: str, known: Estimate | None, sign: str = "") -> str:
     mean, half = known["mean"], None if known["high"] is None else known["high"] - known["mean"]
     size = max(abs(mean), half or 0.0)
     form = next(form for least, form in _FORMS if size >= least)
-    if name in ("accuracy", "acceptance"):
+    if is_share(name) or name == "acceptance":
         form = ".1%"
     return format(mean, sign + form) + ("" if half is None else f" ± {half:{form}}")
 

@@ -85,8 +85,8 @@ def explain_best(best: BestDocument | None) -> str:
 
 def explain_signal(signal: SignalDocument | None) -> list[str]:
     """What the base student told of a few given pairs before its first decision, and what it warns of."""
-    if signal is None:
-        return []
+    if signal is None or not signal["pairs"]:
+        return [] if signal is None else signal["warnings"]
     told = [
         f"{TITLES[name]} ({format_share(share['value'])}, {format_share(share['low'])} to "
         f"{format_share(share['high'])})"

@@ -192,20 +192,19 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     values = config.model_dump(mode="json")
     for override in overrides:
         key, _, value = (part.strip() for part in override.partition("="))
-        if key not in CHANGEABLE:
+        if ".".join(key.split(".")[:2]) not in CHANGEABLE:
             raise ConfigError(
                 f"--set {key}: a run that has begun keeps it; what may change: {', '.join(CHANGEABLE)}"
             )
-        section, _, name = key.rpartition(".")
+        section, _, name = key.partition(".")
         if name == "cache" and value.strip("'\"") == "only":
             raise ConfigError(f"--set {key}=only: a run that has begun goes on asking; want on or off")
-        if section and values[section] is None:
+        if name and values[section] is None:
             raise ConfigError(f"--set {key}: the run has no [{section}]")
         changed: dict[str, Any] = {}
         assign(changed, override)
         resolve_paths(changed, Path(), values)
-        for changed_key, changed_value in flatten(changed).items():
-            set_key(values, changed_key, changed_value)
+        overlay(values, changed)
     return parse_config(without_unset(values), source="--set")
 
 
@@ -305,7 +304,7 @@ def resolve_paths(values: dict[str, Any], folder: Path, whole: Mapping[str, Any]
             continue
         if key in _OF_SERVERS and _get_key(whole, engine) in SERVED:
             continue
-        path = os.path.abspath(folder / Path(text).expanduser())
+        path = os.path.abspath(folder / os.path.expanduser(text))
         if key in _FILES or os.path.exists(path) or text.startswith((".", "~")):
             set_key(values, key, path)
 

@@ -80,7 +80,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.path is None) == (self.hf is None):
+        if bool(self.path) == bool(self.hf):
             raise ValueError("set exactly one of path and hf")
         if self.subset is not None and self.hf is None:
             raise ValueError("subset is for hf only; unset it")

@@ -143,4 +143,8 @@ class SampleReader(OpenDatabase):
 
 
 def _has_field(meta: Mapping[str, Any], text: str) -> bool:
-    return text in read_ids(meta) or any(f"{name}={value}" == text for name, value in meta.items())
+    """Whether a record has such an id or such a field, NAME=VALUE; what is no text is written as in JSON."""
+    told = (
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in meta.items()
+    )
+    return text in read_ids(meta) or text in told

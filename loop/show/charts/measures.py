@@ -117,8 +117,8 @@ def draw_held_out(document: RunEvolution) -> drawing.Chart | None:
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
     with drawing.open_figure(2.9 * lines) as (figure, finish):
-        all_axes = figure.subplots(lines, columns, squeeze=False).flat
-        for axes, name in zip(all_axes, names, strict=False):
+        for number, name in enumerate(names, start=1):
+            axes = figure.add_subplot(lines, columns, number)
             _draw_intervals(axes, name, [item for item in evaluations if item["name"] == name])
         svg = finish()
     return drawing.Chart(
