@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypedDict
 
-from reflectune.agents.student.evaluation import quantile_of_t
 from reflectune.loop.selection import decide
 from reflectune.state.config import RunConfig
+from reflectune.state.intervals import quantile_of_t
 from reflectune.state.policies import POLICIES, Measure, find_policy, is_own
 from reflectune.state.records import Contest, Phase, Scores
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import TypedDict
 
-from reflectune.agents.student.evaluation import wilson
 from reflectune.loop.bias import Bias
 from reflectune.loop.matching import (
     TITLES,
@@ -21,6 +20,7 @@ from reflectune.loop.matching import (
     share_of,
 )
 from reflectune.loop.selection import are_alike, value_of
+from reflectune.state.intervals import wilson
 from reflectune.state.lineage.documents import Matching, Share
 from reflectune.state.policies import POLICIES
 from reflectune.state.records import Pair

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from reflectune.agents.student.evaluation import wilson
 from reflectune.agents.student.formulas import ifd, nll, r_ifd
+from reflectune.state.intervals import wilson
 from reflectune.state.lineage.documents import Matching, Share
 from reflectune.state.records import TERMS, Pair, Score, Term
 

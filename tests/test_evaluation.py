@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from reflectune.agents.student.evaluation import judge, measure_held_out, quantile_of_t
+from reflectune.agents.student.evaluation import judge, measure_held_out
 from reflectune.state.errors import ConfigError
+from reflectune.state.intervals import quantile_of_t
 from reflectune.state.records import HeldOutAnswer, Pair, Score
 
 PAIRS = [Pair(f"Add {number}.", "", str(number)) for number in range(10)]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from reflectune.agents.student.evaluation import wilson
 from reflectune.loop.evidence import measure_evidence
 from reflectune.loop.matching import _auc, rank_correlation
 from reflectune.loop.measuring import _draw
 from reflectune.state.config import DataConfig
 from reflectune.state.data.labels import read_preferences
+from reflectune.state.intervals import wilson
 from reflectune.state.records import Pair, Score, Term
 from tests.lineages import scores_of
 from tests.worlds import copy_world, reflectune

@@ -1,15 +1,17 @@
 """Two rounds of one run beside each other, on lineages small enough to work out by hand."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reflectune.agents.student.evaluation import measure_held_out
 from reflectune.state.errors import StoreError
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.round_comparison import compare_rounds
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Evaluation, StudentRecord
+from reflectune.state.records import PHASES, Evaluation, HeldOutAnswer, Score, StudentRecord
 from tests.lineages import decide, decided, make_store, original, propose, scores_of
 
 
@@ -126,7 +128,50 @@ def test_rounds_held_out_measures_have_a_difference_where_both_are_known(path: P
     accuracy, nll = compared(path, 0, 1)["held_out"]
     assert (accuracy["name"], accuracy["before"], accuracy["difference"]) == ("accuracy", None, None)
     assert nll["before"] == {"student": "s0", "value": 2.0, "n": 10, "low": 1.5, "high": 2.5}
-    assert nll["difference"] == -0.75
+    assert (nll["difference"], nll["difference_low"]) == (-0.75, None)  # nothing is stored of its pairs
+
+
+def test_rounds_held_out_changes_have_an_interval_of_their_own_by_pair(tmp_path: Path) -> None:
+    """Intervals that overlap by far hide no change that every pair shows."""
+    path = tmp_path / "lineage.db"
+    held_out = [original(sample) for sample in "bcd"]
+    with make_store(path, train=1, holdout=3) as store:
+        # nll of 1, 2 and 6, then 0.5, 1.5 and 5.3; answers of 4, 5 and 9 tokens, then of 4, 6 and 13.
+        for round, (student, sums, lengths) in enumerate(
+            (("s0", (2.0, 4.0, 12.0), (4, 5, 9)), ("s1", (1.0, 3.0, 10.6), (4, 6, 13)))
+        ):
+            if round:
+                store.start_round(round)
+                decide(store, *(decided(original("a"), phase=phase) for phase in PHASES))
+                store.add_student(StudentRecord(student, round, "base", None, "adapters/round-01", "h", "s0"))
+            scores = {
+                version.id: {"response_given_instruction": Score(-total, 2, "ok")}
+                for version, total in zip(held_out, sums, strict=True)
+            }
+            store.add_scores(scores, student)
+            answers = (
+                HeldOutAnswer(version.sample_id, "text", length, None)
+                for version, length in zip(held_out, lengths, strict=True)
+            )
+            store.add_answers(student, answers)
+            store.add_evaluations(round, student, measure_held_out(
+                [score for terms in scores.values() for score in terms.values()],
+                [HeldOutAnswer("b", "text", length, None) for length in lengths],
+            ))  # fmt: skip
+        store.finish_round(1, None)
+    nll, tokens = compared(path, 0, 1)["held_out"]
+    assert nll["before"]["low"] < nll["after"]["value"] < nll["before"]["value"]
+    # Differences of -0.5, -0.5 and -0.7: mean -0.5667, deviation 0.11547, t = 4.303 with 2 degrees.
+    half = 4.303 * 0.11547 / math.sqrt(3)
+    assert nll["difference"] == pytest.approx(-0.56667, abs=1e-5)
+    assert nll["difference_low"] == pytest.approx(-0.56667 - half, abs=1e-4)
+    assert nll["difference_high"] == pytest.approx(-0.56667 + half, abs=1e-4)
+    # Of 0, 1 and 4 tokens: mean 5 / 3, deviation 2.0817.
+    assert tokens["difference_low"] == pytest.approx(5 / 3 - 4.303 * 2.0817 / math.sqrt(3), abs=1e-3)
+    with LineageWriter.open(path) as store:
+        store.db.execute("DELETE FROM scores WHERE student_id = 's1' AND sum_logprob = -1.0")
+    nll, _ = compared(path, 0, 1)["held_out"]
+    assert (nll["difference_low"], nll["difference_high"]) == (None, None)  # over other pairs
 
 
 def test_rounds_training_sets_overlap_by_pairs(path: Path) -> None:

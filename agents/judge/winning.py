@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reflectune.agents.student.evaluation import Z, summarise
+from reflectune.agents.student.evaluation import summarise
+from reflectune.state.intervals import Z
 from reflectune.state.judgements import Judged
 from reflectune.state.records import Evaluation
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from reflectune.agents.student.evaluation import quantile_of_t
 from reflectune.loop.experiments.plan import Experiment, PlannedRun
 from reflectune.loop.experiments.running import ENDED
 from reflectune.loop.stopping import final_round, is_rolled_back
@@ -14,6 +13,7 @@ from reflectune.state.config import RunConfig, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
 from reflectune.state.functions import describe_error, load_function
+from reflectune.state.intervals import interval_of_mean
 from reflectune.state.lineage.distributions import distribute_scores
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import Evaluation, content_hash, content_part
@@ -143,19 +143,10 @@ def _describe_arm(runs: Sequence[_Found], base: Sequence[_Found]) -> ArmDocument
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
-    """Mean and 95 % interval of what is known: mean ± t s / √n, s the standard deviation with n - 1.
-
-    Source: Student, The probable error of a mean, Biometrika 1908.
-    """
+    """Mean and 95 % interval of what is known."""
     known = [value for value in values if value is not None]
-    n = len(known)
-    if not n:
-        return Estimate(mean=None, low=None, high=None, n=0)
-    mean = statistics.fmean(known)
-    if n == 1:
-        return Estimate(mean=mean, low=None, high=None, n=1)
-    half = quantile_of_t(n - 1) * statistics.stdev(known) / math.sqrt(n)
-    return Estimate(mean=mean, low=mean - half, high=mean + half, n=n)
+    low, high = interval_of_mean(known)
+    return Estimate(mean=statistics.fmean(known) if known else None, low=low, high=high, n=len(known))
 
 
 def _gather(runs: Sequence[Figures]) -> dict[Group, dict[str, Estimate]]:

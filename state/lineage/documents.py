@@ -319,10 +319,16 @@ class DecisionCount(Place):
 
 
 class HeldOut(BothSides[dict[str, Any] | None]):
-    """A measure of both rounds' students with its interval, and by how much the second is higher."""
+    """A measure of both rounds' students with its interval, and by how much the second is higher.
+
+    The difference has a 95 % interval, pair by pair, where both students were measured on the same pairs; a
+    win rate's has none.
+    """
 
     name: str
     difference: float | None
+    difference_low: float | None
+    difference_high: float | None
 
 
 class SampleChange(BothSides[dict[str, str]]):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from reflectune.state.errors import StoreError
+from reflectune.state.intervals import interval_of_mean
 from reflectune.state.lineage.distributions import MEASURES, Measure
 from reflectune.state.lineage.documents import DecisionCount, Measures, RoundsCompared
 from reflectune.state.lineage.reader import LineageReader, mean_and_median
@@ -17,6 +18,22 @@ ChangeOrder = Literal["r-ifd-change", "length-change", "position"]
 Row = dict[str, Any]
 Measured = Mapping[str, Measures]  # by version
 
+# A held-out measure of each pair under two students.
+_ANSWERED = (
+    "SELECT a.{0}, b.{0} FROM held_out_answers AS a JOIN held_out_answers AS b USING (sample_id) "
+    "WHERE a.student_id = ? AND b.student_id = ?"
+)
+_BY_PAIR = {
+    "nll": "SELECT -a.sum_logprob / a.num_tokens, -b.sum_logprob / b.num_tokens "
+    "FROM samples "
+    "CROSS JOIN versions ON sample_id = samples.id AND versions.round = 0 AND phase = 'original' "
+    "JOIN scores AS a ON a.version_id = versions.id AND a.term = 'response_given_instruction' "
+    "JOIN scores AS b ON b.version_id = versions.id AND b.term = a.term "
+    "WHERE split = 'holdout' AND a.status = 'ok' AND b.status = 'ok' "
+    "AND a.student_id = ? AND b.student_id = ?",
+    "response_tokens": _ANSWERED.format("num_tokens"),
+    "accuracy": _ANSWERED.format("verdict"),
+}
 _DIFFERENCES = ("instruction", "response", "both", "unchanged")
 # What changed samples are ordered by, lowest first.
 _ORDERS: Mapping[ChangeOrder, Callable[[Row], float]] = {
@@ -133,8 +150,21 @@ def _held_out(lineage: LineageReader, before: int, after: int) -> list[Row]:
     for name in sorted(sides[0].keys() | sides[1].keys()):
         old, new = (side.get(name) for side in sides)
         difference = new["value"] - old["value"] if old and new else None
-        told.append({"name": name, "before": old, "after": new, "difference": difference})
+        low, high = _paired_interval(lineage, name, old, new) if old and new else (None, None)
+        interval = {"difference_low": low, "difference_high": high}
+        told.append({"name": name, "before": old, "after": new, "difference": difference, **interval})
     return told
+
+
+def _paired_interval(
+    lineage: LineageReader, name: str, old: Row, new: Row
+) -> tuple[float, float] | tuple[None, None]:
+    """The interval of the mean of the differences by pair; none where other pairs were measured."""
+    if name not in _BY_PAIR:
+        return None, None
+    both = lineage.db.execute(_BY_PAIR[name], [old["student"], new["student"]])
+    differences = [after - before for before, after in both if None not in (before, after)]
+    return interval_of_mean(differences) if len(differences) == old["n"] == new["n"] else (None, None)
 
 
 def _training_overlap(lineage: LineageReader, before: int, after: int) -> Row:

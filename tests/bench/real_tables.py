@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
-from reflectune.agents.student.evaluation import wilson
 from reflectune.loop.experiments.figures import Estimate, ExperimentDocument, estimate
 from reflectune.loop.show.experiment import tell_estimate
+from reflectune.state.intervals import wilson
 from tests.bench.results import table
 
 __all__ = ["MEASURED", "POOLED", "tabulate_rounds"]

@@ -106,7 +106,7 @@ def _pool_rows(document: RoundsCompared) -> Iterator[tuple[object, ...]]:
 
 
 def _compare_held_out(measures: Sequence[HeldOut]) -> Section:
-    heads = ("measure", "student", "value", "from", "to", "pairs", "change", "intervals")
+    heads = ("measure", "student", "value", "from", "to", "pairs", "change", "from", "to")
     rows = [row for measure in measures for row in _held_out_rows(measure)]
     return Section("Held-out measures of both rounds' students, with 95 % intervals", heads, rows)
 
@@ -114,17 +114,11 @@ def _compare_held_out(measures: Sequence[HeldOut]) -> Section:
 def _held_out_rows(measure: HeldOut) -> Iterator[tuple[object, ...]]:
     name, old, new = measure["name"], measure["before"], measure["after"]
     if old:
-        yield name_held_out(name), old["student"], *tell_held_out(name, old), "", ""
+        yield name_held_out(name), old["student"], *tell_held_out(name, old), "", "", ""
     if new:
-        change = format_held_out(name, measure["difference"], "+")
-        yield name_held_out(name), new["student"], *tell_held_out(name, new), change, _say_overlap(old, new)
-
-
-def _say_overlap(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> str:
-    """Whether two intervals have a value in common: then their difference may be chance."""
-    if one is None or None in (one["low"], one["high"], other["low"], other["high"]):
-        return "-"
-    return "overlap" if one["low"] <= other["high"] and other["low"] <= one["high"] else "apart"
+        change = (measure["difference"], measure["difference_low"], measure["difference_high"])
+        told = (format_held_out(name, value, "+") for value in change)
+        yield name_held_out(name), new["student"], *tell_held_out(name, new), *told
 
 
 def _list_decisions(document: RoundsCompared) -> Section:
