@@ -11,7 +11,6 @@ from typing import TypedDict
 
 from reflectune.loop.bias import Bias
 from reflectune.loop.matching import (
-    TITLES,
     Scoring,
     TermScores,
     measure_matching,
@@ -22,7 +21,7 @@ from reflectune.loop.matching import (
 from reflectune.loop.selection import are_alike, value_of
 from reflectune.state.intervals import wilson
 from reflectune.state.lineage.documents import Matching, Share
-from reflectune.state.policies import POLICIES
+from reflectune.state.policies import POLICIES, TITLES
 from reflectune.state.records import Pair
 
 __all__ = ["Choice", "Evidence", "PolicyEvidence", "measure_evidence"]

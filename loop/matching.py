@@ -9,10 +9,11 @@ from itertools import chain
 from reflectune.agents.student.formulas import ifd, nll, r_ifd
 from reflectune.state.intervals import wilson
 from reflectune.state.lineage.documents import Matching, Share
+from reflectune.state.policies import TITLES
 from reflectune.state.records import TERMS, Pair, Score, Term
 
 __all__ = [
-    "TITLES", "Scoring", "TermScores", "measure_matching", "rank_correlation", "score_matching",
+    "Scoring", "TermScores", "measure_matching", "rank_correlation", "score_matching",
     "score_pairs", "share_of", "warn_of",
 ]  # fmt: skip
 
@@ -21,7 +22,6 @@ Scoring = Callable[[Sequence[tuple[Pair, Term]]], Sequence[Score]]
 
 _AT_ONCE = 32  # pairs that are scored together
 _MEASURES = {"ifd": ifd, "r_ifd": r_ifd}
-TITLES = {"ifd": "IFD", "r_ifd": "r-IFD"}
 _STRONGLY = 0.7  # a rank correlation with length that is warned of
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from reflectune.state.records import Term
 
-__all__ = ["POLICIES", "Measure", "MeasureKey", "Policy", "find_policy", "is_own"]
+__all__ = ["POLICIES", "TITLES", "Measure", "MeasureKey", "Policy", "find_policy", "is_own"]
 
 MeasureKey = Literal["ifd", "r_ifd", "perplexity", "nll", "pmi", "response_tokens", "own"]
 
@@ -59,6 +59,9 @@ _PERPLEXITY = Measure("perplexity", "perplexity", "", -1, _RESPONSE[:1])
 _NLL = Measure("nll", "nll of the response", "nats per token", +1, _RESPONSE[:1])
 _PMI = Measure("pmi", "mutual information", "nats", +1, _RESPONSE)
 _LENGTH = Measure("response_tokens", "response tokens", "", +1, _RESPONSE[:1])
+
+# Of what is known of every pair, whatever the policy; by their keys in documents.
+TITLES: Mapping[str, str] = {measure.key: measure.title for measure in (_IFD, _R_IFD)}
 
 POLICIES: Mapping[str, Policy] = {
     # Selective Reflection-Tuning (arXiv 2402.10110, sections 3.2 and 3.3)

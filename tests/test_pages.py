@@ -145,7 +145,7 @@ def test_sample_page_tells_the_whole_journey(pages: Pages) -> None:
         assert told in text, told
     assert re.search(r"10 \+ 5\s*asked \+ answered", text)
     assert "attempt 2 failed, unparsable" in pages.read("/samples/2")
-    assert all("2 calls: unparsable: " in pages.read(page) for page in ("/", "/rounds/1"))
+    assert all("1response2unparsable<script>" in pages.read(page) for page in ("/", "/rounds/1"))
     page = pages.get("/samples/1").text
     parent = re.search(r'from its parent <a href="#(v-[0-9a-f]{12})"', page)
     assert parent
@@ -169,6 +169,14 @@ def test_round_page_counts_what_its_lists_hold(pages: Pages) -> None:
     assert {label for _, label in links} == {"1", "2", "4"}  # of 4 samples: 2 accepted, 1 refused, 1 failed
     for link, count in links:
         assert f"<strong>{count}</strong> row" in pages.get(html.unescape(link)).text
+
+
+def test_rounds_page_tells_what_rounds_took(pages: Pages) -> None:
+    rows = re.findall("<tr>.*</tr>", pages.get("/rounds").text)
+    cells = [re.findall("<t[hd][^>]*>([^<]*)", row) for row in rows]
+    # Six calls of 10 and 5 tokens and 0.25 USD; two proposals were accepted.
+    assert ["1", "6", "0", "60", "30", "1.5000", "45.0", "0.7500"] in cells
+    assert ["1", *["0.0 s"] * 4] in cells
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ from reflectune.state.records import PHASES
 from reflectune.state.storage import explain_storage_errors
 
 __all__ = [
-    "Found", "Overview", "RunDocument", "RunEvolution", "describe_comparison", "describe_run",
-    "describe_signal", "find_best", "open_lineage", "open_run", "overview", "readable_overview",
+    "Found", "Overview", "RunDocument", "RunEvolution", "WholeRun", "describe_comparison", "describe_run",
+    "describe_signal", "describe_whole", "open_lineage", "open_run", "overview", "readable_overview",
 ]  # fmt: skip
 
 
@@ -67,14 +67,18 @@ class RunDocument(RunHistory):
     workers: Sequence[WorkerDocument] | None  # of these stages
 
 
-class RunEvolution(RunHistory, Evolution):
-    """A run with what its samples went through, as `report` has it."""
+class WholeRun(RunHistory):
+    """A run with what it is made of, as pages begin with it."""
 
     created_at: str
     settings: Settings
     samples: dict[str, int]
     evaluations: list[EvaluationDocument]
-    teacher: CallSums
+    teacher: CallSums  # of all rounds
+
+
+class RunEvolution(WholeRun, Evolution):
+    """A run with what its samples went through, as `report` has it."""
 
 
 class Found(TypedDict):
@@ -138,25 +142,48 @@ def describe_run(folder: RunFolder, known: RunDocument | None = None) -> RunDocu
     """One run with its rounds, as `show --json` prints it; what is `known` and cannot change is kept."""
     over = known["rounds"] if known else []
     with open_run(folder) as (lineage, run):
-        given: GivenDocument = known or lineage.given()
+        rounds = [*over[:-1], *lineage.rounds(since=over[-1]["round"] if over else 0)]
         live = read_live(folder) if run["status"] == "running" else None
         return {
-            "name": run["name"],
-            "status": run["status"],
-            "stop_reason": run["stop_reason"],
-            "best": find_best(lineage),
-            "signal": describe_signal(lineage),
-            "rounds": [*over[:-1], *lineage.rounds(since=over[-1]["round"] if over else 0)],
-            "conversations": given["conversations"],
-            "exchanges": given["exchanges"],
-            "followed": given["followed"],
-            "skipped": given["skipped"],
+            **_describe_history(lineage, run, rounds, known),
             "stages": live and live["stages"],
             "workers": live and live["workers"],
         }
 
 
-def find_best(lineage: LineageReader) -> BestDocument | None:
+def describe_whole(
+    lineage: LineageReader, run: RunHead, rounds: list[RoundDocument], given: GivenDocument | None = None
+) -> WholeRun:
+    """A run with what it is made of; what of the data was `given` may be known already."""
+    return {
+        **_describe_history(lineage, run, rounds, given),
+        "created_at": run["created_at"],
+        "settings": lineage.settings(),
+        "samples": lineage.samples(),
+        "evaluations": lineage.evaluations(),
+        "teacher": lineage.teacher(),
+    }
+
+
+def _describe_history(
+    lineage: LineageReader, run: RunHead, rounds: list[RoundDocument], given: GivenDocument | None
+) -> RunHistory:
+    given = given or lineage.given()
+    return {
+        "name": run["name"],
+        "status": run["status"],
+        "stop_reason": run["stop_reason"],
+        "best": _find_best(lineage),
+        "signal": describe_signal(lineage),
+        "rounds": rounds,
+        "conversations": given["conversations"],
+        "exchanges": given["exchanges"],
+        "followed": given["followed"],
+        "skipped": given["skipped"],
+    }
+
+
+def _find_best(lineage: LineageReader) -> BestDocument | None:
     """The best round of a run by its measure; None before anything is measured."""
     measures = lineage.held_out_measures()
     best, name = best_round(measures), stopping_measure(measures)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from reflectune.loop.matching import TITLES
 from reflectune.loop.show.numbers import (
     format_apart,
     format_measure,
@@ -24,12 +23,12 @@ from reflectune.state.lineage.documents import (
     SkippedDocument,
     Trace,
 )
-from reflectune.state.policies import find_policy
+from reflectune.state.policies import TITLES, find_policy
 
 __all__ = [
     "count_things", "explain_best", "explain_call", "explain_given", "explain_place",
     "explain_reason", "explain_rule", "explain_score", "explain_signal", "explain_skipped", "explain_unknown",
-    "list_servers", "name_outcome", "policy_of", "sum_seconds", "unit_of",
+    "name_outcome", "policy_of", "sum_seconds", "unit_of",
 ]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
@@ -198,12 +197,6 @@ def explain_call(call: FailureDocument) -> str:
         return f"{which}: the teacher found nothing to improve"
     error = f": {call['error']}" if call["error"] else ""
     return f"{which} failed, {call['status']}{error}"
-
-
-def list_servers(rounds: Sequence[RoundDocument]) -> list[tuple[int, str, int]]:
-    """Round, address and calls of the servers that were asked; nothing where all were the same."""
-    rows = [(row["round"], address, calls) for row in rounds for address, calls in row["servers"].items()]
-    return rows if len({address for _, address, _ in rows}) > 1 else []
 
 
 def explain_rule(settings: Settings, phase: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from reflectune.loop.show.alarms import list_alarms, tabulate_alarms
 from reflectune.loop.show.charts import draw_charts, explain_missing
-from reflectune.loop.show.documents import RunEvolution, describe_signal, find_best, open_run
+from reflectune.loop.show.documents import RunEvolution, describe_whole, open_run
 from reflectune.loop.show.explanations import explain_best, policy_of, sum_seconds, unit_of
 from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.html.texts import fold_text, fold_texts, shorten_turns
@@ -39,22 +39,10 @@ def describe_evolution(folder: RunFolder) -> RunEvolution:
 
 
 def _describe(lineage: LineageReader, run: RunHead) -> RunEvolution:
-    settings = lineage.settings()
-    return {
-        "name": run["name"],
-        "status": run["status"],
-        "stop_reason": run["stop_reason"],
-        "best": find_best(lineage),
-        "created_at": run["created_at"],
-        "settings": settings | {"config": _without_credentials(settings["config"])},
-        "samples": lineage.samples(),
-        **lineage.given(),
-        "signal": describe_signal(lineage),
-        "rounds": lineage.rounds(),
-        "evaluations": lineage.evaluations(),
-        "teacher": lineage.teacher(),
-        **read_evolution(lineage),
-    }
+    document: RunEvolution = {**describe_whole(lineage, run, lineage.rounds()), **read_evolution(lineage)}
+    settings = document["settings"]
+    settings["config"] = _without_credentials(settings["config"])
+    return document
 
 
 def write_report(folder: RunFolder, out: Path) -> None:

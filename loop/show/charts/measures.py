@@ -17,12 +17,12 @@ from reflectune.loop.show.numbers import (
     is_share,
     name_held_out,
 )
+from reflectune.state.lineage.distributions import MEASURES, Measure
 from reflectune.state.lineage.documents import EvaluationDocument, Panel
+from reflectune.state.policies import TITLES
 
 __all__ = ["draw_held_out", "draw_lengths", "draw_scores"]
 
-MeasureName = Literal["ifd", "r_ifd"]
-_NAMES: Mapping[MeasureName, str] = {"ifd": "IFD", "r_ifd": "r-IFD"}
 _LEGEND_OF_BOXES = "Dots are medians, thick lines the middle half, thin lines the middle 90 %."
 _BOUNDS: tuple[Literal["low", "high"], ...] = ("low", "high")
 _SUMMARY = ("mean", "5 %", "25 %", "median", "75 %", "95 %")
@@ -35,8 +35,8 @@ def draw_scores(document: RunEvolution) -> drawing.Chart | None:
     if not widest:
         return None
     columns = 2 if widest == 1 else min(widest, 5)
-    places: list[tuple[MeasureName, Panel] | None] = []
-    for name in _NAMES:
+    places: list[tuple[Measure, Panel] | None] = []
+    for name in MEASURES:
         places += [(name, panel) for panel in scores[name]]
         if widest > 1:  # the next measure begins a line of its own
             places += [None] * (-len(places) % columns)
@@ -46,10 +46,10 @@ def draw_scores(document: RunEvolution) -> drawing.Chart | None:
             axes = figure.add_subplot(lines, columns, number)
             drawing.add_violins(axes, panel, form=".3g")
             axes.axhline(1.0, color=drawing.SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-            axes.set_title(f"{_NAMES[name]} under {panel['student']}")
+            axes.set_title(f"{TITLES[name]} under {panel['student']}")
             axes.set_xlabel(f"{panel['n']:,} of {panel['of']:,} samples")
             if number % columns == 1 or panel is scores[name][0]:
-                axes.set_ylabel(f"{_NAMES[name]}, no unit")
+                axes.set_ylabel(f"{TITLES[name]}, no unit")
         svg = finish()
     return drawing.Chart(
         "scores",
@@ -58,21 +58,21 @@ def draw_scores(document: RunEvolution) -> drawing.Chart | None:
         _describe_scores(scores),
         ("measure", "student", "samples", "round", *_SUMMARY),
         [
-            (_NAMES[name], panel["student"], panel["n"], row["round"], *_summary(row, ".3g"))
-            for name in _NAMES
+            (TITLES[name], panel["student"], panel["n"], row["round"], *_summary(row, ".3g"))
+            for name in MEASURES
             for panel in scores[name]
             for row in panel["rounds"]
         ],
     )
 
 
-def _describe_scores(scores: Mapping[MeasureName, Sequence[Panel]]) -> str:
+def _describe_scores(scores: Mapping[Measure, Sequence[Panel]]) -> str:
     sentences = []
-    for name, title in _NAMES.items():
+    for name in MEASURES:
         for panel in [*scores[name][:1], *scores[name][1:][-1:]]:
             first, last = panel["rounds"][0], panel["rounds"][-1]
             sentences.append(
-                f"under {panel['student']} the median {title} is {first['median']:.3g} "
+                f"under {panel['student']} the median {TITLES[name]} is {first['median']:.3g} "
                 f"{drawing.describe_when(first['round'])} and "
                 f"{last['median']:.3g} {drawing.describe_when(last['round'])}, "
                 f"over {panel['n']:,} of {panel['of']:,} samples"

@@ -7,17 +7,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reflectune.loop.show import numbers
+from reflectune.loop.show import numbers, rounds
 from reflectune.loop.show.explanations import (
     count_things,
     explain_given,
     explain_score,
     explain_signal,
     explain_skipped,
-    list_servers,
     name_outcome,
 )
-from reflectune.loop.show.judging import tabulate_judging
 from reflectune.state.config import flatten
 from reflectune.state.text import inert, one_line, to_json
 
@@ -41,14 +39,16 @@ def open_environment(*, utc: bool = False) -> Environment:
         finalize=_make_inert,
     )
     environment.filters |= {
+        "calls": rounds.tabulate_calls,
         "change": partial(numbers.format_measure, sign="+"),
         "count": numbers.format_count,
+        "failures": rounds.tabulate_failures,
         "flatten": flatten,
         "given": explain_given,
         "held_out": numbers.format_with_interval,
         "held_out_name": numbers.name_held_out,
         "held_out_unit": numbers.held_out_unit,
-        "judging": tabulate_judging,
+        "judging": rounds.tabulate_judging,
         "json": partial(to_json, indent=1),
         "measure": numbers.format_measure,
         "model_name": _name_model,
@@ -59,12 +59,13 @@ def open_environment(*, utc: bool = False) -> Environment:
         "score": explain_score,
         "seconds": numbers.format_seconds,
         "sentence": numbers.as_sentence,
-        "servers": list_servers,
+        "servers": rounds.tabulate_servers,
         "setting": numbers.format_setting,
         "share": numbers.format_share,
         "share_of": numbers.format_share_of,
         "signal": explain_signal,
         "skipped": explain_skipped,
+        "steps": rounds.tabulate_steps,
         "things": count_things,
         "times": numbers.format_times,
         "usd": numbers.format_usd,

@@ -68,7 +68,7 @@ def _once_read(page: Callable[[Request, Snapshot], Response]) -> Callable[[Reque
 
 def _overview(request: Request, snapshot: Snapshot) -> Response:
     """What the run is, its rounds, charts, and where to look."""
-    margin = snapshot.settings["config"].get("selection", {}).get("margin", 0.0)
+    margin = snapshot.run["settings"]["config"].get("selection", {}).get("margin", 0.0)
     came = {
         place
         for (_, phase), counts in snapshot.outcomes.items()
@@ -89,17 +89,17 @@ def _overview(request: Request, snapshot: Snapshot) -> Response:
         "overview.html",
         snapshot=snapshot,
         at_work=[] if live is None else [tabulate_stages(live["stages"]), tabulate_workers(live["workers"])],
-        best=explain_best(snapshot.best),
-        firing=list_alarms(snapshot.rounds),
-        alarms=tabulate_alarms(snapshot.rounds),
+        best=explain_best(snapshot.run["best"]),
+        firing=list_alarms(snapshot.run["rounds"]),
+        alarms=tabulate_alarms(snapshot.run["rounds"]),
         questions=questions,
         unknown=_explain_unknown(snapshot).values(),
-        seconds=sum(map(sum_seconds, snapshot.rounds)),
+        seconds=sum(map(sum_seconds, snapshot.run["rounds"])),
     )
 
 
 def _explain_unknown(snapshot: Snapshot) -> dict[str, str]:
-    return explain_unknown(policy_of(snapshot.settings), snapshot.known)
+    return explain_unknown(policy_of(snapshot.run["settings"]), snapshot.known)
 
 
 def _rounds(request: Request, snapshot: Snapshot) -> Response:
@@ -110,7 +110,7 @@ def _rounds(request: Request, snapshot: Snapshot) -> Response:
 def _round(request: Request, snapshot: Snapshot) -> Response:
     """One round: phases by outcome, teacher calls by status, held-out measures, training set, cost, time."""
     number = _number(request, "round")
-    rounds = {row["round"]: row for row in snapshot.rounds}
+    rounds = {row["round"]: row for row in snapshot.run["rounds"]}
     last = max(rounds, default=0)
     if number not in rounds:
         raise missing(f"This run has no round {number}; its rounds are 0, the given data, to {last}.")
@@ -120,11 +120,11 @@ def _round(request: Request, snapshot: Snapshot) -> Response:
         snapshot=snapshot,
         number=number,
         round=rounds[number],
-        deciding=rounds.get(deciding_round(snapshot.settings, number)),
+        deciding=rounds.get(deciding_round(snapshot.run["settings"], number)),
         last=last,
-        evaluations=[row for row in snapshot.evaluations if row["round"] == number],
+        evaluations=[row for row in snapshot.run["evaluations"] if row["round"] == number],
         outcomes={phase: snapshot.outcomes.get((number, phase), {}) for phase in PHASES},
-        rules={phase: explain_rule(snapshot.settings, phase) for phase in PHASES},
+        rules={phase: explain_rule(snapshot.run["settings"], phase) for phase in PHASES},
     )
 
 
@@ -162,7 +162,7 @@ def _sample(request: Request) -> Response:
         sample = _find_sample(lineage, request)
         trace, calls = lineage.trace(sample), lineage.calls(sample)
         snapshot = site.watcher.snapshot
-        last = sum((snapshot.split if snapshot else lineage.samples()).values()) - 1
+        last = sum((snapshot.run["samples"] if snapshot else lineage.samples()).values()) - 1
     return site.render(
         request,
         "sample.html",

@@ -10,25 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reflectune.loop.show.documents import (
-    Overview,
-    describe_signal,
-    find_best,
-    open_lineage,
-    overview,
-    readable_overview,
-)
+from reflectune.loop.show.documents import Overview, WholeRun, describe_whole, open_run, readable_overview
 from reflectune.state.errors import ReflectuneError
 from reflectune.state.folder import RunFolder
-from reflectune.state.lineage.documents import (
-    BestDocument,
-    CallSums,
-    EvaluationDocument,
-    GivenDocument,
-    RoundDocument,
-    Settings,
-    SignalDocument,
-)
 from reflectune.state.lineage.index import SampleIndex
 from reflectune.state.live import Live, read_live
 from reflectune.state.text import one_line
@@ -50,16 +34,9 @@ class Snapshot:
     """A run as of one moment."""
 
     as_of: datetime
-    run: Overview
-    stop_reason: str | None
-    best: BestDocument | None
-    split: Mapping[str, int]  # samples
-    given: GivenDocument
-    signal: SignalDocument | None
-    settings: Settings
-    teacher: CallSums  # of all rounds
-    rounds: Sequence[RoundDocument]
-    evaluations: Sequence[EvaluationDocument]
+    run: WholeRun
+    round: int  # the last one whose pool is complete
+    acceptance: float | None
     outcomes: Mapping[tuple[int, str], Mapping[str, int]]  # samples by outcome, by round and phase
     known: frozenset[str]  # changes that any row of the list of samples has
     live: Live | None  # while the run goes on
@@ -127,32 +104,26 @@ class Watcher:
         with SampleIndex.open(self._folder) as index:
             index.update()
             rounds, known, outcomes = index.rounds(), index.known(), index.outcomes()
-        run = overview(self._folder)
-        with open_lineage(self._folder) as lineage:
+        last = self.snapshot
+        with open_run(self._folder) as (lineage, head):
+            run = describe_whole(lineage, head, rounds, last.run if last else None)
             return Snapshot(
                 as_of=now,
                 run=run,
-                stop_reason=lineage.run()["stop_reason"],
-                best=find_best(lineage),
-                split=lineage.samples(),
-                given=self.snapshot.given if self.snapshot else lineage.given(),
-                signal=describe_signal(lineage),
-                settings=lineage.settings(),
-                teacher=lineage.teacher(),
-                rounds=rounds,
-                evaluations=lineage.evaluations(),
+                round=lineage.last_round(),
+                acceptance=lineage.acceptance(),
                 outcomes=outcomes,
                 known=known,
                 live=self._find_live(run),
-                charts=None if self.snapshot is None else self.snapshot.charts,
+                charts=last.charts if last else None,
             )
 
-    def _find_live(self, run: Overview) -> Live | None:
+    def _find_live(self, run: WholeRun) -> Live | None:
         return read_live(self._folder) if run["status"] == "running" else None
 
     def _draw(self, snapshot: Snapshot) -> None:
         """Draw the charts where a round is done that they lack, or a while has passed."""
-        done = [(row["round"], row["student"], len(row["evaluations"])) for row in snapshot.rounds]
+        done = [(row["round"], row["student"], len(row["evaluations"])) for row in snapshot.run["rounds"]]
         drawn, now = (done, self._mark), time.monotonic()
         is_late = now - self._charted_at > _CHARTS_PAUSE
         if self._charted and (self._charted == drawn or (self._charted[0] == done and not is_late)):

@@ -11,12 +11,12 @@ from reflectune.loop.replay import Replayed
 from reflectune.loop.show.numbers import format_measure
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.lineage.documents import Share
+from reflectune.state.policies import TITLES
 from reflectune.state.text import inert_document
 
 __all__ = ["render_evidence", "render_replayed"]
 
 _SHOWN = 20  # changes that are listed
-_TITLES = {"ifd": "IFD", "r_ifd": "r-IFD", "nll": "nll"}
 
 
 def render_evidence(document: Evidence) -> RenderableType:
@@ -81,7 +81,7 @@ def _rows_of_measures(document: Evidence) -> Iterator[tuple[str, ...]]:
     for name, correlation in document["follows_length"].items():
         matched = document["matched"].get(name)
         yield (
-            _TITLES[name],
+            TITLES.get(name, name),
             "" if matched is None else _tell(matched),
             _percent(document["below_one"].get(name)),
             _percent(document["below_one_shuffled"].get(name)),

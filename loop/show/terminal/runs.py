@@ -15,10 +15,8 @@ from reflectune.loop.show.explanations import (
     explain_given,
     explain_signal,
     explain_skipped,
-    list_servers,
     sum_seconds,
 )
-from reflectune.loop.show.judging import tabulate_judging
 from reflectune.loop.show.numbers import (
     as_sentence,
     format_held_out,
@@ -28,6 +26,7 @@ from reflectune.loop.show.numbers import (
     format_share_of,
     name_held_out,
 )
+from reflectune.loop.show.rounds import tabulate_calls, tabulate_failures, tabulate_judging, tabulate_servers
 from reflectune.loop.show.terminal.layout import BAD, GOOD, NEUTRAL, Framed, Sections, tabulate
 from reflectune.loop.show.workers import tabulate_stages, tabulate_workers
 from reflectune.state.lineage.documents import RoundDocument, SkippedDocument
@@ -70,8 +69,9 @@ def render_rounds(
     reflected = [row for row in rounds if row["round"]]
     called = [row for row in rounds if row["teacher"]["calls"]]
     sections = (
-        _decisions(reflected), _students(rounds), _pools(reflected), tabulate_alarms(rounds), _calls(called),
-        _failures(reflected), tabulate_judging(rounds), _servers(rounds), _skipped(run["skipped"]),
+        _decisions(reflected), _students(rounds), _pools(reflected),
+        tabulate_alarms(rounds), tabulate_calls(called), tabulate_failures(reflected),
+        tabulate_judging(rounds), tabulate_servers(rounds), _skipped(run["skipped"]),
     )  # fmt: skip
     filled = [section for section in sections if section.rows]
     live = Sections([tabulate_stages(run["stages"]), tabulate_workers(run["workers"])])
@@ -171,38 +171,6 @@ def _pools(rounds: Sequence[RoundDocument]) -> Section:
     ]
     heads = ("round", "pairs", *names, "response\ntokens")
     return Section("The round's pool under the student that decided", heads, rows)
-
-
-def _calls(rounds: Sequence[Mapping[str, Any]]) -> Section:
-    columns = {
-        "calls": ("calls", "d"), "cached": ("from\ncache", "d"), "prompt_tokens": ("prompt\ntokens", "d"),
-        "completion_tokens": ("answer\ntokens", "d"), "cost_usd": ("USD", ".4f"),
-        "tokens_per_accepted": ("tokens per\naccepted", ".1f"),
-        "cost_per_accepted_usd": ("USD per\naccepted", ".4f"),
-    }  # fmt: skip
-    rows = [
-        (row["round"], *(format_number(row["teacher"][key], form) for key, (_, form) in columns.items()))
-        for row in rounds
-    ]
-    title = "The teacher's calls, and what those took that the cache did not answer"
-    return Section(title, ("round", *(head for head, _ in columns.values())), rows)
-
-
-def _failures(rounds: Sequence[RoundDocument]) -> Section:
-    rows = [
-        (row["round"], phase, reason["number"], reason["status"], one_line(reason["message"] or "-"))
-        for row in rounds
-        for phase in PHASES
-        for reason in row[phase]["reasons"]
-    ]
-    heads = ("round", "phase", "calls", "status", "message")
-    title = "What most calls failed for, with the message of one"
-    return Section(title, heads, rows, texts=("phase", "status", "message"))
-
-
-def _servers(rounds: Sequence[RoundDocument]) -> Section:
-    rows = [(round, one_line(server), calls) for round, server, calls in list_servers(rounds)]
-    return Section("Servers that were asked", ("round", "server", "calls"), rows, texts=("server",))
 
 
 def _skipped(skipped: Sequence[SkippedDocument]) -> Section:
