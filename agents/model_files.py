@@ -7,19 +7,21 @@ from pathlib import Path
 from reflectune.state.errors import ConfigError
 from reflectune.state.records import content_hash
 
-__all__ = ["files_read", "find_fault", "fingerprint", "has_chat_template"]
+__all__ = ["PROCESSORS", "files_read", "find_fault", "fingerprint", "has_chat_template"]
 
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 _SENTENCEPIECE = ("sentencepiece", "google", "google.protobuf")
 _CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/default.jinja")
 
+# Without these vLLM opens no model that also takes images or sound, even for text alone.
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 # What transformers and vLLM read of a model's folder or an adapter's, beside weights and *.model files.
 _READ = {
     "adapter_config.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
     "default.jinja", "generation_config.json", "hf_quant_config.json", "merges.txt", "params.json",
     "quant_config.json", "quantize_config.json", "special_tokens_map.json", "tekken.json", "tokenizer.json",
-    "tokenizer_config.json", "vocab.json", "vocab.txt",
+    "tokenizer_config.json", "vocab.json", "vocab.txt", *PROCESSORS,
 }  # fmt: skip
 _READ_SUFFIXES = (".safetensors", ".safetensors.index.json", ".model")
 

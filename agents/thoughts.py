@@ -1,7 +1,8 @@
 """Thoughts in what a model wrote: where they begin and end. They are no part of an answer.
 
 Knows the marks of common models only: tags such as <think>, [THINK] of Magistral, START_THINKING of Command,
-the channels of gpt-oss, also where a server drops their marks ("analysisWe need ...assistantfinal").
+<|channel>thought of Gemma 4, the channels of gpt-oss, also where a server drops their marks ("analysisWe need
+...assistantfinal").
 What opens a thought and what ends it need not have the same name.
 """
 
@@ -15,8 +16,8 @@ __all__ = [
 ]  # fmt: skip
 
 # Tags that chat templates write; nobody means anything else by them.
-_BEGIN_TAG = r"<(?:seed:)?think>|\[THINK\]|<\|START_THINKING\|>"
-_END_TAG = r"</(?:seed:)?think>|\[/THINK\]|<\|END_THINKING\|>"
+_BEGIN_TAG = r"<(?:seed:)?think>|\[THINK\]|<\|START_THINKING\|>|<\|channel>(?:thought)?"
+_END_TAG = r"</(?:seed:)?think>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>"
 _WORDS = "(?:thinking|thought|reasoning)"
 _TO = r"[^\n]{0,60}?<\|message\|>"  # a channel's name may be followed by a recipient or a format
 _HEAD = r"(?:<\|start\|>assistant)?<\|channel\|>"

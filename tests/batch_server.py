@@ -32,6 +32,9 @@ class BatchServer:
     url: str
     answer: AnswerFunction
     status: Callable[[int], str] = lambda number: "completed"  # that each batch ends with
+    error: dict[str, Any] = field(  # of a batch that fails
+        default_factory=lambda: {"code": "invalid", "message": "the file's model is unknown", "line": 1}
+    )
     watch: Watch = lambda doing, number: None
     files: dict[str, bytes] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)  # oldest first
@@ -73,8 +76,7 @@ class BatchServer:
         self.batches[batch["id"]] = batch
         batch["will_be"] = {"status": self.status(number)}
         if batch["will_be"]["status"] == "failed":
-            error = {"code": "invalid", "message": "the file's model is unknown", "line": 1}
-            batch["will_be"] |= {"errors": {"object": "list", "data": [error]}}
+            batch["will_be"] |= {"errors": {"object": "list", "data": [self.error]}}
             return batch
         output, errors = [], []
         for line in self.lines(batch):

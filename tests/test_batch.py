@@ -131,6 +131,16 @@ def test_batch_that_fails_or_brings_nothing_ends_the_run_and_is_sent_anew_once_r
     assert len(server.batches) == 3
 
 
+def test_batch_that_is_too_large_for_the_account_says_which_key_makes_it_smaller(notes: AnswerCache) -> None:
+    error = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached for m."}
+    advice = r"Enqueued token limit.*; lower teacher\.concurrency"
+    with (
+        serve_batches(lambda body: None, status=lambda number: "failed", error=error) as server,
+        pytest.raises(TeacherError, match=advice),
+    ):
+        reflect(batched(server), notes, 3)
+
+
 def test_batch_takes_a_refused_line_for_that_lines_failure(notes: AnswerCache) -> None:
     replies = {
         "1": Reply(status=400, body='{"error": {"message": "not this text"}}'),

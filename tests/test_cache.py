@@ -227,10 +227,13 @@ class Opened:
         self.cache = cache
         self.answer: Callable[[Request], Answer] = well
         self.engines: list[ScriptedEngine] = []
+        self.replicas = 1
 
     def __call__(self, config: TeacherConfig, model: TeacherModel, *rest: object) -> ScriptedEngine:
         server = list_addresses(config)[0].name if config.is_served else None
-        self.engines.append(ScriptedEngine(self.answer, server=server))
+        self.engines.append(
+            ScriptedEngine(self.answer, server=server, capacity=self.replicas * config.capacity)
+        )
         return self.engines[-1]
 
     @property
@@ -416,6 +419,16 @@ def test_cached_engine_asks_again_for_a_request_alike_where_that_may_help(opened
     later = error if is_final else None
     assert errors == {"a": error, "b": later, "c": later}
     assert [request.id for request in opened.engines[0].requests] == (["a"] if is_final else ["a", "b"])
+    engine.close()
+
+
+def test_cached_engine_takes_as_much_as_the_engine_it_opens(opened: Opened) -> None:
+    opened.replicas = 4
+    engine = CachedEngine(config(concurrency=3), named(), opened.cache)
+    assert engine.capacity == 3
+    engine.submit(make_request())
+    assert engine.capacity == 12
+    engine.next_answer()
     engine.close()
 
 

@@ -81,6 +81,26 @@ def test_merged_model_is_base_and_adapter_to_whoever_opens_it(architecture: str,
     torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
     assert (without - wanted).abs().max() > 0.1
     assert merged.generation_config.temperature == 0.6
+    assert {1, tokenizer.eos_token_id} <= {*merged.generation_config.eos_token_id}
+
+
+@pytest.mark.slow
+def test_merged_model_ends_as_it_was_trained_and_has_its_processors(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}>"
+    tokenizer.save_pretrained(base)
+    (base / "processor_config.json").write_text("{}")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer))
+    model.generation_config.do_sample = True  # or it would not be saved
+    model.save_pretrained(base)
+    adapter = save_adapter(tmp_path / "adapter", base)
+    merge_student(student_of(base), adapter, tmp_path / "out")
+    ends = json.loads((tmp_path / "out/generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in ends
+    assert (tmp_path / "out/processor_config.json").read_text() == "{}"
 
 
 @pytest.mark.slow

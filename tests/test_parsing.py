@@ -46,6 +46,7 @@ MARKS = [
     *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought\n", "<channel|>"),
 ]
 DECLINED = "I'm sorry, but I can't assist with that."
 
@@ -257,6 +258,16 @@ def test_parse_takes_json_where_tags_were_asked_for_only_as_the_whole_answer() -
     for part in (f"Sure: {R}", f"{R} Done.", R * 2, f"[{R}]", f'{{"result": {R}}}'):
         assert parse(part) == proposed("r")
         assert parse(part, structured=False) == "unparsable"
+
+
+@pytest.mark.parametrize("latex", [r"\frac{1}{2}", r"\beta", r"a \times b", r"\rightarrow", r"\nabla f"])
+def test_parse_takes_no_latex_whose_backslashes_json_reads_otherwise(latex: str) -> None:
+    """The next attempt asks for tags, where a backslash is a backslash."""
+    answer = '{"critique": "\\beta", "response": "It is %s."}'
+    assert parse(answer % latex, structured=True) == "unparsable"
+    doubled = answer % latex.replace("\\", "\\\\")
+    assert parse(doubled, structured=True) == proposed(f"It is {latex}.", "\x08eta")
+    assert parse(tagged(new_response=f"It is {latex}."), structured=False) == proposed(f"It is {latex}.", "")
 
 
 @pytest.mark.parametrize("structured", [True, False])

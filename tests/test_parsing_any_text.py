@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reflectune.agents.teacher.declines import is_placeholder
+from reflectune.agents.teacher.forms import _MISREAD
 from reflectune.agents.teacher.parsing import Proposal
 from reflectune.agents.teacher.prompts import texts_of
 from reflectune.state.records import PHASES, Pair, Phase, Turn
@@ -208,6 +209,7 @@ def test_parse_returns_every_text_written_as_asked(
     assume(NONCE not in critique + instruction + response)
     assume(not is_placeholder(instruction) and not is_placeholder(response))
     assume("".join(instruction.split()).casefold() != "".join(response.split()).casefold())
+    assume(not (structured and _MISREAD.search(f"{instruction} {response}")))
     texts = {"critique": critique, "instruction": instruction, "response": response}
     text = written("json" if structured else "tagged", texts)
     parsed = parse(text, "instruction", structured=structured)

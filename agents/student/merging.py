@@ -1,5 +1,6 @@
 """Writes a student as one model: its base with the LoRA adapter added to the weights."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from reflectune.agents.generation import stop_ids
+from reflectune.agents.model_files import PROCESSORS
 from reflectune.agents.models import (
     attach_adapter,
     check_four_bit,
@@ -18,13 +21,14 @@ from reflectune.agents.models import (
     open_model,
     own_dtype,
 )
-from reflectune.agents.student.templates import check_student
+from reflectune.agents.student.templates import check_student, open_template
 from reflectune.agents.tokenizers import find_file, open_tokenizer
 from reflectune.state.config import StudentConfig
 from reflectune.state.data.writing import refuse_taken
 
 __all__ = ["merge_student"]
 
+_SETTINGS = "generation_config.json"
 _SHARD = "5GB"  # most bytes of one file of weights
 
 
@@ -33,9 +37,9 @@ def merge_student(config: StudentConfig, adapter: Path, out: Path, shard: str = 
 
     Each weight is W + s B A, added up in float32 and rounded once, to the number format of the base's
     files. Of a base with `load_in_4bit` W is what it was trained with: 4-bit weights, written out in that
-    format. The folder has safetensors of at most `shard` each, and the base's tokenizer, chat template and
-    settings of generation. It is there whole or not at all. Works on the CPU, in as much memory as the base
-    needs.
+    format. The folder has safetensors of at most `shard` each, and the base's tokenizer, chat template,
+    processors and settings of generation, with what ended an answer in training as an end. It is there
+    whole or not at all. Works on the CPU, in as much memory as the base needs.
 
     Raises:
         AdapterError: the adapter cannot be read, or is of another model.
@@ -48,16 +52,19 @@ def merge_student(config: StudentConfig, adapter: Path, out: Path, shard: str = 
     tokenizer = open_tokenizer(here)
     model = _open_base(here)
     check_match(model, tokenizer)
+    stops = stop_ids(model, tokenizer, open_template(config, tokenizer).end_id(tokenizer))
     merged = attach_adapter(model, adapter).merge_and_unload()
     part = out.with_name(f".{out.name}.partial")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        if settings := find_file(config, "generation_config.json"):
+        if settings := find_file(config, _SETTINGS):
             merged.generation_config = GenerationConfig()  # many are read that transformers would not write
         merged.save_pretrained(part, max_shard_size=shard)
         tokenizer.save_pretrained(part)
-        if settings:
-            shutil.copy(settings, part)
+        for path in filter(None, (find_file(config, name) for name in PROCESSORS)):
+            shutil.copy(path, part)
+        generation = json.loads(Path(settings or part / _SETTINGS).read_bytes()) | {"eos_token_id": stops}
+        (part / _SETTINGS).write_text(json.dumps(generation, indent=2) + "\n")
         part.replace(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

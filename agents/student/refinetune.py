@@ -133,7 +133,7 @@ def make_adapter(
             advice = "end what else uses the student's device"
             raise AdapterError(f"{out}: {error}; {advice}") from error
         except (OSError, SafetensorError, RuntimeError) as error:
-            if type(error) is RuntimeError and not any(words in str(error) for words in _UNWRITTEN):
+            if isinstance(error, RuntimeError) and not any(words in str(error) for words in _UNWRITTEN):
                 raise
             advice = "make room for it on a disk that can be written"
             raise AdapterError(f"{out}: cannot be written: {error}; {advice}") from error

@@ -34,6 +34,8 @@ _OBJECT = re.compile(rf"\{{(?=\s*\")(?:{_INSIDE})*+\}}", re.DOTALL)
 _MEMBER = re.compile(r'(?="(instruction|response)"\s*:\s*("(?:[^"\\]++|\\.)*+"))', re.DOTALL)
 _ESCAPES = re.compile(r'(?:\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+')
 _DEEPEST = 4  # raw, and in three strings within each other, as a tool call may hold it
+# \beta, \frac, \times, \right, \nabla and the like, whose backslash JSON took for an escape.
+_MISREAD = re.compile(r"[\x08\x0c][a-z]|\t(?:ext|imes|heta|au\b|frac)|\r(?:ight|ho\b|angle)|\n(?:abla|eq\b)")
 _FENCE = re.compile(r"\A```\w*|```\Z")
 
 
@@ -116,11 +118,13 @@ def _find_objects(text: str, fields: Mapping[str, str]) -> Iterator[tuple[re.Mat
 
 
 def _read_object(source: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
-    """The answer that a JSON object is; none where it is not one."""
+    """The answer that a JSON object is; none where it is not one, or has LaTeX that JSON reads otherwise."""
     with suppress(ValueError):
         value = json.loads(source, strict=False)  # models leave line breaks in strings
         texts = {key: value.get(key) for key in ("critique", *fields)}
         if all(isinstance(text, str) for text in texts.values()):
+            if any(_MISREAD.search(texts[key]) for key in fields):
+                return []
             return [{key: clean_text(text).strip() for key, text in texts.items()}]
     return []
 

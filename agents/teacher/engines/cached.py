@@ -157,6 +157,7 @@ class CachedEngine:
         """Hand a request on to the engine, for others too."""
         if self._engine is None:
             self._engine = self._open()
+            self.capacity = self._engine.capacity  # which may be that of several replicas
             self._recall()
         self._asked[request.id] = key
         self._alike[key] = list(alike)

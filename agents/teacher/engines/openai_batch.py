@@ -216,6 +216,8 @@ class BatchEngine:
             errors = batch.to_dict().get("errors")
             errors = errors.get("data") if isinstance(errors, dict) else errors
             reason = faults.read_reason(json.dumps({"errors": errors or batch.status}), 500)
+            if "token_limit_exceeded" in json.dumps(errors):
+                reason += f"; lower {self._config.section}.concurrency"
             raise self._error(f"batch {batch.id} brought no answer: {self._address.scrub(reason)}")
         self._missed |= wanted.keys()
         self._gathered += [request for request, _ in wanted.values()]
