@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflectune.state.config import DataConfig
+from reflectune.state.data.conversations import user_turn
 from reflectune.state.data.datasets import read_dataset
-from reflectune.state.data.exports import Exported, ExportFormat, retell, user_turn, write_records
+from reflectune.state.data.exports import Exported, ExportFormat, retell, write_records
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Turn
 
@@ -310,7 +311,32 @@ def test_write_records_adds_given_fields_ids_and_split_on_request(tmp_path: Path
     write_records(path, "alpaca", lambda: [LABELLED], also=["ids"])
     assert rows_of(path) == [ADD | ids]
     write_records(path, "messages", lambda: [LABELLED], also=["meta"])
-    assert rows_of(path)[0].keys() == {"messages", "id", "output", "given_output", "tags", "source"}
+    given_names = {"id", "given_output", "given_given_output", "tags", "source"}
+    assert rows_of(path)[0].keys() == {"messages"} | given_names
+
+
+OLD = {  # what other readers find first
+    "text": "Old.",
+    "messages": [{"role": "user", "content": "Old?"}, {"role": "assistant", "content": "Old."}],
+    "prompt": "Old?",
+    "completion": " Old.",
+    "conversations": [{"from": "human", "value": "Old?"}, {"from": "gpt", "value": "Old."}],
+    "chosen": "Old.",
+    "rejected": "Old.",
+    "input_ids": [3, 4],
+}
+
+
+@pytest.mark.parametrize("format", ["alpaca", "messages", "sharegpt"])
+def test_given_fields_are_never_taken_for_the_pair(tmp_path: Path, format: ExportFormat) -> None:
+    record = Exported.of_pair(PAIRS[0], meta=OLD)
+    path = tmp_path / "out.parquet"
+    write_records(path, format, lambda: [record], also=["meta"])
+    (row,) = rows_of(path)
+    given = {name: value for name, value in row.items() if name.startswith("given_")}
+    assert given == {f"given_{name}": value for name, value in record.meta.items()}
+    read = next(iter(read_dataset(DataConfig(path=str(path)))))
+    assert (read.pair, read.meta) == (PAIRS[0], given)
 
 
 def test_parquet_has_plain_types_for_given_fields_and_json_for_mixed_ones(tmp_path: Path) -> None:

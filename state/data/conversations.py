@@ -14,7 +14,7 @@ from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, jsonable, read
 from reflectune.state.records import CALLING_FIELDS, Turn
 from reflectune.state.text import clean_text, is_empty, list_names
 
-__all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns"]
+__all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns", "user_turn"]
 
 # What data calls the speakers, in lower case. Those of tools keep their names.
 _USERS = ("user", "human", "prompter")
@@ -71,6 +71,11 @@ def _read_segments(segments: list[Any], field: str) -> list[str]:
     raise Refusal(
         "invalid", f"{field} are raw text, not a question (label false) and its answer (label true)"
     )
+
+
+def user_turn(instruction: str, input: str) -> str:
+    """What a user says to ask for the response: the instruction, then a blank line and the input if any."""
+    return f"{instruction}\n\n{input}" if input.strip() else instruction
 
 
 def find_exchanges(turns: Sequence[Turn]) -> Iterator[int | Refusal]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from reflectune.state.data.conversations import user_turn
+from reflectune.state.data.shapes import PAIR_FIELDS
 from reflectune.state.data.writing import Container, find_container, put_into_place, write_rows
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import CALLING_FIELDS, Pair, Split, Turn
@@ -21,7 +23,6 @@ __all__ = [
     "TrainerName",
     "add_given",
     "retell",
-    "user_turn",
     "with_labels",
     "write_records",
 ]
@@ -47,13 +48,10 @@ _CONTEXT = ("system", "history")  # of alpaca, where there is a context: names o
 _IDS = ("sample_ids", "version_ids", "round")
 _SPLIT = "split"
 _SCORES = ("score_chosen", "score_rejected")  # UltraFeedback's names
+# Names by which readers find a pair, its texts or its tokens, whatever else a row has.
+_READ = (*PAIR_FIELDS, "rejected", "text", "input_ids", "labels")
 _NEEDED = ("name", *CALLING_FIELDS)  # fields of turns without which others may make no sense
 _LASTING = ("name", "weight")  # fields of a turn that hold whatever it says
-
-
-def user_turn(instruction: str, input: str) -> str:
-    """What a user says to ask for the response: the instruction, then a blank line and the input if any."""
-    return f"{instruction}\n\n{input}" if input.strip() else instruction
 
 
 def retell(turn: Turn, text: str) -> Turn:
@@ -124,9 +122,9 @@ def write_records(
         records: all of them, from the first, the same at every call.
         is_preferences: whether they are, which matters where there are none.
         also: further fields. meta: those of the given record under their own names, or with `given_` in front
-            where the record has such a field otherwise; ids: sample_ids, version_ids, round; split; scores:
-            score_chosen and score_rejected of preferences, the policy's values, negated where the lowest is
-            the best, and margin, by how much the first is higher.
+            where the record has such a field otherwise or readers may take it for the pair; ids: sample_ids,
+            version_ids, round; split; scores: score_chosen and score_rejected of preferences, the policy's
+            values, negated where the lowest is the best, and margin, by how much the first is higher.
 
     Raises:
         DatasetError: the target cannot be written, or ends as no such file does; a conversation that alpaca
@@ -180,7 +178,7 @@ def with_labels(row: Row, record: Exported, own: Sequence[str], also: Collection
         labels |= dict(zip(_SCORES, record.scores, strict=True))
         labels["margin"] = record.scores[0] - record.scores[1]
     if "meta" in also:
-        add_given(row, record.meta, taken=[*own, *labels])
+        add_given(row, record.meta, taken=[*own, *labels, *_READ])
     return row | labels
 
 
