@@ -122,7 +122,7 @@ def _read_message(message: dict[str, Any], roles: Mapping[str, str]) -> Turn:
     if role is None:
         raise Refusal("roles", f"a turn by {list_names([name])}")
     rest = {key: value for key, value in message.items() if key not in (speaker, said) and value is not None}
-    more = json.dumps(jsonable(rest), ensure_ascii=False) if rest else ""
+    more = json.dumps(jsonable(rest, "a turn"), ensure_ascii=False) if rest else ""
     is_call = any(not is_empty(rest.get(name)) for name in CALLING_FIELDS)
     return Turn(role, _read_content(message.get(said), said, may_lack=is_call), more)
 
