@@ -44,7 +44,8 @@ _FIELDS = {
     "implicit": ((), ("chosen", "rejected")),
     "ultrafeedback": ((), ("prompt", "prompt_id", "chosen", "rejected", "messages")),
 }
-_CONTEXT = ("system", "history")  # of alpaca, where there is a context: names of LLaMA-Factory's
+# Of alpaca, where some record has such a context; what the others have there. The names are LLaMA-Factory's.
+_CONTEXT: Row = {"system": "", "history": []}
 _IDS = ("sample_ids", "version_ids", "round")
 _SPLIT = "split"
 _SCORES = ("score_chosen", "score_rejected")  # UltraFeedback's names
@@ -106,8 +107,9 @@ def write_records(
     """Write records for trainers and count them.
 
     alpaca: instruction, input and output of the last exchange, with `system` and `history` (a list of
-    [instruction, response]) where turns come before it. messages (OpenAI) and sharegpt: all turns
-    with their other fields, such as weights, which alpaca leaves out; the input is part of the user's.
+    [instruction, response]) where turns come before it in some record; the other records have these empty.
+    messages (OpenAI) and sharegpt: all turns with their other fields, such as weights, which alpaca leaves
+    out; the input is part of the user's.
     Preferences are prompt, chosen and rejected as DPO trainers read them: texts in alpaca, lists of
     messages in messages (TRL's conversational form), in sharegpt conversations with a turn each in chosen and
     rejected. Two formats are of preferences alone: implicit has the whole conversation in chosen and in
@@ -135,13 +137,15 @@ def write_records(
         also = {*also, "scores"}
     own = [*_FIELDS[layout][is_preferences], *(_CONTEXT if layout == "alpaca" else ())]
 
-    def rows() -> Iterator[Row]:
-        return (_row(record, layout, own, also) for record in records())
-
     blank = Exported.of_pair(Pair("", "", ""), rejected="" if is_preferences else None)
     with put_into_place(path) as part:
         container = _container(path, format)
-        return write_rows(part, container, rows, example=_row(blank, layout, own, also))
+        context = _find_context(records()) if layout == "alpaca" else {}
+
+        def rows() -> Iterator[Row]:
+            return (_row(record, layout, own, also, context) for record in records())
+
+        return write_rows(part, container, rows, example=_row(blank, layout, own, also, context))
 
 
 def _container(path: Path, format: ExportFormat | None) -> Container:
@@ -154,9 +158,20 @@ def _container(path: Path, format: ExportFormat | None) -> Container:
     return find_container(path, "parquet" if format == "parquet" else default, ("json", "jsonl", "parquet"))
 
 
-def _row(record: Exported, layout: Layout, own: Sequence[str], also: Collection[Also]) -> Row:
+def _find_context(records: Iterable[Exported]) -> Row:
+    """Those of alpaca's fields of a context that some record has, empty: `datasets` wants them in all."""
+    found: Row = {}
+    for record in records:
+        found |= {name: nothing for name, nothing in _CONTEXT.items() if name in _alpaca(record)}
+        if len(found) == len(_CONTEXT):
+            break
+    return found
+
+
+def _row(record: Exported, layout: Layout, own: Sequence[str], also: Collection[Also], context: Row) -> Row:
     row = _alpaca(record) if layout == "alpaca" else _conversation(record, layout)
-    return with_labels(row, record, own, also)
+    lacking = {name: nothing for name, nothing in context.items() if name not in row}
+    return with_labels(row | lacking, record, own, also)
 
 
 def with_labels(row: Row, record: Exported, own: Sequence[str], also: Collection[Also]) -> Row:
