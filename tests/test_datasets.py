@@ -8,7 +8,8 @@ import sys
 import threading
 import tracemalloc
 from collections import Counter
-from datetime import date
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -300,6 +301,66 @@ def test_read_dataset_reads_conversations_from_parquet_and_their_other_fields_as
         "nested": {"deep": [True, None], "count": 3},
     }
     assert read(tmp_path / "p.parquet") == [Record(Pair("a", "", "b"), meta)]
+
+
+PNG = {"bytes": b"\x89PNG", "path": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "named", "kept"),
+    [
+        ({"image": PNG}, "image holds bytes", {"image": {"bytes": None, "path": None}}),
+        ({"images": [PNG]}, "images holds bytes", {"images": [{"bytes": None, "path": None}]}),
+        ({"audio": {"bytes": b"RIFF", "path": "a.wav"}}, "audio holds bytes", None),
+        ({"digest": b"ab"}, "digest holds bytes", {"digest": None}),
+        ({"messages": [{"role": "user", "content": "a", "images": [PNG]}]}, "messages holds bytes", None),
+    ],
+)
+def test_columns_of_images_and_sound_are_refused_or_skipped_or_ignored(
+    tmp_path: Path, more: dict[str, Any], named: str, kept: dict[str, Any] | None
+) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.Table.from_pylist([SUM | more, SUM | dict.fromkeys(more)]), path)
+    with pytest.raises(DatasetError, match=rf"1 of 2 records with images or sound \(index 0: {named}\)"):
+        read(path)
+    assert [record.pair for record in read(path, odd={"media": "skip"})] == PAIRS[1:]
+    if kept is not None:
+        assert [record.meta for record in read(path, ignore=[*more])] == [kept, dict.fromkeys(more)]
+
+
+def test_columns_of_days_numbers_and_ids_are_no_media(tmp_path: Path) -> None:
+    day = datetime(2024, 2, 29, 12, 30)
+    others = {"day": day, "time": day.time(), "took": timedelta(1), "price": Decimal("1.50")}
+    pq.write_table(pa.Table.from_pylist([SUM | others]), tmp_path / "p.parquet")
+    assert read(tmp_path / "p.parquet") == [Record(PAIRS[1], {name: str(it) for name, it in others.items()})]
+
+
+def test_images_that_datasets_opens_are_refused(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: images are not opened")
+    image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    features = datasets.Features(
+        {name: datasets.Value("string") for name in SUM} | {"scan": datasets.Image()}
+    )
+    rows = datasets.Dataset.from_list([SUM | {"scan": str(tmp_path / "a.png")}], features=features)
+    (tmp_path / "hub").mkdir()
+    rows.to_parquet(str(tmp_path / "hub/train.parquet"))
+    with pytest.raises(DatasetError, match=r"images or sound \(index 0: scan holds PngImageFile\)"):
+        read_dataset(DataConfig(hf=str(tmp_path / "hub")))
+
+
+@pytest.mark.parametrize("depth", [101, 600, 900])
+def test_fields_too_deep_to_keep_are_refused(tmp_path: Path, depth: int) -> None:
+    def nest(depth: int) -> Any:
+        return json.loads("[" * depth + "]" * depth)
+
+    message = refusal(tmp_path, SUM, SUM | {"tree": nest(depth)})
+    assert "1 of 2 records without a usable" in message
+    assert "index 1: tree has more than 100 lists or objects in one another" in message
+    turns = messages(("user", "a"), ("assistant", "b"))
+    turns["messages"][0]["tree"] = nest(depth)
+    assert "a turn has more than 100 lists or objects in one another" in refusal(tmp_path, turns)
+    assert read_rows(tmp_path, SUM | {"tree": nest(100)})[0].meta == {"tree": nest(100)}
 
 
 NO_FIELD = "no known pair"

@@ -5,14 +5,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
+import jinja2
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reflectune.state.config import DataConfig
+from reflectune.state.data.conversations import user_turn
 from reflectune.state.data.datasets import read_dataset
-from reflectune.state.data.exports import Exported, ExportFormat, retell, user_turn, write_records
+from reflectune.state.data.exports import Exported, ExportFormat, retell, write_records
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Turn
 
@@ -166,6 +169,19 @@ def test_alpaca_has_the_context_in_system_and_history(
     assert rows_of(tmp_path / "out") == [expected]
 
 
+@pytest.mark.slow
+def test_alpaca_has_the_fields_of_a_context_in_every_record_or_in_none(tmp_path: Path) -> None:
+    """`datasets` takes the columns of JSON Lines from its first 10 MB, here 1000 bytes."""
+    records = [Exported(CONVERSATION[1:]), *[Exported(EXCHANGE)] * 50, Exported(CONVERSATION)]
+    path = tmp_path / "out.jsonl"
+    write_records(path, "alpaca", lambda: records)
+    data = datasets.Dataset.from_json(str(path), chunksize=1000, cache_dir=str(tmp_path / "cache"))
+    contexts = [(row["system"], row["history"]) for row in (data[0], data[1], data[51])]
+    assert contexts == [("", [["Hi", "Hello"]]), ("", []), ("Be brief.", [["Hi", "Hello"]])]
+    write_records(path, "alpaca", lambda: records[1:51])
+    assert {*rows_of(path)[0]} == {"instruction", "input", "output"}
+
+
 SCORED = Exported(CONVERSATION, rejected=Turn("assistant", "4"), sample_ids=("5ab3",), scores=(-0.25, -0.75))
 
 
@@ -254,18 +270,46 @@ def test_sharegpt_marks_fields_of_turns_that_are_called_as_its_own(tmp_path: Pat
     assert rows_of(tmp_path / "s")[0]["conversations"][0] == {"from": "human", "value": "Add."} | told
 
 
-def test_parquet_holds_messages_as_structs_and_objects_in_them_as_json(tmp_path: Path) -> None:
+def test_parquet_holds_messages_as_structs(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     write_records(path, "messages", lambda: [Exported(EXCHANGE), Exported(TOOLS)])
     plain, tools = (row["messages"] for row in rows_of(path))
     assert plain[0] == {"role": "user", "content": "Add.\n\n1 2", "name": None, "tool_calls": None}
-    assert tools[1]["name"] == "Ann"
-    assert json.loads(tools[1]["tool_calls"][0]) == json.loads(CALL)["tool_calls"][0]
+    call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    assert (tools[1]["name"], tools[1]["tool_calls"]) == ("Ann", [call])
     write_records(path, "messages", lambda: [Exported(CONVERSATION)])
     kind = pq.read_schema(path).field("messages").type
     assert [field.name for field in kind.value_type] == ["role", "content"]
     read = next(iter(read_dataset(DataConfig(path=str(written(tmp_path, "messages"))))))
     assert read.pair == Pair("Add.\n\n1 2", "", "3")
+
+
+# As Qwen3's chat template tells calls.
+QWEN = """{% for call in message.tool_calls %}{% if call.function %}{% set call = call.function %}{% endif %}
+<tool_call>
+{"name": "{{ call.name }}", "arguments": \
+{% if call.arguments is string %}{{ call.arguments }}{% else %}{{ call.arguments | tojson }}{% endif %}}
+</tool_call>{% endfor %}"""
+
+
+@pytest.mark.parametrize("arguments", [{"a": 1, "b": [2]}, '{"a": 1, "b": [2]}', {}])
+def test_calls_in_parquet_are_read_back_as_calls(tmp_path: Path, arguments: object) -> None:
+    """Their arguments become JSON text, so that calls of other tools do not add theirs as nulls."""
+    others = {"x": {"deep": [{}]}}
+    calls = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": arguments}}]
+    told = ({"tool_calls": calls}, {"tool_calls": [{"function": {"name": "sub", "arguments": others}}]})
+    old = {"function_call": {"name": "add", "arguments": arguments}}
+    records = [
+        Exported((TOOLS[0], Turn("assistant", "", json.dumps(more)), TOOLS[2], TOOLS[3], *EXCHANGE))
+        for more in (*told, old)
+    ]
+    path = tmp_path / "out.parquet"
+    write_records(path, "messages", lambda: records)
+    first, _, third = (record.pair.context[1].told for record in read_dataset(DataConfig(path=str(path))))
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    rendered = jinja2.Template(QWEN).render(message=first)
+    assert rendered == f'\n<tool_call>\n{{"name": "add", "arguments": {text}}}\n</tool_call>'
+    assert third == {"function_call": {"name": "add", "arguments": text}}
 
 
 def written(folder: Path, format: ExportFormat) -> Path:
@@ -310,12 +354,46 @@ def test_write_records_adds_given_fields_ids_and_split_on_request(tmp_path: Path
     write_records(path, "alpaca", lambda: [LABELLED], also=["ids"])
     assert rows_of(path) == [ADD | ids]
     write_records(path, "messages", lambda: [LABELLED], also=["meta"])
-    assert rows_of(path)[0].keys() == {"messages", "id", "output", "given_output", "tags", "source"}
+    given_names = {"id", "given_output", "given_given_output", "tags", "source"}
+    assert rows_of(path)[0].keys() == {"messages"} | given_names
+
+
+OLD = {  # what other readers find first
+    "text": "Old.",
+    "messages": [{"role": "user", "content": "Old?"}, {"role": "assistant", "content": "Old."}],
+    "prompt": "Old?",
+    "completion": " Old.",
+    "conversations": [{"from": "human", "value": "Old?"}, {"from": "gpt", "value": "Old."}],
+    "chosen": "Old.",
+    "rejected": "Old.",
+    "input_ids": [3, 4],
+}
+
+
+@pytest.mark.parametrize("format", ["alpaca", "messages", "sharegpt"])
+def test_given_fields_are_never_taken_for_the_pair(tmp_path: Path, format: ExportFormat) -> None:
+    record = Exported.of_pair(PAIRS[0], meta=OLD)
+    path = tmp_path / "out.parquet"
+    write_records(path, format, lambda: [record], also=["meta"])
+    (row,) = rows_of(path)
+    given = {name: value for name, value in row.items() if name.startswith("given_")}
+    assert given == {f"given_{name}": value for name, value in record.meta.items()}
+    read = next(iter(read_dataset(DataConfig(path=str(path)))))
+    assert (read.pair, read.meta) == (PAIRS[0], given)
 
 
 def test_parquet_has_plain_types_for_given_fields_and_json_for_mixed_ones(tmp_path: Path) -> None:
     given: list[dict[str, Any]] = [
-        {"id": 1, "mixed": 1, "score": 1, "tags": ["a"], "deep": {"a": {"b": [1]}}, "none": None, "ok": True},
+        {
+            "id": 1,
+            "mixed": 1,
+            "score": 1,
+            "tags": ["a"],
+            "deep": {"a": {"b": [1]}},
+            "none": None,
+            "ok": True,
+            "deeper": [[[[[[{"d": 1}], "e"]]]]],
+        },
         {"id": 2**62, "mixed": "x", "score": 0.5, "tags": [], "deep": {"c": 2}, "none": None, "big": 2**70},
     ]
     path = tmp_path / "out.parquet"
@@ -325,7 +403,8 @@ def test_parquet_has_plain_types_for_given_fields_and_json_for_mixed_ones(tmp_pa
     assert (first["id"], second["id"], first["score"], second["score"]) == (1, 2**62, 1.0, 0.5)
     assert (first["tags"], second["tags"], first["ok"], second["ok"]) == (["a"], [], True, None)
     assert (first["mixed"], second["mixed"], second["big"]) == ("1", '"x"', str(2**70))
-    assert (first["deep"], second["deep"]) == ({"a": '{"b": [1]}', "c": None}, {"a": None, "c": 2})
+    assert (first["deep"], second["deep"]) == ({"a": {"b": [1]}, "c": None}, {"a": None, "c": 2})
+    assert first["deeper"] == [[[[['[{"d": 1}]', '"e"']]]]]
     assert first["none"] is None
 
 

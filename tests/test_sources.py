@@ -101,6 +101,20 @@ def test_archives_that_break_off_or_are_damaged_are_refused(tmp_path: Path, comp
         assert f"its {compression} archive breaks off or is damaged" in message
 
 
+@pytest.mark.parametrize("mark", [0x50, 0x5F])
+def test_zstd_archives_may_begin_with_a_frame_to_skip(tmp_path: Path, mark: int) -> None:
+    frame = bytes([mark]) + b"\x2a\x4d\x18" + (4).to_bytes(4, "little") + bytes(4)  # as pzstd writes them
+    lines = [zstd(line.encode()) for line in LINES.splitlines(keepends=True)]
+    assert rows_of(given_file(tmp_path, frame + lines[0] + frame + lines[1])) == ROWS
+
+
+def test_zstd_archives_with_a_window_of_gigabytes_are_named(tmp_path: Path) -> None:
+    block = FILLING.encode()
+    window = (31 - 10) << 3  # 2 GiB
+    head = b"\x28\xb5\x2f\xfd\x00" + bytes([window]) + (len(block) << 3 | 1).to_bytes(3, "little")
+    assert "unpack it with `zstd -d --long=31`" in refusal(given_file(tmp_path, head + block))
+
+
 def test_broken_archives_say_how_far_they_went(tmp_path: Path) -> None:
     content = "".join(f"{json.dumps({'n': n})}\n" for n in range(100))
     message = refusal(given_file(tmp_path, gzip.compress(content.encode())[:-8]))
@@ -251,6 +265,13 @@ def test_objects_are_read_in_any_layout(tmp_path: Path, text: str) -> None:
     assert rows_of(given_file(tmp_path, text)) == [{"n": 1}, {"n": 2}, {"n": 3}]
 
 
+def test_nan_is_nothing(tmp_path: Path) -> None:
+    row = {"instruction": "Add.", "input": float("nan"), "n": [float("nan"), float("inf"), -float("inf")]}
+    expected = {"instruction": "Add.", "input": None, "n": [None, float("inf"), -float("inf")]}
+    for text in (json.dumps(row), json.dumps([row]), json.dumps({"rows": [row]})):
+        assert rows_of(given_file(tmp_path, text)) == [expected]
+
+
 def test_rows_are_placed_by_the_line_they_begin_in(tmp_path: Path) -> None:
     path = given_file(tmp_path, '{"n":\n1}\n\n{"n": 2} {"n": "é\\n"}\n[4,\n5]\n6')
     expected = [
@@ -369,6 +390,20 @@ def test_a_folder_gives_its_shards_by_name(folder: Path) -> None:
     names = ["part-0", "part-0", "part-1.jsonl.gz", "part-1.jsonl.gz", "part-2.csv", "part-2.csv"]
     expected = [f"{name}, {place}" for name, place in zip(names, places, strict=True)]
     assert read(folder) == list(zip(expected, ROWS * 3, strict=True))
+
+
+def test_data_that_is_called_like_notes_is_data(folder: Path) -> None:
+    notes = ("LICENSE-MIT", "license-2.0.txt", "NOTICE", "readme_zh.md", "CONTRIBUTING.rst", "Citation.cff")
+    for name in notes:
+        given_file(folder, "no rows", name)
+    names = ("contributing-x.jsonl", "license-qa.jsonl.gz", "notice-board.csv", "readme.json")
+    for name in names:
+        given_file(folder, LINES, name)
+    assert {where.partition(",")[0] for where, _ in read(folder)} == {
+        "part-0", "part-1.jsonl.gz", "part-2.csv", *names,
+    }  # fmt: skip
+    given_file(folder, LINES, "LICENSE")
+    assert rows_of(folder / "LIC*") == ROWS, "a pattern says what is wanted"
 
 
 def test_a_pattern_gives_what_matches(folder: Path) -> None:

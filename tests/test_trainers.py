@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from reflectune.agents.student.steps import encode_pairs
 from reflectune.agents.student.student import StudentBase, open_encoder
 from reflectune.loop.trainers import TRAINERS, write_for_trainer
 from reflectune.state.config import RunConfig, parse_config
-from reflectune.state.data.exports import Exported
+from reflectune.state.data.exports import Exported, write_records
 from reflectune.state.errors import ConfigError, DatasetError, StoreError
 from reflectune.state.records import Pair, Turn
 from tests.tiny_models import byte_level_tokenizer, save_tiny_llama
@@ -202,6 +203,20 @@ def test_trl_trains_on_preferences(tmp_path: Path, models: dict[str, Path]) -> N
     assert decode(row["prompt_ids"]) == "<s><user>Add.\n\n1 2\n<assistant>"
     assert (decode(row["chosen_ids"]), decode(row["rejected_ids"])) == ("The sum is 3.</s>", "4</s>")
     assert trainer.train().global_step == 2
+
+
+@pytest.mark.slow
+def test_trl_trains_on_the_new_pair_beside_given_fields(tmp_path: Path, models: dict[str, Path]) -> None:
+    trl = pytest.importorskip("trl", reason="trl is not installed: its trainers were not tried")
+    old = [{"role": "user", "content": "Old?"}, {"role": "assistant", "content": "Old."}]
+    given = {"text": "Old.", "messages": old, "prompt": "Old?", "completion": " Old.", "input_ids": [3, 4]}
+    record = Exported.of_pair(PAIRS[0], meta=given)
+    write_records(tmp_path / "out.parquet", "messages", lambda: [record], also=["meta"])
+    data = datasets.Dataset.from_parquet(str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
+    settings = trl.SFTConfig(str(tmp_path / "trained"), use_cpu=True, report_to="none")
+    trainer = trl.SFTTrainer(str(models["bare"]), settings, train_dataset=data)
+    text = trainer.processing_class.decode(trainer.train_dataset[0]["input_ids"])
+    assert text == "<s><user>Add.\n\n1 2\n<assistant>The sum is 3.</s>"
 
 
 def trl_trainer(trl: Any, folder: Path, arguments: type, trainer: type) -> Any:

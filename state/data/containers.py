@@ -31,6 +31,8 @@ _COMPRESSED: dict[bytes, tuple[str, Callable[[Any], Any]]] = {
     b"\xfd7zXZ\x00": ("xz", lzma.open),
     b"BZh": ("bzip2", bz2.open),
 }
+# Frames that zstd skips, with which what pzstd writes begins.
+_COMPRESSED |= {bytes([mark]) + b"\x2a\x4d\x18": ("zstd", _open_zstd) for mark in range(0x50, 0x60)}
 
 # How the bytes of what holds no rows begin, what that is, and what to do.
 _FOREIGN = {
@@ -84,6 +86,11 @@ class Unpacked(io.RawIOBase):
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise  # not what it holds is at fault, but the disk
+            if "too much memory" in str(error):  # zstd's words
+                raise DatasetError(
+                    f"{self.name}: its zstd archive refers back farther than is read here; "
+                    "unpack it with `zstd -d --long=31`"
+                ) from error
             raise DatasetError(
                 f"{self.name}: its {self.compression} archive breaks off or is damaged, in or after line "
                 f"{self.lines + 1} of what it holds: {shorten(error)}; fetch or write it again"

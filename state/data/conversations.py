@@ -14,7 +14,7 @@ from reflectune.state.data.fields import TEMPLATE_MARKS, Refusal, jsonable, read
 from reflectune.state.records import CALLING_FIELDS, Turn
 from reflectune.state.text import clean_text, is_empty, list_names
 
-__all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns"]
+__all__ = ["calls_tools", "find_exchanges", "is_transcript", "name_roles", "read_turns", "user_turn"]
 
 # What data calls the speakers, in lower case. Those of tools keep their names.
 _USERS = ("user", "human", "prompter")
@@ -73,6 +73,11 @@ def _read_segments(segments: list[Any], field: str) -> list[str]:
     )
 
 
+def user_turn(instruction: str, input: str) -> str:
+    """What a user says to ask for the response: the instruction, then a blank line and the input if any."""
+    return f"{instruction}\n\n{input}" if input.strip() else instruction
+
+
 def find_exchanges(turns: Sequence[Turn]) -> Iterator[int | Refusal]:
     """For every user's turn that was answered, its index, or why its exchange cannot be recycled."""
     users = [index for index, turn in enumerate(turns) if turn.role == "user"]
@@ -117,7 +122,7 @@ def _read_message(message: dict[str, Any], roles: Mapping[str, str]) -> Turn:
     if role is None:
         raise Refusal("roles", f"a turn by {list_names([name])}")
     rest = {key: value for key, value in message.items() if key not in (speaker, said) and value is not None}
-    more = json.dumps(jsonable(rest), ensure_ascii=False) if rest else ""
+    more = json.dumps(jsonable(rest, "a turn"), ensure_ascii=False) if rest else ""
     is_call = any(not is_empty(rest.get(name)) for name in CALLING_FIELDS)
     return Turn(role, _read_content(message.get(said), said, may_lack=is_call), more)
 

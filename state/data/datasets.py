@@ -36,7 +36,9 @@ _EXPLAINED: dict[OddKind, tuple[str, str, str]] = {
     "turns": ("with turns out of order", "repair these", "repair these"),
     "tools": ("whose answers call tools, which no teacher here can", "remove these", "remove these"),
     "earlier_tools": ("whose earlier turns call tools", "remove these", "remove these"),
-    "media": ("with images or sound", "remove these", "remove these"),
+    "media": (
+        "with images or sound", "remove these, name their columns in data.ignore", "remove these"
+    ),
     "invalid": (
         "without a usable instruction or response", "repair these, name their fields in data.columns",
         "repair these, name their fields by --columns",
@@ -69,7 +71,7 @@ class Dataset:
 def read_dataset(data: DataConfig, *, allow_empty: bool = False, has_config: bool = True) -> Dataset:
     """Open the configured file or hub dataset and check all its rows, before any record is given out.
 
-    In `meta`, what JSON cannot hold becomes text, and NaN and infinities become null. Reading stops at
+    In `meta`, what JSON cannot hold becomes text, but NaN, infinities and bytes become null. Reading stops at
     `data.limit` pairs, at the end of a conversation. With `allow_empty` a text that is there but blank is
     taken as it is. Without a config, messages name options of a command instead of keys.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from reflectune.state.data.conversations import user_turn
+from reflectune.state.data.shapes import PAIR_FIELDS
 from reflectune.state.data.writing import Container, find_container, put_into_place, write_rows
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import CALLING_FIELDS, Pair, Split, Turn
@@ -21,7 +23,6 @@ __all__ = [
     "TrainerName",
     "add_given",
     "retell",
-    "user_turn",
     "with_labels",
     "write_records",
 ]
@@ -43,17 +44,15 @@ _FIELDS = {
     "implicit": ((), ("chosen", "rejected")),
     "ultrafeedback": ((), ("prompt", "prompt_id", "chosen", "rejected", "messages")),
 }
-_CONTEXT = ("system", "history")  # of alpaca, where there is a context: names of LLaMA-Factory's
+# Of alpaca, where some record has such a context; what the others have there. The names are LLaMA-Factory's.
+_CONTEXT: Row = {"system": "", "history": []}
 _IDS = ("sample_ids", "version_ids", "round")
 _SPLIT = "split"
 _SCORES = ("score_chosen", "score_rejected")  # UltraFeedback's names
+# Names by which readers find a pair, its texts or its tokens, whatever else a row has.
+_READ = (*PAIR_FIELDS, "rejected", "text", "input_ids", "labels")
 _NEEDED = ("name", *CALLING_FIELDS)  # fields of turns without which others may make no sense
 _LASTING = ("name", "weight")  # fields of a turn that hold whatever it says
-
-
-def user_turn(instruction: str, input: str) -> str:
-    """What a user says to ask for the response: the instruction, then a blank line and the input if any."""
-    return f"{instruction}\n\n{input}" if input.strip() else instruction
 
 
 def retell(turn: Turn, text: str) -> Turn:
@@ -108,8 +107,9 @@ def write_records(
     """Write records for trainers and count them.
 
     alpaca: instruction, input and output of the last exchange, with `system` and `history` (a list of
-    [instruction, response]) where turns come before it. messages (OpenAI) and sharegpt: all turns
-    with their other fields, such as weights, which alpaca leaves out; the input is part of the user's.
+    [instruction, response]) where turns come before it in some record; the other records have these empty.
+    messages (OpenAI) and sharegpt: all turns with their other fields, such as weights, which alpaca leaves
+    out; the input is part of the user's.
     Preferences are prompt, chosen and rejected as DPO trainers read them: texts in alpaca, lists of
     messages in messages (TRL's conversational form), in sharegpt conversations with a turn each in chosen and
     rejected. Two formats are of preferences alone: implicit has the whole conversation in chosen and in
@@ -124,9 +124,9 @@ def write_records(
         records: all of them, from the first, the same at every call.
         is_preferences: whether they are, which matters where there are none.
         also: further fields. meta: those of the given record under their own names, or with `given_` in front
-            where the record has such a field otherwise; ids: sample_ids, version_ids, round; split; scores:
-            score_chosen and score_rejected of preferences, the policy's values, negated where the lowest is
-            the best, and margin, by how much the first is higher.
+            where the record has such a field otherwise or readers may take it for the pair; ids: sample_ids,
+            version_ids, round; split; scores: score_chosen and score_rejected of preferences, the policy's
+            values, negated where the lowest is the best, and margin, by how much the first is higher.
 
     Raises:
         DatasetError: the target cannot be written, or ends as no such file does; a conversation that alpaca
@@ -137,13 +137,15 @@ def write_records(
         also = {*also, "scores"}
     own = [*_FIELDS[layout][is_preferences], *(_CONTEXT if layout == "alpaca" else ())]
 
-    def rows() -> Iterator[Row]:
-        return (_row(record, layout, own, also) for record in records())
-
     blank = Exported.of_pair(Pair("", "", ""), rejected="" if is_preferences else None)
     with put_into_place(path) as part:
         container = _container(path, format)
-        return write_rows(part, container, rows, example=_row(blank, layout, own, also))
+        context = _find_context(records()) if layout == "alpaca" else {}
+
+        def rows() -> Iterator[Row]:
+            return (_row(record, layout, own, also, context) for record in records())
+
+        return write_rows(part, container, rows, example=_row(blank, layout, own, also, context))
 
 
 def _container(path: Path, format: ExportFormat | None) -> Container:
@@ -156,9 +158,20 @@ def _container(path: Path, format: ExportFormat | None) -> Container:
     return find_container(path, "parquet" if format == "parquet" else default, ("json", "jsonl", "parquet"))
 
 
-def _row(record: Exported, layout: Layout, own: Sequence[str], also: Collection[Also]) -> Row:
+def _find_context(records: Iterable[Exported]) -> Row:
+    """Those of alpaca's fields of a context that some record has, empty: `datasets` wants them in all."""
+    found: Row = {}
+    for record in records:
+        found |= {name: nothing for name, nothing in _CONTEXT.items() if name in _alpaca(record)}
+        if len(found) == len(_CONTEXT):
+            break
+    return found
+
+
+def _row(record: Exported, layout: Layout, own: Sequence[str], also: Collection[Also], context: Row) -> Row:
     row = _alpaca(record) if layout == "alpaca" else _conversation(record, layout)
-    return with_labels(row, record, own, also)
+    lacking = {name: nothing for name, nothing in context.items() if name not in row}
+    return with_labels(row | lacking, record, own, also)
 
 
 def with_labels(row: Row, record: Exported, own: Sequence[str], also: Collection[Also]) -> Row:
@@ -180,7 +193,7 @@ def with_labels(row: Row, record: Exported, own: Sequence[str], also: Collection
         labels |= dict(zip(_SCORES, record.scores, strict=True))
         labels["margin"] = record.scores[0] - record.scores[1]
     if "meta" in also:
-        add_given(row, record.meta, taken=[*own, *labels])
+        add_given(row, record.meta, taken=[*own, *labels, *_READ])
     return row | labels
 
 

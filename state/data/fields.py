@@ -8,15 +8,20 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from numbers import Number
 from typing import Any, Literal
+from uuid import UUID
 
 from reflectune.state.config import OddKind
 from reflectune.state.records import Turn
-from reflectune.state.text import clean_text
+from reflectune.state.text import clean_text, list_names
 
-__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "jsonable", "read_list", "read_text"]
+__all__ = ["TEMPLATE_MARKS", "Given", "Refusal", "find_media", "jsonable", "read_list", "read_text"]
 
 TEMPLATE_MARKS = re.compile(r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>")
+_PLAIN = (str, int, float, Number, date, time, timedelta, UUID)  # what JSON holds, or a text says as well
+_DEEPEST = 100  # lists and objects in one another
 
 
 class Refusal(Exception):
@@ -58,16 +63,39 @@ def read_list(value: object) -> object:
     return value
 
 
-def jsonable(value: object) -> Any:
-    """The value as JSON can hold it: NaN and infinities become null, what JSON does not know text."""
+def find_media(value: object, depth: int = 0) -> str | None:
+    """The type of what a value holds that is no plain value: bytes, an opened image or recording."""
+    if value is None or isinstance(value, _PLAIN):
+        return None
+    if not isinstance(value, dict | list | tuple):
+        return type(value).__name__
+    if depth < _DEEPEST:
+        for item in value.values() if isinstance(value, dict) else value:
+            if found := find_media(item, depth + 1):
+                return found
+    return None
+
+
+def jsonable(value: object, field: str, depth: int = 0) -> Any:
+    """The value of a field as JSON can hold it: NaN, infinities and bytes become null, other objects text.
+
+    Raises:
+        Refusal: lists and objects too deep in one another.
+    """
     match value:
+        case dict() | list() | tuple() if depth == _DEEPEST:
+            raise Refusal(
+                "invalid", f"{list_names([field])} has more than {_DEEPEST} lists or objects in one another"
+            )
         case float():
             return value if math.isfinite(value) else None
         case None | bool() | int():
             return value
+        case bytes():
+            return None
         case dict():
-            return {clean_text(str(key)): jsonable(item) for key, item in value.items()}
+            return {clean_text(str(key)): jsonable(item, field, depth + 1) for key, item in value.items()}
         case list() | tuple():
-            return [jsonable(item) for item in value]
+            return [jsonable(item, field, depth + 1) for item in value]
         case _:
             return clean_text(str(value))

@@ -1,7 +1,7 @@
 """Rows of JSON text, one after another: an array, objects in any layout, or one object with a list.
 
 Python's own decoder, because ijson refuses the NaN that Python and pandas write, turns lone surrogates into
-question marks, and does not tell the line of an error.
+question marks, and does not tell the line of an error. NaN is pandas' nothing, and is read as null.
 """
 
 import json
@@ -15,7 +15,7 @@ from reflectune.state.errors import DatasetError
 
 __all__ = ["read_array", "read_objects"]
 
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(parse_constant=lambda name: None if name == "NaN" else float(name))
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_TOKEN = len(r"\ud83d\ude00")  # that could be torn, but for strings and numbers
 # Fields of turns and of tools, of which a list is part of one record, as one of segments is.

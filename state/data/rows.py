@@ -5,7 +5,7 @@ from typing import Any
 
 from reflectune.state.config import DataConfig
 from reflectune.state.data.conversations import calls_tools, find_exchanges, name_roles
-from reflectune.state.data.fields import Given, Refusal, jsonable
+from reflectune.state.data.fields import Given, Refusal, find_media, jsonable
 from reflectune.state.data.shapes import list_shapes, read_given
 from reflectune.state.records import Conversation, Pair, Turn
 from reflectune.state.text import clean_text, is_empty, list_names
@@ -54,16 +54,19 @@ class RowReader:
                 if not is_empty(row.get(name)) and name not in self.data.ignore:
                     raise Refusal("tools", f"declares {name}")
             given = read_given(row, self._shapes, self._roles)
+            for name, value in row.items():
+                if name not in self.data.ignore and (media := find_media(value)):
+                    raise Refusal("media", f"{list_names([name])} holds {media}")
             exchanges = self._choose_exchanges(given)
+            meta = {
+                clean_text(str(key)): jsonable(value, key)
+                for key, value in row.items()
+                if key not in given.fields or key == given.kept
+            }
         except Refusal as refusal:
             reading.refusals.append(refusal)
             return reading
         reading.given = given
-        meta = {
-            clean_text(str(key)): jsonable(value)
-            for key, value in row.items()
-            if key not in given.fields or key == given.kept
-        }
         turns = tuple(given.turns)
         is_single = len(turns) == 2 and not any(turn.more for turn in turns)
         conversation = None if is_single else Conversation(turns)

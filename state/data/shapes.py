@@ -8,8 +8,7 @@ from math import isfinite
 from typing import Any
 
 from reflectune.state.config import Column
-from reflectune.state.data.conversations import is_transcript, read_turns
-from reflectune.state.data.exports import user_turn
+from reflectune.state.data.conversations import is_transcript, read_turns, user_turn
 from reflectune.state.data.fields import Given, Refusal, read_list, read_text
 from reflectune.state.records import Turn
 from reflectune.state.text import clean_text, is_empty, list_names

@@ -11,8 +11,9 @@ from reflectune.state.text import shorten
 __all__ = ["find_files"]
 
 # What lies beside data: notes, licences, descriptions, scripts, checksums; hidden files and Spark's marks.
+# Of files called like notes only those without a suffix, or with one of texts: license-qa.jsonl is data.
 _BESIDE = re.compile(
-    r"[._].*|(readme|licen[cs]e|notice|changelog|citation|contributing)\b.*"
+    r"[._].*|(readme|licen[cs]e|notice|changelog|citation|contributing)\b([^.]*|.*\.(txt|text|adoc|tex))"
     r"|(dataset_infos?|dataset_dict|state|metadata|config|schema)\.json"
     r"|.*\.(md|rst|cff|bib|ya?ml|toml|py|ipynb|sh|html?|pdf|png|jpe?g|lock|log|crc|md5|sha\d+|sum|tmp|bak)",
     re.IGNORECASE,
@@ -23,8 +24,8 @@ _SPLIT = re.compile(r"(?:^|[-_.])(train|test|valid|val|dev|eval)(?:idation)?(?=[
 def find_files(path: Path) -> dict[Path, str]:
     """The files behind a path, in the order of their names, with what messages say before a row's place.
 
-    Of a folder these are the files directly in it. What lies beside data (hidden files, README, licence,
-    dataset_infos.json and the like) is left out.
+    Of a folder these are the files directly in it, without what lies beside data (hidden files, README,
+    licence, dataset_infos.json and the like); of a pattern all files that it matches.
 
     Raises:
         DatasetError: a folder or pattern without data files, or a folder of several splits.
@@ -32,11 +33,12 @@ def find_files(path: Path) -> dict[Path, str]:
     """
     if path.is_dir():
         found = sorted(path.iterdir())
+        files = [each for each in found if not each.is_dir() and not _BESIDE.fullmatch(each.name)]
     elif not path.exists() and glob.has_magic(str(path)):
         found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        files = [each for each in found if not each.is_dir()]
     else:
         return {path: ""}
-    files = [each for each in found if not each.is_dir() and not _BESIDE.fullmatch(each.name)]
     if not files:
         raise DatasetError(f"{path}: {_nothing(path, found)}")
     splits = sorted({match[1].lower() for file in files if (match := _SPLIT.search(file.name))})

@@ -31,6 +31,9 @@ Row = Mapping[str, Any]
 # How the names of a run's own files begin: databases have further files beside them.
 _OWN = ("lineage.db", "checkpoints.db", "index.db", "config.toml", ".lock", "adapters")
 _DATABASE = b"SQLite format 3\0"
+_DEEPEST = (
+    5  # lists and objects in one another that Parquet has columns for: turns, a turn, calls, a call, function
+)
 _ROW_GROUP = 10_000  # rows of a Parquet row group: what is in memory at once
 
 
@@ -121,7 +124,8 @@ def write_rows(
         rows: all of them, from the first, the same at every call; Parquet asks twice.
         example: a row whose columns Parquet has at least.
         schema: of Parquet, where it is known; found in the rows if left out: texts, numbers and truth values,
-            lists and objects of these. What has no such type, such as an object in an object, is JSON text.
+            lists and objects of these, five deep at most. What has no such type is JSON text, and so are the
+            arguments of calls, which have other names in each.
     """
     match container:
         case "json":
@@ -191,14 +195,22 @@ def _write_parquet(
 
 
 def _encodable(value: Any) -> Any:
-    """The value with ? for halves of surrogate pairs in its texts and names, which have no bytes in UTF-8."""
+    """The value with ? for halves of surrogate pairs in its texts and names, which have no bytes in UTF-8.
+
+    Objects that are called arguments become JSON text, as OpenAI has those of calls.
+    """
     match value:
         case str():
             return value.encode("utf-8", "replace").decode()
         case list():
             return [_encodable(item) for item in value]
         case dict():
-            return {_encodable(name): _encodable(item) for name, item in value.items()}
+            return {
+                _encodable(name): _encodable(
+                    _dumps(item) if name == "arguments" and isinstance(item, dict) else item
+                )
+                for name, item in value.items()
+            }
     return value
 
 
@@ -213,7 +225,7 @@ def _find_types(rows: Iterable[Row]) -> "dict[str, pyarrow.DataType]":
     return {name: _without_null(type) for name, type in types.items()}
 
 
-def _type_of(value: object, is_inner: bool = False) -> "pyarrow.DataType":
+def _type_of(value: object, depth: int = 0) -> "pyarrow.DataType":
     """The type of one value; large_string stands for JSON text."""
     import pyarrow
 
@@ -228,11 +240,11 @@ def _type_of(value: object, is_inner: bool = False) -> "pyarrow.DataType":
             return pyarrow.float64()
         case str():
             return pyarrow.string()
-        case list():
-            items = (_type_of(item, is_inner) for item in value)
+        case list() if depth < _DEEPEST:
+            items = (_type_of(item, depth + 1) for item in value)
             return pyarrow.list_(reduce(_common, items, pyarrow.null()))
-        case dict() if value and not is_inner:
-            return pyarrow.struct({name: _type_of(item, True) for name, item in value.items()})
+        case dict() if value and depth < _DEEPEST:
+            return pyarrow.struct({name: _type_of(item, depth + 1) for name, item in value.items()})
     return pyarrow.large_string()
 
 

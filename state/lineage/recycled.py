@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any
 
-from reflectune.state.data.exports import Exported, retell, user_turn
+from reflectune.state.data.conversations import user_turn
+from reflectune.state.data.exports import Exported, retell
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.policies import find_policy
 from reflectune.state.records import Turn
