@@ -131,10 +131,12 @@ class Asker(AbstractContextManager[Any], Generic[Asked, Made]):
                     if answer.request_id not in under_way:
                         continue  # asked for one whose reader stopped early
                     asked, request = under_way.pop(answer.request_id)
-                    fault = self._find_fault(request, answer, others, fault)
-                    if answer.error == "unavailable" or _refuses_schema(request, answer):
-                        if answer.error == "refused-request":
-                            self._drop_schema(asked, answer)
+                    if answer.error == "refused-request" and request.schema is not None:
+                        self._drop_schema(asked, answer)
+                        again.append(asked)
+                        continue
+                    fault = self._find_fault(answer, others, fault)
+                    if answer.error == "unavailable":
                         again.append(asked)
                         continue
                     made, is_final = self._conclude(asked, request, answer)
@@ -148,7 +150,7 @@ class Asker(AbstractContextManager[Any], Generic[Asked, Made]):
                     yield finished
 
     def _find_fault(
-        self, request: Request, answer: Answer, others_under_way: int, fault: TeacherError | None
+        self, answer: Answer, others_under_way: int, fault: TeacherError | None
     ) -> TeacherError | None:
         """What keeps the engine as a whole from answering, after one more answer."""
         if answer.cached:
@@ -161,8 +163,6 @@ class Asker(AbstractContextManager[Any], Generic[Asked, Made]):
                 return fault or self._error("cannot be reached", answer)
             return fault
         self._unavailable = 0
-        if _refuses_schema(request, answer):
-            return fault
         if self._is_sign_of_life(answer):
             self._has_answered = True
             self._failures = 0
@@ -210,11 +210,6 @@ class Asker(AbstractContextManager[Any], Generic[Asked, Made]):
             "cached": answer.cached,
             "server": answer.server,
         }
-
-
-def _refuses_schema(request: Request, answer: Answer) -> bool:
-    """Whether it may be the schema that the engine does not take."""
-    return answer.error == "refused-request" and request.schema is not None
 
 
 def draw_seed(*parts: object) -> int:
