@@ -16,7 +16,7 @@ from reflectune.agents.student.refinetune import check_refinetune, refinetune_st
 from reflectune.agents.student.student import Student, StudentBase, settle_student
 from reflectune.agents.student.trainer import OnStep
 from reflectune.agents.student.vllm_writer import find_vllm_writer
-from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel, open_engine
+from reflectune.agents.teacher.engines import Batches, Engine, TeacherModel, open_engine
 from reflectune.state.config import EngineConfig, RunConfig, ScaleConfig, StudentConfig
 from reflectune.state.live import Worker
 from reflectune.state.records import Pairs
@@ -68,7 +68,7 @@ class Machines(AbstractContextManager["Machines"]):
         stopping: Callable[[], bool],
     ) -> Engine:
         """Open the teacher's engine. One with a model of its own may close the students first."""
-        if ENGINES[config.engine].is_local:
+        if config.is_local:
             self._base.close()
         return open_engine(config, model, batches, stopping)
 
