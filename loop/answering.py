@@ -1,10 +1,9 @@
 """A student's answers to the instructions of any dataset, as AlpacaEval's outputs."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import TypedDict
@@ -23,6 +22,7 @@ from reflectune.state.data.datasets import Dataset, Record
 from reflectune.state.data.writing import put_into_place
 from reflectune.state.errors import DatasetError
 from reflectune.state.folder import RunFolder
+from reflectune.state.groups import in_groups
 from reflectune.state.records import StudentRecord
 
 __all__ = ["Answered", "answer_dataset"]
@@ -89,7 +89,7 @@ def answer_dataset(
         size = pool.submit(attrgetter("at_once")).result()
         job = partial(_respond, config.evaluate.max_tokens)
         compute_groups(
-            _groups(dataset, size), lambda group: pool.submit(partial(job, group)), commit, pool.at_once
+            in_groups(dataset, size), lambda group: pool.submit(partial(job, group)), commit, pool.at_once
         )
         file.write("\n]\n" if written else "[]\n")
     return {
@@ -100,12 +100,6 @@ def answer_dataset(
         "written": written,
         "left_out": left_out,
     }
-
-
-def _groups(dataset: Dataset, size: int) -> Iterator[Sequence[Record]]:
-    records = iter(dataset)
-    while group := list(islice(records, size)):
-        yield group
 
 
 def _respond(max_tokens: int, records: Sequence[Record], writer: Writer) -> _Written:

@@ -30,6 +30,7 @@ from reflectune.loop.show.alarms import explain_firing
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.loop.tracking import track_round
 from reflectune.state.config import RunConfig
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import (
     PHASES,
@@ -173,7 +174,6 @@ def _write_answers(
         return
     with _open_writers(context, pool, student, len(chosen)) as writers:
         size = writers.submit(attrgetter("at_once")).result()
-        groups = (chosen[start : start + size] for start in range(0, len(chosen), size))
 
         def begin(group: Sequence[str]) -> Future[_Written]:
             pairs = lineage.given_pairs([sample for sample in group if sample not in answered])
@@ -187,6 +187,7 @@ def _write_answers(
             lineage.add_answers(student.id, [*_judge(context.checker, pairs, responses)])
             stage.advance(number)
 
+        groups = in_groups(chosen, size)
         compute_groups(groups, begin, commit, writers.at_once, context.stopping, stage.show_groups)
         context.leave_if_asked()
 
@@ -233,8 +234,7 @@ def score_base_samples(context: LoopContext, round: int) -> None:
         stage = stack.enter_context(context.display.stage(title, total=len(sample_ids)))
         pool = stack.enter_context(context.open_pool(base))
         stage.watch(pool.workers)
-        at = range(0, len(sample_ids), SAMPLES_AT_ONCE)
-        groups = (sample_ids[start : start + SAMPLES_AT_ONCE] for start in at)
+        groups = in_groups(sample_ids, SAMPLES_AT_ONCE)
         pairs = ((len(ids), lineage.pool_pairs(0, ids) | lineage.pool_pairs(round, ids)) for ids in groups)
         _score(context, pool, base, pairs, TERMS, stage)
         lineage.set_base_samples(round, len(sample_ids))
