@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypedDict
 
 from reflectune.agents.machines import open_machines
-from reflectune.agents.pool import LocalPool
 from reflectune.agents.student.answering import Response, Writer
 from reflectune.agents.student.templates import open_template
 from reflectune.agents.tokenizers import open_tokenizer
@@ -66,9 +65,7 @@ def answer_dataset(
         part = stack.enter_context(put_into_place(out))
         file = stack.enter_context(part.open("w", encoding="utf-8", errors="backslashreplace"))
         machines = stack.enter_context(open_machines(config, listen(display)))
-        open_faster = machines.find_writer(adapter, total)
-        pool = LocalPool(open_faster, at_once=1) if open_faster else machines.open_students(adapter)
-        stack.enter_context(pool)
+        pool = stack.enter_context(machines.open_writers(adapter, total) or machines.open_students(adapter))
         stage = stack.enter_context(display.stage(f"answer · {student.id}", total=total))
         stage.watch(pool.workers)
 

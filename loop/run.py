@@ -216,7 +216,7 @@ def open_context(
             open_judge=lambda judge: open_judge(judge, config.student, cache, stopping, machines.open_engine),
             refinetune_student=machines.refinetune,
             trainers=machines.trainers,
-            find_writer=machines.find_writer,
+            open_writers=machines.open_writers,
             stopping=stopping,
         )
 

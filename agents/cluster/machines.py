@@ -76,7 +76,7 @@ class ClusterMachines(Machines):
         self._places.take()
         return RayPool(self._workers, self._sender.ship_student(self._config.student, adapter))
 
-    def find_writer(self, adapter: Path | None, answers: int) -> None:
+    def open_writers(self, adapter: Path | None, answers: int) -> None:
         """Nothing: the students of many workers write at once."""
 
     def open_engine(

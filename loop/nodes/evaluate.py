@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from operator import attrgetter
 
 from langgraph.runtime import Runtime
 
-from reflectune.agents.pool import LocalPool, StudentPool
+from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.answering import Response, Writer
 from reflectune.agents.student.evaluation import Checker, judge, measure_held_out
 from reflectune.loop.alarms import derive_figures
@@ -172,7 +172,10 @@ def _write_answers(
     answered = {answer.sample_id for answer in lineage.held_out_answers(student.id)}
     if answered.issuperset(chosen):
         return
-    with _open_writers(context, pool, student, len(chosen)) as writers:
+    faster = context.open_writers(find_adapter(context.folder, student), len(chosen))
+    if faster is not None:
+        pool.close()
+    with faster or nullcontext(pool) as writers:
         size = writers.submit(attrgetter("at_once")).result()
 
         def begin(group: Sequence[str]) -> Future[_Written]:
@@ -197,16 +200,6 @@ _Written = tuple[int, Mapping[str, Pair], Sequence[Response | None]]  # a group'
 
 def _respond(number: int, pairs: Mapping[str, Pair], max_tokens: int, writer: Writer) -> _Written:
     return number, pairs, writer.respond([*pairs.values()], max_tokens)
-
-
-def _open_writers(
-    context: LoopContext, pool: StudentPool, student: StudentRecord, answers: int
-) -> AbstractContextManager[StudentPool]:
-    open_faster = context.find_writer(find_adapter(context.folder, student), answers)
-    if open_faster is None:
-        return nullcontext(pool)
-    pool.close()
-    return LocalPool(open_faster, at_once=1)
 
 
 def _judge(
