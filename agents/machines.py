@@ -15,8 +15,8 @@ from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student, StudentBase, settle_student
 from reflectune.agents.student.trainer import OnStep
-from reflectune.agents.student.vllm_writer import find_vllm_writer
-from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel, open_engine
+from reflectune.agents.student.vllm_writer import find_obstacle, open_writer
+from reflectune.agents.teacher.engines import Batches, Engine, TeacherModel, open_engine
 from reflectune.state.config import EngineConfig, RunConfig, ScaleConfig, StudentConfig
 from reflectune.state.live import Worker
 from reflectune.state.records import Pairs
@@ -47,18 +47,17 @@ class Machines(AbstractContextManager["Machines"]):
         """Students with an adapter, or without one."""
         return LocalPool(lambda: Student(self._base, adapter))
 
-    def find_writer(self, adapter: Path | None, answers: int) -> Callable[[], Writer] | None:
-        """What opens a faster writer of so many answers than a student, once that is closed; None: no use."""
+    def open_writers(self, adapter: Path | None, answers: int) -> StudentPool | None:
+        """What writes so many answers faster than students, which must be closed by then; None: nothing."""
         config, share = self._config, self._config.teacher.gpu_memory_utilization
-        open_vllm = find_vllm_writer(config.student, adapter, answers, config.evaluate.max_tokens, share)
-        if open_vllm is None:
+        if find_obstacle(config.student, adapter, answers) is not None:
             return None
 
-        def open_writer() -> Writer:
+        def open_one() -> Writer:
             self._base.close()
-            return open_vllm()
+            return open_writer(config.student, adapter, config.evaluate.max_tokens, share)
 
-        return open_writer
+        return LocalPool(open_one, at_once=1)
 
     def open_engine(
         self,
@@ -68,7 +67,7 @@ class Machines(AbstractContextManager["Machines"]):
         stopping: Callable[[], bool],
     ) -> Engine:
         """Open the teacher's engine. One with a model of its own may close the students first."""
-        if ENGINES[config.engine].is_local:
+        if config.is_local:
             self._base.close()
         return open_engine(config, model, batches, stopping)
 

@@ -14,6 +14,7 @@ from typing import Literal
 from reflectune.loop.context import SAMPLES_AT_ONCE
 from reflectune.loop.stopping import best_round, stopping_measure
 from reflectune.state.config import RunConfig
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.documents import Measures
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.policies import find_policy
@@ -62,8 +63,8 @@ def derive_figures(lineage: LoopReader, config: RunConfig, round: int) -> dict[s
 def _read_pairs(lineage: LoopReader, round: int, samples: Sequence[str]) -> dict[str, Pair]:
     """The samples' pairs in the pool D[r], by version, in the order of the samples."""
     pairs: dict[str, Pair] = {}
-    for start in range(0, len(samples), SAMPLES_AT_ONCE):
-        pairs |= lineage.pool_pairs(round, samples[start : start + SAMPLES_AT_ONCE])
+    for group in in_groups(samples, SAMPLES_AT_ONCE):
+        pairs |= lineage.pool_pairs(round, group)
     return pairs
 
 

@@ -1,16 +1,14 @@
 """A student's answers to the instructions of any dataset, as AlpacaEval's outputs."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import TypedDict
 
 from reflectune.agents.machines import open_machines
-from reflectune.agents.pool import LocalPool
 from reflectune.agents.student.answering import Response, Writer
 from reflectune.agents.student.templates import open_template
 from reflectune.agents.tokenizers import open_tokenizer
@@ -23,6 +21,7 @@ from reflectune.state.data.datasets import Dataset, Record
 from reflectune.state.data.writing import put_into_place
 from reflectune.state.errors import DatasetError
 from reflectune.state.folder import RunFolder
+from reflectune.state.groups import in_groups
 from reflectune.state.records import StudentRecord
 
 __all__ = ["Answered", "answer_dataset"]
@@ -66,9 +65,7 @@ def answer_dataset(
         part = stack.enter_context(put_into_place(out))
         file = stack.enter_context(part.open("w", encoding="utf-8", errors="backslashreplace"))
         machines = stack.enter_context(open_machines(config, listen(display)))
-        open_faster = machines.find_writer(adapter, total)
-        pool = LocalPool(open_faster, at_once=1) if open_faster else machines.open_students(adapter)
-        stack.enter_context(pool)
+        pool = stack.enter_context(machines.open_writers(adapter, total) or machines.open_students(adapter))
         stage = stack.enter_context(display.stage(f"answer · {student.id}", total=total))
         stage.watch(pool.workers)
 
@@ -89,7 +86,7 @@ def answer_dataset(
         size = pool.submit(attrgetter("at_once")).result()
         job = partial(_respond, config.evaluate.max_tokens)
         compute_groups(
-            _groups(dataset, size), lambda group: pool.submit(partial(job, group)), commit, pool.at_once
+            in_groups(dataset, size), lambda group: pool.submit(partial(job, group)), commit, pool.at_once
         )
         file.write("\n]\n" if written else "[]\n")
     return {
@@ -100,12 +97,6 @@ def answer_dataset(
         "written": written,
         "left_out": left_out,
     }
-
-
-def _groups(dataset: Dataset, size: int) -> Iterator[Sequence[Record]]:
-    records = iter(dataset)
-    while group := list(islice(records, size)):
-        yield group
 
 
 def _respond(max_tokens: int, records: Sequence[Record], writer: Writer) -> _Written:

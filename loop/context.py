@@ -10,7 +10,6 @@ from typing import Protocol, TypedDict
 from reflectune.agents.judge.judge import Judge, open_judge
 from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.adapters import check_adapter
-from reflectune.agents.student.answering import Writer
 from reflectune.agents.student.evaluation import Checker
 from reflectune.agents.student.refinetune import refinetune_student
 from reflectune.agents.teacher.teacher import Teacher
@@ -57,8 +56,8 @@ class LoopContext:
     open_teacher: Callable[[StudentRecord], Teacher]  # the newest student, who may teach itself
     open_students: Callable[[Path | None], StudentPool]  # those with an adapter; None: the base model
     open_judge: Callable[[JudgeConfig], Judge] = open_judge
-    # What opens a faster writer of so many answers than the student, once that is closed; None: nothing does.
-    find_writer: Callable[[Path | None, int], Callable[[], Writer] | None] = lambda adapter, answers: None
+    # What writes so many answers faster than students, once these are closed; None: nothing does.
+    open_writers: Callable[[Path | None, int], StudentPool | None] = lambda adapter, answers: None
     refinetune_student: Callable[..., dict[str, float]] = refinetune_student
     trainers: Callable[[], Sequence[Worker]] = tuple  # what each does while a student is trained
     stopping: Callable[[], bool] = lambda: False  # whether somebody asked to stop

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from reflectune.agents.model_size import measure_size
 from reflectune.agents.student.templates import check_student
-from reflectune.agents.teacher.engines import ENGINES
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.loop.planning import Hours, Lengths, Plan, TeacherLoad, find_gpus, plan_run, scored_tokens
@@ -101,8 +100,7 @@ def estimate_run(config: RunConfig, on: str | None = None) -> dict[str, Any]:
         statistics.fmean(count(pair.response) for pair in measured),
     )
     samples = {phase: len(positions) for phase, positions in asked.items()}
-    kind = ENGINES[teacher.engine]
-    structured = teacher.structured and kind.takes_schemas(thinking=config.student.thinking)
+    structured = teacher.structured and teacher.takes_schemas(thinking=config.student.thinking)
     per_pair = teacher.candidates * config.rounds
     phases: dict[str, dict[str, Any]] = {
         phase: measure(phase) | {"calls": len(asked[phase]) * per_pair} for phase in PHASES
@@ -112,7 +110,7 @@ def estimate_run(config: RunConfig, on: str | None = None) -> dict[str, Any]:
         round(sum(phase["calls"] * phase[name] for phase in phases.values()))
         for name in ("prompt_tokens", "completion_tokens")
     )
-    cache = teacher.cache if kind.is_cached else "off"
+    cache = teacher.cache if teacher.is_cached else "off"
     student_tokens = _student_tokens(config, lengths, samples)
     answers = completion_tokens * _TOKEN_BYTES * (2 + (cache == "on"))
     cost = 0.0 if cache == "only" else None
@@ -203,7 +201,7 @@ def _plan(
     """The run's rounds on given GPUs."""
     teacher = config.teacher
     load = None
-    if ENGINES[teacher.engine].is_local:
+    if teacher.is_local:
         own = StudentConfig(model=teacher.model or "", revision=teacher.revision, dtype=teacher.dtype)
         calls = sum(phase["calls"] for phase in phases.values())
         prompt_tokens, completion_tokens = (

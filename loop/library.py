@@ -8,7 +8,6 @@ Each does what the loop does by the same functions. Nothing here is stored: `ref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from reflectune.state.config import (
 )
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.tables import TableName, read_table
 from reflectune.state.records import (
@@ -123,8 +123,7 @@ def open_student(model: str | Path, adapter: str | Path | None = None, **setting
 
 def score(pairs: Iterable[Pair], student: Scorer) -> Iterator[Scored]:
     """Score pairs one group after another, in their order, as they are pulled."""
-    rest = iter(pairs)
-    while group := list(islice(rest, _AT_ONCE)):
+    for group in in_groups(pairs, _AT_ONCE):
         yield from map(Scored, group, score_pairs(group, student.score))
 
 

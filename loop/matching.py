@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 
 from reflectune.agents.student.formulas import ifd, nll, r_ifd
+from reflectune.state.groups import in_groups
 from reflectune.state.intervals import wilson
 from reflectune.state.lineage.documents import Matching, Share
 from reflectune.state.policies import TITLES
@@ -51,9 +52,8 @@ def score_pairs(
     pairs: Iterable[Pair], score: Scoring, on_scored: Callable[[int], None] = lambda number: None
 ) -> list[TermScores]:
     """All four scores of each pair; `on_scored` is told how many pairs each group had."""
-    rest, found = list(pairs), list[TermScores]()
-    for start in range(0, len(rest), _AT_ONCE):
-        group = rest[start : start + _AT_ONCE]
+    found: list[TermScores] = []
+    for group in in_groups(pairs, _AT_ONCE):
         scores = iter(score([(pair, term) for pair in group for term in TERMS]))
         found += [{term: next(scores) for term in TERMS} for _ in group]
         on_scored(len(group))

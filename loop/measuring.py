@@ -18,6 +18,7 @@ from reflectune.state.data.datasets import read_dataset
 from reflectune.state.data.labels import question_of, read_preferences
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.proposals import read_proposals
 from reflectune.state.lineage.signals import find_trained
@@ -137,14 +138,13 @@ class _Bias:
                 Student(self.base, adapter) as scorer,
                 self.display.stage(f"signal · {student.id}", total=len(own)) as stage,
             ):
-                for start in range(0, len(own), SAMPLES_AT_ONCE):
-                    group = own[start : start + SAMPLES_AT_ONCE]
+                for group in in_groups(own, SAMPLES_AT_ONCE):
                     pairs = {id: pair for contest in group for id, pair in contest.pairs.items()}
                     known = self.lineage.scores([*pairs], student.id)
                     wanted = ((id, pair, term) for id, pair in pairs.items() for term in TERMS)
                     fresh = score_missing(wanted, known, scorer)
                     found |= {id: {**known[id], **fresh.get(id, {})} for id in pairs}
-                    stage.update(start + len(group), len(own))
+                    stage.advance(len(group))
         return found
 
 

@@ -5,7 +5,7 @@ another one: there the road forks, and what the run did afterwards says nothing.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from reflectune.loop.resuming import hash_files, refuse_changed_files
 from reflectune.state.config import RunConfig, assign, parse_config, without_unset
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.lineage.replays import (
     begin_replay,
@@ -191,7 +192,7 @@ class _Replay:
                 phases.append(replayed)
                 if phase == "instruction" and self.forked:
                     forget_after(self.lineage, round)
-                    for page in _pages(sorted(self.forked)):
+                    for page in in_groups(sorted(self.forked), SAMPLES_AT_ONCE):
                         forget_proposals(self.lineage, round, page)
         before, chosen = training_ids(self.stored, round), None
         if self.score or not any(phase["lacking"] for phase in phases):
@@ -296,10 +297,6 @@ class _Scorer:
             self.student = self.stack.enter_context(Student.open(self.replay.config.student, self.adapter))
         self.replay.result["scored"] += len(targets)
         return self.student.score(targets)
-
-
-def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (ids[at : at + SAMPLES_AT_ONCE] for at in range(0, len(ids), SAMPLES_AT_ONCE))
 
 
 def _copy_adapters(folder: RunFolder, made: RunFolder, result: Replayed) -> None:

@@ -6,7 +6,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.teacher.engines import ENGINES
 from reflectune.state.config import CHANGEABLE, SELF, RunConfig, flatten, load_begun_config, parse_config
 from reflectune.state.errors import ConfigError
 from reflectune.state.folder import RunFolder
@@ -58,9 +57,9 @@ def hash_files(config: RunConfig, only: str | None = None) -> dict[str, str]:
     """
     student, teacher, judge = config.student, config.teacher, config.judge
     models = [("student.model", student.model)]
-    if ENGINES[teacher.engine].is_local and teacher.model != SELF:
+    if teacher.is_local and teacher.model != SELF:
         models.append(("teacher.model", teacher.model or ""))
-    if judge is not None and ENGINES[judge.engine].is_local:
+    if judge is not None and judge.is_local:
         models.append(("judge.model", judge.model or ""))
     texts = {
         "judge.prompts": (judge and judge.prompts) or "",

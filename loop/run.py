@@ -17,7 +17,6 @@ from reflectune.agents.machines import Machines, open_machines, say_one_of_each
 from reflectune.agents.student.student import check_contexts
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import TeacherModel
-from reflectune.agents.teacher.engines.opening import answers_from_cache
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Teacher, check_teacher, open_teacher
 from reflectune.agents.tracking import check_trackers
@@ -217,7 +216,7 @@ def open_context(
             open_judge=lambda judge: open_judge(judge, config.student, cache, stopping, machines.open_engine),
             refinetune_student=machines.refinetune,
             trainers=machines.trainers,
-            find_writer=machines.find_writer,
+            open_writers=machines.open_writers,
             stopping=stopping,
         )
 
@@ -262,7 +261,7 @@ def _open_teacher(
 
 def open_cache(config: RunConfig, runs: Path) -> AbstractContextManager[AnswerCache | None]:
     """The cache that a run's teacher and judge use; None where neither does."""
-    cached = [each for each in _asked(config) if answers_from_cache(each)]
+    cached = [each for each in _asked(config) if each.is_cached]
     if not cached:
         return nullcontext()
     only = next((each for each in cached if each.cache == "only"), None)

@@ -8,7 +8,6 @@ from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from heapq import nlargest
-from itertools import islice
 from operator import methodcaller
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +21,7 @@ from reflectune.state.config import DataConfig, StudentConfig
 from reflectune.state.data.datasets import Dataset, read_dataset
 from reflectune.state.data.exports import add_given
 from reflectune.state.errors import ConfigError
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.reader import mean_and_median
 from reflectune.state.records import TERMS, Pair, Score, Term
 
@@ -158,9 +158,7 @@ def score_dataset(
                     out.write(json.dumps(line, default=str) + "\n")
             stage.update(len(values["ifd"]), len(dataset))
 
-        pairs = read_pairs()
-        groups = iter(lambda: list(islice(pairs, _AT_ONCE)), [])
-        compute_groups(groups, begin, write, pool.at_once)
+        compute_groups(in_groups(read_pairs(), _AT_ONCE), begin, write, pool.at_once)
     summary = {"records": dataset.account.kept, "pairs": len(dataset), "scored": scored}
     means = {name: mean_and_median(found) for name, found in values.items()}
     skipped = {rows.kind: rows.number for rows in dataset.account.skipped}

@@ -37,6 +37,7 @@ from reflectune.state.config import (
 from reflectune.state.data.datasets import dataset_hash
 from reflectune.state.errors import AdapterError, ConfigError, StoreError
 from reflectune.state.folder import RunFolder
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage import checks
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import (
@@ -334,8 +335,7 @@ class _Replay:
         if not is_time or scored not in (0, len(self.base_samples)):
             self.faults.add("rounds", str(round), "its metrics are no seconds by node, or of other samples")
             return
-        for start in range(0, scored, SAMPLES_AT_ONCE):
-            group = self.base_samples[start : start + SAMPLES_AT_ONCE]
+        for group in in_groups(self.base_samples[:scored], SAMPLES_AT_ONCE):
             pairs = self.lineage.pool_pairs(0, group) | self.lineage.pool_pairs(round, group)
             needed = itertools.product(pairs, TERMS)
             self._want_scores(needed, self.lineage.scores([*pairs], "s0"), "s0")

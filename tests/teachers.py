@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reflectune.agents.teacher.engines import Request
+from reflectune.agents.teacher.engines import OpenEngine, Request, open_engine
 from reflectune.agents.teacher.engines.cached import Cache
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, open_teacher
@@ -36,11 +36,14 @@ def asked(number: int = 0, phase: Phase = "response", **changes: Any) -> Reflect
 
 
 def ask(
-    teacher_config: TeacherConfig, what: int | list[Reflection], cache: Cache | None = None
+    teacher_config: TeacherConfig,
+    what: int | list[Reflection],
+    cache: Cache | None = None,
+    open_engine: OpenEngine = open_engine,
 ) -> list[Reflected]:
     """What a teacher makes of reflections, or of so many."""
     reflections = [asked(number) for number in range(what)] if isinstance(what, int) else what
-    with open_teacher(teacher_config, 0, None, cache) as teacher:
+    with open_teacher(teacher_config, 0, None, cache, open_engine=open_engine) as teacher:
         return flat(teacher.reflect(reflections))
 
 

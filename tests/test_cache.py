@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.teacher.engines import ENGINES, EngineKind, Request, TeacherModel
+from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.addresses import list_addresses
 from reflectune.agents.teacher.engines.cached import CachedEngine
-from reflectune.agents.teacher.teacher import check_teacher
+from reflectune.agents.teacher.teacher import Reflected, check_teacher
 from reflectune.state import cache as cache_module
 from reflectune.state.cache import AnswerCache, cache_path
 from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.lineage.writer import LineageWriter
-from reflectune.state.records import Answer
+from reflectune.state.records import Answer, Reflection
 from tests.cache_writer import write_many
 from tests.teacher_server import TeacherServer, serve_teacher
 from tests.teachers import ScriptedEngine, asked, config, statuses, well
@@ -221,7 +221,7 @@ def test_fingerprint_reads_a_large_file_here_and_there(folder: Path, at: int, is
 
 
 class Opened:
-    """An engine kind's `open` that notes the engines it gave out."""
+    """An `open_engine` that notes the engines it gave out, and a cache around it."""
 
     def __init__(self, cache: AnswerCache) -> None:
         self.cache = cache
@@ -240,14 +240,16 @@ class Opened:
     def asked(self) -> int:
         return sum(len(engine.requests) for engine in self.engines)
 
+    def through_cache(self, settings: TeacherConfig, model: TeacherModel | None = None) -> CachedEngine:
+        return CachedEngine(settings, model or named(), self.cache, open_engine=self)
+
+    def ask_teacher(self, settings: TeacherConfig, what: int | list[Reflection]) -> list[Reflected]:
+        return ask_teacher(settings, what, self.cache, self)
+
 
 @pytest.fixture
-def opened(answers: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> Opened:
-    opened = Opened(answers)
-    monkeypatch.setitem(ENGINES, "openai", EngineKind(opened, is_local=False))
-    monkeypatch.setitem(ENGINES, "transformers", EngineKind(opened))
-    monkeypatch.setitem(ENGINES, "vllm", EngineKind(opened))
-    return opened
+def opened(answers: AnswerCache) -> Opened:
+    return Opened(answers)
 
 
 def make_request(**changes: Any) -> Request:
@@ -266,7 +268,7 @@ def ask(
     opened: Opened, settings: TeacherConfig, request: Request, model: TeacherModel | None = None
 ) -> Answer:
     """One answer, as a reader gets it that then closes the engine."""
-    engine = CachedEngine(settings, model or named(), opened.cache)
+    engine = opened.through_cache(settings, model)
     engine.submit(request)
     answer = engine.next_answer()
     engine.close()
@@ -364,7 +366,7 @@ def test_cached_engine_keeps_answers_once_the_next_question_comes(tmp_path: Path
     def submit(number: int) -> None:
         engine.submit(make_request(id=str(number), messages=({"role": "user", "content": str(number)},)))
 
-    engine = CachedEngine(config(), named(), opened.cache)
+    engine = opened.through_cache(config())
     for number in range(4):
         submit(number)
     for _ in range(2):
@@ -389,7 +391,7 @@ def test_cached_engine_keeps_no_failure(tmp_path: Path, opened: Opened, error: A
 
 def test_cached_engine_hands_over_what_it_knows_while_the_rest_is_asked(opened: Opened) -> None:
     ask(opened, config(), make_request())
-    engine = CachedEngine(config(), named(), opened.cache)
+    engine = opened.through_cache(config())
     engine.submit(make_request(id="new", messages=()))
     engine.submit(make_request(id="known"))
     assert [engine.next_answer().request_id for _ in range(2)] == ["known", "new"]
@@ -398,7 +400,7 @@ def test_cached_engine_hands_over_what_it_knows_while_the_rest_is_asked(opened: 
 
 def test_cached_engine_asks_once_for_requests_alike_that_are_under_way(opened: Opened) -> None:
     opened.answer = lambda request: well(request, prompt_tokens=7, completion_tokens=3, seconds=9.0)
-    engine = CachedEngine(config(), named(), opened.cache)
+    engine = opened.through_cache(config())
     for id in "abc":
         engine.submit(make_request(id=id))
     first, *rest = (engine.next_answer() for _ in range(3))
@@ -411,7 +413,7 @@ def test_cached_engine_asks_once_for_requests_alike_that_are_under_way(opened: O
 @pytest.mark.parametrize("error", ["refused-request", "unavailable", "failed"])
 def test_cached_engine_asks_again_for_a_request_alike_where_that_may_help(opened: Opened, error: Any) -> None:
     opened.answer = lambda request: Answer(request.id, error=error) if request.id == "a" else well(request)
-    engine = CachedEngine(config(), named(), opened.cache)
+    engine = opened.through_cache(config())
     for id in "abc":
         engine.submit(make_request(id=id))
     errors = {answer.request_id: answer.error for answer in (engine.next_answer() for _ in range(3))}
@@ -440,7 +442,7 @@ def test_cached_engine_gives_the_same_text_again_to_the_last_character(opened: O
 
 
 def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(opened: Opened) -> None:
-    engine = CachedEngine(config(), named(), opened.cache)
+    engine = opened.through_cache(config())
     engine.submit(make_request())
     engine.next_answer()
     opened.cache.db.execute("DROP TABLE answers")
@@ -455,20 +457,20 @@ def test_cached_engine_closes_the_engine_where_the_answer_cannot_be_kept(opened:
 def test_teacher_counts_a_cached_call_without_cost_or_time(opened: Opened) -> None:
     opened.answer = lambda request: well(request, prompt_tokens=10, completion_tokens=5, seconds=2.0)
     settings = config(price_in=1.0, price_out=2.0)
-    first, again = ask_teacher(settings, 3, opened.cache), ask_teacher(settings, 3, opened.cache)
+    first, again = opened.ask_teacher(settings, 3), opened.ask_teacher(settings, 3)
     assert [call.cost_usd for call, _ in first] == [20e-6] * 3  # 10 * 1 + 5 * 2 millionths
     assert [call for call, _ in again] == [
         replace(call, cached=True, cost_usd=0.0, seconds=0.0, server=None) for call, _ in first
     ]
     assert [version for _, version in again] == [version for _, version in first]
-    assert ask_teacher(config(), 3, opened.cache)[0][0].cost_usd == 0.0  # whatever the price
+    assert opened.ask_teacher(config(), 3)[0][0].cost_usd == 0.0  # whatever the price
 
 
 @pytest.mark.parametrize("text", ["nonsense", ""])
 def test_teacher_pays_once_for_answers_that_are_no_use(opened: Opened, text: str) -> None:
     opened.answer = lambda request: well(request, text=text, completion_tokens=0)
     settings = config(retries=2)
-    first, again = ask_teacher(settings, 3, opened.cache), ask_teacher(settings, 3, opened.cache)
+    first, again = opened.ask_teacher(settings, 3), opened.ask_teacher(settings, 3)
     assert opened.asked == 9
     assert statuses(again) == ["unparsable"] * 9
     assert Counter(call.attempt for call, _ in again) == {1: 3, 2: 3, 3: 3}
@@ -495,9 +497,9 @@ def test_teacher_without_schemas_is_not_asked_again(opened: Opened, mode: str, c
     opened.answer = answer
     reflections = [asked(number, candidate=candidate) for number in range(6) for candidate in range(3)]
     warm = {"temperature": 1.0, "retries": 1}
-    first = ask_teacher(config(concurrency=4, **warm), reflections, opened.cache)
+    first = opened.ask_teacher(config(concurrency=4, **warm), reflections)
     assert opened.asked == 4 + len(first) > 4 + len(reflections)
-    again = ask_teacher(config(concurrency=concurrency, cache=mode, **warm), reflections, opened.cache)
+    again = opened.ask_teacher(config(concurrency=concurrency, cache=mode, **warm), reflections)
     assert opened.asked == 4 + len(first)
     assert {call.id: call.text for call, _ in again} == {call.id: call.text for call, _ in first}
     assert all(call.cached for call, _ in again)
@@ -505,28 +507,28 @@ def test_teacher_without_schemas_is_not_asked_again(opened: Opened, mode: str, c
 
 def test_teacher_that_refused_schemas_is_asked_for_none_by_the_next_teacher(opened: Opened) -> None:
     opened.answer = no_schemas
-    ask_teacher(config(concurrency=2), 6, opened.cache)
-    ask_teacher(config(concurrency=2), 10, opened.cache)  # as a later phase does
+    opened.ask_teacher(config(concurrency=2), 6)
+    opened.ask_teacher(config(concurrency=2), 10)  # as a later phase does
     assert sum(sum(engine.schemas()) for engine in opened.engines) == 2
-    ask_teacher(config("http://elsewhere", concurrency=2), 12, opened.cache)
+    opened.ask_teacher(config("http://elsewhere", concurrency=2), 12)
     assert opened.engines[-1].schemas()[:2] == [True, True]
 
 
 def test_teacher_that_granted_a_schema_once_keeps_being_asked_for_them(opened: Opened) -> None:
-    ask_teacher(config(), 1, opened.cache)
+    opened.ask_teacher(config(), 1)
     opened.answer = lambda request: (
         no_schemas(request) if request.reflection.pair.response == "1" else well(request)
     )
-    reflections = ask_teacher(config(concurrency=1), 5, opened.cache)
+    reflections = opened.ask_teacher(config(concurrency=1), 5)
     assert statuses(reflections) == ["ok"] * 5
     forms = opened.engines[-1].schemas()
     assert forms == [True, False, True, True, True]
 
 
 def test_teacher_learns_nothing_of_its_server_from_the_cache(opened: Opened) -> None:
-    ask_teacher(config("http://elsewhere"), 2, opened.cache)
+    opened.ask_teacher(config("http://elsewhere"), 2)
     opened.answer = no_schemas
-    reflections = ask_teacher(config(concurrency=2), 8, opened.cache)
+    reflections = opened.ask_teacher(config(concurrency=2), 8)
     assert [call.cached for call, _ in reflections] == [True] * 2 + [False] * 6
     assert opened.cache.grants_schemas("http://unused", "script") is None
 
@@ -534,15 +536,15 @@ def test_teacher_learns_nothing_of_its_server_from_the_cache(opened: Opened) -> 
 def test_teacher_on_this_machine_is_asked_for_schemas_in_every_phase(opened: Opened) -> None:
     opened.answer = no_schemas
     settings = TeacherConfig(engine="vllm", model="m", concurrency=1)
-    ask_teacher(settings, 2, opened.cache)
-    ask_teacher(settings, 4, opened.cache)
+    opened.ask_teacher(settings, 2)
+    opened.ask_teacher(settings, 4)
     assert [engine.requests[0].schema is not None for engine in opened.engines] == [True, True]
 
 
 def test_teacher_without_a_cache_or_with_it_off_asks(tmp_path: Path, opened: Opened) -> None:
-    ask_teacher(config(), 3, opened.cache)
+    opened.ask_teacher(config(), 3)
     before = kept(tmp_path)
-    assert not any(call.cached for call, _ in ask_teacher(config(cache="off"), 4, opened.cache))
+    assert not any(call.cached for call, _ in opened.ask_teacher(config(cache="off"), 4))
     assert opened.asked == 3 + 4
     assert kept(tmp_path) == before
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from reflectune.agents.teacher.engines import ENGINES, Engine, Request, TeacherModel, pacing
+from reflectune.agents.teacher.engines import Engine, Request, TeacherModel, open_engine, pacing
 from reflectune.agents.teacher.engines.local_transformers import TransformersEngine
 from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
 from reflectune.agents.teacher.engines.recorded import RecordedEngine
@@ -543,7 +543,10 @@ def test_transformers_out_of_memory_is_a_teacher_error(
         engine.next_answer()
 
 
-def test_registry_opens_every_configurable_engine(tmp_path: Path, alphabet: Path) -> None:
+KINDS = get_args(TeacherConfig.model_fields["engine"].annotation)
+
+
+def test_open_engine_opens_every_configurable_engine(tmp_path: Path, alphabet: Path) -> None:
     (tmp_path / "r.jsonl").write_text(json.dumps(entry()))
     settings = [
         TeacherConfig(engine="recorded", path=str(tmp_path / "r.jsonl")),
@@ -551,15 +554,18 @@ def test_registry_opens_every_configurable_engine(tmp_path: Path, alphabet: Path
         config(engine="batch"),
         TeacherConfig(engine="transformers", model=str(alphabet)),
     ]
-    assert {each.engine for each in settings} | {"vllm"} == ENGINES.keys()  # test_vllm.py opens that one
+    assert {each.engine for each in settings} | {"vllm"} == {*KINDS}  # test_vllm.py opens that one
     model = TeacherModel("m", StudentConfig(model=str(alphabet)))
     for each in settings:
-        kind = ENGINES[each.engine]
-        with AnswerCache.open(tmp_path) as cache, closing(kind.open(each, model, cache)) as engine:
-            assert (engine.name, engine.structured) == (each.engine, kind.structured)
+        with (
+            AnswerCache.open(tmp_path) as cache,
+            closing(open_engine(each, model, cache, lambda: False)) as engine,
+        ):
+            assert (engine.name, engine.structured) == (each.engine, each.takes_schemas(thinking=False))
 
 
 def test_a_schema_holds_no_model_on_this_machine_that_thinks_first() -> None:
+    kinds = [TeacherConfig(engine=kind, model="m", path="p") for kind in KINDS]
     for thinking in (False, True):
-        taking = {name for name, kind in ENGINES.items() if kind.takes_schemas(thinking=thinking)}
+        taking = {kind.engine for kind in kinds if kind.takes_schemas(thinking=thinking)}
         assert taking == {"batch", "openai", "recorded"} | (set() if thinking else {"vllm"})

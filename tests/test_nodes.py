@@ -472,11 +472,11 @@ def test_evaluate_closes_the_student_before_it_opens_a_faster_writer(tmp_path: P
         assert (len(world.student.opened), world.student.closed) == (1, 1)
         return faster
 
-    def find_writer(adapter: Path | None, answers: int) -> Callable[[], Any]:
+    def open_writers(adapter: Path | None, answers: int) -> LocalPool:
         wanted.append((adapter, answers))
-        return open_writer
+        return LocalPool(open_writer, at_once=1)
 
-    evaluate_round(replace(world.context, find_writer=find_writer), 0)
+    evaluate_round(replace(world.context, open_writers=open_writers), 0)
     assert wanted == [(None, 6)]
     assert (len(faster.answered), faster.closed, world.student.answered) == (6, 1, [])
     assert world.store.held_out_measures()[0]["response_tokens"].n == 6

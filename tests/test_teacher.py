@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from reflectune.agents.teacher.engines import ENGINES, EngineKind, Request, TeacherModel
+from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.addresses import list_addresses
 from reflectune.agents.teacher.engines.connection import request_headers
 from reflectune.agents.teacher.prompts import open_prompts
@@ -655,19 +655,17 @@ def test_check_teacher_wants_a_model_folder(tmp_path: Path) -> None:
     check_teacher(TeacherConfig(engine="transformers", model="organisation/name"))
 
 
-def test_student_says_whether_a_teacher_on_this_machine_thinks_and_which_day_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_student_says_whether_a_teacher_on_this_machine_thinks_and_which_day_it_is() -> None:
     opened: list[TeacherModel] = []
 
     def open_engine(config: TeacherConfig, model: TeacherModel, *rest: object) -> ScriptedEngine:
         opened.append(model)
         return ScriptedEngine(well)
 
-    monkeypatch.setitem(ENGINES, "transformers", EngineKind(open_engine))
     student = TeacherModel("self:s1", StudentConfig(model="s", thinking=True, date=date(2025, 1, 2)))
     for name in ("other", "self"):
-        open_teacher(TeacherConfig(engine="transformers", model=name), 0, student).close()
+        settings = TeacherConfig(engine="transformers", model=name)
+        open_teacher(settings, 0, student, open_engine=open_engine).close()
     assert [model.source.model for model in opened] == ["other", "s"]
     assert {(model.source.thinking, model.source.date) for model in opened} == {(True, date(2025, 1, 2))}
 

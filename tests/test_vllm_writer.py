@@ -1,17 +1,19 @@
 """vLLM as the writer of a student's answers: when it is taken, and that it writes what the student does."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from reflectune.agents.machines import Machines
 from reflectune.agents.models import open_model
 from reflectune.agents.student import vllm_writer as module
 from reflectune.agents.student.student import Student
-from reflectune.agents.student.vllm_writer import VllmWriter, find_obstacle, find_vllm_writer
-from reflectune.state.config import StudentConfig
+from reflectune.agents.student.vllm_writer import VllmWriter, find_obstacle, open_writer
+from reflectune.state.config import RunConfig, StudentConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.records import Pair
 from tests import test_vllm
@@ -52,7 +54,26 @@ def test_the_student_writes_where_vllm_cannot_or_is_slower(
     )
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     assert find_obstacle(ON_GPU, None, 2000) == "vLLM is not installed"
-    assert find_vllm_writer(ON_GPU, None, 2000, 8, None) is None
+    assert make_machines().open_writers(None, 2000) is None
+
+
+def make_machines() -> Machines:
+    given = {"data": {"path": "d"}, "teacher": {"engine": "recorded", "path": "p"}}
+    given |= {"evaluate": {"max_tokens": 8}, "student": ON_GPU.model_dump()}
+    return Machines(RunConfig.model_validate({"name": "n"} | given))
+
+
+def test_machines_close_their_base_before_vllm_opens(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(module, "VllmWriter", lambda *how: nullcontext(said.append(how)))
+    machines = make_machines()
+    monkeypatch.setattr(machines._base, "close", lambda: said.append("closed"))
+    pool = machines.open_writers(None, 2000)
+    assert pool is not None
+    with pool:
+        assert (pool.at_once, said) == (1, [])
+        pool.submit(lambda writer: None).result()
+    assert said == ["closed", (ON_GPU, None, 8, None)]
 
 
 def test_the_student_writes_where_vllm_does_not_open(
@@ -63,9 +84,7 @@ def test_the_student_writes_where_vllm_does_not_open(
 
     monkeypatch.setattr(module, "VllmWriter", fail)
     monkeypatch.setattr(module.Student, "open", lambda config, adapter: (config, adapter))
-    open_writer = find_vllm_writer(ON_GPU, None, 2000, 8, None)
-    assert open_writer is not None
-    assert open_writer() == (ON_GPU, None)
+    assert open_writer(ON_GPU, None, 8, None) == (ON_GPU, None)
     assert caplog.messages == ["no such model; the student writes by itself"]
 
 

@@ -20,7 +20,7 @@ from reflectune.agents.machines import Machines
 from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.refinetune import check_refinetune
 from reflectune.agents.student.student import settle_student
-from reflectune.agents.teacher.engines import ENGINES, Batches, Engine, TeacherModel
+from reflectune.agents.teacher.engines import Batches, Engine, TeacherModel
 from reflectune.state.config import EngineConfig, RunConfig, StudentConfig
 from reflectune.state.errors import StudentError
 
@@ -53,7 +53,7 @@ class ClusterMachines(Machines):
         """Places for who is at work at once; ConfigError where the cluster could never hold them."""
         scale, teacher = self._config.scale, self._config.teacher
         refuse_lack(self._asked_trainers)
-        others = [ask_for_teachers(scale, teacher)] if ENGINES[teacher.engine].is_local else []
+        others = [ask_for_teachers(scale, teacher)] if teacher.is_local else []
         if scale.overlap and others:
             refuse_lack(self._asked_students, *others)
             return Places(self._asked_students, *others)
@@ -76,7 +76,7 @@ class ClusterMachines(Machines):
         self._places.take()
         return RayPool(self._workers, self._sender.ship_student(self._config.student, adapter))
 
-    def find_writer(self, adapter: Path | None, answers: int) -> None:
+    def open_writers(self, adapter: Path | None, answers: int) -> None:
         """Nothing: the students of many workers write at once."""
 
     def open_engine(
@@ -87,7 +87,7 @@ class ClusterMachines(Machines):
         stopping: Callable[[], bool],
     ) -> Engine:
         """The engine; replicas with models of their own take the students' place, unless both overlap."""
-        if not ENGINES[config.engine].is_local:
+        if not config.is_local:
             return super().open_engine(config, model, batches, stopping)
         if self._config.scale.overlap and config == self._config.teacher:
             self._places.take()

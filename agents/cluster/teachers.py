@@ -19,7 +19,7 @@ from reflectune.agents.cluster.places import Places
 from reflectune.agents.cluster.room import Asked
 from reflectune.agents.cluster.shipping import ShippedStudent
 from reflectune.agents.processes import describe_process
-from reflectune.agents.teacher.engines import ENGINES, OpenEngine, Request, TeacherModel, open_engine
+from reflectune.agents.teacher.engines import OpenEngine, Request, TeacherModel, open_engine
 from reflectune.state.config import EngineConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.live import Worker
@@ -81,7 +81,7 @@ class ReplicaEngine:
         While somebody is `stopping`, nobody waits for a replica to open.
         """
         self.name, self.model = config.engine, model.name
-        self.structured = ENGINES[config.engine].takes_schemas(thinking=model.source.thinking)
+        self.structured = config.takes_schemas(thinking=model.source.thinking)
         self.capacity = config.concurrency or asked.number * config.capacity
         self._asked, self._places, self._stopping = asked, places, stopping
         once = {"max_restarts": 0, "max_task_retries": 0}

@@ -8,7 +8,7 @@ import itertools
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,8 +41,9 @@ from reflectune.agents.student.trainer import (
 )
 from reflectune.state.config import RunConfig
 from reflectune.state.errors import AdapterError, ReflectuneError
+from reflectune.state.groups import in_groups
 from reflectune.state.live import Worker
-from reflectune.state.records import Pair, Pairs
+from reflectune.state.records import Pairs
 
 __all__ = ["refinetune_on_cluster"]
 
@@ -132,7 +133,7 @@ def _train(
 ) -> dict[str, float]:
     """Do as `train_adapter` does, on workers, as often as it takes."""
     student = sender.ship_student(config.student, previous)
-    blocks = [ray.put(block) for block in _blocks(pairs)]
+    blocks = [ray.put(block) for block in in_groups(pairs, _PAIRS)]
     deaths = failures = 0
     while True:
         for rank in range(config.scale.trainers):
@@ -151,12 +152,6 @@ def _train(
                 f"{folder}: workers died {failures} times without a new checkpoint, the last one with: "
                 f"{attempt.failure}; give them more memory, or lower student.batch_tokens"
             )
-
-
-def _blocks(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    rest = iter(pairs)
-    while block := list(itertools.islice(rest, _PAIRS)):
-        yield block
 
 
 def _open_desk() -> Any:

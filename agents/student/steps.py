@@ -14,6 +14,7 @@ from reflectune.agents.student.targets import Encoded, EncodedTexts, TargetEncod
 from reflectune.agents.student.templates import Template
 from reflectune.state.config import RefinetuneConfig
 from reflectune.state.errors import AdapterError, StudentError
+from reflectune.state.groups import in_groups
 from reflectune.state.records import Pair
 
 __all__ = ["NO_END", "TrainingSteps", "encode_pairs", "with_earlier_turns"]
@@ -31,9 +32,9 @@ def encode_pairs(
     """
     if end is None:
         raise StudentError(NO_END)
-    texts, rest, truncated, left_out = EncodedTexts(), iter(pairs), 0, 0
+    texts, truncated, left_out = EncodedTexts(), 0, 0
     encode = PairEncoder(template, encoder).encode
-    while group := list(itertools.islice(rest, _AT_ONCE)):
+    for group in in_groups(pairs, _AT_ONCE):
         for item in encode([(pair, "response_given_instruction") for pair in group]):
             if isinstance(item, Encoded):
                 truncated += item.truncated

@@ -6,7 +6,7 @@ The student has to be closed before: vLLM takes most of the device's memory.
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from reflectune.state.config import StudentConfig, TeacherConfig
 from reflectune.state.errors import TeacherError
 from reflectune.state.records import Pair, Reflection
 
-__all__ = ["VllmWriter", "find_obstacle", "find_vllm_writer"]
+__all__ = ["VllmWriter", "find_obstacle", "open_writer"]
 
 _logger = logging.getLogger(__name__)
 
@@ -55,21 +55,13 @@ def find_obstacle(config: StudentConfig, adapter: Path | None, answers: int) -> 
     return None
 
 
-def find_vllm_writer(
-    config: StudentConfig, adapter: Path | None, answers: int, max_tokens: int, share: float | None
-) -> Callable[[], Writer] | None:
-    """What opens vLLM to write so many answers, or the student where it does not open; None: no use."""
-    if find_obstacle(config, adapter, answers) is not None:
-        return None
-
-    def open_writer() -> Writer:
-        try:
-            return VllmWriter(config, adapter, max_tokens, share)
-        except TeacherError as error:
-            _logger.warning("%s; the student writes by itself", error)
-            return Student.open(config, adapter)
-
-    return open_writer
+def open_writer(config: StudentConfig, adapter: Path | None, max_tokens: int, share: float | None) -> Writer:
+    """Open vLLM as `VllmWriter` does, or the student where vLLM does not open."""
+    try:
+        return VllmWriter(config, adapter, max_tokens, share)
+    except TeacherError as error:
+        _logger.warning("%s; the student writes by itself", error)
+        return Student.open(config, adapter)
 
 
 class VllmWriter(AbstractContextManager["VllmWriter"]):

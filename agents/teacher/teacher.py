@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from reflectune.agents.teacher.engines import (
-    ENGINES,
     FAILED,
     Engine,
     OpenEngine,
@@ -21,12 +20,7 @@ from reflectune.agents.teacher.engines.addresses import list_addresses
 from reflectune.agents.teacher.engines.asker import Asker, draw_seed
 from reflectune.agents.teacher.engines.cached import Cache
 from reflectune.agents.teacher.engines.faults import is_about_schema
-from reflectune.agents.teacher.engines.opening import (
-    answers_from_cache,
-    check_engine,
-    find_model,
-    open_through_cache,
-)
+from reflectune.agents.teacher.engines.opening import check_engine, find_model, open_through_cache
 from reflectune.agents.teacher.forms import answer_schema
 from reflectune.agents.teacher.parsing import AnswerParser, Proposal
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
@@ -203,7 +197,7 @@ def open_teacher(
     """
     prompts = open_prompts(config.prompts)
     engine = open_through_cache(config, _teacher_model(config, student), cache, stopping, open_engine)
-    is_served = answers_from_cache(config) and not ENGINES[config.engine].is_local
+    is_served = config.is_cached and not config.is_local
     return Teacher(engine, prompts, config, seed, cache if is_served else None)
 
 

@@ -1,7 +1,7 @@
 """What commands have in common: options, a run to read, and how a document is shown."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,13 +35,11 @@ RoundOption = partial(typer.Option, "--round", metavar="N|best")  # its text is 
 RUNS = Path("runs")
 
 
-@contextmanager
-def read_run(runs: Path, name: str) -> "Iterator[LineageReader]":
+def read_run(folder: RunFolder) -> "AbstractContextManager[LineageReader]":
     """The lineage of a run, to be read."""
     from reflectune.loop.show.documents import open_lineage
 
-    with open_lineage(RunFolder.find(runs, name)) as lineage:
-        yield lineage
+    return open_lineage(folder)
 
 
 def find_round(lineage: "LineageReader", text: str) -> int:

@@ -41,6 +41,7 @@ from reflectune.state.data.writing import (
     write_rows,
 )
 from reflectune.state.errors import ConfigError, StudentError
+from reflectune.state.folder import RunFolder
 from reflectune.state.records import DataFormat, Turns
 
 __all__ = ["export", "read_columns", "score"]
@@ -109,7 +110,7 @@ def export(
         raise ConfigError("--full: is for a trainer's config; say with --for which one")
     also = [option for option, is_on in options.items() if is_on]
     is_preferences = what == "preferences"
-    with read_run(runs, name) as lineage:
+    with read_run(RunFolder.find(runs, name)) as lineage:
         chosen = find_complete(lineage, name, round)
         sources = {
             "pool": partial(read_pool, lineage, chosen, holdout=holdout)

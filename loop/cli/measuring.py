@@ -59,9 +59,10 @@ def signal(
             data = DataConfig(path=source, format=format, columns=read_columns(columns))
             evidence = measure_data(data, StudentConfig(**settings), pairs, seed, open_display())
         else:
-            with read_run(runs, source) as lineage:
+            folder = RunFolder.find(runs, source)
+            with read_run(folder) as lineage:
                 chosen = find_round(lineage, round)
-            evidence = measure_run(RunFolder.find(runs, source), chosen, pairs, seed, open_display())
+            evidence = measure_run(folder, chosen, pairs, seed, open_display())
     show_document(evidence, render_evidence(evidence), as_json)
 
 

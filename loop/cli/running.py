@@ -196,7 +196,7 @@ def _run_demo(
     """Find or begin a demo's run, bring it to its end, and tell what it has shown."""
     with common.stoppable() as interruption:
         folder = opening()
-        with common.read_run(folder.path.parent, folder.path.name) as lineage:
+        with common.read_run(folder) as lineage:
             status = lineage.run()["status"]
         if status == "finished":
             common.say(f"this demo has run before; delete {folder.path} to run it anew")
@@ -210,7 +210,7 @@ def say_what_is_left_out(folder: RunFolder) -> None:
     """Say in a line which rows of a run's data no sample was made of, if there are any."""
     from reflectune.loop.show.explanations import explain_skipped
 
-    with common.read_run(folder.path.parent, folder.path.name) as lineage:
+    with common.read_run(folder) as lineage:
         skipped = explain_skipped(lineage.given()["skipped"])
     if skipped:
         common.say(f"{skipped}; `reflectune show {folder.path.name}` has examples")

@@ -68,7 +68,7 @@ def show(
     """Show the rounds of one run."""
     folder = RunFolder.find(runs, name)
     if not watch:
-        show_rounds(folder, as_json, None if round is None else _find_begun(runs, name, round))
+        show_rounds(folder, as_json, None if round is None else _find_begun(folder, round))
         return
     if round is not None:
         raise ConfigError("--watch shows the newest rounds; leave it or --round out")
@@ -79,12 +79,12 @@ def show(
     show_document(run, render_rounds(run), as_json)
 
 
-def _find_begun(runs: Path, name: str, round: str) -> int:
+def _find_begun(folder: RunFolder, round: str) -> int:
     """The round of a run that an option names; ConfigError where it has not begun."""
-    with read_run(runs, name) as lineage:
+    with read_run(folder) as lineage:
         found, newest = find_round(lineage, round), lineage.newest_round()
     if found > newest:
-        raise ConfigError(f"{name}: there is no round {found}; the last one is {newest}")
+        raise ConfigError(f"{folder.path.name}: there is no round {found}; the last one is {newest}")
     return found
 
 
@@ -106,7 +106,7 @@ def trace(
     """Follow one sample through all rounds."""
     from reflectune.loop.show.terminal.trace import render_trace
 
-    with read_run(runs, name) as lineage:
+    with read_run(RunFolder.find(runs, name)) as lineage:
         document = lineage.trace(sample)
     show_document(document, render_trace(document, whole_context=context), as_json)
 
@@ -157,7 +157,7 @@ def diff(
     from reflectune.loop.show.terminal.compare import render_rounds_compared
     from reflectune.state.lineage.round_comparison import compare_rounds
 
-    with read_run(runs, name) as lineage:
+    with read_run(RunFolder.find(runs, name)) as lineage:
         rounds = (find_round(lineage, round) for round in (before, after))
         compared = compare_rounds(lineage, *rounds, order=sort, limit=limit)
     document: RoundsCompared = {"name": name, **compared}
@@ -194,7 +194,7 @@ def serve(
 ) -> None:
     """Browse a run in a local web page, also while it goes on."""
     folder = RunFolder.find(runs, name)
-    with read_run(runs, name):  # what cannot be read is said here, before anything is served
+    with read_run(folder):  # what cannot be read is said here, before anything is served
         pass
     from reflectune.loop.show.html.server import serve as serve_pages
 
@@ -275,10 +275,11 @@ def search(
     from reflectune.loop.show.terminal.search import render_found
     from reflectune.state.lineage.index import SampleQuery
 
+    folder = RunFolder.find(runs, name)
     key: SortKey = sort.replace("-", "_")  # type: ignore[assignment]
     query = SampleQuery(
         text=" ".join(text or []),
-        round=None if round is None else _find_begun(runs, name, round),
+        round=None if round is None else _find_begun(folder, round),
         phase=phase,
         outcome=outcome,
         min_ifd_change=min_ifd_change,
@@ -293,7 +294,7 @@ def search(
         limit=limit,
     )
     _refuse_bounds(query)
-    document = _find(RunFolder.find(runs, name), query)
+    document = _find(folder, query)
     show_document(document, render_found(document), as_json)
 
 
@@ -309,7 +310,7 @@ def _find(folder: RunFolder, query: "SampleQuery") -> "Found":
         rows = index.find(query)
         found = len(rows) if len(rows) < query.limit else index.count(query, at_most=_UNCOUNTED)
         known = index.known()
-    with read_run(folder.path.parent, name) as lineage:
+    with read_run(folder) as lineage:
         notes = note_on(query, policy_of(lineage.settings()), known)
     return {"name": name, "found": found, "shown": len(rows), "notes": notes, "samples": rows}
 

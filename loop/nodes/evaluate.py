@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from operator import attrgetter
 
 from langgraph.runtime import Runtime
 
-from reflectune.agents.pool import LocalPool, StudentPool
+from reflectune.agents.pool import StudentPool
 from reflectune.agents.student.answering import Response, Writer
 from reflectune.agents.student.evaluation import Checker, judge, measure_held_out
 from reflectune.loop.alarms import derive_figures
@@ -30,6 +30,7 @@ from reflectune.loop.show.alarms import explain_firing
 from reflectune.loop.stopping import is_spent, stop_reason
 from reflectune.loop.tracking import track_round
 from reflectune.state.config import RunConfig
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import (
     PHASES,
@@ -172,9 +173,11 @@ def _write_answers(
     answered = {answer.sample_id for answer in lineage.held_out_answers(student.id)}
     if answered.issuperset(chosen):
         return
-    with _open_writers(context, pool, student, len(chosen)) as writers:
+    faster = context.open_writers(find_adapter(context.folder, student), len(chosen))
+    if faster is not None:
+        pool.close()
+    with faster or nullcontext(pool) as writers:
         size = writers.submit(attrgetter("at_once")).result()
-        groups = (chosen[start : start + size] for start in range(0, len(chosen), size))
 
         def begin(group: Sequence[str]) -> Future[_Written]:
             pairs = lineage.given_pairs([sample for sample in group if sample not in answered])
@@ -188,6 +191,7 @@ def _write_answers(
             lineage.add_answers(student.id, [*_judge(context.checker, pairs, responses)])
             stage.advance(number)
 
+        groups = in_groups(chosen, size)
         compute_groups(groups, begin, commit, writers.at_once, context.stopping, stage.show_groups)
         context.leave_if_asked()
 
@@ -197,16 +201,6 @@ _Written = tuple[int, Mapping[str, Pair], Sequence[Response | None]]  # a group'
 
 def _respond(number: int, pairs: Mapping[str, Pair], max_tokens: int, writer: Writer) -> _Written:
     return number, pairs, writer.respond([*pairs.values()], max_tokens)
-
-
-def _open_writers(
-    context: LoopContext, pool: StudentPool, student: StudentRecord, answers: int
-) -> AbstractContextManager[StudentPool]:
-    open_faster = context.find_writer(find_adapter(context.folder, student), answers)
-    if open_faster is None:
-        return nullcontext(pool)
-    pool.close()
-    return LocalPool(open_faster, at_once=1)
 
 
 def _judge(
@@ -234,8 +228,7 @@ def score_base_samples(context: LoopContext, round: int) -> None:
         stage = stack.enter_context(context.display.stage(title, total=len(sample_ids)))
         pool = stack.enter_context(context.open_pool(base))
         stage.watch(pool.workers)
-        at = range(0, len(sample_ids), SAMPLES_AT_ONCE)
-        groups = (sample_ids[start : start + SAMPLES_AT_ONCE] for start in at)
+        groups = in_groups(sample_ids, SAMPLES_AT_ONCE)
         pairs = ((len(ids), lineage.pool_pairs(0, ids) | lineage.pool_pairs(round, ids)) for ids in groups)
         _score(context, pool, base, pairs, TERMS, stage)
         lineage.set_base_samples(round, len(sample_ids))

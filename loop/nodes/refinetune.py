@@ -5,11 +5,9 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from reflectune.agents.listener import StoppedError
 from reflectune.agents.student.adapters import hash_adapter
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
 from reflectune.loop.selection import choose_training_set
-from reflectune.loop.signals import Interrupted
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import HALVES, Half, Pairs, StudentRecord
@@ -97,15 +95,6 @@ def _train_adapter(
         def on_step(step: int, steps: int, loss: float | None) -> None:
             stage.update(step, steps, **({} if loss is None else {"loss": f"{loss:.3f}"}))
 
-        try:
-            return context.refinetune_student(
-                config,
-                pairs,
-                out,
-                previous=previous,
-                round=round,
-                on_step=on_step,
-                is_stopping=context.stopping,
-            )
-        except StoppedError as error:
-            raise Interrupted from error
+        return context.refinetune_student(
+            config, pairs, out, previous=previous, round=round, on_step=on_step, is_stopping=context.stopping
+        )

@@ -6,22 +6,20 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = [
-    "ENGINE_KEYS", "ON_A_DEVICE", "SELF", "SERVED", "EngineConfig", "JudgeConfig", "Section", "TeacherConfig",
-]  # fmt: skip
+__all__ = ["ENGINE_KEYS", "SELF", "SERVED", "EngineConfig", "JudgeConfig", "Section", "TeacherConfig"]
 
 # What teacher.model says where the student is its own teacher.
 SELF = "self"
 
 # Engines that open a model themselves.
-ON_A_DEVICE = ("vllm", "transformers")
+_ON_A_DEVICE = ("vllm", "transformers")
 # Engines that ask a server, which has names of its own for its models.
 SERVED = ("openai", "batch")
 
 # Keys that only some engines know.
 ENGINE_KEYS = {
     **dict.fromkeys(("api_key_env", "api_version", "base_url", "extra_body", "extra_headers"), SERVED),
-    "dtype": ON_A_DEVICE,
+    "dtype": _ON_A_DEVICE,
     "quantization": ("vllm",),
     "tensor_parallel_size": ("vllm",),
     "gpu_memory_utilization": ("vllm",),
@@ -124,6 +122,20 @@ class EngineConfig(Section):
     def is_served(self) -> bool:
         """Whether a server answers."""
         return self.engine in SERVED
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a model of its own is opened, on this machine or on workers of a cluster."""
+        return self.engine in _ON_A_DEVICE
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether answers are looked up in the cache; a recording's cost nothing that could be saved."""
+        return self.cache != "off" and self.engine != "recorded"
+
+    def takes_schemas(self, *, thinking: bool) -> bool:
+        """Whether requests may carry a schema; a model on this machine that thinks first is held to none."""
+        return not self.is_local or (self.engine == "vllm" and not thinking)
 
     @property
     def sampling(self) -> tuple[float, float]:

@@ -14,14 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import Field, StrictFloat, StrictInt, ValidationInfo, field_validator, model_validator
 
-from reflectune.state.config.engines import (
-    ON_A_DEVICE,
-    SELF,
-    EngineConfig,
-    JudgeConfig,
-    Section,
-    TeacherConfig,
-)
+from reflectune.state.config.engines import SELF, EngineConfig, JudgeConfig, Section, TeacherConfig
 from reflectune.state.policies import POLICIES, is_own
 from reflectune.state.records import PHASES, Column, DataFormat, OddKind, Phase, Turns, content_hash
 
@@ -408,7 +401,7 @@ class RunConfig(Section):
             )
         if self.scale.overlap and self.teacher.engine == "batch":
             raise ValueError('scale.overlap: engine "batch" answers whole phases only; unset it')
-        if self.scale.overlap and self.teacher.engine in ON_A_DEVICE and self.scale.engine != "ray":
+        if self.scale.overlap and self.teacher.is_local and self.scale.engine != "ray":
             raise ValueError(
                 f'scale.overlap: engine "{self.teacher.engine}" takes the device of the student; set '
                 'scale.engine = "ray", or ask a server'

@@ -11,11 +11,12 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import reduce
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reflectune.state.errors import ConfigError, DatasetError
+from reflectune.state.groups import in_groups
 
 if TYPE_CHECKING:
     import pyarrow
@@ -181,9 +182,9 @@ def _write_parquet(
 
     known = schema or pyarrow.schema(_find_types(map(_encodable, chain([example], rows()))))
     written = 0
-    rest = iter(rows()) if schema else map(_encodable, rows())
+    rest = rows() if schema else map(_encodable, rows())
     with pyarrow.parquet.ParquetWriter(path, known) as writer:
-        while page := list(islice(rest, _ROW_GROUP)):
+        for page in in_groups(rest, _ROW_GROUP):
             fitted = (
                 page
                 if schema

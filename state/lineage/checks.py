@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, fields
-from itertools import islice
 from math import isclose
 from typing import Any
 
 from sqlite_utils.db import Database
 
 from reflectune.state.data.datasets import sample_id
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.schema import migrations
 from reflectune.state.lineage.seals import SEALED, find_seal
@@ -177,7 +177,7 @@ def answers(lineage: LineageReader) -> Iterator[tuple[Row, Pair, Pair | None]]:
             AND proposed.teacher_call_id = calls.id
         """
     )
-    while page := list(islice(found, _AT_ONCE)):
+    for page in in_groups(found, _AT_ONCE):
         sides = zip(
             page, lineage.read_pairs(page, "incumbent_"), lineage.read_pairs(page, "proposed_"), strict=True
         )
@@ -266,7 +266,7 @@ def _given_faults(lineage: LineageReader) -> Iterator[Fault]:
         "SELECT sample_id, source_hash, instruction, input, response FROM samples CROSS JOIN versions "
         "ON versions.sample_id = samples.id AND versions.round = 0 AND versions.phase = 'original'"
     )
-    while page := list(islice(given, _AT_ONCE)):
+    for page in in_groups(given, _AT_ONCE):
         for row, pair in zip(page, lineage.read_pairs(page), strict=True):
             if pair.content_hash != row["source_hash"]:
                 yield "samples", row["sample_id"], "its given pair is not what its source_hash is of"

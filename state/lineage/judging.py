@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
+from reflectune.state.groups import in_groups
 from reflectune.state.judgements import REFERENCES, Comparison, Judged
 from reflectune.state.lineage.calls import sum_calls
 from reflectune.state.lineage.connection import marks
@@ -65,8 +66,7 @@ def find_comparisons(
     cuts whole samples. Rows may be written meanwhile. A comparison is settled by a verdict, a final failure,
     or so many attempts.
     """
-    for start in range(0, len(sample_ids), _PAGE):
-        page = sample_ids[start : start + _PAGE]
+    for page in in_groups(sample_ids, _PAGE):
         pairs, own = lineage.given_pairs(page), read_answers(lineage, student_id, page)
         others = {opponent: read_answers(lineage, opponent, page) for opponent in opponents}
         made = _attempts(lineage, student_id, page)
@@ -104,8 +104,7 @@ def read_judged(lineage: "LoopReader", student_id: str, opponent: str) -> Iterat
         "AND one IS NOT NULL AND other IS NOT NULL ORDER BY sample_id",
         {"student": student_id, "opponent": opponent},
     ).fetchall()
-    for start in range(0, len(rows), _PAGE):
-        page = rows[start : start + _PAGE]
+    for page in in_groups(rows, _PAGE):
         ids = [sample for sample, *_ in page]
         own, others = (read_answers(lineage, whose, ids) for whose in (student_id, opponent))
         for sample, one, other in page:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import chain, product
 from typing import Any, get_args
 
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.calls import CallTable
 from reflectune.state.lineage.connection import marks
 from reflectune.state.lineage.failures import Failures
@@ -274,8 +275,7 @@ class LoopReader(LineageReader):
     def pool_pairs(self, round: int, sample_ids: Sequence[str]) -> dict[str, Pair]:
         """Some samples' pairs in the pool D[r], by version id, in the order of the samples given."""
         found: dict[str, dict[str, Any]] = {}
-        for start in range(0, len(sample_ids), _PAGE):
-            asked = sample_ids[start : start + _PAGE]
+        for asked in in_groups(sample_ids, _PAGE):
             rows = self.db.query(
                 "SELECT pool.sample_id, versions.id, instruction, input, response FROM pool "
                 "JOIN versions ON versions.id = pool.version_id "

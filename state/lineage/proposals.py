@@ -1,8 +1,8 @@
 """What a run's teacher proposed and what was decided about it, as pairs of pairs."""
 
 from collections.abc import Iterator
-from itertools import islice
 
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.records import Phase, Proposed
 
@@ -29,7 +29,7 @@ def read_proposals(lineage: LineageReader, round: int, phase: Phase) -> Iterator
         """,
         [round, phase],
     )
-    while page := list(islice(rows, _AT_ONCE)):
+    for page in in_groups(rows, _AT_ONCE):
         pairs = zip(page, lineage.read_pairs(page), lineage.read_pairs(page, "new_"), strict=True)
         for row, incumbent, candidate in pairs:
             yield Proposed(row["position"], incumbent, candidate, accepted=bool(row["accepted"]))

@@ -7,13 +7,13 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
 from reflectune.state.alarms import ALARMS
 from reflectune.state.config import AlarmsConfig, SelectionConfig, upgrade_config
 from reflectune.state.errors import StoreError
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.calls import describe_place, sum_calls
 from reflectune.state.lineage.connection import marks, open_database
 from reflectune.state.lineage.documents import (
@@ -302,8 +302,7 @@ class LineageReader(SampleReader):
     def measures(self, version_ids: Sequence[str], student: str) -> dict[str, Measures]:
         """IFD, r-IFD and response tokens of those of some versions that a student scored, by version id."""
         measured: dict[str, Measures] = {}
-        for start in range(0, len(version_ids), _AT_ONCE):
-            some = version_ids[start : start + _AT_ONCE]
+        for some in in_groups(version_ids, _AT_ONCE):
             for row in self.db.query(
                 "SELECT version_id, ifd, r_ifd, response_tokens, status FROM pair_scores "
                 f"WHERE version_id IN ({marks(some)}) AND student_id = ?",
@@ -322,7 +321,7 @@ class LineageReader(SampleReader):
             "WHERE pool.round = ? ORDER BY position",
             [round],
         )
-        while page := list(islice(rows, _AT_ONCE)):
+        for page in in_groups(rows, _AT_ONCE):
             yield from self.read_pairs(page)
 
     def exchanges(self, sample_ids: Sequence[str]) -> dict[str, tuple[Turn, ...]]:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby, islice
+from itertools import filterfalse, groupby
 from typing import Any
 
 from reflectune.state.data.conversations import user_turn
 from reflectune.state.data.exports import Exported, retell
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.policies import find_policy
 from reflectune.state.records import Turn
@@ -136,8 +137,7 @@ def read_preferences(lineage: LineageReader, round: int) -> Iterator[Exported]:
 
 def _read_pairs(lineage: LineageReader, query: str, round: int) -> Iterator[Exported]:
     rows = lineage.db.query(query, {"round": round})
-    while page := list(islice(rows, _AT_ONCE)):
-        page = [row for row in page if not _is_refused_for_length(row)]
+    for page in in_groups(filterfalse(_is_refused_for_length, rows), _AT_ONCE):
         for row, (pair, given) in zip(page, lineage.read_exchanges(page), strict=True):
             yield Exported.of_pair(
                 pair,

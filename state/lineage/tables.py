@@ -1,9 +1,9 @@
 """What a run keeps as rows and as Arrow tables, for pandas, datasets and others."""
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+from reflectune.state.groups import in_groups
 from reflectune.state.lineage.reader import LineageReader
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read_table(lineage: LineageReader, name: TableName, round: int | None = None
     """The same as an Arrow table; without rows it has no columns."""
     import pyarrow
 
-    rows, parts = read_rows(lineage, name, round), []
-    while part := list(islice(rows, _AT_ONCE)):
-        parts.append(pyarrow.Table.from_pylist(part))  # a column with nothing in it is of type null
+    rows = read_rows(lineage, name, round)
+    # A column with nothing in it is of type null.
+    parts = [pyarrow.Table.from_pylist(part) for part in in_groups(rows, _AT_ONCE)]
     return pyarrow.concat_tables(parts, promote_options="permissive") if parts else pyarrow.table({})

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 from sqlite_utils.db import Database
 
 from reflectune.state.config import set_key
+from reflectune.state.groups import in_groups
 from reflectune.state.judgements import JudgeCall
 from reflectune.state.lineage.connection import connect, marks, open_database
 from reflectune.state.lineage.documents import Matching
@@ -150,11 +151,10 @@ class LineageWriter(LoopReader):
 
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Write samples and their given pairs as version 0."""
-        rest = iter(samples)
         last: Conversation | None = None
         last_id: int | None = None
         with self.transaction():
-            while page := list(islice(rest, _PAGE)):
+            for page in in_groups(samples, _PAGE):
                 conversations, rows = {}, []
                 for sample in page:
                     if sample.conversation is not last:  # samples of one conversation are neighbours

@@ -1,7 +1,7 @@
 """Engines: what turns a teacher's prompts into text.
 
 An engine knows nothing of reflection: it takes requests and gives each answer back as it finishes.
-`ENGINES` maps the names of `teacher.engine` to their kinds; opening an engine imports its libraries.
+Opening one imports its libraries. What is known of it before, `EngineConfig` tells.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from reflectune.agents.teacher.engines.parameters import Parameters
 
 __all__ = [
-    "ENGINES", "FAILED", "MOST_AT_ONCE", "Batches", "Engine", "EngineKind", "OpenEngine", "Request",
-    "TeacherModel", "open_engine", "take_answers",
+    "FAILED", "MOST_AT_ONCE", "Batches", "Engine", "OpenEngine", "Request", "TeacherModel", "open_engine",
+    "take_answers",
 ]  # fmt: skip
 
 MOST_AT_ONCE = 64  # finished calls that are handed over together
@@ -110,12 +110,17 @@ class Batches(Protocol):
         """Tag and id of the last batch that a request went into; no id where it was not noted."""
 
 
-def _open(
+# What a teacher opens its engine with: config, model, batches, stopping.
+OpenEngine = Callable[[EngineConfig, TeacherModel, Batches | None, Callable[[], bool]], Engine]
+
+
+def open_engine(
     config: EngineConfig,
     model: TeacherModel,
-    batches: Batches | None = None,
-    stopping: Callable[[], bool] = lambda: False,
+    batches: Batches | None,
+    stopping: Callable[[], bool],
 ) -> Engine:
+    """Open the engine that `teacher.engine` names, its model on this machine if it has one."""
     match config.engine:
         case "batch":
             from reflectune.agents.teacher.engines.openai_batch import BatchEngine
@@ -139,39 +144,3 @@ def _open(
             from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
 
             return VllmEngine(config, model)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineKind:
-    """What is known of an engine before it is opened."""
-
-    open: Callable[..., Engine] = _open  # the one that `teacher.engine` names; what it takes is there
-    structured: bool = True  # whether its requests may carry a schema
-    is_local: bool = True  # whether it opens a model on this machine
-    is_cached: bool = True  # whether its answers cost enough to be kept
-
-    def takes_schemas(self, *, thinking: bool) -> bool:
-        """Whether requests may carry a schema; a model on this machine that thinks first is held to none."""
-        return self.structured and not (self.is_local and thinking)
-
-
-ENGINES = {
-    "batch": EngineKind(is_local=False),
-    "openai": EngineKind(is_local=False),
-    "recorded": EngineKind(is_local=False, is_cached=False),
-    "transformers": EngineKind(structured=False),
-    "vllm": EngineKind(),
-}
-
-# What a teacher opens its engine with: config, model, batches, stopping.
-OpenEngine = Callable[[EngineConfig, TeacherModel, Batches | None, Callable[[], bool]], Engine]
-
-
-def open_engine(
-    config: EngineConfig,
-    model: TeacherModel,
-    batches: Batches | None,
-    stopping: Callable[[], bool],
-) -> Engine:
-    """Open the engine that `teacher.engine` names, its model on this machine if it has one."""
-    return ENGINES[config.engine].open(config, model, batches, stopping)

@@ -12,15 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reflectune.agents.model_files import fingerprint
-from reflectune.agents.teacher.engines import (
-    ENGINES,
-    Batches,
-    Engine,
-    OpenEngine,
-    Request,
-    TeacherModel,
-    open_engine,
-)
+from reflectune.agents.teacher.engines import Batches, Engine, OpenEngine, Request, TeacherModel, open_engine
 from reflectune.agents.teacher.engines.parameters import Parameters
 from reflectune.state.config import EngineConfig
 from reflectune.state.live import Worker
@@ -78,10 +70,9 @@ class CachedEngine:
         stopping: Callable[[], bool] = lambda: False,
         open_engine: OpenEngine = open_engine,
     ) -> None:
-        kind = ENGINES[config.engine]
         self.name: str = config.engine
         self.model = model.name
-        self.structured, self.capacity = kind.takes_schemas(thinking=model.source.thinking), config.capacity
+        self.structured, self.capacity = config.takes_schemas(thinking=model.source.thinking), config.capacity
         self._config, self._cache = config, cache
         self._open: Callable[[], Engine] = partial(open_engine, config, model, cache, stopping)
         self._sampling = (_identify(config, model, cache), *_sampling(config))
@@ -195,7 +186,7 @@ class CachedEngine:
 
 def _sampling(config: EngineConfig) -> tuple[object, ...]:
     """What is told a model about how to draw."""
-    if ENGINES[config.engine].is_local:
+    if config.is_local:
         return config.sampling
     extra = (config.extra_body,) if config.extra_body else ()
     return config.temperature, config.top_p, *extra
@@ -207,7 +198,7 @@ def _identify(config: EngineConfig, model: TeacherModel, cache: Cache) -> tuple[
     A server's model goes by its name and `teacher.revision`, and so does one from the hub; a model folder by
     what it holds, or where it is gone, by what it held when it was last seen.
     """
-    if not ENGINES[config.engine].is_local:
+    if not config.is_local:
         return "named", model.name, config.revision
     source, folder = model.source, Path(model.source.model)
     content: str | None = None

@@ -6,19 +6,14 @@ Nothing here knows what the model is asked.
 from collections.abc import Callable
 
 from reflectune.agents.model_files import find_fault
-from reflectune.agents.teacher.engines import ENGINES, Engine, OpenEngine, TeacherModel, open_engine
+from reflectune.agents.teacher.engines import Engine, OpenEngine, TeacherModel, open_engine
 from reflectune.agents.teacher.engines.addresses import read_addresses
 from reflectune.agents.teacher.engines.cached import Cache, CachedEngine
 from reflectune.state.config import SELF, EngineConfig, StudentConfig
 from reflectune.state.config.prices import find_prices
 from reflectune.state.errors import ConfigError
 
-__all__ = ["answers_from_cache", "check_engine", "find_model", "open_through_cache"]
-
-
-def answers_from_cache(config: EngineConfig) -> bool:
-    """Whether answers are looked up in the cache."""
-    return config.cache != "off" and ENGINES[config.engine].is_cached
+__all__ = ["check_engine", "find_model", "open_through_cache"]
 
 
 def open_through_cache(
@@ -29,8 +24,8 @@ def open_through_cache(
     open_engine: OpenEngine = open_engine,
 ) -> Engine:
     """An engine that is opened when the first answer is not in the cache; None asks for every answer."""
-    if cache is None or not answers_from_cache(config):
-        assert config.cache != "only" or not ENGINES[config.engine].is_cached, "who may not ask has a cache"
+    if cache is None or not config.is_cached:
+        assert config.cache != "only", "who may not ask has a cache"
         return open_engine(config, model, None, stopping)
     return CachedEngine(config, model, cache, stopping, open_engine)
 
@@ -50,7 +45,7 @@ def check_engine(config: EngineConfig) -> None:
     One that answers from the cache alone needs nothing.
     """
     find_prices(config)
-    if config.cache == "only" and ENGINES[config.engine].is_cached:
+    if config.cache == "only":
         return
     match config.engine:
         case "openai" | "batch":
@@ -59,6 +54,6 @@ def check_engine(config: EngineConfig) -> None:
             from reflectune.agents.teacher.engines.vllm_engine import check_vllm
 
             check_vllm(config.section)
-    is_on_disk = ENGINES[config.engine].is_local and config.model != SELF
+    is_on_disk = config.is_local and config.model != SELF
     if is_on_disk and (fault := find_fault(config.model or "")):
         raise ConfigError(f"{config.section}.model: {fault}")

@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from reflectune.agents.processes import resident_bytes
-from reflectune.agents.teacher.engines import ENGINES, Request, TeacherModel
+from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.vllm_process import Fault, ModelSettings, Word, serve
 from reflectune.state.config import EngineConfig
 from reflectune.state.errors import ConfigError, TeacherError
@@ -53,7 +53,7 @@ class VllmEngine:
         check_vllm(config.section)
         self.model, self._section = model.name, config.section
         self.capacity = config.capacity
-        self.structured = ENGINES[self.name].takes_schemas(thinking=model.source.thinking)
+        self.structured = config.takes_schemas(thinking=model.source.thinking)
         handle, log = tempfile.mkstemp(prefix="reflectune-vllm-", suffix=".log")
         os.close(handle)
         self._log = Path(log)
