@@ -6,20 +6,21 @@ Nothing here knows what the models are asked.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reflectune.agents.listener import Listener
 from reflectune.agents.pool import LocalPool, StudentPool
 from reflectune.agents.processes import describe_process
 from reflectune.agents.student.answering import Writer
-from reflectune.agents.student.refinetune import check_refinetune, refinetune_student
 from reflectune.agents.student.student import Student, StudentBase, settle_student
-from reflectune.agents.student.trainer import OnStep
 from reflectune.agents.student.vllm_writer import find_obstacle, open_writer
 from reflectune.agents.teacher.engines import Batches, Engine, TeacherModel, open_engine
 from reflectune.state.config import EngineConfig, RunConfig, ScaleConfig, StudentConfig
 from reflectune.state.live import Worker
 from reflectune.state.records import Pairs
+
+if TYPE_CHECKING:
+    from reflectune.agents.student.trainer import OnStep
 
 __all__ = ["Machines", "open_machines", "say_one_of_each"]
 
@@ -41,6 +42,8 @@ class Machines(AbstractContextManager["Machines"]):
 
     def check_refinetune(self, config: RunConfig) -> None:
         """Do as `check_refinetune` does, where students will be trained."""
+        from reflectune.agents.student.refinetune import check_refinetune
+
         check_refinetune(config)
 
     def open_students(self, adapter: Path | None) -> StudentPool:
@@ -72,9 +75,10 @@ class Machines(AbstractContextManager["Machines"]):
         return open_engine(config, model, batches, stopping)
 
     def refinetune(
-        self, config: RunConfig, pairs: Pairs, out: Path, *, on_step: OnStep, **how: Any
+        self, config: RunConfig, pairs: Pairs, out: Path, *, on_step: "OnStep", **how: Any
     ) -> dict[str, float]:
         """Train a student, as `refinetune_student` does; `how` are the rest of what it takes."""
+        from reflectune.agents.student.refinetune import refinetune_student  # which takes seconds to import
 
         def tell(step: int, steps: int, loss: float | None) -> None:
             self._trainers[0] = Worker("trainer", "1", 1, step, **describe_process())

@@ -113,6 +113,22 @@ def count_embeddings(config: StudentConfig) -> int:
     return int(_read_config(config).get_text_config(decoder=True).vocab_size)
 
 
+def check_adapters_fit_vllm(config: StudentConfig) -> None:
+    """Raise a StudentError for a model whose adapters vLLM would not find the weights of, and pass over.
+
+    It opens the class that config.json names. transformers may open another for text alone, as of Qwen3.5,
+    whose weights have other names.
+    """
+    settings = _read_config(config)
+    opened = AutoModelForCausalLM._model_mapping.get(type(settings), None)
+    named = settings.architectures or []
+    if opened is not None and named and opened.__name__ not in named:
+        raise StudentError(
+            f"{config.model}: vLLM opens it as {named[0]}, where adapters are trained on {opened.__name__}: "
+            "it would answer without them; take engine = transformers"
+        )
+
+
 def own_dtype(config: StudentConfig) -> str:
     """The number format that a model's config.json names, auto where it names none that students have."""
     names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}

@@ -14,6 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from reflectune.agents.judge.judge import check_judge, open_judge
 from reflectune.agents.listener import Listener, StoppedError
 from reflectune.agents.machines import Machines, open_machines, say_one_of_each
+from reflectune.agents.models import check_adapters_fit_vllm
 from reflectune.agents.student.student import check_contexts
 from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.engines import TeacherModel
@@ -83,6 +84,8 @@ def check_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Dat
         with open_cache(config, runs):
             pass
     check_student(config.student)
+    if config.teacher.engine == "vllm" and config.teacher.model == SELF:
+        check_adapters_fit_vllm(config.student)
     check_trackers(config.track)
     if config.evaluate.checker:
         load_function("evaluate.checker", config.evaluate.checker)

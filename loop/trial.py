@@ -115,6 +115,8 @@ def render_trial(document: dict[str, Any]) -> RenderableType:
     for verb, taken in (("takes", True), ("does not take", False)):
         if names := [name for name, is_taken in document["parameters"].items() if is_taken is taken]:
             parts.append(Text(f"the server {verb}: {', '.join(names)}"))
+    if document["asked"] and all(one["cached"] for one in document["asked"]):
+        parts.append(Text("all from the cache: nobody was asked; `--set teacher.cache=off` asks"))
     if document["error"]:
         parts.append(Text(f"the teacher could not be tried: {document['error']}", style="bold"))
     return Group(*parts)

@@ -80,7 +80,7 @@ def test_a_trainer_on_this_machine_is_told_while_it_trains(tmp_path, monkeypatch
         seen.extend(machines.trainers())
         return {}
 
-    monkeypatch.setattr("reflectune.agents.machines.refinetune_student", train)
+    monkeypatch.setattr("reflectune.agents.student.refinetune.refinetune_student", train)
     machines.refinetune(None, [], tmp_path, on_step=lambda *step: None)  # type: ignore[arg-type]
     assert [(each.kind, each.name, each.done, each.memory_bytes > 0) for each in seen] == [
         ("trainer", "1", 3, True)

@@ -124,3 +124,14 @@ def test_code_beside_a_model_is_never_run(folder, tmp_path):
         else:
             models.open_model(configure(strange))
     assert not marker.exists()
+
+
+def test_adapters_of_a_model_that_transformers_opens_as_another_class_are_not_for_vllm(tmp_path):
+    folder = save_tiny_llama(tmp_path / "llama")
+    models.check_adapters_fit_vllm(StudentConfig(model=str(folder)))
+    settings = {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"]}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        StudentError, match=r"as Qwen3_5ForConditionalGeneration.* trained on Qwen3_5ForCausalLM"
+    ):
+        models.check_adapters_fit_vllm(StudentConfig(model=str(folder)))

@@ -301,6 +301,13 @@ def test_an_address_with_a_key_in_it_is_not_even_stored(
         change_config(load_config(path, ["teacher.base_url=http://a"]), [f"teacher.base_url={address}"])
 
 
+def test_a_key_in_the_place_of_its_variable_is_neither_stored_nor_said() -> None:
+    values = {"engine": "openai", "model": "m", "api_key_env": "sk-s3cret"}
+    with pytest.raises(ConfigError, match="api_key_env: want the name of an environment variable") as caught:
+        parse_model(TeacherConfig, values, "config.toml")
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("urls", ["localhost:8000", ["http://a.b/v1", "localhost:8000"]])
 def test_an_address_is_one_of_the_web(urls: str | list[str]) -> None:
     values = {"engine": "openai", "model": "m", "base_url": urls}

@@ -47,6 +47,7 @@ def test_check_asks_about_two_pairs_and_the_run_does_not_pay_them_again(tmp_path
         assert one["cost_usd"] == pytest.approx((tokens[0] + 2 * tokens[1]) / 1e6)
     for part in ("instruction: ok", "from the cache", "$0.0000", "Too short.", "And more than that."):
         assert part in shown
+    assert "all from the cache: nobody was asked; `--set teacher.cache=off` asks" in shown
 
 
 def test_check_says_what_the_server_says_and_ends_with_1(tmp_path: Path) -> None:

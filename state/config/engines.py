@@ -165,6 +165,13 @@ class EngineConfig(Section):
             _check_address(url)
         return urls
 
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not name.isidentifier():
+            raise ValueError("want the name of an environment variable, such as OPENAI_API_KEY, not the key")
+        return name
+
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
         if fault := next((fault for is_there, fault in self._faults() if is_there), None):

@@ -85,7 +85,7 @@ class _Worker:
         from vllm.lora.request import LoRARequest
         from vllm.usage.usage_lib import UsageContext
 
-        from reflectune.agents.models import count_embeddings
+        from reflectune.agents.models import check_adapters_fit_vllm, count_embeddings
         from reflectune.agents.teacher.engines.local_chat import LocalChat
         from reflectune.agents.tokenizers import open_tokenizer
 
@@ -96,6 +96,7 @@ class _Worker:
             how["enable_chunked_prefill"] = False
         self._adapter = None
         if settings.adapter is not None:
+            check_adapters_fit_vllm(settings.source)
             how |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(settings.adapter)}
             # vLLM's caches know an adapter by name and number, and so these must be the folder's own.
             number = int(content_hash(str(settings.adapter))[:7], 16) + 1
