@@ -127,11 +127,16 @@ def _write_data(lineage: LoopReader, round: int, out: Path) -> int:
         partial(read_pool, lineage, round),
         also=["meta", "ids"],
     )
-    for name, table in _TABLES.items():
+    for name, table in _find_tables(lineage, round).items():
         (out / name).mkdir()
         with put_into_place(out / name / "train.parquet") as part:
             write_rows(part, "parquet", partial(_rows_until, lineage, table, round))
     return written
+
+
+def _find_tables(lineage: LoopReader, round: int) -> dict[str, TableName]:
+    """The tables that have rows by then: a file without columns is none that `datasets` opens."""
+    return {name: table for name, table in _TABLES.items() if any(_rows_until(lineage, table, round))}
 
 
 def _rows_until(lineage: LoopReader, table: TableName, round: int) -> Iterator[dict[str, Any]]:
@@ -146,7 +151,10 @@ def _card(lineage: LoopReader, config: RunConfig, round: int, what: What, repo: 
         head["language"] = config.publish.language
     if what == "data":
         pairs = {"config_name": "default", "data_files": "data/train.parquet", "default": True}
-        others = [{"config_name": name, "data_files": f"{name}/train.parquet"} for name in _TABLES]
+        others = [
+            {"config_name": name, "data_files": f"{name}/train.parquet"}
+            for name in _find_tables(lineage, round)
+        ]
         head |= {"task_categories": ["text-generation"], "configs": [pairs, *others]}
         if config.publish.sources:
             head["source_datasets"] = config.publish.sources

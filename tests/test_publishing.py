@@ -60,6 +60,10 @@ def test_a_round_publishes_no_more_than_it_had(finished_world: Path, tmp_path: P
     assert "there is something already" in refused(
         finished_world, "publish", "tiny", *TO, "--dry-run", "-o", out
     )
+    given = tmp_path / "given"
+    told = as_json(finished_world, "publish", "tiny", *TO, "--dry-run", "-o", given, "--round", 0)
+    assert not [file for file in told["files"] if "decisions" in file]  # there are none yet
+    assert "decisions/train.parquet" not in (given / "README.md").read_text()
     assert "--dry-run: say with -o DIR" in refused(finished_world, "publish", "tiny", *TO, "--dry-run")
     assert "--to a b/c" in refused(finished_world, "publish", "tiny", "--to", "a b/c")
 
