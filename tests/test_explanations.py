@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.show.explanations import explain_call, explain_place, explain_reason, explain_score
+from reflectune.loop.show.explanations import (
+    explain_call,
+    explain_place,
+    explain_reason,
+    explain_score,
+    explain_signal,
+)
 
 CAPPED = "is not below the cap, the"
 
@@ -116,3 +122,21 @@ def test_the_place_of_an_exchange_is_told_where_there_are_others() -> None:
     assert place(0, 0) == ""
     assert place(1, 0) == "an exchange of a conversation, with 1 turn before it and 0 turns after it"
     assert place(0, 2) == "an exchange of a conversation, with 0 turns before it and 2 turns after it"
+
+
+def test_signal_says_what_is_told_from_what_and_how_often_guessing_is_right() -> None:
+    def share(value: float, low: float, high: float) -> dict[str, float]:
+        return {"value": value, "low": low, "high": high, "n": 38}
+
+    found: Any = {
+        "pairs": 38,
+        "matched": {"ifd": share(0.72, 0.56, 0.84), "r_ifd": share(0.65, 0.49, 0.78)},
+        "longer": {"instruction": share(0.79, 0.6, 0.9), "response": {"value": None, "n": 0}},
+        "warnings": ["a warning"],
+    }
+    assert explain_signal(found) == [
+        "does s0 tell a pair from one with another pair's response? By IFD in 72% of 38 given pairs (56% to "
+        "84%), by r-IFD in 65% (49% to 78%); guessing is right in 50%. In round 1 the longer response went "
+        "on in 79% in phase instruction",
+        "a warning",
+    ]

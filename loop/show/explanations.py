@@ -86,20 +86,20 @@ def explain_signal(signal: SignalDocument | None) -> list[str]:
     """What the base student told of a few given pairs before its first decision, and what it warns of."""
     if signal is None or not signal["pairs"]:
         return [] if signal is None else signal["warnings"]
+    pairs = f" of {count_things(signal['pairs'], 'given pair')}"
     told = [
-        f"{TITLES[name]} ({format_share(share['value'])}, {format_share(share['low'])} to "
-        f"{format_share(share['high'])})"
-        for name, share in signal["matched"].items()
+        f"{TITLES[name]} in {format_share(share['value'])}{'' if index else pairs} "
+        f"({format_share(share['low'])} to {format_share(share['high'])})"
+        for index, (name, share) in enumerate(signal["matched"].items())
     ]
     went_on = [
         f"{format_share(share['value'])} in phase {phase}"
         for phase, share in signal["longer"].items()
         if share["n"]
     ]
-    longer = f"; in round 1 the longer response went on in {' and '.join(went_on)}" if went_on else ""
-    pairs = count_things(signal["pairs"], "given pair")
-    first = f"of {pairs} s0 told so many from shuffled ones: by {' and '.join(told)}{longer}"
-    return [first, *signal["warnings"]]
+    longer = f". In round 1 the longer response went on in {' and '.join(went_on)}" if went_on else ""
+    answer = f"By {', by '.join(told)}; guessing is right in 50%{longer}"
+    return [f"does s0 tell a pair from one with another pair's response? {answer}", *signal["warnings"]]
 
 
 def explain_skipped(skipped: Sequence[SkippedDocument]) -> str:
