@@ -129,6 +129,7 @@ class PhaseDocument(TypedDict):
     reflected: int
     unchanged: int
     failed: int
+    decided: int  # the samples of which a proposal was decided about
     accepted: int
     frozen: int
     teacher: CallSums
