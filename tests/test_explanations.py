@@ -90,11 +90,16 @@ def test_score_is_explained_by_what_is_known_of_it(changes: Any, said: str) -> N
         ({}, "attempt 1 failed, cut"),
         ({"error": "at 80 tokens"}, "attempt 1 failed, cut: at 80 tokens"),
         ({"candidate": 1, "status": "error"}, "candidate 2, attempt 1 failed, error"),
-        ({"status": "unchanged"}, "attempt 1: the teacher found nothing to improve"),
+        (
+            {"error": "no JSON", "text": "hello\n\x1b[2Jthere"},
+            "attempt 1 failed, cut: no JSON; it wrote: hello \ufffd[2Jthere",
+        ),
+        ({"text": "a" * 201}, f"attempt 1 failed, cut; it wrote: {'a' * 200} ..."),
+        ({"status": "unchanged", "text": "{}"}, "attempt 1: the teacher found nothing to improve"),
     ],
 )
 def test_call_without_a_proposal_is_explained(changes: Any, said: str) -> None:
-    call: Any = {"candidate": 0, "attempt": 1, "status": "cut", "error": None}
+    call: Any = {"candidate": 0, "attempt": 1, "status": "cut", "error": None, "text": ""}
     assert explain_call(call | changes) == said
 
 

@@ -246,6 +246,7 @@ def test_reader_trace_tells_the_whole_story(reader: LineageReader) -> None:
 def test_reader_trace_of_a_failed_reflection_names_each_attempt(reader: LineageReader) -> None:
     trace = reader.trace("c")
     assert [item["status"] for item in trace["failures"]] == ["unparsable", "cut"]
+    assert [item["text"] for item in trace["failures"]] == [item["text"] for item in reader.calls("c")]
     assert trace["trained_in"] == []
 
 

@@ -24,6 +24,7 @@ from reflectune.state.lineage.documents import (
     Trace,
 )
 from reflectune.state.policies import TITLES, find_policy
+from reflectune.state.text import one_line
 
 __all__ = [
     "count_things", "explain_best", "explain_call", "explain_given", "explain_place",
@@ -32,6 +33,8 @@ __all__ = [
 ]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
+# Characters of what a failed call wrote.
+_MAX_TEXT = 200
 # The nll whose exp() is still a number.
 _MAX_NLL = 709.0
 
@@ -196,7 +199,10 @@ def explain_call(call: FailureDocument) -> str:
     if call["status"] == "unchanged":
         return f"{which}: the teacher found nothing to improve"
     error = f": {call['error']}" if call["error"] else ""
-    return f"{which} failed, {call['status']}{error}"
+    text = one_line(call["text"])
+    beginning = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
+    wrote = f"; it wrote: {beginning}" if text else ""
+    return f"{which} failed, {call['status']}{error}{wrote}"
 
 
 def explain_rule(settings: Settings, phase: str) -> str:
