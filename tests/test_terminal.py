@@ -133,10 +133,13 @@ def test_alarms_fit_80_columns_and_are_of_the_newest_rounds() -> None:
         "alarm fires round 2 round 3 round 4",
         "median response tokens off ×12.34 ×12.34 ×12.34",
         "near duplicates above +50.0% +100.0%! +100.0%! +100.0%!",
-        "accepted proposals within 50.0% of an end 100.0%! 100.0%! 100.0%!",
+        "accepted proposals below 50% or above 50% 100.0%! 100.0%! 100.0%!",
+        "behind the best held-out above 0.50 half-widths 12.34! 12.34! 12.34!",
         "median IFD under s0 beyond ×0.50 or ×2.00 ×12.34! ×12.34! ×12.34!",
     ):
         assert row in rows
+    told = " ".join(rows).replace(" │ │ ", " ")
+    assert "behind the best held-out 12.34 (above 0.50 half-widths of the 95 % interval)" in told
     assert "alarm in round 1: distinct word trigrams ×12.34 (below ×0.50); the" in " ".join(rows)
 
 
