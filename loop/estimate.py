@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich import filesize
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -20,6 +21,7 @@ from reflectune.agents.student.templates import check_student
 from reflectune.agents.teacher.prompts import Prompts, make_nonce, open_prompts
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.loop.planning import Hours, Lengths, Plan, TeacherLoad, find_gpus, plan_run, scored_tokens
+from reflectune.loop.show.numbers import format_seconds
 from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.state.config import SELF, RunConfig, StudentConfig, TeacherConfig
 from reflectune.state.config.prices import find_prices
@@ -169,7 +171,7 @@ def render_estimate(document: dict[str, Any]) -> RenderableType:
         Text(
             f"student: {document['student_tokens']['scored']:,d} tokens scored, "
             f"{document['student_tokens']['trained']:,d} trained on; "
-            f"disk: {document['disk_gb']:,.2g} GB and the adapters"
+            f"disk: {filesize.decimal(round(1e9 * document['disk_gb']))} and the adapters"
         ),
         *(Text(line) for line in _plan_lines(document["plan"])),
         Text(f"An estimate from {document['measured_pairs']} pairs. It assumes:", style="dim"),
@@ -236,9 +238,11 @@ def _plan_lines(plan: Plan | None) -> list[str]:
     server = "does not fit" if plan["teacher_gb"] else "by its server or recording"
 
     def tell(part: float | None, unknown: str) -> str:
-        return unknown if part is None else f"{part:,.1f}" if part >= 0.1 else f"{part:.2g}"
+        if part is None:
+            return unknown
+        return "under a second" if part * 3600 < 1 else format_seconds(part * 3600)
 
-    def hours(parts: Hours) -> str:
+    def times(parts: Hours) -> str:
         return (
             f"teacher {tell(parts['teacher'], server)}, scoring {tell(parts['scoring'], 'does not fit')}, "
             f"training {tell(parts['training'], 'does not fit')}"
@@ -250,12 +254,18 @@ def _plan_lines(plan: Plan | None) -> list[str]:
     lines = [
         f"on {plan['on']}, {plan['gpu']['memory_gb']:g} GB each: "
         f"weights of the student {plan['student_gb']:,.1f} GB{teacher}",
-        f"hours per round: {hours(each)}",
-        f"hours of the run: {hours(run)}",
+        f"time per round: {times(each)}",
+        f"time of the run: {times(run)}",
     ]
     if rate is not None:
-        lines.append(f"scored per second: {rate:,.3g} samples, both phases together")
+        lines.append(f"scored per second: {_round(rate)} samples, both phases together")
     return lines + ([f"in [scale]: {keys}"] if keys else [])
+
+
+def _round(number: float) -> str:
+    """A number to three digits, never as a power of ten where it is large."""
+    rounded = float(f"{number:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"
 
 
 def _measure_phase(

@@ -65,7 +65,7 @@ def warn_of(matching: Matching) -> list[str]:
     if not matching["pairs"]:
         return ["the student can score none of the given pairs; raise student.max_length"]
     blind = [
-        f"{TITLES[name]} (right in {share['value']:.0%}, {share['low']:.0%} to {share['high']:.0%})"
+        f"{TITLES[name]} ({share['value']:.0%}, {share['low']:.0%} to {share['high']:.0%})"
         for name, share in matching["matched"].items()
         if share["value"] is not None and share["low"] is not None and share["low"] <= 0.5
     ]
@@ -77,8 +77,8 @@ def warn_of(matching: Matching) -> list[str]:
     warnings = []
     if blind:
         warnings.append(
-            f"of {matching['pairs']} pairs the student cannot tell those from shuffled ones by "
-            f"{' and '.join(blind)}: what is chosen by that means little"
+            f"by {' and by '.join(blind)} the student is not surely better than guessing at telling pairs "
+            "from shuffled ones: what is chosen by it means little"
         )
     if long:
         warnings.append(f"how long a response is says much of its {' and '.join(long)}")

@@ -142,7 +142,7 @@ class _Bar(Stage):
     def __init__(self, title: str, total: int, done: int, progress: Progress) -> None:
         super().__init__(title, total, done)
         self.progress = progress
-        self.task = progress.add_task(title, total=total, completed=done, stage=self)
+        self.task = progress.add_task(title, total=total or None, completed=done, stage=self)
 
     def update(self, done: int, total: int, **facts: str) -> None:
         super().update(done, total, **facts)
@@ -178,7 +178,8 @@ class _Line(Stage):
 
     def write(self) -> None:
         self.written, self.unwritten = time.monotonic(), False
-        parts = [f"{self.title}: {self.done}/{self.total}"]
+        # A total of 0 is not known yet.
+        parts = [f"{self.title}: {self.done}/{self.total}" if self.total else self.title]
         if self.done > self.before and (seconds := self.written - self.began) > 0:
             rate = (self.done - self.before) / seconds
             parts.append(f"{rate:.1f}/s")

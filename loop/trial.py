@@ -123,4 +123,4 @@ def render_trial(document: dict[str, Any]) -> RenderableType:
 
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
-_NAMES = {"text": "answer", "instruction": "new instr.", "response": "new response"}
+_NAMES = {"text": "answer", "instruction": "new instr.", "response": "new resp."}  # they fit a field's column

@@ -222,7 +222,7 @@ def test_run_says_live_and_afterwards_that_its_teacher_says_one_long_thing(
     run = create_run(load_config(world, ["rounds=1"]), tmp_path / "runs")
     run_loop(run, LineDisplay())
     expected = {"length", "diversity", "openings", "duplicates", "acceptance"}
-    line = "accepted proposals 100.0% (within 2.0% of an end)"
+    line = "accepted proposals 100.0% (below 2% or above 98%)"
     assert line in capsys.readouterr().err
     shown = json.loads(reflectune("show", "tiny", "--json", cwd=tmp_path).stdout)["rounds"][1]["alarms"]
     assert {alarm["name"] for alarm in shown if alarm["fires"]} >= expected

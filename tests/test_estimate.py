@@ -1,12 +1,15 @@
 """The estimate on a tiny world whose pairs all have the same, known lengths."""
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from reflectune.agents.tokenizers import open_tokenizer
-from reflectune.loop.estimate import estimate_run
+from reflectune.loop.estimate import estimate_run, render_estimate
 from reflectune.state.config import load_config
 from tests.test_cli import as_json, printed
 from tests.worlds import write_world
@@ -70,6 +73,22 @@ def test_estimate_counts_what_the_student_reads_and_the_disk(tmp_path: Path) -> 
     assert document["disk_gb"] == pytest.approx(
         (document["completion_tokens"] * 4.5 * 3 + document["calls"] * 2500) / 1e9
     )
+
+
+def test_estimate_is_shown_in_units_that_people_read(tmp_path: Path) -> None:
+    document = estimate_run(load_config(write_world(tmp_path)))
+    part = {"teacher": None, "scoring": 1.6e-8, "training": 1.5}
+    plan: dict[str, Any] = {
+        "on": "H100", "gpu": {"memory_gb": 80}, "student_gb": 1.0, "teacher_gb": None, "scale": {},
+        "hours_per_round": part, "hours": part, "samples_per_second": 672_912.3,
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render_estimate(document | {"plan": plan, "disk_gb": 0.00055}))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "; disk: 550.0 kB and the adapters" in text
+    times = "teacher by its server or recording, scoring under a second, training 1 h 30 min"
+    assert f"time per round: {times}\n" in text
+    assert "scored per second: 673,000 samples" in text
 
 
 @pytest.mark.slow

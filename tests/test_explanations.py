@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from reflectune.loop.show.explanations import explain_call, explain_place, explain_reason, explain_score
+from reflectune.loop.show.explanations import (
+    explain_call,
+    explain_place,
+    explain_reason,
+    explain_score,
+    explain_signal,
+)
 
 CAPPED = "is not below the cap, the"
 
@@ -84,11 +90,16 @@ def test_score_is_explained_by_what_is_known_of_it(changes: Any, said: str) -> N
         ({}, "attempt 1 failed, cut"),
         ({"error": "at 80 tokens"}, "attempt 1 failed, cut: at 80 tokens"),
         ({"candidate": 1, "status": "error"}, "candidate 2, attempt 1 failed, error"),
-        ({"status": "unchanged"}, "attempt 1: the teacher found nothing to improve"),
+        (
+            {"error": "no JSON", "text": "hello\n\x1b[2Jthere"},
+            "attempt 1 failed, cut: no JSON; it wrote: hello \ufffd[2Jthere",
+        ),
+        ({"text": "a" * 201}, f"attempt 1 failed, cut; it wrote: {'a' * 200} ..."),
+        ({"status": "unchanged", "text": "{}"}, "attempt 1: the teacher found nothing to improve"),
     ],
 )
 def test_call_without_a_proposal_is_explained(changes: Any, said: str) -> None:
-    call: Any = {"candidate": 0, "attempt": 1, "status": "cut", "error": None}
+    call: Any = {"candidate": 0, "attempt": 1, "status": "cut", "error": None, "text": ""}
     assert explain_call(call | changes) == said
 
 
@@ -116,3 +127,21 @@ def test_the_place_of_an_exchange_is_told_where_there_are_others() -> None:
     assert place(0, 0) == ""
     assert place(1, 0) == "an exchange of a conversation, with 1 turn before it and 0 turns after it"
     assert place(0, 2) == "an exchange of a conversation, with 0 turns before it and 2 turns after it"
+
+
+def test_signal_says_what_is_told_from_what_and_how_often_guessing_is_right() -> None:
+    def share(value: float, low: float, high: float) -> dict[str, float]:
+        return {"value": value, "low": low, "high": high, "n": 38}
+
+    found: Any = {
+        "pairs": 38,
+        "matched": {"ifd": share(0.72, 0.56, 0.84), "r_ifd": share(0.65, 0.49, 0.78)},
+        "longer": {"instruction": share(0.79, 0.6, 0.9), "response": {"value": None, "n": 0}},
+        "warnings": ["a warning"],
+    }
+    assert explain_signal(found) == [
+        "does s0 tell a pair from one with another pair's response? By IFD in 72% of 38 given pairs (56% to "
+        "84%), by r-IFD in 65% (49% to 78%); guessing is right in 50%. In round 1 the longer response went "
+        "on in 79% in phase instruction",
+        "a warning",
+    ]

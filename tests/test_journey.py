@@ -41,7 +41,7 @@ def proposal(**changes: Any) -> dict[str, Any]:
 def failure(**changes: Any) -> dict[str, Any]:
     return {
         "round": 1, "phase": "response", "candidate": 0, "attempt": 1, "status": "cut", "error": None,
-        "server": None,
+        "text": "", "server": None,
     } | changes  # fmt: skip
 
 

@@ -20,6 +20,20 @@ def test_line_display_writes_begin_and_end(capsys: pytest.CaptureFixture[str]) -
     assert last.endswith("/s, accepted 2 of 3")
 
 
+def test_displays_show_no_total_until_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with LineDisplay().stage("refinetune · 76 pairs", total=0) as stage:
+        stage.update(2, 2)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "refinetune · 76 pairs"
+    assert last.startswith("refinetune · 76 pairs: 2/2")
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    with BarDisplay(console).stage("refinetune", total=0) as stage:
+        stage.update(2, 2)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "0/0" not in text
+    assert "2/2" in text
+
+
 def test_line_display_tells_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,9 +52,9 @@ NO_CALLS = {"calls": 0, "cached": 0, "prompt_tokens": 0, "completion_tokens": 0,
 FOUR_CALLS = {"calls": 4, "cached": 0, "prompt_tokens": 40, "completion_tokens": 20, "cost_usd": 1.0}
 
 
-def counts(reflected: int, unchanged: int, failed: int, accepted: int) -> dict[str, int]:
+def counts(reflected: int, unchanged: int, failed: int, accepted: int, decided: int = 0) -> dict[str, int]:
     kinds = {"reflected": reflected, "unchanged": unchanged, "failed": failed, "accepted": accepted}
-    return kinds | {"frozen": 0}
+    return kinds | {"decided": decided, "frozen": 0}
 
 
 def write_round(store: LineageWriter) -> None:
@@ -101,7 +101,7 @@ def test_reader_rounds_have_the_documented_keys_and_values(reader: LineageReader
         "training_truncated": 0,
         "frozen": 0,
         "instruction": counts(0, 0, 0, 0) | {"teacher": NO_CALLS, "statuses": {}, "reasons": []},
-        "response": counts(2, 0, 1, 1)
+        "response": counts(2, 0, 1, 1, decided=2)
         | {
             "teacher": FOUR_CALLS,
             "statuses": {"cut": 1, "ok": 2, "unparsable": 1},
@@ -246,6 +246,7 @@ def test_reader_trace_tells_the_whole_story(reader: LineageReader) -> None:
 def test_reader_trace_of_a_failed_reflection_names_each_attempt(reader: LineageReader) -> None:
     trace = reader.trace("c")
     assert [item["status"] for item in trace["failures"]] == ["unparsable", "cut"]
+    assert [item["text"] for item in trace["failures"]] == [item["text"] for item in reader.calls("c")]
     assert trace["trained_in"] == []
 
 

@@ -11,7 +11,15 @@ from reflectune.loop.show.terminal.runs import render_rounds, render_runs
 from reflectune.loop.show.terminal.search import render_found
 from reflectune.state.alarms import ALARMS
 
-NOTHING = {"reflected": 0, "unchanged": 0, "failed": 0, "accepted": 0, "frozen": 0, "reasons": []}
+NOTHING = {
+    "reflected": 0,
+    "unchanged": 0,
+    "failed": 0,
+    "decided": 0,
+    "accepted": 0,
+    "frozen": 0,
+    "reasons": [],
+}
 GIVEN: dict[str, Any] = {
     "best": None, "signal": None, "conversations": 0, "exchanges": 0, "followed": 0, "skipped": [],
 }  # fmt: skip
@@ -87,10 +95,10 @@ def test_rounds_of_a_large_dataset_fit_80_columns(terminal: bool) -> None:
     half = {"mean": 0.5, "median": 0.5}
     row = ROUND | {
         "pool": 52002, "training": 33000, "frozen": 9001,
-        "instruction": NOTHING | {"reflected": 21000, "unchanged": 30000, "failed": 1002, "accepted": 12345,
-                        "frozen": 9500},
-        "response": NOTHING | {"reflected": 38000, "unchanged": 12000, "failed": 2002, "accepted": 33333,
-                     "frozen": 9001},
+        "instruction": NOTHING | {"reflected": 21000, "unchanged": 30000, "failed": 1002, "decided": 21000,
+                        "accepted": 12345, "frozen": 9500},
+        "response": NOTHING | {"reflected": 38000, "unchanged": 12000, "failed": 2002, "decided": 38000,
+                     "accepted": 33333, "frozen": 9001},
         "ifd": half, "r_ifd": half, "response_tokens": 123.4, "evaluations": {"nll": 2.5},
         "teacher": {
             "calls": 104004, "cached": 100002, "prompt_tokens": 70200100, "completion_tokens": 50300200,
@@ -125,10 +133,13 @@ def test_alarms_fit_80_columns_and_are_of_the_newest_rounds() -> None:
         "alarm fires round 2 round 3 round 4",
         "median response tokens off ×12.34 ×12.34 ×12.34",
         "near duplicates above +50.0% +100.0%! +100.0%! +100.0%!",
-        "accepted proposals within 50.0% of an end 100.0%! 100.0%! 100.0%!",
+        "accepted proposals below 50% or above 50% 100.0%! 100.0%! 100.0%!",
+        "behind the best held-out above 0.50 half-widths 12.34! 12.34! 12.34!",
         "median IFD under s0 beyond ×0.50 or ×2.00 ×12.34! ×12.34! ×12.34!",
     ):
         assert row in rows
+    told = " ".join(rows).replace(" │ │ ", " ")
+    assert "behind the best held-out 12.34 (above 0.50 half-widths of the 95 % interval)" in told
     assert "alarm in round 1: distinct word trigrams ×12.34 (below ×0.50); the" in " ".join(rows)
 
 
@@ -182,6 +193,26 @@ def test_rounds_on_a_terminal_narrower_than_the_table_lose_no_digit() -> None:
 )
 def test_rounds_say_where_a_running_round_stands(run: dict[str, Any], said: str) -> None:
     assert said in rounds_shown(ROUND, ROUND | {"round": 2, "student": None, "pool": 0} | run)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said", "share"),
+    [
+        ({"reflected": 9}, "9 proposals, none decided yet · 0 teacher calls", "-"),
+        (
+            {"reflected": 9, "decided": 4, "accepted": 1},
+            "accepted 1 of 4 proposals (25%), 5 not decided yet · 0 teacher calls",
+            "25%",
+        ),
+    ],
+)
+def test_shares_are_of_the_proposals_that_were_decided_about(
+    counts: dict[str, int], said: str, share: str
+) -> None:
+    lines = rounds_shown(ROUND | {"instruction": NOTHING | counts})
+    assert lines[1].startswith(said)
+    (row,) = [line.split() for line in lines if line.startswith("1      instruction")]
+    assert row[-1] == share
 
 
 def test_runs_without_any_say_how_to_begin() -> None:

@@ -100,3 +100,16 @@ def test_check_shows_the_prompt_that_was_answered(tmp_path: Path) -> None:
         trial = json.loads(reflectune("check", "config.toml", "--json", cwd=tmp_path).stdout)["teacher"]
         answered = sorted(prompt_of(request) for request in server.requests if not is_structured(request))
     assert sorted(one["prompt"] for one in trial["asked"]) == answered
+
+
+def test_trial_keeps_each_name_on_one_line() -> None:
+    one = {
+        "position": 0, "phase": "instruction", "status": "ok", "error": None, "prompt": "Improve.",
+        "text": "{}", "critique": "dull", "instruction": "Ask.", "response": "The matter.",
+        "prompt_tokens": 1, "completion_tokens": 2, "cost_usd": None, "cached": True,
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render_trial({"asked": [one], "parameters": {}, "error": None}))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert ["new", "resp.", "The", "matter."] in lines
+    assert ["new", "instr.", "Ask."] in lines

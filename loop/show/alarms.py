@@ -9,14 +9,18 @@ from reflectune.state.lineage.documents import AlarmDocument, RoundDocument
 
 __all__ = ["explain_alarm", "explain_firing", "list_alarms", "tabulate_alarms"]
 
-_TITLE = "What tells a collapse (×: times round 0's; +: more than in round 0; !: alarm)"
+_TITLE = (
+    "What tells a collapse (×: times round 0's; +: more than in round 0; half-widths: of the 95 % interval; "
+    "!: alarm)"
+)
 _SHOWN = 3  # rounds in a table: the newest
 
 
 def explain_alarm(alarm: AlarmDocument) -> str:
     """A figure beside its threshold."""
     name = alarm["name"]
-    return f"{ALARMS[name].title} {_format(name, alarm['value'])} ({_explain_threshold(alarm)})"
+    of = " of the 95 % interval" if ALARMS[name].unit == "halves" and alarm["threshold"] is not None else ""
+    return f"{ALARMS[name].title} {_format(name, alarm['value'])} ({_explain_threshold(alarm)}{of})"
 
 
 def explain_firing(round: int, alarms: Sequence[AlarmDocument]) -> str:
@@ -73,6 +77,7 @@ def _explain_threshold(alarm: AlarmDocument) -> str:
         case "beyond":
             return f"beyond {written} or {_format(name, 1 / threshold)}"
         case "near an end":
-            return f"within {written} of an end"
+            return f"below {100 * threshold:g}% or above {100 * (1 - threshold):g}%"
         case way:
-            return f"{way} {written}"
+            unit = " half-widths" if ALARMS[name].unit == "halves" else ""
+            return f"{way} {written}{unit}"

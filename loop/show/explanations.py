@@ -24,6 +24,7 @@ from reflectune.state.lineage.documents import (
     Trace,
 )
 from reflectune.state.policies import TITLES, find_policy
+from reflectune.state.text import one_line
 
 __all__ = [
     "count_things", "explain_best", "explain_call", "explain_given", "explain_place",
@@ -32,6 +33,8 @@ __all__ = [
 ]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
+# Characters of what a failed call wrote.
+_MAX_TEXT = 200
 # The nll whose exp() is still a number.
 _MAX_NLL = 709.0
 
@@ -86,20 +89,20 @@ def explain_signal(signal: SignalDocument | None) -> list[str]:
     """What the base student told of a few given pairs before its first decision, and what it warns of."""
     if signal is None or not signal["pairs"]:
         return [] if signal is None else signal["warnings"]
+    pairs = f" of {count_things(signal['pairs'], 'given pair')}"
     told = [
-        f"{TITLES[name]} ({format_share(share['value'])}, {format_share(share['low'])} to "
-        f"{format_share(share['high'])})"
-        for name, share in signal["matched"].items()
+        f"{TITLES[name]} in {format_share(share['value'])}{'' if index else pairs} "
+        f"({format_share(share['low'])} to {format_share(share['high'])})"
+        for index, (name, share) in enumerate(signal["matched"].items())
     ]
     went_on = [
         f"{format_share(share['value'])} in phase {phase}"
         for phase, share in signal["longer"].items()
         if share["n"]
     ]
-    longer = f"; in round 1 the longer response went on in {' and '.join(went_on)}" if went_on else ""
-    pairs = count_things(signal["pairs"], "given pair")
-    first = f"of {pairs} s0 told so many from shuffled ones: by {' and '.join(told)}{longer}"
-    return [first, *signal["warnings"]]
+    longer = f". In round 1 the longer response went on in {' and '.join(went_on)}" if went_on else ""
+    answer = f"By {', by '.join(told)}; guessing is right in 50%{longer}"
+    return [f"does s0 tell a pair from one with another pair's response? {answer}", *signal["warnings"]]
 
 
 def explain_skipped(skipped: Sequence[SkippedDocument]) -> str:
@@ -196,7 +199,10 @@ def explain_call(call: FailureDocument) -> str:
     if call["status"] == "unchanged":
         return f"{which}: the teacher found nothing to improve"
     error = f": {call['error']}" if call["error"] else ""
-    return f"{which} failed, {call['status']}{error}"
+    text = one_line(call["text"])
+    beginning = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
+    wrote = f"; it wrote: {beginning}" if text else ""
+    return f"{which} failed, {call['status']}{error}{wrote}"
 
 
 def explain_rule(settings: Settings, phase: str) -> str:

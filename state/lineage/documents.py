@@ -129,6 +129,7 @@ class PhaseDocument(TypedDict):
     reflected: int
     unchanged: int
     failed: int
+    decided: int  # the samples of which a proposal was decided about
     accepted: int
     frozen: int
     teacher: CallSums
@@ -254,18 +255,18 @@ class FailureDocument(Place):
     attempt: int
     status: CallStatus
     error: str | None
+    text: str  # as it was answered; empty where nothing was
     server: str | None
 
 
 class CallDocument(FailureDocument):
-    """A teacher call with its raw text."""
+    """A teacher call with what is known of it."""
 
     id: str
     engine: str
     model: str
     finish_reason: str | None
     critique: str | None
-    text: str
     prompt_tokens: int | None
     completion_tokens: int | None
     cost_usd: float | None

@@ -262,6 +262,7 @@ class LineageReader(SampleReader):
             SELECT COUNT(*) FILTER (WHERE answered) AS reflected,
                 COUNT(*) FILTER (WHERE NOT answered AND last = 'unchanged') AS unchanged,
                 COUNT(*) FILTER (WHERE NOT answered AND last <> 'unchanged') AS failed,
+                (SELECT COUNT(*) FROM decisions WHERE {where} AND {ABOUT_A_PROPOSAL}) AS decided,
                 (SELECT COUNT(*) FROM decisions WHERE {where} AND reason = 'accepted') AS accepted,
                 (SELECT COUNT(*) FROM decisions WHERE {where} AND reason = 'frozen') AS frozen
             FROM (

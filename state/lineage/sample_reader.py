@@ -97,8 +97,8 @@ class SampleReader(OpenDatabase):
                 score["truncated"] = bool(score["truncated"])
             version["current"] = version["id"] == current
         failures = self._all(
-            "SELECT round, phase, candidate, attempt, status, error, address AS server FROM teacher_calls "
-            "LEFT JOIN servers ON servers.id = server_id "
+            "SELECT round, phase, candidate, attempt, status, error, text, address AS server "
+            "FROM teacher_calls LEFT JOIN servers ON servers.id = server_id "
             "WHERE sample_id = ? AND status <> 'ok' ORDER BY round, phase, candidate, attempt",
             sample_id,
         )

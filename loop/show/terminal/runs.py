@@ -11,6 +11,7 @@ from reflectune.loop.show.alarms import list_alarms, tabulate_alarms
 from reflectune.loop.show.comparison import Section
 from reflectune.loop.show.documents import Overview, RunDocument
 from reflectune.loop.show.explanations import (
+    count_things,
     explain_best,
     explain_given,
     explain_signal,
@@ -102,9 +103,16 @@ def _head(run: RunDocument) -> RenderableType:
 
 def _sum_up(rounds: Sequence[RoundDocument]) -> str:
     phases = [row[phase] for row in rounds for phase in PHASES]
-    proposed, accepted = (sum(phase[key] for phase in phases) for key in ("reflected", "accepted"))
+    proposed, decided, accepted = (
+        sum(phase[key] for phase in phases) for key in ("reflected", "decided", "accepted")
+    )
     calls = sum(row["teacher"]["calls"] for row in rounds)
-    done = f"accepted {accepted} of {proposed} proposals ({format_share_of(accepted, proposed)})"
+    if proposed and not decided:
+        done = f"{count_things(proposed, 'proposal')}, none decided yet"
+    else:
+        share = format_share_of(accepted, decided)
+        done = f"accepted {accepted} of {count_things(decided, 'proposal')} ({share})"
+        done += f", {proposed - decided:,} not decided yet" if proposed > decided else ""
     return f"{done} · {calls} teacher calls · {sum(map(sum_seconds, rounds)):.1f} seconds"
 
 
@@ -132,7 +140,7 @@ def _decisions(rounds: Sequence[Mapping[str, Any]]) -> Section:
             row["round"],
             phase,
             *(row[phase][key] for key in keys),
-            format_share_of(row[phase]["accepted"], row[phase]["reflected"]),
+            format_share_of(row[phase]["accepted"], row[phase]["decided"]),
             row[phase]["frozen"],
         )[:columns]
         for row in rounds
