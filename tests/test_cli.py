@@ -335,7 +335,7 @@ def test_interrupt_says_how_to_go_on_and_exits_130(world: Path, monkeypatch: pyt
     monkeypatch.setattr("reflectune.loop.nodes.evaluate.derive_measures", interrupt)
     result = reflectune("run", "config.toml", "--name", "cut", "--runs", "interrupted", cwd=world)
     assert result.returncode == 130
-    assert "go on with `reflectune resume cut`" in result.stderr
+    assert "go on with `reflectune resume cut --runs interrupted`" in result.stderr
     assert as_json(world, "runs", "--runs", "interrupted")[0]["status"] == "interrupted"
 
 

@@ -213,11 +213,10 @@ def say_what_is_left_out(folder: RunFolder) -> None:
     with common.read_run(folder) as lineage:
         skipped = explain_skipped(lineage.given()["skipped"])
     if skipped:
-        common.say(f"{skipped}; `reflectune show {folder.path.name}` has examples")
+        common.say(f"{skipped}; `{folder.command('show')}` has examples")
 
 
 def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
-    name = folder.path.name
     try:
         from reflectune.loop.progress import open_display
         from reflectune.loop.run import run_loop
@@ -227,12 +226,13 @@ def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
             reason = run_loop(folder, open_display(), interruption.is_requested)
         if reason == "budget":
             caps = load_begun_config(folder.config).teacher.caps
+            changes = [word for key in caps for word in ("--set", f"teacher.{key}=N")]
             common.say(
-                f"{name}: the teacher's budget is spent; go on by a higher one: "
-                f"`reflectune resume {' '.join([name, *(f'--set teacher.{key}=N' for key in caps)])}`"
+                f"{folder.path.name}: the teacher's budget is spent; go on by a higher one: "
+                f"`{folder.command('resume', *changes)}`"
             )
     except (Interrupted, KeyboardInterrupt):
-        common.say(f"interrupted; go on with `reflectune resume {name}`")
+        common.say(f"interrupted; go on with `{folder.command('resume')}`")
         raise
     except (TeacherError, StudentError, AdapterError) as error:
-        raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error
+        raise type(error)(f"{error} (go on with `{folder.command('resume')}`)") from error
