@@ -13,7 +13,7 @@ from reflectune.loop.cli.data import read_columns
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES, english
 from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, StudentError, TeacherError
-from reflectune.state.folder import RunFolder
+from reflectune.state.folder import RunFolder, to_command
 from reflectune.state.records import DataFormat, PolicyName, Recipe, Turns
 
 if TYPE_CHECKING:
@@ -235,4 +235,16 @@ def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
         common.say(f"interrupted; go on with `{folder.command('resume')}`")
         raise
     except (TeacherError, StudentError, AdapterError) as error:
-        raise type(error)(f"{error} (go on with `{folder.command('resume')}`)") from error
+        raise type(error)(f"{error} {_say_how_to_go_on(folder, error)}") from error
+
+
+def _say_how_to_go_on(folder: RunFolder, error: Exception) -> str:
+    """What to do about an error that ended a run, besides what it says itself."""
+    go_on = f"go on with `{folder.command('resume')}`"
+    if isinstance(error, TeacherError) and error.kept:
+        another = to_command(folder.path.parent, "run", "CONFIG", "--name", "NEW")
+        return (
+            f"({error.kept} cannot change in a run: where that is wrong, correct it and start another, "
+            f"`{another}`; else {go_on})"
+        )
+    return f"({go_on})"
