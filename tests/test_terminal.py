@@ -71,6 +71,16 @@ def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
     ]
 
 
+def test_run_that_trained_no_student_says_so() -> None:
+    ended: dict[str, Any] = {"status": "finished", "stop_reason": "rounds"}
+    given, trained = ROUND | {"round": 0}, ROUND | {"round": 2, "training": 9}
+    assert rounds_shown(given, ROUND, **ended)[0] == (
+        "r: finished, stopped: rounds; no round trained a student"
+    )
+    assert rounds_shown(given, ROUND, trained, **ended)[0] == "r: finished, stopped: rounds"
+    assert rounds_shown(given, ROUND)[0] == "r: running"
+
+
 def test_rounds_tell_of_training_pairs_that_were_cut() -> None:
     lines = rounds_shown(ROUND, ROUND | {"round": 2, "training": 9, "training_truncated": 3}, width=100)
     assert "Training pairs whose response or context student.max_length cut: 3 in round 2" in lines
