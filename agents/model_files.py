@@ -21,7 +21,7 @@ _READ = {
     "adapter_config.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
     "default.jinja", "generation_config.json", "hf_quant_config.json", "merges.txt", "params.json",
     "quant_config.json", "quantize_config.json", "special_tokens_map.json", "tekken.json", "tokenizer.json",
-    "tokenizer_config.json", "vocab.json", "vocab.txt", *PROCESSORS,
+    "tokenizer_config.json", "vocab.json", "vocab.txt",
 }  # fmt: skip
 _READ_SUFFIXES = (".safetensors", ".safetensors.index.json", ".model")
 
@@ -62,7 +62,7 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def files_read(folder: Path) -> list[Path]:
-    """The files of a model's or adapter's folder that opening it reads, in their order."""
+    """The files of a model's or adapter's folder that opening it for text reads, in their order."""
     return sorted(
         path
         for path in {*folder.iterdir(), *(folder / file for file in _CHAT_TEMPLATES)}

@@ -122,7 +122,7 @@ def check_adapters_fit_vllm(config: StudentConfig) -> None:
     settings = _read_config(config)
     opened = AutoModelForCausalLM._model_mapping.get(type(settings), None)
     named = settings.architectures or []
-    if opened is not None and named and opened.__name__ not in named:
+    if opened is not None and named and opened.__name__.lower() not in map(str.lower, named):
         raise StudentError(
             f"{config.model}: vLLM opens it as {named[0]}, where adapters are trained on {opened.__name__}: "
             "it would answer without them; take engine = transformers"

@@ -131,10 +131,13 @@ class Asking:
         for phase, failure in undecided.items():
             teacher, settled = self._context.config.teacher, self.phases[phase].settled.total()
             reason = failure["status"] + (f": {failure['message']}" if failure["message"] else "")
+            is_recorded = teacher.engine == "recorded"
+            again = "" if is_recorded else "once mended, resume the run and they are asked for again; "
             raise TeacherError(
                 f"teacher {teacher.model or teacher.engine}: {failure['number']} of {settled} proposals "
-                f"failed in round {self._round}, phase {phase}, {reason}; once mended, resume the run and "
-                "they are asked for again; --set stop.max_failures=1 goes on without those that fail"
+                f"failed in round {self._round}, phase {phase}, {reason}; {again}"
+                "--set stop.max_failures=1 goes on without those that fail",
+                kept="what teacher.path holds" if is_recorded else "",
             )
 
 

@@ -33,7 +33,7 @@ def restore_config(folder: RunFolder) -> RunConfig:
         raise ConfigError(f"{error}; put it right or delete it: the lineage writes it anew") from error
 
 
-def refuse_changed_config(lineage: LoopReader, config: RunConfig, name: str) -> None:
+def refuse_changed_config(lineage: LoopReader, config: RunConfig, folder: RunFolder) -> None:
     """A run is one experiment: scores and decisions of different settings must not mix in it."""
     stored = parse_config(lineage.settings()["config"], source="the lineage")  # with defaults of newer keys
     begun, now = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
@@ -44,7 +44,7 @@ def refuse_changed_config(lineage: LoopReader, config: RunConfig, name: str) -> 
         raise ConfigError(
             f"config.toml was changed since the run began ({', '.join(changed[:_SHOWN] + more)}); "
             "put it back, or delete it, and the lineage writes it anew, or start another run; "
-            f"`reflectune resume {name} --set` changes {', '.join(CHANGEABLE)}"
+            f"`{folder.command('resume', '--set')}` changes {', '.join(CHANGEABLE)}"
         )
 
 

@@ -84,7 +84,7 @@ def check_run(config: RunConfig, runs: Path, *, accept_few: bool = False) -> Dat
         with open_cache(config, runs):
             pass
     check_student(config.student)
-    if config.teacher.engine == "vllm" and config.teacher.model == SELF:
+    if config.teacher.engine == "vllm" and config.teacher.model == SELF and config.teacher.cache != "only":
         check_adapters_fit_vllm(config.student)
     check_trackers(config.track)
     if config.evaluate.checker:
@@ -116,10 +116,10 @@ def _judge_data(dataset: Dataset, accept_few: bool) -> None:
 
 
 def listen(
-    display: Display, stopping: Callable[[], bool] = lambda: False, name: str | None = None
+    display: Display, stopping: Callable[[], bool] = lambda: False, folder: RunFolder | None = None
 ) -> Listener:
     """Show what machines have to say, and leave with a line where they are lost."""
-    go_on = "" if name is None else f" (go on with `reflectune resume {name}`)"
+    go_on = "" if folder is None else f" (go on with `{folder.command('resume')}`)"
     return Listener(display.say, stopping, lambda why: leave_at_once(one_line(f"reflectune: {why}{go_on}")))
 
 
@@ -143,14 +143,14 @@ def change_run(folder: RunFolder, overrides: Sequence[str]) -> None:
     written = restore_config(folder)
     change_config(written, overrides)  # what is impossible shall touch nothing
     with (
-        explain_storage_errors(folder.path, f"`reflectune resume {folder.path.name}`"),
+        explain_storage_errors(folder.path, f"`{folder.command('resume')}`"),
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
     ):
         before = parse_config(lineage.settings()["config"], source=str(folder.lineage))
         after = change_config(before, overrides)
         if written != after:
-            refuse_changed_config(lineage, written, folder.path.name)
+            refuse_changed_config(lineage, written, folder)
         old, new = (flatten(config.model_dump(mode="json")) for config in (before, after))
         changes = {key: (old[key], new[key]) for key in new if old[key] != new[key]}
         if not changes:
@@ -193,11 +193,11 @@ def open_context(
     config = restore_config(folder)
     checker = load_function("evaluate.checker", config.evaluate.checker) if config.evaluate.checker else None
     with (
-        explain_storage_errors(folder.path, f"`reflectune resume {folder.path.name}`"),
+        explain_storage_errors(folder.path, f"`{folder.command('resume')}`"),
         folder.lock(),
         LineageWriter.open(folder.lineage) as lineage,
         open_cache(config, folder.path.parent) as cache,
-        open_machines(config, listen(display, stopping, folder.path.name)) as machines,
+        open_machines(config, listen(display, stopping, folder)) as machines,
         LiveDisplay(display, folder) as live,
     ):
         say_one_of_each(config.scale, live.say)
@@ -206,7 +206,7 @@ def open_context(
                 f"{folder.path.name} is a replay of {replayed}: nothing goes on in it; start a run with its "
                 "config.toml, under another name"
             )
-        refuse_changed_config(lineage, config, folder.path.name)
+        refuse_changed_config(lineage, config, folder)
         refuse_changed_files(lineage, config)
         yield LoopContext(
             config=config,

@@ -27,7 +27,7 @@ from reflectune.state.records import (
     content_part,
 )
 
-__all__ = ["are_alike", "choose_training_set", "decide", "needed_scores", "value_of"]
+__all__ = ["are_alike", "choose_training_set", "decide", "explain_empty_set", "needed_scores", "value_of"]
 
 TermScores = Mapping[Term, Score]
 
@@ -180,6 +180,26 @@ def choose_training_set(
     already = len(originals) - len(drawn)
     missing = math.floor((anchor * len(chosen) - already) / (1 - anchor) + 0.5)
     return chosen + drawn[: max(missing, 0)]
+
+
+def explain_empty_set(pool: Iterable[PoolPair], selection: SelectionConfig) -> str:
+    """Why no pair of a pool is trained on: how many there are of which each bound of the filter lets pass."""
+    pairs = wanted = passed = r_passed = 0
+    for pair in pool:
+        pairs += 1
+        if pair.improved or selection.keep == "all":
+            pair_ifd, pair_r_ifd = ifd(pair.scores), r_ifd(pair.scores)
+            wanted += 1
+            passed += pair_ifd is not None and pair_ifd < selection.train_max_ifd
+            r_passed += pair_r_ifd is not None and pair_r_ifd < selection.train_max_r_ifd
+    if not wanted:
+        return f'none of {pairs} pairs is improved (selection.keep = "{selection.keep}")'
+    kind = "" if selection.keep == "all" else "improved "
+    return (
+        f"of {wanted} {kind}pairs {passed} have IFD below selection.train_max_ifd = "
+        f"{selection.train_max_ifd:g}, and {r_passed} r-IFD below selection.train_max_r_ifd = "
+        f"{selection.train_max_r_ifd:g}"
+    )
 
 
 def value_of(policy: Policy, phase: Phase, scores: TermScores) -> float | None:

@@ -176,7 +176,7 @@ def _check_config_file(folder: RunFolder, lineage: LoopReader, faults: Faults) -
     try:
         config = load_begun_config(folder.config)
         if not folder.is_locked():  # by a process that may just be changing both
-            refuse_changed_config(lineage, config, folder.path.name)
+            refuse_changed_config(lineage, config, folder)
     except ConfigError as error:
         faults.add("config.toml", "", str(error))
     except ValueError:  # a row of config_changes is no JSON, which is told of it

@@ -58,7 +58,14 @@ class StoreError(_WrongInput):
 
 
 class TeacherError(ReflectuneError):
-    """The teacher cannot be reached or refuses every request."""
+    """The teacher cannot be reached or refuses every request.
+
+    `kept` is what it may lie in that a run keeps, as a key of the config: to resume is no cure then.
+    """
+
+    def __init__(self, message: str, *, kept: str = "") -> None:
+        super().__init__(message)
+        self.kept = kept
 
 
 class AdapterError(ReflectuneError):

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import time
@@ -15,9 +16,11 @@ from typing import IO, Self
 
 from reflectune.state.errors import ConfigError, StoreError
 from reflectune.state.records import Half
+from reflectune.state.text import inert
 
-__all__ = ["PLAN", "RunFolder"]
+__all__ = ["PLAN", "RUNS", "RunFolder", "to_command"]
 
+RUNS = Path("runs")  # where runs are unless --runs or REFLECTUNE_RUNS says otherwise
 PLAN = "plan.toml"  # in the folder of an experiment's runs
 
 
@@ -52,6 +55,10 @@ class RunFolder:
         name = f"round-{round:02d}" if half is None else f"round-{round:02d}-half-{half}"
         return self.path / "adapters" / name
 
+    def command(self, name: str, *words: str) -> str:
+        """A command about this run, to be typed where this process was started."""
+        return to_command(self.path.parent, name, self.path.name, *words)
+
     def write_config(self, text: str) -> None:
         """Put config.toml into place: all of it, on disk, or what was there before."""
         part = self.config.with_name(f".{self.config.name}.partial")
@@ -66,7 +73,7 @@ class RunFolder:
     def create(cls, runs: Path, name: str) -> Iterator[Self]:
         """Make a run folder that appears under its name only when the block ends without an error."""
         taken = ConfigError(
-            f"a run called {name} exists in {runs}; go on with `reflectune resume {name}`, "
+            f"a run called {name} exists in {runs}; go on with `{cls(runs / name).command('resume')}`, "
             "or give this one another name with --name"
         )
         if (runs / name).exists():
@@ -142,6 +149,13 @@ class RunFolder:
             except BlockingIOError:
                 return True
         return False
+
+
+def to_command(runs: Path, *words: str) -> str:
+    """A command to be typed where this process was started; it names the folder of runs where it has to."""
+    default = Path(os.environ.get("REFLECTUNE_RUNS") or RUNS)
+    elsewhere = [] if runs.absolute() == default.absolute() else ["--runs", str(runs)]
+    return inert(shlex.join(["reflectune", *words, *elsewhere]))
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -26,10 +26,9 @@ def load_function(key: str, name: str) -> Callable[..., Any]:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        function = getattr(importlib.import_module(module_name), function_name, None)
     except Exception as error:  # whatever the module does when it is imported
         raise ConfigError(f"{key}: cannot import {module_name}: {describe_error(error)}") from error
-    function = getattr(module, function_name, None)
     if function is None:
         raise ConfigError(f"{key}: module {module_name} has no {function_name}")
     if not callable(function):

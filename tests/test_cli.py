@@ -223,8 +223,10 @@ def test_prompts_prints_a_file_that_opens(tmp_path: Path) -> None:
         (["score", "data.json", "--student", "student", "--json"], "say with -o FILE"),
         (["export", "tiny", "-o", "x.csv"], "x.csv: ends in .csv; name a file that ends in .json"),
         (["export", "tiny", "-o", "x", "--format", "xml"], "xml"),
-        (["show"], "Missing argument"),
-        (["unknown"], "No such command"),
+        (["show"], "Missing argument 'name'; `reflectune show --help` lists its arguments and options"),
+        (["run", "config.toml", "--nmae", "x"], "; `reflectune run --help` lists its"),
+        (["signal", "tiny", "--format", "foo"], "Invalid value for '--format': 'foo' is not one of 'auto'"),
+        (["unknown"], "No such command 'unknown'; `reflectune --help` lists the commands and options"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_line_and_leaves_nothing_behind(
@@ -335,7 +337,7 @@ def test_interrupt_says_how_to_go_on_and_exits_130(world: Path, monkeypatch: pyt
     monkeypatch.setattr("reflectune.loop.nodes.evaluate.derive_measures", interrupt)
     result = reflectune("run", "config.toml", "--name", "cut", "--runs", "interrupted", cwd=world)
     assert result.returncode == 130
-    assert "go on with `reflectune resume cut`" in result.stderr
+    assert "go on with `reflectune resume cut --runs interrupted`" in result.stderr
     assert as_json(world, "runs", "--runs", "interrupted")[0]["status"] == "interrupted"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from reflectune.loop.show.terminal.compare import render_rounds_compared, render_runs_compared
+from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.reader import LineageReader
 from reflectune.state.lineage.run_comparison import compare_runs
 from reflectune.state.lineage.writer import LineageWriter
@@ -133,8 +134,11 @@ def test_runs_differ_in_nested_keys_but_not_by_name(tmp_path: Path) -> None:
 
 def shown(document: Any, width: int = 80, *, terminal: bool = False) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-    render = render_runs_compared if "names" in document else render_rounds_compared
-    console.print(render(document), markup=False, highlight=False, crop=False)
+    if "names" in document:
+        rendered = render_runs_compared(document)
+    else:
+        rendered = render_rounds_compared(document, RunFolder(Path("runs", document["name"])))
+    console.print(rendered, markup=False, highlight=False, crop=False)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 

@@ -299,7 +299,7 @@ def test_lineage_that_another_program_writes_in_is_named(cut: RunFolder) -> None
     with closing(sqlite3.connect(cut.lineage, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         said = refusal(cut, StoreError, "database is locked; another program writes in it, let it end")
-        assert "`reflectune resume tiny`" in said
+        assert f"`{cut.command('resume')}`" in said
         with LineageReader.open(cut.lineage) as history:
             assert history.last_round() == 1
 
@@ -507,7 +507,7 @@ def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(world: Path, small
     folder = RunFolder(Path(shutil.copytree(world / "cut/tiny", small_disk / "tiny")))
     for stage in ("select", "reflect · resp", "select · resp", "ref", "eval"):
         before = rows(folder)
-        with pytest.raises(StoreError, match="is full; make room on the disk, then `reflectune resume tiny`"):
+        with pytest.raises(StoreError, match="is full; make room on the disk, then `reflectune resume tiny "):
             run_loop(folder, WatchedDisplay(f"round 2 · {stage}", lambda: fill(small_disk) and None))
         (small_disk / "filler").unlink()
         after = rows(folder)
@@ -567,7 +567,7 @@ def test_read_only_folder_is_shown_and_not_worked_in(cut: RunFolder, world: Path
             assert history.last_round() == 1
             assert len(history.trace("0")["versions"]) >= 1
         for work in (lambda: run_loop(folder, LineDisplay()), lambda: change_run(folder, ["rounds=3"])):
-            with pytest.raises(StoreError, match=r"make the folder writable, then `reflectune resume tiny`"):
+            with pytest.raises(StoreError, match="make the folder writable, then `reflectune resume tiny "):
                 work()
         with pytest.raises(ConfigError, match="cannot make a run there"):
             create_run(load_config(world / "config.toml", ['name="other"']), ground)

@@ -18,6 +18,8 @@ from reflectune.state.data.datasets import read_dataset
 from reflectune.state.data.exports import Exported, ExportFormat, retell, write_records
 from reflectune.state.errors import DatasetError
 from reflectune.state.records import Pair, Turn
+from tests.lineages import make_store
+from tests.worlds import invoke
 
 FORMATS: list[ExportFormat] = ["alpaca", "messages", "sharegpt", "parquet"]
 PAIRS = [Pair("Say hello.", "", "Bonjour, ça va?"), Pair("Add.", "1 2", "3")]
@@ -567,3 +569,16 @@ def test_write_pairs_never_replaces_a_device() -> None:
     with pytest.raises(DatasetError, match="is not a regular file"):
         write_pairs(Path("/dev/null"), "alpaca", PAIRS)
     assert Path("/dev/null").is_char_device()
+
+
+def test_export_of_a_run_without_a_complete_round_says_that_it_is_the_given_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one").mkdir()
+    with make_store(tmp_path / "one/lineage.db"):
+        pass
+    out = tmp_path / "pool.json"
+    assert invoke("export", "one", "-o", out, "--runs", tmp_path) == 0
+    assert capsys.readouterr().err == "one: round 1 is not complete: this is the data as given\n"
+    assert invoke("export", "one", "--round", "0", "-o", out, "--runs", tmp_path) == 0
+    assert capsys.readouterr().err == ""  # who asks for it knows

@@ -23,11 +23,12 @@ class Faulty:
 
     def __init__(self) -> None:
         self.mended = False
+        self.refusal = REFUSAL
         self.knows: tuple[str, ...] = ()
 
     def __call__(self, request: dict[str, Any], number: int) -> Reply:
         is_known = self.mended or given(request, "instruction").endswith(self.knows or ("\0",))
-        return improve(request, number) if is_known else REFUSAL
+        return improve(request, number) if is_known else self.refusal
 
 
 @pytest.fixture
@@ -143,3 +144,34 @@ def test_server_that_is_another_on_resume_is_followed(
         assert other.url in out
     assert invoke("report", "tiny", "-o", "report.html") == 0
     assert "Servers that were asked" in Path("report.html").read_text()
+
+
+def test_model_that_a_server_lacks_leads_to_another_run(
+    run: Path, faulty: Faulty, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"error": {"message": "The model `m` does not exist."}}
+    faulty.refusal = Reply(status=404, body=json.dumps(error))
+    assert invoke("run", "config.toml", "--runs", "elsewhere") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(
+        "; check teacher.base_url and teacher.model (teacher.model cannot change in a run: where that is "
+        "wrong, correct it and start another, `reflectune run CONFIG --name NEW --runs elsewhere`; else go "
+        "on with `reflectune resume tiny --runs elsewhere`)"
+    )
+
+
+def test_recording_without_an_answer_leads_to_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_world(tmp_path, samples=16, selection={"policy": "accept-all"})
+    recording = tmp_path / "teacher.jsonl"
+    recording.write_text(
+        recording.read_text().replace('"instruction": "', '"instruction": "No ')
+    )  # of other pairs
+    monkeypatch.chdir(tmp_path)
+    assert invoke("run", "config.toml") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "resume the run" not in line
+    assert (
+        "(what teacher.path holds cannot change in a run: where that is wrong, correct it and start" in line
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reflectune.state.errors import ConfigError, StoreError
-from reflectune.state.folder import RunFolder
+from reflectune.state.folder import RunFolder, to_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +30,23 @@ def in_another_process(block: str, path: Path) -> Iterator["subprocess.Popen[str
         assert other.stdout is not None
         assert other.stdout.readline() == "there\n"
         yield other
+
+
+def test_commands_name_the_folder_of_runs_where_it_is_not_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REFLECTUNE_RUNS", raising=False)
+    at_home, elsewhere = RunFolder(Path("runs/one")), RunFolder(Path("my runs/one"))
+    assert at_home.command("resume") == "reflectune resume one"
+    assert RunFolder(tmp_path / "runs" / "one").command("resume") == "reflectune resume one"
+    assert elsewhere.command("resume", "--set", "teacher.budget_usd=N") == (
+        "reflectune resume one --set teacher.budget_usd=N --runs 'my runs'"
+    )
+    assert to_command(Path("my runs"), "experiment", "abl.toml").endswith(" abl.toml --runs 'my runs'")
+    monkeypatch.setenv("REFLECTUNE_RUNS", "my runs")
+    assert elsewhere.command("resume") == "reflectune resume one"
+    assert at_home.command("resume") == "reflectune resume one --runs runs"
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -184,7 +184,8 @@ def test_run_says_at_its_start_what_is_left_out(tmp_path: Path, capsys: pytest.C
         store.add_skipped([SkippedRows("tools", 1200, ("row 3: calls f",)), SkippedRows("media", 1, ())])
     say_what_is_left_out(folder)
     assert capsys.readouterr().err == (
-        "left out of the data: 1,201 rows (tools: 1,200, media: 1); `reflectune show one` has examples\n"
+        "left out of the data: 1,201 rows (tools: 1,200, media: 1); "
+        f"`reflectune show one --runs {tmp_path}` has examples\n"
     )
 
 

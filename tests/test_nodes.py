@@ -405,7 +405,9 @@ def test_a_round_that_trains_nothing_keeps_its_student_and_its_measures(
     world.through(1)
     assert refinetune(state(), world.runtime()) == {"student": "s0"}
     assert world.trained == []
-    assert "no pair passes the filter, s0 stays" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no pair passes the filter, s0 stays: of " in said
+    assert "improved pairs 0 have IFD below selection.train_max_ifd = 1e-06, and " in said
     opened = len(world.student.opened)
     assert evaluate(state(), world.runtime()) == {"round": 2}
     assert world.store.held_out_measures()[1] == world.store.held_out_measures()[0]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reflectune.loop.selection import choose_training_set, decide, needed_scores
+from reflectune.loop.selection import choose_training_set, decide, explain_empty_set, needed_scores
 from reflectune.state.config import RefinetuneConfig, RunConfig, SelectionConfig, parse_model
 from reflectune.state.errors import ConfigError
 from reflectune.state.policies import POLICIES
@@ -306,6 +306,25 @@ def choose(pool: list[PoolPair], anchor: float = 0.0, **selection: object) -> li
         seed=0,
     )
     return choose_training_set(pool, [f"original-{index}" for index in range(10)], config, 1)
+
+
+def test_empty_training_set_is_explained_by_what_each_bound_lets_pass() -> None:
+    pool = [
+        pool_pair("useless", 1.0, 0.5),
+        pool_pair("unfit", 0.5, 1.0),
+        pool_pair("worse", 2.0, 0.75),
+        pool_pair("unimproved", 0.5, 0.5, improved=False),
+        PoolPair("broken", True, failed(scores_of(0.5, 0.5), "response_alone", "empty")),
+    ]
+    assert explain_empty_set(pool, SelectionConfig(train_max_r_ifd=0.75)) == (
+        "of 4 improved pairs 1 have IFD below selection.train_max_ifd = 1, "
+        "and 2 r-IFD below selection.train_max_r_ifd = 0.75"
+    )
+    assert explain_empty_set(pool, SelectionConfig(keep="all", train_max_ifd=0.5)).startswith(
+        "of 5 pairs 0 have IFD below selection.train_max_ifd = 0.5, "
+    )
+    unimproved = [pool_pair("one", 0.5, 0.5, improved=False)]
+    assert explain_empty_set(unimproved, SelectionConfig()).startswith("none of 1 pairs is improved")
 
 
 def test_training_set_filters_and_ranks_by_ifd() -> None:

@@ -1,6 +1,7 @@
 """How runs, rounds and found samples look in a terminal."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from reflectune.loop.show.terminal.layout import tabulate
 from reflectune.loop.show.terminal.runs import render_rounds, render_runs
 from reflectune.loop.show.terminal.search import render_found
 from reflectune.state.alarms import ALARMS
+from reflectune.state.folder import RunFolder
 
+FOLDER = RunFolder(Path("elsewhere/run"))
 NOTHING = {
     "reflected": 0,
     "unchanged": 0,
@@ -74,6 +77,16 @@ def test_rounds_under_way_have_dashes_for_what_is_not_known() -> None:
         ["1", "9", "-", "-", "-", "-", "-"],
         ["1", "9", "0", "-", "-", "-", "-", "-"],
     ]
+
+
+def test_run_that_trained_no_student_says_so() -> None:
+    ended: dict[str, Any] = {"status": "finished", "stop_reason": "rounds"}
+    given, trained = ROUND | {"round": 0}, ROUND | {"round": 2, "training": 9}
+    assert rounds_shown(given, ROUND, **ended)[0] == (
+        "r: finished, stopped: rounds; no round trained a student"
+    )
+    assert rounds_shown(given, ROUND, trained, **ended)[0] == "r: finished, stopped: rounds"
+    assert rounds_shown(given, ROUND)[0] == "r: running"
 
 
 def test_rounds_tell_of_training_pairs_that_were_cut() -> None:
@@ -250,19 +263,21 @@ def found(**changes: Any) -> Any:
 
 
 def test_samples_have_a_row_each_and_what_to_do_next() -> None:
-    lines = shown(render_found(found()), width=1_000_000).splitlines()
+    lines = shown(render_found(found(), FOLDER), width=1_000_000).splitlines()
     head = "sample  round  instruction  IFD change  response  r-IFD change  length growth  trained"
     assert lines[0].startswith(head)
     assert lines[1].split()[:8] == ["123456", "3", "unchanged", "-", "accepted", "-2.00e-05", "×12.50", "yes"]
     assert "[bold]Name three \ufffd[2Jcolours[/bold]" in lines[1]
-    assert lines[2:] == ["7 match, 1 shown; see one with `reflectune trace run 123456`"]
+    assert lines[2:] == ["7 match, 1 shown; see one with `reflectune trace run 123456 --runs elsewhere`"]
 
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_samples_fit_the_terminal(width: int) -> None:
     frozen = {"outcome": "frozen", "change": None}
     text = shown(
-        render_found(found(trained=None, instruction=None, response=frozen)), width, force_terminal=True
+        render_found(found(trained=None, instruction=None, response=frozen), FOLDER),
+        width,
+        force_terminal=True,
     )
     lines = text.splitlines()
     assert max(map(len, lines)) <= width
@@ -280,6 +295,6 @@ def test_samples_that_none_fits_say_so() -> None:
         "notes": ["policy random compares no IFD"],
         "samples": [],
     }
-    text = shown(render_found(none))
+    text = shown(render_found(none, FOLDER))
     assert "nothing fits" in text
     assert "note: policy random compares no IFD" in text

@@ -29,23 +29,23 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
-def write_adapter(folder: Path, **settings: object) -> Path:
-    (folder / "adapter_config.json").write_text(json.dumps({"r": 8, "use_dora": False} | settings))
-    return folder
-
-
 def test_vllm_writes_thousands_of_answers_on_a_gpu(gpu: None, tmp_path: Path) -> None:
-    for config in (ON_GPU, StudentConfig(model="m")):
+    model = str(save_tiny_llama(tmp_path / "model"))
+    for config in (StudentConfig(model=model, device="cuda:0"), StudentConfig(model=model)):
         assert find_obstacle(config, None, 2000) is None
-        assert find_obstacle(config, write_adapter(tmp_path), 2000) is None
+        assert find_obstacle(config, tmp_path, 2000) is None
 
 
 def test_the_student_writes_where_vllm_cannot_or_is_slower(
     gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert find_obstacle(ON_GPU, None, 1999) == "vLLM takes longer to start than 1999 answers take"
-    foreign = write_adapter(tmp_path, use_dora=True)
-    assert find_obstacle(ON_GPU, foreign, 2000) == "vLLM knows no adapter with use_dora"
+    folder = save_tiny_llama(tmp_path / "other")
+    settings = {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"]}
+    (folder / "config.json").write_text(json.dumps(settings))
+    other = StudentConfig(model=str(folder), device="cuda:0")
+    assert find_obstacle(other, None, 2000) is None
+    assert "adapters are trained on Qwen3_5ForCausalLM" in str(find_obstacle(other, tmp_path, 2000))
     on_cpu = StudentConfig(model="m", device="cpu")
     assert find_obstacle(on_cpu, None, 2000) == "the student is not on the first CUDA device"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -17,7 +17,7 @@ import ray
 from filelock import FileLock
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from reflectune.agents.model_files import files_read, fingerprint
+from reflectune.agents.model_files import PROCESSORS, files_read, fingerprint
 from reflectune.state.config import StudentConfig
 from reflectune.state.errors import ConfigError
 
@@ -102,7 +102,8 @@ class Sender:
         """A model's or adapter's folder, or a file, as it is now."""
         path = path.absolute()  # the reader has another working directory
         root = path if path.is_dir() else path.parent
-        files = files_read(path) if path.is_dir() else [path]
+        processors = [path / name for name in PROCESSORS if (path / name).is_file()]  # for vLLM
+        files = [*files_read(path), *processors] if path.is_dir() else [path]
         named = [(str(file.relative_to(root)), file.stat().st_size) for file in files]
         return Shipment(path, _hash(path), root, named, self._reader)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from reflectune.agents.judge.prompts import open_judge_prompts, read_verdict, write_messages
 from reflectune.agents.teacher.engines import (
     FAILED,
+    MOST_AT_ONCE,
     Engine,
     OpenEngine,
     Request,
@@ -44,12 +45,14 @@ class Judge(Asker[Comparison, JudgeCall]):
         """
         ties: list[JudgeCall] = []
 
-        def asked() -> Iterator[Comparison]:
+        def asked() -> Iterator[Comparison | None]:
             for each in comparisons:
-                if each.answers[0] == each.answers[1]:
-                    ties.append(self._record(each, "", _NOBODY, "ok", "tie"))
-                else:
+                if each.answers[0] != each.answers[1]:
                     yield each
+                    continue
+                ties.append(self._record(each, "", _NOBODY, "ok", "tie"))
+                if len(ties) >= MOST_AT_ONCE:
+                    yield None  # to be committed, and to ask whether to go on
 
         for group in self._ask(asked(), may_ask):
             yield [*ties, *group]

@@ -25,7 +25,7 @@ from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.vllm_engine import VllmEngine
 from reflectune.agents.tokenizers import open_tokenizer
 from reflectune.state.config import StudentConfig, TeacherConfig
-from reflectune.state.errors import TeacherError
+from reflectune.state.errors import StudentError, TeacherError
 from reflectune.state.records import Pair, Reflection
 
 __all__ = ["VllmWriter", "find_obstacle", "open_writer"]
@@ -34,8 +34,6 @@ _logger = logging.getLogger(__name__)
 
 # An estimate: transformers writes about so many answers in the minute that vLLM takes to start.
 _WORTH = 2000
-# Adapters that vLLM reads otherwise than peft, or not at all.
-_FOREIGN = ("use_dora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern")
 
 
 def find_obstacle(config: StudentConfig, adapter: Path | None, answers: int) -> str | None:
@@ -49,9 +47,10 @@ def find_obstacle(config: StudentConfig, adapter: Path | None, answers: int) -> 
     if answers < _WORTH:
         return f"vLLM takes longer to start than {answers} answers take"
     if adapter is not None:
-        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        if foreign := [key for key in _FOREIGN if settings.get(key)]:
-            return f"vLLM knows no adapter with {foreign[0]}"
+        try:
+            models.check_adapters_fit_vllm(config)
+        except StudentError as error:
+            return str(error)
     return None
 
 

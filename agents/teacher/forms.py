@@ -35,7 +35,10 @@ _MEMBER = re.compile(r'(?="(instruction|response)"\s*:\s*("(?:[^"\\]++|\\.)*+"))
 _ESCAPES = re.compile(r'(?:\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+')
 _DEEPEST = 4  # raw, and in three strings within each other, as a tool call may hold it
 # \beta, \frac, \times, \right, \nabla and the like, whose backslash JSON took for an escape.
-_MISREAD = re.compile(r"[\x08\x0c][a-z]|\t(?:ext|imes|heta|au\b|frac)|\r(?:ight|ho\b|angle)|\n(?:abla|eq\b)")
+_MISREAD = re.compile(
+    r"\x08(?:eta\b|inom\{|ar\{|egin\{|oxed\{|f\{)|\x0c(?:rac\{|orall\b)"
+    r"|\t(?:ext(?:bf|it|rm|tt|sf)?\{|imes\b|heta\b|frac\{)|\r(?:ightarrow|ight\b|ho\b|angle\b)|\nabla\b"
+)
 _FENCE = re.compile(r"\A```\w*|```\Z")
 
 

@@ -16,6 +16,8 @@ from reflectune.state.text import inert
 
 __all__ = ["app", "main"]
 
+_PYDANTIC = "Value error, "  # how its messages about a choice begin
+
 app = typer.Typer(
     name="reflectune",
     help="Recycle an instruction-tuning dataset: a teacher reflects, the student selects, LoRA refinetunes.",
@@ -45,7 +47,7 @@ def main() -> None:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
         if message := error.format_message():  # empty where help was shown instead
-            say(f"reflectune: {message} `reflectune --help` lists the commands and options")
+            say(f"reflectune: {message.replace(_PYDANTIC, '').removesuffix('.')}; {_name_help(error)}")
         code = error.exit_code
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,6 +55,14 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 (the last resort: one line instead of a traceback)
         code = _fail(error)
     sys.exit(code)
+
+
+def _name_help(error: typer.TyperException) -> str:
+    """Which help has what a wrong use lacks: that of its command, where it names one."""
+    context = getattr(error, "ctx", None)
+    if context is None or context.parent is None:
+        return "`reflectune --help` lists the commands and options"
+    return f"`reflectune {context.info_name} --help` lists its arguments and options"
 
 
 def _show_version(wanted: bool) -> None:

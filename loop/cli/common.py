@@ -11,7 +11,7 @@ import typer
 from reflectune.loop.show.terminal.layout import open_console
 from reflectune.loop.signals import Interrupted, Interruption, catch_signals
 from reflectune.state.errors import ConfigError
-from reflectune.state.folder import RunFolder
+from reflectune.state.folder import RUNS, RunFolder
 from reflectune.state.text import inert, one_line, to_json
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config key; repeatable.")
 ]
 RoundOption = partial(typer.Option, "--round", metavar="N|best")  # its text is for `find_round`
-RUNS = Path("runs")
 
 
 def read_run(folder: RunFolder) -> "AbstractContextManager[LineageReader]":

@@ -1,6 +1,5 @@
 """The command that runs several runs as one comparison."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from reflectune.loop.cli.common import RUNS, Json, Runs, say, show_document, stoppable
 from reflectune.loop.signals import Interrupted
+from reflectune.state.folder import to_command
 
 __all__ = ["experiment"]
 
@@ -34,7 +34,7 @@ def experiment(
             with interruption.finish_batches():
                 failed = run_experiment(planned, folder, jobs, say, interruption.is_requested)
         except (Interrupted, KeyboardInterrupt):
-            say(f"interrupted; go on with `reflectune experiment {shlex.quote(str(plan))}`")
+            say(f"interrupted; go on with `{to_command(runs, 'experiment', str(plan))}`")
             raise
         document = describe_experiment(planned, folder, failed)
         write_page(document, folder / PAGE)

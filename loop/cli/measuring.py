@@ -104,4 +104,4 @@ def replay(
     kept = keep_as or f"{name}.{re.sub('[^A-Za-z0-9.-]', '-', policy or config.selection.policy)}"
     with stoppable():
         document = replay_run(folder, config, kept, changes, score=score, display=open_display())
-    show_document(document, render_replayed(document), as_json)
+    show_document(document, render_replayed(document, folder), as_json)

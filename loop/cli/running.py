@@ -13,7 +13,7 @@ from reflectune.loop.cli.data import read_columns
 from reflectune.loop.demo import POLICY, ROUNDS, SAMPLES, english
 from reflectune.loop.signals import Interrupted, Interruption
 from reflectune.state.errors import AdapterError, ConfigError, StudentError, TeacherError
-from reflectune.state.folder import RunFolder
+from reflectune.state.folder import RunFolder, to_command
 from reflectune.state.records import DataFormat, PolicyName, Recipe, Turns
 
 if TYPE_CHECKING:
@@ -213,11 +213,10 @@ def say_what_is_left_out(folder: RunFolder) -> None:
     with common.read_run(folder) as lineage:
         skipped = explain_skipped(lineage.given()["skipped"])
     if skipped:
-        common.say(f"{skipped}; `reflectune show {folder.path.name}` has examples")
+        common.say(f"{skipped}; `{folder.command('show')}` has examples")
 
 
 def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
-    name = folder.path.name
     try:
         from reflectune.loop.progress import open_display
         from reflectune.loop.run import run_loop
@@ -227,12 +226,25 @@ def _run_to_end(folder: RunFolder, interruption: Interruption) -> None:
             reason = run_loop(folder, open_display(), interruption.is_requested)
         if reason == "budget":
             caps = load_begun_config(folder.config).teacher.caps
+            changes = [word for key in caps for word in ("--set", f"teacher.{key}=N")]
             common.say(
-                f"{name}: the teacher's budget is spent; go on by a higher one: "
-                f"`reflectune resume {' '.join([name, *(f'--set teacher.{key}=N' for key in caps)])}`"
+                f"{folder.path.name}: the teacher's budget is spent; go on by a higher one: "
+                f"`{folder.command('resume', *changes)}`"
             )
     except (Interrupted, KeyboardInterrupt):
-        common.say(f"interrupted; go on with `reflectune resume {name}`")
+        common.say(f"interrupted; go on with `{folder.command('resume')}`")
         raise
     except (TeacherError, StudentError, AdapterError) as error:
-        raise type(error)(f"{error} (go on with `reflectune resume {name}`)") from error
+        raise type(error)(f"{error} {_say_how_to_go_on(folder, error)}") from error
+
+
+def _say_how_to_go_on(folder: RunFolder, error: Exception) -> str:
+    """What to do about an error that ended a run, besides what it says itself."""
+    go_on = f"go on with `{folder.command('resume')}`"
+    if isinstance(error, TeacherError) and error.kept:
+        another = to_command(folder.path.parent, "run", "CONFIG", "--name", "NEW")
+        return (
+            f"({error.kept} cannot change in a run: where that is wrong, correct it and start another, "
+            f"`{another}`; else {go_on})"
+        )
+    return f"({go_on})"

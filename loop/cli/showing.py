@@ -157,11 +157,12 @@ def diff(
     from reflectune.loop.show.terminal.compare import render_rounds_compared
     from reflectune.state.lineage.round_comparison import compare_rounds
 
-    with read_run(RunFolder.find(runs, name)) as lineage:
+    folder = RunFolder.find(runs, name)
+    with read_run(folder) as lineage:
         rounds = (find_round(lineage, round) for round in (before, after))
         compared = compare_rounds(lineage, *rounds, order=sort, limit=limit)
     document: RoundsCompared = {"name": name, **compared}
-    show_document(document, render_rounds_compared(document), as_json)
+    show_document(document, render_rounds_compared(document, folder), as_json)
 
 
 def report(
@@ -295,7 +296,7 @@ def search(
     )
     _refuse_bounds(query)
     document = _find(folder, query)
-    show_document(document, render_found(document), as_json)
+    show_document(document, render_found(document, folder), as_json)
 
 
 def _find(folder: RunFolder, query: "SampleQuery") -> "Found":

@@ -87,6 +87,8 @@ def why_stop(
 ) -> str | None:
     """Why the loop ends after a round, by its stored rows and the measures up to it; None: it goes on."""
     teacher = config.teacher
+    # Only a budget ends the asking early; without one, attempts that are allowed by now are none of this round.
+    attempts = teacher.attempts if teacher.caps else 1
     return stop_reason(
         config,
         round,
@@ -94,8 +96,7 @@ def why_stop(
         accepted=lineage.count_decisions(round, reason="accepted"),
         measures={at: named for at, named in measures.items() if at <= round},
         cut=any(
-            # Once is enough: nothing of a round that is over is asked again, whatever the attempts are now.
-            lineage.count_settled(round, phase, attempts=1).total()
+            lineage.count_settled(round, phase, attempts=attempts).total()
             < count_wanted(lineage, teacher, round, phase)
             for phase in PHASES
         ),

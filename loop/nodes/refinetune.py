@@ -7,7 +7,7 @@ from langgraph.runtime import Runtime
 
 from reflectune.agents.student.adapters import hash_adapter
 from reflectune.loop.context import LoopContext, LoopState, find_adapter
-from reflectune.loop.selection import choose_training_set
+from reflectune.loop.selection import choose_training_set, explain_empty_set
 from reflectune.state.config import RunConfig
 from reflectune.state.lineage.loop_reader import LoopReader
 from reflectune.state.records import HALVES, Half, Pairs, StudentRecord
@@ -27,12 +27,14 @@ def refinetune(state: LoopState, runtime: Runtime[LoopContext]) -> dict[str, obj
     if (student := lineage.round_student(round)) is not None:
         return {"student": student.id}
     with context.timed(round, "refinetune"):
-        pairs = lineage.training_pairs(round)
+        pairs, deciding = lineage.training_pairs(round), context.deciding_student(round)
         if not len(pairs):
-            deciding = context.deciding_student(round)
             lineage.set_training_set(round, choose_for_round(lineage, config, round, deciding.id))
         if not len(pairs):
-            context.display.say(f"round {round} · refinetune: no pair passes the filter, {previous.id} stays")
+            why = explain_empty_set(lineage.scored_pool(round, deciding.id), config.selection)
+            context.display.say(
+                f"round {round} · refinetune: no pair passes the filter, {previous.id} stays: {why}"
+            )
             lineage.set_round_student(round, previous.id)
             return {"student": previous.id}
         student = _train(context, round, pairs, previous)

@@ -153,8 +153,9 @@ class Deciding:
         job = partial(_tell, [*lineage.pool_pairs(0, chosen).values()])
         matching = self._pool.submit(job, "telling pairs from shuffled ones").result()
         lineage.set_signal(self._round, chosen, matching)
+        see = self._context.folder.command("signal")
         for warning in warn_of(matching):
-            self._context.display.say(f"{warning}; see `reflectune signal {config.name}`")
+            self._context.display.say(f"{warning}; see `{see}`")
 
     def commit(self, decided: Decided) -> None:
         """Commit a group's decisions with the scores they rest on."""

@@ -93,6 +93,8 @@ def _lead(document: RunEvolution, accepted: int, proposed: int) -> Iterator[str]
     if trained := [row["training"] for row in document["rounds"] if row["training"]]:
         rounds = f"{len(trained)} round{'s' if len(trained) > 1 else ''}"
         yield f"It was refinetuned in {rounds}, the last time on {trained[-1]:,} pairs."
+    elif document["stop_reason"] and len(document["rounds"]) > 1:
+        yield "No round trained a student."
     for name in ("accuracy", "nll"):
         items = [item for item in document["evaluations"] if item["name"] == name]
         if len(items) > 1:

@@ -11,6 +11,8 @@ __all__ = ["ENGINE_KEYS", "SELF", "SERVED", "EngineConfig", "JudgeConfig", "Sect
 # What teacher.model says where the student is its own teacher.
 SELF = "self"
 
+# How the keys of most servers begin.
+_KEY = re.compile(r"sk-|gsk_|xai-|hf_|nvapi-|AIza")
 # Engines that open a model themselves.
 _ON_A_DEVICE = ("vllm", "transformers")
 # Engines that ask a server, which has names of its own for its models.
@@ -168,7 +170,7 @@ class EngineConfig(Section):
     @field_validator("api_key_env")
     @classmethod
     def _is_a_name(cls, name: str | None) -> str | None:
-        if name is not None and not name.isidentifier():
+        if name is not None and _KEY.match(name):
             raise ValueError("want the name of an environment variable, such as OPENAI_API_KEY, not the key")
         return name
 

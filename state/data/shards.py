@@ -11,9 +11,10 @@ from reflectune.state.text import shorten
 __all__ = ["find_files"]
 
 # What lies beside data: notes, licences, descriptions, scripts, checksums; hidden files and Spark's marks.
-# Of files called like notes only those without a suffix, or with one of texts: license-qa.jsonl is data.
+# A file called like notes is data if its name ends as data does: license-qa.jsonl.
 _BESIDE = re.compile(
-    r"[._].*|(readme|licen[cs]e|notice|changelog|citation|contributing)\b([^.]*|.*\.(txt|text|adoc|tex))"
+    r"[._].*"
+    r"|(readme|licen[cs]e|notice|changelog|citation|contributing)\b(?!.*\.(jsonl?|csv|tsv|parquet|arrow)(\.\w+)?$).*"
     r"|(dataset_infos?|dataset_dict|state|metadata|config|schema)\.json"
     r"|.*\.(md|rst|cff|bib|ya?ml|toml|py|ipynb|sh|html?|pdf|png|jpe?g|lock|log|crc|md5|sha\d+|sum|tmp|bak)",
     re.IGNORECASE,

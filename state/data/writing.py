@@ -32,9 +32,9 @@ Row = Mapping[str, Any]
 # How the names of a run's own files begin: databases have further files beside them.
 _OWN = ("lineage.db", "checkpoints.db", "index.db", "config.toml", ".lock", "adapters")
 _DATABASE = b"SQLite format 3\0"
-_DEEPEST = (
-    5  # lists and objects in one another that Parquet has columns for: turns, a turn, calls, a call, function
-)
+# Lists and objects in one another that Parquet has columns for: turns, a turn, calls, a call, its function.
+_DEEPEST = 5
+_OF_TOOLS = ("arguments", "parameters", "properties")  # objects with other names for each tool
 _ROW_GROUP = 10_000  # rows of a Parquet row group: what is in memory at once
 
 
@@ -208,7 +208,7 @@ def _encodable(value: Any) -> Any:
         case dict():
             return {
                 _encodable(name): _encodable(
-                    _dumps(item) if name == "arguments" and isinstance(item, dict) else item
+                    _dumps(item) if name in _OF_TOOLS and isinstance(item, dict) else item
                 )
                 for name, item in value.items()
             }

@@ -5,7 +5,7 @@ model, sampled in the same way, is the same request, whichever engine or address
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,7 @@ class CachedEngine:
     is. It is kept when the next request is submitted, or on closing. By then its reader has committed it, so
     that a run killed at any instant finds no answer of its own that its books lack.
 
-    Requests alike that are under way together are asked as one, whose answer all of them get.
+    Requests alike that are under way together are asked as one, whose answer or failure all of them get.
     """
 
     def __init__(
@@ -111,7 +111,13 @@ class CachedEngine:
         elif key in self._alike:
             self._alike[key].append(request)
         else:
-            self._ask(request, key)
+            if self._engine is None:
+                self._engine = self._open()
+                self.capacity = self._engine.capacity  # which may be that of several replicas
+                self._recall()
+            self._asked[request.id] = key
+            self._alike[key] = []
+            self._engine.submit(request)
 
     def next_answer(self) -> Answer:
         """The next answer: those of the cache first, while the engine goes on with the others."""
@@ -125,11 +131,10 @@ class CachedEngine:
         alike = self._alike.pop(key)
         if answer.error is None:
             self._handed_out.setdefault(key, answer)
-            self._answer(alike, replace(answer, seconds=0.0, cached=True, server=None))
-        elif answer.error == "refused-request":
-            self._answer(alike, answer)
-        elif alike:
-            self._ask(alike[0], key, alike[1:])
+            same = replace(answer, seconds=0.0, cached=True, server=None)
+        else:
+            same = answer
+        self._hits += (replace(same, request_id=request.id) for request in alike)
         return answer
 
     def has_answer(self) -> bool:
@@ -143,19 +148,6 @@ class CachedEngine:
         finally:
             if self._engine is not None:
                 self._engine.close()
-
-    def _ask(self, request: Request, key: str, alike: Iterable[Request] = ()) -> None:
-        """Hand a request on to the engine, for others too."""
-        if self._engine is None:
-            self._engine = self._open()
-            self.capacity = self._engine.capacity  # which may be that of several replicas
-            self._recall()
-        self._asked[request.id] = key
-        self._alike[key] = list(alike)
-        self._engine.submit(request)
-
-    def _answer(self, requests: Iterable[Request], answer: Answer) -> None:
-        self._hits += (replace(answer, request_id=request.id) for request in requests)
 
     def _recall(self) -> None:
         """Tell an engine that was opened now what its servers refused before."""

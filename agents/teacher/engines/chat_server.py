@@ -135,7 +135,8 @@ class ChatServer:
             section = self._config.section
             advice = "the account's credit" if fault == "broke" else _DENIED[status].format(section=section)
             where = f"{section} {self._config.model} at {self.address.url}"
-            raise TeacherError(f"{where}: {self._shorten(message)}; check {advice}") from None
+            kept = f"{section}.model" if fault == "denied" and status == 404 else ""
+            raise TeacherError(f"{where}: {self._shorten(message)}; check {advice}", kept=kept) from None
         if status == 504:  # somebody took it, and took too long, as will the next one
             return Answer(request.id, error="failed", message=message)
         return Untaken("failed", message)

@@ -44,7 +44,8 @@ class TransformersEngine:
             self._chat: Any = LocalChat(tokenizer, model.source, models.count_embeddings(model.source))
             self._network = models.open_model(model.source)
         except StudentError as error:
-            raise TeacherError(f"{config.section} {error}; check {config.section}.model") from error
+            key = f"{config.section}.model"
+            raise TeacherError(f"{config.section} {error}; check {key}", kept=key) from error
         if model.adapter is not None:
             self._network = models.attach_adapter(self._network, model.adapter).get_base_model()
         self._context: int | None = context_length(self._network)

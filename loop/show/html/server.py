@@ -75,7 +75,7 @@ def _explain_refusal(request: Request, error: Exception) -> Response:
 
 def _explain_unreadable(request: Request, error: Exception) -> Response:
     site = site_of(request)
-    advice = f"reflectune verify {site.folder.path.name}"
+    advice = site.folder.command("verify")
     return site.refuse(request, 503, "The lineage cannot be read", str(error), advice)
 
 

@@ -22,6 +22,7 @@ from reflectune.loop.show.numbers import (
     name_held_out,
 )
 from reflectune.loop.show.terminal.layout import Difference, Field, Framed, Sections
+from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import HeldOut, RoundsCompared, RunsCompared, SampleChange
 from reflectune.state.records import PHASES
 from reflectune.state.text import inert_document, one_line
@@ -35,7 +36,7 @@ _MAX_UNCHANGED = 200
 _SIDES: tuple[Literal["before", "after"], ...] = ("before", "after")
 
 
-def render_rounds_compared(document: RoundsCompared) -> RenderableType:
+def render_rounds_compared(document: RoundsCompared, folder: RunFolder) -> RenderableType:
     """Two rounds of a run: pools, decisions, measures, training sets, and samples with word diffs."""
     document = inert_document(document)
     name, a, b = document["name"], document["before"], document["after"]
@@ -65,7 +66,7 @@ def render_rounds_compared(document: RoundsCompared) -> RenderableType:
         sections,
         Text(f"\n{len(samples)} of the {changed} samples that differ", style="bold"),
         *map(_render_change, samples),
-        Text(f"see one with `reflectune trace {name} {samples[0]['position']}`"),
+        Text(f"see one with `{folder.command('trace', str(samples[0]['position']))}`"),
     )
 
 

@@ -10,6 +10,7 @@ from reflectune.loop.evidence import Evidence
 from reflectune.loop.replay import Replayed
 from reflectune.loop.show.numbers import format_measure
 from reflectune.loop.show.terminal.layout import tabulate
+from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import Share
 from reflectune.state.policies import TITLES
 from reflectune.state.text import inert_document
@@ -108,7 +109,7 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def render_replayed(document: Replayed) -> RenderableType:
+def render_replayed(document: Replayed, folder: RunFolder) -> RenderableType:
     """What would have been otherwise, and where the road forks."""
     document = inert_document(document)
     selection, changes = document["selection"], document["changes"]
@@ -139,7 +140,7 @@ def render_replayed(document: Replayed) -> RenderableType:
         *map(Text, trained),
         *map(Text, _tell_changes(document)),
         *(Text(f"and {len(changes) - _SHOWN:,} more; see --json") for _ in changes[_SHOWN : _SHOWN + 1]),
-        *map(Text, _tell_end(document)),
+        *map(Text, _tell_end(document, folder)),
     )
 
 
@@ -149,7 +150,7 @@ def _tell_changes(document: Replayed) -> Iterator[str]:
         yield f"{place}: {change['before']}, now {change['after']}"
 
 
-def _tell_end(document: Replayed) -> Iterator[str]:
+def _tell_end(document: Replayed, folder: RunFolder) -> Iterator[str]:
     if document["forks_after"] is not None:
         yield (
             f"The road forks in round {document['forks_after']}: the next student would be another one. What "
@@ -161,4 +162,4 @@ def _tell_end(document: Replayed) -> Iterator[str]:
             "round's student compute them."
         )
         return
-    yield f"kept as {document['replay']}: reflectune compare {document['name']} {document['replay']}"
+    yield f"kept as {document['replay']}: {folder.command('compare', document['replay'])}"

@@ -11,6 +11,7 @@ from reflectune.loop.show.documents import Found
 from reflectune.loop.show.explanations import explain_unknown, name_outcome
 from reflectune.loop.show.numbers import format_measure, format_times
 from reflectune.loop.show.terminal.layout import BAD, GOOD, tabulate
+from reflectune.state.folder import RunFolder
 from reflectune.state.lineage.documents import FoundPhase, FoundSample
 from reflectune.state.text import inert_document, one_line
 
@@ -48,17 +49,17 @@ def note_on(query: "SampleQuery", policy: str, known: Collection[str]) -> list[s
     return notes
 
 
-def render_found(found: Found) -> RenderableType:
+def render_found(found: Found, folder: RunFolder) -> RenderableType:
     """The rows that a search found, how many there are, how to see one sample, and what to bear in mind."""
     found = inert_document(found)
     notes = [Text(f"note: {note}") for note in found["notes"]]
     if not found["samples"]:
         return Group(Text("nothing fits; `reflectune search NAME` without conditions lists all"), *notes)
     shown = "" if found["shown"] == found["found"] else f", {found['shown']} shown"
-    position = found["samples"][0]["position"]
+    see = folder.command("trace", str(found["samples"][0]["position"]))
     return Group(
         _Rows(found["samples"]),
-        Text(f"{found['found']} match{shown}; see one with `reflectune trace {found['name']} {position}`"),
+        Text(f"{found['found']} match{shown}; see one with `{see}`"),
         *notes,
     )
 

@@ -33,7 +33,7 @@ def watch_rounds(folder: RunFolder, console: Console, as_json: bool) -> RunDocum
     run, took = describe_run(folder), 0.0
     with exit_on_signals(), Live(console=console, screen=True, auto_refresh=False) as live:
         while run["status"] == "running":
-            live.update(_Page(run), refresh=True)
+            live.update(_Page(run, folder), refresh=True)
             time.sleep(max(_EVERY, _REST * took))
             began = time.monotonic()
             run = describe_run(folder, run)
@@ -44,14 +44,14 @@ def watch_rounds(folder: RunFolder, console: Console, as_json: bool) -> RunDocum
 class _Page:
     """As much as the screen has room for, the newest rounds rather than all tables, and how to leave."""
 
-    def __init__(self, run: RunDocument) -> None:
-        self.run = run
+    def __init__(self, run: RunDocument, folder: RunFolder) -> None:
+        self.run, self.folder = run, folder
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         number = len(self.run["rounds"])
         fewer = range(number, min(number, 2) - 1, -1)
         for tables, newest in product((4, 2, 1), fewer):
-            rest = f" · the rest is in `reflectune show {self.run['name']}`"
+            rest = f" · the rest is in `{self.folder.command('show')}`"
             hint = f"Ctrl-C ends watching{'' if (tables, newest) == (4, number) else rest}"
             rounds = render_rounds(self.run, newest=newest, tables=tables)
             page = Group(rounds, Text(hint, style="italic"))
