@@ -41,7 +41,6 @@ from tests.worlds import reflectune, write_world
 pytestmark = pytest.mark.no_cover
 
 NOTICE = "stopping after the batch in flight; once more leaves at once"
-HINT = "interrupted; go on with `reflectune resume tiny`"
 CONCURRENCY = 4
 TRAIN, HOLDOUT = 40, 70  # two batches of a selection, two of an evaluation
 
@@ -296,7 +295,7 @@ def test_a_run_stopped_in_every_node_ends_like_an_undisturbed_one(scene: Scene, 
             assert life.end() == 128 + how, life.text
             lines = life.text.splitlines()
         assert lines.count(NOTICE) == 1
-        assert lines[-1] == HINT
+        assert lines[-1] == f"interrupted; go on with `reflectune resume tiny --runs {tmp_path}`"
         assert "Traceback" not in life.text
         assert count(run, "runs WHERE status = 'interrupted'") == 1
         assert has_finished(run, len(scene.server.requests) - before), node
