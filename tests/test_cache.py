@@ -414,7 +414,7 @@ def test_cached_engine_asks_once_for_requests_alike_that_are_under_way(opened: O
 def test_cached_engine_tells_a_failure_to_all_requests_alike(opened: Opened, error: Any) -> None:
     """Whoever submitted them knows whether to ask again."""
     opened.answer = lambda request: Answer(request.id, error=error)
-    engine = CachedEngine(config(), named(), opened.cache)
+    engine = CachedEngine(config(), named(), opened.cache, open_engine=opened)
     for id in "abc":
         engine.submit(make_request(id=id))
     assert [engine.next_answer() for _ in "abc"] == [Answer(id, error=error) for id in "abc"]
@@ -424,7 +424,7 @@ def test_cached_engine_tells_a_failure_to_all_requests_alike(opened: Opened, err
 
 def test_cached_engine_takes_as_much_as_the_engine_it_opens(opened: Opened) -> None:
     opened.replicas = 4
-    engine = CachedEngine(config(concurrency=3), named(), opened.cache)
+    engine = CachedEngine(config(concurrency=3), named(), opened.cache, open_engine=opened)
     assert engine.capacity == 3
     engine.submit(make_request())
     assert engine.capacity == 12

@@ -267,10 +267,9 @@ def test_parse_takes_no_latex_whose_backslashes_json_reads_otherwise(latex: str)
     assert parse(answer % latex, structured=True) == "unparsable"
     doubled = answer % latex.replace("\\", "\\\\")
     assert parse(doubled, structured=True) == proposed(f"It is {latex}.", "\x08eta")
-    code = json.dumps({"critique": "c", "response": "{\n\textern int x;\n\textends y\neq\n\tau lait\f a}"})
-    assert parse(code, structured=True) == proposed(
-        "{\n\textern int x;\n\textends y\neq\n\tau lait\f a}", "c"
-    )
+    code = "{\n\textern int x;\n\textends y\neq\n\tau lait\f a}"
+    kept = json.dumps({"critique": "c", "response": code})
+    assert parse(kept, structured=True) == proposed(code, "c")
     assert parse(tagged(new_response=f"It is {latex}."), structured=False) == proposed(f"It is {latex}.", "")
 
 

@@ -87,7 +87,7 @@ def why_stop(
 ) -> str | None:
     """Why the loop ends after a round, by its stored rows and the measures up to it; None: it goes on."""
     teacher = config.teacher
-    # Only a budget ends the asking early; without one, attempts that are allowed by now are none of this round.
+    # Only a budget ends the asking early. Attempts that are allowed since then are none of this round.
     attempts = teacher.attempts if teacher.caps else 1
     return stop_reason(
         config,
