@@ -44,7 +44,7 @@ _CANARY = """
 
 
 @contextmanager
-def serve(runs: Path, name: str, patience: float = 120.0, *, wait: bool = True) -> Iterator[str]:
+def serve(runs: Path, name: str, patience: float = 300.0, *, wait: bool = True) -> Iterator[str]:
     """`reflectune serve` in a process of its own: its address, without a slash at the end.
 
     It has read the whole run by then, within `patience` seconds, unless it is not to be waited for. It must
@@ -63,7 +63,7 @@ def serve(runs: Path, name: str, patience: float = 120.0, *, wait: bool = True) 
         finally:
             process.terminate()
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=300)
             finally:
                 process.kill()
         lines = list(dict.fromkeys(said.read_text(encoding="utf-8").splitlines()))

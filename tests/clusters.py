@@ -48,7 +48,7 @@ class Nodes:
             process
             for raylet in raylets
             for process in psutil.Process(raylet).children()
-            if (name := _title(process)).startswith("ray::") and not name.startswith(_NO_WORKERS)
+            if (name := title(process)).startswith("ray::") and not name.startswith(_NO_WORKERS)
         ]
 
     def replace_a_node(self) -> None:
@@ -80,10 +80,11 @@ class Nodes:
         self._cluster.add_node(env_vars={"XDG_CACHE_HOME": received}, **settings | how)
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; nothing where it has just ended."""
     try:
         return str(process.cmdline()[0])
-    except (psutil.Error, IndexError):  # it has just ended
+    except (psutil.Error, IndexError):
         return ""
 
 

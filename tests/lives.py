@@ -34,12 +34,21 @@ _FORKS.set_forkserver_preload([
 ])  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Halt:
+    """Where a command stops, until it is told to go on: once so much is done of a stage that begins so."""
+
+    title: str
+    done: int
+
+
 @dataclass
 class Life:
     """One process that is the command."""
 
     process: BaseProcess
     said: Path  # what it has said on stderr
+    halts: Path  # a file that is there while it halts
 
     @property
     def text(self) -> str:
@@ -66,31 +75,48 @@ class Life:
             time.sleep(_SIGHT)
         return True
 
-    def end(self, seconds: float = 60.0) -> int:
-        """Its exit code, within so many seconds; negative: the signal that ended it."""
+    def live_until_halt(self) -> bool:
+        """Wait for its halt; False where it ends first."""
+        return self.live_until(lambda life: life.halts.exists())
+
+    def go_on(self) -> None:
+        """End its halt."""
+        self.halts.unlink()
+
+    def end(self, seconds: float = 300.0) -> int:
+        """Its exit code, within as many seconds as say that it hangs; negative: the signal that ended it."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"it goes on: {self.text[-2000:]}"
         return self.process.exitcode
 
 
 @contextmanager
-def started(*arguments: object, folder: Path, **environment: str) -> Iterator[Life]:
+def started(*arguments: object, folder: Path, halt: Halt | None = None, **environment: str) -> Iterator[Life]:
     """Run the command in a folder, as long as the block lasts at most."""
     folder.mkdir(parents=True, exist_ok=True)
     said = folder / f"said-{time.monotonic_ns()}"
     said.touch()
+    halts = said.with_suffix(".halts")
     words = tuple(map(str, arguments))
-    process = _FORKS.Process(target=_be_the_command, args=(words, folder, said, environment))
+    how = words, folder, said, environment, halt, halts
+    process = _FORKS.Process(target=_be_the_command, args=how)
     with mock.patch.dict(os.environ, child_environment(OMP_NUM_THREADS="1")):
         process.start()
     try:
-        yield Life(process, said)
+        yield Life(process, said, halts)
     finally:
         process.kill()
         process.join()
 
 
-def _be_the_command(words: tuple[str, ...], folder: Path, said: Path, environment: dict[str, str]) -> None:
+def _be_the_command(
+    words: tuple[str, ...],
+    folder: Path,
+    said: Path,
+    environment: dict[str, str],
+    halt: Halt | None,
+    halts: Path,
+) -> None:
     code: Any = 1
     try:
         os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), 2)
@@ -99,6 +125,8 @@ def _be_the_command(words: tuple[str, ...], folder: Path, said: Path, environmen
         os.environ |= environment
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the server may have been started without
         sys.argv = ["reflectune", *words]
+        if halt is not None:
+            _prepare_halt(halt, halts)
         from reflectune.loop.cli import main
 
         main()
@@ -107,3 +135,22 @@ def _be_the_command(words: tuple[str, ...], folder: Path, said: Path, environmen
     finally:
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _prepare_halt(halt: Halt, halts: Path) -> None:
+    """Have this process halt, in the thread that works on the stage."""
+    from reflectune.loop.progress import Stage
+
+    update = Stage.update
+    places = [halt]
+
+    def update_and_halt(stage: Stage, done: int, total: int, **facts: str) -> None:
+        update(stage, done, total, **facts)
+        if places and stage.title.startswith(halt.title) and done >= halt.done:
+            places.clear()
+            halts.touch()
+            deadline = time.monotonic() + _MOST_SECONDS
+            while halts.exists() and time.monotonic() < deadline:
+                time.sleep(_SIGHT)
+
+    Stage.update = update_and_halt  # type: ignore[method-assign]

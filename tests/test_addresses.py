@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from reflectune.agents.teacher.teacher import open_teacher
 from reflectune.state.cache import AnswerCache
 from reflectune.state.config import TeacherConfig, change_config, load_config
 from reflectune.state.errors import TeacherError
+from reflectune.state.records import Reflection
 from tests.teacher_server import Reply, TeacherServer, given, improve, is_structured, serve_teacher
 from tests.teachers import ask, asked, config, flat, statuses, take_until_error
 
@@ -67,7 +69,10 @@ def test_the_server_with_the_fewest_requests_under_way_is_asked() -> None:
         assert Counter(call.server for call, _ in made) == {slow.url: 3, quick.url: 9}
 
 
-def test_server_that_dies_loses_nothing_and_is_asked_again_once_it_is_back() -> None:
+def test_server_that_dies_loses_nothing_and_is_asked_again_once_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pacing, "_LONGEST_PAUSE", 0.05)
     dies, is_back = threading.Event(), threading.Event()
 
     def until_it_dies(request: dict[str, Any], number: int) -> Reply:
@@ -77,19 +82,20 @@ def test_server_that_dies_loses_nothing_and_is_asked_again_once_it_is_back() -> 
         dies.set()
         return Reply(reply.text, reset=True)  # it breaks all connections
 
-    def slowly_until(request: dict[str, Any], number: int) -> Reply:
-        if number > 30:
-            assert is_back.wait(120)  # a pause of the client is a minute at most
-        return improve(request, number)
-
     def again(request: dict[str, Any], number: int) -> Reply:
         is_back.set()
         return improve(request, number)
 
-    with ExitStack() as first, ExitStack() as second, serve_teacher(slowly_until) as other:
+    def until_it_is_back() -> Iterator[Reflection]:
+        for number in range(5000):  # of these the other server answers as many as the pauses last
+            if number >= 60 and is_back.is_set():
+                return
+            yield asked(number)
+
+    with ExitStack() as first, ExitStack() as second, serve_teacher() as other:
         mortal = first.enter_context(serve_teacher(until_it_dies))
         with open_teacher(config([mortal.url, other.url], concurrency=6), 0) as teacher:
-            groups = teacher.reflect(asked(number) for number in range(60))
+            groups = teacher.reflect(until_it_is_back())
             made = list(next(groups))
             while not dies.is_set():
                 made += next(groups)
@@ -98,7 +104,8 @@ def test_server_that_dies_loses_nothing_and_is_asked_again_once_it_is_back() -> 
                 made += next(groups)
             reborn = second.enter_context(serve_teacher(again, port_of(mortal)))
             made += flat(groups)
-        assert [(call.status, call.attempt) for call, _ in made] == [("ok", 1)] * 60
+        assert [(call.status, call.attempt) for call, _ in made] == [("ok", 1)] * len(made)
+        assert {call.sample_id for call, _ in made} == {f"sample-{number}" for number in range(len(made))}
         answered = Counter(call.server for call, _ in made)
         assert answered[mortal.url] == 3 + len(reborn.requests)
         assert reborn.requests

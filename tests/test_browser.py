@@ -176,10 +176,12 @@ def test_browser_finds_filters_and_opens_samples(runs: Path, calm: str, browser:
         expect(SampleQuery(text="blue", round=1, phase="instruction", outcome="refused"))
 
         tab.page.get_by_role("link", name="Clear").click()
+        tab.page.wait_for_url(f"{calm}/samples")
         choose(Sort_by="ifd_change", Order="down")
         tab.page.wait_for_url(re.compile("sort=ifd_change"))
         first, *_ = expect(SampleQuery(sort="ifd_change", descending=True))
         tab.page.locator("tbody th a").first.click()
+        tab.page.wait_for_url(re.compile(rf"/samples/{first['position']}\b"))
         assert tab.page.get_by_role("heading", level=1).inner_text() == f"Sample {first['position']}"
 
 
@@ -204,8 +206,9 @@ def test_browser_diffs_say_what_changed_from_the_parent(runs: Path, calm: str, b
     assert len(changed) >= 3
     with open_tab(browser, calm) as tab:
         tab.go(f"/samples/{position}")
-        for view in ("inline", "side by side"):
+        for view, asked in {"side by side": "?view=side", "inline": ""}.items():
             tab.page.get_by_role("link", name=view).click()
+            tab.page.wait_for_url(f"{calm}/samples/{position}{asked}")
             for version, name in changed:
                 article = tab.page.locator(f"#v-{name_version(version['id'])}")
                 heading = tab.page.get_by_role("heading", name=name.capitalize())

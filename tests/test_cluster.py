@@ -48,7 +48,7 @@ def test_a_run_all_of_whose_parts_are_killed_has_the_lineage_of_one_on_this_mach
             for sign, strike in until.items():
                 assert life.live_until(lambda life, sign=sign: sign in life.text), life.text
                 strike(life)
-            return life.end(120), life.text
+            return life.end(), life.text
 
     scale = {"engine": '"ray"', "address": f'"{nodes.address}"', "students": "2"}
     words = [word for key, value in scale.items() for word in ("--set", f"scale.{key}={value}")]

@@ -17,7 +17,7 @@ from reflectune.agents.machines import open_machines
 from reflectune.agents.student.trainer import NotFiniteError
 from reflectune.state.config import ScaleConfig
 from reflectune.state.errors import AdapterError
-from tests.clusters import cluster
+from tests.clusters import cluster, title
 from tests.test_refinetune import PAIRS, configure, folder, train, weights  # noqa: F401 - a fixture
 
 
@@ -40,7 +40,7 @@ def training_on(address, config, trainers):
 def kill_a_worker():
     """End one process of Ray Train's workers."""
     ours = psutil.Process().children(recursive=True)
-    next(each for each in ours if "TrainWorker" in " ".join(each.cmdline())).kill()
+    next(each for each in ours if "TrainWorker" in title(each)).kill()
 
 
 class Sender:

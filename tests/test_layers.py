@@ -1,7 +1,6 @@
 """Imports point down, and asking for help loads no model."""
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -77,19 +76,17 @@ def test_only_the_state_layer_speaks_sql() -> None:
         assert not [*filter(_SQL.match, strings)], path
 
 
-@pytest.mark.alone
-def test_help_is_fast_and_loads_no_model_library() -> None:
+@pytest.mark.slow
+def test_help_loads_no_model_library_and_little_else() -> None:
     code = (
         "import sys; sys.argv = ['reflectune', '--help']\n"
         "from reflectune.loop.cli import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0\n"
-        "print(sorted(set(sys.modules) & {'torch', 'transformers', 'vllm', 'ray', 'langgraph', 'datasets'}))"
+        "print(*sys.modules)"
     )
-    fastest = float("inf")  # seconds of a processor, which others on the machine need not share
-    for _ in range(3):
-        began = sum(os.times()[2:4])
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        fastest = min(fastest, sum(os.times()[2:4]) - began)
-    assert result.stdout.splitlines()[-1] == "[]"
-    assert fastest < 1.0
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.splitlines()[-1].split())
+    assert not loaded & (MODEL_LIBRARIES | {"langgraph", "datasets", "numpy", "openai", "sqlite_utils"})
+    assert "reflectune.loop.cli" in loaded
+    assert len(loaded) < 550  # it is 474, most of them of rich, typer and pydantic; numpy alone has 130

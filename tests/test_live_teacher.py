@@ -104,7 +104,7 @@ def test_two_runs_at_once_share_their_answers_and_count_what_each_paid(tmp_path:
             started(*one_round, "tiny", folder=tmp_path) as tiny,
             started(*one_round, "twin", folder=tmp_path) as twin,
         ):
-            assert (tiny.end(120), twin.end(120)) == (0, 0), tiny.text + twin.text
+            assert (tiny.end(), twin.end()) == (0, 0), tiny.text + twin.text
         asked = len(server.requests)
         assert reflectune(*one_round, "last", cwd=tmp_path).returncode == 0
         assert len(server.requests) == asked

@@ -35,7 +35,7 @@ def on_two_ranks(place, work, *arguments):
     for process in started:
         process.start()
     for process in started:
-        process.join(100)
+        process.join(300)
     assert [process.exitcode for process in started] == [0, 0]
     return [torch.load(place / str(rank), weights_only=False) for rank in range(2)]
 

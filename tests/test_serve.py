@@ -158,7 +158,7 @@ def test_serve_says_where_it_is_and_ends_when_asked(runs: Path, number: signal.S
     assert found, line
     assert ask(found[1], "/").status_code == 200
     process.send_signal(number)
-    out, error = process.communicate(timeout=20)
+    out, error = process.communicate(timeout=300)
     assert (process.returncode, out, error) == (code, "", "")
 
 

@@ -1,9 +1,10 @@
 import json
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import closing
 from datetime import date
 from itertools import cycle
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from reflectune.agents.teacher.engines import Request, TeacherModel
 from reflectune.agents.teacher.engines.addresses import list_addresses
 from reflectune.agents.teacher.engines.connection import request_headers
+from reflectune.agents.teacher.engines.openai_server import OpenAIEngine
 from reflectune.agents.teacher.prompts import open_prompts
 from reflectune.agents.teacher.teacher import Reflected, Teacher, check_teacher, open_teacher
 from reflectune.state.config import StudentConfig, TeacherConfig
@@ -94,11 +96,20 @@ def test_cost_is_unknown_where_price_or_count_is(
 
 
 def test_reflect_yields_answers_as_they_finish() -> None:
-    def one_slow(request: dict[str, Any], number: int) -> Reply:
-        return Reply(improve(request, number).text, delay=0.5 if given(request, "response") == "0" else 0.0)
+    others_came = threading.Event()
 
-    with serve_teacher(one_slow) as server:
-        reflected = ask(config(server.url, concurrency=2), 10)
+    def first_last(request: dict[str, Any], number: int) -> Reply:
+        if given(request, "response") == "0":
+            assert others_came.wait(60)
+        return improve(request, number)
+
+    reflected: list[Reflected] = []
+    with serve_teacher(first_last) as server, open_teacher(config(server.url, concurrency=2), 0) as teacher:
+        for group in teacher.reflect(asked(number) for number in range(10)):
+            reflected += group
+            if len(reflected) == 9:
+                others_came.set()
+    assert statuses(reflected) == ["ok"] * 10
     assert reflected[-1][0].sample_id == "sample-0"
 
 
@@ -481,13 +492,26 @@ def test_reflect_takes_no_answer_of_the_cache_for_a_sign_of_life() -> None:
 
 
 def test_reflect_takes_in_what_was_sent_before_a_fatal_status() -> None:
-    def turn_away_the_tenth(request: dict[str, Any], number: int) -> Reply:
-        return Reply(status=402) if number == 9 else replace(improve(request, number), delay=0.3)
+    all_came = threading.Event()
 
+    def turn_away_the_tenth(request: dict[str, Any], number: int) -> Reply:
+        if number == 15:
+            all_came.set()
+        if number == 9:
+            assert all_came.wait(60)
+            return Reply(status=402)
+        deadline = time.monotonic() + 60
+        while not engine._fault.done():  # the others are answered once the tenth's reply was read
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        return improve(request, number)
+
+    settings = {"concurrency": 16, "retries": 2}
     with (
         serve_teacher(turn_away_the_tenth) as server,
-        open_teacher(config(server.url, concurrency=16, retries=2), 0) as teacher,
+        closing(OpenAIEngine(config(server.url, **settings))) as engine,
     ):
+        teacher = Teacher(engine, PROMPTS, config(server.url, **settings), 0)
         reflected = teacher.reflect(asked(n) for n in range(100))
         yielded = take_until_error("status 402; check the account's credit", reflected)
         assert take_until_error("status 402", teacher.reflect([asked(200)])) == []

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -25,6 +25,29 @@ from reflectune.state.records import Answer, Pair
 from tests.teachers import asked
 
 
+@contextmanager
+def asking(marks: Path) -> Iterator[None]:
+    """What is submitted in this block is one batch for the processes here, however long it takes."""
+    mark = marks / "asking"
+    is_outermost = not mark.exists()
+    mark.touch()
+    try:
+        yield
+    finally:
+        if is_outermost:
+            mark.unlink()
+
+
+def receive_batch(requests: Connection, marks: Path) -> list[Request]:
+    batch: list[Request] = [requests.recv()]
+    while True:
+        is_whole = not (marks / "asking").exists()  # then all of it can be read by now
+        if requests.poll(0.01):
+            batch.append(requests.recv())
+        elif is_whole:
+            return batch
+
+
 def serve_obediently(requests: Connection, words: Connection, settings: ModelSettings) -> None:
     """Answer batch by batch, and do what the prompts say: die alone or together, fail, refuse."""
     marks = Path(settings.engine["model"])
@@ -33,9 +56,7 @@ def serve_obediently(requests: Connection, words: Connection, settings: ModelSet
     words.send(Ready())
     with suppress(EOFError):
         while True:
-            batch: list[Request] = [requests.recv()]
-            while requests.poll(0.05):
-                batch.append(requests.recv())
+            batch = receive_batch(requests, marks)
             texts = {request.id: request.messages[0]["content"] for request in batch}
             for name, text in texts.items():
                 if text.startswith("once") and not (marks / name).exists():
@@ -51,14 +72,13 @@ def serve_obediently(requests: Connection, words: Connection, settings: ModelSet
 
 def serve_one_batch_each(requests: Connection, words: Connection, settings: ModelSettings) -> None:
     """Of the first two processes, die of all; of later ones, answer one batch and end."""
-    with (Path(settings.engine["model"]) / "starts").open("a+") as file:
+    marks = Path(settings.engine["model"])
+    with (marks / "starts").open("a+") as file:
         file.write(f"{os.getpid()}\n")
         file.seek(0)
         is_early = len(file.readlines()) <= 2
     words.send(Ready())
-    batch: list[Request] = [requests.recv()]
-    while requests.poll(0.3):
-        batch.append(requests.recv())
+    batch = receive_batch(requests, marks)
     if is_early:
         os._exit(3)
     for request in batch:
@@ -103,14 +123,23 @@ def open_engine(monkeypatch: pytest.MonkeyPatch, folder: Path, serve: object) ->
     monkeypatch.setattr(module, "check_vllm", lambda section: None)
     monkeypatch.setattr(module.tempfile, "tempdir", str(folder))
     config = TeacherConfig(engine="vllm", model=str(folder))
-    return VllmEngine(config, TeacherModel("fake", StudentConfig(model=str(folder))))
+    engine = VllmEngine(config, TeacherModel("fake", StudentConfig(model=str(folder))))
+    feed = engine._feed
+
+    def feed_at_once() -> None:
+        with asking(folder):
+            feed()
+
+    monkeypatch.setattr(engine, "_feed", feed_at_once)  # what a dead process left is a batch too
+    return engine
 
 
 def ask(engine: VllmEngine, *texts: str) -> dict[str, Answer]:
     """Answers by the number of their text, each of which is about a pair of its own."""
-    for number, text in enumerate(texts):
-        messages = ({"role": "user", "content": text},)
-        engine.submit(Request(str(number), asked(pair=Pair(text, "", "r")), messages, None, 0))
+    with asking(Path(engine._settings.engine["model"])):
+        for number, text in enumerate(texts):
+            messages = ({"role": "user", "content": text},)
+            engine.submit(Request(str(number), asked(pair=Pair(text, "", "r")), messages, None, 0))
     answers = [engine.next_answer() for _ in texts]
     assert len({answer.request_id for answer in answers}) == len(texts)
     return {answer.request_id: answer for answer in answers}
