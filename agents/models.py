@@ -125,7 +125,7 @@ def check_adapters_fit_vllm(config: StudentConfig) -> None:
     if opened is not None and named and opened.__name__.lower() not in map(str.lower, named):
         raise StudentError(
             f"{config.model}: vLLM opens it as {named[0]}, where adapters are trained on {opened.__name__}: "
-            "it would answer without them; take engine = transformers"
+            "it would answer without them; take teacher.engine = transformers"
         )
 
 

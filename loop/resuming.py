@@ -44,7 +44,7 @@ def refuse_changed_config(lineage: LoopReader, config: RunConfig, folder: RunFol
         raise ConfigError(
             f"config.toml was changed since the run began ({', '.join(changed[:_SHOWN] + more)}); "
             "put it back, or delete it, and the lineage writes it anew, or start another run; "
-            f"`{folder.command('resume', '--set')}` changes {', '.join(CHANGEABLE)}"
+            f"`{folder.command('resume', '--set', 'KEY=VALUE')}` changes {', '.join(CHANGEABLE)}"
         )
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,7 +88,7 @@ def test_server_that_dies_loses_nothing_and_is_asked_again_once_it_is_back(
         return improve(request, number)
 
     def until_it_is_back() -> Iterator[Reflection]:
-        for number in range(5000):  # of these the other server answers as many as the pauses last
+        for number in count():
             if number >= 60 and is_back.is_set():
                 return
             yield asked(number)

@@ -97,8 +97,12 @@ def test_budget_raised_goes_on_with_the_next_rounds(world: Path, capsys: pytest.
     assert "budget_tokens = 1000000" in (world / "runs/tiny/config.toml").read_text()
 
 
+@pytest.mark.parametrize("budget", [{}, {"budget_tokens": 10**9}])
 def test_more_attempts_ask_nothing_of_a_round_that_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    budget: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def mostly(request: dict[str, Any], number: int) -> Reply:
         return Reply("Hm.") if number % 4 == 0 else improve(request, number)
@@ -106,7 +110,7 @@ def test_more_attempts_ask_nothing_of_a_round_that_is_over(
     monkeypatch.chdir(tmp_path)
     with serve_teacher(mostly) as server:
         teacher = {"engine": "openai", "model": "m", "path": None, "base_url": server.url, "retries": 0}
-        write_world(tmp_path, samples=10, teacher=teacher, selection={"policy": "reject-all"})
+        write_world(tmp_path, samples=10, teacher=teacher | budget, selection={"policy": "reject-all"})
         assert invoke("run", "config.toml", "--set", "rounds=3") == 0
         assert document(capsys, "show", "tiny")["stop_reason"] == "nothing-accepted"
         asked = len(server.requests)

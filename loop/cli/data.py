@@ -112,7 +112,7 @@ def export(
     is_preferences = what == "preferences"
     with read_run(RunFolder.find(runs, name)) as lineage:
         chosen = find_complete(lineage, name, round)
-        if round is None and not lineage.last_round():
+        if what == "pool" and round is None and not lineage.last_round():
             say(f"{name}: round 1 is not complete: this is the data as given")
         sources = {
             "pool": partial(read_pool, lineage, chosen, holdout=holdout)

@@ -87,8 +87,6 @@ def why_stop(
 ) -> str | None:
     """Why the loop ends after a round, by its stored rows and the measures up to it; None: it goes on."""
     teacher = config.teacher
-    # Only a budget ends the asking early. Attempts that are allowed since then are none of this round.
-    attempts = teacher.attempts if teacher.caps else 1
     return stop_reason(
         config,
         round,
@@ -96,7 +94,10 @@ def why_stop(
         accepted=lineage.count_decisions(round, reason="accepted"),
         measures={at: named for at, named in measures.items() if at <= round},
         cut=any(
-            lineage.count_settled(round, phase, attempts=attempts).total()
+            # More attempts than any proposal had may be allowed since: they are none of this round.
+            lineage.count_settled(
+                round, phase, attempts=min(teacher.attempts, lineage.most_attempts(round, phase))
+            ).total()
             < count_wanted(lineage, teacher, round, phase)
             for phase in PHASES
         ),

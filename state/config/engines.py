@@ -12,7 +12,7 @@ __all__ = ["ENGINE_KEYS", "SELF", "SERVED", "EngineConfig", "JudgeConfig", "Sect
 SELF = "self"
 
 # How the keys of most servers begin.
-_KEY = re.compile(r"sk-|gsk_|xai-|hf_|nvapi-|AIza")
+_KEY = re.compile(r"sk-|xai-|nvapi-|(gsk_|hf_|AIza)\w{20}")
 # Engines that open a model themselves.
 _ON_A_DEVICE = ("vllm", "transformers")
 # Engines that ask a server, which has names of its own for its models.

@@ -77,7 +77,7 @@ def find_media(value: object, depth: int = 0) -> str | None:
 
 
 def jsonable(value: object, field: str, depth: int = 0) -> Any:
-    """The value of a field as JSON can hold it: NaN, infinities and bytes become null, other objects text.
+    """The value of a field as JSON can hold it: NaN, infinities and what is no plain value null.
 
     Raises:
         Refusal: lists and objects too deep in one another.
@@ -98,4 +98,4 @@ def jsonable(value: object, field: str, depth: int = 0) -> Any:
         case list() | tuple():
             return [jsonable(item, field, depth + 1) for item in value]
         case _:
-            return clean_text(str(value))
+            return clean_text(str(value)) if isinstance(value, _PLAIN) else None

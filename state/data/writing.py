@@ -126,7 +126,7 @@ def write_rows(
         example: a row whose columns Parquet has at least.
         schema: of Parquet, where it is known; found in the rows if left out: texts, numbers and truth values,
             lists and objects of these, five deep at most. What has no such type is JSON text, and so are the
-            arguments of calls, which have other names in each.
+            arguments of calls and parameters of tools, which have other names in each.
     """
     match container:
         case "json":
@@ -198,7 +198,7 @@ def _write_parquet(
 def _encodable(value: Any) -> Any:
     """The value with ? for halves of surrogate pairs in its texts and names, which have no bytes in UTF-8.
 
-    Objects that are called arguments become JSON text, as OpenAI has those of calls.
+    Objects called arguments, as OpenAI has those of calls, parameters or properties become JSON text.
     """
     match value:
         case str():

@@ -162,6 +162,12 @@ class LoopReader(LineageReader):
         row = self.db.execute(query, [f"$.spared.{phase}[#-1]", round]).fetchone()
         return (row and row[0]) or 0
 
+    def most_attempts(self, round: int, phase: Phase) -> int:
+        """The most attempts that one of a phase's proposals had, without those that are spared."""
+        query = "SELECT MAX(attempt) FROM teacher_calls WHERE round = ? AND phase = ?"
+        (most,) = self.db.execute(query, [round, phase]).fetchone()
+        return max(0, (most or 0) - self.spared_attempts(round, phase))
+
     def last_failures(self, round: int, phase: Phase, *, attempts: int) -> Failures:
         """What a phase's settled proposals failed for; spared failures are left out."""
         rows = self.db.execute(

@@ -132,6 +132,7 @@ class Asker(AbstractContextManager[Any], Generic[Asked, Made]):
                         continue  # asked for one whose reader stopped early
                     asked, request = under_way.pop(answer.request_id)
                     if answer.error == "refused-request" and request.schema is not None:
+                        self._unavailable = 0
                         self._drop_schema(asked, answer)
                         again.append(asked)
                         continue

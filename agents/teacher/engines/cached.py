@@ -131,9 +131,8 @@ class CachedEngine:
         alike = self._alike.pop(key)
         if answer.error is None:
             self._handed_out.setdefault(key, answer)
-            same = replace(answer, seconds=0.0, cached=True, server=None)
-        else:
-            same = answer
+        server = answer.server if answer.error else None  # the one that refused a schema
+        same = replace(answer, seconds=0.0, cached=True, server=server)
         self._hits += (replace(same, request_id=request.id) for request in alike)
         return answer
 
