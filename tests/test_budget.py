@@ -231,7 +231,7 @@ def test_change_of_config_cut_short_is_made_whole_by_the_same_command(
     config.write_text(config.read_text().replace(f"budget_tokens = {CAP}", f"budget_tokens = {CAP + 1}"))
     message = complaint(capsys, "resume", "tiny")
     assert f"changed since the run began (teacher.budget_tokens {CAP} -> {CAP + 1})" in message
-    assert "`reflectune resume tiny --set` changes rounds, " in message
+    assert "`reflectune resume tiny --set KEY=VALUE` changes rounds, " in message
     assert "was changed" in complaint(capsys, "resume", "tiny", "--set", "rounds=3")
     assert invoke("resume", "tiny", "--set", f"teacher.budget_tokens={CAP + 1}") == 0
     assert invoke("resume", "tiny") == 0

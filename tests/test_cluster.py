@@ -63,7 +63,7 @@ def test_a_run_all_of_whose_parts_are_killed_has_the_lineage_of_one_on_this_mach
     assert code == 1
     last = text.splitlines()[-1]
     assert last.startswith(f"reflectune: the Ray cluster {nodes.address} is lost: its head is gone")
-    assert last.endswith("start the cluster again (go on with `reflectune resume tiny`)")
+    assert last.endswith(f"start the cluster again (go on with `reflectune resume tiny --runs {tmp_path}`)")
     code, text = live("resume", "tiny", until={"round 1 · evaluate": lambda life: life.send(signal.SIGKILL)})
     assert code == -signal.SIGKILL
     code, text = live("resume", "tiny", until={})
