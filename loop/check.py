@@ -60,7 +60,7 @@ def render_check(document: dict[str, Any]) -> RenderableType:
         Text(f"shapes: {shapes or 'none'}"),
     ]
     if not document["pairs"]:
-        parts.append(Text("no row gives a pair; --columns, or data.columns, names fields of other names"))
+        parts.append(Text("no row gives a pair; say which fields hold it where these have other names"))
     if fields := document["fields"]:
         rows = ((each["field"], _PLACES[each["place"]], f"{each['rows']:,d}") for each in fields)
         parts.append(tabulate(("field", "goes into", "rows"), rows, texts=("goes into",)))
