@@ -29,7 +29,7 @@ from reflectune.state.text import one_line
 __all__ = [
     "count_things", "explain_best", "explain_call", "explain_given", "explain_place",
     "explain_reason", "explain_rule", "explain_score", "explain_signal", "explain_skipped", "explain_unknown",
-    "name_outcome", "policy_of", "sum_seconds", "unit_of",
+    "explain_untrained", "name_outcome", "policy_of", "sum_seconds", "unit_of",
 ]  # fmt: skip
 
 _OUTCOMES = {"frozen": "left alone", "unasked": "not asked", "undecided": "not decided yet"}
@@ -103,6 +103,12 @@ def explain_signal(signal: SignalDocument | None) -> list[str]:
     longer = f". In round 1 the longer response went on in {' and '.join(went_on)}" if went_on else ""
     answer = f"By {', by '.join(told)}; guessing is right in 50%{longer}"
     return [f"does s0 tell a pair from one with another pair's response? {answer}", *signal["warnings"]]
+
+
+def explain_untrained(stop_reason: str | None, rounds: Sequence[RoundDocument]) -> str:
+    """That a run has ended without a training; empty where that is not so."""
+    is_untrained = stop_reason and len(rounds) > 1 and not any(row["training"] for row in rounds)
+    return "no round trained a student" if is_untrained else ""
 
 
 def explain_skipped(skipped: Sequence[SkippedDocument]) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from reflectune.loop.show.alarms import list_alarms, tabulate_alarms
 from reflectune.loop.show.charts import draw_charts, explain_missing
 from reflectune.loop.show.documents import RunEvolution, describe_whole, open_run
-from reflectune.loop.show.explanations import explain_best, policy_of, sum_seconds, unit_of
+from reflectune.loop.show.explanations import explain_best, explain_untrained, policy_of, sum_seconds, unit_of
 from reflectune.loop.show.html.environment import STATIC, open_environment
 from reflectune.loop.show.html.texts import fold_text, fold_texts, shorten_turns
 from reflectune.loop.show.journey import Journey, build_journey
@@ -93,8 +93,8 @@ def _lead(document: RunEvolution, accepted: int, proposed: int) -> Iterator[str]
     if trained := [row["training"] for row in document["rounds"] if row["training"]]:
         rounds = f"{len(trained)} round{'s' if len(trained) > 1 else ''}"
         yield f"It was refinetuned in {rounds}, the last time on {trained[-1]:,} pairs."
-    elif document["stop_reason"] and len(document["rounds"]) > 1:
-        yield "No round trained a student."
+    elif untrained := explain_untrained(document["stop_reason"], document["rounds"]):
+        yield f"{untrained.capitalize()}."
     for name in ("accuracy", "nll"):
         items = [item for item in document["evaluations"] if item["name"] == name]
         if len(items) > 1:

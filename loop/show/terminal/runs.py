@@ -16,6 +16,7 @@ from reflectune.loop.show.explanations import (
     explain_given,
     explain_signal,
     explain_skipped,
+    explain_untrained,
     sum_seconds,
 )
 from reflectune.loop.show.numbers import (
@@ -83,11 +84,8 @@ def _head(run: RunDocument) -> RenderableType:
     """Status, where a running round stands, and what the run has come to."""
     rounds = run["rounds"]
     stop = f", stopped: {run['stop_reason']}" if run["stop_reason"] else ""
-    is_untrained = len(rounds) > 1 and not any(row["training"] for row in rounds)
-    untrained = "; no round trained a student" if stop and is_untrained else ""
-    status = Text(
-        f"{run['name']}: {run['status']}{stop}{untrained}", style=f"bold {_STYLES.get(run['status'], '')}"
-    )
+    told = "; ".join(filter(None, (f"{run['status']}{stop}", explain_untrained(run["stop_reason"], rounds))))
+    status = Text(f"{run['name']}: {told}", style=f"bold {_STYLES.get(run['status'], '')}")
     frozen = ", ".join(f"{row['frozen']} in round {row['round']}" for row in rounds if row["frozen"])
     cut = ", ".join(f"{n} in round {row['round']}" for row in rounds if (n := row["training_truncated"]))
     skipped = explain_skipped(run["skipped"])
